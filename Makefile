@@ -1,0 +1,50 @@
+# Every target sets up what it needs: only Python 3.11+ and make are assumed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint chaos compare bench lock clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(READY) ## Run 2,000 withdrawals on a stack of its own and audit them (a minute)
+	@$(BIN)/settle demo
+
+up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
+	@$(BIN)/settle up
+
+test: $(READY) ## Run all tests on real Kafka and real PostgreSQL
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy .
+
+chaos: $(READY) ## Break everything at random for 10 minutes, then prove that nothing was lost
+	@$(BIN)/settle chaos --minutes 10 --pause --duplicates $(CHAOS)
+
+compare: $(READY) ## Run five ways to withdraw side by side; rewrites the figures of docs/choosing.md
+	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
+
+bench: $(READY) ## Measure throughput and latency; writes benchmarks/results/latest.json
+	@$(BIN)/python -m benchmarks.pipeline
+
+lock: $(READY) ## Write the exact versions now installed to requirements.lock
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^settle' > requirements.lock
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis settle.egg-info
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'settle needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...'; exit 1; }
+	@echo 'setting up $(VENV) (once, about a minute)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

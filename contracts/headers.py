@@ -1,0 +1,40 @@
+"""Which Kafka headers does a message carry?
+
+They are the ones Debezium's outbox event router writes from the same outbox table, so either relay can
+stand in for the other. Values are UTF-8 text.
+"""
+
+ID = "id"
+"""UUID of the message: the outbox row's, or for a request the one that its contents give."""
+
+EVENT_TYPE = "eventType"
+"""Name of the event type, as in :data:`contracts.events.EVENT_TYPES`."""
+
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+"""W3C trace context of whoever published the message."""
+
+# On a message of a dead-letter topic, beside the original's own headers.
+DEAD_LETTER_REASON = "dlq.reason"
+DEAD_LETTER_ERROR = "dlq.error"
+"""The last line of the stack trace, where it took one to find out."""
+
+DEAD_LETTER_TOPIC = "dlq.topic"
+DEAD_LETTER_PARTITION = "dlq.partition"
+DEAD_LETTER_OFFSET = "dlq.offset"
+DEAD_LETTER_SERVICE = "dlq.service"
+DEAD_LETTER_AT = "dlq.at"
+
+Headers = list[tuple[str, bytes | None]]
+"""As confluent-kafka gives and takes them; a name may repeat, the last one counts."""
+
+
+def text(headers: Headers | None, name: str) -> str | None:
+    """The value of a header as text, or None where it is absent, null or not UTF-8."""
+    for key, value in reversed(headers or ()):
+        if key == name:
+            try:
+                return value.decode() if value is not None else None
+            except UnicodeDecodeError:
+                return None
+    return None

@@ -1,0 +1,79 @@
+"""Which topics are there, what is said on each, and who is keyed by what?"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from contracts import events
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A Kafka topic.
+
+    Attributes:
+        name: as Kafka knows it.
+        event_types: what may be written to it.
+        key: what the message key holds; order is kept per key.
+    """
+
+    name: str
+    event_types: tuple[type[events.Event], ...]
+    key: str
+
+    @property
+    def dead_letters(self) -> str:
+        """Where messages of this topic go that could not be read or handled."""
+        return dead_letter_topic(self.name)
+
+
+def dead_letter_topic(topic: str) -> str:
+    """The dead-letter topic that belongs to a topic."""
+    return f"{topic}.dlq"
+
+
+WITHDRAWAL_REQUESTS = Topic("withdrawal.requests", (events.WithdrawalRequested,), key="account ID")
+ACCOUNT_EVENTS = Topic(
+    "account.events",
+    (events.BalanceChecked, events.MoneyDeducted, events.WithdrawalRejected, events.MoneyRefunded),
+    key="account ID",
+)
+PAYMENT_REQUESTS = Topic("payment.requests", (events.CancelRequested,), key="account ID")
+PAYMENT_EVENTS = Topic(
+    "payment.events", (events.PaymentProcessed, events.PaymentFailed, events.CancelRefused), key="account ID"
+)
+NOTIFICATION_EVENTS = Topic(
+    "notification.events", (events.NotificationSent, events.NotificationFailed), key="account ID"
+)
+WITHDRAWAL_EVENTS = Topic(
+    "withdrawal.events", (events.WithdrawalCompleted, events.WithdrawalCompensated), key="payment ID"
+)
+
+TOPICS = (
+    WITHDRAWAL_REQUESTS,
+    ACCOUNT_EVENTS,
+    PAYMENT_REQUESTS,
+    PAYMENT_EVENTS,
+    NOTIFICATION_EVENTS,
+    WITHDRAWAL_EVENTS,
+)
+
+DEAD_LETTERS_HANDLED = "dead-letters.handled"
+"""What people did about dead letters, keyed by the original's place; compacted, read by people's tools."""
+
+READ_BY = {
+    "account": (WITHDRAWAL_REQUESTS, PAYMENT_EVENTS),
+    "payment": (ACCOUNT_EVENTS, PAYMENT_REQUESTS),
+    "notification": (ACCOUNT_EVENTS, PAYMENT_EVENTS),
+    "saga": (WITHDRAWAL_REQUESTS, ACCOUNT_EVENTS, PAYMENT_EVENTS, NOTIFICATION_EVENTS),
+}
+"""What each service reads."""
+
+
+def consumer_group(service: str) -> str:
+    """The consumer group of a service."""
+    return f"settle-{service}"
+
+
+def all_topic_names(topics: Iterable[Topic] = TOPICS) -> list[str]:
+    """The names of the topics and of their dead-letter topics."""
+    return [name for topic in topics for name in (topic.name, topic.dead_letters)]
