@@ -1,0 +1,124 @@
+"""Is a trace called whole only if nothing is missing from it?"""
+
+import pytest
+
+from tracing.collector import CollectedSpan
+from tracing.jaeger import JaegerError, _read, traces
+from tracing.whole import HOPS, ROOT, what_is_missing
+
+
+def span(number, service, name, event_type=None, parent=0):
+    return CollectedSpan(
+        trace_id="a" * 32,
+        span_id=f"{number:016x}",
+        parent_id=None if parent is None else f"{parent:016x}",
+        service=f"settle-{service}",
+        name=name,
+        kind="INTERNAL",
+        start_ns=number,
+        end_ns=number + 1,
+        attributes={"settle.event_type": event_type} if event_type else {},
+        links=[],
+        error=None,
+        events=[],
+    )
+
+
+def spans_of(state, without=()):
+    hops = [hop for hop in HOPS[state].elements() if hop not in without]
+    hops.sort(key=lambda hop: hop[1] != ROOT)
+    return [span(number, *hop, parent=0 if number else None) for number, hop in enumerate(hops)]
+
+
+@pytest.mark.parametrize("state", HOPS)
+def test_every_hop_counts(state):
+    reason = "insufficient_funds" if state == "rejected" else None
+    assert what_is_missing(spans_of(state), state, reason) is None
+    for hop in HOPS[state]:
+        fault = what_is_missing(spans_of(state, without=[hop]), state, reason)
+        assert fault is not None
+        assert hop[1] in fault or hop[1] == ROOT
+
+
+def test_what_was_tried_again_is_no_fault():
+    spans = spans_of("completed")
+    again = span(99, "payment", "charge provider")
+    assert what_is_missing([*spans, again], "completed") is None
+
+
+def test_an_orphan_is_a_fault():
+    spans = spans_of("completed")
+    orphan = span(99, "payment", "charge provider", parent=1234)
+    assert what_is_missing([*spans, orphan], "completed") == "the parent of payment charge provider is missing"
+
+
+def test_a_second_root_is_a_fault():
+    spans = [*spans_of("completed"), span(99, "saga", "transaction saga", parent=None)]
+    assert what_is_missing(spans, "completed") == "roots are withdraw-money, transaction saga"
+
+
+def test_a_mail_that_could_not_be_delivered_is_a_whole_story():
+    spans = [
+        s._replace(attributes={"settle.event_type": "NotificationFailed"})
+        if s.attributes.get("settle.event_type") == "NotificationSent"
+        else s
+        for s in spans_of("completed")
+    ]
+    assert what_is_missing(spans, "completed") is None
+
+
+def test_a_payment_that_was_voided_need_not_have_been_charged():
+    spans = spans_of("compensated", without=[("payment", "charge provider", None)])
+    assert what_is_missing(spans, "compensated", "cancelled") is not None
+    assert what_is_missing([*spans, span(99, "payment", "void provider")], "compensated", "cancelled") is None
+
+
+def test_an_unknown_account_has_no_balance_to_check():
+    without = [hop for hop in HOPS["rejected"] if hop[2] == "BalanceChecked"]
+    spans = spans_of("rejected", without)
+    assert what_is_missing(spans, "rejected", "unknown_account") is None
+    assert what_is_missing(spans, "rejected", "insufficient_funds") is not None
+
+
+def test_a_span_is_read_as_jaeger_tells_it():
+    answer = {
+        "data": [
+            {
+                "traceID": "2a",
+                "processes": {"p1": {"serviceName": "settle-account"}},
+                "spans": [
+                    {
+                        "traceID": "2a",
+                        "spanID": "00000000000000b2",
+                        "operationName": "process withdrawal.requests",
+                        "processID": "p1",
+                        "references": [
+                            {"refType": "CHILD_OF", "traceID": "2a", "spanID": "00000000000000b1"},
+                            {"refType": "FOLLOWS_FROM", "traceID": "2b", "spanID": "00000000000000c1"},
+                        ],
+                        "startTime": 1_000_000,
+                        "duration": 250,
+                        "tags": [
+                            {"key": "span.kind", "type": "string", "value": "consumer"},
+                            {"key": "error", "type": "bool", "value": True},
+                            {"key": "otel.status_description", "type": "string", "value": "conflict"},
+                            {"key": "settle.event_type", "type": "string", "value": "WithdrawalRequested"},
+                        ],
+                        "logs": [{"timestamp": 1, "fields": [{"key": "event", "value": "retry after Error"}]}],
+                    }
+                ],
+            }
+        ]
+    }
+    (one,) = _read(answer)["2a".zfill(32)]
+    assert (one.service, one.kind, one.error) == ("settle-account", "CONSUMER", "conflict")
+    assert (one.parent_id, one.links) == ("00000000000000b1", [("2b".zfill(32), "00000000000000c1")])
+    assert (one.start_ns, one.end_ns) == (1_000_000_000, 1_000_250_000)
+    assert one.events == ["retry after Error"]
+
+
+def test_a_jaeger_that_is_away_is_named():
+    with pytest.raises(JaegerError, match=r"Jaeger at http://127\.0\.0\.1:9 does not answer"):
+        traces("http://127.0.0.1:9", ["a" * 32])
+    with pytest.raises(JaegerError, match="is not the address of a Jaeger"):
+        traces("file:///etc", ["a" * 32])

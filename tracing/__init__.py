@@ -1,0 +1,22 @@
+"""One trace per withdrawal: OpenTelemetry set-up, and trace context in headers and outbox rows.
+
+The ground floor of Settle, next to ``contracts``; imports nothing of ours. The hot path asks
+:func:`tracing.spans.is_sampled` first: a span costs some 70 µs, so the SDK is touched only for withdrawals
+that are being traced.
+"""
+
+from tracing.context import TraceContext, new_unsampled
+from tracing.setup import configure, enabled, sample, shutdown
+from tracing.spans import context_of, is_sampled, start_span
+
+__all__ = [
+    "TraceContext",
+    "configure",
+    "context_of",
+    "enabled",
+    "is_sampled",
+    "new_unsampled",
+    "sample",
+    "shutdown",
+    "start_span",
+]

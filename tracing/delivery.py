@@ -1,0 +1,110 @@
+"""How do spans leave without ever holding anybody up? Through a bounded queue, and what is given up is counted.
+
+The SDK's batch processor sends; this wraps it from outside. Where the queue is full (a collector that is away or
+slow) a span is dropped before it costs anything, and a stop waits a stated time and no longer.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from prometheus_client import Counter
+
+QUEUE_MAX = 20_000
+BATCH_MAX = 1_000
+DELAY_MS = 1_000
+
+STOP_S = 5.0
+"""How long a stop waits for the collector to take what is queued."""
+
+EXPORTED = Counter("settle_spans_exported_total", "Spans that the collector took")
+DROPPED = Counter("settle_spans_dropped_total", "Spans that were given up", ["reason"])
+
+GIVE_UP_S = 1.0
+"""How long it then waits for the sending to notice."""
+
+QUEUE_FULL = "queue full"
+NOT_TAKEN = "not taken"
+
+for _reason in (QUEUE_FULL, NOT_TAKEN):
+    DROPPED.labels(_reason)  # so that 0 is there to be seen
+
+
+class _Counted(SpanExporter):
+    """The exporter, and how many spans have been handed to it."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self.handed = 0
+        self._exporter = exporter
+        self._given_up = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch; what the collector does not take is gone."""
+        self.handed += len(spans)
+        result = SpanExportResult.FAILURE
+        try:
+            if not self._given_up:
+                result = self._exporter.export(spans)
+        finally:
+            if result is SpanExportResult.SUCCESS:
+                EXPORTED.inc(len(spans))
+            else:
+                DROPPED.labels(NOT_TAKEN).inc(len(spans))
+        return result
+
+    def give_up(self) -> None:
+        """Send no more, not even what is being sent."""
+        self._given_up = True
+        self._exporter.shutdown()
+
+    def shutdown(self) -> None:
+        """Close the exporter."""
+        if not self._given_up:
+            self._exporter.shutdown()
+
+
+class BoundedSpans(SpanProcessor):
+    """Queues spans for an exporter; never blocks whoever ends a span.
+
+    Args:
+        exporter: sends a batch, on a thread of the SDK's.
+        queue_max: spans that wait at the most.
+    """
+
+    def __init__(self, exporter: SpanExporter, queue_max: int = QUEUE_MAX) -> None:
+        self._exporter = _Counted(exporter)
+        self._queue_max = queue_max
+        self._queued = 0
+        self._batches = BatchSpanProcessor(
+            self._exporter,
+            max_queue_size=queue_max,
+            max_export_batch_size=min(BATCH_MAX, queue_max),
+            schedule_delay_millis=DELAY_MS,
+        )
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Nothing: a span is of interest when it has ended."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue it, or count it as dropped."""
+        if self._queued - self._exporter.handed >= self._queue_max:
+            DROPPED.labels(QUEUE_FULL).inc()
+            return
+        self._queued += 1
+        self._batches.on_end(span)
+
+    def shutdown(self) -> None:
+        """Send what is queued, for :data:`STOP_S` at the most."""
+        # The SDK would wait for as long as the exporter tries, batch after batch.
+        sending = threading.Thread(target=self._batches.shutdown, name="spans", daemon=True)
+        sending.start()
+        sending.join(STOP_S)
+        if sending.is_alive():
+            self._exporter.give_up()
+            sending.join(GIVE_UP_S)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what is queued now."""
+        return self._batches.force_flush(timeout_millis)

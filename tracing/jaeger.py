@@ -1,0 +1,106 @@
+"""What does a Jaeger know of a trace? Asked over its query API, the one its own pages use.
+
+Source: https://www.jaegertracing.io/docs/latest/apis/ (HTTP JSON)
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+from tracing.collector import CollectedSpan
+
+TIMEOUT_S = 15.0
+
+TRACES_PER_QUESTION = 20
+"""IDs in one URL: some 1 kB."""
+
+NOT_FOUND = 404
+
+
+class JaegerError(Exception):
+    """A Jaeger that does not answer, or not as one."""
+
+
+def traces(url: str, trace_ids: Sequence[str]) -> dict[str, list[CollectedSpan]]:
+    """The spans of each trace that is known, by start.
+
+    Args:
+        url: of Jaeger's pages and API, ``http://127.0.0.1:16686``.
+        trace_ids: 32 hex digits each.
+
+    Raises:
+        JaegerError: it does not answer.
+    """
+    found: dict[str, list[CollectedSpan]] = {}
+    for start in range(0, len(trace_ids), TRACES_PER_QUESTION):
+        chosen = trace_ids[start : start + TRACES_PER_QUESTION]
+        found |= _read(_get(url, [("traceID", trace_id) for trace_id in chosen]))
+    return found
+
+
+def latest(url: str, service: str, operation: str, count: int) -> dict[str, list[CollectedSpan]]:
+    """The newest traces that have such a span, by trace ID.
+
+    Raises:
+        JaegerError: it does not answer.
+    """
+    return _read(_get(url, [("service", service), ("operation", operation), ("limit", str(count))]))
+
+
+def _get(url: str, parameters: Sequence[tuple[str, str]]) -> Any:
+    address = f"{url.rstrip('/')}/api/traces?{urlencode(parameters)}"
+    if not address.startswith(("http://", "https://")):
+        raise JaegerError(f"{url} is not the address of a Jaeger, such as http://127.0.0.1:16686")
+    try:
+        with urlopen(address, timeout=TIMEOUT_S) as answer:
+            return json.load(answer)
+    except HTTPError as error:
+        if error.code == NOT_FOUND:  # none of these traces
+            return {"data": []}
+        raise JaegerError(f"Jaeger at {url} refuses: {error}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise JaegerError(f"Jaeger at {url} does not answer: {error}") from None
+
+
+def _read(answer: Mapping[str, Any]) -> dict[str, list[CollectedSpan]]:
+    found = {}
+    for trace in answer.get("data") or []:
+        services = {name: process["serviceName"] for name, process in trace["processes"].items()}
+        spans = [_span(span, services[span["processID"]]) for span in trace["spans"]]
+        found[_full(trace["traceID"])] = sorted(spans, key=lambda span: span.start_ns)
+    return found
+
+
+def _span(span: Mapping[str, Any], service: str) -> CollectedSpan:
+    tags = {tag["key"]: tag["value"] for tag in span["tags"]}
+    trace_id = _full(span["traceID"])
+    parents = [r["spanID"] for r in span["references"] if r["refType"] == "CHILD_OF"]
+    links = [(_full(r["traceID"]), r["spanID"]) for r in span["references"] if r["refType"] != "CHILD_OF"]
+    failed = tags.pop("error", False)
+    return CollectedSpan(
+        trace_id=trace_id,
+        span_id=span["spanID"],
+        parent_id=parents[0] if parents else None,
+        service=service,
+        name=span["operationName"],
+        kind=str(tags.pop("span.kind", "internal")).upper(),
+        start_ns=span["startTime"] * 1_000,
+        end_ns=(span["startTime"] + span["duration"]) * 1_000,
+        attributes=tags,
+        links=links,
+        error=str(tags.get("otel.status_description", "error")) if failed else None,
+        events=[_event(log["fields"]) for log in span["logs"]],
+    )
+
+
+def _event(fields: Sequence[Mapping[str, Any]]) -> str:
+    return next((str(field["value"]) for field in fields if field["key"] in ("event", "name")), "")
+
+
+def _full(trace_id: str) -> str:
+    """Jaeger leaves leading zeros out."""
+    return trace_id.zfill(32)

@@ -1,0 +1,137 @@
+"""Is a withdrawal's trace whole? One root, every parent there, and every hop of its ending.
+
+What a whole trace is stands here and nowhere else: tests compare with it, ``settle trace check`` asks a Jaeger for
+it, and whoever breaks things on purpose looks whether it is still there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from tracing import attributes as names
+
+if TYPE_CHECKING:
+    from tracing.collector import CollectedSpan
+
+ROOT = "withdraw-money"
+
+Hop = tuple[str, str, str | None]
+"""Service, span, and the event type it is about; None where it is about none."""
+
+_TAKEN: dict[Hop, int] = {
+    ("producer", ROOT, None): 1,
+    ("producer", "send withdrawal.requests", "WithdrawalRequested"): 1,
+    ("account", "process withdrawal.requests", "WithdrawalRequested"): 1,
+    ("account", "transaction account", None): 1,
+    ("saga", "process withdrawal.requests", "WithdrawalRequested"): 1,
+    ("relay", "send account.events", "BalanceChecked"): 1,
+    ("saga", "process account.events", "BalanceChecked"): 1,
+}
+_DEDUCTED: dict[Hop, int] = {
+    ("relay", "send account.events", "MoneyDeducted"): 1,
+    ("saga", "process account.events", "MoneyDeducted"): 1,
+    ("payment", "process account.events", "MoneyDeducted"): 1,
+    ("payment", "charge provider", None): 1,
+    ("payment", "transaction payment", None): 1,
+}
+_TOLD: dict[Hop, int] = {
+    ("notification", "send mail", None): 1,
+    ("notification", "transaction notification", None): 1,
+    ("relay", "send notification.events", "NotificationSent"): 1,
+    ("saga", "process notification.events", "NotificationSent"): 1,
+}
+HOPS: dict[str, Counter[Hop]] = {
+    "completed": Counter(
+        {
+            **_TAKEN,
+            **_DEDUCTED,
+            **_TOLD,
+            ("relay", "send payment.events", "PaymentProcessed"): 1,
+            ("saga", "process payment.events", "PaymentProcessed"): 1,
+            ("notification", "process payment.events", "PaymentProcessed"): 1,
+            ("relay", "send withdrawal.events", "WithdrawalCompleted"): 1,
+            ("saga", "transaction saga", None): 5,
+        }
+    ),
+    "rejected": Counter(
+        {
+            **_TAKEN,
+            **_TOLD,
+            ("relay", "send account.events", "WithdrawalRejected"): 1,
+            ("saga", "process account.events", "WithdrawalRejected"): 1,
+            ("notification", "process account.events", "WithdrawalRejected"): 1,
+            ("saga", "transaction saga", None): 4,
+        }
+    ),
+    "compensated": Counter(
+        {
+            **_TAKEN,
+            **_DEDUCTED,
+            **_TOLD,
+            ("account", "transaction account", None): 2,
+            ("account", "process payment.events", "PaymentFailed"): 1,
+            ("relay", "send payment.events", "PaymentFailed"): 1,
+            ("saga", "process payment.events", "PaymentFailed"): 1,
+            ("relay", "send account.events", "MoneyRefunded"): 1,
+            ("saga", "process account.events", "MoneyRefunded"): 1,
+            ("notification", "process account.events", "MoneyRefunded"): 1,
+            ("relay", "send withdrawal.events", "WithdrawalCompensated"): 1,
+            ("saga", "transaction saga", None): 6,
+        }
+    ),
+}
+"""By how the withdrawal ended: each hop, and how often it happens where nothing has to be tried again."""
+
+_CHARGE: Hop = ("payment", "charge provider", None)
+_VOID: Hop = ("payment", "void provider", None)
+_SENT, _FAILED = "NotificationSent", "NotificationFailed"
+_WITH_BALANCE = "insufficient_funds"
+"""The only reason for a rejection for which the balance had been looked at."""
+
+
+def hops_of(spans: Iterable[CollectedSpan]) -> Counter[Hop]:
+    """The hops of a trace, and how often each happened."""
+    return Counter(
+        (span.service.removeprefix("settle-"), span.name, span.attributes.get(names.EVENT_TYPE)) for span in spans
+    )
+
+
+def what_is_missing(spans: Sequence[CollectedSpan], state: str, reason: str | None = None) -> str | None:
+    """Why a trace is not whole, in words; None if it is. What was tried again may be there more often.
+
+    Args:
+        spans: of one trace.
+        state: how its withdrawal ended: ``completed``, ``rejected`` or ``compensated``.
+        reason: why, where it did not complete.
+    """
+    if not spans:
+        return "there is no span"
+    roots = [span.name for span in spans if span.parent_id is None]
+    if roots != [ROOT]:
+        return f"roots are {', '.join(roots) or 'none'}"
+    known = {span.span_id for span in spans}
+    if orphans := [span for span in spans if span.parent_id is not None and span.parent_id not in known]:
+        return f"the parent of {_in_words(hops_of(orphans))} is missing"
+    found = hops_of(spans)
+    missing = _expected(state, reason, found) - found
+    return f"{_in_words(missing)} missing" if missing else None
+
+
+def _expected(state: str, reason: str | None, found: Counter[Hop]) -> Counter[Hop]:
+    expected = Counter(HOPS[state])
+    if state == "rejected" and reason != _WITH_BALANCE:
+        for hop in [hop for hop in expected if hop[2] == "BalanceChecked"]:
+            del expected[hop]
+        expected["saga", "transaction saga", None] -= 1
+    if _VOID in found:  # cancelled, or too late: it need not have been charged
+        del expected[_CHARGE]
+    if any(event_type == _FAILED for _, _, event_type in found):
+        for service, name, event_type in [hop for hop in expected if hop[2] == _SENT]:
+            expected[service, name, _FAILED] = expected.pop((service, name, event_type))
+    return expected
+
+
+def _in_words(hops: Counter[Hop]) -> str:
+    return ", ".join(" ".join(part for part in hop if part) for hop in sorted(hops, key=str))
