@@ -1,0 +1,259 @@
+"""How does a program ask for a withdrawal, and know that Kafka has it? With a client that awaits the report.
+
+::
+
+    with WithdrawalClient("127.0.0.1:9092") as client:
+        receipt = client.request("acc-1", "100.00")
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import NamedTuple, Self
+from uuid import UUID
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+import tracing
+from contracts import events, headers
+from contracts.topics import WITHDRAWAL_REQUESTS
+from producers.errors import NotDeliveredError
+from producers.requests import check_request, new_request
+from producers.settings import DELIVERY_TIMEOUT_S
+from producers.spans import RequestSpans
+
+LINGER_MS = 2.0
+LINGER_UNDER_LOAD_MS = 20.0
+"""How long a message waits for company in its batch: little for one request, longer where thousands follow."""
+
+QUEUE_MESSAGES_MAX = 100_000
+BATCH_BYTES_MAX = 512 * 1024
+WAIT_S = 0.05
+FLUSH_GRACE_S = 1.0
+POLL_EVERY = 64
+
+_EVENT_TYPE = events.WithdrawalRequested.__name__.encode()
+
+
+class Receipt(NamedTuple):
+    """Where Kafka put a request.
+
+    Attributes:
+        payment_id: names the withdrawal from here on.
+        trace_id: of its trace, 32 hex digits, whether it is recorded or not.
+        topic: where the request stands, with
+        partition: and
+        offset: in it.
+        latency_s: from sending to the delivery report, seconds.
+    """
+
+    payment_id: UUID
+    trace_id: str
+    topic: str
+    partition: int
+    offset: int
+    latency_s: float
+
+
+_Headers = list[tuple[str, str | bytes | None]]
+
+OnDelivery = Callable[[Receipt | NotDeliveredError], None]
+"""Called once for every request sent, from within a later call to the client."""
+
+
+class WithdrawalClient:
+    """Writes withdrawal requests to Kafka, each once and in order for its account; may be shared by threads.
+
+    Args:
+        bootstrap: Kafka brokers, ``host:port``, comma-separated.
+        delivery_timeout_s: how long Kafka may take to confirm a request, seconds.
+        linger_ms: how long a message waits for others to share its batch, milliseconds.
+    """
+
+    def __init__(
+        self, bootstrap: str, *, delivery_timeout_s: float = DELIVERY_TIMEOUT_S, linger_ms: float = LINGER_MS
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._delivery_timeout_s = delivery_timeout_s
+        self._trouble: str | None = None
+        self._unpolled = 0
+        self._delivered_once = False
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "client.id": "settle-producer",
+                "acks": "all",
+                "enable.idempotence": True,
+                "delivery.timeout.ms": int(delivery_timeout_s * 1000),
+                # So that a topic that is missing is the reason, and not the time that it took.
+                "topic.metadata.propagation.max.ms": int(delivery_timeout_s * 500),
+                "linger.ms": linger_ms,
+                "batch.size": BATCH_BYTES_MAX,
+                "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
+                "compression.type": "lz4",
+                # As every Kafka client in Java does: an account has one partition, whoever writes.
+                "partitioner": "murmur2_random",
+                "reconnect.backoff.max.ms": 1_000,
+                # What matters reaches the caller as an error, in our words.
+                "error_cb": self._note_trouble,
+                "log_level": 0,
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # Ctrl-C: leave now
+            self._give_up()
+        self.flush()
+
+    def request(
+        self,
+        account_id: str,
+        amount: str | None = None,
+        *,
+        amount_minor: int | None = None,
+        currency: str = "USD",
+        payment_id: UUID | str | None = None,
+    ) -> Receipt:
+        """Ask for a withdrawal and wait until Kafka has the request on every in-sync replica.
+
+        The arguments are those of :func:`producers.requests.new_request`.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; nothing was sent.
+            NotDeliveredError: Kafka did not confirm it in time; safe to repeat with the same payment ID.
+        """
+        request = new_request(
+            account_id, amount, amount_minor=amount_minor, currency=currency, payment_id=payment_id
+        )
+        outcomes: list[Receipt | NotDeliveredError] = []
+        self.send(request, outcomes.append)
+        while not outcomes:
+            self._hasten()
+            self._producer.poll(WAIT_S)
+        if isinstance(outcomes[0], NotDeliveredError):
+            raise outcomes[0]
+        return outcomes[0]
+
+    def send(self, request: events.WithdrawalRequested, on_delivery: OnDelivery) -> None:
+        """Hand a request over without waiting, unless the queue is full; ``on_delivery`` hears what became of it.
+
+        Raises:
+            InvalidRequestError: a field is wrong; nothing was sent, and ``on_delivery`` will not be called.
+        """
+        check_request(request)
+        message_id = str(events.request_id(request))
+        spans = RequestSpans(request, message_id) if tracing.sample() else None
+        context = spans.context if spans else tracing.new_unsampled()
+        carried: _Headers = [
+            (headers.ID, message_id),
+            (headers.EVENT_TYPE, _EVENT_TYPE),
+            (headers.TRACEPARENT, context.traceparent),
+        ]
+        if context.tracestate:
+            carried.append((headers.TRACESTATE, context.tracestate))
+        report = partial(self._report, request.payment_id, context.trace_id or "", spans, on_delivery)
+        try:
+            self._produce(request.account_id, events.encode(request), carried, report)
+        except BufferError:
+            report(KafkaError(KafkaError._QUEUE_FULL), None)
+        except KafkaException as error:
+            report(error.args[0], None)
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Hear delivery reports for a while: at once, or for up to ``timeout_s`` seconds until there are some."""
+        self._unpolled = 0
+        self._producer.poll(timeout_s)
+
+    def flush(self) -> None:
+        """Wait until every request sent has been reported on, which the delivery timeout bounds."""
+        deadline = time.monotonic() + self._delivery_timeout_s + FLUSH_GRACE_S
+        while len(self._producer):
+            self._producer.flush(WAIT_S)
+            if time.monotonic() > deadline:
+                self._give_up()
+                deadline += FLUSH_GRACE_S
+
+    def _hasten(self) -> None:
+        """Spare the first request half a second.
+
+        An idempotent producer of librdkafka needs an ID from the broker. It asks when metadata arrives, and else
+        every 500 ms; the metadata it fetches by itself arrives just before it is connected to the broker.
+        """
+        if not self._delivered_once:
+            with suppress(KafkaException):  # not there: the delivery report says so
+                self._producer.list_topics(WITHDRAWAL_REQUESTS.name, WAIT_S)
+
+    def _produce(
+        self,
+        key: str,
+        value: bytes,
+        carried: _Headers,
+        report: Callable[[KafkaError | None, Message | None], None],
+    ) -> None:
+        self._unpolled += 1
+        if self._unpolled >= POLL_EVERY:
+            self.poll()
+        deadline = None
+        while True:
+            try:
+                self._producer.produce(
+                    WITHDRAWAL_REQUESTS.name, value=value, key=key, headers=carried, on_delivery=report
+                )
+            except BufferError:
+                # A full queue empties as reports are heard: sent, or timed out.
+                deadline = deadline or time.monotonic() + self._delivery_timeout_s + FLUSH_GRACE_S
+                if time.monotonic() > deadline:
+                    raise
+                self.poll(WAIT_S)
+            else:
+                return
+
+    def _report(
+        self,
+        payment_id: UUID,
+        trace_id: str,
+        spans: RequestSpans | None,
+        on_delivery: OnDelivery,
+        error: KafkaError | None,
+        message: Message | None,
+    ) -> None:
+        if error is not None or message is None:
+            on_delivery(self._not_delivered(payment_id, spans, error))
+            return
+        self._trouble, self._delivered_once = None, True
+        partition, offset, latency_s = message.partition(), message.offset(), message.latency()
+        assert partition is not None
+        assert offset is not None
+        assert latency_s is not None
+        if spans is not None:
+            spans.delivered(partition, offset)
+        on_delivery(Receipt(payment_id, trace_id, WITHDRAWAL_REQUESTS.name, partition, offset, latency_s))
+
+    def _not_delivered(
+        self, payment_id: UUID, spans: RequestSpans | None, error: KafkaError | None
+    ) -> NotDeliveredError:
+        reason = error.str() if error is not None else "no report"
+        if spans is not None:
+            spans.failed(error.name() if error is not None else "NO_REPORT", reason)
+        if error is not None and error.code() == KafkaError._MSG_TIMED_OUT:
+            reason = f"no confirmation within {self._delivery_timeout_s:g} s"
+        if self._trouble is not None:
+            reason = f"{reason} ({self._trouble})"
+        return NotDeliveredError(
+            f"Kafka at {self._bootstrap} did not take withdrawal {payment_id} "
+            f"on {WITHDRAWAL_REQUESTS.name}: {reason}; repeating it with the same payment ID is safe"
+        )
+
+    def _note_trouble(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows the error that says why
+            self._trouble = error.str().partition(" (after ")[0]
+
+    def _give_up(self) -> None:
+        self._producer.purge()

@@ -1,0 +1,17 @@
+"""What can go wrong with a request? One base class, one line of text each."""
+
+
+class ProducerError(Exception):
+    """Base of everything this package raises; its text is one line for a person."""
+
+
+class InvalidRequestError(ProducerError, ValueError):
+    """A request that was refused before it was sent; the text says what is wrong with it."""
+
+
+class NotDeliveredError(ProducerError):
+    """Kafka did not confirm a request; the text names the address and the reason.
+
+    It may have been written all the same (the confirmation can be what was lost). Sending it again with the same
+    payment ID is safe: a payment ID is acted on once.
+    """

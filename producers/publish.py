@@ -1,0 +1,76 @@
+"""How do a few messages get onto any topics? Written by a producer of their own, and waited for."""
+
+from collections.abc import Sequence
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from contracts.headers import Headers
+from producers.errors import NotDeliveredError
+from producers.settings import DELIVERY_TIMEOUT_S
+
+FLUSH_GRACE_S = 1.0
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message to write.
+
+    Attributes:
+        topic: where to.
+        key: decides on the partition, as for every other writer of that topic.
+        event_type: for people; the header says it, too.
+        body: the value.
+        headers: as :mod:`contracts.headers` has them.
+    """
+
+    topic: str
+    key: str
+    event_type: str
+    body: bytes
+    headers: Headers
+
+
+def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DELIVERY_TIMEOUT_S) -> None:
+    """Write messages and wait until every in-sync replica has them all.
+
+    A message may be written twice if its confirmation is lost; whoever reads it knows it by its ID.
+
+    Args:
+        bootstrap: Kafka brokers, ``host:port``, comma-separated.
+        messages: few enough to fit a producer's queue.
+        timeout_s: how long Kafka may take to confirm each, seconds.
+
+    Raises:
+        NotDeliveredError: Kafka did not confirm one in time; safe to repeat.
+    """
+    # Not idempotent: that costs the first message half a second, and nothing here depends on it.
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "client.id": "settle-producer",
+            "acks": "all",
+            "delivery.timeout.ms": int(timeout_s * 1000),
+            "topic.metadata.propagation.max.ms": int(timeout_s * 500),
+            "partitioner": "murmur2_random",
+            "log_level": 0,
+        }
+    )
+    reports: list[KafkaError | None] = []
+
+    def report(error: KafkaError | None, _message: Message) -> None:
+        reports.append(error)
+
+    for message in messages:
+        carried: list[tuple[str, str | bytes | None]] = list(message.headers)
+        try:
+            producer.produce(
+                message.topic, value=message.body, key=message.key, headers=carried, on_delivery=report
+            )
+        except KafkaException as error:
+            reports.append(error.args[0])
+    producer.flush(timeout_s + FLUSH_GRACE_S)
+    failures = [error for error in reports if error is not None]
+    if failures or len(reports) < len(messages):
+        reason = failures[0].str() if failures else f"no confirmation within {timeout_s:g} s"
+        topics = ", ".join(sorted({message.topic for message in messages}))
+        raise NotDeliveredError(f"Kafka at {bootstrap} did not take what was for {topics}: {reason}")

@@ -1,0 +1,102 @@
+"""Is this a withdrawal that may be asked for? Checked here, before anything is sent.
+
+What only the account service knows (an unknown account, the account's currency, its balance) is not checked: it
+ends as a rejected withdrawal.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import get_args
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from contracts import events
+from contracts.money import AMOUNT_MINOR_MAX, CURRENCIES, MoneyError, format_amount, parse_amount, parse_currency
+from producers.errors import InvalidRequestError
+
+_ACCOUNT_ID = get_args(events.AccountId)[1]
+_ACCOUNT_ID_PATTERN = re.compile(_ACCOUNT_ID.pattern)
+
+
+def new_request(
+    account_id: str,
+    amount: str | None = None,
+    *,
+    amount_minor: int | None = None,
+    currency: str = "USD",
+    payment_id: UUID | str | None = None,
+) -> events.WithdrawalRequested:
+    """A request of now, from what a person or a program gives.
+
+    Args:
+        account_id: 1 to 64 letters, digits, ``.``, ``_``, ``:`` or ``-``.
+        amount: as people type it, ``"100.00"``; or instead
+        amount_minor: in minor units (cents), 1 to 100,000,000.
+        currency: ISO 4217 code with two decimals, in either case.
+        payment_id: to ask again for the same withdrawal; without it, a new one.
+
+    Raises:
+        InvalidRequestError: one of them is wrong; says which and why.
+    """
+    if (amount is None) == (amount_minor is None):
+        raise InvalidRequestError("a request needs one amount: amount='100.00' or amount_minor=10000")
+    try:
+        minor = parse_amount(amount) if amount is not None else amount_minor
+        currency = parse_currency(currency)
+    except MoneyError as error:
+        raise InvalidRequestError(str(error)) from None
+    request = events.WithdrawalRequested(
+        # Time-ordered: new payments touch one end of every index.
+        payment_id=uuid7() if payment_id is None else _parse_payment_id(payment_id),
+        account_id=account_id,
+        amount_minor=minor,  # type: ignore[arg-type]  # check_request is what refuses it
+        currency=currency,
+        occurred_at=datetime.now(UTC),
+    )
+    check_request(request)
+    return request
+
+
+def check_account_id(account_id: str) -> None:
+    """Refuse what cannot be the name of an account.
+
+    Raises:
+        InvalidRequestError: says what is wrong.
+    """
+    if not (
+        isinstance(account_id, str)
+        and len(account_id) <= _ACCOUNT_ID.max_length
+        and _ACCOUNT_ID_PATTERN.fullmatch(account_id)
+    ):
+        raise InvalidRequestError(
+            f"account {account_id!r} is not an account ID: 1 to 64 letters, digits, '.', '_', ':' or '-'"
+        )
+
+
+def check_request(request: events.WithdrawalRequested) -> None:
+    """Refuse what no service would accept, whoever made the request. Cheap enough for every message.
+
+    Raises:
+        InvalidRequestError: a field is wrong; says which and why.
+    """
+    check_account_id(request.account_id)
+    minor = request.amount_minor
+    if type(minor) is not int:  # a bool is an int to isinstance, and no amount
+        raise InvalidRequestError(f"amount {minor!r} is not a whole number of minor units")
+    if not 0 < minor <= AMOUNT_MINOR_MAX:
+        limit = format_amount(AMOUNT_MINOR_MAX)
+        raise InvalidRequestError(f"amount {format_amount(minor)} is not between 0.01 and {limit}")
+    if request.currency not in CURRENCIES:
+        raise InvalidRequestError(f"currency {request.currency!r} is not an ISO 4217 currency with two decimals")
+    if not isinstance(request.payment_id, UUID):
+        raise InvalidRequestError(f"payment ID {request.payment_id!r} is not a UUID")
+
+
+def _parse_payment_id(text: UUID | str) -> UUID:
+    if isinstance(text, UUID):
+        return text
+    try:
+        return UUID(text.strip())
+    except (ValueError, AttributeError):
+        raise InvalidRequestError(f"payment ID {text!r} is not a UUID") from None

@@ -1,0 +1,17 @@
+"""Which Kafka does a producer write to, and how long does it wait? From the environment."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DELIVERY_TIMEOUT_S = 10.0
+
+
+class ProducerSettings(BaseSettings):
+    """What a producer reads; each is an environment variable with the prefix ``SETTLE_``."""
+
+    model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
+
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated")
+    delivery_timeout_s: float = Field(
+        DELIVERY_TIMEOUT_S, ge=0.1, le=3600, description="how long Kafka may take to confirm a request, seconds"
+    )

@@ -1,0 +1,67 @@
+"""How does a withdrawal's trace begin? With its root, ``withdraw-money``, and the sending of its request."""
+
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+import tracing
+from contracts import events
+from contracts.topics import WITHDRAWAL_REQUESTS
+from tracing import attributes as names
+from tracing.whole import ROOT
+
+SEND = f"send {WITHDRAWAL_REQUESTS.name}"
+
+ACCOUNT_ID = "settle.account_id"
+AMOUNT_MINOR = "settle.amount_minor"
+CURRENCY = "settle.currency"
+
+
+class RequestSpans:
+    """The two spans of a sampled request, from its sending to its delivery report."""
+
+    def __init__(self, request: events.WithdrawalRequested, message_id: str) -> None:
+        payment_id = str(request.payment_id)
+        self._root = tracing.start_span(
+            ROOT,
+            SpanKind.INTERNAL,
+            attributes={
+                names.PAYMENT_ID: payment_id,
+                ACCOUNT_ID: request.account_id,
+                AMOUNT_MINOR: request.amount_minor,
+                CURRENCY: request.currency,
+            },
+        )
+        self._send: Span = tracing.start_span(
+            SEND,
+            SpanKind.PRODUCER,
+            parent=tracing.context_of(self._root),
+            attributes={
+                names.MESSAGING_SYSTEM: "kafka",
+                names.MESSAGING_OPERATION_TYPE: "send",
+                names.MESSAGING_OPERATION_NAME: "send",
+                names.MESSAGING_DESTINATION_NAME: WITHDRAWAL_REQUESTS.name,
+                names.MESSAGING_MESSAGE_ID: message_id,
+                names.MESSAGING_KAFKA_MESSAGE_KEY: request.account_id,
+                names.PAYMENT_ID: payment_id,
+                names.EVENT_TYPE: type(request).__name__,
+            },
+        )
+        self.context = tracing.context_of(self._send)
+        """What the message carries: whoever consumes it is a child of the sending."""
+
+    def delivered(self, partition: int, offset: int) -> None:
+        """Kafka has it."""
+        self._send.set_attributes(
+            {names.MESSAGING_DESTINATION_PARTITION_ID: str(partition), names.MESSAGING_KAFKA_OFFSET: offset}
+        )
+        self._end()
+
+    def failed(self, error_type: str, reason: str) -> None:
+        """Kafka did not confirm it."""
+        self._send.set_attribute(names.ERROR_TYPE, error_type)
+        for span in (self._send, self._root):
+            span.set_status(Status(StatusCode.ERROR, reason))
+        self._end()
+
+    def _end(self) -> None:
+        self._send.end()
+        self._root.end()
