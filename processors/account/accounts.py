@@ -1,0 +1,63 @@
+"""Which accounts are there? Opening, listing and showing them, for demos, tests and operators."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+import psycopg
+
+CONNECT_TIMEOUT_S = 5
+
+_OPEN = """
+INSERT INTO accounts (account_id, currency, opening_balance_minor, balance_minor)
+SELECT account_id, %(currency)s, %(balance)s, %(balance)s FROM unnest(%(ids)s::text[]) AS n (account_id)
+ON CONFLICT DO NOTHING RETURNING account_id
+"""
+
+_COLUMNS = "account_id, currency, opening_balance_minor, balance_minor, opened_at, updated_at"
+
+# Numbers in names count as numbers: acc-2 before acc-10.
+_LIST = f"""
+SELECT {_COLUMNS} FROM accounts
+ORDER BY regexp_replace(account_id, '[0-9]+$', ''), length(account_id), account_id LIMIT %s
+"""
+
+_SHOW = f"SELECT {_COLUMNS} FROM accounts WHERE account_id = %s"
+
+
+class AccountRow(msgspec.Struct, frozen=True):
+    """An account as stored; balances in minor units."""
+
+    account_id: str
+    currency: str
+    opening_balance_minor: int
+    balance_minor: int
+    opened_at: datetime
+    updated_at: datetime
+
+
+def open_accounts(dsn: str, account_ids: Sequence[str], balance_minor: int, currency: str) -> list[str]:
+    """Open accounts with an opening balance; those that exist already stay as they are.
+
+    Returns:
+        The IDs of the accounts that are new.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer.
+    """
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        values = {"ids": list(account_ids), "balance": balance_minor, "currency": currency}
+        return [row[0] for row in connection.execute(_OPEN, values).fetchall()]
+
+
+def list_accounts(dsn: str, limit: int) -> list[AccountRow]:
+    """The first accounts by name."""
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        return [AccountRow(*row) for row in connection.execute(_LIST, (limit,)).fetchall()]
+
+
+def show_account(dsn: str, account_id: str) -> AccountRow | None:
+    """One account, or None."""
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        row = connection.execute(_SHOW, (account_id,)).fetchone()
+        return AccountRow(*row) if row else None

@@ -1,0 +1,89 @@
+"""The account service: requests and failed payments in, deductions and refunds out."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from contracts.events import PaymentFailed, WithdrawalRequested
+from contracts.topics import READ_BY
+from processors.account import store
+from processors.account.decide import Decision, decide
+from processors.runtime.app import create_app
+from processors.runtime.batch import Batch, transaction_spans
+from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.messages import Message, payment_ids
+from processors.runtime.processor import Processor
+from processors.runtime.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+
+class AccountProcessor(Processor):
+    """Decides withdrawals and refunds on locked balances, one transaction a batch.
+
+    A refund is owed: where the database refuses it, it is kept and tried again until it succeeds.
+    """
+
+    name = "account"
+    topics = READ_BY["account"]
+    handles = (WithdrawalRequested, PaymentFailed)
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        super().__init__(settings)
+        self._policy = settings.retry_policy()
+        self._due_database = Database(settings.account_dsn, "account-due")
+
+    async def process(self, batch: Batch) -> None:
+        """Lock, read, decide, write."""
+        async with batch.transaction(self.database) as connection:
+            decision = await _apply(connection, batch.messages)
+        batch.dead_letters += decision.dead_letters
+
+    async def keep(self, message: Message, error: str) -> bool:
+        """A refund is kept; nothing was deducted for a request, so that may go to the dead letters."""
+        if not isinstance(message.event, PaymentFailed):
+            return False
+        next_attempt_at = self._policy.next_at(1, datetime.now(UTC))
+        await store.keep_refund(await self.database.connect(), message, error, next_attempt_at)
+        log.error("a refund is refused, trying again", payment_id=str(message.event.payment_id), error=error)
+        return True
+
+    async def work_due(self) -> int:
+        """Try a refund again that was refused, if one is due."""
+        connection = await self._due_database.connect()
+        async with connection.transaction():
+            due = await store.lock_refund(connection, datetime.now(UTC))
+            if due is None:
+                return 0
+            try:
+                async with connection.transaction():
+                    with transaction_spans(self.name, [due.message.context]):
+                        decision = await _apply(connection, [due.message])
+                    await store.forget_refund(connection, due)
+                for letter in decision.dead_letters:  # not in the way of a request any more, but none of ours
+                    log.error("a refund is not owed", payment_id=str(due.payment_id), reason=letter.reason)
+            except psycopg.Error as error:
+                if is_nobodys_fault(error):
+                    raise
+                at = self._policy.next_at(due.attempts + 1, datetime.now(UTC))
+                await store.postpone_refund(connection, due, str(error), at)
+        return 1
+
+    async def close(self) -> None:
+        """Close the databases."""
+        await super().close()
+        await self._due_database.close()
+
+
+async def _apply(connection: AsyncConnection, messages: Sequence[Message]) -> Decision:
+    accounts = await store.lock_accounts(connection, {message.event.account_id for message in messages})
+    known = await store.read_log(connection, payment_ids(messages))
+    decision = decide(messages, accounts, known, datetime.now(UTC))
+    await store.write(connection, decision)
+    return decision
+
+
+app = create_app(AccountProcessor)

@@ -1,0 +1,143 @@
+"""How are accounts read and written? All SQL of the account service."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from psycopg import AsyncConnection
+
+from contracts.events import PaymentFailed, decode, encode
+from contracts.topics import PAYMENT_EVENTS
+from processors.account.decide import Account, Decision, LogEntry
+from processors.runtime import outbox
+from processors.runtime.messages import Message, Record
+from processors.runtime.rows import Rows
+from tracing import TraceContext
+
+_LOCK_ACCOUNTS = """
+SELECT account_id, currency, balance_minor FROM accounts
+WHERE account_id = ANY(%b) ORDER BY account_id FOR UPDATE
+"""
+
+_READ_LOG = """
+SELECT payment_id, account_id, amount_minor, currency, status, reason FROM saga_log WHERE payment_id = ANY(%b)
+"""
+
+_SET_BALANCES = """
+UPDATE accounts a SET balance_minor = n.balance_minor, updated_at = now()
+FROM unnest(%b::text[], %b::bigint[]) AS n (account_id, balance_minor) WHERE a.account_id = n.account_id
+"""
+
+_SAGA_LOG = Rows(
+    "saga_log",
+    payment_id="uuid",
+    account_id="text",
+    amount_minor="bigint",
+    currency="text",
+    status="text",
+    reason="text",
+)
+
+_COMPENSATE = """
+UPDATE saga_log l SET status = 'compensated', reason = c.reason, updated_at = now()
+FROM unnest(%b::uuid[], %b::text[]) AS c (payment_id, reason) WHERE l.payment_id = c.payment_id
+"""
+
+_KEEP_REFUND = """
+INSERT INTO refunds_due (payment_id, payload, traceparent, tracestate, error, next_attempt_at)
+VALUES (%b, %b::text::json, %b, %b, %b, %b) ON CONFLICT DO NOTHING
+"""
+
+# Another instance tries another one at the same time, never the same.
+_LOCK_REFUND = """
+SELECT payment_id, payload::text, traceparent, tracestate, attempts FROM refunds_due WHERE next_attempt_at <= %b
+ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+_FORGET_REFUND = "DELETE FROM refunds_due WHERE payment_id = %b"
+
+_POSTPONE_REFUND = """
+UPDATE refunds_due SET attempts = attempts + 1, error = %b, next_attempt_at = %b WHERE payment_id = %b
+"""
+
+_LEDGER = Rows("ledger", payment_id="uuid", kind="text", account_id="text", amount_minor="bigint")
+
+
+class RefundDue(msgspec.Struct, frozen=True):
+    """A refund that was refused ``attempts`` times."""
+
+    payment_id: UUID
+    message: Message
+    attempts: int
+
+
+async def keep_refund(
+    connection: AsyncConnection, message: Message, error: str, next_attempt_at: datetime
+) -> None:
+    """Remember a refund that is to be tried again."""
+    event, context = message.event, message.context
+    values = (encode(event).decode(), context.traceparent, context.tracestate, error, next_attempt_at)
+    await connection.execute(_KEEP_REFUND, (event.payment_id, *values))
+
+
+async def lock_refund(connection: AsyncConnection, now: datetime) -> RefundDue | None:
+    """The refund that has been due for longest, locked until the transaction ends."""
+    row = await (await connection.execute(_LOCK_REFUND, (now,))).fetchone()
+    if row is None:
+        return None
+    payment_id, payload, traceparent, tracestate, attempts = row
+    body = payload.encode()
+    record = Record(PAYMENT_EVENTS.name, 0, 0, None, body, [])
+    event = decode(PaymentFailed.__name__, body)
+    return RefundDue(
+        payment_id, Message(event, payment_id, TraceContext(traceparent, tracestate), record), attempts
+    )
+
+
+async def forget_refund(connection: AsyncConnection, due: RefundDue) -> None:
+    """It is done."""
+    await connection.execute(_FORGET_REFUND, (due.payment_id,))
+
+
+async def postpone_refund(
+    connection: AsyncConnection, due: RefundDue, error: str, next_attempt_at: datetime
+) -> None:
+    """It was refused again."""
+    await connection.execute(_POSTPONE_REFUND, (error, next_attempt_at, due.payment_id))
+
+
+async def lock_accounts(connection: AsyncConnection, account_ids: set[str]) -> dict[str, Account]:
+    """The accounts that exist, locked until the transaction ends; in one order everywhere, so no deadlocks."""
+    cursor = await connection.execute(_LOCK_ACCOUNTS, (sorted(account_ids),))
+    return {row[0]: Account(*row) for row in await cursor.fetchall()}
+
+
+async def read_log(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, LogEntry]:
+    """What was decided before on these withdrawals. Read after the accounts are locked."""
+    cursor = await connection.execute(_READ_LOG, (payment_ids,))
+    return {row[0]: LogEntry(*row) for row in await cursor.fetchall()}
+
+
+async def write(connection: AsyncConnection, decision: Decision) -> None:
+    """Write a decision: balances, saga log, ledger and outbox.
+
+    Raises:
+        psycopg.errors.UniqueViolation: another instance decided on one of these withdrawals first.
+    """
+    if accounts := list(decision.accounts.values()):
+        await connection.execute(
+            _SET_BALANCES, ([a.account_id for a in accounts], [a.balance_minor for a in accounts])
+        )
+    await _SAGA_LOG.insert(
+        connection,
+        [(e.payment_id, e.account_id, e.amount_minor, e.currency, e.status, e.reason) for e in decision.opened],
+    )
+    if compensated := decision.compensated:
+        await connection.execute(
+            _COMPENSATE, ([e.payment_id for e in compensated], [e.reason for e in compensated])
+        )
+    await _LEDGER.insert(
+        connection, [(b.payment_id, b.kind, b.account_id, b.amount_minor) for b in decision.bookings]
+    )
+    await outbox.write(connection, "account", decision.emitted)

@@ -1,0 +1,133 @@
+"""What is the customer told, and what follows from how the mail fared?
+
+Plain functions from state and messages to outcomes; no SQL, no Kafka, no SMTP.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from contracts.events import (
+    MoneyRefunded,
+    NotificationFailed,
+    NotificationSent,
+    PaymentProcessed,
+    WithdrawalRejected,
+    follow,
+)
+from contracts.money import format_amount
+from processors.notification.mailer import Delivered, Delivery, Mail, NotTried, Refused, Undelivered
+from processors.runtime.messages import Emitted, Message
+from processors.runtime.retry import RetryPolicy
+from tracing import TraceContext
+
+PENDING = "pending"
+SENT = "sent"
+FAILED = "failed"
+
+PAID = "withdrawal_paid"
+REFUNDED = "withdrawal_refunded"
+REJECTED = "withdrawal_rejected"
+
+_TEMPLATES = {PaymentProcessed: PAID, MoneyRefunded: REFUNDED, WithdrawalRejected: REJECTED}
+
+_SUBJECTS = {
+    PAID: "Your withdrawal of {amount} {currency}",
+    REFUNDED: "Your withdrawal of {amount} {currency} was not possible",
+    REJECTED: "Your withdrawal of {amount} {currency} was refused",
+}
+
+_TEXTS = {
+    PAID: "{amount} {currency} left account {account} and was paid out.\n",
+    REFUNDED: "{amount} {currency} could not be paid out and is back on account {account}.\n",
+    REJECTED: "{amount} {currency} could not be withdrawn from account {account}. Nothing was taken.\n",
+}
+
+
+class Notification(msgspec.Struct):
+    """A mail to a customer as this service knows it; the amount in minor units."""
+
+    payment_id: UUID
+    template: str
+    account_id: str
+    amount_minor: int
+    currency: str
+    recipient: str
+    context: TraceContext
+    status: str = PENDING
+    reason: str | None = None
+    attempts: int = 0
+    next_attempt_at: datetime | None = None
+
+    def mail(self) -> Mail:
+        """The mail to send."""
+        words = {
+            "amount": format_amount(self.amount_minor),
+            "currency": self.currency,
+            "account": self.account_id,
+        }
+        subject = _SUBJECTS[self.template].format(**words)
+        text = f"{_TEXTS[self.template].format(**words)}\nPayment {self.payment_id}\n"
+        return Mail(self.payment_id, self.template, self.recipient, subject, text)
+
+
+def admit(
+    messages: Sequence[Message], known: Collection[tuple[UUID, str]], address_of: Callable[[str], str]
+) -> list[Notification]:
+    """The notifications of a batch that are new: one per payment ID and template.
+
+    Args:
+        messages: ``PaymentProcessed``, ``MoneyRefunded`` and ``WithdrawalRejected``.
+        known: payment ID and template of those that exist already.
+        address_of: from an account ID to the customer's mail address.
+    """
+    seen = set(known)
+    new = []
+    for message in messages:
+        event = message.event
+        key = (event.payment_id, _TEMPLATES[type(event)])
+        if key in seen:
+            continue
+        seen.add(key)
+        address = address_of(event.account_id)
+        new.append(
+            Notification(*key, event.account_id, event.amount_minor, event.currency, address, message.context)
+        )
+    return new
+
+
+def conclude(notification: Notification, delivery: Delivery, now: datetime, policy: RetryPolicy) -> Emitted | None:
+    """Apply how a mail fared, in place; the event that follows, if it is final.
+
+    Args:
+        notification: pending; counts one attempt more afterwards, if there was one.
+        delivery: how the mail fared.
+        now: the time of it.
+        policy: when to try again; after the last attempt the notification has failed.
+    """
+    if isinstance(delivery, NotTried):
+        notification.next_attempt_at = now
+        return None
+    notification.attempts += 1
+    notification.next_attempt_at = None
+    match delivery:
+        case Delivered():
+            notification.status, notification.reason = SENT, None
+            event = follow(
+                NotificationSent,
+                notification,
+                now,
+                template=notification.template,
+                recipient=notification.recipient,
+            )
+            return Emitted(event, notification.context)
+        case Undelivered(reason) if not policy.has_run_out(notification.attempts):
+            notification.reason = reason
+            notification.next_attempt_at = policy.next_at(notification.attempts, now)
+            return None
+        case Refused(reason) | Undelivered(reason):
+            notification.status, notification.reason = FAILED, reason
+            failed = follow(NotificationFailed, notification, now, template=notification.template, reason=reason)
+            return Emitted(failed, notification.context)

@@ -1,0 +1,204 @@
+"""How does mail leave? Through a mailer that takes a batch and says what became of each mail.
+
+Mail can arrive twice: between a mail server's yes and the commit lies a moment in which this service can die.
+The ``Message-ID`` is the same both times, so that mail systems can tell.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import aiosmtplib
+import msgspec
+
+from processors.runtime.breaker import Breaker
+from processors.runtime.calls import Calls
+from processors.runtime.settings import ServiceSettings
+
+SMTP_CONNECTIONS_MAX = 8
+"""Mails under way at the same time."""
+
+SMTP_BUDGET_S = 5.0
+"""How long a round begins further mails; the rest is due from the database, and holds nothing up."""
+
+
+class Mail(msgspec.Struct, frozen=True):
+    """One mail. Payment ID and template name it; there is never a second one with the same two."""
+
+    payment_id: UUID
+    template: str
+    recipient: str
+    subject: str
+    text: str
+
+    @property
+    def message_id(self) -> str:
+        """RFC 5322 ``Message-ID``, the same for every attempt."""
+        return f"<{self.template}.{self.payment_id}@settle>"
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """The mail left."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """It never will: the address or the content was refused."""
+
+    reason: str
+
+
+class Undelivered(msgspec.Struct, frozen=True):
+    """Not now; worth another attempt."""
+
+    reason: str
+
+
+class NotTried(msgspec.Struct, frozen=True):
+    """Not even tried, as the mail server is given a rest or the time was up. Counts as no attempt."""
+
+
+Delivery = Delivered | Refused | Undelivered | NotTried
+
+
+class Mailer(Protocol):
+    """A way for mail to leave. Outages are outcomes, not exceptions."""
+
+    def capacity(self, at_most: int) -> int:
+        """How many mails are worth preparing now, up to ``at_most``; none while the server is given a rest."""
+
+    async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:
+        """Send each mail; the outcomes in the same order.
+
+        Args:
+            mails: what to send.
+            probe: whether one of them may test a server that is given a rest, and wait for it.
+        """
+
+
+class NoMailer:
+    """Says that everything left; for load tests."""
+
+    def capacity(self, at_most: int) -> int:
+        """All."""
+        return at_most
+
+    async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:  # noqa: ARG002
+        """Do nothing, successfully."""
+        return [Delivered()] * len(mails)
+
+
+class FileMailer:
+    """Writes one file a mail: ``<folder>/<payment ID>.<template>.eml``."""
+
+    def __init__(self, folder: Path, sender: str) -> None:
+        self._folder = folder
+        self._sender = sender
+
+    def capacity(self, at_most: int) -> int:
+        """All."""
+        return at_most
+
+    async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:  # noqa: ARG002
+        """Write the files; the same mail again replaces its file."""
+        return await asyncio.to_thread(lambda: [self._write(mail) for mail in mails])
+
+    def _write(self, mail: Mail) -> Delivery:
+        message = _message(mail, self._sender)
+        if isinstance(message, Refused):
+            return message
+        path = self._folder / f"{mail.payment_id}.{mail.template}.eml"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".part")
+            partial.write_bytes(bytes(message))
+            os.replace(partial, path)
+        except OSError as error:
+            return Undelivered(f"{type(error).__name__}: {error.strerror}")
+        return Delivered()
+
+
+class SmtpMailer:
+    """Sends through an SMTP server."""
+
+    def __init__(self, host: str, port: int, sender: str, timeout_s: float, rests_s: Sequence[float]) -> None:
+        self._host, self._port, self._sender, self._timeout_s = host, port, sender, timeout_s
+        self._breaker = Breaker(rests_s)
+        self._calls = Calls(SMTP_CONNECTIONS_MAX, SMTP_BUDGET_S, self._breaker)
+
+    def capacity(self, at_most: int) -> int:
+        """All, one probe, or none, as the circuit breaker says."""
+        return self._calls.capacity(at_most)
+
+    async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:
+        """Send the mails, several at a time."""
+        answers = await self._calls.each(self._send, mails, probe=probe)
+        return [answer or NotTried() for answer in answers]
+
+    async def _send(self, mail: Mail) -> Delivery:
+        message = _message(mail, self._sender)
+        if isinstance(message, Refused):
+            return message
+        try:
+            await aiosmtplib.send(
+                message,
+                recipients=[mail.recipient],
+                hostname=self._host,
+                port=self._port,
+                timeout=self._timeout_s,
+            )
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            codes = [refused.code for refused in error.recipients]
+            reason = _text("; ".join(f"{refused.code} {refused.message}" for refused in error.recipients))
+            self._breaker.succeeded()  # it is there, and speaks
+            return Refused(reason) if min(codes) >= 500 else Undelivered(reason)
+        except aiosmtplib.SMTPResponseException as error:
+            reason = _text(f"{error.code} {error.message}")
+            self._breaker.succeeded()
+            return Refused(reason) if error.code >= 500 else Undelivered(reason)
+        except (aiosmtplib.SMTPException, OSError) as error:
+            self._breaker.failed()
+            return Undelivered(_text(f"{self._host}:{self._port}: {error}"))
+        except ValueError as error:  # of this mail, not of the server
+            self._breaker.succeeded()
+            return Refused(_text(f"{type(error).__name__}: {error}"))
+        self._breaker.succeeded()
+        return Delivered()
+
+
+def mailer_for(settings: ServiceSettings) -> Mailer:
+    """The mailer that the settings ask for: SMTP where a host is named, files otherwise."""
+    kind = settings.mailer or ("smtp" if settings.smtp_host else "file")
+    if kind == "off":
+        return NoMailer()
+    if kind == "smtp":
+        host = settings.smtp_host or "127.0.0.1"
+        return SmtpMailer(
+            host, settings.smtp_port, settings.mail_from, settings.smtp_timeout_s, settings.retry_backoff_s
+        )
+    return FileMailer(settings.data / "mail", settings.mail_from)
+
+
+def _text(reason: str) -> str:
+    """A server may answer in any bytes; what is no text is taken by no event and no table."""
+    return reason.encode(errors="replace").decode().replace("\0", "?")
+
+
+def _message(mail: Mail, sender: str) -> EmailMessage | Refused:
+    message = EmailMessage()
+    try:
+        message["From"] = sender
+        message["To"] = mail.recipient
+        message["Subject"] = mail.subject
+        message["Message-ID"] = mail.message_id
+        message.set_content(mail.text)
+        bytes(message)
+        addresses = [address.addr_spec for address in message["To"].addresses if address.domain]
+    except Exception as error:  # its parsers raise whatever they stumble over, and would again at every attempt
+        return Refused(_text(f"{type(error).__name__}: {error}"))
+    if addresses != [mail.recipient] or not mail.recipient.isprintable():
+        return Refused(f"{mail.recipient!r} is not a mail address")
+    return message

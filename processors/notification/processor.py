@@ -1,0 +1,81 @@
+"""The notification service: how a withdrawal went in, mails to the customer out."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from opentelemetry.trace import SpanKind
+
+import failpoints
+from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
+from contracts.topics import READ_BY
+from processors.notification import store
+from processors.notification.decide import Notification, admit, conclude
+from processors.notification.mailer import Mailer, mailer_for
+from processors.runtime.app import create_app
+from processors.runtime.batch import Batch, spans, transaction_spans
+from processors.runtime.database import Database
+from processors.runtime.messages import Emitted, payment_ids
+from processors.runtime.processor import Processor
+from processors.runtime.settings import ServiceSettings, recipient
+
+DUE_MAX = 500
+"""Mails tried again in one transaction at the most."""
+
+
+class NotificationProcessor(Processor):
+    """Sends one mail per payment ID and template; what cannot leave now is due again from the database."""
+
+    name = "notification"
+    topics = READ_BY["notification"]
+    handles = (PaymentProcessed, MoneyRefunded, WithdrawalRejected)
+
+    def __init__(self, settings: ServiceSettings, mailer: Mailer | None = None) -> None:
+        super().__init__(settings)
+        self._mailer = mailer or mailer_for(settings)
+        self._policy = settings.retry_policy()
+        self._due_database = Database(settings.notification_dsn, "notification-due")
+
+    async def process(self, batch: Batch) -> None:
+        """Admit, send, write."""
+        known = await store.known(await self.database.connect(), payment_ids(batch.messages))
+        new = admit(batch.messages, known, partial(recipient, self.settings.mail_to))
+        emitted = await self._attempt(new, probe=False)
+        async with batch.transaction(self.database) as connection:
+            await store.insert(connection, new, emitted)
+
+    async def work_due(self) -> int:
+        """Try pending mails again whose time has come.
+
+        The rows stay locked while the mails leave: a mail has no key by which a second one could be told.
+        """
+        limit = self._mailer.capacity(DUE_MAX)
+        if not limit:
+            return 0
+        async with self._due_database.transaction() as connection:
+            due = await store.lock_due(connection, datetime.now(UTC), limit)
+            with transaction_spans(self.name, [one.context for one in due]):
+                await store.update(connection, due, await self._attempt(due, probe=True))
+        return len(due)
+
+    async def close(self) -> None:
+        """Close the databases."""
+        await super().close()
+        await self._due_database.close()
+
+    async def _attempt(self, notifications: Sequence[Notification], *, probe: bool) -> list[Emitted]:
+        if not notifications:
+            return []
+        about = {"settle.mail.count": len(notifications)}
+        with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about):
+            deliveries = await self._mailer.send([n.mail() for n in notifications], probe=probe)
+        failpoints.hit("notification.mail-sent")
+        now = datetime.now(UTC)
+        concluded = (
+            conclude(notification, delivery, now, self._policy)
+            for notification, delivery in zip(notifications, deliveries, strict=True)
+        )
+        return [event for event in concluded if event is not None]
+
+
+app = create_app(NotificationProcessor)

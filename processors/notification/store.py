@@ -1,0 +1,111 @@
+"""How are notifications read and written? All SQL of the notification service."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from processors.notification.decide import Notification
+from processors.runtime import outbox
+from processors.runtime.messages import Emitted
+from processors.runtime.rows import Rows
+from tracing import TraceContext
+
+_COLUMNS = """
+payment_id, template, account_id, amount_minor, currency, recipient, status, reason, attempts, next_attempt_at,
+traceparent, tracestate
+"""
+
+_KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(%b)"
+
+# Another instance works on other rows at the same time, never on the same.
+_LOCK_DUE = f"""
+SELECT {_COLUMNS} FROM notifications WHERE status = 'pending' AND next_attempt_at <= %b
+ORDER BY next_attempt_at LIMIT %b FOR UPDATE SKIP LOCKED
+"""
+
+_UNNEST = """
+unnest(%b::uuid[], %b::text[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[],
+       %b::smallint[], %b::timestamptz[], %b::text[], %b::text[])
+"""
+
+_NOTIFICATIONS = Rows(
+    "notifications",
+    payment_id="uuid",
+    template="text",
+    account_id="text",
+    amount_minor="bigint",
+    currency="text",
+    recipient="text",
+    status="text",
+    reason="text",
+    attempts="smallint",
+    next_attempt_at="timestamptz",
+    traceparent="text",
+    tracestate="text",
+)
+
+_UPDATE = f"""
+UPDATE notifications p SET status = n.status, reason = n.reason, attempts = n.attempts,
+    next_attempt_at = n.next_attempt_at, updated_at = now()
+FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id AND p.template = n.template
+"""
+
+
+async def known(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set[tuple[UUID, str]]:
+    """Payment ID and template of the notifications that exist already."""
+    cursor = await connection.execute(_KNOWN, (payment_ids,))
+    return {(row[0], row[1]) for row in await cursor.fetchall()}
+
+
+async def lock_due(connection: AsyncConnection, now: datetime, limit: int) -> list[Notification]:
+    """Pending notifications whose next attempt is due, oldest first, locked until the transaction ends."""
+    cursor = await connection.execute(_LOCK_DUE, (now, limit))
+    return [_notification(row) for row in await cursor.fetchall()]
+
+
+async def insert(
+    connection: AsyncConnection, notifications: Sequence[Notification], emitted: Sequence[Emitted]
+) -> None:
+    """Write new notifications and their events.
+
+    Raises:
+        psycopg.errors.UniqueViolation: another instance sent one of them first.
+    """
+    await _NOTIFICATIONS.insert(connection, [_row(notification) for notification in notifications])
+    await outbox.write(connection, "notification", emitted)
+
+
+async def update(
+    connection: AsyncConnection, notifications: Sequence[Notification], emitted: Sequence[Emitted]
+) -> None:
+    """Write what became of pending notifications, and their events."""
+    if notifications:
+        columns = zip(*(_row(notification) for notification in notifications), strict=True)
+        await connection.execute(_UPDATE, [list(column) for column in columns])
+    await outbox.write(connection, "notification", emitted)
+
+
+def _row(notification: Notification) -> tuple[object, ...]:
+    return (
+        notification.payment_id,
+        notification.template,
+        notification.account_id,
+        notification.amount_minor,
+        notification.currency,
+        notification.recipient,
+        notification.status,
+        notification.reason,
+        notification.attempts,
+        notification.next_attempt_at,
+        notification.context.traceparent,
+        notification.context.tracestate,
+    )
+
+
+def _notification(row: tuple[Any, ...]) -> Notification:
+    payment_id, template, account_id, amount_minor, currency, recipient, *progress, parent, state = row
+    context = TraceContext(parent, state)
+    return Notification(payment_id, template, account_id, amount_minor, currency, recipient, context, *progress)

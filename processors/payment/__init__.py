@@ -1,0 +1,1 @@
+"""The payment service: pays out through a provider, once per payment ID."""

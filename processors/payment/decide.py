@@ -1,0 +1,271 @@
+"""Is this payment new, may it still be paid, and what does the provider's answer mean for it?
+
+Plain functions from state and messages to outcomes; no SQL, no Kafka. A payment ends in one of two ways: the
+provider paid, or the provider declined or voided it. A cancellation and a deadline are wishes: they turn the next
+call from a charge into a void, and the provider's answer decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from contracts.events import (
+    CancelRefused,
+    CancelRequested,
+    Event,
+    MoneyDeducted,
+    PaymentFailed,
+    PaymentProcessed,
+    Withdrawal,
+    follow,
+    same_withdrawal,
+)
+from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
+from processors.runtime.messages import DeadLetter, Emitted, Message
+from processors.runtime.retry import RetryPolicy
+from tracing import TraceContext
+
+AWAITED = "awaited"
+"""A cancellation came before the deduction; nothing is to be paid yet."""
+PENDING = "pending"
+PROCESSED = "processed"
+FAILED = "failed"
+
+# Why a payment is to be voided; also the reason of its failure.
+CANCELLED = "cancelled"
+DEADLINE = "deadline"
+PROVIDER_UNAVAILABLE = "provider_unavailable"
+VOIDED = "voided_at_provider"
+
+# What a pending payment waits for, where the provider has not said anything.
+NOT_TRIED = "provider_resting"
+
+ALREADY_PAID = "already_paid"
+ALREADY_FAILED = "already_failed"
+
+
+class Payment(msgspec.Struct):
+    """A payment as this service knows it; the amount in minor units.
+
+    Attributes:
+        attempts: charges tried so far.
+        next_attempt_at: when a pending payment is due; while an instance works on it, when others may take over.
+        deadline_at: from when on it is voided rather than paid.
+        void_reason: why it is to be voided rather than paid; None while it is to be paid.
+        cancel_refused: whether someone was told that it cannot be cancelled.
+    """
+
+    payment_id: UUID
+    account_id: str
+    amount_minor: int
+    currency: str
+    context: TraceContext
+    status: str = PENDING
+    provider_reference: str | None = None
+    reason: str | None = None
+    attempts: int = 0
+    next_attempt_at: datetime | None = None
+    deadline_at: datetime | None = None
+    void_reason: str | None = None
+    cancel_refused: bool = False
+
+    def charge(self) -> Charge:
+        """What to ask of the provider."""
+        return Charge(self.payment_id, self.account_id, self.amount_minor, self.currency)
+
+
+class Admission(msgspec.Struct):
+    """What the deductions of a batch are.
+
+    Attributes:
+        new: payments that nobody knew.
+        awaited: payments that were cancelled before their deduction came, now known in full.
+        dead_letters: deductions that contradict what is known.
+    """
+
+    new: list[Payment] = []
+    awaited: list[Payment] = []
+    dead_letters: list[DeadLetter] = []
+
+    def chargeable(self) -> list[Payment]:
+        """Those to be paid at once."""
+        return [payment for payment in self.new if payment.void_reason is None]
+
+
+def admit(
+    messages: Sequence[Message], known: Mapping[UUID, Payment], now: datetime, deadline_s: float
+) -> Admission:
+    """Sort out the deductions of a batch: each payment ID once, none that is known already.
+
+    Args:
+        messages: ``MoneyDeducted``, and ``CancelRequested``, which count before deductions of the same batch.
+        known: the payments that exist already.
+        now: the time.
+        deadline_s: how long after its deduction a payment may still be made, seconds.
+    """
+    admission = Admission()
+    seen = dict(known)
+    allowed = timedelta(seconds=deadline_s)
+    wishes: dict[UUID, list[Withdrawal]] = {
+        payment_id: [payment] for payment_id, payment in known.items() if payment.status == AWAITED
+    }
+    for message in messages:
+        if isinstance(message.event, CancelRequested):
+            wishes.setdefault(message.event.payment_id, []).append(message.event)
+    for message in messages:
+        event = message.event
+        if not isinstance(event, MoneyDeducted):
+            continue
+        earlier = seen.get(event.payment_id)
+        is_new = earlier is None or earlier.status == AWAITED
+        if earlier is not None and not is_new and not same_withdrawal(earlier, event):
+            reason = f"conflict: payment {event.payment_id} is known with other contents"
+            admission.dead_letters.append(DeadLetter(message.record, reason))
+        elif is_new:
+            payment = Payment(
+                event.payment_id, event.account_id, event.amount_minor, event.currency, message.context
+            )
+            payment.deadline_at = event.occurred_at + allowed
+            seen[event.payment_id] = payment
+            # What was cancelled with other contents is something else, and what is deducted counts.
+            if any(same_withdrawal(wish, event) for wish in wishes.get(event.payment_id, ())):
+                _void_instead(payment, CANCELLED, now)
+            elif payment.deadline_at <= now:
+                _void_instead(payment, DEADLINE, now)
+            elif earlier is not None:
+                payment.next_attempt_at = now
+            (admission.new if earlier is None else admission.awaited).append(payment)
+    return admission
+
+
+class Cancellation(msgspec.Struct):
+    """What the cancellations of a batch change.
+
+    Attributes:
+        awaited: payments that are not known yet, to be remembered.
+        to_void: pending payments that are to be voided instead of paid.
+        refused: payments whose cancellation is refused for the first time.
+        emitted: the refusals.
+        dead_letters: cancellations of something else than the payment that is known.
+    """
+
+    awaited: list[Payment] = []
+    to_void: list[Payment] = []
+    refused: list[Payment] = []
+    emitted: list[Emitted] = []
+    dead_letters: list[DeadLetter] = []
+
+
+def cancel(messages: Sequence[Message], known: Mapping[UUID, Payment], now: datetime) -> Cancellation:
+    """What the cancellations of a batch amount to; said again, they change nothing.
+
+    Args:
+        messages: ``CancelRequested``; others are passed over.
+        known: the payments that they name, as far as they exist, locked; changed in place.
+        now: the time of the decision.
+    """
+    decision = Cancellation()
+    seen = dict(known)
+    for message in messages:
+        event = message.event
+        if not isinstance(event, CancelRequested):
+            continue
+        payment = seen.get(event.payment_id)
+        if payment is None:
+            payment = Payment(
+                event.payment_id, event.account_id, event.amount_minor, event.currency, message.context, AWAITED
+            )
+            payment.void_reason = CANCELLED
+            seen[event.payment_id] = payment
+            decision.awaited.append(payment)
+        elif not same_withdrawal(payment, event):
+            reason = f"conflict: payment {event.payment_id} is known with other contents"
+            decision.dead_letters.append(DeadLetter(message.record, reason))
+        elif payment.status == PENDING and payment.void_reason is None:
+            _void_instead(payment, CANCELLED, now)
+            decision.to_void.append(payment)
+        elif refusal := _refuse_cancel(payment, now):
+            decision.emitted += refusal
+            decision.refused.append(payment)
+    return decision
+
+
+def must_void(payment: Payment, now: datetime) -> bool:
+    """Whether a due payment may no longer be charged; notes why."""
+    if payment.void_reason is None and payment.deadline_at is not None and payment.deadline_at <= now:
+        payment.void_reason = DEADLINE
+    return payment.void_reason is not None
+
+
+def count_attempt(payment: Payment, outcome: Outcome, policy: RetryPolicy) -> bool:
+    """Count a charge; True if it was the last one and got no answer, so that it is to be voided."""
+    if isinstance(outcome, NotTried):
+        return False
+    payment.attempts += 1
+    if isinstance(outcome, Unavailable) and policy.has_run_out(payment.attempts):
+        payment.void_reason = PROVIDER_UNAVAILABLE
+        return True
+    return False
+
+
+def conclude(
+    payment: Payment, outcome: Outcome, now: datetime, policy: RetryPolicy, wished: str | None = None
+) -> list[Emitted]:
+    """Apply an answer to a payment, in place; the events that follow, if the answer is final.
+
+    Args:
+        payment: pending, as it was when the provider was asked.
+        outcome: the provider's answer, to a charge or to a void.
+        now: the time of the answer.
+        policy: when to try again without an answer.
+        wished: why it was to be voided, as of now; set by a cancellation that came while the provider was asked.
+    """
+    is_news = wished is not None and payment.void_reason is None
+    payment.void_reason = wished or payment.void_reason
+    payment.next_attempt_at = None
+    match outcome:
+        case Paid(reference):
+            payment.status, payment.provider_reference, payment.reason = PROCESSED, reference, None
+            return _end(payment, follow(PaymentProcessed, payment, now, provider_reference=reference), now)
+        case Declined(reason):
+            payment.status, payment.reason = FAILED, reason
+            return _end(payment, follow(PaymentFailed, payment, now, reason=reason), now)
+        case Voided():
+            payment.status, payment.reason = FAILED, payment.void_reason or VOIDED
+            return _end(payment, follow(PaymentFailed, payment, now, reason=payment.reason), now)
+        case Unavailable(reason, retry_after_s):
+            due = policy.next_at(max(payment.attempts, 1), now, retry_after_s)
+            payment.reason = reason
+            payment.next_attempt_at = now if is_news else _not_after_deadline(payment, due, now)
+        case NotTried():
+            payment.reason = payment.reason or NOT_TRIED
+            payment.next_attempt_at = now
+    return []
+
+
+def _end(payment: Payment, event: Event, now: datetime) -> list[Emitted]:
+    """The event that ends a payment; and a refusal, if it was to be cancelled and ended otherwise."""
+    ending = [Emitted(event, payment.context)]
+    return ending + _refuse_cancel(payment, now) if payment.void_reason == CANCELLED else ending
+
+
+def _refuse_cancel(payment: Payment, now: datetime) -> list[Emitted]:
+    """The refusal, once, if the payment has ended in another way than by being cancelled."""
+    if payment.cancel_refused or payment.status not in (PROCESSED, FAILED) or payment.reason == CANCELLED:
+        return []
+    payment.cancel_refused = True
+    reason = ALREADY_PAID if payment.status == PROCESSED else f"{ALREADY_FAILED}: {payment.reason}"
+    return [Emitted(follow(CancelRefused, payment, now, reason=reason), payment.context)]
+
+
+def _void_instead(payment: Payment, reason: str, now: datetime) -> None:
+    payment.void_reason, payment.next_attempt_at = reason, now
+
+
+def _not_after_deadline(payment: Payment, due: datetime, now: datetime) -> datetime:
+    """A payment that waits is looked at again when its deadline comes, and voided then."""
+    if payment.void_reason is None and payment.deadline_at is not None and now < payment.deadline_at:
+        return min(due, payment.deadline_at)
+    return due

@@ -1,0 +1,168 @@
+"""The payment service: deductions and cancellations in, payouts by the provider, paid and failed payments out."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from copy import copy
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import psycopg
+import structlog
+from opentelemetry.trace import SpanKind
+from uuid_utils.compat import uuid7
+
+import failpoints
+from contracts.events import CancelRequested, MoneyDeducted
+from contracts.topics import READ_BY
+from processors.payment import store
+from processors.payment.decide import CANCELLED, Payment, admit, cancel, conclude, count_attempt, must_void
+from processors.payment.gateway import Outcome, PaymentGateway
+from processors.payment.provider import gateway_for
+from processors.runtime.app import create_app
+from processors.runtime.batch import Batch, spans, transaction_spans
+from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.messages import Emitted, payment_ids
+from processors.runtime.processor import Processor
+from processors.runtime.settings import ServiceSettings
+
+DUE_MAX = 500
+"""Payments tried again in one round at the most."""
+
+log = structlog.get_logger()
+
+CLAIM_GRACE_S = 5.0
+"""How much longer a claim lasts than asking the provider can take: the time to write down what it said."""
+
+
+class PaymentProcessor(Processor):
+    """Charges each payment ID once; what the provider cannot answer now is due again from the database."""
+
+    name = "payment"
+    topics = READ_BY["payment"]
+    handles = (MoneyDeducted, CancelRequested)
+
+    def __init__(self, settings: ServiceSettings, gateway: PaymentGateway | None = None) -> None:
+        super().__init__(settings)
+        self._gateway = gateway or gateway_for(settings)
+        self._policy = settings.retry_policy()
+        self._due_database = Database(settings.payment_dsn, "payment-due")
+        # A round charges, and voids what ran out.
+        self._claim_s = 2 * self._gateway.round_s_max + CLAIM_GRACE_S
+
+    async def open(self) -> None:
+        """Connect to the database and to the provider."""
+        await super().open()
+        await self._gateway.open()
+
+    async def process(self, batch: Batch) -> None:
+        """Admit, charge, write. The provider is called outside the transaction: its answer can be asked again."""
+        known = await store.read(await self.database.connect(), payment_ids(batch.messages))
+        admission = admit(batch.messages, known, datetime.now(UTC), self.settings.deadline_s)
+        chargeable = admission.chargeable()
+        outcomes = await self._charge(chargeable, probe=False)
+        if chargeable:
+            failpoints.hit("payment.provider-answered")
+        now = datetime.now(UTC)
+        emitted: list[Emitted] = []
+        for payment in chargeable:
+            count_attempt(payment, outcomes[payment.payment_id], self._policy)
+            emitted += conclude(payment, outcomes[payment.payment_id], now, self._policy)
+        async with batch.transaction(self.database) as connection:
+            await store.insert(connection, admission.new)
+            await store.take_up(connection, admission.awaited)
+            if cancelled := [m for m in batch.messages if isinstance(m.event, CancelRequested)]:
+                decision = cancel(cancelled, await store.lock(connection, payment_ids(cancelled)), now)
+                await store.insert(connection, decision.awaited)
+                await store.wish_void(connection, decision.to_void, CANCELLED, now)
+                await store.note_refused(connection, decision.refused)
+                emitted += decision.emitted
+                admission.dead_letters += decision.dead_letters
+            await store.emit(connection, emitted)
+        batch.dead_letters += admission.dead_letters
+
+    async def work_due(self) -> int:
+        """Try pending payments again whose time has come; void those that may not be paid any more.
+
+        They are claimed in one transaction and written in another, so that no lock is held while the provider is
+        asked. Who dies in between leaves claims that end by themselves; who was overtaken writes nothing.
+        """
+        limit = self._gateway.capacity(DUE_MAX)
+        if not limit:
+            return 0
+        connection = await self._due_database.connect()
+        now, token = datetime.now(UTC), uuid7()
+        due = await store.claim(connection, now, limit, token, now + timedelta(seconds=self._claim_s))
+        if not due:
+            return 0
+        try:
+            failpoints.hit("payment.due-claimed")
+            outcomes = await self._ask(due, now)
+            failpoints.hit("payment.due-answered")
+            await self._write_each(due, outcomes, token)
+        except BaseException:
+            with suppress(psycopg.Error):
+                await store.release(await self._due_database.connect(), token)
+            raise
+        return len(due)
+
+    async def close(self) -> None:
+        """Close the databases and the gateway."""
+        await super().close()
+        await self._due_database.close()
+        await self._gateway.close()
+
+    async def _ask(self, due: Sequence[Payment], now: datetime) -> dict[UUID, Outcome]:
+        to_void = [payment for payment in due if must_void(payment, now)]
+        to_charge = [payment for payment in due if payment.void_reason is None]
+        outcomes = await self._charge(to_charge, probe=True)
+        # No answer is not a refusal: only once the provider says that it never will, the payment has failed.
+        to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy)]
+        if to_void:
+            with self._spans("void", to_void):
+                outcomes |= await self._gateway.void([payment.charge() for payment in to_void])
+        return outcomes
+
+    async def _write_each(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
+        """Write all at once; if the database refuses that, one by one, so that one cannot hold the others back."""
+        try:
+            await self._write(due, outcomes, token)
+        except psycopg.Error as error:
+            if is_nobodys_fault(error) or len(due) == 1:
+                raise
+            for payment in due:
+                try:
+                    await self._write([payment], outcomes, token)
+                except psycopg.Error as refused:
+                    if is_nobodys_fault(refused):
+                        raise
+                    # It keeps its claim, and so is due again when that ends.
+                    log.exception("a payment cannot be written", payment_id=str(payment.payment_id))
+
+    async def _write(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
+        with transaction_spans(self.name, [payment.context for payment in due]):
+            async with self._due_database.transaction() as connection:
+                ours = await store.lock_claimed(connection, [p.payment_id for p in due], token)
+                kept = [copy(payment) for payment in due if payment.payment_id in ours]
+                now = datetime.now(UTC)
+                emitted: list[Emitted] = []
+                for payment in kept:
+                    payment_id = payment.payment_id
+                    emitted += conclude(payment, outcomes[payment_id], now, self._policy, ours[payment_id])
+                await store.update(connection, kept)
+                await store.emit(connection, emitted)
+
+    async def _charge(self, payments: Sequence[Payment], *, probe: bool) -> dict[UUID, Outcome]:
+        if not payments:
+            return {}
+        with self._spans("charge", payments):
+            return dict(await self._gateway.charge([payment.charge() for payment in payments], probe=probe))
+
+    def _spans(self, operation: str, payments: Sequence[Payment]) -> AbstractContextManager[None]:
+        about: dict[str, str | int] = {
+            "settle.provider.operation": operation,
+            "settle.provider.charges": len(payments),
+        }
+        return spans([p.context for p in payments], f"{operation} provider", SpanKind.CLIENT, about)
+
+
+app = create_app(PaymentProcessor)

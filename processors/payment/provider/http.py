@@ -1,0 +1,152 @@
+"""How is a provider behind HTTP asked? By a few connections at a time, with a time limit and a circuit breaker.
+
+Every call carries the payment ID as its idempotency key. Only an answer that says what became of the payment is
+one: whatever else happens (no connection, no answer in time, a status that is not 200, a body that makes no
+sense) leaves the outcome unknown, and it is asked again.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from uuid import UUID
+
+import httpx
+import msgspec
+import structlog
+
+from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
+from processors.runtime.breaker import Breaker
+from processors.runtime.calls import Calls
+from processors.runtime.settings import ServiceSettings
+
+BUDGET_S = 5.0
+"""How long a round begins further calls; the rest is due from the database, and holds nothing up."""
+
+RETRY_AFTER_S_MAX = 300.0
+"""A provider that wants longer is asked after this time all the same."""
+
+TOO_MANY_REQUESTS = 429
+
+
+class Answer(msgspec.Struct):
+    """The body of every answer that says what became of a payment."""
+
+    status: str
+    reference: str | None = None
+    reason: str | None = None
+
+
+log = structlog.get_logger()
+
+_ANSWER = msgspec.json.Decoder(Answer)
+
+
+class HttpProvider:
+    """A payment gateway to the provider at ``SETTLE_PROVIDER_URL``."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._timeout_s = settings.provider_timeout_s
+        self._breaker = Breaker(settings.retry_backoff_s)
+        self._calls = Calls(settings.provider_connections, BUDGET_S, self._breaker)
+        self._url = str(settings.provider_url)
+        self._tls = httpx.create_ssl_context()
+        # One client for each connection: a pool looks at all of its connections for each request.
+        self._idle: list[httpx.AsyncClient] = []
+        self.round_s_max = BUDGET_S + self._timeout_s
+
+    async def open(self) -> None:
+        """Nothing: the first call connects."""
+
+    def capacity(self, at_most: int) -> int:
+        """All, one probe, or none, as the circuit breaker says."""
+        return self._calls.capacity(at_most)
+
+    async def charge(self, charges: Sequence[Charge], *, probe: bool) -> Mapping[UUID, Outcome]:
+        """``POST /charges`` for each."""
+        return await self._each("/charges", charges, probe)
+
+    async def void(self, charges: Sequence[Charge]) -> Mapping[UUID, Outcome]:
+        """``POST /voids`` for each."""
+        return await self._each("/voids", charges, True)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    async def _each(self, path: str, charges: Sequence[Charge], probe: bool) -> dict[UUID, Outcome]:
+        async def call(charge: Charge) -> Outcome:
+            return await self._post(path, charge)
+
+        answers = await self._calls.each(call, charges, probe=probe)
+        return {c.payment_id: answer or NotTried() for c, answer in zip(charges, answers, strict=True)}
+
+    async def _post(self, path: str, charge: Charge) -> Outcome:
+        # There is one time limit for the whole call, instead of one for each part.
+        client = (
+            self._idle.pop()
+            if self._idle
+            else httpx.AsyncClient(base_url=self._url, verify=self._tls, timeout=None, trust_env=False)
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await client.post(
+                    path,
+                    content=msgspec.json.encode(charge),
+                    headers={"Content-Type": "application/json", "Idempotency-Key": str(charge.payment_id)},
+                )
+        except TimeoutError:
+            self._breaker.failed()
+            return Unavailable("provider_timeout")
+        except httpx.HTTPError as error:
+            self._breaker.failed()
+            return Unavailable(f"provider_unreachable: {type(error).__name__}")
+        except Exception as error:
+            # A fault of ours must not look like one of the payment's: then nobody would know what became of it.
+            log.exception("a call to the provider failed")
+            self._breaker.failed()
+            return Unavailable(f"provider_call_failed: {type(error).__name__}")
+        finally:
+            self._idle.append(client)
+        retry_after_s = _retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
+        if response.status_code == TOO_MANY_REQUESTS:
+            self._breaker.asked_to_wait(retry_after_s or 1.0)
+            return Unavailable("provider_rate_limit", retry_after_s)
+        outcome = _outcome(response)
+        if isinstance(outcome, Unavailable):
+            self._breaker.failed()
+            return Unavailable(outcome.reason, retry_after_s)
+        self._breaker.succeeded()
+        return outcome
+
+
+def _outcome(response: httpx.Response) -> Outcome:
+    if response.status_code != httpx.codes.OK:
+        return Unavailable(f"provider_error_{response.status_code}")
+    try:
+        answer = _ANSWER.decode(response.content)
+    except msgspec.MsgspecError:
+        return Unavailable("provider_answer_unreadable")
+    match answer:
+        case Answer("paid", str(reference)):
+            return Paid(reference)
+        case Answer("declined", _, str(reason)):
+            return Declined(reason)
+        case Answer("voided"):
+            return Voided()
+    return Unavailable("provider_answer_unreadable")
+
+
+def _retry_after_s(header: str | None, now: datetime) -> float:
+    """Seconds to wait, from a number of seconds or a date (RFC 9110, 10.2.3); 0 without a readable one."""
+    if header is None:
+        return 0.0
+    try:
+        if header.strip().isdigit():
+            wait_s = float(header)
+        else:
+            wait_s = (parsedate_to_datetime(header) - now).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+    return min(max(wait_s, 0.0), RETRY_AFTER_S_MAX)

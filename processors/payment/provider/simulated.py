@@ -1,0 +1,196 @@
+"""How does a bank behave? Idempotent by payment ID, with a ledger, delays, refusals and outages.
+
+Amounts with certain cents have a fixed outcome, as test card numbers do, so that a demo or a test can ask for it:
+
+========  ======================================================
+cents     outcome
+========  ======================================================
+``.05``   declined (``declined``)
+``.07``   declined (``account_closed``)
+``.13``   unavailable at the first attempt, then paid
+``.19``   unavailable at every attempt
+other     paid
+========  ======================================================
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from processors.payment.gateway import Charge, Declined, Outcome, Paid, Unavailable, Voided
+from processors.runtime.database import Database
+from processors.runtime.settings import ServiceSettings
+
+CENTS_DECLINED = 5
+CENTS_ACCOUNT_CLOSED = 7
+CENTS_UNAVAILABLE_ONCE = 13
+CENTS_UNAVAILABLE = 19
+
+# Charges whose first attempt was turned away; forgotten beyond this many, which only turns one away again.
+_TURNED_AWAY_MAX = 100_000
+
+_CHARGE = """
+INSERT INTO charges (payment_id, account_id, amount_minor, currency, status, reference, reason)
+SELECT * FROM unnest(%b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[])
+ON CONFLICT DO NOTHING RETURNING payment_id
+"""
+
+_COLUMNS = "payment_id, account_id, amount_minor, currency, status, reference, reason"
+
+_LOOK_UP = f"SELECT {_COLUMNS} FROM charges WHERE payment_id = ANY(%b)"
+
+_LEDGER = f"SELECT {_COLUMNS} FROM charges WHERE payment_id > %b ORDER BY payment_id LIMIT %b"
+
+ANSWER_S_MAX = 2.5
+"""What the ledger takes for a round, even on a busy machine; should it take longer, its key keeps it harmless."""
+
+
+Final = Paid | Declined | Voided
+
+_STATUS = {Paid: "paid", Declined: "declined", Voided: "voided"}
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What the provider decided on a payment ID, for good; the amount in minor units."""
+
+    payment_id: UUID
+    account_id: str
+    amount_minor: int
+    currency: str
+    status: str
+    reference: str | None
+    reason: str | None
+
+    def outcome(self) -> Final:
+        """The same as an answer."""
+        match self.status:
+            case "paid":
+                return Paid(self.reference or "")
+            case "voided":
+                return Voided()
+        return Declined(self.reason or "")
+
+
+class SimulatedProvider:
+    """A payment gateway to a bank that lives in this process and keeps its books in a database of its own."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._latency_s = settings.provider_latency_ms / 1000
+        self.round_s_max = ANSWER_S_MAX + self._latency_s
+        self._decline_share = settings.provider_decline_share
+        self._outage_share = settings.provider_outage_share
+        self._database = Database(settings.provider_dsn, "provider")
+        self._lock = asyncio.Lock()
+        self._turned_away: set[UUID] = set()
+
+    async def open(self) -> None:
+        """Connect to the ledger."""
+        await self._database.connect()
+
+    def capacity(self, at_most: int) -> int:
+        """All: there is nothing to be spared."""
+        return at_most
+
+    async def charge(self, charges: Sequence[Charge], *, probe: bool = True) -> Mapping[UUID, Outcome]:  # noqa: ARG002
+        """Pay or decline each charge, once; what the ledger already knows is answered from it."""
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        outcomes: dict[UUID, Outcome] = {
+            charge.payment_id: Unavailable("provider_unavailable")
+            for charge in charges
+            if self._is_unavailable(charge)
+        }
+        decided: dict[UUID, tuple[Charge, Final]] = {
+            c.payment_id: (c, self._decide(c)) for c in charges if c.payment_id not in outcomes
+        }
+        try:
+            outcomes.update(await self._book(decided))
+        except psycopg.OperationalError:
+            outcomes.update(dict.fromkeys(decided, Unavailable("provider_does_not_answer")))
+        return outcomes
+
+    async def void(self, charges: Sequence[Charge]) -> Mapping[UUID, Outcome]:
+        """Void what the ledger does not know; what it knows stands."""
+        decided: dict[UUID, tuple[Charge, Final]] = {c.payment_id: (c, Voided()) for c in charges}
+        try:
+            return await self._book(decided)
+        except psycopg.OperationalError:
+            return dict.fromkeys(decided, Unavailable("provider_does_not_answer"))
+
+    async def look_up(self, payment_id: UUID) -> Entry | None:
+        """What the ledger says of a payment ID; None for one that it has never seen.
+
+        Raises:
+            psycopg.OperationalError: the ledger's database does not answer.
+        """
+        async with self._lock:
+            cursor = await (await self._database.connect()).execute(_LOOK_UP, ([payment_id],))
+            row = await cursor.fetchone()
+        return Entry(*row) if row else None
+
+    async def ledger(self, after: UUID, limit: int) -> list[Entry]:
+        """A page of the ledger by ascending payment ID.
+
+        Raises:
+            psycopg.OperationalError: the ledger's database does not answer.
+        """
+        async with self._lock:
+            cursor = await (await self._database.connect()).execute(_LEDGER, (after, limit))
+            return [Entry(*row) for row in await cursor.fetchall()]
+
+    async def close(self) -> None:
+        """Close the ledger's connection."""
+        await self._database.close()
+
+    def _is_unavailable(self, charge: Charge) -> bool:
+        cents = charge.amount_minor % 100
+        if cents == CENTS_UNAVAILABLE_ONCE and charge.payment_id not in self._turned_away:
+            if len(self._turned_away) >= _TURNED_AWAY_MAX:
+                self._turned_away.clear()
+            self._turned_away.add(charge.payment_id)
+            return True
+        return cents == CENTS_UNAVAILABLE or (self._outage_share > 0 and random.random() < self._outage_share)
+
+    def _decide(self, charge: Charge) -> Paid | Declined:
+        cents = charge.amount_minor % 100
+        if cents == CENTS_ACCOUNT_CLOSED:
+            return Declined("account_closed")
+        if cents == CENTS_DECLINED or (self._decline_share > 0 and random.random() < self._decline_share):
+            return Declined("declined")
+        return Paid(f"sim_{charge.payment_id.hex}")
+
+    async def _book(self, decided: dict[UUID, tuple[Charge, Final]]) -> dict[UUID, Outcome]:
+        if not decided:
+            return {}
+        charges = [charge for charge, _ in decided.values()]
+        answers = [answer for _, answer in decided.values()]
+        async with self._lock, self._database.transaction() as connection:
+            cursor = await connection.execute(
+                _CHARGE,
+                (
+                    [c.payment_id for c in charges],
+                    [c.account_id for c in charges],
+                    [c.amount_minor for c in charges],
+                    [c.currency for c in charges],
+                    [_STATUS[type(a)] for a in answers],
+                    [a.reference if isinstance(a, Paid) else None for a in answers],
+                    [a.reason if isinstance(a, Declined) else None for a in answers],
+                ),
+            )
+            new = {row[0] for row in await cursor.fetchall()}
+            outcomes: dict[UUID, Outcome] = {payment_id: decided[payment_id][1] for payment_id in new}
+            if len(new) < len(decided):
+                cursor = await connection.execute(_LOOK_UP, ([p for p in decided if p not in new],))
+                for entry in (Entry(*row) for row in await cursor.fetchall()):
+                    charge = decided[entry.payment_id][0]
+                    same = (entry.account_id, entry.amount_minor, entry.currency) == (
+                        charge.account_id,
+                        charge.amount_minor,
+                        charge.currency,
+                    )
+                    outcomes[entry.payment_id] = entry.outcome() if same else Declined("idempotency_key_reused")
+        return outcomes

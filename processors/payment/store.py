@@ -1,0 +1,193 @@
+"""How are payments read and written? All SQL of the payment service."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from processors.payment.decide import Payment
+from processors.runtime import outbox
+from processors.runtime.database import LostRace
+from processors.runtime.messages import Emitted
+from processors.runtime.rows import Rows
+from tracing import TraceContext
+
+_COLUMNS = """
+payment_id, account_id, amount_minor, currency, status, provider_reference, reason, attempts, next_attempt_at,
+deadline_at, void_reason, cancel_refused, traceparent, tracestate
+"""
+
+_READ = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ANY(%b)"
+
+_LOCK = f"{_READ} ORDER BY payment_id FOR UPDATE"
+
+_UNNEST = """
+unnest(%b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[], %b::smallint[],
+       %b::timestamptz[], %b::timestamptz[], %b::text[], %b::boolean[], %b::text[], %b::text[])
+"""
+
+_PAYMENTS = Rows(
+    "payments",
+    payment_id="uuid",
+    account_id="text",
+    amount_minor="bigint",
+    currency="text",
+    status="text",
+    provider_reference="text",
+    reason="text",
+    attempts="smallint",
+    next_attempt_at="timestamptz",
+    deadline_at="timestamptz",
+    void_reason="text",
+    cancel_refused="boolean",
+    traceparent="text",
+    tracestate="text",
+)
+
+_SET_OUTCOME = """
+SET status = n.status, provider_reference = n.provider_reference, reason = n.reason, attempts = n.attempts,
+    next_attempt_at = n.next_attempt_at, deadline_at = n.deadline_at, void_reason = n.void_reason,
+    cancel_refused = n.cancel_refused, claim = NULL, updated_at = now()
+"""
+
+_UPDATE = f"UPDATE payments p {_SET_OUTCOME} FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id"
+
+_TAKE_UP = f"""
+UPDATE payments p SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
+    status = n.status, next_attempt_at = n.next_attempt_at, deadline_at = n.deadline_at,
+    void_reason = n.void_reason, traceparent = n.traceparent, tracestate = n.tracestate, updated_at = now()
+FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id AND p.status = 'awaited'
+RETURNING p.payment_id
+"""
+
+# Another instance takes other rows at the same time, never the same; and none that is being worked on, as a claim
+# moves the time at which a row is due.
+_CLAIM = f"""
+WITH due AS (
+    SELECT payment_id AS id FROM payments WHERE status = 'pending' AND next_attempt_at <= %b
+    ORDER BY next_attempt_at LIMIT %b FOR UPDATE SKIP LOCKED)
+UPDATE payments SET claim = %b, next_attempt_at = %b FROM due WHERE payment_id = due.id RETURNING {_COLUMNS}
+"""
+
+_LOCK_CLAIMED = """
+SELECT payment_id, void_reason FROM payments WHERE payment_id = ANY(%b) AND claim = %b
+ORDER BY payment_id FOR UPDATE
+"""
+
+_RELEASE = "UPDATE payments SET claim = NULL, next_attempt_at = now() WHERE claim = %b"
+
+# Whoever works on a payment just now finds the wish when it is done; the others are due at once.
+_WISH_VOID = """
+UPDATE payments SET void_reason = %b, updated_at = now(),
+    next_attempt_at = CASE WHEN claim IS NULL THEN %b ELSE next_attempt_at END
+WHERE payment_id = ANY(%b)
+"""
+
+_NOTE_REFUSED = "UPDATE payments SET cancel_refused = true, updated_at = now() WHERE payment_id = ANY(%b)"
+
+
+async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
+    """The payments that are known already."""
+    cursor = await connection.execute(_READ, (payment_ids,))
+    return {row[0]: _payment(row) for row in await cursor.fetchall()}
+
+
+async def lock(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
+    """The same, locked in one order until the transaction ends."""
+    cursor = await connection.execute(_LOCK, (payment_ids,))
+    return {row[0]: _payment(row) for row in await cursor.fetchall()}
+
+
+async def insert(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
+    """Write new payments.
+
+    Raises:
+        psycopg.errors.UniqueViolation: another instance knows one of them by now.
+    """
+    await _PAYMENTS.insert(connection, [_row(payment) for payment in payments])
+
+
+async def take_up(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
+    """Write payments that were awaited, now that their deductions came.
+
+    Raises:
+        LostRace: another instance did so first.
+    """
+    if payments:
+        cursor = await connection.execute(_TAKE_UP, _columns(payments))
+        if len(await cursor.fetchall()) != len(payments):
+            raise LostRace("an awaited payment was taken up elsewhere")
+
+
+async def wish_void(connection: AsyncConnection, payments: Sequence[Payment], reason: str, now: datetime) -> None:
+    """Have pending payments voided instead of paid."""
+    if payments:
+        await connection.execute(_WISH_VOID, (reason, now, [p.payment_id for p in payments]))
+
+
+async def note_refused(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
+    """Remember whose cancellation was refused."""
+    if payments:
+        await connection.execute(_NOTE_REFUSED, ([p.payment_id for p in payments],))
+
+
+async def claim(
+    connection: AsyncConnection, now: datetime, limit: int, token: UUID, until: datetime
+) -> list[Payment]:
+    """Take pending payments that are due, oldest first; nobody else does before ``until``, or before an update."""
+    cursor = await connection.execute(_CLAIM, (now, limit, token, until))
+    return [_payment(row) for row in await cursor.fetchall()]
+
+
+async def lock_claimed(
+    connection: AsyncConnection, payment_ids: Sequence[UUID], token: UUID
+) -> dict[UUID, str | None]:
+    """Those of the payments that are still ours, with the reason to void them as it stands now; locked."""
+    cursor = await connection.execute(_LOCK_CLAIMED, (payment_ids, token))
+    return {row[0]: row[1] for row in await cursor.fetchall()}
+
+
+async def release(connection: AsyncConnection, token: UUID) -> None:
+    """Give back what was claimed; it is due at once."""
+    await connection.execute(_RELEASE, (token,))
+
+
+async def update(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
+    """Write what became of pending payments, and give them back."""
+    if payments:
+        await connection.execute(_UPDATE, _columns(payments))
+
+
+async def emit(connection: AsyncConnection, emitted: Sequence[Emitted]) -> None:
+    """Write events to the outbox."""
+    await outbox.write(connection, "payment", emitted)
+
+
+def _columns(payments: Sequence[Payment]) -> list[list[object]]:
+    return [list(column) for column in zip(*(_row(payment) for payment in payments), strict=True)]
+
+
+def _row(payment: Payment) -> tuple[object, ...]:
+    return (
+        payment.payment_id,
+        payment.account_id,
+        payment.amount_minor,
+        payment.currency,
+        payment.status,
+        payment.provider_reference,
+        payment.reason,
+        payment.attempts,
+        payment.next_attempt_at,
+        payment.deadline_at,
+        payment.void_reason,
+        payment.cancel_refused,
+        payment.context.traceparent,
+        payment.context.tracestate,
+    )
+
+
+def _payment(row: tuple[Any, ...]) -> Payment:
+    payment_id, account_id, amount_minor, currency, *decided, traceparent, tracestate = row
+    return Payment(payment_id, account_id, amount_minor, currency, TraceContext(traceparent, tracestate), *decided)

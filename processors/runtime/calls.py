@@ -1,0 +1,63 @@
+"""How are many outside calls made without being held up by one? A few at a time, and only for a while.
+
+A call that was not begun is no failed call: its place in the answers stays empty, and whoever asked has it due
+again from its database.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from processors.runtime.breaker import Breaker
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Calls:
+    """Calls to one other side, from anywhere in this process.
+
+    Args:
+        connections: calls under way at the same time at the most.
+        budget_s: how long after its start a batch begins further calls, seconds.
+        breaker: who knows whether the other side is up.
+    """
+
+    def __init__(self, connections: int, budget_s: float, breaker: Breaker) -> None:
+        self.breaker = breaker
+        self._connections = connections
+        self._budget_s = budget_s
+        self._free = asyncio.Semaphore(connections)
+
+    def capacity(self, at_most: int) -> int:
+        """How many calls are worth preparing now: all, one probe, or none."""
+        if self.breaker.is_closed:
+            return at_most
+        return 1 if self.breaker.may_probe else 0
+
+    async def each(self, call: Callable[[A], Awaitable[B]], items: Sequence[A], *, probe: bool) -> list[B | None]:
+        """Call for each item; the answers in order, None where no call was begun.
+
+        Args:
+            call: reports to the breaker how it went.
+            items: what to call with.
+            probe: whether one of them may test an other side that rests.
+        """
+        answers: list[B | None] = [None] * len(items)
+        begin_until = time.monotonic() + self._budget_s
+        waiting = iter(range(len(items)))
+
+        async def work() -> None:
+            for place in waiting:
+                async with self._free:
+                    if time.monotonic() >= begin_until or not self.breaker.admit(probe):
+                        return
+                    try:
+                        answers[place] = await call(items[place])
+                    except BaseException:
+                        self.breaker.failed()  # a probe that was cut off is none
+                        raise
+
+        await asyncio.gather(*(work() for _ in range(min(self._connections, len(items)))))
+        return answers

@@ -1,0 +1,168 @@
+"""How do records come in? In batches that grow with the load, from a confluent-kafka consumer.
+
+Idle, a record is handed on the moment it arrives. Under load the consumer waits a little between batches, so
+that each one is large: a transaction, a fetch and a produce request cost the same for one record as for many.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import structlog
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from contracts.headers import Headers
+from processors.runtime.messages import Record
+
+POLL_S = 0.5
+"""How long a poll waits for a first record; also how late a stop may be noticed."""
+
+GATHER_S_PER_RATE = 1 / 40_000
+"""From one batch to the next: 5 ms at 200 records/s, 0.1 s at 4,000."""
+
+RATE_WINDOW_S = 0.25
+"""The rate is measured over this time: a short burst is no load yet."""
+
+log = structlog.get_logger()
+
+
+class BatchConsumer:
+    """A member of a consumer group that hands out batches and remembers offsets only when told.
+
+    Calls block, so they belong on a thread; they must not overlap.
+
+    Args:
+        bootstrap: ``host:port`` of brokers, comma-separated.
+        group: consumer group, one per service.
+        topics: what to subscribe to.
+        batch_max: records in a batch at the most.
+        gather_s_max: how long to wait under load for a batch to grow, seconds.
+    """
+
+    def __init__(
+        self, bootstrap: str, group: str, topics: Sequence[str], batch_max: int, gather_s_max: float
+    ) -> None:
+        self._batch_max = batch_max
+        self._gather_s_max = gather_s_max
+        self._last_taken = time.monotonic()
+        self._load = _Load()
+        self._topic = topics[0]
+        self.assigned = False
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": group,
+                "client.id": group,
+                "group.protocol": "consumer",  # KIP-848: no stop-the-world rebalance
+                "auto.offset.reset": "earliest",
+                "enable.auto.offset.store": False,
+                "auto.commit.interval.ms": 500,
+                # Fetch again only once the last fetch was taken, and pause between fetches of a partition:
+                # without these a busy partition is fetched record by record and the broker's CPU is the limit.
+                "queued.min.messages": 1,
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 500,
+                # A batch that waits for its database must not cost the membership.
+                "max.poll.interval.ms": 3_600_000,
+                "error_cb": self._on_error,  # says in our log what librdkafka would print
+                "log_level": 2,
+                "reconnect.backoff.max.ms": 2_000,
+            }
+        )
+        self._consumer.subscribe(list(topics), on_assign=self._on_assign)
+
+    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self.assigned = True
+        log.info("partitions assigned", partitions=len(partitions))
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            log.warning("no Kafka broker answers, waiting", error=error.str())
+
+    def take(self) -> list[Record]:
+        """The next batch, in order per partition; empty when nothing came within :data:`POLL_S`.
+
+        Raises:
+            KafkaException: an error that waiting does not mend.
+        """
+        gather_s = min(self._load.rate * GATHER_S_PER_RATE, self._gather_s_max)
+        time.sleep(max(gather_s - (time.monotonic() - self._last_taken), 0.0))
+        found = self._consumer.consume(1, POLL_S)
+        if found:
+            found += self._consumer.consume(self._batch_max - 1, 0)
+        self._last_taken = time.monotonic()
+        self._load.count(len(found), self._last_taken)
+        return [_record(message) for message in found if _is_record(message)]
+
+    def store_offsets(self, records: Sequence[Record]) -> None:
+        """Remember that these records are done; Kafka is told within half a second, and on close."""
+        next_offsets: dict[tuple[str, int], int] = {}
+        for record in records:
+            next_offsets[record.topic, record.partition] = record.offset + 1
+        for (topic, partition), offset in next_offsets.items():
+            try:
+                self._consumer.store_offsets(offsets=[TopicPartition(topic, partition, offset)])
+            except KafkaException as error:
+                # Taken away in the meantime: whoever has the partition now repeats these, which changes nothing.
+                log.info("partition lost before its offset was stored", partition=partition, error=str(error))
+
+    def lag(self) -> int:
+        """Records behind the end of the assigned partitions, as far as the last fetch knew."""
+        behind = 0
+        for place in self._consumer.position(self._consumer.assignment()):
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            if place.offset != OFFSET_INVALID and high > place.offset >= 0:
+                behind += high - place.offset
+        return behind
+
+    def waits_for(self, timeout_s: float) -> str | None:
+        """What keeps records from coming in, in words; None if nothing does. Kafka is asked.
+
+        Args:
+            timeout_s: how long it may take to answer, seconds.
+        """
+        try:
+            self._consumer.list_topics(self._topic, timeout_s)
+        except KafkaException as error:
+            return f"Kafka does not answer: {error.args[0].str()}"
+        return None if self.assigned else "partitions are not assigned yet"
+
+    def close(self) -> None:
+        """Commit the stored offsets and leave the group."""
+        self._consumer.close()
+
+
+class _Load:
+    """Records per second, over the last full window."""
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self._since = time.monotonic()
+        self._records = 0
+
+    def count(self, records: int, now: float) -> None:
+        self._records += records
+        elapsed = now - self._since
+        if elapsed >= RATE_WINDOW_S:
+            self.rate = self._records / elapsed
+            self._since, self._records = now, 0
+
+
+def _is_record(message: Message) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    if error.fatal():
+        raise KafkaException(error)
+    log.warning("Kafka reports", error=error.str())
+    return False
+
+
+def _record(message: Message) -> Record:
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    # confluent-kafka hands headers out as a list; the other shapes of its type are for producing.
+    fields = cast(Headers, message.headers() or [])
+    return Record(topic, partition, offset, message.key(), message.value(), fields)

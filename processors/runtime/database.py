@@ -1,0 +1,106 @@
+"""How does a service talk to its database? One connection, one transaction per batch, in one round trip."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.types.json import set_json_dumps
+
+CONNECT_TIMEOUT_S = 5
+
+MANY = 100
+"""From this number of messages on, what a COPY saves is more than what its round trip costs."""
+
+
+class LostRace(Exception):  # noqa: N818
+    """A row is no longer as it was read."""
+
+
+LOST_RACES = (
+    LostRace,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+"""Someone else decided on the same withdrawal at the same time: nothing was written, read and decide again."""
+
+_WAITING_HELPS = (
+    LostRace,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+_SETUP = "42"
+"""SQLSTATE class of what is not there or not allowed: a table, a column, a right."""
+
+
+def is_nobodys_fault(error: Exception) -> bool:
+    """Whether an error is none of the messages': the database is away, out of means, locked, or not set up.
+
+    Waiting (for the server, a lock, a migration, a grant) mends these. What remains (a value or a constraint that
+    refuses, a limit that one row exceeds, an exception in our code) may be the fault of one message.
+    """
+    if isinstance(error, psycopg.ProgrammingError):
+        return (error.sqlstate or "").startswith(_SETUP)
+    return isinstance(error, _WAITING_HELPS) and not isinstance(error, psycopg.errors.ProgramLimitExceeded)
+
+
+class Database:
+    """A connection that comes back after an outage.
+
+    Args:
+        dsn: ``postgresql://user@host:port/database``.
+        service: shown in ``pg_stat_activity``.
+    """
+
+    def __init__(self, dsn: str, service: str) -> None:
+        self._dsn = dsn
+        self._service = service
+        self._connection: AsyncConnection | None = None
+
+    async def connect(self) -> AsyncConnection:
+        """The open connection, or a new one.
+
+        Raises:
+            psycopg.OperationalError: the database does not answer.
+        """
+        if self._connection is None or self._connection.closed:
+            connection = await AsyncConnection.connect(
+                self._dsn,
+                autocommit=True,
+                application_name=f"settle-{self._service}",
+                connect_timeout=CONNECT_TIMEOUT_S,
+            )
+            # Rows are found by key. A table that is still empty PostgreSQL would rather read as a whole, and
+            # keep that plan while the table grows.
+            await connection.execute("SET enable_seqscan = off")
+            # JSON is text here already (see `contracts.events.encode`).
+            set_json_dumps(str.encode, connection)
+            self._connection = connection
+        return self._connection
+
+    @asynccontextmanager
+    async def transaction(self, messages: int = 1) -> AsyncIterator[AsyncConnection]:
+        """A transaction; for few messages its statements do not wait for each other's answers (pipeline mode).
+
+        Args:
+            messages: how many are handled in it: for many, :class:`~processors.runtime.rows.Rows` are copied.
+        """
+        connection = await self.connect()
+        try:
+            async with AsyncExitStack() as stack:
+                if messages < MANY:
+                    await stack.enter_async_context(connection.pipeline())
+                await stack.enter_async_context(connection.transaction())
+                yield connection
+        except psycopg.OperationalError:
+            # The outcome may be unknown; a fresh connection asks the tables.
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None

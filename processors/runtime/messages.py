@@ -1,0 +1,116 @@
+"""What does a service see of a Kafka record? An event with its place and trace context, or why it is none."""
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+import msgspec
+from opentelemetry.trace import Span
+from uuid_utils.compat import uuid7
+
+from contracts import headers
+from contracts.events import EVENT_TYPES, ContractError, Event, decode
+from tracing import TraceContext
+
+_UUID = msgspec.json.Decoder(UUID)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record as Kafka holds it: its place, and its bytes untouched."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: headers.Headers
+
+    @property
+    def place(self) -> str:
+        """Where it is: ``<topic>/<partition>@<offset>``."""
+        return f"{self.topic}/{self.partition}@{self.offset}"
+
+
+class Message(msgspec.Struct):
+    """An event that arrived.
+
+    Attributes:
+        event: the decoded body.
+        id: UUID of the message; the same when a relay or producer sends it again.
+        context: trace context to hand on: the sender's, or that of this hop's own span once it has one.
+        record: where it came from.
+        span: this hop's ``process`` span, where the withdrawal is traced.
+    """
+
+    event: Event
+    id: UUID
+    context: TraceContext
+    record: Record
+    span: Span | None = None
+
+
+class Emitted(msgspec.Struct, frozen=True):
+    """An event to be written to the outbox, the trace context it continues, and its message ID."""
+
+    event: Event
+    context: TraceContext
+    id: UUID = msgspec.field(default_factory=uuid7)
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that can never be handled, and why; the error, where it took one to find out."""
+
+    record: Record
+    reason: str
+    error: str | None = None
+
+
+class Unhandled(msgspec.Struct, frozen=True):
+    """A record that is well-formed but of no interest here; ``known`` tells whether the type exists at all."""
+
+    event_type: str
+    known: bool
+
+
+def read(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadLetter:
+    """Decode a record once, if its type is one of those handled here."""
+    fields = dict(record.headers)
+    type_bytes, id_bytes = fields.get(headers.EVENT_TYPE), fields.get(headers.ID)
+    if type_bytes is None:
+        return DeadLetter(record, f"header {headers.EVENT_TYPE} is missing")
+    try:
+        event_type = type_bytes.decode()
+        if event_type not in handled:
+            return Unhandled(event_type, event_type in EVENT_TYPES)
+        if id_bytes is None:
+            return DeadLetter(record, f"header {headers.ID} is missing")
+        if record.value is None:
+            return DeadLetter(record, f"{event_type}: body is missing")
+        message_id = _UUID.decode(b'"%b"' % id_bytes)
+        event = decode(event_type, record.value)
+        context = TraceContext(_text(fields.get(headers.TRACEPARENT)), _text(fields.get(headers.TRACESTATE)))
+    except ContractError as error:
+        return DeadLetter(record, str(error))
+    except UnicodeDecodeError as error:
+        return DeadLetter(record, f"a header is not text: {error}")
+    except msgspec.MsgspecError as error:
+        return DeadLetter(record, f"header {headers.ID} is not a UUID: {error}")
+    return Message(event, message_id, context, record)
+
+
+def _text(value: bytes | None) -> str | None:
+    if value and b"\0" in value:  # ASCII, but no text column of PostgreSQL takes it
+        raise UnicodeDecodeError("ascii", value, value.index(b"\0"), value.index(b"\0") + 1, "NUL is not text")
+    return value.decode("ascii") if value else None
+
+
+def by_payment_id(messages: Iterable[Message]) -> dict[UUID, list[Message]]:
+    """Group messages by withdrawal, in order of arrival."""
+    grouped: dict[UUID, list[Message]] = {}
+    for message in messages:
+        grouped.setdefault(message.event.payment_id, []).append(message)
+    return grouped
+
+
+def payment_ids(messages: Sequence[Message]) -> list[UUID]:
+    """The payment IDs of the messages, each once, in ascending order (one lock order everywhere)."""
+    return sorted({message.event.payment_id for message in messages})

@@ -1,0 +1,43 @@
+"""How does a service's database get its schema? By Alembic, each service with versions of its own."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+_PROCESSORS = Path(__file__).parent.parent
+
+VERSIONS = {
+    "account": _PROCESSORS / "account" / "migrations",
+    "payment": _PROCESSORS / "payment" / "migrations",
+    "notification": _PROCESSORS / "notification" / "migrations",
+    "saga": _PROCESSORS / "saga" / "migrations",
+    "provider": _PROCESSORS / "payment" / "provider" / "migrations",
+}
+"""Where the versions of each database's schema are."""
+
+# Any number: it only has to be the same for everyone who migrates a Settle database.
+_MIGRATION_LOCK = 0x5E771E
+
+
+def migrate(service: str, dsn: str) -> None:
+    """Bring the database of a service to the newest version; safe to run again, and by several at once.
+
+    Args:
+        service: one of :data:`VERSIONS`.
+        dsn: ``postgresql://user@host:port/database`` of a role that may create tables.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: the database does not answer.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(_PROCESSORS / "runtime" / "alembic"))
+    config.set_main_option("version_locations", str(VERSIONS[service]))
+    config.set_main_option("path_separator", "newline")
+    engine = create_engine(dsn.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,178 @@
+"""What happens to a batch? Decode once, process in one transaction, then dead letters, then offsets.
+
+Whatever fails before the offsets are stored makes the batch come again, and every step is idempotent by
+payment ID, so coming again changes nothing.
+
+Three kinds of failure are kept apart. *The database is away* (or a race was lost): nobody's fault, the batch is
+tried until it succeeds. *A message cannot be read* or contradicts what is known: a dead letter at once. *Something
+raises*: the batch is tried again, then halved and halved until the culprits stand alone; they become dead letters,
+all others are done, in their order. Where many messages fail and not one succeeds, the service is at fault and not
+its messages: then it waits for someone to mend it.
+"""
+
+import asyncio
+import time
+import traceback
+from collections import Counter as Tally
+from collections.abc import Sequence
+from itertools import chain, repeat
+from pathlib import Path
+
+import psycopg
+import structlog
+from confluent_kafka import KafkaException
+
+import failpoints
+from processors.runtime import metrics
+from processors.runtime.batch import Batch
+from processors.runtime.database import LOST_RACES, is_nobodys_fault
+from processors.runtime.dead_letters import DeadLetters
+from processors.runtime.messages import DeadLetter, Message, Record, read
+from processors.runtime.processor import Processor
+
+BATCH_RETRY_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+"""Pauses before a batch is tried again; the last one repeats until it succeeds."""
+
+TRIES_TOGETHER = 3
+"""How often a whole batch is tried before the culprit is looked for."""
+
+TRIES_ALONE = 2
+"""How often a message that is alone in its transaction is tried before it is a dead letter."""
+
+ALL_FAIL_MIN = 20
+"""Where so many messages fail and none succeeds, none of them is the culprit."""
+
+FAILS = "fails each time it is tried"
+
+log = structlog.get_logger()
+
+
+class Pipeline:
+    """Takes records through a processor, as often as it needs to succeed."""
+
+    def __init__(self, processor: Processor, dead_letters: DeadLetters) -> None:
+        self._processor = processor
+        self._dead_letters = dead_letters
+        self._handled = frozenset(event_type.__name__ for event_type in processor.handles)
+
+    async def run(self, records: Sequence[Record]) -> None:
+        """Process the records; returns when all they cause is committed, and only then."""
+        started = time.perf_counter()
+        batch = self._read(records)
+        service = self._processor.name
+        batch.begin_spans()
+        try:
+            if batch.messages and (error := await self._try(batch, TRIES_TOGETHER)) is not None:
+                await self._find_culprits(batch, error)
+            if batch.dead_letters:
+                await self._publish(batch.dead_letters)
+        finally:
+            batch.end_spans()
+        metrics.BATCH_SECONDS.labels(service).observe(time.perf_counter() - started)
+        metrics.BATCH_MESSAGES.labels(service).observe(len(records))
+
+    async def _try(self, batch: Batch, tries: int) -> Exception | None:
+        """Try until it is committed, then None; the last error, if it raised so often through its own fault."""
+        service = self._processor.name
+        failures = 0
+        for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
+            try:
+                await self._processor.process(batch)
+                failpoints.hit(f"{service}.committed")
+                return None
+            except Exception as error:
+                batch.forget_refusals()
+                if isinstance(error, psycopg.OperationalError) and not isinstance(error, LOST_RACES):
+                    log.warning("database does not answer, waiting", error=_first_line(error))
+                if not is_nobodys_fault(error):
+                    failures += 1
+                    if failures >= tries:
+                        return error
+                    if not isinstance(error, LOST_RACES):
+                        log.exception("batch failed, trying again", messages=len(batch.messages))
+                metrics.BATCH_RETRIES.labels(service, type(error).__name__).inc()
+                batch.note(f"retry after {type(error).__name__}")
+            await asyncio.sleep(pause_s)
+        raise AssertionError  # pauses never end
+
+    async def _find_culprits(self, batch: Batch, error: Exception) -> None:
+        """Do what can be done of a batch that fails; what fails alone as well is refused."""
+        count = len(batch.messages)
+        while True:
+            log.error("batch fails, looking for the culprit", messages=count, exc_info=error)
+            done = await self._halve(batch, batch.messages)
+            if done or count < ALL_FAIL_MIN:
+                return
+            log.error("not one message of a batch succeeds: mend the service; it waits", messages=count)
+            batch.forget_refusals()
+            await asyncio.sleep(BATCH_RETRY_S[-1])
+
+    async def _halve(self, batch: Batch, messages: Sequence[Message]) -> int:
+        """Handle some messages of a batch, in order, in as few transactions as succeed; how many were done."""
+        part = batch.part(messages)
+        alone = len(messages) == 1
+        error = await self._try(part, TRIES_ALONE if alone else 1)
+        if error is None:
+            batch.dead_letters += part.dead_letters
+            return len(messages)
+        if alone:
+            if not await self._keep(messages[0], last_line(error)):
+                batch.refuse(messages[0], FAILS, last_line(error))
+            return 0
+        middle = len(messages) // 2
+        return await self._halve(batch, messages[:middle]) + await self._halve(batch, messages[middle:])
+
+    async def _keep(self, message: Message, error: str) -> bool:
+        for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
+            try:
+                return await self._processor.keep(message, error)
+            except psycopg.OperationalError as away:
+                log.warning("database does not answer, waiting", error=_first_line(away))
+            await asyncio.sleep(pause_s)
+        raise AssertionError  # pauses never end
+
+    async def _publish(self, letters: Sequence[DeadLetter]) -> None:
+        service = self._processor.name
+        for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
+            try:
+                await self._dead_letters.publish(letters)
+                break
+            except KafkaException as error:
+                log.warning("Kafka does not take dead letters, waiting", error=str(error))
+            await asyncio.sleep(pause_s)
+        failpoints.hit(f"{service}.dead-letters-sent")
+        metrics.DEAD_LETTERS.labels(service).inc(len(letters))
+        for letter in letters:
+            log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error)
+
+    def _read(self, records: Sequence[Record]) -> Batch:
+        messages: list[Message] = []
+        dead_letters: list[DeadLetter] = []
+        unknown: Tally[str] = Tally()
+        for record in records:
+            found = read(record, self._handled)
+            if isinstance(found, Message):
+                messages.append(found)
+            elif isinstance(found, DeadLetter):
+                dead_letters.append(found)
+            elif not found.known:
+                unknown[found.event_type] += 1
+        service = self._processor.name
+        for event_type, count in unknown.items():
+            metrics.SKIPPED.labels(service, event_type).inc(count)
+            log.warning("unknown event type skipped", event_type=event_type, count=count)
+        for handled, count in Tally(type(message.event).__name__ for message in messages).items():
+            metrics.MESSAGES.labels(service, handled).inc(count)
+        return Batch(service, messages, dead_letters)
+
+
+def last_line(error: Exception) -> str:
+    """An error as the last line of its stack trace tells it, with the place in the code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno} in {ours[-1].name})" if ours else ""
+    return f"{type(error).__name__}: {_first_line(error)}{place}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

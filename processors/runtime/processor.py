@@ -1,0 +1,62 @@
+"""What is a processor? A service that acts on batches, with a database of its own."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from contracts.events import Event
+from contracts.topics import Topic
+from processors.runtime.batch import Batch
+from processors.runtime.database import Database
+from processors.runtime.messages import Message
+from processors.runtime.settings import ServiceSettings
+
+
+class Processor(ABC):
+    """A service: what it listens to, and what it does with a batch.
+
+    Attributes:
+        name: of the service, its database and its consumer group.
+        topics: what it subscribes to.
+        handles: the event types it acts on; others are passed over.
+        gather_s_max: how long it may wait under load to make a batch larger.
+    """
+
+    name: ClassVar[str]
+    topics: ClassVar[tuple[Topic, ...]]
+    handles: ClassVar[tuple[type[Event], ...]]
+    gather_s_max: ClassVar[float] = 0.2
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self.settings = settings
+        self.database = Database(settings.dsn(self.name), self.name)
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            psycopg.OperationalError: the database does not answer.
+        """
+        await self.database.connect()
+
+    @abstractmethod
+    async def process(self, batch: Batch) -> None:
+        """Act on a batch in one transaction; called again with the same batch if it raises."""
+
+    async def keep(self, message: Message, error: str) -> bool:  # noqa: ARG002
+        """Keep a message that fails each time, to try it again from the service's own database.
+
+        Returns:
+            False, as here: it is not kept, and goes to the dead letters.
+        """
+        return False
+
+    async def work_due(self) -> int:
+        """Try again what is due from the service's own database; returns how many were tried.
+
+        Runs beside :meth:`process`, so it needs a connection of its own.
+        """
+        return 0
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await self.database.close()

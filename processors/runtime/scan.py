@@ -1,0 +1,119 @@
+"""What is in some topics, from their beginning to their end as it is now? For people's tools and audits."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+TIMEOUT_S = 15.0
+"""How long Kafka may be silent before a scan gives up."""
+
+FETCH_RECORDS = 5_000
+POLL_S = 0.5
+RETRY_S = 0.1
+
+# Of a topic that has just been created, or a broker that has just started.
+_NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+
+def scan(
+    bootstrap: str, topics: Iterable[str], starts: dict[tuple[str, int], int] | None = None
+) -> Iterator[Message]:
+    """Every record that is there now, in order per partition; topics that do not exist are empty.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        topics: their names.
+        starts: first offset by topic and partition, where only some partitions are wanted, and those from there.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    until = end_offsets(bootstrap, topics)
+    if starts is not None:
+        until = {place: end for place, end in until.items() if place in starts}
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            # No member of any group: it assigns itself and commits nothing.
+            "group.id": "settle-scan",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 10,
+            "log_level": 0,
+        }
+    )
+    try:
+        yield from _read(consumer, until, starts or {})
+    finally:
+        consumer.close()
+
+
+def end_offsets(bootstrap: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """The next offset of each partition of the topics that exist.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    return _offsets(bootstrap, topics, _LATEST)
+
+
+def first_offsets(bootstrap: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """The oldest offset that each partition still has.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    return _offsets(bootstrap, topics, _EARLIEST)
+
+
+def _offsets(bootstrap: str, topics: Iterable[str], which: OffsetSpec) -> dict[tuple[str, int], int]:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    known = admin.list_topics(timeout=TIMEOUT_S).topics
+    there = [name for name in topics if name in known]
+    places = [TopicPartition(name, number) for name in there for number in known[name].partitions]
+    if not places:
+        return {}
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        asked = admin.list_offsets(dict.fromkeys(places, which), request_timeout=TIMEOUT_S)
+        try:
+            return {(place.topic, place.partition): future.result().offset for place, future in asked.items()}
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_S)
+
+
+def _read(
+    consumer: Consumer, until: dict[tuple[str, int], int], starts: dict[tuple[str, int], int]
+) -> Iterator[Message]:
+    left = {place for place, end in until.items() if end > starts.get(place, 0)}
+    consumer.assign([TopicPartition(*place, starts.get(place, 0)) for place in left])
+    heard = time.monotonic()
+    while left:
+        found = consumer.consume(1, POLL_S)
+        if found:
+            found += consumer.consume(FETCH_RECORDS, 0)
+            heard = time.monotonic()
+        elif time.monotonic() - heard > TIMEOUT_S:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "Kafka sends nothing"))
+        for message in found:
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            assert topic is not None
+            assert partition is not None
+            assert offset is not None
+            place, error = (topic, partition), message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                left.discard(place)
+            elif offset < until[place]:
+                yield message
+            if offset >= until[place] - 1:
+                left.discard(place)

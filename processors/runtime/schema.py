@@ -1,0 +1,31 @@
+"""Which tables look the same in every service's database?
+
+Migrations are frozen in time, so each definition carries a version and is never edited: a change is a new
+one.
+"""
+
+OUTBOX_V1 = """
+    -- The columns of Debezium's outbox event router. Ids are time-ordered: inserts touch one end of the index.
+    CREATE TABLE outbox (
+        id            uuid PRIMARY KEY DEFAULT uuidv7(),
+        aggregatetype text NOT NULL,
+        aggregateid   text NOT NULL,
+        type          text NOT NULL,
+        payload       json NOT NULL,
+        traceparent   text,
+        tracestate    text,
+        created_at    timestamptz NOT NULL DEFAULT now()
+    )
+"""
+
+
+def append_only_v1(table: str) -> str:
+    """SQL that makes a table refuse UPDATE, DELETE and TRUNCATE, whoever asks."""
+    return f"""
+    CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION '{table} is append-only: % refused', TG_OP;
+    END $$;
+    CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
+        FOR EACH STATEMENT EXECUTE FUNCTION {table}_is_append_only();
+    """

@@ -1,0 +1,133 @@
+"""How is a service told where things are? By environment variables with the prefix ``SETTLE_``."""
+
+import json
+from email.headerregistry import Address
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import AnyHttpUrl, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from processors.runtime.retry import RetryPolicy
+
+DEFAULT_DSN = "postgresql://settle@127.0.0.1:5432"
+
+DATA_FOLDER = Path(platformdirs.user_data_dir("settle"))
+"""Where everybody looks who is not told: the embedded stack, commands, and file mails."""
+
+PAUSE_S_MAX = 86_400.0
+
+Pause = Annotated[float, Field(ge=0, le=PAUSE_S_MAX, allow_inf_nan=False)]
+
+
+class ServiceSettings(BaseSettings):
+    """What every service reads. A variable that makes no sense stops the service at its start, with its name."""
+
+    model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
+
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated")
+    account_dsn: str = Field(f"{DEFAULT_DSN}/account", description="database of the account service")
+    payment_dsn: str = Field(f"{DEFAULT_DSN}/payment", description="database of the payment service")
+    notification_dsn: str = Field(f"{DEFAULT_DSN}/notification", description="database of notification")
+    saga_dsn: str = Field(f"{DEFAULT_DSN}/saga", description="database of the saga service")
+    provider_dsn: str = Field(f"{DEFAULT_DSN}/provider", description="database of the simulated provider")
+
+    http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics listen")
+    http_port: int = Field(0, ge=0, le=65535, description="their port; 0 = none")
+
+    batch_max: int = Field(6_000, ge=1, le=50_000, description="messages in one transaction at the most")
+    # Decoded here and not by pydantic-settings, whose error is one of its own and does not say what is wrong.
+    retry_backoff_s: Annotated[tuple[Pause, ...], NoDecode] = Field(
+        (1.0, 2.0, 4.0, 8.0, 16.0),
+        min_length=1,
+        max_length=20,
+        description="pauses before each further attempt, seconds",
+    )
+    retry_jitter: float = Field(
+        0.2, ge=0, lt=1, allow_inf_nan=False, description="how far a pause may be off, as a share of it"
+    )
+    deadline_s: float = Field(
+        600.0, gt=0, le=PAUSE_S_MAX, description="how long after its deduction a payment may be made, seconds"
+    )
+
+    stuck_s: float = Field(
+        60.0,
+        gt=0,
+        le=PAUSE_S_MAX,
+        description="a withdrawal without an event for so long is stuck, seconds",
+    )
+
+    mailer: Literal["file", "smtp", "off"] | None = Field(
+        None, description="how mail leaves; default: smtp when SETTLE_SMTP_HOST is set, else file"
+    )
+    data: Path = Field(DATA_FOLDER, description="data folder; file mails go to its mail/")
+    smtp_host: str | None = Field(None, description="SMTP server")
+    smtp_port: int = Field(25, ge=1, le=65535, description="its port")
+    smtp_timeout_s: float = Field(10.0, gt=0, allow_inf_nan=False, description="for one mail, seconds")
+    mail_from: str = Field("settle@localhost", description="sender of mails")
+    mail_to: str = Field("{account_id}@localhost", description="recipient; {account_id} is filled in")
+
+    provider_url: AnyHttpUrl | None = Field(
+        None, description="payment provider as an HTTP service; default: in this process"
+    )
+    provider_timeout_s: float = Field(5.0, gt=0, le=60, description="for one answer of the provider, seconds")
+    provider_connections: int = Field(32, ge=1, le=1000, description="calls to the provider under way at most")
+    provider_latency_ms: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="simulated provider: time for one batch of charges"
+    )
+    provider_decline_share: float = Field(0.0, ge=0, le=1, description="simulated provider: share declined")
+    provider_outage_share: float = Field(0.0, ge=0, le=1, description="simulated provider: share unavailable")
+
+    @field_validator("retry_backoff_s", mode="before")
+    @classmethod
+    def _is_a_json_list(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("not a JSON list such as [1, 2, 4]") from None
+
+    @field_validator("mail_to")
+    @classmethod
+    def _is_an_address_for_every_account(cls, template: str) -> str:
+        try:
+            recipient(template, "acc-1")
+        except (LookupError, AttributeError):
+            raise ValueError("the only placeholder is {account_id}") from None
+        except ValueError as error:
+            raise ValueError(f"not an address such as {{account_id}}@bank.example: {error}") from None
+        return template
+
+    @field_validator("mail_from")
+    @classmethod
+    def _is_an_address(cls, sender: str) -> str:
+        message = EmailMessage()
+        message["From"] = sender
+        if [bool(address.domain) for address in message["From"].addresses] != [True]:
+            raise ValueError("not an address such as settle@bank.example")
+        return sender
+
+    def retry_policy(self) -> RetryPolicy:
+        """When to try again what failed for now."""
+        return RetryPolicy(self.retry_backoff_s, self.retry_jitter)
+
+    def dsn(self, service: str) -> str:
+        """The DSN of a service's database: ``account``, ``payment``, ``notification``, ``saga``, ``provider``."""
+        return str(getattr(self, f"{service}_dsn"))
+
+
+def recipient(template: str, account_id: str) -> str:
+    """The mail address of an account, quoted where the account ID needs it: ``"a:1"@bank.example``.
+
+    Raises:
+        LookupError, AttributeError: a placeholder other than ``{account_id}``.
+        ValueError: what comes out is no address.
+    """
+    local, at, domain = (part.format(account_id=account_id) for part in template.rpartition("@"))
+    if not (local and at and domain):
+        raise ValueError("something must stand on both sides of the @")
+    # Unquoted, a colon would make it a group of addresses, which no mail server takes.
+    return Address(username=local, domain=domain).addr_spec

@@ -1,0 +1,245 @@
+"""Where does a withdrawal stand, and is it finished?
+
+Plain functions from what has been seen to what is so; no SQL, no Kafka. The order of arrival does not matter:
+a withdrawal stands where the *set* of its events says, and it is closed when its whole story is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from uuid import UUID
+
+import msgspec
+
+from contracts.events import (
+    BalanceChecked,
+    CancelRefused,
+    Event,
+    MoneyDeducted,
+    MoneyRefunded,
+    NotificationFailed,
+    NotificationSent,
+    PaymentFailed,
+    PaymentProcessed,
+    WithdrawalCompensated,
+    WithdrawalCompleted,
+    WithdrawalRejected,
+    WithdrawalRequested,
+    follow,
+    same_withdrawal,
+)
+from processors.runtime.messages import Emitted, Message, Record
+
+INCOMPLETE = "incomplete"
+REQUESTED = "requested"
+DEDUCTED = "deducted"
+PAID = "paid"
+COMPENSATING = "compensating"
+COMPLETED = "completed"
+COMPENSATED = "compensated"
+REJECTED = "rejected"
+
+FINISHED = frozenset({COMPLETED, COMPENSATED, REJECTED})
+
+# One bit per event type; the order is part of the stored data.
+_ORDER: tuple[type[Event], ...] = (
+    WithdrawalRequested,
+    BalanceChecked,
+    MoneyDeducted,
+    WithdrawalRejected,
+    PaymentProcessed,
+    PaymentFailed,
+    MoneyRefunded,
+    NotificationSent,
+    NotificationFailed,
+    WithdrawalCompleted,
+    WithdrawalCompensated,
+    CancelRefused,
+)
+BITS = {event_type: 1 << position for position, event_type in enumerate(_ORDER)}
+
+_REQUESTED = BITS[WithdrawalRequested]
+_TAKEN = _REQUESTED | BITS[BalanceChecked] | BITS[MoneyDeducted]
+_TOLD = BITS[NotificationSent] | BITS[NotificationFailed]
+_RETURNED = _TAKEN | BITS[PaymentFailed] | BITS[MoneyRefunded]
+_FROM_ACCOUNT = BITS[BalanceChecked] | BITS[MoneyDeducted] | BITS[WithdrawalRejected] | BITS[MoneyRefunded]
+_ACTED_ON: dict[str, type[Event]] = {
+    DEDUCTED: MoneyDeducted,
+    PAID: PaymentProcessed,
+    COMPENSATING: PaymentFailed,
+}
+_GIVE_REASON = (WithdrawalRejected, PaymentFailed)
+
+
+class Standing(msgspec.Struct):
+    """Where one withdrawal stands; the amount in minor units.
+
+    ``seen_before`` is what had been seen when it was read from the database; None if it is new.
+    """
+
+    payment_id: UUID
+    account_id: str
+    amount_minor: int
+    currency: str
+    state: str
+    seen: int
+    reason: str | None
+    trace_id: str | None
+    finished_at: datetime | None
+    finished_by: str | None
+    seen_before: int | None = None
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event for the store; without a record if this service wrote it."""
+
+    event_id: UUID
+    event: Event
+    record: Record | None
+
+
+class Decision(msgspec.Struct):
+    """What a batch changes: all of it is written in one transaction, or none.
+
+    ``stored`` are the first events of their type, ``stored_again`` any later ones.
+    """
+
+    standings: list[Standing] = []
+    stored: list[StoredEvent] = []
+    stored_again: list[StoredEvent] = []
+    emitted: list[Emitted] = []
+
+
+@cache
+def state_of(seen: int) -> str:
+    """The state that a set of events amounts to.
+
+    Without the request nothing is believed: it may be late, or there never was one and the rest is hearsay.
+    """
+    if not seen & _REQUESTED:
+        return INCOMPLETE
+    if seen & BITS[WithdrawalRejected]:
+        return REJECTED
+    if seen & BITS[WithdrawalCompensated]:
+        return COMPENSATED
+    if seen & BITS[WithdrawalCompleted]:
+        return COMPLETED
+    if seen & BITS[PaymentProcessed]:
+        return PAID
+    if seen & (BITS[PaymentFailed] | BITS[MoneyRefunded]):
+        return COMPENSATING
+    return DEDUCTED if seen & BITS[MoneyDeducted] else REQUESTED
+
+
+@cache
+def closing_of(seen: int) -> type[Event] | None:
+    """The event that closes the withdrawal now, if its story is whole and not closed yet."""
+    if seen & (BITS[WithdrawalCompleted] | BITS[WithdrawalCompensated]):
+        return None
+    if seen & _RETURNED == _RETURNED:
+        return WithdrawalCompensated
+    paid = _TAKEN | BITS[PaymentProcessed]
+    return WithdrawalCompleted if seen & paid == paid and seen & _TOLD else None
+
+
+def waiting_for(seen: int) -> str | None:
+    """What has to happen next, in words; None when the withdrawal is finished."""
+    state = state_of(seen)
+    if state in FINISHED:
+        return None
+    if state == INCOMPLETE:
+        return "the request to reach the saga service"
+    if not seen & _FROM_ACCOUNT:
+        return "the account service to check the balance"
+    if state == COMPENSATING:
+        return "the account service to refund"
+    if state == PAID:
+        return "the saga service to close" if seen & _TOLD else "the notification service to tell the customer"
+    if state == DEDUCTED:
+        return "the payment service to pay"
+    return "the account service to deduct"
+
+
+def needed_for(seen: int) -> type[Event] | None:
+    """The event that the waiting step acts on; None when the withdrawal is finished, or waits for no step."""
+    state = state_of(seen)
+    if state in FINISHED:
+        return None
+    if not seen & _FROM_ACCOUNT:
+        return WithdrawalRequested
+    return _ACTED_ON.get(state)
+
+
+def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: datetime) -> Decision:
+    """Record a batch and see what it finishes.
+
+    Args:
+        messages: events of any type, in any order.
+        known: where their withdrawals stand so far; changed in place.
+        now: the time that closing events carry.
+    """
+    decision = Decision()
+    standings = dict(known)
+    for message in messages:
+        event = message.event
+        standing = standings.get(event.payment_id)
+        if standing is None:
+            standing = standings[event.payment_id] = _begin(message)
+        elif isinstance(event, WithdrawalRequested) and not _belongs(event, standing):
+            continue
+        bit = BITS[type(event)]
+        stored = StoredEvent(message.id, event, message.record)
+        if standing.seen & bit:
+            decision.stored_again.append(stored)
+            continue
+        decision.stored.append(stored)
+        # What the account service says of the withdrawal counts, and until it has spoken, the first request.
+        if bit & _FROM_ACCOUNT or (bit & _REQUESTED and not standing.seen & _FROM_ACCOUNT):
+            standing.account_id, standing.amount_minor = event.account_id, event.amount_minor
+            standing.currency = event.currency
+            standing.trace_id = message.context.trace_id or standing.trace_id
+        standing.seen |= bit
+        if isinstance(event, _GIVE_REASON):
+            standing.reason = event.reason
+        closing = closing_of(standing.seen)
+        if closing is not None:
+            _close(closing, message, standing, now, decision)
+        standing.state = state_of(standing.seen)
+        if standing.finished_at is None and standing.state == REJECTED:
+            standing.finished_at = event.occurred_at if isinstance(event, WithdrawalRejected) else now
+            standing.finished_by = WithdrawalRejected.__name__
+    decision.standings = [s for s in standings.values() if s.seen != s.seen_before]
+    return decision
+
+
+def _begin(message: Message) -> Standing:
+    event = message.event
+    return Standing(
+        event.payment_id,
+        event.account_id,
+        event.amount_minor,
+        event.currency,
+        state=REQUESTED,
+        seen=0,
+        reason=None,
+        trace_id=message.context.trace_id,
+        finished_at=None,
+        finished_by=None,
+    )
+
+
+def _belongs(request: WithdrawalRequested, standing: Standing) -> bool:
+    """A second request with other contents is no part of the story; the account service refuses it.
+
+    Unless the account service has not spoken yet: then nobody knows which of the two it will take.
+    """
+    return same_withdrawal(request, standing) or not standing.seen & _FROM_ACCOUNT
+
+
+def _close(closing: type[Event], message: Message, standing: Standing, now: datetime, decision: Decision) -> None:
+    details = {"reason": standing.reason or ""} if closing is WithdrawalCompensated else {}
+    emitted = Emitted(follow(closing, standing, now, **details), message.context)
+    decision.emitted.append(emitted)
+    decision.stored.append(StoredEvent(emitted.id, emitted.event, None))
+    standing.seen |= BITS[closing]
+    standing.finished_at, standing.finished_by = now, closing.__name__

@@ -1,0 +1,62 @@
+"""The saga service: every event of every topic in, the event store and the closing events out."""
+
+import time
+from datetime import UTC, datetime
+
+from contracts.events import EVENT_TYPES, CancelRequested, WithdrawalCompensated, WithdrawalCompleted
+from contracts.topics import READ_BY
+from processors.runtime import metrics
+from processors.runtime.app import create_app
+from processors.runtime.batch import Batch
+from processors.runtime.database import Database
+from processors.runtime.processor import Processor
+from processors.runtime.settings import ServiceSettings
+from processors.saga import store
+from processors.saga.decide import COMPENSATING, DEDUCTED, INCOMPLETE, PAID, REQUESTED, decide
+
+COUNT_STUCK_EVERY_S = 5.0
+
+OPEN = (INCOMPLETE, REQUESTED, DEDUCTED, PAID, COMPENSATING)
+
+# This service writes these itself, in the transaction that closes the withdrawal.
+_OWN = (WithdrawalCompleted, WithdrawalCompensated)
+# A wish is no event of the story; what became of it is.
+_WISHES = (CancelRequested,)
+
+
+class SagaProcessor(Processor):
+    """Stores events and follows where each withdrawal stands, one transaction a batch."""
+
+    name = "saga"
+    gather_s_max = 1.0
+    topics = READ_BY["saga"]
+    handles = tuple(event_type for event_type in EVENT_TYPES.values() if event_type not in (*_OWN, *_WISHES))
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        super().__init__(settings)
+        self._due_database = Database(settings.saga_dsn, "saga-due")
+        self._count_at = 0.0
+
+    async def process(self, batch: Batch) -> None:
+        """Read, decide, write."""
+        async with batch.transaction(self.database) as connection:
+            known = await store.read(connection, list({message.event.payment_id for message in batch.messages}))
+            decision = decide(batch.messages, known, datetime.now(UTC))
+            await store.write(connection, decision)
+
+    async def work_due(self) -> int:
+        """Count now and then what makes no progress; nothing else is due here."""
+        if (now := time.monotonic()) >= self._count_at:
+            self._count_at = now + COUNT_STUCK_EVERY_S
+            counts = await store.count_stuck(await self._due_database.connect(), self.settings.stuck_s)
+            for state in OPEN:
+                metrics.STUCK.labels(state).set(counts.get(state, 0))
+        return 0
+
+    async def close(self) -> None:
+        """Close the databases."""
+        await super().close()
+        await self._due_database.close()
+
+
+app = create_app(SagaProcessor)

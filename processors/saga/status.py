@@ -1,0 +1,110 @@
+"""Where is a withdrawal finished? The answer, from the event store."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from processors.saga.decide import waiting_for
+
+CONNECT_TIMEOUT_S = 5
+
+_STANDING = """
+SELECT state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by
+FROM withdrawals WHERE payment_id = %s
+"""
+
+# Topics overtake each other, so the order of arrival is not the order of events.
+_STEPS = """
+SELECT type, (payload->>'occurred_at')::timestamptz AS at, payload->>'reason' FROM event_store
+WHERE payment_id = %s ORDER BY at, sequence
+"""
+
+
+# The newest first, without reading all: IDs of version 7 begin with the time.
+_ENDED = """
+SELECT payment_id, state, reason, trace_id FROM withdrawals
+WHERE finished_at IS NOT NULL AND (%(trace_ids)s::text[] IS NULL OR trace_id = ANY(%(trace_ids)s))
+ORDER BY payment_id DESC LIMIT %(count)s
+"""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One event of the story, when it happened, and why where it says so."""
+
+    event: str
+    at: datetime
+    reason: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Where a withdrawal stands: its committed steps, what it waits for, and by which event it is finished."""
+
+    payment_id: UUID
+    state: str
+    finished: bool
+    finished_by: str | None
+    steps: list[Step]
+    waiting_for: str | None
+    trace_id: str | None
+    account_id: str
+    amount_minor: int
+    currency: str
+    reason: str | None
+    finished_at: datetime | None
+
+
+def read(dsn: str, payment_id: UUID) -> Status | None:
+    """Ask the saga service's database; None for a payment ID it has never heard of.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer.
+    """
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        return read_from(connection, payment_id)
+
+
+def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None:
+    """The same on a connection that is kept, for those who ask again and again."""
+    with connection.transaction():
+        row = connection.execute(_STANDING, (payment_id,)).fetchone()
+        if row is None:
+            return None
+        steps = [Step(*step) for step in connection.execute(_STEPS, (payment_id,)).fetchall()]
+    state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by = row
+    return Status(
+        payment_id=payment_id,
+        state=state,
+        finished=finished_by is not None,
+        finished_by=finished_by,
+        steps=steps,
+        waiting_for=waiting_for(seen),
+        trace_id=trace_id,
+        account_id=account_id,
+        amount_minor=amount_minor,
+        currency=currency,
+        reason=reason,
+        finished_at=finished_at,
+    )
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How a finished withdrawal ended, why, and by which trace it can be seen."""
+
+    payment_id: UUID
+    state: str
+    reason: str | None
+    trace_id: str | None
+
+
+def ended(dsn: str, count: int, trace_ids: Sequence[str] | None = None) -> list[Ended]:
+    """The newest finished withdrawals by payment ID, or the newest of those with these trace IDs.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer.
+    """
+    values = {"count": count, "trace_ids": list(trace_ids) if trace_ids is not None else None}
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        return [Ended(*row) for row in connection.execute(_ENDED, values)]

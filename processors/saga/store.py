@@ -1,0 +1,132 @@
+"""How are the event store and the standings read and written? All SQL of the saga service's batches."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from contracts.events import encode
+from processors.runtime import outbox
+from processors.runtime.database import LostRace
+from processors.runtime.rows import Rows
+from processors.saga.decide import Decision, Standing, StoredEvent
+
+_COLUMNS = """
+payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at, finished_by
+"""
+
+_READ = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%b)"
+
+_WITHDRAWALS = Rows(
+    "withdrawals",
+    payment_id="uuid",
+    account_id="text",
+    amount_minor="bigint",
+    currency="text",
+    state="text",
+    seen="integer",
+    reason="text",
+    trace_id="text",
+    finished_at="timestamptz",
+    finished_by="text",
+)
+
+# The first condition is that of the index on open withdrawals: those that end in time are never looked at.
+_COUNT_STUCK = """
+SELECT state, count(*) FROM withdrawals
+WHERE finished_at IS NULL AND created_at < now() - make_interval(secs => %s)
+    AND updated_at < now() - make_interval(secs => %s)
+GROUP BY state
+"""
+
+# What has been seen only grows, so it is the version as well: no lock is held while the batch is decided.
+_UPDATE = """
+UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
+    state = n.state, seen = n.seen, reason = n.reason, trace_id = n.trace_id, finished_at = n.finished_at,
+    finished_by = n.finished_by, updated_at = now()
+FROM unnest(
+    %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
+    %b::timestamptz[], %b::text[], %b::integer[])
+    AS n (payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at, finished_by,
+          seen_before)
+WHERE w.payment_id = n.payment_id AND w.seen = n.seen_before
+"""
+
+_EVENTS = Rows(
+    "event_store",
+    payment_id="uuid",
+    event_id="uuid",
+    type="text",
+    payload="json",
+    topic="text",
+    partition="integer",
+    offset="bigint",
+)
+
+
+async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Standing]:
+    """Where these withdrawals stand."""
+    cursor = await connection.execute(_READ, (payment_ids,))
+    standings = [Standing(*row) for row in await cursor.fetchall()]
+    for standing in standings:
+        standing.seen_before = standing.seen
+    return {standing.payment_id: standing for standing in standings}
+
+
+async def count_stuck(connection: AsyncConnection, older_than_s: float) -> dict[str, int]:
+    """How many withdrawals of each state have had no event for some time, seconds."""
+    cursor = await connection.execute(_COUNT_STUCK, (older_than_s, older_than_s))
+    return dict(await cursor.fetchall())
+
+
+async def write(connection: AsyncConnection, decision: Decision) -> None:
+    """Write a decision: events, standings and outbox.
+
+    Raises:
+        psycopg.errors.UniqueViolation: another instance saw one of these withdrawals for the first time first.
+        LostRace: another instance saw more of one of them meanwhile.
+    """
+    await _WITHDRAWALS.insert(connection, [_row(s) for s in decision.standings if s.seen_before is None])
+    if old := [(*_row(s), s.seen_before) for s in decision.standings if s.seen_before is not None]:
+        async with connection.pipeline():  # on leaving, the answer is there
+            cursor = await connection.execute(_UPDATE, [list(column) for column in zip(*old, strict=True)])
+        if cursor.rowcount != len(old):
+            raise LostRace(f"{len(old) - cursor.rowcount} of {len(old)} withdrawals have moved on")
+    await _EVENTS.insert(connection, [_event(s) for s in decision.stored])
+    # The same message again, unless its sender has given a second one another ID.
+    await _EVENTS.insert_missing(connection, [_event(s) for s in decision.stored_again])
+    await outbox.write(connection, "withdrawal", decision.emitted)
+
+
+def _row(standing: Standing) -> tuple[object, ...]:
+    return (
+        standing.payment_id,
+        standing.account_id,
+        standing.amount_minor,
+        standing.currency,
+        standing.state,
+        standing.seen,
+        standing.reason,
+        standing.trace_id,
+        standing.finished_at,
+        standing.finished_by,
+    )
+
+
+def _event(stored: StoredEvent) -> tuple[object, ...]:
+    record = stored.record
+    return (
+        stored.event.payment_id,
+        stored.event_id,
+        type(stored.event).__name__,
+        _body(stored).decode(),
+        record.topic if record else None,
+        record.partition if record else None,
+        record.offset if record else None,
+    )
+
+
+def _body(stored: StoredEvent) -> bytes:
+    # The bytes as received: fields that this version does not know are part of the story too.
+    received = stored.record.value if stored.record else None
+    return received if received is not None else encode(stored.event)

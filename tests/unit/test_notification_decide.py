@@ -1,0 +1,71 @@
+from datetime import timedelta
+
+from contracts.events import (
+    MoneyRefunded,
+    NotificationFailed,
+    NotificationSent,
+    PaymentProcessed,
+    WithdrawalRejected,
+)
+from processors.notification.decide import admit, conclude
+from processors.notification.mailer import Delivered, NotTried, Refused, Undelivered
+from processors.runtime.retry import RetryPolicy
+from tests.unit.messages import NOW, after, message, request
+
+BACKOFF_S = (1.0, 2.0)
+POLICY = RetryPolicy(BACKOFF_S)
+
+
+def admitted(event_type=PaymentProcessed, known=()):
+    return admit([message(after(request(123_456), event_type))], known, "{}@bank.example".format)
+
+
+def test_the_customer_is_told_what_happened_to_the_money():
+    texts = {}
+    for event_type in (PaymentProcessed, MoneyRefunded, WithdrawalRejected):
+        (notification,) = admitted(event_type)
+        mail = notification.mail()
+        assert mail.recipient == "acc-1@bank.example"
+        assert "1,234.56 USD" in mail.subject
+        assert str(notification.payment_id) in mail.text
+        texts[mail.template] = mail.text
+    assert "paid out" in texts["withdrawal_paid"]
+    assert "is back on account acc-1" in texts["withdrawal_refunded"]
+    assert "Nothing was taken" in texts["withdrawal_rejected"]
+
+
+def test_one_mail_per_payment_and_template():
+    one = message(after(request(), PaymentProcessed))
+    (notification,) = admit([one, one], (), str)
+    assert not admit([one], {(notification.payment_id, notification.template)}, str)
+
+
+def test_delivered_is_told():
+    (notification,) = admitted()
+    emitted = conclude(notification, Delivered(), NOW, POLICY)
+    assert isinstance(emitted.event, NotificationSent)
+    assert (notification.status, notification.next_attempt_at) == ("sent", None)
+
+
+def test_an_outage_is_waited_for_and_then_told():
+    (notification,) = admitted()
+    for pause_s in BACKOFF_S:
+        assert conclude(notification, Undelivered("down"), NOW, POLICY) is None
+        assert notification.next_attempt_at == NOW + timedelta(seconds=pause_s)
+    emitted = conclude(notification, Undelivered("down"), NOW, POLICY)
+    assert isinstance(emitted.event, NotificationFailed)
+    assert notification.status == "failed"
+
+
+def test_a_refused_address_is_not_tried_again():
+    (notification,) = admitted()
+    emitted = conclude(notification, Refused("550 no such user"), NOW, POLICY)
+    assert isinstance(emitted.event, NotificationFailed)
+    assert emitted.event.reason == "550 no such user"
+
+
+def test_a_mail_server_that_rests_costs_no_attempt():
+    (notification,) = admitted()
+    for _ in range(10):
+        assert conclude(notification, NotTried(), NOW, POLICY) is None
+    assert (notification.attempts, notification.next_attempt_at) == (0, NOW)

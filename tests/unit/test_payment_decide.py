@@ -1,0 +1,246 @@
+from datetime import timedelta
+
+import pytest
+
+from contracts.events import CancelRefused, CancelRequested, MoneyDeducted, PaymentFailed, PaymentProcessed
+from processors.payment.decide import admit, cancel, conclude, count_attempt, must_void
+from processors.payment.gateway import Declined, NotTried, Paid, Unavailable, Voided
+from processors.runtime.retry import RetryPolicy
+from tests.unit.messages import NOW, after, message, request
+
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+POLICY = RetryPolicy(BACKOFF_S)
+DEADLINE_S = 600.0
+
+
+def deduction(**about):
+    return message(after(request(**about), MoneyDeducted))
+
+
+def wish(of, **changed):
+    fields = {"amount_minor": of.event.amount_minor, "payment_id": of.event.payment_id, **changed}
+    return message(after(request(**fields), CancelRequested))
+
+
+def admitted(messages, known=(), now=NOW):
+    return admit(messages, {p.payment_id: p for p in known}, now, DEADLINE_S)
+
+
+def payment():
+    return admitted([deduction()]).new[0]
+
+
+def cancelled(one, *wishes, known=True):
+    return cancel(wishes, {one.payment_id: one} if known else {}, NOW)
+
+
+def types(emitted):
+    return [type(e.event) for e in emitted]
+
+
+def charge(one, outcome):
+    """As the processor does it: count, then conclude."""
+    ran_out = count_attempt(one, outcome, POLICY)
+    return ran_out, conclude(one, outcome, NOW, POLICY)
+
+
+def test_a_payment_id_is_admitted_once():
+    one = deduction()
+    admission = admitted([one, one])
+    assert len(admission.new) == 1
+    assert admission.chargeable() == admission.new
+    assert not admitted([one], admission.new).new
+
+
+def test_a_payment_id_with_other_contents_is_refused():
+    one = deduction()
+    other = deduction(amount_minor=1, payment_id=one.event.payment_id)
+    admission = admitted([one, other])
+    assert [p.amount_minor for p in admission.new] == [10_000]
+    assert "conflict" in admission.dead_letters[0].reason
+
+
+def test_paid_is_final():
+    one = payment()
+    _, (emitted,) = charge(one, Paid("ref-1"))
+    assert (one.status, one.provider_reference, one.next_attempt_at) == ("processed", "ref-1", None)
+    assert isinstance(emitted.event, PaymentProcessed)
+    assert emitted.event.provider_reference == "ref-1"
+    assert emitted.context == one.context
+
+
+def test_declined_is_final_at_once():
+    one = payment()
+    _, emitted = charge(one, Declined("account_closed"))
+    assert (one.status, one.reason) == ("failed", "account_closed")
+    assert types(emitted) == [PaymentFailed]
+
+
+def test_no_answer_is_tried_again_after_1_2_4_8_16_seconds_and_then_voided():
+    one = payment()
+    pauses = []
+    for _ in range(5):
+        assert charge(one, Unavailable("down")) == (False, [])
+        pauses.append((one.next_attempt_at - NOW) / timedelta(seconds=1))
+        assert not must_void(one, NOW)
+    assert pauses == [1, 2, 4, 8, 16]
+    assert one.status == "pending"
+    assert count_attempt(one, Unavailable("down"), POLICY)
+    assert must_void(one, NOW)
+    (emitted,) = conclude(one, Voided(), NOW, POLICY)
+    assert emitted.event.reason == "provider_unavailable"
+
+
+def test_without_an_answer_to_the_void_no_payment_fails():
+    one = payment()
+    for _ in range(6):
+        charge(one, Unavailable("down"))
+    for _ in range(100):
+        assert must_void(one, NOW)
+        assert conclude(one, Unavailable("down"), NOW, POLICY) == []
+        assert one.next_attempt_at == NOW + timedelta(seconds=16)
+    assert (one.status, one.attempts) == ("pending", 6)
+
+
+def test_what_turns_out_to_be_paid_when_it_is_to_be_voided_is_paid():
+    one = payment()
+    for _ in range(6):
+        charge(one, Unavailable("down"))
+    assert types(conclude(one, Paid("ref-1"), NOW, POLICY)) == [PaymentProcessed]
+
+
+def test_a_provider_that_rests_costs_no_attempt():
+    one = payment()
+    for _ in range(100):
+        assert charge(one, NotTried()) == (False, [])
+    assert (one.attempts, one.status, one.next_attempt_at) == (0, "pending", NOW)
+
+
+def test_a_provider_that_asks_for_time_gets_it():
+    one = payment()
+    charge(one, Unavailable("rate_limit", 30.0))
+    assert one.next_attempt_at == NOW + timedelta(seconds=30)
+
+
+@pytest.mark.parametrize(("drawn", "share"), [(0.0, 0.8), (0.5, 1.0), (1.0, 1.2)])
+def test_pauses_are_off_by_the_jitter(drawn, share):
+    policy = RetryPolicy(BACKOFF_S, 0.2, lambda: drawn)
+    assert policy.next_at(3, NOW) == NOW + timedelta(seconds=4 * share)
+
+
+def test_a_deadline_that_has_passed_voids_instead_of_paying():
+    (late,) = admitted([deduction()], now=NOW + timedelta(seconds=DEADLINE_S)).new
+    assert late.void_reason == "deadline"
+    assert late.next_attempt_at is not None
+    admission = admitted([deduction()], now=NOW + timedelta(seconds=DEADLINE_S - 1))
+    assert admission.chargeable() == admission.new
+
+
+def test_a_payment_that_waits_is_due_at_its_deadline_at_the_latest():
+    one = payment()
+    one.deadline_at = NOW + timedelta(seconds=0.5)
+    charge(one, Unavailable("down"))
+    assert one.next_attempt_at == one.deadline_at
+    assert must_void(one, one.deadline_at)
+    (emitted,) = conclude(one, Voided(), NOW, POLICY)
+    assert emitted.event.reason == "deadline"
+
+
+def test_a_cancelled_payment_is_voided_and_fails_if_it_was_not_paid():
+    deducted = deduction()
+    (one,) = admitted([deducted]).new
+    charge(one, Unavailable("down"))
+    decision = cancelled(one, wish(deducted), wish(deducted))
+    assert (decision.to_void, decision.emitted) == ([one], [])
+    assert must_void(one, NOW)
+    (emitted,) = conclude(one, Voided(), NOW, POLICY)
+    assert (type(emitted.event), emitted.event.reason) == (PaymentFailed, "cancelled")
+
+
+def test_a_cancellation_that_came_too_late_is_refused_once_with_the_reason():
+    deducted = deduction()
+    (one,) = admitted([deducted]).new
+    charge(one, Paid("ref"))
+    decision = cancelled(one, wish(deducted), wish(deducted))
+    assert [e.event.reason for e in decision.emitted] == ["already_paid"]
+    assert decision.refused == [one]
+    assert not cancelled(one, wish(deducted)).emitted
+
+
+def test_a_cancellation_of_a_failed_payment_is_refused_and_of_a_cancelled_one_is_old_news():
+    deducted = deduction()
+    (declined,) = admitted([deducted]).new
+    charge(declined, Declined("declined"))
+    assert [e.event.reason for e in cancelled(declined, wish(deducted)).emitted] == ["already_failed: declined"]
+    (one,) = admitted([deducted]).new
+    cancelled(one, wish(deducted))
+    conclude(one, Voided(), NOW, POLICY)
+    again = cancelled(one, wish(deducted))
+    assert not (again.emitted or again.to_void or again.refused or again.awaited)
+
+
+def test_a_cancellation_that_lost_the_race_at_the_provider_is_refused():
+    deducted = deduction()
+    (one,) = admitted([deducted]).new
+    cancelled(one, wish(deducted))
+    assert types(conclude(one, Paid("ref"), NOW, POLICY)) == [PaymentProcessed, CancelRefused]
+    assert (one.status, one.cancel_refused) == ("processed", True)
+
+
+def test_a_cancellation_while_the_provider_is_asked_counts_as_soon_as_it_has_not_answered():
+    one = payment()
+    count_attempt(one, Unavailable("timeout"), POLICY)
+    assert conclude(one, Unavailable("timeout"), NOW, POLICY, "cancelled") == []
+    assert (one.next_attempt_at, one.void_reason) == (NOW, "cancelled")
+    other = payment()
+    assert types(conclude(other, Paid("ref"), NOW, POLICY, "cancelled")) == [PaymentProcessed, CancelRefused]
+
+
+def test_a_cancellation_before_its_deduction_is_remembered():
+    deducted = deduction()
+    (awaited,) = cancel([wish(deducted), wish(deducted)], {}, NOW).awaited
+    assert (awaited.status, awaited.next_attempt_at) == ("awaited", None)
+    admission = admitted([deducted, deducted], [awaited])
+    (one,) = admission.awaited
+    assert not (admission.new or admission.chargeable() or admission.dead_letters)
+    assert (one.status, one.void_reason, one.next_attempt_at) == ("pending", "cancelled", NOW)
+
+
+def test_a_cancellation_with_other_contents_does_not_stand_in_the_way_of_the_deduction():
+    deducted = deduction()
+    (awaited,) = cancel([wish(deducted, amount_minor=1)], {}, NOW).awaited
+    (one,) = admitted([deducted, deducted], [awaited]).awaited
+    assert (one.amount_minor, one.void_reason, one.next_attempt_at) == (10_000, None, NOW)
+    also = wish(deducted)
+    (one,) = admitted([deducted, also], [awaited]).awaited
+    assert one.void_reason == "cancelled"
+
+
+def test_a_cancellation_in_the_same_batch_as_its_deduction_counts_first():
+    deducted = deduction()
+    admission = admitted([deducted, wish(deducted)])
+    assert not admission.chargeable()
+    (one,) = admission.new
+    assert one.void_reason == "cancelled"
+    decision = cancelled(one, wish(deducted))
+    assert not (decision.emitted or decision.to_void or decision.awaited)
+
+
+def test_a_cancellation_of_something_else_is_refused():
+    deducted = deduction()
+    (one,) = admitted([deducted, wish(deducted, amount_minor=1)]).new
+    assert one.void_reason is None
+    decision = cancelled(one, wish(deducted, amount_minor=1))
+    assert "conflict" in decision.dead_letters[0].reason
+    assert not decision.to_void
+
+
+def test_whatever_the_provider_answers_a_payment_ends_at_most_once():
+    for wished in (None, "cancelled"):
+        for outcome in (Paid("r"), Declined("d"), Voided(), Unavailable("u"), NotTried()):
+            one = payment()
+            emitted = conclude(one, outcome, NOW, POLICY, wished)
+            ends = [e for e in emitted if not isinstance(e.event, CancelRefused)]
+            assert len(ends) == (one.status != "pending")
+            assert (one.next_attempt_at is not None) == (one.status == "pending")
+            assert (one.provider_reference is not None) == (one.status == "processed")

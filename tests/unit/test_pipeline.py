@@ -1,0 +1,154 @@
+"""Which failures are waited for, which are dead-lettered, and does everybody else go on in order?"""
+
+import asyncio
+from uuid import uuid4
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from contracts.events import WithdrawalRequested, encode
+from processors.runtime import pipeline
+from processors.runtime.database import LostRace, is_nobodys_fault
+from processors.runtime.messages import Record
+from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline
+from tests.unit.messages import request
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(pipeline, "BATCH_RETRY_S", (0.0,))
+    with capture_logs():
+        yield
+
+
+def records(count):
+    headers = [("eventType", b"WithdrawalRequested")]
+    return [
+        Record("withdrawal.requests", 0, n, b"acc-1", encode(request()), [*headers, ("id", str(uuid4()).encode())])
+        for n in range(count)
+    ]
+
+
+class Service:
+    """A processor that notes the offsets of each transaction that succeeds, and fails where it is told to."""
+
+    name = "test"
+    handles = (WithdrawalRequested,)
+
+    def __init__(self, culprits=(), first=(), keeps=()):
+        self.keeps = set(keeps)
+        self.kept = []
+        self.culprits = set(culprits)
+        self.first = list(first)  # raised by the first tries, one after the other
+        self.done = []
+        self.transactions = 0
+        self.letters = []
+
+    async def process(self, batch):
+        self.transactions += 1
+        if self.first:
+            raise self.first.pop(0)
+        offsets = [message.record.offset for message in batch.messages]
+        if self.culprits & set(offsets):
+            raise ZeroDivisionError("a bug")
+        self.done += offsets
+
+    async def keep(self, message, error):
+        if message.record.offset not in self.keeps:
+            return False
+        self.kept.append((message.record.offset, error))
+        return True
+
+    async def publish(self, letters):
+        self.letters += letters
+
+    def run(self, count):
+        asyncio.run(Pipeline(self, self).run(records(count)))
+        return self
+
+
+@given(count=st.integers(1, 60), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_the_culprits_are_found_and_everybody_else_is_done_once_and_in_order(count, data):
+    most = count if count < ALL_FAIL_MIN else count - 1
+    culprits = data.draw(st.sets(st.integers(0, count - 1), max_size=most))
+    service = Service(culprits).run(count)
+    assert service.done == [offset for offset in range(count) if offset not in culprits]
+    assert [letter.record.offset for letter in service.letters] == sorted(culprits)
+
+
+def test_what_a_service_keeps_is_no_dead_letter():
+    service = Service(culprits={3, 7}, keeps={7}).run(10)
+    assert [letter.record.offset for letter in service.letters] == [3]
+    assert [offset for offset, _ in service.kept] == [7]
+    assert "ZeroDivisionError: a bug" in service.kept[0][1]
+
+
+def test_a_batch_that_succeeds_costs_one_transaction_and_a_culprit_a_logarithm():
+    assert Service().run(4000).transactions == 1
+    service = Service({1234}).run(4000)
+    assert service.transactions <= TRIES_TOGETHER + 2 * 12 + TRIES_ALONE
+    assert [(one.reason, one.error.split(" (")[0]) for one in service.letters] == [
+        (FAILS, "ZeroDivisionError: a bug")
+    ]
+    assert "in process)" in service.letters[0].error
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        psycopg.OperationalError("the connection is lost"),
+        psycopg.errors.AdminShutdown("terminating connection"),
+        psycopg.errors.DiskFull("No space left on device"),
+        psycopg.errors.DeadlockDetected("deadlock detected"),
+        LostRace("1 of 3 withdrawals have moved on"),
+        psycopg.errors.UndefinedTable('relation "saga_log" does not exist'),
+        psycopg.errors.InsufficientPrivilege("permission denied"),
+        psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction"),
+        psycopg.InterfaceError("the connection is closed"),
+    ],
+)
+def test_what_is_no_messages_fault_is_waited_for_and_never_dead_lettered(away):
+    service = Service(first=[away] * 50).run(3)
+    assert (service.done, service.letters, service.transactions) == ([0, 1, 2], [], 51)
+
+
+def test_a_database_that_goes_away_while_the_culprit_is_looked_for_condemns_nobody():
+    outage = [psycopg.OperationalError("away")] * 5
+    bug = [ZeroDivisionError()] * TRIES_TOGETHER
+    service = Service({2}, first=[*bug, *outage]).run(8)
+    assert [letter.record.offset for letter in service.letters] == [2]
+    assert service.done == [0, 1, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        psycopg.errors.CheckViolation("violates check constraint"),
+        psycopg.errors.NumericValueOutOfRange("bigint out of range"),
+        psycopg.errors.RaiseException("a trigger says no"),
+        psycopg.errors.ProgramLimitExceeded("index row size exceeds maximum"),
+        psycopg.errors.UniqueViolation("duplicate key"),
+        psycopg.ProgrammingError("cannot adapt type"),
+        KeyError("a bug"),
+    ],
+)
+def test_what_one_message_may_have_caused_is_no_outage(fault):
+    assert not is_nobodys_fault(fault)
+
+
+def test_where_many_fail_and_none_succeeds_the_service_waits_to_be_mended():
+    class Mended(Service):
+        async def process(self, batch):
+            self.whole += len(batch.messages) == ALL_FAIL_MIN
+            if self.whole > TRIES_TOGETHER + 1:
+                self.culprits = set()  # a new version runs when the search begins again
+            await super().process(batch)
+
+        whole = 0
+
+    service = Mended(range(ALL_FAIL_MIN)).run(ALL_FAIL_MIN)
+    assert (service.letters, service.done) == ([], list(range(ALL_FAIL_MIN)))
