@@ -1,0 +1,11 @@
+"""From each service's outbox table to Kafka: read, publish, confirm.
+
+The database's write-ahead log is read by logical decoding, every outbox row becomes one Kafka record, and
+the replication slot's position moves only once Kafka has acknowledged everything before it. Imports of ours:
+``contracts`` and ``tracing`` only.
+"""
+
+from outbox_relay.relay import run_relay
+from outbox_relay.settings import RelaySettings
+
+__all__ = ["RelaySettings", "run_relay"]

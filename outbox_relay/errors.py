@@ -1,0 +1,36 @@
+"""What can stop a source, and what is to be done about it? One base class, one line of text each.
+
+None of these ends the relay: the source that met one says so, waits and starts again from its slot.
+"""
+
+
+class RelayError(Exception):
+    """Base of everything the relay raises; its text is one line for a person."""
+
+
+class DecodeError(RelayError):
+    """Bytes of the replication stream that are not what the protocol promises."""
+
+
+class StreamError(RelayError):
+    """The replication stream ended, or the server went silent."""
+
+
+class OutboxMissingError(RelayError):
+    """The outbox table does not exist (yet): run the service's migration."""
+
+
+class SlotBusyError(RelayError):
+    """Another relay reads this slot; this one stands by until it is free."""
+
+
+class SetupError(RelayError):
+    """Publication or slot cannot be made or used as they are; the text says what to run."""
+
+
+class PublishError(RelayError):
+    """Kafka refused a record for good; nothing after it may be published before it."""
+
+
+class StopRequestedError(RelayError):
+    """The relay was asked to stop while it waited."""

@@ -1,0 +1,106 @@
+"""Is the relay alive, does every source stream, and what are the numbers?
+
+Answers over HTTP; the numbers are read from the sources when asked for, so counting costs them nothing.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from outbox_relay.source import Source, State
+
+Read = Callable[[Source], float]
+
+
+class SourceMetrics(Collector):
+    """The sources' numbers as Prometheus metrics, by source."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator[Metric]:
+        """Read every source."""
+        yield self._counter("events_published", "acknowledged by Kafka", lambda s: s.published_rows)
+        yield self._counter("bytes_published", "of record values, acknowledged", lambda s: s.published_bytes)
+        yield self._counter("reconnects", "times the source began again", lambda s: s.reconnects)
+        yield self._gauge("unacknowledged", "records on their way to Kafka", lambda s: s.unacknowledged)
+        yield self._gauge("lag_seconds", "age of the oldest unacknowledged commit", lambda s: s.lag_s)
+        yield self._gauge("confirmed_lsn", "log position before which all is published", lambda s: s.confirmed_lsn)
+        yield self._gauge("streaming", "1 while the source streams", lambda s: s.state is State.STREAMING)
+
+    def _counter(self, name: str, text: str, read: Read) -> Metric:
+        return self._fill(CounterMetricFamily(f"settle_relay_{name}", text, labels=["source"]), read)
+
+    def _gauge(self, name: str, text: str, read: Read) -> Metric:
+        return self._fill(GaugeMetricFamily(f"settle_relay_{name}", text, labels=["source"]), read)
+
+    def _fill(self, family: CounterMetricFamily | GaugeMetricFamily, read: Read) -> Metric:
+        for source in self._sources:
+            family.add_metric([source.name], read(source))
+        return family
+
+
+class HealthServer:
+    """A small HTTP server in a thread of its own: ``/healthz``, ``/readyz``, ``/metrics``.
+
+    Args:
+        host, port: where to listen; port 0 takes a free one.
+        sources: whose health it is.
+
+    Raises:
+        OSError: the address is taken or not ours.
+    """
+
+    def __init__(self, host: str, port: int, sources: Sequence[Source]) -> None:
+        registry = CollectorRegistry()
+        registry.register(SourceMetrics(sources))
+        self._server = ThreadingHTTPServer((host, port), _handler(sources, registry))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def not_ready(sources: Sequence[Source]) -> list[str]:
+    """A line for each source that does not stream, with the reason."""
+    return [f"{source.name}: {source.reason}" for source in sources if source.state is not State.STREAMING]
+
+
+def _handler(sources: Sequence[Source], registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/healthz":
+                self._answer(200, b"alive\n")
+            elif self.path == "/readyz":
+                lines = not_ready(sources)
+                self._answer(503 if lines else 200, "\n".join([*(lines or ["ready"]), ""]).encode())
+            elif self.path == "/metrics":
+                self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
+            else:
+                self._answer(404, b"/healthz, /readyz and /metrics are here\n")
+
+        def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+            """Probes are not news."""
+
+    return Handler

@@ -1,0 +1,233 @@
+"""What does a message of PostgreSQL's ``pgoutput`` plugin say about the outbox?
+
+Pure: bytes in, rows out, no socket. Protocol version 1 in text mode, in which every column arrives as the
+UTF-8 text that goes into a Kafka header, key or value, whatever its type.
+
+Source: PostgreSQL documentation, "Logical Replication Message Formats".
+"""
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from outbox_relay.errors import DecodeError
+
+# What the outbox must have, in the order of `OutboxRow`; the table may have more, in any order.
+COLUMNS = ("id", "aggregatetype", "aggregateid", "type", "payload", "traceparent", "tracestate")
+COLUMNS_REQUIRED = 5
+
+# Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
+POSTGRES_EPOCH_US = 946_684_800_000_000
+
+_BEGIN, _COMMIT, _INSERT, _RELATION = b"BCIR"
+# Message, Origin, Type, Update, Delete, Truncate: legal, and nothing that an outbox row comes from.
+_SKIPPED = frozenset(b"MOYUDT")
+
+_TEXT, _NULL = b"tn"
+_NEW_TUPLE = ord("N")
+_COLUMNS_AT = 8  # in an Insert: kind, relation (4 bytes), 'N', number of columns (2 bytes)
+
+_begin = struct.Struct(">xQqI")
+_commit = struct.Struct(">xBQQq")
+_tagged_length = struct.Struct(">BI").unpack_from
+_u32 = struct.Struct(">I").unpack_from
+_u16 = struct.Struct(">H").unpack_from
+
+
+class Begin(NamedTuple):
+    """A transaction starts; its rows follow.
+
+    Attributes:
+        commit_lsn: where its commit record lies in the log.
+        committed_us: when it committed, microseconds since the Unix epoch by the database's clock.
+    """
+
+    commit_lsn: int
+    committed_us: int
+
+
+class Commit(NamedTuple):
+    """The transaction is complete; whoever has handled it may confirm ``end_lsn``."""
+
+    end_lsn: int
+
+
+class OutboxRow(NamedTuple):
+    """One row of the outbox, each column as UTF-8 text (see :data:`COLUMNS`)."""
+
+    id: bytes
+    aggregate_type: bytes
+    aggregate_id: bytes
+    event_type: bytes
+    payload: bytes
+    traceparent: bytes | None = None
+    tracestate: bytes | None = None
+
+
+class Decoder:
+    """Turns messages into rows; remembers which relation has its columns where.
+
+    Args:
+        schema, table: the outbox; rows of any other table are skipped.
+    """
+
+    def __init__(self, schema: str = "public", table: str = "outbox") -> None:
+        self._table = (schema.encode(), table.encode())
+        self._row_decoders: dict[bytes, Callable[[bytes], OutboxRow | None]] = {}
+
+    def decode(self, message: bytes) -> OutboxRow | Begin | Commit | None:
+        """Read one message; None for what an outbox row does not come from.
+
+        Raises:
+            DecodeError: truncated, malformed, of an unknown kind, or of a relation not announced.
+        """
+        try:
+            kind = message[0]
+            if kind == _INSERT:
+                return self._row_decoders[message[1:5]](message)
+            if kind == _BEGIN:
+                commit_lsn, committed_us, _xid = _begin.unpack(message)
+                return Begin(commit_lsn, committed_us + POSTGRES_EPOCH_US)
+            if kind == _COMMIT:
+                _flags, _commit_lsn, end_lsn, _committed_us = _commit.unpack(message)
+                return Commit(end_lsn)
+        except KeyError:
+            relation = int.from_bytes(message[1:5], "big")
+            raise DecodeError(f"pgoutput Insert for relation {relation}, which was not announced") from None
+        except (struct.error, IndexError):
+            raise DecodeError(_complaint(message)) from None
+        if kind == _RELATION:
+            self._row_decoders[message[1:5]] = self._announced(message)
+        elif kind not in _SKIPPED:
+            raise DecodeError(f"pgoutput message of unknown kind {chr(kind)!r} ({len(message)} bytes)")
+        return None
+
+    def _announced(self, message: bytes) -> Callable[[bytes], OutboxRow | None]:
+        schema, table, columns = _relation(message)
+        if (schema, table) != self._table:
+            return _skip
+        wanted = tuple(name.encode() for name in COLUMNS)
+        missing = [name for name in COLUMNS[:COLUMNS_REQUIRED] if name.encode() not in columns]
+        if missing:
+            raise DecodeError(f"the outbox has no column {', '.join(missing)}")
+        if columns[: len(wanted)] == wanted:
+            return _in_standard_order(len(columns))
+        return _in_order(columns, wanted)
+
+
+def _skip(_message: bytes) -> None:
+    """A row of another table."""
+
+
+def _in_standard_order(column_count: int) -> Callable[[bytes], OutboxRow]:
+    """A decoder for tables that begin with :data:`COLUMNS`: one pass at computed offsets.
+
+    This runs for every event. Whether a length is honest is asked once, at the end: offsets only grow, so
+    a message that ends exactly where its last column does was read inside its bounds all the way.
+    """
+    expected = struct.pack(">BH", _NEW_TUPLE, column_count)
+    trailing = range(column_count - len(COLUMNS))
+
+    def decode(message: bytes, at: int = _COLUMNS_AT) -> OutboxRow:
+        t1, length = _tagged_length(message, at)
+        id_at = at + 5
+        at = id_end = id_at + length
+        t2, length = _tagged_length(message, at)
+        aggregate_type_at = at + 5
+        at = aggregate_type_end = aggregate_type_at + length
+        t3, length = _tagged_length(message, at)
+        aggregate_id_at = at + 5
+        at = aggregate_id_end = aggregate_id_at + length
+        t4, length = _tagged_length(message, at)
+        event_type_at = at + 5
+        at = event_type_end = event_type_at + length
+        t5, length = _tagged_length(message, at)
+        payload_at = at + 5
+        at = payload_end = payload_at + length
+        traceparent, at = _nullable(message, at)
+        tracestate, at = _nullable(message, at)
+        for _ in trailing:
+            at = _end_of_column(message, at)
+        if at != len(message) or message[5:8] != expected or not t1 == t2 == t3 == t4 == t5 == _TEXT:
+            raise DecodeError(_complaint(message))
+        return OutboxRow(
+            message[id_at:id_end],
+            message[aggregate_type_at:aggregate_type_end],
+            message[aggregate_id_at:aggregate_id_end],
+            message[event_type_at:event_type_end],
+            message[payload_at:payload_end],
+            traceparent,
+            tracestate,
+        )
+
+    return decode
+
+
+def _in_order(columns: tuple[bytes, ...], wanted: tuple[bytes, ...]) -> Callable[[bytes], OutboxRow]:
+    """A decoder for tables with the columns elsewhere."""
+    expected = struct.pack(">BH", _NEW_TUPLE, len(columns))
+    positions = [columns.index(name) if name in columns else None for name in wanted]
+
+    def decode(message: bytes) -> OutboxRow:
+        at, values = _COLUMNS_AT, []
+        for _ in columns:
+            value, at = _nullable(message, at)
+            values.append(value)
+        picked = [values[position] if position is not None else None for position in positions]
+        if at != len(message) or message[5:8] != expected or None in picked[:COLUMNS_REQUIRED]:
+            raise DecodeError(_complaint(message))
+        return OutboxRow(*picked)  # type: ignore[arg-type]
+
+    return decode
+
+
+def _nullable(message: bytes, at: int) -> tuple[bytes | None, int]:
+    """A column's value and where the next one begins."""
+    tag = message[at]
+    if tag == _TEXT:
+        end = at + 5 + _u32(message, at + 1)[0]
+        return message[at + 5 : end], end
+    if tag == _NULL:
+        return None, at + 1
+    raise DecodeError(_complaint(message))
+
+
+def _end_of_column(message: bytes, at: int) -> int:
+    tag = message[at]
+    if tag == _TEXT:
+        return int(at + 5 + _u32(message, at + 1)[0])
+    if tag == _NULL:
+        return at + 1
+    raise DecodeError(_complaint(message))
+
+
+def _relation(message: bytes) -> tuple[bytes, bytes, tuple[bytes, ...]]:
+    """Schema, table and column names that a Relation message announces.
+
+    Raises:
+        DecodeError: truncated or malformed.
+    """
+    try:
+        schema_end = message.index(0, 5)
+        table_end = message.index(0, schema_end + 1)
+        (column_count,) = _u16(message, table_end + 2)
+        at, columns = table_end + 4, []
+        for _ in range(column_count):
+            name_end = message.index(0, at + 1)
+            columns.append(message[at + 1 : name_end])
+            at = name_end + 9  # type (4 bytes) and type modifier (4 bytes) follow the name
+    except (struct.error, ValueError):
+        raise DecodeError(f"truncated Relation message ({len(message)} bytes)") from None
+    if at != len(message):
+        raise DecodeError(f"Relation message of {len(message)} bytes says that it has {at}")
+    return message[5:schema_end], message[schema_end + 1 : table_end], tuple(columns)
+
+
+def _complaint(message: bytes) -> str:
+    """What is wrong with a message that could not be read, for a person."""
+    if not message:
+        return "empty pgoutput message"
+    return (
+        f"pgoutput message {chr(message[0])!r} of {len(message)} bytes is truncated or malformed: "
+        f"{message[:48].hex(' ')}"
+    )

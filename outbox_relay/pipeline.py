@@ -1,0 +1,228 @@
+"""What happens to one source while all is well? Read, publish, confirm.
+
+Straight-line code: what can go wrong is raised to ``source.py``, which starts it anew. How eagerly it
+works follows the load: at once when idle, in large bursts when much is coming in.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import failpoints
+from outbox_relay.errors import StopRequestedError
+from outbox_relay.ledger import Ledger, Transaction
+from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
+from outbox_relay.publisher import Publish, Publisher
+from outbox_relay.replication import ReplicationStream
+from outbox_relay.slot import NewSlot
+
+# A source that has caught up rests before it reads again, the longer the more is coming in: a burst of tens of
+# rows costs broker, database and relay a fraction of what the rows one by one do. At 20 rows/s it is nothing, at
+# 500 rows/s 2.5 ms, from 3,000 rows/s on 15 ms, which at such a rate is hardly noticed.
+REST_S_PER_RATE = 5e-6
+REST_MAX_S = 0.015
+RATE_WINDOW_S = 0.1
+
+# How long a push waits for acknowledgements before it looks for new rows again; a healthy broker needs 1-2 ms.
+PUSH_WAIT_S = 0.005
+# With Kafka away the looks become rarer, down to this.
+ACK_LOOK_INTERVAL_MAX_S = 0.1
+
+# The confirmed position is reported when it has moved, but no more often than this; each report costs the server.
+CONFIRM_INTERVAL_S = 0.1
+# At quiet, how often the server is asked how far it is, so that its log can go (it would say so every 30 s).
+HEARTBEAT_INTERVAL_S = 1.0
+
+# How long a clean stop waits for acknowledgements; what is missing then is published again after the start.
+STOP_WAIT_S = 5.0
+
+Progress = Callable[[], None]
+
+
+class Pipeline:
+    """One source's stream from the slot to Kafka.
+
+    Args:
+        stream: where messages come from and positions are confirmed.
+        ledger: what is on its way.
+        publisher: Kafka, for its acknowledgements.
+        publish: the stage that takes rows: the publisher's own, or one around it.
+        progress: called whenever the source has caught up or the confirmed position moved.
+        stop: set when the relay shall end.
+    """
+
+    def __init__(
+        self,
+        stream: ReplicationStream,
+        ledger: Ledger,
+        publisher: Publisher,
+        publish: Publish,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        self._stream = stream
+        self._ledger = ledger
+        self._publisher = publisher
+        self._publish = publish
+        self._progress = progress
+        self._stop = stop
+        self._decoder = Decoder()
+        self._transaction: Transaction | None = None
+        self._rate = Rate()
+        self._reported_lsn = ledger.confirmed_lsn
+        self._reported_at = 0.0
+        self._ack_look_s = PUSH_WAIT_S
+        self._end_at = 0.0
+
+    def run(self) -> None:
+        """Until told to stop, or something is raised.
+
+        Raises:
+            RelayError: the stream is lost, Kafka refused a record, or bytes make no sense.
+        """
+        while not self._may_end():
+            self._rate.count(self._read_and_publish())
+            self._publisher.poll()
+            self._confirm()
+            if self._stream.wait(0):
+                continue  # the server is ahead: batches fill up by themselves
+            self._publisher.push(PUSH_WAIT_S)
+            self._confirm()
+            time.sleep(min(self._rate.per_second * REST_S_PER_RATE, REST_MAX_S))
+            self._stream.wait(self._patience_s())
+        self._finish()
+
+    def while_blocked(self) -> None:
+        """Kafka takes no more for now: keep the connection alive meanwhile.
+
+        Raises:
+            StopRequestedError: the relay shall end.
+        """
+        if self._stop.is_set():
+            raise StopRequestedError(
+                "stopped while Kafka takes no records; they will be published after the start"
+            )
+        self._confirm()
+
+    def _read_and_publish(self) -> int:
+        decode, publish, transaction = self._decoder.decode, self._publish, self._transaction
+        rows = 0
+        for message in self._stream.messages():
+            event = decode(message)
+            if type(event) is OutboxRow:
+                assert transaction is not None, "a row outside of a transaction"
+                transaction.rows += 1
+                transaction.unacknowledged += 1
+                transaction.value_bytes += len(event.payload)
+                publish(event, transaction)
+                rows += 1
+            elif type(event) is Begin:
+                transaction = self._transaction = self._ledger.begin(event.commit_lsn, event.committed_us)
+            elif type(event) is Commit:
+                assert transaction is not None, "a commit outside of a transaction"
+                self._ledger.end(transaction, event.end_lsn)
+                transaction = self._transaction = None
+        if rows:
+            failpoints.hit("relay.rows-sent")
+        self._ledger.reached(self._stream.wal_end)
+        return rows
+
+    def _confirm(self) -> None:
+        """Take note of what is acknowledged, and report it when it is time."""
+        acknowledged_before = self._ledger.acknowledged_rows
+        self._ledger.advance()
+        if self._ledger.acknowledged_rows != acknowledged_before:
+            self._ack_look_s = PUSH_WAIT_S
+            self._publisher.answered()
+            failpoints.hit("relay.acknowledged")
+        self._progress()
+        confirmed = self._ledger.confirmed_lsn
+        since_s = time.monotonic() - self._reported_at
+        moved = confirmed != self._reported_lsn
+        if (
+            (moved and since_s >= CONFIRM_INTERVAL_S)
+            or since_s >= HEARTBEAT_INTERVAL_S
+            or self._stream.reply_requested
+        ):
+            self._stream.confirm(confirmed, request_reply=since_s >= HEARTBEAT_INTERVAL_S)
+            self._reported_lsn = confirmed
+            self._reported_at = time.monotonic()
+            if moved:
+                failpoints.hit("relay.confirmed")
+
+    def _may_end(self) -> bool:
+        """Whether to end now: between two transactions, so that the next start repeats no half one."""
+        if not self._stop.is_set():
+            return False
+        self._end_at = self._end_at or time.monotonic() + STOP_WAIT_S
+        return self._transaction is None or time.monotonic() > self._end_at
+
+    def _patience_s(self) -> float:
+        """How long to wait for new rows before something else is due, seconds."""
+        interval = CONFIRM_INTERVAL_S if self._ledger.confirmed_lsn != self._reported_lsn else HEARTBEAT_INTERVAL_S
+        due_s = max(0.0, self._reported_at + interval - time.monotonic())
+        if self._publisher.waiting:
+            due_s = min(due_s, self._ack_look_s)
+            self._ack_look_s = min(2 * self._ack_look_s, ACK_LOOK_INTERVAL_MAX_S)
+        return due_s
+
+    def _finish(self) -> None:
+        self._publisher.push(STOP_WAIT_S)
+        self._ledger.advance()
+        self._stream.confirm(self._ledger.confirmed_lsn)
+
+
+def publish_rows_before(
+    slot: NewSlot, publisher: Publisher, publish: Publish, progress: Progress, stop: threading.Event
+) -> Ledger:
+    """Publish what was committed before a new slot, and wait until Kafka has all of it.
+
+    Raises:
+        PublishError: Kafka refused a record.
+        StopRequestedError: the relay shall end.
+    """
+    ledger = Ledger(confirmed_lsn=0)
+    transaction = ledger.begin(slot.starts_at_lsn, time.time_ns() // 1_000)
+    for row in slot.rows_before():
+        transaction.rows += 1
+        transaction.unacknowledged += 1
+        transaction.value_bytes += len(row.payload)
+        publish(row, transaction)
+        if transaction.rows % 1_000 == 0:
+            publisher.poll()
+            ledger.advance()
+            progress()
+            _raise_if(stop)
+    ledger.end(transaction, slot.starts_at_lsn)
+    while publisher.waiting:
+        publisher.push(ACK_LOOK_INTERVAL_MAX_S)
+        ledger.advance()
+        progress()
+        _raise_if(stop)
+    ledger.advance()
+    return ledger
+
+
+def _raise_if(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise StopRequestedError(
+            "stopped while the rows before the slot were published; the slot is made at the next start"
+        )
+
+
+class Rate:
+    """How many rows a second, lately?"""
+
+    def __init__(self) -> None:
+        self.per_second = 0.0
+        self._rows = 0
+        self._since = time.monotonic()
+
+    def count(self, rows: int) -> None:
+        """Add rows to the running window."""
+        self._rows += rows
+        elapsed = time.monotonic() - self._since
+        if elapsed >= RATE_WINDOW_S:
+            self.per_second = self._rows / elapsed
+            self._rows = 0
+            self._since += elapsed

@@ -1,0 +1,96 @@
+"""How does the whole relay run? A thread per source, an address for its health, and an orderly end."""
+
+import signal
+import sys
+import threading
+from collections import Counter
+from types import FrameType
+
+import structlog
+
+import tracing
+from outbox_relay.errors import RelayError
+from outbox_relay.health import HealthServer
+from outbox_relay.pipeline import STOP_WAIT_S
+from outbox_relay.settings import RelaySettings
+from outbox_relay.source import Source, source_name
+
+# A source may be connecting, or flushing, when it is told to stop.
+JOIN_WAIT_S = STOP_WAIT_S + 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> None:
+    """Relay every source until SIGTERM or SIGINT, then flush, confirm and close.
+
+    Args:
+        settings: which databases, which Kafka.
+        stop: ends the relay when set, for callers that own the process: signals and tracing are left alone.
+
+    Raises:
+        RelayError: no source is configured, or two have the same name.
+        OSError: the health address cannot be had.
+    """
+    _configure_logs()
+    owns_process = stop is None
+    stop = stop or threading.Event()
+    sources = [
+        Source(dsn, settings.kafka_bootstrap, name, len(settings.sources), stop)
+        for dsn, name in zip(settings.sources, _names(settings.sources), strict=True)
+    ]
+    if owns_process:
+        _stop_on_signals(stop)
+        tracing.configure("relay")
+    health = HealthServer(settings.http_host, settings.http_port, sources) if settings.http_port else None
+    try:
+        for source in sources:
+            source.start()
+        stop.wait()
+        stuck = [source.name for source in sources if not source.join(JOIN_WAIT_S)]
+        if stuck:
+            _log.warning("sources did not end in time; their last rows are published again", sources=stuck)
+    finally:
+        stop.set()
+        if health is not None:
+            health.close()
+        if owns_process:
+            tracing.shutdown()
+
+
+def _names(dsns: list[str]) -> list[str]:
+    if not dsns:
+        raise RelayError(
+            "no source: pass --source, or set SETTLE_RELAY_SOURCES or the like of SETTLE_ACCOUNT_DSN (URLs)"
+        )
+    names = [source_name(dsn) for dsn in dsns]
+    times = Counter(names)
+    # The same database name on several servers: number them in the order given.
+    return [
+        name if times[name] == 1 else f"{name}-{names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    ]
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        _log.info("stopping", signal=signal.Signals(number).name)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+
+def _configure_logs() -> None:
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,143 @@
+"""How do the messages of a replication slot arrive, and how is the server told what is done?
+
+The streaming replication protocol over psycopg's libpq connection; what the messages say is
+``pgoutput.py``'s business.
+
+Source: PostgreSQL documentation, "Streaming Replication Protocol" (START_REPLICATION … LOGICAL).
+"""
+
+import selectors
+import struct
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from psycopg import pq, sql
+
+from outbox_relay.errors import DecodeError, SlotBusyError, StreamError
+from outbox_relay.pgoutput import POSTGRES_EPOCH_US
+
+# The server is asked for a sign of life every second; after this long without one it is gone.
+SILENCE_MAX_S = 30.0
+CONNECT_TIMEOUT_S = 5
+
+_XLOG_DATA, _KEEPALIVE = b"wk"
+_XLOG_HEADER_BYTES = 25
+_keepalive = struct.Struct(">xQqB")
+_status_update = struct.Struct(">cQQQqB")
+
+ReplicationConnection = psycopg.Connection[tuple[Any, ...]]
+
+
+def connect(dsn: str) -> ReplicationConnection:
+    """A connection that takes SQL (simple statements, no parameters) and replication commands.
+
+    Raises:
+        psycopg.OperationalError: the server cannot be reached or refuses.
+    """
+    return psycopg.connect(
+        dsn,
+        autocommit=True,
+        replication="database",
+        client_encoding="utf8",
+        application_name="settle-relay",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+    )
+
+
+class ReplicationStream:
+    """The open stream of one slot, from where the slot stands.
+
+    Attributes:
+        wal_end: the server has sent everything before this LSN (as of its last keepalive).
+        reply_requested: the server wants a status update now.
+
+    Raises:
+        SlotBusyError: another connection reads the slot.
+        StreamError: the server refused otherwise, ended the stream or went silent (any method).
+    """
+
+    def __init__(self, connection: ReplicationConnection, slot: str, publication: str) -> None:
+        self.wal_end = 0
+        self.reply_requested = False
+        self._pgconn = connection.pgconn
+        command = sql.SQL(
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})"
+        ).format(sql.Identifier(slot), sql.Literal(publication))
+        result = self._pgconn.exec_(command.as_bytes(connection))
+        if result.status != pq.ExecStatus.COPY_BOTH:
+            if result.error_field(pq.DiagnosticField.SQLSTATE) == b"55006":  # object_in_use
+                raise SlotBusyError(_reason(result))
+            raise StreamError(_reason(result))
+        self._heard_at = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._pgconn.socket, selectors.EVENT_READ)
+
+    def messages(self) -> Iterator[bytes]:
+        """The ``pgoutput`` messages that have arrived; ends when there is no whole one left."""
+        receive = self._pgconn.get_copy_data
+        while True:
+            size, data = receive(1)
+            if size <= 0:
+                break
+            if data[0] == _XLOG_DATA:
+                yield data[_XLOG_HEADER_BYTES:].tobytes()
+            else:
+                self._take_keepalive(data.tobytes())
+        if size < 0:
+            raise StreamError(_reason(self._pgconn.get_result()))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until something has arrived; False after ``timeout_s`` seconds without."""
+        if not self._selector.select(timeout_s):
+            if time.monotonic() - self._heard_at > SILENCE_MAX_S:
+                raise StreamError(f"the database server has not answered for {SILENCE_MAX_S:.0f} s")
+            return False
+        self._heard_at = time.monotonic()
+        try:
+            self._pgconn.consume_input()
+        except psycopg.OperationalError as error:
+            raise StreamError(_first_line(str(error))) from None
+        return True
+
+    def confirm(self, lsn: int, *, request_reply: bool = False) -> None:
+        """Tell the server that everything before ``lsn`` is done and may be forgotten."""
+        now_us = time.time_ns() // 1_000 - POSTGRES_EPOCH_US
+        try:
+            self._pgconn.put_copy_data(_status_update.pack(b"r", lsn, lsn, lsn, now_us, request_reply))
+            self._pgconn.flush()
+        except psycopg.OperationalError as error:
+            raise StreamError(_first_line(str(error))) from None
+        self.reply_requested = False
+
+    def _take_keepalive(self, message: bytes) -> None:
+        try:
+            wal_end, _sent_us, reply_requested = _keepalive.unpack(message)
+        except struct.error:
+            raise DecodeError(f"replication message of {len(message)} bytes: {message[:32].hex(' ')}") from None
+        if message[0] != _KEEPALIVE:
+            raise DecodeError(f"replication message of unknown kind {chr(message[0])!r}")
+        self.wal_end = max(self.wal_end, wal_end)
+        self.reply_requested |= bool(reply_requested)
+
+    def __enter__(self) -> "ReplicationStream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._selector.close()
+
+
+def _reason(result: pq.abc.PGresult | None) -> str:
+    message = result.error_message.decode(errors="replace") if result is not None else ""
+    return _first_line(message) or "the server ended the stream"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]

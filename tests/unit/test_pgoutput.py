@@ -1,0 +1,135 @@
+"""Does the decoder read what a server says, and refuse everything else?"""
+
+import struct
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox_relay.errors import DecodeError
+from outbox_relay.pgoutput import COLUMNS, POSTGRES_EPOCH_US, Begin, Commit, Decoder, OutboxRow
+
+STANDARD = (*COLUMNS, "created_at")
+RELATION = 16_387
+
+text = st.binary(max_size=60)
+rows = st.builds(OutboxRow, text, text, text, text, text, st.none() | text, st.none() | text)
+layouts = st.permutations([*STANDARD, "extra"]) | st.just(list(STANDARD)) | st.just(list(COLUMNS))
+
+
+def relation(columns, schema="public", table="outbox", relation_id=RELATION):
+    described = b"".join(b"\0" + name.encode() + b"\0" + struct.pack(">Ii", 25, -1) for name in columns)
+    names = schema.encode() + b"\0" + table.encode() + b"\0"
+    return b"R" + struct.pack(">I", relation_id) + names + b"d" + struct.pack(">H", len(columns)) + described
+
+
+def insert(values, relation_id=RELATION):
+    columns = b"".join(b"n" if v is None else b"t" + struct.pack(">I", len(v)) + v for v in values)
+    return b"I" + struct.pack(">I", relation_id) + b"N" + struct.pack(">H", len(values)) + columns
+
+
+def values_in(layout, row):
+    by_name = dict(zip(COLUMNS, row, strict=True)) | {"created_at": b"2026-11-23 10:00:00+00", "extra": None}
+    return [by_name[name] for name in layout]
+
+
+def decoder_of(layout):
+    decoder = Decoder()
+    assert decoder.decode(relation(layout)) is None
+    return decoder
+
+
+@given(rows, layouts)
+def test_a_row_comes_out_as_it_went_in_wherever_its_columns_stand(row, layout):
+    assert decoder_of(layout).decode(insert(values_in(layout, row))) == row
+
+
+@given(rows, layouts)
+def test_a_row_cut_off_at_any_byte_is_refused(row, layout):
+    decoder = decoder_of(layout)
+    message = insert(values_in(layout, row))
+    for length in range(len(message)):
+        with pytest.raises(DecodeError):
+            decoder.decode(message[:length])
+    with pytest.raises(DecodeError):
+        decoder.decode(message + b"\0")
+
+
+@given(rows, st.data())
+def test_a_row_with_flipped_bytes_is_refused_or_is_a_row(row, data):
+    message = bytearray(insert(values_in(STANDARD, row)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        message[data.draw(st.integers(5, len(message) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(DecodeError):
+        assert isinstance(decoder_of(STANDARD).decode(bytes(message)), OutboxRow)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_or_means_nothing(noise):
+    with suppress(DecodeError):
+        assert not isinstance(decoder_of(STANDARD).decode(noise), OutboxRow)
+
+
+@given(st.permutations(STANDARD))
+def test_a_relation_cut_off_at_any_byte_is_refused(layout):
+    message = relation(layout)
+    for length in range(1, len(message)):
+        with pytest.raises(DecodeError):
+            Decoder().decode(message[:length])
+
+
+def test_begin_and_commit_carry_position_and_time():
+    begin = b"B" + struct.pack(">QqI", 0x1_0000_0010, 5_000_000, 777)
+    commit = b"C" + struct.pack(">BQQq", 0, 0x1_0000_0010, 0x1_0000_0040, 5_000_000)
+    assert Decoder().decode(begin) == Begin(0x1_0000_0010, POSTGRES_EPOCH_US + 5_000_000)
+    assert Decoder().decode(commit) == Commit(0x1_0000_0040)
+    for message in (begin, commit):
+        for length in range(len(message)):
+            with pytest.raises(DecodeError):
+                Decoder().decode(message[:length])
+
+
+@pytest.mark.parametrize("column", COLUMNS[:5])
+def test_null_where_a_value_must_be_is_refused(column):
+    row = OutboxRow(b"i", b"t", b"a", b"e", b"{}")._asdict()
+    values = [None if name == column else value for name, value in zip(COLUMNS, row.values(), strict=True)]
+    for layout in (COLUMNS, COLUMNS[::-1]):
+        by_name = dict(zip(COLUMNS, values, strict=True))
+        with pytest.raises(DecodeError):
+            decoder_of(layout).decode(insert([by_name[name] for name in layout]))
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(DecodeError, match="payload"):
+        Decoder().decode(relation([name for name in STANDARD if name != "payload"]))
+
+
+def test_an_outbox_without_tracestate_is_read():
+    layout = [name for name in STANDARD if name != "tracestate"]
+    row = OutboxRow(b"i", b"t", b"a", b"e", b"{}", b"00-ab-cd-01")
+    assert decoder_of(layout).decode(insert(values_in(layout, row))) == row
+
+
+def test_columns_that_are_added_later_move_the_others():
+    decoder = decoder_of(STANDARD)
+    row = OutboxRow(b"i", b"t", b"a", b"e", b"{}")
+    later = ["extra", *STANDARD]
+    decoder.decode(relation(later))
+    assert decoder.decode(insert(values_in(later, row))) == row
+
+
+def test_other_tables_and_other_messages_are_skipped():
+    decoder = decoder_of(STANDARD)
+    decoder.decode(relation(["a"], table="other", relation_id=9))
+    assert decoder.decode(insert([b"x"], relation_id=9)) is None
+    assert [decoder.decode(kind + b"whatever") for kind in (b"Y", b"O", b"M", b"U", b"D", b"T")] == [None] * 6
+
+
+def test_what_was_not_announced_or_is_unknown_is_refused():
+    with pytest.raises(DecodeError, match="not announced"):
+        Decoder().decode(insert([b"x"]))
+    with pytest.raises(DecodeError, match="unknown kind"):
+        Decoder().decode(b"?")
+    with pytest.raises(DecodeError, match="empty"):
+        Decoder().decode(b"")
