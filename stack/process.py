@@ -1,0 +1,159 @@
+"""How does a child start, so that it never outlives us? With a parent-death signal, in a session of its own.
+
+On Linux every child is started through ``setpriv --pdeathsig``: should this process die, even by SIGKILL, the
+kernel sends the child its stop signal. The signal fires when the *thread* that forked the child ends, so children
+are started by one thread that lives as long as they may. Where there is no ``setpriv`` (macOS) children start
+plainly and survive a SIGKILL of their parent; the next ``settle up`` on the same data ends them before it begins
+(see :mod:`stack.lock`).
+
+PostgreSQL refuses to run as root. As root it is given to the user ``nobody``, who keeps one capability,
+``dac_override``: a virtual environment or data folder below ``/root`` (mode 0700) is otherwise out of reach.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.errors import StackError
+
+LOG_BYTES_MAX = 20_000_000
+"""A log larger than this when its child starts is set aside as ``.1``."""
+
+UNPRIVILEGED_USER = "nobody"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where children of one stack live.
+
+    Attributes:
+        data: the data folder; logs go to ``logs/`` in it.
+        lock_fd: file descriptor that every child inherits and so keeps locked while it lives.
+    """
+
+    data: Path
+    lock_fd: int
+
+    def log(self, name: str) -> Path:
+        """The log file of a child."""
+        return self.data / "logs" / f"{name}.log"
+
+
+class Child:
+    """A started process."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, log_start: int):
+        self.name = name
+        self.log = log
+        self.pid = process.pid
+        self._process = process
+        self._log_start = log_start
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for the signal that ended it."""
+        return self._process.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens if it is gone."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended within the time."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def last_words(self) -> str:
+        """The last line it logged since its start, for an error message."""
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, self.log.stat().st_size - 4_000))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "it logged nothing")[:300]
+
+    def ending(self) -> str:
+        """How it ended, in words: ``exit code 1`` or ``SIGKILL``."""
+        code = self.exit_code()
+        if code is None:
+            return "still running"
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def start(
+    home: Home,
+    name: str,
+    command: Sequence[str],
+    *,
+    death_signal: signal.Signals = signal.SIGTERM,
+    environment: Mapping[str, str] | None = None,
+    unprivileged: bool = False,
+) -> Child:
+    """Start a child that logs to ``<data>/logs/<name>.log`` and dies with this thread.
+
+    Args:
+        death_signal: what it receives when this process is gone.
+        environment: on top of our own.
+        unprivileged: as the user nobody where we are root.
+
+    Raises:
+        StackError: the program is missing or may not be run.
+    """
+    log = home.log(name)
+    _set_aside(log)
+    wrapped = [*_wrapper(death_signal, drop=unprivileged and is_root()), *command]
+    with log.open("ab") as output:
+        log_start = output.tell()
+        try:
+            process = subprocess.Popen(
+                wrapped,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal is for the supervisor, which then stops its children in order.
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+                pass_fds=(home.lock_fd,),
+            )
+        except OSError as error:
+            raise StackError(f"{name} cannot be started: {error}") from None
+    return Child(name, process, log, log_start)
+
+
+def is_root() -> bool:
+    """Whether this process runs as root."""
+    return os.geteuid() == 0
+
+
+def give_to_unprivileged(folder: Path) -> None:
+    """Make the user whom an unprivileged child runs as the owner of a folder (not of what is in it)."""
+    if is_root():
+        user = pwd.getpwnam(UNPRIVILEGED_USER)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+
+
+def _wrapper(death_signal: signal.Signals, *, drop: bool) -> list[str]:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        if drop:
+            raise StackError("PostgreSQL refuses to run as root: install setpriv (util-linux) or use another user")
+        return []
+    command = [setpriv, "--pdeathsig", death_signal.name.removeprefix("SIG")]
+    if drop:
+        user = pwd.getpwnam(UNPRIVILEGED_USER)
+        command += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        command += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        # Or else access(2), by which initdb looks for its neighbours, leaves out what nobody was granted.
+        command += ["--securebits=+no_setuid_fixup"]
+    return [*command, "--"]
+
+
+def _set_aside(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
+        log.replace(log.with_suffix(".log.1"))

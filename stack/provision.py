@@ -1,0 +1,18 @@
+"""What must be in the database and the broker before a service starts? Its schema, and everybody's topics.
+
+Imported inside the functions: `settle --help` needs neither Alembic nor SQLAlchemy.
+"""
+
+
+def migrate(database: str, dsn: str) -> None:
+    """Bring one of :data:`stack.state.DATABASES` to its newest schema."""
+    from processors.runtime import migrations
+
+    migrations.migrate(database, dsn)
+
+
+def ensure_topics(bootstrap: str, partitions: int) -> None:
+    """Create the topics that are missing."""
+    from processors.runtime import topics
+
+    topics.ensure_topics(bootstrap, partitions)

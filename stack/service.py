@@ -1,0 +1,73 @@
+"""How does one of our own services run in the stack? As ``settle run <name>``, ready when ``/readyz`` says so."""
+
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPConnection, HTTPException
+
+import failpoints
+from stack.part import Part
+from stack.ports import HOST, choose
+from stack.process import Child, Home, start
+
+PROBE_TIMEOUT_S = 0.5
+
+Command = Callable[[str], Sequence[str]]
+"""From a service's name to the command that runs it."""
+
+
+def settle_run(name: str) -> list[str]:
+    """``settle run <name>`` with this interpreter; ``-P``: whatever lies in the current folder is not imported."""
+    return [sys.executable, "-P", "-m", "cli.main", "run", name]
+
+
+class Service(Part):
+    """The relay or a processor.
+
+    Args:
+        port: given to it as ``SETTLE_HTTP_PORT``.
+        environment: the variables it is configured by.
+    """
+
+    start_timeout_s = 60.0
+    stop_timeout_s = 15.0
+    stop_signal = signal.SIGTERM
+    hurry_signal = signal.SIGKILL
+
+    def __init__(self, home: Home, name: str, port: int, environment: Mapping[str, str], command: Command):
+        self.name = name
+        self.address = f"http://{HOST}:{port}"
+        self._home = home
+        self._port = port
+        # What the user's shell exports for other purposes must not lead a service away from this stack.
+        own = {"SETTLE_RELAY_SOURCES": "", "SETTLE_HTTP_HOST": HOST, "SETTLE_HTTP_PORT": str(port)}
+        self._environment = {**environment, **own}
+        self._command = command
+
+    def twin(self, name: str) -> "Service":
+        """Another instance of the same service, on a port of its own."""
+        return Service(self._home, name, choose(), self._environment, lambda _: self._command(self.name))
+
+    def prepare(self) -> Child | None:
+        """Nothing to prepare."""
+        return None
+
+    def prepared(self) -> None:
+        """Nothing was prepared."""
+
+    def launch(self) -> Child:
+        """Start the service; it dies at a failpoint of the environment once, and not again when started anew."""
+        child = start(self._home, self.name, self._command(self.name), environment=self._environment)
+        self._environment[failpoints.VARIABLE] = ""
+        return child
+
+    def answers(self) -> bool:
+        """Whether ``GET /readyz`` is answered with 200."""
+        connection = HTTPConnection(HOST, self._port, timeout=PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()

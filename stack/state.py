@@ -1,0 +1,81 @@
+"""Where does a running stack listen? ``stack.json`` in its data folder, and the variables made from it."""
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from processors.runtime.settings import DATA_FOLDER
+from stack.errors import NotRunning
+from stack.lock import is_held
+
+FILE_NAME = "stack.json"
+DATABASES = ("account", "payment", "notification", "saga", "provider")
+
+
+@dataclass(frozen=True)
+class State:
+    """The addresses and processes of a stack.
+
+    Attributes:
+        data: the data folder.
+        pid: the supervisor's process ID.
+        kafka_bootstrap: host:port of the broker.
+        dsns: PostgreSQL URL by database.
+        http: port on 127.0.0.1 by service, where it answers ``/readyz`` and ``/metrics``.
+        pids: process ID by part.
+    """
+
+    data: str
+    pid: int
+    kafka_bootstrap: str
+    dsns: dict[str, str]
+    http: dict[str, int] = field(default_factory=dict)
+    pids: dict[str, int] = field(default_factory=dict)
+
+
+def default_data_folder() -> Path:
+    """``SETTLE_DATA``, or a folder in the user's data directory."""
+    return Path(os.environ.get("SETTLE_DATA") or DATA_FOLDER)
+
+
+def write(state: State) -> None:
+    """Replace ``stack.json`` in one step: a reader sees the old or the new one, never half."""
+    folder = Path(state.data)
+    descriptor, name = tempfile.mkstemp(prefix=FILE_NAME, dir=folder)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(state), file, indent=2)
+        os.replace(name, folder / FILE_NAME)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def read(data: Path) -> State | None:
+    """What the last stack on this folder wrote, running or not; None if there is nothing readable."""
+    try:
+        return State(**json.loads((data / FILE_NAME).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def running(data: Path) -> State:
+    """The stack that is up on this folder.
+
+    Raises:
+        NotRunning: there is none.
+    """
+    state = read(data)
+    if state is None or not is_held(data):
+        raise NotRunning(f"no stack is running on {data}: start one with `settle up --data {data}`")
+    return state
+
+
+def environment(state: State) -> dict[str, str]:
+    """The variables by which a program, ours or anybody's, joins this stack."""
+    dsns = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in state.dsns.items()}
+    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **dsns, "SETTLE_DATA": state.data}

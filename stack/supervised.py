@@ -1,0 +1,136 @@
+"""Is a part alive, and when does it get another chance? One part's life: started, asked, restarted, stopped."""
+
+import signal
+import time
+from collections.abc import Callable
+
+from stack.errors import ChildFailed, StackError
+from stack.part import Part, PartStatus
+from stack.process import Child
+
+PAUSE_FIRST_S = 0.5
+PAUSE_MAX_S = 10.0
+HEALTHY_AFTER_S = 30.0
+"""A part that was ready this long starts anew with the first pause when it dies."""
+PROBE_EVERY_S = 2.0
+KILL_WAIT_S = 5.0
+
+
+def pause_s(deaths_in_a_row: int) -> float:
+    """How long to wait before the next start, after so many deaths (1 and up) without health between them."""
+    return min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(deaths_in_a_row - 1, 10))
+
+
+class Supervised:
+    """A part and what became of it. Not thread-safe: the supervising thread alone calls it.
+
+    Args:
+        note: told in a line what a person may want to know.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, part: Part, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self.part = part
+        self.child: Child | None = None
+        self._state = "pending"
+        self._restarts = 0
+        self._note = note
+        self._clock = clock
+        self._deaths_in_a_row = 0
+        self._ready_since: float | None = None
+        self._act_at = 0.0
+
+    def status(self) -> PartStatus:
+        """How it is."""
+        pid = self.child.pid if self.child is not None else None
+        return PartStatus(self.part.name, self.part.address, self._state, self._restarts, pid)
+
+    def launch(self) -> None:
+        """Start it; it counts as ready once it answers."""
+        self.child = self.part.launch()
+        self._state = "starting"
+        self._ready_since = None
+
+    def check(self) -> None:
+        """Look after a part that is being started for the first time.
+
+        Raises:
+            ChildFailed: it ended instead.
+        """
+        if self.child is not None and self.child.exit_code() is not None:
+            child, self.child, self._state = self.child, None, "stopped"
+            raise ChildFailed(
+                f"{self.part.name} ended at its start ({child.ending()}): {child.last_words()} (see {child.log})"
+            )
+        self._ask()
+
+    def tick(self) -> None:
+        """Look after it: notice its end, start it again when its pause is over, ask how it is."""
+        if self._state in ("pending", "stopped"):
+            return
+        if self.child is None:
+            if self._clock() >= self._act_at:
+                self._restart()
+        elif self.child.exit_code() is not None:
+            self._died(self.child.ending())
+        else:
+            self._ask()
+
+    def kill(self) -> None:
+        """End it as a crash would; the next ticks start it again."""
+        if self.child is None:
+            raise StackError(f"{self.part.name} is not running")
+        self.child.signal(signal.SIGKILL)
+        self.child.wait(KILL_WAIT_S)
+        self.tick()
+
+    def request_stop(self, *, hurry: bool = False) -> None:
+        """Tell it to end, without waiting; from now on it is not started again."""
+        if self.child is not None:
+            self._state = "stopping"
+            self.child.signal(self.part.hurry_signal if hurry else self.part.stop_signal)
+        else:
+            self._state = "stopped"
+
+    def gone(self) -> bool:
+        """Whether it has ended after :meth:`request_stop`."""
+        if self.child is not None and self.child.exit_code() is not None:
+            self.child = None
+            self._state = "stopped"
+        return self.child is None
+
+    def force(self, why: str) -> None:
+        """Kill what did not end when it was told to."""
+        if self.child is not None:
+            self._note(f"{self.part.name} {why} and was killed")
+            self.child.signal(signal.SIGKILL)
+            self.child.wait(KILL_WAIT_S)
+            self.gone()
+
+    def _ask(self) -> None:
+        now = self._clock()
+        if self._state != "starting" and now < self._act_at:
+            return
+        self._act_at = now + PROBE_EVERY_S
+        if self.part.answers():
+            self._state = "ready"
+            self._ready_since = self._ready_since or now
+            if now - self._ready_since > HEALTHY_AFTER_S:
+                self._deaths_in_a_row = 0
+        elif self._state == "ready":
+            self._state = "waiting"
+
+    def _died(self, ending: str) -> None:
+        self.child = None
+        self._state = "restarting"
+        self._deaths_in_a_row += 1
+        pause = pause_s(self._deaths_in_a_row)
+        self._act_at = self._clock() + pause
+        self._note(f"{self.part.name} ended ({ending}); it starts again in {pause:g} s")
+
+    def _restart(self) -> None:
+        self._restarts += 1
+        try:
+            self.launch()
+        except (StackError, OSError) as error:
+            self._died(str(error))

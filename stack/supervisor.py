@@ -1,0 +1,412 @@
+"""Who starts the parts in order, keeps them running and stops them in order? One thread of the supervisor's."""
+
+import atexit
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from stack import ports
+from stack import state as stack_json
+from stack.errors import ChildFailed, StackError
+from stack.jars import kafka_jars
+from stack.kafka import Kafka
+from stack.lock import FolderLock
+from stack.part import PartStatus
+from stack.postgres import Postgres
+from stack.process import Child, Home
+from stack.provision import ensure_topics, migrate
+from stack.service import Command, Service, settle_run
+from stack.supervised import Supervised
+
+SERVICES = ("relay", "account", "payment", "notification", "saga")
+FIRST = ("relay", "provider")
+"""Services that must be ready before the others start, and end after them: the relay creates the publications and
+slots without which an outbox row could go unseen. The provider, where it is a service, is what payment calls."""
+
+TICK_S = 0.2
+START_POLL_S = 0.05
+HURRY_WAIT_S = 3.0
+PREPARE_TIMEOUT_S = 60.0
+
+
+class _Interrupted(StackError):  # noqa: N818
+    """Starting was given up because the stack is to stop."""
+
+
+def to_stderr(line: str) -> None:
+    """Tell a person."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Stack:
+    """Kafka, PostgreSQL and our services on one data folder, from ``start`` to ``stop``; a context manager.
+
+    Everything happens in one thread of its own, the only one that forks (see :mod:`stack.process`), so methods may
+    be called from any thread. Should this process die, its children follow.
+
+    Args:
+        data: the data folder; created if missing. What an earlier stack left in it is there again.
+        services: which of our services to run; none for only Kafka and PostgreSQL with topics and schemas.
+        environment: further variables for the services.
+        postgres_settings: of postgresql.conf, over :data:`stack.postgres.SETTINGS`.
+        partitions: of each topic that is created.
+        command: how a service is run.
+        note: told in a line what a person may want to know: a download, a restart, a child that had to be killed.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        services: Sequence[str] = SERVICES,
+        environment: Mapping[str, str] | None = None,
+        postgres_settings: Mapping[str, str] | None = None,
+        partitions: int = 4,
+        command: Command = settle_run,
+        note: Callable[[str], None] = to_stderr,
+    ):
+        self.data = data.expanduser().resolve()
+        self._services = tuple(services)
+        self._environment = dict(environment or {})
+        self._postgres_settings = dict(postgres_settings or {})
+        self._partitions = partitions
+        self._command = command
+        self._note = note
+        self._lock: FolderLock | None = None
+        self._thread: threading.Thread | None = None
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._supervised: dict[str, Supervised] = {}
+        self._supervising = False
+        self._stopping = threading.Event()
+        self._hurried = False
+        self._changed = threading.Condition()
+        self._statuses: tuple[PartStatus, ...] = ()
+        self._state: stack_json.State | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def state(self) -> stack_json.State:
+        """Addresses and process IDs, as in ``stack.json``."""
+        if self._state is None:
+            raise StackError("the stack has not been started")
+        return self._state
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which a program joins this stack."""
+        return stack_json.environment(self.state)
+
+    def statuses(self) -> tuple[PartStatus, ...]:
+        """How each part is, in the order of their start."""
+        return self._statuses
+
+    def start(self) -> None:
+        """Bring everything up; returns when every part is ready.
+
+        Raises:
+            AlreadyRunning: another process runs a stack on this folder.
+            StackError: something could not be started; nothing is left running.
+        """
+        jars = kafka_jars(self._note)
+        self._lock = FolderLock(self.data, self._note)
+        self._stopping.clear()
+        self._hurried = False
+        self._thread = threading.Thread(target=self._run, name="stack", daemon=True)
+        self._thread.start()
+        # Daemon threads live until after these, so a script that forgets to stop still ends cleanly.
+        atexit.register(self.stop)
+        try:
+            self._do(lambda: self._start(jars))
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop everything in order; returns when nothing is left. Ctrl-C meanwhile hurries it."""
+        if self._thread is None:
+            return
+        self._stopping.set()
+        stopped: Future[None] = Future()
+        self._jobs.put((self._stop, stopped))
+        try:
+            stopped.result()
+        except KeyboardInterrupt:
+            self.hurry()
+            stopped.result()
+            raise
+        finally:
+            if stopped.done():
+                self._thread.join()
+                self._thread = None
+                atexit.unregister(self.stop)
+                if self._lock is not None:
+                    self._lock.close()
+
+    def hurry(self) -> None:
+        """Kill what a stop is waiting for after a short grace; a signal handler may call it."""
+        self._hurried = True
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a part, as a crash would; returns when it is dead. It is started again after its pause."""
+        self._do(self._part(name).kill)
+
+    def stop_service(self, *names: str) -> None:
+        """Stop parts in good order, several at once, and leave them stopped."""
+        self._do(lambda: self._end([self._part(name) for name in names]))
+
+    def start_service(self, name: str) -> None:
+        """Start a part that was stopped, without waiting for it to be ready."""
+        supervised = self._part(name)
+        self._do(lambda: supervised.launch() if supervised.child is None else None)
+
+    def start_second(self, name: str) -> str:
+        """Start another instance of a service beside the first, as ``<name>-2``, which is its name as a part.
+
+        It is looked after like any part until :meth:`stop_service`; what the first was given, it has too.
+        """
+        second = f"{name}-2"
+
+        def job() -> None:
+            if second not in self._supervised:
+                part = self._part(name).part
+                if not isinstance(part, Service):
+                    raise StackError(f"there is only one {name}")
+                self._supervised[second] = Supervised(part.twin(second), self._note)
+            if self._supervised[second].child is None:
+                self._supervised[second].launch()
+
+        self._do(job)
+        return second
+
+    def pid(self, name: str) -> int:
+        """The process ID of a part that runs."""
+        pid = self._status(name).pid
+        if pid is None:
+            raise StackError(f"{name} is not running")
+        return pid
+
+    def wait_ready(self, name: str, timeout: float = 60.0) -> None:
+        """Wait until a part does its work.
+
+        Raises:
+            ChildFailed: not within ``timeout`` seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._status(name).state == "ready", timeout):
+                raise ChildFailed(f"{name} was not ready within {timeout:g} s: it is {self._status(name).state}")
+
+    def wait_changed(self, known: tuple[PartStatus, ...], timeout: float) -> tuple[PartStatus, ...]:
+        """Wait until statuses differ from those known, or the time is over; returns the present ones."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._statuses != known, timeout)
+            return self._statuses
+
+    def _part(self, name: str) -> Supervised:
+        if name not in self._supervised:
+            raise StackError(f"this stack has no part {name!r}: it has {', '.join(self._supervised)}")
+        return self._supervised[name]
+
+    def _status(self, name: str) -> PartStatus:
+        self._part(name)
+        return next(status for status in self._statuses if status.name == name)
+
+    # What follows runs in the stack's own thread.
+
+    def _do(self, job: Callable[[], Any]) -> None:
+        if self._thread is None:
+            raise StackError("the stack has not been started")
+        done: Future[Any] = Future()
+        self._jobs.put((job, done))
+        done.result()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job, done = self._jobs.get(timeout=TICK_S)
+            except queue.Empty:
+                self._tick()
+                continue
+            try:
+                result = job()
+            except BaseException as error:
+                self._publish()
+                done.set_exception(error)
+            else:
+                self._publish()
+                done.set_result(result)
+            if job == self._stop:
+                return
+
+    def _tick(self) -> None:
+        if self._supervising:
+            for supervised in self._supervised.values():
+                supervised.tick()
+            self._publish()
+
+    def _publish(self) -> None:
+        statuses = tuple(supervised.status() for supervised in self._supervised.values())
+        if statuses == self._statuses or self._state is None:
+            return
+        pids = {status.name: status.pid for status in statuses if status.pid is not None}
+        if pids != self._state.pids:
+            self._state = stack_json.State(**{**vars(self._state), "pids": pids})
+            try:
+                stack_json.write(self._state)
+            except OSError as error:
+                self._note(f"stack.json cannot be written: {error}")
+        with self._changed:
+            self._statuses = statuses
+            self._changed.notify_all()
+
+    def _start(self, jars: Path) -> None:
+        assert self._lock is not None
+        home = Home(self.data, self._lock.children_fd)
+        before = stack_json.read(self.data)
+        taken: set[int] = set()
+        old_ports = dict(before.http) if before else {}
+        broker_port = ports.choose(_port(before.kafka_bootstrap) if before else None, taken=taken)
+        database_port = ports.choose(
+            _port(before.dsns["account"].rpartition("/")[0]) if before else None, taken=taken
+        )
+        postgres = Postgres(home, database_port, self._postgres_settings)
+        kafka = Kafka(home, jars, broker_port, ports.choose(taken=taken))
+        self._state = stack_json.State(
+            data=str(self.data),
+            pid=os.getpid(),
+            kafka_bootstrap=kafka.address,
+            dsns={name: postgres.dsn(name) for name in stack_json.DATABASES},
+            http={name: ports.choose(old_ports.get(name), taken=taken) for name in self._services},
+        )
+        variables = {**stack_json.environment(self._state), **self._environment}
+        if "provider" in self._services:
+            variables["SETTLE_PROVIDER_URL"] = f"http://{ports.HOST}:{self._state.http['provider']}"
+        parts = [
+            postgres,
+            kafka,
+            *(
+                Service(home, name, self._state.http[name], variables, self._command)
+                for name in sorted(self._services, key=lambda name: name not in FIRST)
+            ),
+        ]
+        self._supervised = {part.name: Supervised(part, self._note) for part in parts}
+        self._prepare([self._supervised["postgres"], self._supervised["kafka"]])
+        self._await_ready(["postgres"])
+        # Kafka needs seconds to start: the database is made ready meanwhile.
+        postgres.create_databases(stack_json.DATABASES)
+        for name, dsn in self._state.dsns.items():
+            self._go_on()
+            migrate(name, dsn)
+        self._await_ready(["kafka"])
+        ensure_topics(kafka.address, self._partitions)
+        for group in self._groups():
+            for name in group:
+                self._supervised[name].launch()
+            self._await_ready(group)
+        self._supervising = True
+
+    def _prepare(self, group: Iterable[Supervised]) -> None:
+        """Run what each must run once, side by side, and launch each as soon as it can be."""
+        preparing: dict[Supervised, Child | None] = {}
+        try:
+            for supervised in group:
+                preparing[supervised] = supervised.part.prepare()
+            deadline = time.monotonic() + PREPARE_TIMEOUT_S
+            while preparing:
+                self._go_on()
+                for supervised, child in list(preparing.items()):
+                    if _has_prepared(child):
+                        supervised.part.prepared()
+                        supervised.launch()
+                        del preparing[supervised]
+                if time.monotonic() > deadline:
+                    names = " and ".join(supervised.part.name for supervised in preparing)
+                    raise ChildFailed(f"{names} could not be prepared within {PREPARE_TIMEOUT_S:g} s")
+                self._publish()
+                time.sleep(START_POLL_S)
+        finally:
+            for child in preparing.values():
+                if child is not None:
+                    child.signal(signal.SIGKILL)
+                    child.wait(HURRY_WAIT_S)
+
+    def _await_ready(self, names: Sequence[str]) -> None:
+        started = time.monotonic()
+        waiting = [self._supervised[name] for name in names]
+        while waiting:
+            self._go_on()
+            for supervised in self._supervised.values():
+                supervised.check()
+            waiting = [supervised for supervised in waiting if supervised.status().state != "ready"]
+            self._publish()
+            for supervised in waiting:
+                if time.monotonic() - started > supervised.part.start_timeout_s:
+                    seconds = supervised.part.start_timeout_s
+                    log = supervised.child.log if supervised.child else "its log"
+                    raise ChildFailed(f"{supervised.part.name} was not ready within {seconds:g} s (see {log})")
+            if waiting:
+                time.sleep(START_POLL_S)
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise _Interrupted("the stack was stopped while it started")
+
+    def _groups(self) -> list[list[str]]:
+        """The services in the groups that start one after the other."""
+        first = [name for name in self._services if name in FIRST]
+        rest = [name for name in self._services if name not in FIRST]
+        return [group for group in (first, rest) if group]
+
+    def _stop(self) -> None:
+        self._supervising = False
+        seconds = [f"{name}-2" for name in self._services]
+        for group in [seconds, *reversed(self._groups()), ["kafka"], ["postgres"]]:
+            self._end([self._supervised[name] for name in group if name in self._supervised])
+
+    def _end(self, group: Sequence[Supervised]) -> None:
+        """Stop some parts at once, wait for them, kill what does not end."""
+        hurried = self._hurried
+        for supervised in group:
+            supervised.request_stop(hurry=hurried)
+        self._publish()
+        started = time.monotonic()
+        waiting = [supervised for supervised in group if not supervised.gone()]
+        while waiting:
+            if self._hurried and not hurried:
+                hurried, started = True, time.monotonic()
+                for supervised in waiting:
+                    supervised.request_stop(hurry=True)
+            for supervised in waiting:
+                limit_s = HURRY_WAIT_S if hurried else supervised.part.stop_timeout_s
+                if time.monotonic() - started > limit_s:
+                    supervised.force(f"did not stop within {limit_s:g} s")
+            waiting = [supervised for supervised in waiting if not supervised.gone()]
+            self._publish()
+            if waiting:
+                time.sleep(START_POLL_S)
+
+
+def _has_prepared(child: Child | None) -> bool:
+    if child is None or child.exit_code() == 0:
+        return True
+    if child.exit_code() is not None:
+        raise ChildFailed(f"{child.name} failed: {child.last_words()} (see {child.log})")
+    return False
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])

@@ -1,0 +1,223 @@
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stack import ports
+from stack import state as stack_json
+from stack.errors import AlreadyRunning, ChildFailed, NotRunning
+from stack.kafka import _cluster_id, _escaped
+from stack.lock import FolderLock
+from stack.process import Child
+from stack.state import State
+from stack.supervised import HEALTHY_AFTER_S, PAUSE_MAX_S, Supervised, pause_s
+
+
+class FakeChild(Child):
+    def __init__(self, ends_on: frozenset[signal.Signals]):
+        self.name, self.pid, self.log = "fake", 4711, Path("fake.log")
+        self.code: int | None = None
+        self.signals: list[signal.Signals] = []
+        self._ends_on = ends_on
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def signal(self, number: signal.Signals) -> None:
+        self.signals.append(number)
+        if number in self._ends_on:
+            self.code = -number
+
+    def wait(self, timeout_s: float) -> bool:
+        return self.code is not None
+
+    def last_words(self) -> str:
+        return "no such broker"
+
+
+class FakePart:
+    name = "fake"
+    address = "127.0.0.1:1"
+    start_timeout_s = stop_timeout_s = 1.0
+    stop_signal = signal.SIGTERM
+    hurry_signal = signal.SIGKILL
+
+    def __init__(self) -> None:
+        self.children: list[FakeChild] = []
+        self.healthy = True
+        self.ends_on = frozenset({signal.SIGTERM, signal.SIGKILL})
+
+    def prepare(self) -> None:
+        return None
+
+    def prepared(self) -> None:
+        pass
+
+    def launch(self) -> FakeChild:
+        self.children.append(FakeChild(self.ends_on))
+        return self.children[-1]
+
+    def answers(self) -> bool:
+        return self.healthy
+
+
+class Bench:
+    """A supervised fake part and a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.notes: list[str] = []
+        self.part = FakePart()
+        self.supervised = Supervised(self.part, self.notes.append, clock=lambda: self.now_s)
+
+    def after(self, seconds: float) -> str:
+        self.now_s += seconds
+        self.supervised.tick()
+        return self.supervised.status().state
+
+    def until(self, state: str, limit_s: float) -> float:
+        started_s = self.now_s
+        while self.after(0.1) != state:
+            assert self.now_s - started_s < limit_s
+        return self.now_s - started_s
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_pauses_grow_and_stay_bounded() -> None:
+    assert [pause_s(deaths) for deaths in (1, 2, 3, 4, 5, 6, 1_000)] == [0.5, 1, 2, 4, 8, 10, PAUSE_MAX_S]
+
+
+def test_a_dead_part_is_started_again_after_its_pause(bench: Bench) -> None:
+    bench.supervised.launch()
+    assert bench.after(0.1) == "ready"
+    bench.part.children[-1].code = 1
+    assert bench.after(0.1) == "restarting"
+    assert bench.supervised.status().pid is None
+    assert bench.until("ready", limit_s=2) == pytest.approx(0.6, abs=0.2)
+    assert bench.supervised.status().restarts == 1
+    assert bench.notes == ["fake ended (exit code 1); it starts again in 0.5 s"]
+
+
+def test_a_part_that_keeps_dying_waits_longer_until_it_was_healthy_a_while(bench: Bench) -> None:
+    bench.supervised.launch()
+    for pause in (0.5, 1, 2):
+        bench.until("ready", limit_s=5)
+        bench.part.children[-1].code = 1
+        assert bench.after(0.1) == "restarting"
+        assert bench.notes[-1].endswith(f"again in {pause:g} s")
+    bench.until("ready", limit_s=5)
+    bench.after(HEALTHY_AFTER_S + 1)
+    bench.part.children[-1].code = 1
+    bench.after(0.1)
+    assert bench.notes[-1].endswith("again in 0.5 s")
+
+
+def test_a_part_that_runs_but_does_not_work_is_shown_and_left_alone(bench: Bench) -> None:
+    bench.supervised.launch()
+    bench.until("ready", limit_s=1)
+    bench.part.healthy = False
+    bench.until("waiting", limit_s=5)
+    bench.part.healthy = True
+    bench.until("ready", limit_s=5)
+    assert len(bench.part.children) == 1
+
+
+def test_a_stopped_part_stays_stopped(bench: Bench) -> None:
+    bench.supervised.launch()
+    bench.until("ready", limit_s=1)
+    bench.supervised.request_stop()
+    assert bench.supervised.gone()
+    assert bench.after(100) == "stopped"
+    assert len(bench.part.children) == 1
+
+
+def test_a_part_that_ignores_its_stop_signal_is_killed_with_a_note(bench: Bench) -> None:
+    bench.part.ends_on = frozenset({signal.SIGKILL})
+    bench.supervised.launch()
+    bench.supervised.request_stop()
+    assert not bench.supervised.gone()
+    bench.supervised.force("did not stop within 1 s")
+    assert bench.supervised.gone()
+    assert bench.part.children[-1].signals == [signal.SIGTERM, signal.SIGKILL]
+    assert bench.notes == ["fake did not stop within 1 s and was killed"]
+
+
+def test_a_part_that_ends_at_its_start_says_why_in_one_line(bench: Bench) -> None:
+    bench.supervised.launch()
+    bench.part.children[-1].code = 3
+    with pytest.raises(ChildFailed, match=r"fake ended at its start \(exit code 3\): no such broker"):
+        bench.supervised.check()
+
+
+def test_a_port_in_use_is_not_chosen(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server((ports.HOST, 0)) as server:
+        busy = server.getsockname()[1]
+        assert not ports.is_free(busy)
+        assert ports.choose(busy) != busy
+    assert ports.choose(ports.choose()) in ports.PORTS
+
+
+def test_no_two_parts_get_one_port() -> None:
+    taken: set[int] = set()
+    first = ports.choose(taken=taken)
+    assert ports.choose(first, taken=taken) != first
+
+
+def test_a_stack_is_joined_by_variables(tmp_path: Path) -> None:
+    state = State(
+        data=str(tmp_path),
+        pid=1,
+        kafka_bootstrap="127.0.0.1:1",
+        dsns={"account": "postgresql://settle@127.0.0.1:2/account"},
+    )
+    stack_json.write(state)
+    assert stack_json.read(tmp_path) == state
+    assert stack_json.environment(state) == {
+        "SETTLE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
+        "SETTLE_ACCOUNT_DSN": "postgresql://settle@127.0.0.1:2/account",
+        "SETTLE_DATA": str(tmp_path),
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["stack.json"]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"pid": 1}', '{"surprise": 1}'])
+def test_an_unreadable_stack_json_is_no_stack(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "stack.json").write_text(content)
+    assert stack_json.read(tmp_path) is None
+    with pytest.raises(NotRunning, match="no stack is running"):
+        stack_json.running(tmp_path)
+
+
+def test_a_data_folder_has_one_supervisor(tmp_path: Path) -> None:
+    notes: list[str] = []
+    note: Callable[[str], None] = notes.append
+    lock = FolderLock(tmp_path, note)
+    with pytest.raises(AlreadyRunning, match=r"already running on .* \(process \d+\)"):
+        FolderLock(tmp_path, note)
+    lock.close()
+    FolderLock(tmp_path, note).close()
+    assert notes == []
+
+
+def test_the_data_folder_is_found_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETTLE_DATA", str(tmp_path))
+    assert stack_json.default_data_folder() == tmp_path
+
+
+def test_a_folder_of_any_name_reaches_java() -> None:
+    assert _escaped("/data/my folder") == "/data/my folder"
+    assert _escaped("/é\\💶") == "/\\u00e9\\\\\\ud83d\\udcb6"
+
+
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    ids = {_cluster_id() for _ in range(2_000)}
+    assert len(ids) == 2_000
+    assert not [one for one in ids if one.startswith("-")]
