@@ -1,0 +1,96 @@
+"""Which event does a withdrawal that stands still need to be told again?
+
+The one that the waiting step acts on; and what a service has in its outbox and the saga never heard. Both are said
+again as they were, with the same message ID, so whoever knows them already changes nothing.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import psycopg
+
+from audit.read import CONNECT_TIMEOUT_S
+from contracts import headers
+from contracts.events import WithdrawalRequested
+from contracts.topics import WITHDRAWAL_REQUESTS
+from processors.saga.decide import needed_for
+from producers.publish import Outgoing
+
+CLOCKS_OFF = timedelta(minutes=5)
+"""How far the clocks of services may be apart."""
+
+SERVICES = ("account", "payment", "notification")
+
+_KNOWN = """
+SELECT w.account_id, w.seen, min((e.payload->>'occurred_at')::timestamptz), array_agg(e.type)
+FROM withdrawals w JOIN event_store e USING (payment_id) WHERE payment_id = %s GROUP BY payment_id
+"""
+
+_REQUEST = """
+SELECT event_id, payload::text FROM event_store WHERE payment_id = %s AND type = 'WithdrawalRequested'
+ORDER BY sequence LIMIT 1
+"""
+
+# Message IDs are ordered by time: what is older than the withdrawal is not looked at.
+_SAID = """
+SELECT id, aggregatetype, aggregateid, type, payload::text, traceparent, tracestate FROM outbox
+WHERE id >= %s AND payload->>'payment_id' = %s ORDER BY id
+"""
+
+
+def to_say_again(dsns: Mapping[str, str], payment_id: UUID) -> list[Outgoing]:
+    """What to say again of a withdrawal that has not ended; nothing if there is nothing.
+
+    Args:
+        dsns: of ``saga``, ``account``, ``payment`` and ``notification``.
+        payment_id: of a withdrawal that the saga service knows.
+
+    Raises:
+        psycopg.OperationalError: a database does not answer.
+    """
+    with psycopg.connect(dsns["saga"], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        known = connection.execute(_KNOWN, (payment_id,)).fetchone()
+        request = connection.execute(_REQUEST, (payment_id,)).fetchone()
+    if known is None:
+        return []
+    account_id, seen, first_at, types = known
+    needed = needed_for(seen)
+    wanted = needed.__name__ if needed is not None else None
+    said = [one for name in SERVICES for one in _said(dsns[name], payment_id, first_at)]
+    if request is not None:
+        said.insert(0, _request(account_id, *request))
+    return [one for one in said if one.event_type == wanted or one.event_type not in types]
+
+
+def _request(account_id: str, event_id: UUID, payload: str) -> Outgoing:
+    fields: headers.Headers = [
+        (headers.ID, str(event_id).encode()),
+        (headers.EVENT_TYPE, WithdrawalRequested.__name__.encode()),
+    ]
+    return Outgoing(WITHDRAWAL_REQUESTS.name, account_id, WithdrawalRequested.__name__, payload.encode(), fields)
+
+
+def _said(dsn: str, payment_id: UUID, since: datetime) -> list[Outgoing]:
+    first_id = UUID(int=int((since - CLOCKS_OFF).timestamp() * 1000) << 80)
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        rows = connection.execute(_SAID, (first_id, str(payment_id))).fetchall()
+    return [
+        Outgoing(
+            f"{aggregate}.events",
+            key,
+            event_type,
+            payload.encode(),
+            [
+                (headers.ID, str(message_id).encode()),
+                (headers.EVENT_TYPE, event_type.encode()),
+                *((name, text.encode()) for name, text in _context(traceparent, tracestate)),
+            ],
+        )
+        for message_id, aggregate, key, event_type, payload, traceparent, tracestate in rows
+    ]
+
+
+def _context(traceparent: str | None, tracestate: str | None) -> list[tuple[str, str]]:
+    both = ((headers.TRACEPARENT, traceparent), (headers.TRACESTATE, tracestate))
+    return [(name, text) for name, text in both if text is not None]

@@ -1,0 +1,103 @@
+"""How are the stories of all withdrawals read? One ordered stream per database, merged by payment ID.
+
+Memory stays flat however many withdrawals there are: each database sends its rows in order, and rows of the same
+payment ID meet here.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide, SagaSide, Story
+
+FETCH_ROWS = 5_000
+CONNECT_TIMEOUT_S = 5
+
+_ACCOUNT = """
+SELECT payment_id, l.account_id, l.amount_minor, l.currency, l.status,
+    coalesce(b.deductions, 0), coalesce(b.refunds, 0), coalesce(b.net, 0)::bigint
+FROM saga_log l FULL JOIN (
+    SELECT payment_id, count(*) FILTER (WHERE kind = 'deduction') AS deductions,
+        count(*) FILTER (WHERE kind = 'refund') AS refunds, sum(amount_minor) AS net
+    FROM ledger GROUP BY payment_id) b USING (payment_id)
+ORDER BY payment_id
+"""
+
+_PAYMENT = "SELECT payment_id, account_id, amount_minor, currency, status FROM payments ORDER BY payment_id"
+
+_NOTIFICATION = """
+SELECT payment_id, count(*) FILTER (WHERE status = 'sent'), count(*) FILTER (WHERE status = 'failed')
+FROM notifications GROUP BY payment_id ORDER BY payment_id
+"""
+
+_PROVIDER = """
+SELECT payment_id, account_id, amount_minor, currency, status, count(*) OVER (PARTITION BY payment_id)
+FROM charges ORDER BY payment_id
+"""
+
+_SAGA = """
+SELECT payment_id, w.account_id, w.amount_minor, w.currency, w.state, coalesce(e.types, '{}')
+FROM withdrawals w FULL JOIN (
+    SELECT payment_id, array_agg(type ORDER BY type) AS types FROM event_store GROUP BY payment_id) e
+    USING (payment_id)
+ORDER BY payment_id
+"""
+
+# Later services first: whatever they know, the earlier ones must know when they are read after them.
+_SOURCES = (
+    ("saga", _SAGA),
+    ("notification", _NOTIFICATION),
+    ("provider", _PROVIDER),
+    ("payment", _PAYMENT),
+    ("account", _ACCOUNT),
+)
+
+
+def stories(dsns: Mapping[str, str]) -> Iterator[Story]:
+    """The story of every withdrawal that any database knows, by ascending payment ID.
+
+    Args:
+        dsns: of ``account``, ``payment``, ``notification``, ``provider`` and ``saga``.
+
+    Raises:
+        psycopg.OperationalError: a database does not answer.
+    """
+    with ExitStack() as stack:
+        streams = []
+        for place, (name, query) in enumerate(_SOURCES):
+            connection = stack.enter_context(psycopg.connect(dsns[name], connect_timeout=CONNECT_TIMEOUT_S))
+            # A server-side cursor sees the database as it is now, however long the reading takes.
+            cursor = connection.cursor(f"audit_{name}")
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(query)
+            streams.append(_tagged(place, cursor))
+        merged = heapq.merge(*streams, key=lambda item: item[0])
+        for payment_id, rows in groupby(merged, key=lambda item: item[0]):
+            yield _story(payment_id, {_SOURCES[place][0]: row for _, place, row in rows})
+
+
+def _tagged(place: int, rows: Any) -> Iterator[tuple[UUID, int, tuple[Any, ...]]]:
+    for row in rows:
+        yield row[0], place, row
+
+
+def _story(payment_id: UUID, rows: Mapping[str, tuple[Any, ...]]) -> Story:
+    account, payment = rows.get("account"), rows.get("payment")
+    provider, saga, notification = rows.get("provider"), rows.get("saga"), rows.get("notification")
+    return Story(
+        payment_id,
+        AccountSide(_contents(account), *account[4:]) if account else None,
+        PaymentSide((payment[1], payment[2], payment[3]), payment[4]) if payment else None,
+        ProviderSide((provider[1], provider[2], provider[3]), *provider[4:]) if provider else None,
+        SagaSide(_contents(saga), *saga[4:]) if saga else None,
+        NotificationSide(*notification[1:]) if notification else None,
+    )
+
+
+def _contents(row: tuple[Any, ...]) -> tuple[str, int, str] | None:
+    return None if row[1] is None else (row[1], row[2], row[3])
