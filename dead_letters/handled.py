@@ -1,0 +1,134 @@
+"""What became of each dead letter? The last record with its name on a compacted topic says so.
+
+Dead letters themselves are never changed or removed: a topic is a log. What people did about them is another log,
+``dead-letters.handled``, of which Kafka keeps the newest record per key for ever.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from contracts import headers
+from contracts.topics import DEAD_LETTERS_HANDLED
+from processors.runtime.messages import Record
+from processors.runtime.scan import scan
+from processors.runtime.topics import ensure_topics
+
+DELIVERY_TIMEOUT_S = 30.0
+
+REDRIVING: Final = "redriving"
+REDRIVEN: Final = "redriven"
+DISCARDED: Final = "discarded"
+
+
+class Handled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was done about a dead letter.
+
+    Attributes:
+        action: ``redriving`` is the intention; it counts once it is ``redriven``.
+        at: when (UTC).
+        from_offset: where the original can stand at the earliest, if it was sent after that intention.
+        place: where it was sent to.
+        note: why it was discarded.
+    """
+
+    action: Literal["redriving", "redriven", "discarded"]
+    at: datetime
+    from_offset: int | None = None
+    place: str | None = None
+    note: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nobody needs to look at it any more."""
+        return self.action != REDRIVING
+
+
+def read_handled(bootstrap: str) -> dict[str, Handled]:
+    """What was done, by the letter's place.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    found: dict[str, Handled] = {}
+    for message in scan(bootstrap, [DEAD_LETTERS_HANDLED]):
+        key, value = message.key(), message.value()
+        if key is not None and value is not None:
+            found[key.decode()] = msgspec.json.decode(value, type=Handled)
+    return found
+
+
+class Writer:
+    """Writes to Kafka and waits until it is there: what was done, and originals back to where they were.
+
+    Raises:
+        KafkaException: Kafka does not take something.
+    """
+
+    def __init__(self, bootstrap: str) -> None:
+        ensure_topics(bootstrap)
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+                "log_level": 0,
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._producer.flush(DELIVERY_TIMEOUT_S)
+
+    def note(self, what: Mapping[str, Handled]) -> None:
+        """Put on record what was done about some letters."""
+        self._deliver(
+            [
+                Record(DEAD_LETTERS_HANDLED, 0, 0, place.encode(), msgspec.json.encode(handled), [])
+                for place, handled in what.items()
+            ]
+        )
+
+    def send(self, records: Sequence[Record]) -> list[str]:
+        """Write records to their topics and partitions, byte for byte; the places where they are now."""
+        return self._deliver(records)
+
+    def _deliver(self, records: Sequence[Record]) -> list[str]:
+        places = [""] * len(records)
+        failures: list[KafkaException] = []
+
+        def on_delivery(number: int, error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failures.append(KafkaException(error))
+            else:
+                places[number] = f"{message.topic()}/{message.partition()}@{message.offset()}"
+
+        for number, record in enumerate(records):
+            fields: list[tuple[str, str | bytes | None]] = list(record.headers)
+            self._producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                partition=record.partition,
+                headers=fields,
+                on_delivery=partial(on_delivery, number),
+            )
+        self._producer.flush()
+        if failures:
+            raise failures[0]
+        return places
+
+
+def same(message: Message, record: Record) -> bool:
+    """Whether a record in Kafka is the same, byte for byte; its place aside."""
+    found: headers.Headers = message.headers() or []  # type: ignore[assignment]
+    return message.key() == record.key and message.value() == record.value and found == record.headers

@@ -1,0 +1,191 @@
+"""Which messages are dead letters, why, and is each still waiting for someone?
+
+A dead letter is named by the place of its original, ``<topic>/<partition>@<offset>``, as the services' logs name
+it. Two services that refuse the same message, or one that refuses it twice around a crash, make one dead letter.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import msgspec
+from confluent_kafka import Message
+
+from contracts import headers
+from contracts.topics import TOPICS
+from dead_letters.errors import DeadLetterError
+from dead_letters.handled import Handled, read_handled
+from processors.runtime.messages import Record
+from processors.runtime.scan import scan
+from tracing import TraceContext
+
+_OURS = "dlq."
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Who refused a message, why and when; the last line of the stack trace, if it raised."""
+
+    service: str
+    reason: str
+    error: str | None
+    at: datetime | None
+
+
+class Letter(msgspec.Struct):
+    """A message that could not be handled.
+
+    Attributes:
+        record: the original: place, key, value and headers, byte for byte.
+        refusals: one or more, in the order of the topic.
+        handled: what became of it; None as long as it waits.
+    """
+
+    record: Record
+    refusals: list[Refusal]
+    handled: Handled | None = None
+
+    @property
+    def id(self) -> str:
+        """The place of the original."""
+        return self.record.place
+
+    @property
+    def open(self) -> bool:
+        """Whether it waits for someone."""
+        return self.handled is None or not self.handled.final
+
+    @property
+    def event_type(self) -> str | None:
+        """As its header says."""
+        return headers.text(self.record.headers, headers.EVENT_TYPE)
+
+    @property
+    def message_id(self) -> str | None:
+        """As its header says."""
+        return headers.text(self.record.headers, headers.ID)
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of the trace that its withdrawal has."""
+        return TraceContext(headers.text(self.record.headers, headers.TRACEPARENT), None).trace_id
+
+    @property
+    def payment_id(self) -> str | None:
+        """Of its withdrawal, where the body can be read that far."""
+        try:
+            body = json.loads(self.record.value or b"")
+        except ValueError:
+            return None
+        found = body.get("payment_id") if isinstance(body, dict) else None
+        return found if isinstance(found, str) else None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which dead letters are meant; what is left out does not matter.
+
+    Attributes:
+        ids: places, message IDs or payment IDs; each must name at least one.
+        topic: of the original.
+        event_type: by the header.
+        reason: part of a reason or of an error, in any case of letters.
+    """
+
+    ids: tuple[str, ...] = ()
+    topic: str | None = None
+    event_type: str | None = None
+    reason: str | None = None
+
+    @property
+    def anything(self) -> bool:
+        """Whether nothing at all is said."""
+        return self == Wanted()
+
+    def fits(self, letter: Letter) -> bool:
+        """Whether a letter is meant, its ID aside."""
+        if self.topic not in (None, letter.record.topic) or self.event_type not in (None, letter.event_type):
+            return False
+        if self.reason is None:
+            return True
+        said = [text for refusal in letter.refusals for text in (refusal.reason, refusal.error or "")]
+        return any(self.reason.casefold() in text.casefold() for text in said)
+
+
+def read_letters(bootstrap: str) -> list[Letter]:
+    """All dead letters that the topics hold, the oldest refusal first.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    # What became of them is read first: whatever is added meanwhile is then open, which is looked at again.
+    handled = read_handled(bootstrap)
+    letters: dict[str, Letter] = {}
+    for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
+        letter = _letter(message)
+        known = letters.setdefault(letter.id, letter)
+        if known is not letter:
+            known.refusals += letter.refusals
+        known.handled = handled.get(known.id)
+    return sorted(letters.values(), key=_age)
+
+
+def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:
+    """The letters that are meant.
+
+    Raises:
+        DeadLetterError: an ID names none.
+    """
+    letters = list(letters)
+    if not wanted.ids:
+        return [letter for letter in letters if wanted.fits(letter)]
+    chosen: dict[str, Letter] = {}
+    for name in wanted.ids:
+        named = [letter for letter in letters if name in _names(letter)]
+        if not named:
+            raise DeadLetterError(f"no dead letter {name}; `settle dead-letters list --all` shows them")
+        chosen |= {letter.id: letter for letter in named if wanted.fits(letter)}
+    return list(chosen.values())
+
+
+def _names(letter: Letter) -> set[str | None]:
+    return {letter.id, letter.message_id, letter.payment_id}
+
+
+def _age(letter: Letter) -> tuple[float, str, int, int]:
+    at = letter.refusals[0].at
+    record = letter.record
+    return at.timestamp() if at else 0.0, record.topic, record.partition, record.offset
+
+
+def _letter(message: Message) -> Letter:
+    found: headers.Headers = message.headers() or []  # type: ignore[assignment]
+    about: Mapping[str, str | None] = {
+        name: headers.text(found, name) for name, _ in found if name.startswith(_OURS)
+    }
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    record = Record(
+        about.get(headers.DEAD_LETTER_TOPIC) or topic.removesuffix(".dlq"),
+        _number(about.get(headers.DEAD_LETTER_PARTITION), partition),
+        _number(about.get(headers.DEAD_LETTER_OFFSET), offset),
+        message.key(),
+        message.value(),
+        [(name, value) for name, value in found if not name.startswith(_OURS)],
+    )
+    refusal = Refusal(
+        about.get(headers.DEAD_LETTER_SERVICE) or "unknown",
+        about.get(headers.DEAD_LETTER_REASON) or "unknown",
+        about.get(headers.DEAD_LETTER_ERROR),
+        _time(about.get(headers.DEAD_LETTER_AT)),
+    )
+    return Letter(record, [refusal])
+
+
+def _number(text: str | None, otherwise: int | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else otherwise or 0
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None

@@ -1,0 +1,116 @@
+"""How does a dead letter get another chance, once? Intention on record, original sent back, done on record.
+
+Whoever dies between two of these steps leaves an intention. The next one to redrive looks whether the original
+stands in its partition again, from the offset on that the intention names: if so it is put on record, if not it is
+sent. So nothing is lost, and nothing is sent twice, unless two people redrive the same letter in the same second;
+then services see the same message ID twice, which changes nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import failpoints
+from dead_letters.errors import DeadLetterError
+from dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
+from dead_letters.letters import Letter
+from processors.runtime.scan import end_offsets, scan
+
+CHUNK = 500
+"""Letters between two entries on record."""
+
+Progress = Callable[[int], None]
+"""Told how many more letters are done."""
+
+
+def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lambda _: None) -> int:
+    """Send originals back, byte for byte, to the partition they came from; how many.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        letters: open or discarded ones.
+        progress: told of each step.
+
+    Raises:
+        DeadLetterError: one was redriven before; nothing is sent.
+        KafkaException: Kafka does not take one; what was sent until then is on record.
+    """
+    for letter in letters:
+        if letter.handled is not None and letter.handled.action == REDRIVEN:
+            raise DeadLetterError(
+                f"dead letter {letter.id} was redriven already, at {letter.handled.at:%Y-%m-%d %H:%M:%S} UTC "
+                f"to {letter.handled.place}"
+            )
+    with Writer(bootstrap) as writer:
+        arrived = _finish_interrupted(bootstrap, writer, letters)
+        progress(len(arrived))
+        waiting = [letter for letter in letters if letter.id not in arrived]
+        for first in range(0, len(waiting), CHUNK):
+            chunk = waiting[first : first + CHUNK]
+            _send(bootstrap, writer, chunk)
+            progress(len(chunk))
+    return len(waiting)
+
+
+def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) -> None:
+    """Put on record that nobody needs to look at these any more; they stay where they are.
+
+    Raises:
+        DeadLetterError: one is handled already; nothing is changed.
+        KafkaException: Kafka does not take the record.
+    """
+    for letter in letters:
+        if letter.handled is not None and letter.handled.final:
+            raise DeadLetterError(f"dead letter {letter.id} was {letter.handled.action} already")
+    with Writer(bootstrap) as writer:
+        writer.note({letter.id: Handled(DISCARDED, datetime.now(UTC), note=note) for letter in letters})
+
+
+def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> None:
+    ends = end_offsets(bootstrap, {letter.record.topic for letter in letters})
+    for letter in letters:
+        if (letter.record.topic, letter.record.partition) not in ends:
+            raise DeadLetterError(
+                f"dead letter {letter.id} cannot go back: that partition does not exist any more"
+            )
+    now = datetime.now(UTC)
+    writer.note(
+        {
+            letter.id: Handled(REDRIVING, now, from_offset=ends[letter.record.topic, letter.record.partition])
+            for letter in letters
+        }
+    )
+    failpoints.hit("redrive.intended")
+    places = writer.send([letter.record for letter in letters])
+    failpoints.hit("redrive.sent")
+    now = datetime.now(UTC)
+    writer.note(
+        {letter.id: Handled(REDRIVEN, now, place=place) for letter, place in zip(letters, places, strict=True)}
+    )
+
+
+def _finish_interrupted(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> set[str]:
+    """Put on record what an interrupted redrive had sent; the letters concerned."""
+    intended: dict[tuple[str, int], list[Letter]] = defaultdict(list)
+    for letter in letters:
+        if letter.handled is not None and letter.handled.action == REDRIVING:
+            intended[letter.record.topic, letter.record.partition].append(letter)
+    if not intended:
+        return set()
+    starts = {
+        place: min(letter.handled.from_offset or 0 for letter in some if letter.handled)
+        for place, some in intended.items()
+    }
+    arrived: dict[str, Handled] = {}
+    for message in scan(bootstrap, {topic for topic, _ in starts}, starts):
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        assert topic is not None
+        assert partition is not None
+        assert offset is not None
+        for letter in intended[topic, partition]:
+            since = letter.handled.from_offset or 0 if letter.handled else 0
+            if letter.id not in arrived and offset >= since and same(message, letter.record):
+                arrived[letter.id] = Handled(REDRIVEN, datetime.now(UTC), place=f"{topic}/{partition}@{offset}")
+                break
+    writer.note(arrived)
+    return set(arrived)
