@@ -1,0 +1,152 @@
+"""Which faults, when? A pure function of the options: the same seed gives the same plan, on any machine."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+from contracts.topics import READ_BY, TOPICS
+from failpoints import FAILPOINTS
+
+SERVICES = ("relay", *READ_BY)
+PARTS = ("kafka", "postgres", *SERVICES)
+ALIASES = {"broker": "kafka", "database": "postgres"}
+
+KILL, STOP, FREEZE, FAILPOINT, REPEAT, ROLL = "kill", "stop", "freeze", "failpoint", "repeat", "roll"
+
+WARM_UP_S = 4.0
+CALM_S = 12.0
+"""The last faults are over by then, so that what comes after is undisturbed and can be looked at as such."""
+
+GAP_S = (2.0, 5.0)
+GAP_AFTER_STORE_S = (6.0, 9.0)
+"""Broker and database take everyone down with them: a fault in the middle of that would be no further one."""
+FREEZE_S = (0.5, 6.0)
+"""Short of and beyond the 3 s after which the group gives a silent member's partitions to others."""
+FAILPOINT_COUNT_MAX = 5
+ROLL_GAP_S = 1.0
+
+
+class ChaosError(ValueError):
+    """Options that make no sense; the text is one line for a person."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for.
+
+    Attributes:
+        minutes: of load.
+        seed: of all choices.
+        kill: the parts that suffer.
+        pause: freeze them too.
+        duplicates: write records of topics again, and send a tenth of the requests twice.
+        provider_faults: the payment provider answers slowly, and often not at all.
+        rolling: no faults, but every service restarted one after another, with a second instance meanwhile.
+        rate: requests a second.
+
+    Raises:
+        ChaosError: one makes no sense.
+    """
+
+    minutes: float = 1.0
+    seed: int = 1
+    kill: tuple[str, ...] = PARTS
+    pause: bool = False
+    duplicates: bool = False
+    provider_faults: bool = False
+    rolling: bool = False
+    rate: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not WARM_UP_S + CALM_S < self.duration_s <= 24 * 3600:
+            raise ChaosError(f"minutes {self.minutes:g} must be more than 0.3, and a day at the most")
+        if not 1 <= self.rate <= 2_000:
+            raise ChaosError(f"rate {self.rate:g} must be from 1 to 2000 requests a second")
+        if unknown := set(self.kill) - set(PARTS):
+            raise ChaosError(f"there is no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+        if not self.kill:
+            raise ChaosError(f"nothing to kill: name some of {', '.join(PARTS)}")
+
+    @property
+    def duration_s(self) -> float:
+        """Of the load, seconds."""
+        return self.minutes * 60
+
+
+class Fault(NamedTuple):
+    """One fault.
+
+    Attributes:
+        at_s: seconds after the load began.
+        kind: :data:`KILL` …
+        part: whom it hits; a topic for :data:`REPEAT`.
+        failpoint: where it dies, as ``SETTLE_FAILPOINT`` says it.
+        for_s: how long it is frozen, seconds.
+    """
+
+    at_s: float
+    kind: str
+    part: str
+    failpoint: str | None = None
+    for_s: float = 0.0
+
+    def in_words(self) -> str:
+        """What is done."""
+        if self.kind == FAILPOINT:
+            return f"{self.part} dies at {self.failpoint}"
+        if self.kind == REPEAT:
+            return f"records of {self.part} come again"
+        if self.kind == FREEZE:
+            return f"{self.part} frozen for {self.for_s:.1f} s"
+        return {KILL: "{} killed", STOP: "{} restarted", ROLL: "{} rolled over"}[self.kind].format(self.part)
+
+
+def plan(options: Options) -> list[Fault]:
+    """The faults in order of time."""
+    return list(_rolling(options) if options.rolling else _faults(options))
+
+
+def _faults(options: Options) -> Iterator[Fault]:
+    rng = random.Random(options.seed)
+    at_s, end_s = WARM_UP_S, options.duration_s - CALM_S
+    for part in _victims(rng, options.kill):
+        fault = _fault(rng, part, round(at_s, 1), options)
+        if at_s + fault.for_s > end_s:
+            return
+        yield fault
+        if options.duplicates and rng.random() < 0.3:
+            topic = rng.choice(TOPICS)
+            yield Fault(round(at_s + fault.for_s + 0.5, 1), REPEAT, topic.name)
+        store = part in ("kafka", "postgres")
+        at_s += fault.for_s + rng.uniform(*(GAP_AFTER_STORE_S if store else GAP_S))
+
+
+def _victims(rng: random.Random, parts: Sequence[str]) -> Iterator[str]:
+    """Each once, in some order; then whoever comes."""
+    return chain(rng.sample(parts, len(parts)), iter(lambda: rng.choice(parts), None))
+
+
+def _fault(rng: random.Random, part: str, at_s: float, options: Options) -> Fault:
+    kinds = [KILL, KILL, STOP]
+    places = [
+        name for name in FAILPOINTS if name.startswith(f"{part}.") and not name.endswith("dead-letters-sent")
+    ]
+    kinds += [FAILPOINT] * 2 if places else []
+    kinds += [FREEZE] * 2 if options.pause else []
+    kind = rng.choice(kinds)
+    if kind == FAILPOINT:
+        return Fault(at_s, kind, part, f"{rng.choice(places)}:{rng.randint(1, FAILPOINT_COUNT_MAX)}")
+    return Fault(at_s, kind, part, for_s=round(rng.uniform(*FREEZE_S), 1) if kind == FREEZE else 0.0)
+
+
+def _rolling(options: Options) -> Iterator[Fault]:
+    """Each service in turn, evenly over the time there is, again and again where there is time."""
+    rng = random.Random(options.seed)
+    order = rng.sample(SERVICES, len(SERVICES))
+    spare_s = options.duration_s - WARM_UP_S - CALM_S
+    rounds = max(int(spare_s // 60), 1)
+    step_s = spare_s / (rounds * len(order))
+    for number, part in enumerate(order * rounds):
+        yield Fault(round(WARM_UP_S + number * step_s, 1), ROLL, part)

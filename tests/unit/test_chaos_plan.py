@@ -1,0 +1,62 @@
+"""Same seed, same plan; and a plan does what it was asked for."""
+
+import pytest
+
+from chaos.plan import CALM_S, FAILPOINT, FREEZE, KILL, PARTS, REPEAT, ROLL, SERVICES, ChaosError, Options, plan
+from failpoints import FAILPOINTS
+
+ALL = {"pause": True, "duplicates": True}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_same_seed_is_the_same_plan_and_another_one_is_not(seed):
+    assert plan(Options(10, seed, **ALL)) == plan(Options(10, seed, **ALL))
+    assert plan(Options(10, seed, **ALL)) != plan(Options(10, seed + 1, **ALL))
+
+
+def test_a_plan_is_the_same_on_every_machine():
+    assert [fault.in_words() for fault in plan(Options(1, 1, **ALL))][:3] == [
+        "postgres frozen for 4.1 s",
+        "payment killed",
+        "kafka frozen for 4.7 s",
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_faults_come_in_order_leave_time_to_recover_and_hit_everybody(seed):
+    options = Options(5, seed, **ALL)
+    faults = plan(options)
+    assert [fault.at_s for fault in faults] == sorted(fault.at_s for fault in faults)
+    assert faults[-1].at_s + faults[-1].for_s <= options.duration_s - CALM_S + 1
+    assert {fault.part for fault in faults} >= set(PARTS)
+    assert {fault.kind for fault in faults} >= {KILL, FREEZE, FAILPOINT, REPEAT}
+    for fault in faults:
+        if fault.kind == FAILPOINT:
+            assert fault.failpoint.partition(":")[0] in FAILPOINTS
+
+
+def test_only_what_was_named_suffers_and_only_as_was_asked():
+    faults = plan(Options(5, 1, kill=("saga", "kafka")))
+    assert {fault.part for fault in faults} == {"saga", "kafka"}
+    assert FREEZE not in {fault.kind for fault in faults}
+
+
+def test_a_rolling_restart_takes_each_service_in_turn():
+    faults = plan(Options(1, 3, rolling=True))
+    assert {fault.kind for fault in faults} == {ROLL}
+    assert sorted(fault.part for fault in faults) == sorted(SERVICES)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"minutes": 0}, "minutes 0 must be more than 0.3"),
+        ({"minutes": float("nan")}, "minutes nan must be more than 0.3"),
+        ({"rate": 0}, "rate 0 must be from 1 to 2000"),
+        ({"kill": ("bank",)}, "there is no part bank: there are kafka, postgres"),
+        ({"kill": ()}, "nothing to kill"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, line):
+    with pytest.raises(ChaosError, match=line):
+        Options(**options)
