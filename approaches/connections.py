@@ -1,0 +1,43 @@
+"""How does an approach reach a database? By a connection that counts how often it waited for the server."""
+
+from typing import Any
+
+import psycopg
+
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 2.0
+"""How long a statement waits for a lock before its client gives up, seconds."""
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection in autocommit mode: a transaction is where the page says so.
+
+    Attributes:
+        waits: times that all of them in this process have waited for a server.
+    """
+
+    waits = 0
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        """As psycopg's; every statement, BEGIN and COMMIT passes here once."""
+        Connection.waits += 1  # not exact where threads race; counted with one client
+        return super().wait(*arguments, **options)
+
+
+def connect(dsn: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Connection:
+    """A new connection.
+
+    Args:
+        dsn: ``postgresql://user@host:port/database``.
+        lock_timeout_s: how long a statement may wait for a lock, seconds.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer.
+    """
+    return Connection.connect(
+        dsn,
+        autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        options=f"-c lock_timeout={round(lock_timeout_s * 1000)}",
+        application_name="settle-approaches",
+    )

@@ -1,0 +1,92 @@
+"""How does an approach get databases of its own, and how does one go away? By the server the stack runs.
+
+An approach's databases stand beside the services' on one server, which is nobody's secret: an approach that claims
+to span services still uses one connection and one transaction per database.
+"""
+
+from collections.abc import Mapping
+from typing import Any, LiteralString
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+_EXISTS: LiteralString = "SELECT 1 FROM pg_database WHERE datname = %s"
+_END_SESSIONS: LiteralString = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()
+"""
+_PREPARED: LiteralString = "SELECT gid FROM pg_prepared_xacts WHERE database = %s"
+_SLOTS: LiteralString = "SELECT slot_name FROM pg_replication_slots WHERE database = %s"
+
+
+class Server:
+    """A database server.
+
+    Args:
+        dsn: URL of any database on it, of a role that may create databases.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._parts = urlsplit(dsn)
+
+    def dsn(self, database: str) -> str:
+        """The URL of one of its databases."""
+        return urlunsplit(self._parts._replace(path=f"/{database}"))
+
+    def create(self, schemas: Mapping[str, str], *, fresh: bool) -> None:
+        """Create databases with their tables.
+
+        Args:
+            schemas: SQL by database name.
+            fresh: begin empty, whatever was there; otherwise those that exist stay as they are.
+        """
+        for name, schema in schemas.items():
+            if fresh:
+                self.drop(name)
+            with self._admin() as admin:
+                if admin.execute(_EXISTS, (name,)).fetchone():
+                    continue
+                admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            with psycopg.connect(self.dsn(name), autocommit=True) as database:
+                database.execute(schema)
+
+    def drop(self, name: str) -> None:
+        """Drop a database with all that holds on to it; nothing happens without it."""
+        with self._admin() as admin:
+            if not admin.execute(_EXISTS, (name,)).fetchone():
+                return
+        self.open(name)
+        with psycopg.connect(self.dsn(name), autocommit=True) as database:
+            for (gid,) in database.execute(_PREPARED, (name,)).fetchall():
+                database.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+        with self._admin() as admin:
+            admin.execute(_END_SESSIONS, (name,))
+        self.drop_slots(name)
+        with self._admin() as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def drop_slots(self, name: str) -> None:
+        """Drop a database's replication slots, which nobody reads any more."""
+        with self._admin() as admin:
+            for (slot,) in admin.execute(_SLOTS, (name,)).fetchall():
+                admin.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+
+    def close(self, name: str) -> None:
+        """Take a database away: its sessions end as if it had crashed, and nobody gets a new one."""
+        with self._admin() as admin:
+            admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+            admin.execute(_END_SESSIONS, (name,))
+
+    def open(self, name: str) -> None:
+        """Give it back."""
+        with self._admin() as admin:
+            admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))
+
+    def ask(self, query: LiteralString, *values: Any) -> Any:
+        """The first value of a query on the server's statistics."""
+        with self._admin() as admin:
+            row = admin.execute(query, values or None).fetchone()
+            return row[0] if row else None
+
+    def _admin(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(self.dsn("postgres"), autocommit=True, connect_timeout=5)
