@@ -1,0 +1,99 @@
+"""Which accounts are there to take money from? ``settle accounts open|list|show``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import settings
+from cli.errors import CommandError
+from cli.settings import DataOption
+
+if TYPE_CHECKING:
+    from processors.account.accounts import AccountRow
+
+app = typer.Typer(help="Open, list and show demo accounts.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+ACCOUNTS_MAX = 1_000_000
+
+
+@app.command(name="open")
+def open_(
+    names: Annotated[list[str] | None, typer.Argument(help="Account IDs.", show_default=False)] = None,
+    count: Annotated[
+        int, typer.Option(min=1, max=ACCOUNTS_MAX, help="Without names: how many, acc-1, acc-2, …")
+    ] = 100,
+    balance: Annotated[str, typer.Option(help="Opening balance of each.")] = "10000.00",
+    currency: Annotated[str, typer.Option(help="ISO 4217 code.")] = "USD",
+    data: DataOption = None,
+) -> None:
+    """Open accounts; those that exist stay as they are."""
+    from contracts.money import format_amount, parse_amount, parse_currency
+    from processors.account.accounts import open_accounts
+    from producers.requests import check_account_id
+
+    wanted = names or [f"acc-{number}" for number in range(1, count + 1)]
+    for name in wanted:
+        check_account_id(name)
+    balance_minor, code = parse_amount(balance), parse_currency(currency)
+    new = open_accounts(settings.dsn("account", data), wanted, balance_minor, code)
+    there = f"; {len(wanted) - len(new)} were open already" if len(new) < len(wanted) else ""
+    print(f"{len(new)} accounts opened with {format_amount(balance_minor)} {code}{there}")
+
+
+@app.command(name="list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, help="How many at the most.")] = 20,
+    as_json: JsonOption = False,
+    data: DataOption = None,
+) -> None:
+    """List accounts and their balances."""
+    from processors.account.accounts import list_accounts
+
+    _print(list_accounts(settings.dsn("account", data), limit), as_json)
+
+
+@app.command()
+def show(
+    account: Annotated[str, typer.Argument(help="Account ID.", show_default=False)],
+    as_json: JsonOption = False,
+    data: DataOption = None,
+) -> None:
+    """Show one account."""
+    from processors.account.accounts import show_account
+
+    row = show_account(settings.dsn("account", data), account)
+    if row is None:
+        raise CommandError(f"there is no account {account!r}; open it with `settle accounts open {account}`")
+    _print([row], as_json)
+
+
+def _print(rows: list[AccountRow], as_json: bool) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from contracts.money import format_amount
+
+    if as_json:
+        import msgspec
+
+        print(json.dumps(msgspec.to_builtins(rows), indent=2))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("account", style="bold")
+    table.add_column("currency")
+    table.add_column("opened with", justify="right")
+    table.add_column("balance", justify="right")
+    for row in rows:
+        table.add_row(
+            row.account_id,
+            row.currency,
+            format_amount(row.opening_balance_minor),
+            format_amount(row.balance_minor),
+        )
+    Console(highlight=False).print(table)

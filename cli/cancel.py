@@ -1,0 +1,74 @@
+"""How does a person take a withdrawal back? ``settle cancel PAYMENT_ID``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from cli import settings
+from cli.errors import BadInputError, CommandError
+from cli.settings import DataOption
+
+if TYPE_CHECKING:
+    from processors.saga.status import Status
+
+POLL_EVERY_S = 0.05
+
+CANCELLED = "cancelled"
+
+
+def cancel(
+    payment_id: Annotated[UUID, typer.Argument(help="As `settle request` printed it.", show_default=False)],
+    timeout: Annotated[float, typer.Option(min=0, help="How long to wait for the decision, seconds.")] = 30.0,
+    data: DataOption = None,
+) -> None:
+    """Ask the payment service to cancel a withdrawal that is not paid yet; print what it decided."""
+    import psycopg
+
+    from contracts.money import format_amount
+    from processors.saga.decide import INCOMPLETE
+    from processors.saga.status import CONNECT_TIMEOUT_S, read_from
+    from producers.cancel import request_cancel
+    from producers.settings import ProducerSettings
+
+    with psycopg.connect(settings.dsn("saga", data), connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        found = read_from(connection, payment_id)
+        if found is None or found.state == INCOMPLETE:
+            raise BadInputError(
+                f"no withdrawal {payment_id} is known; a new one is known once its request was read"
+            )
+        if found.finished:
+            reason = f" ({found.reason})" if found.reason else ""
+            raise BadInputError(f"withdrawal {payment_id} is finished: {found.state}{reason}")
+        if decided(found) is None:
+            delivery_timeout_s = ProducerSettings().delivery_timeout_s
+            request_cancel(settings.kafka_bootstrap(data), found, delivery_timeout_s)
+        deadline = time.monotonic() + timeout
+        while (answer := decided(found)) is None:
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"not decided after {timeout:g} s, but the request stays in force; "
+                    f"the withdrawal waits for {found.waiting_for}"
+                )
+            time.sleep(POLL_EVERY_S)
+            found = read_from(connection, payment_id) or found
+    if answer != CANCELLED:
+        raise CommandError(f"not cancelled: {answer}")
+    amount = f"{format_amount(found.amount_minor)} {found.currency}"
+    where = "is back on" if found.finished else "goes back to"
+    print(f"cancelled: {amount} {where} {found.account_id}")
+
+
+def decided(status: Status) -> str | None:
+    """``cancelled``, or why it is not; None while nobody has decided."""
+    refusals = [step.reason for step in status.steps if step.event == "CancelRefused"]
+    if refusals:
+        return refusals[-1]
+    if status.state in ("compensating", "compensated") and status.reason is not None:
+        return status.reason if status.reason == CANCELLED else f"already_failed: {status.reason}"
+    if status.state in ("paid", "completed"):
+        return "already_paid"
+    return f"rejected: {status.reason}" if status.state == "rejected" else None

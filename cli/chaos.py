@@ -1,0 +1,124 @@
+"""Does it hold whatever dies? ``settle chaos``: load, faults by a seeded plan, and the proof afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from cli.errors import FAILED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from chaos.plan import Options
+    from chaos.run import Report
+
+
+def chaos(
+    minutes: Annotated[float, typer.Option(help="How long the load runs.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same plan.")] = 1,
+    kill: Annotated[
+        str, typer.Option(help="Who suffers: broker, database, relay, account, payment, notification, saga.")
+    ] = "broker,database,relay,account,payment,notification,saga",
+    pause: Annotated[bool, typer.Option("--pause", help="Also freeze parts (SIGSTOP, SIGCONT).")] = False,
+    provider_faults: Annotated[
+        bool, typer.Option("--provider-faults", help="A slow provider that often does not answer.")
+    ] = False,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Requests twice, and records of any topic again.")
+    ] = False,
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="No faults: restart every service in turn; p99 must stay under 2 s.")
+    ] = False,
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 100.0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.")
+    ] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Print the plan and do nothing.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the data folder; a run that fails keeps it.")] = False,
+) -> None:
+    """Break a stack of its own under load, wait until all is quiet, and prove that nothing was lost or doubled."""
+    from rich.console import Console
+
+    from chaos.plan import ALIASES, Options
+
+    names = (name.strip() for name in kill.split(",") if name.strip())
+    parts = tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
+    options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, rate)
+    console = Console(highlight=False)
+    _print_plan(options, console)
+    if only_plan:
+        return
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"folder {json_file.parent} does not exist", param_hint="--json")
+    folder = Path(tempfile.mkdtemp(prefix="settle-chaos-"))
+    report = None
+    try:
+        report = _run(options, folder, console)
+        _print_report(report, console)
+        if json_file is not None:
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    finally:
+        if keep or (report is not None and not report.ok):
+            console.print(f"data and logs are kept in {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    if not report.ok:
+        raise typer.Exit(FAILED)
+
+
+def _print_plan(options: Options, console: Console) -> None:
+    from chaos.plan import plan
+
+    faults = plan(options)
+    console.print(
+        f"[bold]chaos[/], seed {options.seed}: {options.minutes:g} minutes at {options.rate:g} requests a second, "
+        f"{len(faults)} faults planned"
+    )
+    for fault in faults:
+        console.print(f"{fault.at_s:8.1f} s  {fault.in_words()}")
+
+
+def _run(options: Options, folder: Path, console: Console) -> Report:
+    from chaos.run import Note, run
+
+    def on_note(note: Note) -> None:
+        console.print(f"{note.at_s:8.1f} s  {note.text}")
+
+    console.print("\n[dim]starting a stack of its own[/]")
+    return run(options, folder, on_note)
+
+
+def _print_report(report: Report, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    faults = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    faults.add_column("at", justify="right")
+    faults.add_column("fault", style="bold", overflow="fold")
+    faults.add_column("completing again after", justify="right")
+    for one in report.faults:
+        recovered = "never" if one.recovery_s is None else f"{one.recovery_s:.1f} s"
+        faults.add_row(f"{one.fault.at_s:.1f} s", one.fault.in_words(), recovered)
+    checks = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    checks.add_column("check", style="bold")
+    checks.add_column("")
+    checks.add_column("what was found", overflow="fold")
+    for check in report.checks:
+        checks.add_row(check.name, "[green]ok[/]" if check.ok else "[bold red]OFF[/]", escape(check.detail))
+    console.print(faults)
+    console.print(checks)
+    outcomes = ", ".join(f"{count:,} {state}" for state, count in sorted(report.audit.outcomes.items()))
+    latency = report.latency
+    console.print(
+        f"{report.audit.withdrawals:,} withdrawals ({outcomes}); {report.deaths} processes died\n"
+        f"from request to end: p50 {latency.p50_s:.2f} s, p99 {latency.p99_s:.2f} s, longest {latency.max_s:.1f} s"
+    )
+    kept = "[green]the promises hold[/]" if report.ok else "[bold red]a promise is broken[/]"
+    console.print(f"seed {report.options.seed}: {kept}")

@@ -1,0 +1,75 @@
+"""Which commands does ``settle`` have, and where is each?
+
+A command's module is imported when the command is run or shown, so ``settle run`` does not wait for what
+``settle load`` needs.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from cli.errors import in_one_line
+
+
+class Command(NamedTuple):
+    """Where a command is: a function of a module, or a ``typer.Typer`` with commands of its own."""
+
+    module: str
+    attribute: str
+    panel: str
+
+
+RUN, ASK, LOOK, COMPARE, BREAK = "Run it", "Withdraw", "See where it stands", "Other ways", "Break it"
+
+# In the order of `settle --help`; a new command is a line here and a module in this folder.
+COMMANDS = {
+    "up": Command("cli.up", "up", RUN),
+    "env": Command("cli.up", "env", RUN),
+    "demo": Command("cli.demo", "demo", RUN),
+    "migrate": Command("cli.prepare", "migrate", RUN),
+    "topics": Command("cli.prepare", "topics", RUN),
+    "run": Command("cli.run", "run", RUN),
+    "request": Command("cli.request", "request", ASK),
+    "load": Command("cli.load", "load", ASK),
+    "cancel": Command("cli.cancel", "cancel", ASK),
+    "accounts": Command("cli.accounts", "app", ASK),
+    "status": Command("cli.status", "status", LOOK),
+    "stuck": Command("cli.stuck", "stuck", LOOK),
+    "nudge": Command("cli.nudge", "nudge", LOOK),
+    "trace": Command("cli.trace", "app", LOOK),
+    "audit": Command("cli.audit", "audit", LOOK),
+    "dead-letters": Command("cli.dead_letters", "app", LOOK),
+    "compare": Command("cli.compare", "compare", COMPARE),
+    "2pc": Command("cli.two_phase", "app", COMPARE),
+    "chaos": Command("cli.chaos", "chaos", BREAK),
+    "failpoints": Command("cli.failpoints", "failpoints", BREAK),
+}
+
+
+class LazyCommands(TyperGroup):
+    """Finds commands in :data:`COMMANDS`, and turns their known errors into one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """The names, in the order of the help page."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """The command of that name, imported now; None without one."""
+        command = COMMANDS.get(cmd_name)
+        if command is None:
+            return None
+        found = getattr(import_module(command.module), command.attribute)
+        holder = typer.Typer(add_completion=False)
+        if isinstance(found, typer.Typer):
+            holder.callback()(lambda: None)
+            holder.add_typer(found, name=cmd_name, rich_help_panel=command.panel)
+            return typer.main.get_group(holder).commands[cmd_name]
+        holder.command(cmd_name, rich_help_panel=command.panel)(found)
+        return typer.main.get_command(holder)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with in_one_line():
+            return super().invoke(ctx)

@@ -1,0 +1,120 @@
+"""How does a person withdraw money? ``settle request --account acc-1 --amount 100.00``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import settings
+from cli.client import open_client
+from cli.errors import CommandError
+from cli.settings import DataOption
+from contracts.money import format_amount, parse_amount, parse_currency
+
+if TYPE_CHECKING:
+    from processors.saga.status import Status, Step
+    from producers.client import Receipt
+
+POLL_EVERY_S = 0.05
+
+
+def request(
+    account: Annotated[str, typer.Option(help="The account to take it from, such as acc-1.")],
+    amount: Annotated[str, typer.Option(help="How much, such as 100.00.")],
+    currency: Annotated[str, typer.Option(help="ISO 4217 code.")] = "USD",
+    payment_id: Annotated[
+        str | None, typer.Option(help="UUID, to repeat a request.", show_default="a new one")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the withdrawal to its end.")] = False,
+    timeout: Annotated[float, typer.Option(help="How long to follow it, seconds.")] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    data: DataOption = None,
+) -> None:
+    """Withdraw money; print the payment ID and the trace ID."""
+    asked_at = datetime.now(UTC)
+    with open_client(data) as client:
+        receipt = client.request(account, amount, currency=currency, payment_id=payment_id)
+    if not as_json:
+        print(f"payment ID  {receipt.payment_id}")
+        print(f"trace ID    {receipt.trace_id}", flush=True)
+    if not wait:
+        if as_json:
+            print(json.dumps(_receipt_fields(receipt), indent=2))
+        return
+
+    def show(step: Step) -> None:
+        if not as_json:
+            print(f"{(step.at - asked_at).total_seconds():+8.3f} s  {step.event}", flush=True)
+
+    status = _follow(settings.dsn("saga", data), receipt, timeout, show)
+    if status is not None:
+        _refuse_other_contents(status, account, parse_amount(amount), parse_currency(currency))
+    if as_json:
+        print(json.dumps(_receipt_fields(receipt) | _status_fields(status), indent=2))
+    elif status is not None and status.finished:
+        print(_outcome(status))
+    if status is None or not status.finished:
+        waits_for = status.waiting_for if status is not None else "the saga service to hear of it"
+        raise CommandError(
+            f"withdrawal {receipt.payment_id} is not finished after {timeout:g} s; it waits for {waits_for}"
+        )
+
+
+def _follow(dsn: str, receipt: Receipt, timeout_s: float, show: Callable[[Step], None]) -> Status | None:
+    """Show each step once, until the withdrawal is finished or the time is up; what was known then."""
+    import psycopg
+
+    from processors.saga.status import CONNECT_TIMEOUT_S, read_from
+
+    deadline = time.monotonic() + timeout_s
+    shown: set[str] = set()
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        while True:
+            status = read_from(connection, receipt.payment_id)
+            for step in status.steps if status is not None else ():
+                if step.event not in shown:
+                    shown.add(step.event)
+                    show(step)
+            if (status is not None and status.finished) or time.monotonic() > deadline:
+                return status
+            time.sleep(POLL_EVERY_S)
+
+
+def _refuse_other_contents(status: Status, account: str, amount_minor: int, currency: str) -> None:
+    """What was followed may be an earlier withdrawal with this payment ID; it stands, and ours is refused."""
+    if (status.account_id, status.amount_minor, status.currency) != (account, amount_minor, currency):
+        earlier = f"{format_amount(status.amount_minor)} {status.currency} from {status.account_id}"
+        raise CommandError(f"payment ID {status.payment_id} belongs to another withdrawal: {earlier}")
+
+
+def _outcome(status: Status) -> str:
+    reason = f": {status.reason}" if status.reason else ""
+    return f"{status.state}{reason} (by {status.finished_by})"
+
+
+def _receipt_fields(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "payment_id": str(receipt.payment_id),
+        "trace_id": receipt.trace_id,
+        "topic": receipt.topic,
+        "partition": receipt.partition,
+        "offset": receipt.offset,
+    }
+
+
+def _status_fields(status: Status | None) -> dict[str, Any]:
+    if status is None:
+        return {"state": None, "finished": False, "finished_by": None, "steps": [], "waiting_for": None}
+    return {
+        "state": status.state,
+        "finished": status.finished,
+        "finished_by": status.finished_by,
+        "reason": status.reason,
+        "steps": [{"event": step.event, "at": step.at.isoformat()} for step in status.steps],
+        "waiting_for": status.waiting_for,
+    }

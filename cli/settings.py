@@ -1,0 +1,73 @@
+"""Where do commands find Kafka and the databases?
+
+In this order: ``--data`` names a running stack; environment variables; the stack that runs on the default data
+folder; the defaults of the services. So ``settle up`` in one terminal and ``settle request`` in another need no
+exports, and a machine without an embedded stack is configured as the services are.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Data folder of the stack to use.", show_default="SETTLE_DATA, or your data directory"
+    ),
+]
+
+
+def kafka_bootstrap(data: Path | None = None) -> str:
+    """The address of Kafka, ``host:port``.
+
+    Raises:
+        NotRunning: no stack runs on the folder that ``data`` names.
+    """
+    from producers.settings import ProducerSettings
+
+    return _variable("SETTLE_KAFKA_BOOTSTRAP", data) or ProducerSettings().kafka_bootstrap
+
+
+def dsn(database: str, data: Path | None = None) -> str:
+    """The URL of a database: ``account``, ``payment``, ``notification``, ``saga`` or ``provider``.
+
+    Raises:
+        NotRunning: no stack runs on the folder that ``data`` names.
+    """
+    from processors.runtime.settings import ServiceSettings
+
+    return _variable(f"SETTLE_{database.upper()}_DSN", data) or ServiceSettings().dsn(database)
+
+
+def jaeger_url() -> str:
+    """Where Jaeger's API answers: ``SETTLE_JAEGER_URL``, or this machine."""
+    return os.environ.get("SETTLE_JAEGER_URL") or DEFAULT_JAEGER_URL
+
+
+def jaeger_link(url: str) -> str:
+    """Where a person's browser finds it, which need not be where this program does (in a container, say)."""
+    return (os.environ.get("SETTLE_JAEGER_LINK") or url).rstrip("/")
+
+
+def _variable(name: str, data: Path | None) -> str | None:
+    if data is None and os.environ.get(name):
+        return os.environ[name]
+    return _running_stack(data).get(name)
+
+
+def _running_stack(data: Path | None) -> dict[str, str]:
+    from stack import state
+    from stack.errors import NotRunning
+
+    try:
+        return state.environment(
+            state.running(data.expanduser().resolve() if data else state.default_data_folder())
+        )
+    except NotRunning:
+        if data is not None:
+            raise
+        return {}

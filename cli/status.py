@@ -1,0 +1,85 @@
+"""Where is a withdrawal finished? ``settle status PAYMENT_ID``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from cli import settings
+from cli.errors import CommandError
+from cli.settings import DataOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from processors.saga.status import Status
+
+
+def status(
+    payment_id: Annotated[UUID, typer.Argument(help="As `settle request` printed it.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    data: DataOption = None,
+) -> None:
+    """Tell where a withdrawal stands: its steps, what it waits for, whether and by what it is finished."""
+    from rich.console import Console
+
+    from processors.saga.status import read
+
+    found = read(settings.dsn("saga", data), payment_id)
+    if found is None:
+        raise CommandError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
+    if as_json:
+        print(json.dumps(as_fields(found), indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(as_table(found))
+    console.print(in_words(found))
+
+
+def as_fields(found: Status) -> dict[str, object]:
+    """What ``--json`` prints."""
+    return {
+        "payment_id": str(found.payment_id),
+        "state": found.state,
+        "finished": found.finished,
+        "finished_by": found.finished_by,
+        "finished_at": found.finished_at.isoformat() if found.finished_at else None,
+        "reason": found.reason,
+        "account_id": found.account_id,
+        "amount_minor": found.amount_minor,
+        "currency": found.currency,
+        "steps": [{"event": step.event, "at": step.at.isoformat()} for step in found.steps],
+        "waiting_for": found.waiting_for,
+        "trace_id": found.trace_id,
+    }
+
+
+def as_table(found: Status) -> Table:
+    """The steps with their times, from the first one on."""
+    from rich import box
+    from rich.table import Table
+
+    from contracts.money import format_amount
+
+    amount = f"{format_amount(found.amount_minor)} {found.currency}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="")
+    table.title = f"{found.payment_id}  {amount} from {found.account_id}"
+    table.add_column("event", style="bold")
+    table.add_column("at (UTC)")
+    table.add_column("after", justify="right")
+    for step in found.steps:
+        after_ms = (step.at - found.steps[0].at).total_seconds() * 1000
+        mark = " ◀ finished" if step.event == found.finished_by else ""
+        table.add_row(step.event, f"{step.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], f"{after_ms:,.1f} ms{mark}")
+    return table
+
+
+def in_words(found: Status) -> str:
+    """The answer as a sentence."""
+    reason = f" ({found.reason})" if found.reason else ""
+    if found.finished:
+        return f"{found.state}{reason}: finished by {found.finished_by}; trace {found.trace_id}"
+    return f"{found.state}{reason}: not finished, waits for {found.waiting_for}; trace {found.trace_id}"

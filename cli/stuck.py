@@ -1,0 +1,80 @@
+"""Which withdrawals make no progress? ``settle stuck``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import settings
+from cli.settings import DataOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from audit.stuck import Stuck
+
+DATABASES = ("saga", "account", "payment", "notification")
+
+
+def stuck(
+    older_than: Annotated[
+        float | None,
+        typer.Option(min=0, help="Without an event for so long, seconds.", show_default="SETTLE_STUCK_S, or 60"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at the most, the oldest first.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    data: DataOption = None,
+) -> None:
+    """List the withdrawals that make no progress, and what each waits for."""
+    import msgspec
+    from rich.console import Console
+
+    from audit.stuck import stuck as find
+    from processors.runtime.settings import ServiceSettings
+
+    older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s
+    found = find({name: settings.dsn(name, data) for name in DATABASES}, older_than_s, limit)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print(
+            f"nothing is stuck: every withdrawal has ended, or had an event in the last {older_than_s:g} s"
+        )
+        return
+    console.print(as_table(found, datetime.now(UTC)))
+    more = f" (the oldest {limit}; --limit shows more)" if len(found) == limit else ""
+    noun = "withdrawal" if len(found) == 1 else "withdrawals"
+    console.print(
+        f"{len(found)} {noun} without an event for {older_than_s:g} s{more}; `settle nudge ID` says it again"
+    )
+
+
+def as_table(found: list[Stuck], now: datetime) -> Table:
+    """Two lines a withdrawal: what it is, and below it what it waits for."""
+    from rich import box
+    from rich.table import Table
+
+    from contracts.money import format_amount
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("payment ID, and what it waits for", min_width=40)
+    table.add_column("state")
+    table.add_column("amount", justify="right")
+    table.add_column("for", justify="right")
+    for one in found:
+        lines = [f"[bold]{one.payment_id}[/]", one.waiting_for or ""]
+        if one.pending is not None:
+            lines.append(f"[dim]{one.pending.in_words()}[/]")
+        amount = f"{format_amount(one.amount_minor)} {one.currency}"
+        table.add_row("\n".join(lines), one.state, amount, _for((now - one.since).total_seconds()))
+    return table
+
+
+def _for(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

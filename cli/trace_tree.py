@@ -1,0 +1,58 @@
+"""What does a trace look like? Its spans as a tree, drawn in the terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.tree import Tree
+
+    from tracing.collector import CollectedSpan
+
+_SHOWN = {"settle.event_type": "{}", "settle.outbox.wait_ms": "waited {:.1f} ms", "settle.reason": "{}"}
+
+
+def as_tree(spans: Sequence[CollectedSpan]) -> Tree:
+    """Draw spans below their parents; a span whose parent is missing stands at the top, marked as an orphan.
+
+    Args:
+        spans: of one trace.
+    """
+    from rich.tree import Tree
+
+    start_ns = min(span.start_ns for span in spans)
+    known = {span.span_id for span in spans}
+    children: dict[str | None, list[CollectedSpan]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: span.start_ns):
+        children[span.parent_id if span.parent_id in known else None].append(span)
+
+    def grow(tree: Tree, parent_id: str | None) -> None:
+        for span in children[parent_id]:
+            grow(tree.add(_label(span, start_ns)), span.span_id)
+
+    services = sorted({span.service for span in spans})
+    tree = Tree(
+        f"[bold]trace {spans[0].trace_id}[/]\n{len(spans)} spans of {len(services)} services", guide_style="dim"
+    )
+    grow(tree, None)
+    for span in children[None]:
+        if span.parent_id is not None:
+            tree.add(f"[bold red]orphan[/]: parent {span.parent_id} of {span.name} is missing")
+    return tree
+
+
+def _label(span: CollectedSpan, start_ns: int) -> str:
+    service = span.service.removeprefix("settle-")
+    at_ms, took_ms = (span.start_ns - start_ns) / 1e6, (span.end_ns - span.start_ns) / 1e6
+    details = [f"+{at_ms:.1f} ms", f"took {took_ms:.1f} ms"]
+    details += [
+        escape(text.format(span.attributes[key])) for key, text in _SHOWN.items() if key in span.attributes
+    ]
+    details += [escape(event) for event in span.events]
+    error = f" [bold red]{escape(span.error)}[/]" if span.error else ""
+    return f"[bold]{service}[/] {span.name}{error}\n[dim]{', '.join(details)}[/]"

@@ -1,0 +1,162 @@
+"""How is everything started on one machine, and how do other programs join? ``settle up`` and ``settle env``."""
+
+import queue
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, Self
+from urllib.parse import urlsplit
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from cli.settings import DataOption
+from stack import state as stack_json
+from stack.errors import AlreadyRunning, NotRunning, StackError
+from stack.part import PartStatus
+from stack.supervisor import Stack
+
+STATE_STYLES = {"ready": "green", "pending": "dim", "stopped": "dim", "stopping": "yellow", "starting": "yellow"}
+OTHER_STYLE = "bold red"
+DISPLAY_WAIT_S = 1.0
+
+
+def up(data: DataOption = None) -> None:
+    """Start Kafka, PostgreSQL, the relay and every processor; keep them running until Ctrl-C."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    _on_signals(signal.default_int_handler)
+    folder = data or stack_json.default_data_folder()
+    stack = Stack(folder, note=lambda line: console.print(f"[dim]{escape(line)}[/dim]"))
+    try:
+        with _Display(stack, console) as display:
+            _run(stack, console, display, folder)
+    except StackError as error:
+        _fail(error)
+
+
+def env(data: DataOption = None) -> None:
+    """Print the variables by which a program joins the running stack: eval "$(settle env)"."""
+    try:
+        state = stack_json.running((data or stack_json.default_data_folder()).expanduser().resolve())
+    except NotRunning as error:
+        _fail(error)
+    variables = stack_json.environment(state)
+    # So that plain `psql account` works as well.
+    server = urlsplit(state.dsns["account"])
+    variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
+    variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
+    print('# psql "$SETTLE_ACCOUNT_DSN"')
+    print('# kcat -b "$SETTLE_KAFKA_BOOTSTRAP" -L')
+
+
+def _run(stack: Stack, console: Console, display: "_Display", folder: Path) -> None:
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    try:
+        stack.start()
+        # From here on a signal is an entry in a queue: an exception could come in the middle of anything.
+        _on_signals(lambda number, _frame: asked.put(number))
+        display.catch_up()
+        console.print(f"[bold]ready[/bold]; data and logs in {escape(str(stack.data))}")
+        console.print(f'join it: eval "$({_env_command(folder)})"   stop it: Ctrl-C')
+        asked.get()
+    except KeyboardInterrupt:
+        pass  # while it started; what had been started is stopped
+    _on_signals(lambda _number, _frame: stack.hurry())
+    console.print("stopping: processors, relay, Kafka, PostgreSQL (Ctrl-C again hurries)")
+    stack.stop()
+    display.catch_up()
+    console.print("everything is stopped")
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Every way to ask for an orderly end; a shell starts background jobs with SIGINT ignored, so that as well."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)
+
+
+def _env_command(folder: Path) -> str:
+    if folder == stack_json.default_data_folder():
+        return "settle env"
+    return shlex.join(["settle", "env", "--data", str(folder)])
+
+
+def _fail(error: StackError) -> NoReturn:
+    print(f"settle: {error}", file=sys.stderr)
+    raise typer.Exit(2 if isinstance(error, AlreadyRunning | NotRunning) else 1)
+
+
+class _Display:
+    """Shows how the parts are: a table that stays in place on a terminal, otherwise a line for each change."""
+
+    def __init__(self, stack: Stack, console: Console):
+        self._stack = stack
+        self._console = console
+        self._done = threading.Event()
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._shown: tuple[PartStatus, ...] = ()
+        self._showing = threading.Lock()
+        self._thread = threading.Thread(target=self._follow, name="display", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        if self._live is not None:
+            self._live.stop()
+
+    def catch_up(self) -> None:
+        """Show how the parts are now."""
+        with self._showing:
+            self._show(self._shown, self._stack.statuses())
+
+    def _follow(self) -> None:
+        while not self._done.is_set():
+            self._stack.wait_changed(self._shown, DISPLAY_WAIT_S)
+            self.catch_up()
+
+    def _show(self, known: tuple[PartStatus, ...], present: tuple[PartStatus, ...]) -> None:
+        if present == known:
+            return
+        self._shown = present
+        if self._live is not None:
+            self._live.update(_table(present), refresh=True)
+            return
+        before = {status.name: status.state for status in known}
+        for status in present:
+            if status.state not in (before.get(status.name), "pending"):
+                self._console.print(f"{status.name:<13} {status.state:<11} {status.address}")
+
+
+def _table(statuses: tuple[PartStatus, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("part", style="bold")
+    table.add_column("state", min_width=10)
+    table.add_column("listens on", min_width=24)
+    table.add_column("process", justify="right", min_width=7)
+    table.add_column("restarts", justify="right")
+    for status in statuses:
+        style = STATE_STYLES.get(status.state, OTHER_STYLE)
+        restarts = f"[bold red]{status.restarts}[/]" if status.restarts else "[dim]0[/]"
+        table.add_row(
+            status.name,
+            f"[{style}]{status.state}[/]",
+            status.address,
+            str(status.pid) if status.pid is not None else "[dim]–[/]",
+            restarts,
+        )
+    return table

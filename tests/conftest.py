@@ -1,0 +1,213 @@
+"""What the integration tests share: one real stack with every service, and what they ask of it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+import pytest
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from uuid_utils.compat import uuid7
+
+import tracing
+from audit.run import Audit
+from audit.run import run as run_audit
+from chaos.arming import Arming
+from contracts.events import WithdrawalRequested, encode
+from contracts.topics import consumer_group
+from processors.account.accounts import open_accounts, show_account
+from processors.saga.status import Status, read
+from producers.client import WithdrawalClient
+from stack.supervisor import Stack
+from tracing.collector import SpanCollector
+from tracing.setup import TracingSettings
+
+WAIT_S = 60.0
+OPENING_MINOR = 1_000_000
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
+    """Ask again and again until the answer is true; the answer."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}; last answer {answer!r}"
+        time.sleep(0.05)
+    return answer
+
+
+class Settle:
+    """A running stack, as a test sees it."""
+
+    def __init__(self, stack: Stack, arming: Arming, collector: SpanCollector, client: WithdrawalClient) -> None:
+        self.stack = stack
+        self.arming = arming
+        self.collector = collector
+        self.client = client
+        self.bootstrap = stack.state.kafka_bootstrap
+        self.dsns = stack.state.dsns
+
+    def open_account(self, balance_minor: int = OPENING_MINOR, currency: str = "USD") -> str:
+        """A new account of its own for a test."""
+        name = f"acc-{uuid7()}"
+        open_accounts(self.dsns["account"], [name], balance_minor, currency)
+        return name
+
+    def balance(self, account: str) -> int:
+        row = show_account(self.dsns["account"], account)
+        assert row is not None
+        return row.balance_minor
+
+    def status(self, payment_id: UUID) -> Status | None:
+        return read(self.dsns["saga"], payment_id)
+
+    def finished(self, payment_id: UUID, timeout_s: float = WAIT_S) -> Status:
+        """The status of a withdrawal, once it is finished."""
+
+        def ended() -> Status | None:
+            status = self.status(payment_id)
+            return status if status and status.finished else None
+
+        return wait_until(ended, f"withdrawal {payment_id} finished", timeout_s)  # type: ignore[return-value]
+
+    def events(self, payment_id: UUID) -> list[str]:
+        status = self.status(payment_id)
+        return [step.event for step in status.steps] if status else []
+
+    def audit(self) -> Audit:
+        """The audit, once all is quiet; it must hold."""
+        audit = run_audit(self.dsns, self.bootstrap, WAIT_S)
+        assert audit.ok, [check for check in audit.checks if not check.ok]
+        return audit
+
+    def query(self, database: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsns[database], autocommit=True) as connection:
+            return connection.execute(sql, values or None).fetchall()  # type: ignore[arg-type]
+
+    def execute(self, database: str, *statements: str) -> None:
+        """Change something behind a service's back."""
+        with psycopg.connect(self.dsns[database]) as connection:
+            for statement in statements:
+                connection.execute(statement)  # type: ignore[call-overload]
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each table has that a repeated message could add to."""
+        tables = {
+            "account": ("saga_log", "ledger", "outbox"),
+            "payment": ("payments", "outbox"),
+            "notification": ("notifications", "outbox"),
+            "saga": ("event_store", "withdrawals", "outbox"),
+            "provider": ("charges",),
+        }
+        return {
+            f"{database}.{table}": self.query(database, f"SELECT count(*) FROM {table}")[0][0]
+            for database, names in tables.items()
+            for table in names
+        }
+
+    def send(self, topic: str, value: bytes, key: str, **headers: str | bytes) -> tuple[int, int]:
+        """Write any record; its partition and offset."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"})
+        placed: list[Message] = []
+        producer.produce(
+            topic,
+            value,
+            key=key,
+            headers=list(headers.items()),
+            on_delivery=lambda error, message: placed.append(message) if error is None else None,
+        )
+        producer.flush(WAIT_S)
+        return placed[0].partition(), placed[0].offset()
+
+    def send_request(self, request: WithdrawalRequested) -> None:
+        """A request as a foreign producer would write it: with a message ID of its own."""
+        self.send(
+            "withdrawal.requests",
+            encode(request),
+            request.account_id,
+            id=str(uuid7()),
+            eventType="WithdrawalRequested",
+        )
+
+    def find(self, topic: str, wanted: Callable[[Message], bool]) -> Message:
+        """Wait for a record on a topic."""
+        with self.reader(topic) as consumer:
+            return wait_until(
+                lambda: next((m for m in consumer.consume(500, 0.2) if not m.error() and wanted(m)), None),
+                f"a record on {topic}",
+            )
+
+    def set_offsets(self, service: str, places: Sequence[TopicPartition]) -> None:
+        """Have a service that is stopped go on somewhere else."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        request = ConsumerGroupTopicPartitions(consumer_group(service), list(places))
+
+        def is_set() -> bool:
+            # Refused while the group still counts its old member.
+            (future,) = admin.alter_consumer_group_offsets([request]).values()
+            try:
+                return all(place.error is None for place in future.result(timeout=10).topic_partitions)
+            except KafkaException:
+                return False
+
+        wait_until(is_set, f"{service} goes on somewhere else")
+
+    @contextmanager
+    def reader(self, topic: str) -> Iterator[Consumer]:
+        """A consumer of a whole topic from its beginning, in no group."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test", "enable.auto.commit": False})
+        partitions = consumer.list_topics(topic, 10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Sequence[ReadableSpan]]]:
+    """Every withdrawal of this process traced into memory; ask for the finished spans.
+
+    What the shared stack's tests export is set aside meanwhile, not shut down.
+    """
+    monkeypatch.setattr(tracing.setup, "_provider", None)
+    monkeypatch.setattr(tracing.setup, "_ratio", 0.0)
+    exporter = InMemorySpanExporter()
+    tracing.configure("test", settings=TracingSettings(traces_sampler_arg=1), exporter=exporter)
+
+    def finished() -> Sequence[ReadableSpan]:
+        tracing.shutdown()
+        return exporter.get_finished_spans()
+
+    yield finished
+    tracing.shutdown()
+
+
+@pytest.fixture(scope="session")
+def settle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settle]:
+    """Everything running, every withdrawal traced."""
+    with SpanCollector() as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
+        data = tmp_path_factory.mktemp("stack")
+        arming = Arming()
+        with Stack(data, environment=environment, command=arming) as stack:
+            exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
+            tracing.configure("producer", settings=TracingSettings(), exporter=exporter)
+            # Patient: some tests take the broker away.
+            with WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client:
+                yield Settle(stack, arming, collector, client)
+            tracing.shutdown()

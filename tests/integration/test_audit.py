@@ -1,0 +1,203 @@
+"""The audit names what is wrong: one fault of each kind is planted behind the services' backs, and mended."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from audit.run import run
+from tests.conftest import OPENING_MINOR, Settle, wait_until
+from tests.integration.test_withdrawals import request
+
+
+@pytest.fixture(scope="module")
+def completed(settle: Settle) -> tuple[UUID, str]:
+    """A completed withdrawal of 100.00 and its account."""
+    account = settle.open_account()
+    payment_id = settle.client.request(account, "100.00").payment_id
+    assert settle.finished(payment_id).state == "completed"
+    settle.audit()
+    return payment_id, account
+
+
+def off(settle: Settle, wait_s: float) -> dict[str, str]:
+    """What the audit says is off, by check."""
+    return {c.name: c.detail for c in run(settle.dsns, settle.bootstrap, wait_s).checks if not c.ok}
+
+
+def named(settle: Settle, name: object) -> dict[str, str]:
+    """What the audit says of a withdrawal or an account, by check."""
+    audit = run(settle.dsns, settle.bootstrap, 20.0)
+    said = {check.name: check.detail for check in audit.checks if not check.ok and str(name) in check.detail}
+    assert bool(said) == (not audit.ok), [check for check in audit.checks if not check.ok]
+    return said
+
+
+@contextmanager
+def planted(settle: Settle, database: str, table: str, plant: str, mend: str) -> Iterator[None]:
+    """A change that the table would refuse, with its triggers off."""
+    off, on = (f"ALTER TABLE {table} {word} TRIGGER USER" for word in ("DISABLE", "ENABLE"))
+    settle.execute(database, off, plant, on)
+    try:
+        yield
+    finally:
+        settle.execute(database, off, mend, on)
+        settle.audit()
+
+
+def test_a_changed_balance(settle: Settle, completed):
+    _, account = completed
+    change = f"UPDATE accounts SET balance_minor = balance_minor {{}} 1 WHERE account_id = '{account}'"
+    with planted(settle, "account", "accounts", change.format("+"), change.format("-")):
+        assert named(settle, account) == {"balances": f"{account}: off by 1"}
+
+
+def test_a_double_refund(settle: Settle):
+    account = settle.open_account()
+    payment_id = settle.client.request(account, "100.05").payment_id
+    assert settle.finished(payment_id).state == "compensated"
+    settle.execute("account", "ALTER TABLE ledger DROP CONSTRAINT ledger_pkey")
+    plant = (
+        f"INSERT INTO ledger SELECT payment_id, kind, account_id, amount_minor FROM ledger "
+        f"WHERE payment_id = '{payment_id}' AND kind = 'refund'; "
+        f"UPDATE accounts SET balance_minor = balance_minor + 10005 WHERE account_id = '{account}'"
+    )
+    mend = (
+        f"DELETE FROM ledger WHERE ctid = (SELECT max(ctid) FROM ledger WHERE payment_id = '{payment_id}'); "
+        f"UPDATE accounts SET balance_minor = balance_minor - 10005 WHERE account_id = '{account}'"
+    )
+    with planted(settle, "account", "ledger", plant, mend):
+        assert "1 deductions, 2 refunds" in named(settle, payment_id)["ledger"]
+    settle.execute("account", "ALTER TABLE ledger ADD PRIMARY KEY (payment_id, kind)")
+    assert settle.balance(account) == OPENING_MINOR
+
+
+def test_a_refund_of_what_was_paid(settle: Settle, completed):
+    payment_id, account = completed
+    plant = (
+        f"INSERT INTO ledger VALUES ('{payment_id}', 'refund', '{account}', 10000); "
+        f"UPDATE accounts SET balance_minor = balance_minor + 10000 WHERE account_id = '{account}'; "
+        f"UPDATE saga_log SET status = 'compensated', reason = 'x' WHERE payment_id = '{payment_id}'"
+    )
+    mend = (
+        f"DELETE FROM ledger WHERE payment_id = '{payment_id}' AND kind = 'refund'; "
+        f"UPDATE accounts SET balance_minor = balance_minor - 10000 WHERE account_id = '{account}'; "
+        f"UPDATE saga_log SET status = 'deducted', reason = NULL WHERE payment_id = '{payment_id}'"
+    )
+    with planted(settle, "account", "ledger", plant, mend):
+        said = named(settle, payment_id)
+        assert "paid, but the account says compensated" in said["payments"]
+        assert "MoneyRefunded is missing" in said["events"]
+
+
+def test_an_outbox_row_that_was_lost_before_it_was_published(settle: Settle):
+    account = settle.open_account()
+    settle.execute(
+        "payment",
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+        "CREATE TRIGGER lose BEFORE INSERT ON outbox FOR EACH ROW "
+        f"WHEN (NEW.aggregateid = '{account}') EXECUTE FUNCTION lose()",
+    )
+    payment_id = settle.client.request(account, "100.00").payment_id
+    try:
+        wait_until(
+            lambda: settle.query("payment", "SELECT FROM payments WHERE payment_id = %s", payment_id), "it is paid"
+        )
+        said = {
+            check.name: check.detail for check in run(settle.dsns, settle.bootstrap, 2.0).checks if not check.ok
+        }
+        assert set(said) == {"events", "finished"}
+        assert f"{payment_id}: PaymentProcessed is missing: the payment service did it" in said["events"]
+        assert str(payment_id) in said["finished"]
+    finally:
+        settle.execute("payment", "DROP TRIGGER lose ON outbox", "DROP FUNCTION lose")
+    settle.execute(
+        "payment",
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) SELECT 'payment', account_id, "
+        "'PaymentProcessed', json_build_object('payment_id', payment_id, 'account_id', account_id, "
+        "'amount_minor', amount_minor, 'currency', currency, 'occurred_at', updated_at, "
+        "'provider_reference', provider_reference) "
+        f"FROM payments WHERE payment_id = '{payment_id}'",
+    )
+    assert settle.finished(payment_id).state == "completed"
+    settle.audit()
+
+
+def test_an_event_that_is_missing_from_the_event_store(settle: Settle, completed):
+    payment_id, _ = completed
+    settle.execute("saga", "CREATE TABLE aside AS SELECT * FROM event_store WITH NO DATA")
+    where = f"WHERE payment_id = '{payment_id}' AND type = 'MoneyDeducted'"
+    plant = f"INSERT INTO aside SELECT * FROM event_store {where}; DELETE FROM event_store {where}"
+    mend = "INSERT INTO event_store OVERRIDING SYSTEM VALUE SELECT * FROM aside; DROP TABLE aside"
+    with planted(settle, "saga", "event_store", plant, mend):
+        said = named(settle, payment_id)
+        assert f"{payment_id}: MoneyDeducted is missing: the account service did it" in said["events"]
+        assert f"{payment_id}: MoneyDeducted is on account.events/" in said["topics"]
+
+
+def test_an_event_that_was_never_on_a_topic(settle: Settle, completed):
+    payment_id, _ = completed
+    event_id = uuid7()
+    plant = (
+        'INSERT INTO event_store (payment_id, event_id, type, payload, topic, partition, "offset") '
+        f"VALUES ('{payment_id}', '{event_id}', 'PaymentProcessed', '{{}}', 'payment.events', 0, 0)"
+    )
+    mend = f"DELETE FROM event_store WHERE event_id = '{event_id}'"
+    with planted(settle, "saga", "event_store", plant, mend):
+        said = named(settle, payment_id)
+        assert "PaymentProcessed is told 2 times, the payment service did it 1 times" in said["events"]
+        assert "but not on its topic (payment.events/0@0)" in said["topics"]
+
+
+def test_a_charge_without_a_payment_and_one_that_was_made_twice(settle: Settle, completed):
+    payment_id, account = completed
+    stranger = uuid7()
+    charge = "INSERT INTO charges (payment_id, account_id, amount_minor, currency, status, reference) VALUES "
+    plant = f"{charge} ('{stranger}', '{account}', 500, 'USD', 'paid', 'x')"
+    with planted(settle, "provider", "charges", plant, f"DELETE FROM charges WHERE payment_id = '{stranger}'"):
+        assert named(settle, stranger) == {"provider": f"{stranger}: paid at the provider, unknown to us"}
+    settle.execute("provider", "ALTER TABLE charges DROP CONSTRAINT charges_pkey")
+    plant = f"{charge} ('{payment_id}', '{account}', 10000, 'USD', 'paid', 'again')"
+    with planted(settle, "provider", "charges", plant, "DELETE FROM charges WHERE reference = 'again'"):
+        assert named(settle, payment_id) == {"provider": f"{payment_id}: charged 2 times"}
+    settle.execute("provider", "ALTER TABLE charges ADD PRIMARY KEY (payment_id)")
+
+
+def test_an_outbox_row_that_did_not_arrive(settle: Settle, completed):
+    """The relay's slot was set forward behind its back: the row is there, and Kafka has never seen it."""
+    payment_id, account = completed
+    row_id = uuid7()
+    with planted(
+        settle,
+        "payment",
+        "outbox",
+        # What happens outside of the publication stays there.
+        "ALTER PUBLICATION settle_outbox SET (publish = 'truncate'); "
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES "
+        f"""('{row_id}', 'payment', '{account}', 'PaymentProcessed', '{{"payment_id": "{payment_id}"}}'); """
+        "ALTER PUBLICATION settle_outbox SET (publish = 'insert')",
+        f"DELETE FROM outbox WHERE id = '{row_id}'",
+    ):
+        said = named(settle, payment_id)
+        assert f"{payment_id}: PaymentProcessed is in the outbox of payment, but did not arrive" in said["outbox"]
+
+
+def test_a_hole_in_a_story(settle: Settle):
+    """A request that only the saga service has heard of: money asked for, and nobody decides."""
+    one = request(settle.open_account())
+    settle.execute(
+        "saga",
+        "INSERT INTO withdrawals (payment_id, account_id, amount_minor, currency, state, seen) VALUES "
+        f"('{one.payment_id}', '{one.account_id}', {one.amount_minor}, 'USD', 'requested', 1)",
+    )
+    try:
+        said = {
+            check.name: check.detail for check in run(settle.dsns, settle.bootstrap, 0.5).checks if not check.ok
+        }
+        assert f"{one.payment_id}: requested" in said["finished"]
+        assert f"{one.payment_id}: WithdrawalRequested is missing" in said["events"]
+    finally:
+        settle.execute("saga", f"DELETE FROM withdrawals WHERE payment_id = '{one.payment_id}'")
+    settle.audit()

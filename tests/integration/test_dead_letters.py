@@ -1,0 +1,172 @@
+"""A person sees what could not be handled, mends the cause and sends it back, once, whoever dies meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+from uuid_utils.compat import uuid7
+
+from cli.main import app
+from dead_letters.handled import same
+from dead_letters.letters import Wanted, choose, read_letters
+from failpoints import EXIT_CODE, VARIABLE
+from processors.runtime.scan import scan
+from tests.conftest import Settle, wait_until
+from tests.integration.test_withdrawals import request
+
+
+def cli(settle: Settle, *arguments: str) -> Result:
+    environment = {**settle.stack.environment(), "COLUMNS": "80"}
+    return CliRunner().invoke(app, ["dead-letters", *arguments], env=environment)
+
+
+def letter_of(settle: Settle, name: str):
+    return wait_until(
+        lambda: next((one for one in read_letters(settle.bootstrap) if name in (one.id, one.payment_id)), None),
+        f"a dead letter {name}",
+    )
+
+
+def times_on_topic(settle: Settle, record) -> int:
+    found = [message for message in scan(settle.bootstrap, [record.topic]) if same(message, record)]
+    assert {message.partition() for message in found} == {record.partition}
+    return len(found)
+
+
+class Poisoned:
+    """Withdrawals that the account service's database refuses until it is mended."""
+
+    def __init__(self, settle: Settle, count: int) -> None:
+        self.settle = settle
+        self.account = settle.open_account()
+        self.name = f"poison_{uuid4().hex[:8]}"
+        settle.execute(
+            "account",
+            f"ALTER TABLE ledger ADD CONSTRAINT {self.name} CHECK (account_id <> '{self.account}') NOT VALID",
+        )
+        self.requests = [request(self.account) for _ in range(count)]
+        for one in self.requests:
+            settle.send_request(one)
+        self.letters = [letter_of(settle, str(one.payment_id)) for one in self.requests]
+
+    def mend(self) -> None:
+        self.settle.execute("account", f"ALTER TABLE ledger DROP CONSTRAINT {self.name}")
+
+
+def test_what_was_refused_is_listed_shown_mended_and_redriven_once(settle: Settle):
+    poisoned = Poisoned(settle, 1)
+    (letter,) = poisoned.letters
+    payment_id = str(poisoned.requests[0].payment_id)
+    listed = cli(settle, "list", "--reason", "poison_", payment_id)
+    assert letter.id in "".join(listed.stdout.split())
+    assert "1 dead letters that wait" in listed.stdout
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+    shown = cli(settle, "show", letter.id).stdout
+    assert f"payment     {payment_id}" in shown
+    assert "CheckViolation: new row for relation" in shown
+    assert '"amount_minor": 10000' in shown
+    (fields,) = json.loads(cli(settle, "list", payment_id, "--json").stdout)
+    assert (fields["id"], fields["state"], fields["event_type"]) == (letter.id, "open", "WithdrawalRequested")
+
+    poisoned.mend()
+    done = cli(settle, "redrive", letter.id)
+    assert (done.exit_code, done.stdout) == (0, "1 dead letters redriven\n")
+    assert settle.finished(poisoned.requests[0].payment_id).state == "completed"
+    assert times_on_topic(settle, letter.record) == 2
+
+    again = cli(settle, "redrive", letter.id)
+    assert again.exit_code == 2
+    assert again.stderr.startswith(f"settle: dead letter {letter.id} was redriven already, at ")
+    assert len(again.stderr.splitlines()) == 1
+    assert cli(settle, "discard", letter.id).exit_code == 2
+    assert "0 dead letters that wait, 1 handled" in cli(settle, "list", payment_id).stdout
+    assert times_on_topic(settle, letter.record) == 2
+    settle.audit()
+
+
+@pytest.mark.parametrize("place", ["redrive.intended", "redrive.sent"])
+def test_a_redrive_that_is_killed_loses_none_and_the_next_one_doubles_none(settle: Settle, place: str):
+    poisoned = Poisoned(settle, 3)
+    ids = [letter.id for letter in poisoned.letters]
+    poisoned.mend()
+    killed = subprocess.run(
+        [sys.executable, "-m", "cli.main", "dead-letters", "redrive", *ids],
+        env={**os.environ, **settle.stack.environment(), VARIABLE: place},
+        check=False,
+    )
+    assert killed.returncode == EXIT_CODE
+    done = cli(settle, "redrive", *ids)
+    assert done.exit_code == 0, done.stderr
+    if place == "redrive.sent":
+        assert done.stdout == "0 dead letters redriven; 3 had been sent by a redrive that was interrupted\n"
+    else:
+        assert done.stdout == "3 dead letters redriven\n"
+    for one, letter in zip(poisoned.requests, poisoned.letters, strict=True):
+        assert settle.finished(one.payment_id).state == "completed"
+        assert times_on_topic(settle, letter.record) == 2
+    assert cli(settle, "redrive", ids[0]).exit_code == 2
+    settle.audit()
+
+
+def test_what_makes_no_sense_is_discarded_and_may_be_redriven_yet(settle: Settle):
+    account, body = settle.open_account(), b"\x1b[31m\x00\xff" + str(uuid4()).encode()
+    partition, offset = settle.send(
+        "withdrawal.requests", body, account, eventType=b"WithdrawalRequested", id=b"?"
+    )
+    letter = letter_of(settle, f"withdrawal.requests/{partition}@{offset}")
+    wait_until(
+        lambda: len(letter_of(settle, letter.id).refusals) == 2,
+        "account and saga have both refused it: one letter",
+    )
+    shown = cli(settle, "show", letter.id).stdout
+    assert "\x1b" not in shown
+    assert r"\x1b[31m" in shown
+    assert cli(settle, "discard", letter.id, "--note", "noise").exit_code == 0
+    assert "noise" in cli(settle, "show", letter.id).stdout
+    twice = cli(settle, "discard", letter.id)
+    assert (twice.exit_code, twice.stderr) == (2, f"settle: dead letter {letter.id} was discarded already\n")
+    assert cli(settle, "redrive", letter.id).exit_code == 0
+    assert times_on_topic(settle, letter.record) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["redrive"], "say which dead letters: IDs, --topic, --type, --reason, or --all"),
+        (["discard"], "say which dead letters: IDs, --topic, --type, --reason, or --all"),
+        (["show", "a/1@2"], "no dead letter a/1@2; `settle dead-letters list --all` shows them"),
+        (["redrive", "a/1@2"], "no dead letter a/1@2; `settle dead-letters list --all` shows them"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_one_line_and_exit_code_2(settle: Settle, arguments, line):
+    found = cli(settle, *arguments)
+    assert (found.exit_code, found.stdout, found.stderr) == (2, "", f"settle: {line}\n")
+
+
+def test_dead_letters_are_chosen_by_topic_type_reason_and_id(settle: Settle):
+    account, mark = settle.open_account(), f"x{uuid4().hex}"
+    settle.send("withdrawal.requests", mark.encode(), account, eventType=b"WithdrawalRequested", id=str(uuid4()))
+    settle.send(
+        "account.events",
+        b'{"payment_id": "%s"}' % mark.encode(),
+        account,
+        eventType=b"MoneyDeducted",
+        id=str(uuid7()),
+    )
+    settle.finished(settle.client.request(account, "1.00").payment_id)
+
+    def ours(**wanted):
+        letters = choose(read_letters(settle.bootstrap), Wanted(**wanted))
+        return {letter.record.topic for letter in letters if mark.encode() in (letter.record.value or b"")}
+
+    wait_until(lambda: len(ours()) == 2, "both were refused")
+    assert ours(topic="account.events") == {"account.events"}
+    assert ours(event_type="WithdrawalRequested") == {"withdrawal.requests"}
+    assert ours(reason="NOT JSON") == {"withdrawal.requests"}
+    assert ours(ids=(mark,)) == {"account.events"}
+    assert ours(ids=(mark,), topic="withdrawal.requests") == set()

@@ -1,0 +1,195 @@
+"""Whatever dies, whenever: every withdrawal ends, once, and no cent is lost or doubled."""
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+import tracing
+from contracts.topics import READ_BY
+from producers.load import LoadReport, run_load
+from producers.plan import LoadPlan, plan_load
+from tests.conftest import Settle, wait_until
+
+MIXED = {"duplicates": 0.1, "declined": 0.1, "insufficient": 0.05}
+
+
+def not_ready(settle: Settle, service: str) -> str | None:
+    """What ``/readyz`` of a service says it waits for; None while it is ready."""
+    try:
+        with urlopen(f"http://127.0.0.1:{settle.stack.state.http[service]}/readyz", timeout=5) as page:
+            assert page.read() == b"ready\n"
+            return None
+    except HTTPError as error:
+        assert error.code == 503
+        return error.read().decode()
+
+
+def all_wait_for(settle: Settle, what: str) -> bool:
+    return all(what in (not_ready(settle, service) or "") for service in READ_BY)
+
+
+def all_ready(settle: Settle) -> bool:
+    return all(not_ready(settle, service) is None for service in READ_BY)
+
+
+class Load:
+    """A load that runs while a test does its worst."""
+
+    def __init__(self, settle: Settle, count: int, rate: float, **shares: float) -> None:
+        accounts = [f"acc-{number}" for number in range(1, 101)]
+        from processors.account.accounts import open_accounts
+
+        open_accounts(settle.dsns["account"], accounts, 1_000_000_00, "USD")
+        self._settle = settle
+        self.plan = LoadPlan(count, accounts=100, **{**MIXED, **shares})
+        self._before = settle.query("saga", "SELECT count(*) FROM withdrawals")[0][0]
+        self._pool = ThreadPoolExecutor(1)
+        self.sent = 0
+        self._report = self._pool.submit(
+            run_load, settle.client, plan_load(self.plan), rate=rate, on_progress=self._progress
+        )
+
+    def _progress(self, report: LoadReport) -> None:
+        self.sent = report.sent
+
+    def wait_sent(self, share: float) -> None:
+        wait_until(lambda: self.sent >= share * self.plan.messages, f"{share:.0%} of the load was sent")
+
+    def finish(self) -> None:
+        """Everything delivered, everything ended as planned, and the audit holds."""
+        report = self._report.result(timeout=120)
+        self._pool.shutdown()
+        for part in ("postgres", "kafka"):
+            self._settle.stack.wait_ready(part)
+        assert report.failed == 0, report.first_failure
+        wait_until(self._all_known, "every withdrawal is known")
+        audit = self._settle.audit()
+        assert sum(audit.outcomes.values()) == audit.withdrawals
+
+    def _all_known(self) -> bool:
+        known = self._settle.query("saga", "SELECT count(*) FROM withdrawals")[0][0]
+        return known - self._before >= self.plan.count
+
+
+@pytest.fixture(autouse=True)
+def untraced(monkeypatch):
+    """The shared stack traces everything; thousands of these withdrawals need no spans."""
+    monkeypatch.setattr(tracing.setup, "_ratio", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def all_ready_again(settle: Settle):
+    yield
+    for status in settle.stack.statuses():
+        settle.stack.wait_ready(status.name)
+
+
+def test_killing_each_service_and_the_relay_under_load_loses_and_doubles_nothing(settle: Settle):
+    victims = ("account", "payment", "notification", "saga", "relay")
+    load = Load(settle, 1800, rate=300)
+    for number, victim in enumerate(victims):
+        load.wait_sent((number + 1) / (len(victims) + 1))
+        settle.stack.kill(victim)
+    load.finish()
+
+
+def test_the_database_away_is_waited_for(settle: Settle):
+    load = Load(settle, 600, rate=200)
+    load.wait_sent(0.4)
+    settle.stack.kill("postgres")
+    load.finish()
+
+
+def test_while_the_database_is_away_every_service_says_so_and_nothing_else(settle: Settle):
+    settle.stack.stop_service("postgres")
+    try:
+        wait_until(
+            lambda: all_wait_for(settle, "waiting: the database does not answer: "), "they say what they lack"
+        )
+        assert all((not_ready(settle, service) or "").count("\n") == 1 for service in READ_BY)
+    finally:
+        settle.stack.start_service("postgres")
+    wait_until(lambda: all_ready(settle), "every service can work again")
+
+
+def test_the_broker_away_is_waited_for(settle: Settle):
+    load = Load(settle, 600, rate=200)
+    load.wait_sent(0.4)
+    settle.stack.kill("kafka")
+    wait_until(
+        lambda: all_wait_for(settle, "waiting: Kafka does not answer: "), "every service says what it lacks"
+    )
+    load.finish()
+    wait_until(lambda: all_ready(settle), "every service can work again")
+
+
+def test_a_stop_in_good_order_under_load_loses_and_doubles_nothing(settle: Settle):
+    load = Load(settle, 800, rate=250)
+    for number, service in enumerate(READ_BY):
+        load.wait_sent((number + 1) / 5)
+        settle.stack.stop_service(service)
+        settle.stack.start_service(service)
+    load.finish()
+    # A batch that was finished was also confirmed: a stop leaves nothing to be repeated but what was not begun.
+    log = (settle.stack.data / "logs" / "account.log").read_text()
+    assert "Traceback" not in log
+
+
+def test_whole_topics_replayed_from_their_beginning_change_nothing(settle: Settle):
+    Load(settle, 300, rate=300).finish()
+    before, balances = settle.counts(), settle.query("account", "SELECT * FROM accounts ORDER BY account_id")
+    settle.stack.stop_service(*READ_BY)
+    admin = AdminClient({"bootstrap.servers": settle.bootstrap})
+    for service, topics in READ_BY.items():
+        known = admin.list_topics(timeout=10).topics
+        settle.set_offsets(
+            service, [TopicPartition(t.name, p, 0) for t in topics for p in known[t.name].partitions]
+        )
+    for service in READ_BY:
+        settle.stack.start_service(service)
+    for service in READ_BY:
+        settle.stack.wait_ready(service)
+    settle.audit()  # waits until everything was read again
+    assert settle.counts() == before
+    assert settle.query("account", "SELECT * FROM accounts ORDER BY account_id") == balances
+
+
+def test_a_second_instance_joins_without_a_pause_of_more_than_three_seconds(settle: Settle):
+    load = Load(settle, 2000, rate=250)
+    load.wait_sent(0.1)
+    ((begun,),) = settle.query("payment", "SELECT now()")
+    environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0"}
+    second = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "run", "payment"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        joined = time.monotonic()
+        while "partitions assigned" not in (line := second.stderr.readline()):
+            assert line, "the second instance ended"
+        assert time.monotonic() - joined < 30
+        load.wait_sent(0.9)
+        ((ended,),) = settle.query("payment", "SELECT now()")
+    finally:
+        second.terminate()
+        second.stderr.close()
+        assert second.wait(30) == 0
+    load.finish()
+    ((pause_s,),) = settle.query(
+        "payment",
+        """
+        SELECT extract(epoch FROM max(gap)) FROM (
+            SELECT created_at - lag(created_at) OVER (ORDER BY created_at) AS gap FROM payments
+            WHERE created_at BETWEEN %s AND %s) AS g
+        """,
+        begun,
+        ended,
+    )
+    assert pause_s < 3

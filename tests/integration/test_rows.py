@@ -1,0 +1,106 @@
+"""Do few rows and many get into a table alike, and does nobody write over what another instance wrote?"""
+
+import asyncio
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from uuid_utils.compat import uuid7
+
+from contracts.events import BalanceChecked, MoneyDeducted
+from processors.runtime.database import MANY, Database, LostRace
+from processors.runtime.rows import Rows
+from processors.saga import store
+from processors.saga.decide import decide
+from processors.saga.status import read
+from stack.provision import migrate
+from tests.unit.messages import after, message, request
+
+COLUMNS = {"id": "uuid", "body": "json", "note": "text", "at": "timestamptz", "size": "bigint", "few": "smallint"}
+SMALL, LARGE = 1, MANY
+
+
+@pytest.fixture(scope="module")
+def dsn(settle):
+    """A database of the saga service that no service runs on."""
+    with psycopg.connect(settle.dsns["saga"], autocommit=True) as server:
+        server.execute("CREATE DATABASE rows")
+    dsn = settle.dsns["saga"].rpartition("/")[0] + "/rows"
+    migrate("saga", dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
+        connection.execute(f"CREATE TABLE kinds ({columns}, PRIMARY KEY (id))")
+    return dsn
+
+
+def query(dsn, sql):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def a_row(note="a\tb\\N\n“ü”"):
+    return uuid7(), '{"n": [1, "ü\\n"]}', note, datetime.now(UTC), 2**40, 3
+
+
+def run(dsn, messages, work):
+    async def in_transaction():
+        database = Database(dsn, "test")
+        try:
+            async with database.transaction(messages) as connection:
+                return await work(connection)
+        finally:
+            await database.close()
+
+    return asyncio.run(in_transaction())
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_rows_arrive_as_they_were_given(dsn, messages):
+    rows = [a_row(), a_row(note=None), a_row(note="")]
+    run(dsn, messages, lambda connection: Rows("kinds", **COLUMNS).insert(connection, rows))
+    found = query(dsn, "SELECT id, body::text, note, at, size, few FROM kinds ORDER BY id DESC LIMIT 3")
+    assert found[::-1] == rows
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_a_row_that_is_there_already_undoes_the_transaction(dsn, messages):
+    one, other = a_row(), a_row()
+    rows = Rows("kinds", **COLUMNS)
+    run(dsn, messages, lambda connection: rows.insert(connection, [one]))
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        run(dsn, messages, lambda connection: rows.insert(connection, [other, one]))
+    run(dsn, messages, lambda connection: rows.insert_missing(connection, [other, one]))
+    assert query(dsn, "SELECT id FROM kinds ORDER BY id DESC LIMIT 2") == [(other[0],), (one[0],)]
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_a_standing_that_moved_on_meanwhile_is_not_written_over(dsn, messages):
+    first = request()
+    now = datetime.now(UTC)
+
+    def take(event, between=None):
+        async def read_and_write(connection):
+            known = await store.read(connection, [first.payment_id])
+            if between:
+                await asyncio.to_thread(between)
+            await store.write(connection, decide([message(event)], known, now))
+
+        run(dsn, messages, read_and_write)
+
+    take(first)
+    checked, deducted = after(first, BalanceChecked), after(first, MoneyDeducted)
+    with pytest.raises(LostRace):
+        take(deducted, between=lambda: take(checked))
+    assert [step.event for step in read(dsn, first.payment_id).steps] == ["WithdrawalRequested", "BalanceChecked"]
+    take(deducted)
+    assert len(read(dsn, first.payment_id).steps) == 3
+
+
+def test_rows_of_an_empty_table_are_found_by_key(dsn):
+    async def explain(connection):
+        cursor = await connection.execute(
+            "EXPLAIN SELECT * FROM withdrawals WHERE payment_id = ANY(%s)", ([uuid7()],)
+        )
+        return (await cursor.fetchone())[0]
+
+    assert "withdrawals_pkey" in run(dsn, SMALL, explain)

@@ -1,0 +1,245 @@
+"""Real Kafka, real PostgreSQL, real signals. Services are stand-ins, the supervisor's work is the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from contracts.topics import all_topic_names
+from outbox_relay.settings import RelaySettings
+from stack import state as stack_json
+from stack.errors import AlreadyRunning, ChildFailed
+from stack.lock import holders
+from stack.state import DATABASES, State
+from stack.supervisor import Stack
+
+WAIT_S = 30.0
+TOPIC = "withdrawal.requests"
+
+# What a shell may hold for another stack.
+EXPORTED = {
+    "SETTLE_RELAY_SOURCES": "postgresql://elsewhere/account",
+    "SETTLE_ACCOUNT_DSN": "postgresql://elsewhere/account",
+    "SETTLE_PROVIDER_DSN": "postgresql://elsewhere/provider",
+    "SETTLE_KAFKA_BOOTSTRAP": "elsewhere:9092",
+    "SETTLE_DATA": "/elsewhere",
+    "SETTLE_HTTP_HOST": "elsewhere",
+    "SETTLE_HTTP_PORT": "1",
+}
+
+SERVICE = """
+    import os, signal, sys
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    signal.signal(signal.SIGTERM, lambda *arguments: sys.exit(0))
+    HTTPServer(("127.0.0.1", int(os.environ["SETTLE_HTTP_PORT"])), Ready).serve_forever()
+"""
+
+SUPERVISOR = """
+    import sys, threading
+    from pathlib import Path
+    from stack.supervisor import Stack
+
+    data, service = sys.argv[1:]
+    with Stack(Path(data), services=("relay", "account"), command=lambda name: [sys.executable, "-c", service]):
+        print("ready", flush=True)
+        threading.Event().wait()
+"""
+
+
+def run_stand_in(name: str) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(SERVICE)]
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def data() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="settle stäck ") as folder:
+        yield Path(folder).resolve()
+
+
+@pytest.fixture(scope="module")
+def killed(data: Path) -> State:
+    """What a stack said of itself that took in a row and a message before its supervisor was killed."""
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SUPERVISOR), str(data), textwrap.dedent(SERVICE)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == "ready\n"
+        state = stack_json.running(data)
+        assert state.pid == supervisor.pid
+        with pytest.raises(AlreadyRunning, match=f"already running on {data} .process {supervisor.pid}."):
+            Stack(data).start()
+        with psycopg.connect(state.dsns["account"]) as connection:
+            connection.execute("CREATE TABLE kept (value int)")
+            connection.execute("INSERT INTO kept VALUES (42)")
+        producer = Producer({"bootstrap.servers": state.kafka_bootstrap})
+        producer.produce(TOPIC, b"kept")
+        assert producer.flush(WAIT_S) == 0
+    finally:
+        supervisor.kill()
+        supervisor.communicate(timeout=WAIT_S)
+    return state
+
+
+@pytest.fixture(scope="module")
+def stack(data: Path, killed: State) -> Iterator[Stack]:
+    """The next stack on the same data; started at once, while the killed one's children are still ending."""
+    with (
+        pytest.MonkeyPatch.context() as shell,
+        Stack(data, services=("relay", "account"), command=run_stand_in, note=lambda line: None) as stack,
+    ):
+        for name, value in EXPORTED.items():
+            shell.setenv(name, value)
+        stack.kill("relay")  # started again with what is exported now
+        yield stack
+        pids = list(stack.state.pids.values())
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert stack_json.read(data).pids == {}  # type: ignore[union-attr]
+
+
+def test_no_child_outlives_a_killed_supervisor(killed: State) -> None:
+    assert set(killed.pids) == {"postgres", "kafka", "relay", "account"}
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in killed.pids.values()), "all children gone")
+    lock = Path(killed.data) / "children.lock"
+    eventually(lambda: not holders(lock), "their children gone")
+
+
+def test_a_killed_stack_comes_up_where_it_was_with_everything_it_had(killed: State, stack: Stack) -> None:
+    assert stack.state.kafka_bootstrap == killed.kafka_bootstrap
+    assert stack.state.dsns == killed.dsns
+    assert stack.state.http == killed.http
+    with psycopg.connect(stack.state.dsns["account"]) as connection:
+        assert connection.execute("SELECT value FROM kept").fetchall() == [(42,)]
+    consumer = Consumer(
+        {"bootstrap.servers": stack.state.kafka_bootstrap, "group.id": "test", "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe([TOPIC])
+    message = consumer.poll(WAIT_S)
+    assert message is not None
+    assert message.value() == b"kept"
+    consumer.close()
+
+
+def test_what_a_shell_exports_leads_no_service_away_from_its_stack(stack: Stack) -> None:
+    stack.wait_ready("relay", timeout=WAIT_S)
+    found = psutil.Process(stack.pid("relay")).environ()
+    assert stack.environment().items() <= found.items()
+    assert not [name for name, value in EXPORTED.items() if found[name] == value]
+    assert RelaySettings(relay_sources=found["SETTLE_RELAY_SOURCES"], account_dsn="own").sources == ["own"]
+
+
+def test_topics_and_schemas_are_there(stack: Stack) -> None:
+    topics = AdminClient({"bootstrap.servers": stack.state.kafka_bootstrap}).list_topics(timeout=WAIT_S).topics
+    assert set(all_topic_names()) <= set(topics)
+    assert len(topics[TOPIC].partitions) == 4
+    assert set(stack.state.dsns) == set(DATABASES)
+    for dsn in stack.state.dsns.values():
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+
+
+def test_it_keeps_money_as_production_would(stack: Stack) -> None:
+    expected = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "wal_level": "logical"}
+    with psycopg.connect(stack.state.dsns["account"]) as connection:
+        for setting, value in expected.items():
+            assert connection.execute("SELECT current_setting(%s)", (setting,)).fetchone() == (value,)
+
+
+def test_it_listens_on_this_machine_only(stack: Stack) -> None:
+    for pid in stack.state.pids.values():
+        for connection in psutil.Process(pid).net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip.removeprefix("::ffff:") == "127.0.0.1"
+
+
+def test_stack_json_says_what_runs(data: Path, stack: Stack) -> None:
+    written = json.loads((data / "stack.json").read_text())
+    assert written["pid"] == os.getpid()
+    assert written["pids"] == {name: stack.pid(name) for name in ("postgres", "kafka", "relay", "account")}
+
+
+@pytest.mark.parametrize("name", ["account", "postgres", "kafka"])
+def test_a_killed_child_is_restarted_where_it_was(stack: Stack, name: str) -> None:
+    pid, state = stack.pid(name), stack.state
+    stack.kill(name)
+    assert not psutil.pid_exists(pid)
+    stack.wait_ready(name, timeout=WAIT_S)
+    assert stack.pid(name) != pid
+    assert (stack.state.kafka_bootstrap, stack.state.dsns, stack.state.http) == (
+        state.kafka_bootstrap,
+        state.dsns,
+        state.http,
+    )
+
+
+def test_a_service_is_stopped_and_started_on_demand(stack: Stack) -> None:
+    stack.stop_service("account")
+    assert {status.name: status.state for status in stack.statuses()}["account"] == "stopped"
+    stack.start_service("account")
+    stack.wait_ready("account", timeout=WAIT_S)
+
+
+def test_a_service_that_cannot_start_is_named_and_nothing_is_left() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(
+            Path(folder),
+            services=("account",),
+            command=lambda name: [sys.executable, "-c", "raise SystemExit('SETTLE_ACCOUNT_DSN makes no sense')"],
+        )
+        with pytest.raises(
+            ChildFailed, match=r"account ended at its start .exit code 1.: SETTLE_ACCOUNT_DSN makes no sense"
+        ):
+            stack.start()
+        assert not holders(Path(folder).resolve() / "children.lock")
+
+
+def test_settle_up_stops_in_order_when_told_to() -> None:
+    script = "import typer, cli.up; app = typer.Typer(); app.command()(cli.up.up); app()"
+    patch = "import cli.up, functools; cli.up.Stack = functools.partial(cli.up.Stack, services=()); "
+    with tempfile.TemporaryDirectory() as folder:
+        settle_up = subprocess.Popen(
+            [sys.executable, "-c", patch + script, "--data", folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert settle_up.stdout is not None
+        lines = []
+        for line in settle_up.stdout:
+            lines.append(line)
+            if line.startswith("ready"):
+                settle_up.send_signal(signal.SIGTERM)
+        assert settle_up.wait(WAIT_S) == 0, lines
+        assert lines[-1] == "everything is stopped\n"
+        assert max(map(len, lines)) <= 81
+        assert not holders(Path(folder).resolve() / "children.lock")

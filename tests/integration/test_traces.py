@@ -1,0 +1,117 @@
+"""One trace per withdrawal, with a span for every hop, and every span's parent in it."""
+
+from collections import Counter
+
+import pytest
+
+from tests.conftest import Settle
+from tracing.whole import HOPS, hops_of, what_is_missing
+
+COMPLETED, REJECTED, COMPENSATED = HOPS["completed"], HOPS["rejected"], HOPS["compensated"]
+KINDS = {"process": "CONSUMER", "send": "PRODUCER", "transaction": "CLIENT", "charge": "CLIENT"}
+
+
+def trace_of(settle: Settle, amount: str, hops):
+    receipt = settle.client.request(settle.open_account(), amount)
+    settle.finished(receipt.payment_id)
+    return receipt, settle.collector.wait_for(receipt.trace_id, sum(hops.values()), timeout_s=20)
+
+
+@pytest.mark.parametrize(
+    ("amount", "hops"), [("100.00", COMPLETED), ("20000.00", REJECTED), ("100.05", COMPENSATED)],
+    ids=["completed", "rejected", "compensated"],
+)  # fmt: skip
+def test_the_whole_tree_is_there(settle: Settle, amount, hops):
+    receipt, spans = trace_of(settle, amount, hops)
+    assert hops_of(spans) == hops
+    status = settle.status(receipt.payment_id)
+    assert what_is_missing(spans, status.state, status.reason) is None
+    assert len({span.span_id for span in spans}) == len(spans)
+    assert {span.attributes.get("settle.payment_id") for span in spans} == {str(receipt.payment_id), None}
+
+
+def test_each_hop_hangs_below_the_hop_that_sent_it(settle: Settle):
+    _, spans = trace_of(settle, "100.00", COMPLETED)
+    by_id = {span.span_id: span for span in spans}
+
+    def parent_of(service, name, event_type=None):
+        (span,) = [
+            s
+            for s in spans
+            if (s.service, s.name) == (f"settle-{service}", name)
+            and event_type in (None, s.attributes.get("settle.event_type"))
+        ]
+        parent = by_id[span.parent_id]
+        return parent.service.removeprefix("settle-"), parent.name, parent.attributes.get("settle.event_type")
+
+    sent = ("producer", "send withdrawal.requests", "WithdrawalRequested")
+    deducted = ("relay", "send account.events", "MoneyDeducted")
+    assert parent_of(*sent) == ("producer", "withdraw-money", None)
+    assert parent_of("account", "process withdrawal.requests") == sent
+    assert parent_of(*deducted) == ("account", "process withdrawal.requests", "WithdrawalRequested")
+    assert parent_of("payment", "process account.events") == deducted
+    assert parent_of("saga", "process account.events", "MoneyDeducted") == deducted
+    assert parent_of("payment", "charge provider")[:2] == ("payment", "process account.events")
+
+
+def test_spans_carry_the_attributes_of_the_conventions(settle: Settle):
+    receipt, spans = trace_of(settle, "100.00", COMPLETED)
+    for span in spans:
+        operation = span.name.split()[0]
+        if span.name == "send mail":
+            assert span.kind == "CLIENT"
+            continue
+        assert span.kind == KINDS.get(operation, "INTERNAL")
+        if operation in ("process", "send"):
+            about = span.attributes
+            assert about["messaging.system"] == "kafka"
+            assert about["messaging.operation.type"] == operation
+            assert about["messaging.destination.name"] == span.name.split()[1]
+            assert about["messaging.destination.partition.id"].isdigit()
+            assert about["messaging.kafka.offset"] >= 0
+            assert about["messaging.message.id"]
+        if operation == "transaction":
+            assert span.attributes["db.system.name"] == "postgresql"
+            assert span.attributes["db.namespace"] == span.name.split()[1]
+        assert span.error is None
+        assert span.start_ns <= span.end_ns
+    (request,) = [
+        span for span in spans if span.name == "process withdrawal.requests" and "account" in span.service
+    ]
+    assert request.attributes["messaging.kafka.offset"] == receipt.offset
+    assert request.attributes["messaging.consumer.group.name"] == "settle-account"
+
+
+def test_a_payment_tried_again_stays_in_its_trace(settle: Settle):
+    hops = COMPLETED | Counter(
+        {("payment", "charge provider", None): 2, ("payment", "transaction payment", None): 2}
+    )
+    _, spans = trace_of(settle, "100.13", hops)
+    found = Counter(span.name for span in spans)
+    assert found["charge provider"] == 2
+    assert found["send payment.events"] == 1
+    ids = {span.span_id for span in spans}
+    assert all(span.parent_id in ids for span in spans if span.parent_id is not None)
+
+
+def test_a_batch_of_traced_withdrawals_links_them_all_and_mixes_none(settle: Settle):
+    account = settle.open_account()
+    receipts = []
+    from tests.integration.test_withdrawals import request
+
+    for _ in range(50):
+        settle.client.send(request(account), receipts.append)
+    settle.client.flush()
+    for receipt in receipts:
+        settle.finished(receipt.payment_id)
+        spans = settle.collector.wait_for(receipt.trace_id, sum(COMPLETED.values()), timeout_s=20)
+        assert len(spans) == sum(COMPLETED.values())
+    batches = [
+        span
+        for trace_id in settle.collector.trace_ids()
+        for span in settle.collector.trace(trace_id)
+        if span.name == "process batch account"
+    ]
+    linked = {trace_id for span in batches for trace_id, _ in span.links}
+    assert any(len(span.links) > 1 for span in batches)
+    assert {r.trace_id for r in receipts} & linked

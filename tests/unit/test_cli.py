@@ -1,0 +1,239 @@
+"""Does ``settle`` say in one line what is wrong, with the right exit code, and find the stack that runs?"""
+
+import importlib
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from confluent_kafka import KafkaException
+from typer.testing import CliRunner
+
+from cli import settings
+from cli.commands import COMMANDS
+from cli.errors import EXIT_CODES, exit_code
+from cli.main import app
+from stack import state
+from stack.errors import NotRunning, StackError
+from stack.lock import FolderLock
+
+NOBODY = "127.0.0.1:9"
+HEAVY = ("confluent_kafka", "opentelemetry", "producers", "psycopg", "stack")
+SETTLE = [sys.executable, "-m", "cli.main"]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith(("SETTLE_", "OTEL_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SETTLE_DATA", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def settle(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+def a_stack_was_on(folder, port):
+    """What a stack leaves behind, however it ended."""
+    state.write(
+        state.State(
+            data=str(folder),
+            pid=os.getpid(),
+            kafka_bootstrap=f"127.0.0.1:{port}",
+            dsns={name: f"postgresql://settle@127.0.0.1:{port}/{name}" for name in state.DATABASES},
+            pids={"kafka": 1},
+        )
+    )
+
+
+@contextmanager
+def a_stack_on(folder, port):
+    """What others see of a running stack."""
+    folder.mkdir(exist_ok=True)
+    lock = FolderLock(folder, print)
+    a_stack_was_on(folder, port)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("request --account acc-1 --amount 0", "amount 0 must be more than zero"),
+        (
+            "compare --only sagas",
+            "there is no approach 'sagas': it is one of monolith, two_phase_commit, saga, event_sourcing, "
+            "outbox_polling, outbox_wal, naive",
+        ),
+        ("compare --chart /nowhere/c.png", "/nowhere/c.png cannot be written: there is no folder /nowhere"),
+        ("compare --chart c.gif", "c.gif: a chart is written as PNG, so its name must end in .png"),
+        ("2pc withdraw --account acc-1 --amount 0", "amount 0 must be more than zero"),
+        (
+            "2pc withdraw --account acc-1 --amount 1 --die-at lunch",
+            "--die-at lunch: not a point; it is one of prepared-account, prepared-payment, prepared-notification, "
+            "decided, committed-account, committed-payment, committed-notification",
+        ),
+        ("request --account acc-1 --amount -5", "amount -5 must be more than zero"),
+        ("request --account acc-1 --amount NaN", "amount 'NaN' is not a number such as 100.00"),
+        ("request --account acc-1 --amount 1.001", "amount 1.001 has more than two decimals"),
+        ("request --account acc-1 --amount 1000000.01", "amount 1000000.01 is over the limit of 1,000,000.00"),
+        ("request --account acc-1 --amount ten", "amount 'ten' is not a number such as 100.00"),
+        (
+            "request --account acc-1 --amount 1 --currency XXX",
+            "currency 'XXX' is not an ISO 4217 currency with two decimals",
+        ),
+        ("request --account acc-1 --amount 1 --payment-id 12", "payment ID '12' is not a UUID"),
+        (
+            "request --account a/b --amount 1 --json",
+            "account 'a/b' is not an account ID: 1 to 64 letters, digits, '.', '_', ':' or '-'",
+        ),
+        ("load --count 0", "count 0 must be at least 1"),
+        ("load --count 1 --rate 0", "rate 0 must be more than 0 messages a second"),
+        ("load --count 1 --declined 2", "declined 2 is not a share from 0 to 1"),
+        (
+            "load --count 1 --declined 0.7 --insufficient 0.7",
+            "declined and insufficient together are more than 1",
+        ),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_with_exit_code_2(arguments, line):
+    result = settle(*arguments.split())
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"settle: {line}\n"
+
+
+@pytest.mark.parametrize("arguments", ["request --account acc-1", "run nobody", "nonsense", "load --count x"])
+def test_a_command_line_that_is_wrong_is_exit_code_2(arguments):
+    result = settle(*arguments.split())
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", ["request --account acc-1 --amount 1.00", "load --count 10"])
+def test_without_kafka_a_command_fails_and_names_the_address(arguments):
+    variables = {"SETTLE_KAFKA_BOOTSTRAP": NOBODY, "SETTLE_DELIVERY_TIMEOUT_S": "0.5"}
+    result = subprocess.run(
+        [*SETTLE, *arguments.split()], env=os.environ | variables, capture_output=True, text=True, timeout=30
+    )
+
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert f"Kafka at {NOBODY} did not take withdrawal" in result.stderr
+    assert "Connection refused" in result.stderr
+
+
+def test_a_variable_that_is_wrong_is_named(monkeypatch):
+    monkeypatch.setenv("SETTLE_DELIVERY_TIMEOUT_S", "soon")
+
+    result = settle("request", "--account", "acc-1", "--amount", "1")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("settle: SETTLE_DELIVERY_TIMEOUT_S=soon is wrong: ")
+
+
+@pytest.mark.parametrize("command", [["cli.main", "run", "relay"], ["outbox_relay"]])
+def test_a_relay_without_a_source_does_not_start_and_says_so(command):
+    result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=30)
+
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert ": no source: " in line
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def buggy(data):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(settings, "kafka_bootstrap", buggy)
+
+    assert isinstance(settle("request", "--account", "acc-1", "--amount", "1").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("name", [name for name in EXIT_CODES if not name.startswith("cimpl.")])
+def test_every_error_that_has_an_exit_code_exists(name):
+    module, _, kind = name.rpartition(".")
+
+    assert issubclass(getattr(importlib.import_module(module), kind), Exception)
+
+
+def test_the_nearest_known_base_class_gives_the_exit_code():
+    assert exit_code(NotRunning("…")) == 2
+    assert exit_code(StackError("…")) == 1
+    assert exit_code(KafkaException("…")) == 1
+    assert exit_code(ValueError("…")) is None
+
+
+def test_every_command_is_shown_with_what_it_does():
+    result = settle("--help")
+
+    assert result.exit_code == 0
+    assert all(f" {name} " in result.stdout for name in COMMANDS)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_page_at_80_columns(command):
+    result = settle(command, "--help")
+
+    assert result.exit_code == 0
+    assert f"Usage: settle {command}" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_the_version_is_printed():
+    assert settle("--version").stdout.startswith("settle 0.")
+
+
+def test_running_a_service_does_not_wait_for_what_other_commands_need():
+    code = (
+        "import sys; from cli.main import app; app(['run', '--help'], standalone_mode=False);"
+        f"print([module for module in {HEAVY} if module in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_stack_that_runs_is_found(tmp_path):
+    with a_stack_on(tmp_path, 1111):
+        assert settings.kafka_bootstrap() == "127.0.0.1:1111"
+        assert settings.dsn("saga") == "postgresql://settle@127.0.0.1:1111/saga"
+
+
+def test_a_variable_counts_more_than_the_stack_on_the_default_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "elsewhere:9092")
+    monkeypatch.setenv("SETTLE_SAGA_DSN", "postgresql://elsewhere/saga")
+
+    with a_stack_on(tmp_path, 1111):
+        assert settings.kafka_bootstrap() == "elsewhere:9092"
+        assert settings.dsn("saga") == "postgresql://elsewhere/saga"
+        assert settings.dsn("account") == "postgresql://settle@127.0.0.1:1111/account"
+
+
+def test_a_folder_that_is_named_counts_more_than_a_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "elsewhere:9092")
+
+    with a_stack_on(tmp_path / "named", 2222):
+        assert settings.kafka_bootstrap(tmp_path / "named") == "127.0.0.1:2222"
+
+
+def test_a_stack_that_is_gone_is_not_asked(tmp_path):
+    a_stack_was_on(tmp_path, 1111)
+
+    assert settings.kafka_bootstrap() == "127.0.0.1:9092"
+    assert settings.dsn("saga") == "postgresql://settle@127.0.0.1:5432/saga"
+
+
+def test_a_folder_that_is_named_must_have_a_running_stack(tmp_path):
+    a_stack_was_on(tmp_path, 1111)
+
+    result = settle("request", "--account", "acc-1", "--amount", "1", "--data", str(tmp_path))
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"settle: no stack is running on {tmp_path}")
