@@ -14,6 +14,9 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 """W3C trace context of whoever published the message."""
 
+POSITION = "position"
+"""Which database the row comes from, and where in its log: ``1f0c9a3e:16/B374D848``. Only the relay reads it."""
+
 # On a message of a dead-letter topic, beside the original's own headers.
 DEAD_LETTER_REASON = "dlq.reason"
 DEAD_LETTER_ERROR = "dlq.error"

@@ -3,6 +3,11 @@
 None of these ends the relay: the source that met one says so, waits and starts again from its slot.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from outbox_relay.pgoutput import OutboxRow
+
 
 class RelayError(Exception):
     """Base of everything the relay raises; its text is one line for a person."""
@@ -21,7 +26,7 @@ class OutboxMissingError(RelayError):
 
 
 class SlotBusyError(RelayError):
-    """Another relay reads this slot; this one stands by until it is free."""
+    """Another relay reads this outbox; this one stands by until it is free."""
 
 
 class SetupError(RelayError):
@@ -29,7 +34,27 @@ class SetupError(RelayError):
 
 
 class PublishError(RelayError):
-    """Kafka refused a record for good; nothing after it may be published before it."""
+    """Kafka refused a record; nothing after it may be published before it."""
+
+
+class BatchRefusedError(PublishError):
+    """Kafka will never take one of the rows that it was sent in one batch; which one is not known."""
+
+
+class UnpublishableError(PublishError):
+    """Kafka will never take this row.
+
+    Attributes:
+        row: what was refused.
+        lsn: where it was committed.
+        reason: in one line.
+    """
+
+    def __init__(self, row: "OutboxRow", lsn: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+        self.lsn = lsn
+        self.reason = reason
 
 
 class StopRequestedError(RelayError):

@@ -6,9 +6,10 @@ Answers over HTTP; the numbers are read from the sources when asked for, so coun
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
@@ -27,11 +28,31 @@ class SourceMetrics(Collector):
         """Read every source."""
         yield self._counter("events_published", "acknowledged by Kafka", lambda s: s.published_rows)
         yield self._counter("bytes_published", "of record values, acknowledged", lambda s: s.published_bytes)
+        yield self._counter("rows_removed", "published rows taken out of the table", lambda s: s.removed_rows)
         yield self._counter("reconnects", "times the source began again", lambda s: s.reconnects)
         yield self._gauge("unacknowledged", "records on their way to Kafka", lambda s: s.unacknowledged)
         yield self._gauge("lag_seconds", "age of the oldest unacknowledged commit", lambda s: s.lag_s)
-        yield self._gauge("confirmed_lsn", "log position before which all is published", lambda s: s.confirmed_lsn)
-        yield self._gauge("streaming", "1 while the source streams", lambda s: s.state is State.STREAMING)
+        yield self._gauge("lag_bytes", "of log that is not confirmed", lambda s: s.gauges["lag_bytes"])
+        yield self._gauge(
+            "slot_retained_bytes", "of log that the slot keeps", lambda s: s.gauges["slot_retained_bytes"]
+        )
+        yield self._gauge("dead_rows", "rows that can never be published", lambda s: s.gauges["dead_rows"])
+        yield self._gauge(
+            "confirmed_lsn", "log position before which all is published", lambda s: s.ledger.confirmed_lsn
+        )
+        yield self._gauge("active", "1 while the source reads", lambda s: s.state is State.READING)
+        yield self._gauge("standby", "1 while another relay reads the outbox", lambda s: s.state is State.STANDBY)
+        yield self._waits()
+
+    def _waits(self) -> Metric:
+        family = HistogramMetricFamily(
+            "settle_relay_ack_seconds", "from commit to acknowledgement", labels=["source"]
+        )
+        for source in self._sources:
+            counts = list(accumulate(source.waits.counts))
+            bounds = [*(str(bound) for bound in source.waits.BOUNDS_S), "+Inf"]
+            family.add_metric([source.name], list(zip(bounds, counts, strict=True)), source.waits.sum_s)
+        return family
 
     def _counter(self, name: str, text: str, read: Read) -> Metric:
         return self._fill(CounterMetricFamily(f"settle_relay_{name}", text, labels=["source"]), read)
@@ -76,8 +97,8 @@ class HealthServer:
 
 
 def not_ready(sources: Sequence[Source]) -> list[str]:
-    """A line for each source that does not stream, with the reason."""
-    return [f"{source.name}: {source.reason}" for source in sources if source.state is not State.STREAMING]
+    """A line for each source that does not read, with the reason."""
+    return [f"{source.name}: {source.reason}" for source in sources if source.state is not State.READING]
 
 
 def _handler(sources: Sequence[Source], registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:

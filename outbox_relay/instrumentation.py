@@ -12,8 +12,9 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 import tracing
-from outbox_relay.ledger import Transaction, format_lsn
+from outbox_relay.ledger import Transaction
 from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.position import format_lsn
 from outbox_relay.publisher import DeliveryReport, Publish
 from tracing import attributes as names
 

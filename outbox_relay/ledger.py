@@ -4,10 +4,20 @@ Transactions stand in commit order. Acknowledgements arrive in any order across 
 moves over a transaction only when it and all before it are complete.
 """
 
+import time
+from bisect import bisect_left
 from collections import deque
 from typing import Any
 
-from outbox_relay.errors import PublishError
+from confluent_kafka import KafkaError
+
+from contracts import headers
+from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableError
+from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.position import Origin
+
+# What Kafka answers to a record that it will never take, however often it is sent.
+NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD))
 
 
 class Transaction:
@@ -16,6 +26,7 @@ class Transaction:
     Attributes:
         commit_lsn: where it committed.
         committed_us: when, microseconds since the Unix epoch.
+        position: the header that its records carry.
         end_lsn: what to confirm once it is done; 0 while rows may still come.
         rows, value_bytes: how much it has published.
         unacknowledged: how many of its rows Kafka has not answered for.
@@ -26,19 +37,31 @@ class Transaction:
         "commit_lsn",
         "committed_us",
         "end_lsn",
+        "position",
         "rows",
         "unacknowledged",
         "value_bytes",
     )
 
-    def __init__(self, ledger: "Ledger", commit_lsn: int, committed_us: int) -> None:
+    def __init__(self, ledger: "Ledger", commit_lsn: int, committed_us: int, position: bytes) -> None:
         self._ledger = ledger
         self.commit_lsn = commit_lsn
         self.committed_us = committed_us
+        self.position = (headers.POSITION, position)
         self.end_lsn = 0
         self.rows = 0
         self.value_bytes = 0
         self.unacknowledged = 0
+
+    def skip(self, row: OutboxRow) -> None:
+        """A row that was counted need not be published."""
+        self.rows -= 1
+        self.unacknowledged -= 1
+        self.value_bytes -= len(row.payload)
+
+    def unpublishable(self, row: OutboxRow, reason: str) -> None:
+        """Kafka will never take this row."""
+        self._ledger.unpublishable(row, self.commit_lsn, reason)
 
     def delivered(self, error: Any, message: Any) -> None:
         """The delivery report of one of its records, as confluent-kafka calls it."""
@@ -48,23 +71,52 @@ class Transaction:
             self._ledger.refused(error, message)
 
 
+class Waits:
+    """How long were rows on their way, from commit to acknowledgement? A histogram.
+
+    Attributes:
+        counts: rows by the first bound that they did not exceed; one more for those over all bounds.
+        sum_s: of all waits, seconds.
+    """
+
+    BOUNDS_S = tuple(round(step * 10.0**power, 6) for power in range(-3, 2) for step in (1, 2, 3, 5, 7))
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, seconds: float, rows: int) -> None:
+        """So many rows waited so long."""
+        self.counts[bisect_left(self.BOUNDS_S, seconds)] += rows
+        self.sum_s += seconds * rows
+
+
 class Ledger:
     """What is on its way, in commit order.
 
     Args:
-        confirmed_lsn: where the slot stands.
+        origin: where the rows come from, and what is confirmed already.
+        waits: is told how long rows were on their way.
+
+    Attributes:
+        confirmed_lsn: everything before it is acknowledged.
+        acknowledged_rows, acknowledged_bytes: since the ledger began.
+        waits: is told how long rows were on their way.
+        refusal: what Kafka did not take, if anything; nothing moves any more then.
     """
 
-    def __init__(self, confirmed_lsn: int) -> None:
-        self.confirmed_lsn = confirmed_lsn
+    def __init__(self, origin: Origin, waits: Waits | None = None) -> None:
+        self.confirmed_lsn = origin.confirmed_lsn
         self.acknowledged_rows = 0
         self.acknowledged_bytes = 0
+        self._origin = origin
+        self.waits = waits or Waits()
         self._open: deque[Transaction] = deque()
-        self._failure: str | None = None
+        self.refusal: PublishError | None = None
 
     def begin(self, commit_lsn: int, committed_us: int) -> Transaction:
         """A transaction starts; the one before has been ended."""
-        transaction = Transaction(self, commit_lsn, committed_us)
+        transaction = Transaction(self, commit_lsn, committed_us, self._origin.position(commit_lsn))
         self._open.append(transaction)
         return transaction
 
@@ -90,22 +142,45 @@ class Ledger:
         """Move the confirmed position over everything that is complete.
 
         Raises:
-            PublishError: Kafka refused a record for good.
+            UnpublishableError, BatchRefusedError: Kafka will never take this record, or one of these.
+            PublishError: Kafka refused a record.
         """
-        if self._failure is not None:
-            raise PublishError(self._failure)
+        if self.refusal is not None:
+            raise self.refusal
         waiting = self._open
+        now_us = time.time() * 1e6
         while waiting and waiting[0].end_lsn and not waiting[0].unacknowledged:
             done = waiting.popleft()
             self.confirmed_lsn = max(self.confirmed_lsn, done.end_lsn)
             self.acknowledged_rows += done.rows
             self.acknowledged_bytes += done.value_bytes
+            self.waits.add(max(0.0, (now_us - done.committed_us) / 1e6), done.rows)
 
     def refused(self, error: Any, message: Any) -> None:
-        """Kafka will never take this record; the first one counts, the others follow from it."""
-        if self._failure is None:
-            key = (message.key() or b"").decode(errors="replace")
-            self._failure = f"Kafka refused a record of {message.topic()} with key {key!r}: {error.str()}"
+        """Kafka did not take this record.
+
+        What it will never take counts before all else; what it says of the others follows from that.
+        """
+        key = (message.key() or b"").decode(errors="replace")
+        reason = f"Kafka refused a record of {message.topic()} with key {key!r}: {error.str()}"
+        if error.code() in NEVER:
+            if not isinstance(self.refusal, UnpublishableError):
+                self.refusal = BatchRefusedError(reason)
+        elif self.refusal is None:
+            self.refusal = PublishError(reason)
+
+    def unpublishable(self, row: OutboxRow, lsn: int, reason: str) -> None:
+        """Kafka will never take this row."""
+        if not isinstance(self.refusal, UnpublishableError):
+            self.refusal = UnpublishableError(row, lsn, reason)
+
+    @property
+    def newest_lsn(self) -> int:
+        """Where the newest transaction committed that is not yet complete; 0 without one."""
+        try:
+            return self._open[-1].commit_lsn
+        except IndexError:
+            return 0
 
     def oldest_committed_us(self) -> int | None:
         """When the oldest transaction that is not yet complete committed; None when all are."""
@@ -113,14 +188,3 @@ class Ledger:
             return self._open[0].committed_us
         except IndexError:
             return None
-
-
-def format_lsn(lsn: int) -> str:
-    """A log position as PostgreSQL writes it, ``0/16B3748``."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
-
-
-def parse_lsn(text: str) -> int:
-    """A log position from PostgreSQL's way of writing it."""
-    high, low = text.split("/")
-    return int(high, 16) << 32 | int(low, 16)

@@ -127,6 +127,7 @@ def _in_standard_order(column_count: int) -> Callable[[bytes], OutboxRow]:
     """
     expected = struct.pack(">BH", _NEW_TUPLE, column_count)
     trailing = range(column_count - len(COLUMNS))
+    new_tuple = tuple.__new__
 
     def decode(message: bytes, at: int = _COLUMNS_AT) -> OutboxRow:
         t1, length = _tagged_length(message, at)
@@ -150,14 +151,18 @@ def _in_standard_order(column_count: int) -> Callable[[bytes], OutboxRow]:
             at = _end_of_column(message, at)
         if at != len(message) or message[5:8] != expected or not t1 == t2 == t3 == t4 == t5 == _TEXT:
             raise DecodeError(_complaint(message))
-        return OutboxRow(
-            message[id_at:id_end],
-            message[aggregate_type_at:aggregate_type_end],
-            message[aggregate_id_at:aggregate_id_end],
-            message[event_type_at:event_type_end],
-            message[payload_at:payload_end],
-            traceparent,
-            tracestate,
+        # The tuple at once: going through the class's own constructor takes twice as long.
+        return new_tuple(
+            OutboxRow,
+            (
+                message[id_at:id_end],
+                message[aggregate_type_at:aggregate_type_end],
+                message[aggregate_id_at:aggregate_id_end],
+                message[event_type_at:event_type_end],
+                message[payload_at:payload_end],
+                traceparent,
+                tracestate,
+            ),
         )
 
     return decode

@@ -7,15 +7,18 @@ murmur2), so that either can take over from the other.
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from contracts import headers
-from outbox_relay.errors import PublishError
-from outbox_relay.ledger import Transaction
+from outbox_relay.errors import PublishError, UnpublishableError
+from outbox_relay.ledger import NEVER, Transaction
 from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.published import Published
+from outbox_relay.topic import topic_of
 
 # What is on its way to Kafka is bounded, and the sources share it: with Kafka away and all queues full the relay
 # takes some 70 MB more than idle (a small row costs librdkafka 0.9 kB).
@@ -27,8 +30,12 @@ QUEUE_KIB_MAX = 16_384
 LINGER_MS = 20
 # The broker measures batches against the topic's max.message.bytes (1 MB by default), so this must be below it.
 BATCH_BYTES_MAX = 500_000
+# A record must fit into the queue, or it would wait for room for ever. Mostly the topic's limit is lower.
+QUEUE_SHARE_OF_A_RECORD = 0.9
 # How long one look for room lasts when the queue is full, so that the database still hears from us.
 ROOM_WAIT_S = 0.1
+# How long the reports of what was under way may take once there is nothing to wait for any more.
+REPORTS_WAIT_S = 1.0
 KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
 
@@ -49,6 +56,31 @@ class Publish(Protocol):
         """Hand a row to Kafka, or wait until there is room; the outcome comes to ``on_delivery``."""
 
 
+def not_yet_published(publish: Publish, published: Published) -> Publish:
+    """The same stage, without the rows that are on their topics already."""
+
+    def publish_new(
+        row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport | None = None, /
+    ) -> None:
+        if published.holds(row, transaction):
+            transaction.skip(row)
+        else:
+            publish(row, transaction, on_delivery)
+
+    return publish_new
+
+
+def _naming(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport) -> DeliveryReport:
+    """A delivery report that tells which row it was that Kafka will never take."""
+
+    def delivered(error: Any, message: Any) -> None:
+        if error is not None and error.code() in NEVER:
+            transaction.unpublishable(row, f"Kafka refused it for {message.topic()}: {error.str()}")
+        on_delivery(error, message)
+
+    return delivered
+
+
 class Publisher:
     """One source's producer; it lives as long as the source's connection.
 
@@ -59,17 +91,28 @@ class Publisher:
         bootstrap: ``host:port[,host:port…]``.
         source: name of the source, for logs and the client ID.
         sources: how many of them share the process.
+        one_by_one: each record in a batch of its own, so that a refusal is of that record alone.
         while_blocked: called every 0.1 s while the queue is full; may raise to give up.
 
     Attributes:
         away: why Kafka cannot be reached, or None.
     """
 
-    def __init__(self, bootstrap: str, source: str, sources: int, while_blocked: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        source: str,
+        sources: int,
+        while_blocked: Callable[[], None],
+        *,
+        one_by_one: bool = False,
+    ) -> None:
         self.away: str | None = None
         self._while_blocked = while_blocked
+        self._one_by_one = one_by_one
         self._probe_at = 0.0
         self._topics: dict[bytes, str] = {}
+        queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
@@ -80,9 +123,11 @@ class Publisher:
                 # Kafka away means waiting, however long; the bounded queue holds the reader back.
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": min(QUEUE_ROWS_MAX, QUEUE_ROWS_ALL_SOURCES // sources),
-                "queue.buffering.max.kbytes": min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources),
+                "queue.buffering.max.kbytes": queue_kib,
+                "message.max.bytes": int(queue_kib * 1024 * QUEUE_SHARE_OF_A_RECORD),
                 "linger.ms": LINGER_MS,
                 "batch.size": BATCH_BYTES_MAX,
+                **({"batch.num.messages": 1} if one_by_one else {}),
                 "compression.type": "lz4",
                 "partitioner": "murmur2_random",
                 "reconnect.backoff.max.ms": 1_000,
@@ -99,27 +144,58 @@ class Publisher:
         """Hand a row to Kafka, waiting for room where the queue is full.
 
         Raises:
-            PublishError: the record is refused for good (too large).
+            UnpublishableError: the record is refused for good: too large, or for a topic that cannot be.
+            PublishError: the producer has stopped at a record that Kafka refused.
         """
         topic = self._topics.get(row.aggregate_type)
         if topic is None:
-            topic = self._topics[row.aggregate_type] = f"{row.aggregate_type.decode()}.events"
-        fields: list[tuple[str, str | bytes | None]] = [(headers.ID, row.id), (headers.EVENT_TYPE, row.event_type)]
+            topic = self._topics[row.aggregate_type] = topic_of(row, transaction.commit_lsn)
+        fields: list[tuple[str, str | bytes | None]] = [
+            (headers.ID, row.id),
+            (headers.EVENT_TYPE, row.event_type),
+            transaction.position,
+        ]
         if row.traceparent is not None:
             fields.append((headers.TRACEPARENT, row.traceparent))
         if row.tracestate is not None:
             fields.append((headers.TRACESTATE, row.tracestate))
         on_delivery = on_delivery or transaction.delivered
+        if self._one_by_one:
+            on_delivery = _naming(row, transaction, on_delivery)
         while True:
             try:
                 self._produce(topic, row.payload, row.aggregate_id, on_delivery=on_delivery, headers=fields)
                 return
             except BufferError:
-                self._producer.poll(ROOM_WAIT_S)
-                self._while_blocked()
+                self._wait_for_room()
             except KafkaException as error:
-                reason = error.args[0].str().removeprefix("Unable to produce message: ")
-                raise PublishError(f"Kafka refused row {row.id.decode()} for {topic}: {reason}") from None
+                raise self._refusal(error.args[0], row, transaction, topic) from None
+
+    def _wait_for_room(self) -> None:
+        try:
+            self._producer.poll(ROOM_WAIT_S)
+        except KafkaException as error:
+            raise self._stopped(error.args[0]) from None
+        self._while_blocked()
+
+    def _refusal(self, error: KafkaError, row: OutboxRow, transaction: Transaction, topic: str) -> PublishError:
+        reason = error.str().removeprefix("Unable to produce message: ")
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            reason = f"Kafka's client refused it for {topic}: {reason}"
+            return UnpublishableError(row, transaction.commit_lsn, reason)
+        return self._stopped(error)
+
+    def _stopped(self, error: KafkaError) -> PublishError:
+        """The producer stops rather than send what follows a record that was refused.
+
+        Which one it was, and why, is in the delivery reports, which come now.
+        """
+        give_up = time.monotonic() + REPORTS_WAIT_S
+        while self.waiting and time.monotonic() < give_up:
+            with suppress(KafkaException):
+                self._producer.flush(ROOM_WAIT_S)
+        # The reason ends in the producer's ID and the like, which differ at each attempt.
+        return PublishError(f"Kafka refused records: {error.str().split(' (broker ', 1)[0]}")
 
     @property
     def waiting(self) -> int:
@@ -127,13 +203,27 @@ class Publisher:
         return len(self._producer)
 
     def poll(self) -> None:
-        """Take in the delivery reports that are there."""
-        self._producer.poll(0)
+        """Take in the delivery reports that are there.
+
+        Raises:
+            PublishError: the producer has stopped at a record that Kafka refused.
+        """
+        try:
+            self._producer.poll(0)
+        except KafkaException as error:
+            raise self._stopped(error.args[0]) from None
         self._look_whether_kafka_is_back()
 
     def push(self, timeout_s: float) -> None:
-        """Send at once what is queued and wait up to ``timeout_s`` for the acknowledgements."""
-        self._producer.flush(timeout_s)
+        """Send at once what is queued and wait up to ``timeout_s`` for the acknowledgements.
+
+        Raises:
+            PublishError: the producer has stopped at a record that Kafka refused.
+        """
+        try:
+            self._producer.flush(timeout_s)
+        except KafkaException as error:
+            raise self._stopped(error.args[0]) from None
         self._look_whether_kafka_is_back()
 
     def answered(self) -> None:
@@ -162,4 +252,5 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._producer.purge()
-        self._producer.flush(1)
+        with suppress(KafkaException):
+            self._producer.flush(REPORTS_WAIT_S)

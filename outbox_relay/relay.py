@@ -9,14 +9,17 @@ from types import FrameType
 import structlog
 
 import tracing
+from outbox_relay import polling, wal
 from outbox_relay.errors import RelayError
 from outbox_relay.health import HealthServer
-from outbox_relay.pipeline import STOP_WAIT_S
 from outbox_relay.settings import RelaySettings
-from outbox_relay.source import Source, source_name
+from outbox_relay.source import Read, Source, source_name
+
+READERS: dict[str, Read] = {"wal": wal.read, "polling": polling.read}
+"""The ways to read an outbox, by the name in ``SETTLE_RELAY_READER``."""
 
 # A source may be connecting, or flushing, when it is told to stop.
-JOIN_WAIT_S = STOP_WAIT_S + 5.0
+JOIN_WAIT_S = wal.STOP_WAIT_S + 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +39,7 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
     owns_process = stop is None
     stop = stop or threading.Event()
     sources = [
-        Source(dsn, settings.kafka_bootstrap, name, len(settings.sources), stop)
+        Source(dsn, settings, name, READERS[settings.relay_reader], stop)
         for dsn, name in zip(settings.sources, _names(settings.sources), strict=True)
     ]
     if owns_process:

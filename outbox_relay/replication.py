@@ -15,8 +15,9 @@ from typing import Any
 
 import psycopg
 from psycopg import pq, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from outbox_relay.errors import DecodeError, SlotBusyError, StreamError
+from outbox_relay.errors import DecodeError, SetupError, SlotBusyError, StreamError
 from outbox_relay.pgoutput import POSTGRES_EPOCH_US
 
 # The server is asked for a sign of life every second; after this long without one it is gone.
@@ -31,23 +32,30 @@ _status_update = struct.Struct(">cQQQqB")
 ReplicationConnection = psycopg.Connection[tuple[Any, ...]]
 
 
-def connect(dsn: str) -> ReplicationConnection:
-    """A connection that takes SQL (simple statements, no parameters) and replication commands.
+def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
+    """A connection that takes SQL (simple statements, no parameters) and replication commands, or an ordinary one.
 
     Raises:
+        SetupError: the role may not replicate.
         psycopg.OperationalError: the server cannot be reached or refuses.
     """
-    return psycopg.connect(
-        dsn,
-        autocommit=True,
-        replication="database",
-        client_encoding="utf8",
-        application_name="settle-relay",
-        connect_timeout=CONNECT_TIMEOUT_S,
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-    )
+    conninfo = make_conninfo(dsn, **({"replication": "database"} if replication else {}))
+    try:
+        return psycopg.connect(
+            conninfo,
+            autocommit=True,
+            client_encoding="utf8",
+            application_name="settle-relay",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+    except psycopg.OperationalError as error:
+        if replication and "WAL sender" in str(error):
+            role = conninfo_to_dict(dsn).get("user")
+            raise SetupError(f"permission denied to read the log: ALTER ROLE {role} REPLICATION") from None
+        raise
 
 
 class ReplicationStream:

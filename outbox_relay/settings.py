@@ -1,6 +1,7 @@
 """Which databases, which Kafka, where does it answer? From the environment."""
 
 import re
+from typing import Literal
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -19,6 +20,11 @@ class RelaySettings(BaseSettings):
     payment_dsn: str | None = None
     notification_dsn: str | None = None
     saga_dsn: str | None = None
+    relay_reader: Literal["wal", "polling"] = Field("wal", description="how the outbox is read")
+    relay_poll_interval_s: float = Field(
+        1.0, gt=0, le=3600, description="polling: pause between two looks, seconds"
+    )
+    relay_cleanup: bool = Field(True, description="whether published rows are removed from the outbox")
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics answer")
     http_port: int = Field(0, ge=0, le=65535, description="0: nowhere")
 

@@ -14,16 +14,16 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from outbox_relay.errors import OutboxMissingError, SetupError, SlotBusyError
-from outbox_relay.ledger import parse_lsn
+from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
+from outbox_relay.table import find_columns, oldest_us, select_rows
 
 PUBLICATION = "settle_outbox"
 SLOT_PREFIX = "settle_outbox_"
 NAME_LENGTH_MAX = 63
 
-_FIND_OUTBOX = "SELECT to_regclass('public.outbox') IS NOT NULL"
 _FIND_PUBLICATION = """
     SELECT p.pubinsert, t.tablename IS NOT NULL
     FROM pg_publication p
@@ -42,17 +42,11 @@ _FIND_SLOT = """
 # The older spelling, without parentheses, is understood by every version from 14 to 18.
 _CREATE_TEMPORARY = "CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput USE_SNAPSHOT"
 _MAKE_PERMANENT = "SELECT pg_copy_logical_replication_slot({temporary}, {name}, false)"
-_DROP_TEMPORARY = "SELECT pg_drop_replication_slot({temporary})"
+_DROP = "SELECT pg_drop_replication_slot({name})"
 _LOCK = "SELECT pg_try_advisory_lock(hashtext({name}))"
-# Commit order is not on record for these. UUIDs of version 7 follow the insert even where the transaction that
-# started first inserted last; with random IDs the start of the transaction is the best there is.
-_COPY_OUTBOX = """
-    COPY (
-        SELECT id::text, aggregatetype, aggregateid, type, payload::text, traceparent, tracestate
-        FROM public.outbox
-        ORDER BY CASE WHEN substr(id::text, 15, 1) = '7' THEN id::text COLLATE "C" END NULLS FIRST, created_at, id
-    ) TO STDOUT (FORMAT BINARY)
-"""
+# A standby of the database keeps a copy of the slot, where it is set up to (sync_replication_slots).
+_ENABLE_FAILOVER = "ALTER_REPLICATION_SLOT {name} (FAILOVER true)"
+FAILOVER_SINCE = 170_000
 
 
 @dataclass(frozen=True)
@@ -74,15 +68,15 @@ def default_slot_name(database: str) -> str:
 
 
 def find_slot(connection: ReplicationConnection, name: str) -> Slot | None:
-    """Make sure of table and publication, and find the slot; None if it has yet to be made.
+    """Make sure of the publication, and find the slot; None if it has yet to be made.
+
+    One that the server has invalidated (``max_slot_wal_keep_size``) is dropped: a new one finds in the table what
+    the topics lack.
 
     Raises:
-        OutboxMissingError: no table ``public.outbox`` (yet).
         SlotBusyError: another relay reads the slot.
         SetupError: the role may not, or what exists under these names is something else.
     """
-    if not _one(connection, _FIND_OUTBOX)[0]:
-        raise OutboxMissingError("there is no table public.outbox yet; waiting for the service's migration")
     _ensure_publication(connection)
     found = _one(connection, _FIND_SLOT, name=name)
     if found is None:
@@ -91,7 +85,8 @@ def find_slot(connection: ReplicationConnection, name: str) -> Slot | None:
     if plugin != "pgoutput" or not in_this_database:
         raise SetupError(f"slot {name} exists, but for another plugin or database; drop it or name another")
     if wal_status == "lost":
-        raise SetupError(f"slot {name} was invalidated by the server (max_slot_wal_keep_size)")
+        _one(connection, _DROP, name=name)
+        return None
     if active_pid is not None:
         raise SlotBusyError(f"slot {name} is read by another relay (backend {active_pid}); standing by")
     return Slot(name, parse_lsn(confirmed))
@@ -101,18 +96,25 @@ class NewSlot:
     """A slot in the making: the rows that precede it, then the permanent slot.
 
     Attributes:
+        name: of the slot once it is there to stay.
         starts_at_lsn: rows committed after this will come from the stream.
     """
 
     def __init__(self, connection: ReplicationConnection, name: str, temporary: str, starts_at: str) -> None:
         self.starts_at_lsn = parse_lsn(starts_at)
         self._connection = connection
-        self._name = name
+        self.name = name
         self._temporary = temporary
+        self._columns = find_columns(connection)
+
+    def oldest_us(self) -> int:
+        """When the oldest of the rows before was written, microseconds since the Unix epoch; 0 if nobody knows."""
+        return oldest_us(self._connection, self._columns)
 
     def rows_before(self) -> Iterator[OutboxRow]:
         """Every row that was committed before the slot, streamed in the order of insertion."""
-        with self._connection.cursor().copy(_COPY_OUTBOX) as copy:
+        copy_rows = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(select_rows(self._columns))
+        with self._connection.cursor().copy(copy_rows) as copy:
             # As bytes: what PostgreSQL sends for text is what Kafka gets.
             copy.set_types(["bytea"] * len(OutboxRow._fields))
             for values in copy.rows():
@@ -120,11 +122,14 @@ class NewSlot:
 
     def make_permanent(self) -> Slot:
         """Everything before the slot is published: let it exist."""
-        self._connection.execute("COMMIT")
-        _one(self._connection, _MAKE_PERMANENT, temporary=self._temporary, name=self._name)
+        connection = self._connection
+        connection.execute("COMMIT")
+        _one(connection, _MAKE_PERMANENT, temporary=self._temporary, name=self.name)
         # It would hold the log back at this place for as long as the connection lives.
-        _one(self._connection, _DROP_TEMPORARY, temporary=self._temporary)
-        return Slot(self._name, self.starts_at_lsn)
+        _one(connection, _DROP, name=self._temporary)
+        if connection.info.server_version >= FAILOVER_SINCE:
+            connection.execute(sql.SQL(_ENABLE_FAILOVER).format(name=sql.Identifier(self.name)))
+        return Slot(self.name, self.starts_at_lsn)
 
 
 @contextmanager

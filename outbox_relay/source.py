@@ -1,33 +1,42 @@
 """How does one source stay alive, whatever happens to its database or to Kafka?
 
-A thread per source: connect, find or make the slot, run the pipeline; when anything ends it, say so in one
-line, wait, begin again. No source knows of another.
+A thread per source runs one session after the other: connect, read, publish, confirm. When anything ends a
+session, it says so in one line, waits, begins again. How the outbox is read is a function (``wal.read``,
+``polling.read``). No source knows of another.
 """
 
 import enum
 import threading
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
 import structlog
-from confluent_kafka import KafkaException
 from psycopg.conninfo import conninfo_to_dict
 
-from outbox_relay.errors import RelayError, SlotBusyError, StopRequestedError
+from outbox_relay.dead import bury
+from outbox_relay.errors import (
+    BatchRefusedError,
+    PublishError,
+    RelayError,
+    SlotBusyError,
+    StopRequestedError,
+    UnpublishableError,
+)
 from outbox_relay.instrumentation import traced
-from outbox_relay.ledger import Ledger, format_lsn
-from outbox_relay.pipeline import Pipeline, publish_rows_before
-from outbox_relay.publisher import Publisher
-from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect
-from outbox_relay.slot import PUBLICATION, Slot, default_slot_name, find_slot, new_slot
+from outbox_relay.ledger import Ledger, Waits
+from outbox_relay.position import Origin, format_lsn
+from outbox_relay.publisher import Publish, Publisher
+from outbox_relay.replication import connect
+from outbox_relay.settings import RelaySettings
 
 BACKOFF_MIN_S = 0.5
 BACKOFF_MAX_S = 10.0
-# After trouble, streaming counts as news only once it has lasted, or something got through.
+# After trouble, reading counts as news only once it has lasted, or something got through.
 TROUBLE_OVER_S = 1.0
-# A standby looks this often whether the slot has become free.
+# A standby looks this often whether it may take over.
 STANDBY_INTERVAL_S = 0.5
 
 _log = structlog.get_logger(__name__)
@@ -38,46 +47,58 @@ class State(enum.Enum):
 
     STARTING = "starting"
     FILLING = "publishing what was committed before the slot"
-    STREAMING = "streaming"
+    READING = "reading"
     STANDBY = "standby"
     WAITING = "waiting"
     STOPPED = "stopped"
+
+
+class _RestartError(RelayError):
+    """The session has done what it was for; the next one does the rest."""
 
 
 class Source:
     """The outbox of one database on its way to Kafka.
 
     Args:
-        dsn: of the database; the role needs REPLICATION and SELECT on the outbox.
-        bootstrap: Kafka, ``host:port[,host:port…]``.
+        dsn: of the database; what the role needs depends on how the outbox is read.
+        settings: of the relay.
         name: in logs, metrics and the client ID.
-        sources: how many share the process, this one included.
+        read: one session of reading, until told to stop or something is raised.
         stop: set when the relay shall end.
 
     Attributes:
-        state, reason: where it stands, and why if it does not stream.
+        state, reason: where it stands, and why if it does not read.
         published_rows, published_bytes: acknowledged since the start of the process.
+        removed_rows: published rows taken out of the table since the start of the process.
         reconnects: how often it had to begin again.
+        waits: how long rows took from commit to acknowledgement.
+        ledger: what is on its way.
+        gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
     """
 
-    def __init__(self, dsn: str, bootstrap: str, name: str, sources: int, stop: threading.Event) -> None:
+    def __init__(self, dsn: str, settings: RelaySettings, name: str, read: "Read", stop: threading.Event) -> None:
         self.name = name
+        self.dsn = dsn
+        self.settings = settings
+        self.stop = stop
         self.state = State.STARTING
         self.reason = "starting"
-        self._trouble: str | None = None
         self.published_rows = 0
         self.published_bytes = 0
+        self.removed_rows = 0
         self.reconnects = 0
-        self._dsn = dsn
-        self._bootstrap = bootstrap
-        self._sources = sources
-        self._stop = stop
+        self.waits = Waits()
+        self.ledger = Ledger(Origin(b"", 0, 0))
+        self.gauges = {"lag_bytes": 0, "slot_retained_bytes": 0, "dead_rows": 0}
+        self._read = read
         self._log = _log.bind(source=name)
-        self._ledger = Ledger(0)
+        self._trouble: str | None = None
         self._publisher: Publisher | None = None
-        self._pipeline: Pipeline | None = None
-        self._streaming_since = 0.0
+        self._while_blocked: Callable[[], None] | None = None
+        self._reading_since = 0.0
         self._counted = (0, 0)
+        self._one_by_one_until = 0
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
 
     def start(self) -> None:
@@ -90,117 +111,65 @@ class Source:
         return not self._thread.is_alive()
 
     @property
+    def database(self) -> str:
+        """The database's name."""
+        return source_name(self.dsn)
+
+    @property
     def unacknowledged(self) -> int:
         """Records that Kafka has not answered for."""
         publisher = self._publisher
         return publisher.waiting if publisher is not None else 0
 
     @property
-    def confirmed_lsn(self) -> int:
-        """Everything before it is acknowledged."""
-        return self._ledger.confirmed_lsn
-
-    @property
     def lag_s(self) -> float:
         """Seconds since the commit of the oldest transaction that is not acknowledged; 0 when all are."""
-        committed_us = self._ledger.oldest_committed_us()
+        committed_us = self.ledger.oldest_committed_us()
         return max(0.0, time.time() - committed_us / 1e6) if committed_us is not None else 0.0
 
-    def _run(self) -> None:
-        pause_s = BACKOFF_MIN_S
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                self._session()
-            except StopRequestedError as error:
-                self._log.info(str(error))
-            except SlotBusyError as error:
-                self._enter(State.STANDBY, str(error))
-                self._stop.wait(STANDBY_INTERVAL_S)
-                continue
-            except KafkaException as error:
-                # Fatal to the producer: it stops rather than send what follows a record that was refused.
-                self._enter(State.WAITING, f"Kafka refused records: {_without_ids(error.args[0].str())}")
-            except (RelayError, psycopg.Error) as error:
-                self._enter(State.WAITING, _one_line(error))
-            except Exception as error:
-                self._enter(State.WAITING, f"a bug in the relay: {_one_line(error)}", exc_info=True)
-            if self._stop.is_set():
-                break
-            self.reconnects += 1
-            if time.monotonic() - began > BACKOFF_MAX_S:
-                pause_s = BACKOFF_MIN_S
-            self._stop.wait(pause_s)
-            pause_s = min(2 * pause_s, BACKOFF_MAX_S)
-        self._enter(State.STOPPED, "stopped")
+    # What a session uses.
 
-    def _session(self) -> None:
-        """One connection's life."""
-        slot_name = default_slot_name(_database(self._dsn))
-        with closing(connect(self._dsn)) as connection:
-            slot = find_slot(connection, slot_name)
-            with Publisher(self._bootstrap, self.name, self._sources, self._while_blocked) as publisher:
-                self._publisher = publisher
-                try:
-                    if slot is None:
-                        slot = self._fill(connection, slot_name, publisher)
-                    self._stream(connection, slot, publisher)
-                finally:
-                    self._publisher = self._pipeline = None
-
-    def _fill(self, connection: ReplicationConnection, slot_name: str, publisher: Publisher) -> Slot:
-        self._enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot_name)
-        with new_slot(connection, slot_name) as slot:
-            ledger = publish_rows_before(
-                slot, publisher, traced(publisher.publish), self._say_how_it_goes, self._stop
-            )
-            made = slot.make_permanent()
-        self.published_rows += ledger.acknowledged_rows
-        self.published_bytes += ledger.acknowledged_bytes
-        self._log.info(
-            "slot made", slot=slot_name, rows_before=ledger.acknowledged_rows, lsn=format_lsn(made.confirmed_lsn)
+    @contextmanager
+    def publishing(self) -> Iterator[tuple[Publisher, Publish]]:
+        """Kafka, and the stage that publishes to it, for the length of a session."""
+        settings = self.settings
+        publisher = Publisher(
+            settings.kafka_bootstrap,
+            self.name,
+            len(settings.sources),
+            self._blocked,
+            one_by_one=self._one_by_one_until > 0,
         )
-        return made
+        with publisher:
+            self._publisher = publisher
+            try:
+                yield publisher, traced(publisher.publish)
+            finally:
+                self._publisher = self._while_blocked = None
 
-    def _stream(self, connection: ReplicationConnection, slot: Slot, publisher: Publisher) -> None:
-        self._ledger, self._counted = Ledger(slot.confirmed_lsn), (0, 0)
-        with ReplicationStream(connection, slot.name, PUBLICATION) as stream:
-            self._streaming_since = time.monotonic()
-            self._pipeline = Pipeline(
-                stream, self._ledger, publisher, traced(publisher.publish), self._progress, self._stop
-            )
-            self._pipeline.run()
+    def filling(self, ledger: Ledger, slot: str) -> None:
+        """Rows from before a new slot are published now."""
+        self.ledger, self._counted = ledger, (0, 0)
+        self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
 
-    def _while_blocked(self) -> None:
-        self._say_how_it_goes()
-        if self._pipeline is not None:
-            self._pipeline.while_blocked()
-        elif self._stop.is_set():
-            raise StopRequestedError(
-                "stopped while Kafka takes no records; they will be published after the start"
-            )
+    def reading(self, ledger: Ledger, while_blocked: Callable[[], None]) -> None:
+        """Rows are read as they come now; ``while_blocked`` is called while Kafka takes no more."""
+        self.ledger, self._counted = ledger, (0, 0)
+        self._reading_since = time.monotonic()
+        self._while_blocked = while_blocked
 
-    def _progress(self) -> None:
-        rows, value_bytes = self._ledger.acknowledged_rows, self._ledger.acknowledged_bytes
+    def progress(self) -> None:
+        """Count what is acknowledged, and say how it goes."""
+        rows, value_bytes = self.ledger.acknowledged_rows, self.ledger.acknowledged_bytes
         self.published_rows += rows - self._counted[0]
         self.published_bytes += value_bytes - self._counted[1]
         self._counted = (rows, value_bytes)
         self._say_how_it_goes()
+        if 0 < self._one_by_one_until <= self.ledger.confirmed_lsn:
+            self._one_by_one_until = 0
+            raise _RestartError
 
-    def _say_how_it_goes(self) -> None:
-        publisher = self._publisher
-        if publisher is None:
-            return
-        if publisher.away is not None:
-            self._enter(State.WAITING, publisher.away)
-        elif self._pipeline is not None and self.state is not State.STREAMING and self._trouble_is_over():
-            self._enter(State.STREAMING, "streaming", from_lsn=format_lsn(self.confirmed_lsn))
-
-    def _trouble_is_over(self) -> bool:
-        lasted_s = time.monotonic() - self._streaming_since
-        return self._trouble is None or lasted_s > TROUBLE_OVER_S or self._ledger.acknowledged_rows > 0
-
-    def _enter(self, state: State, reason: str, **context: Any) -> None:
+    def enter(self, state: State, reason: str, **context: Any) -> None:
         """Take a state; say so when it is news. Trouble that comes back at every attempt is said once."""
         news = (state, reason) != (self.state, self.reason) and reason != self._trouble
         if news and not (state is State.FILLING and self._trouble):
@@ -208,24 +177,102 @@ class Source:
             say(reason, state=state.name.lower(), **context)
         if state is State.WAITING:
             self._trouble = reason
-        elif state is State.STREAMING:
+        elif state is State.READING:
             self._trouble = None
         self.state, self.reason = state, reason
+
+    def say(self, line: str, **context: Any) -> None:
+        """Tell a person something that is no state."""
+        self._log.info(line, **context)
+
+    # Its life.
+
+    def _run(self) -> None:
+        pause_s = BACKOFF_MIN_S
+        while not self.stop.is_set():
+            began = time.monotonic()
+            try:
+                if self._session():
+                    continue
+            except StopRequestedError as error:
+                self._log.info(str(error))
+            except SlotBusyError as error:
+                self.enter(State.STANDBY, str(error))
+                self.stop.wait(STANDBY_INTERVAL_S)
+                continue
+            except (RelayError, psycopg.Error) as error:
+                self.enter(State.WAITING, _one_line(error))
+            except Exception as error:
+                self.enter(State.WAITING, f"a bug in the relay: {_one_line(error)}", exc_info=True)
+            if self.stop.is_set():
+                break
+            self.reconnects += 1
+            if time.monotonic() - began > BACKOFF_MAX_S:
+                pause_s = BACKOFF_MIN_S
+            self.stop.wait(pause_s)
+            pause_s = min(2 * pause_s, BACKOFF_MAX_S)
+        self.enter(State.STOPPED, "stopped")
+
+    def _session(self) -> bool:
+        """One session; whether the next may begin at once."""
+        try:
+            self._read(self)
+        except _RestartError:
+            return True
+        except PublishError as error:
+            # The producer stops at a refusal; which record it was, only the delivery reports tell.
+            refusal = self.ledger.refusal or error
+            if isinstance(refusal, UnpublishableError):
+                self._bury(refusal)
+            elif isinstance(refusal, BatchRefusedError):
+                # Send what was on its way once more, each row in a batch of its own.
+                self._one_by_one_until = max(self.ledger.newest_lsn, 1)
+            else:
+                raise refusal from None
+            return True
+        return False
+
+    def _bury(self, error: UnpublishableError) -> None:
+        with closing(connect(self.dsn, replication=False)) as connection:
+            bury(connection, error)
+        self._log.error(
+            "a row can never be published and is put aside",
+            id=error.row.id.decode(),
+            reason=error.reason,
+            see="settle outbox dead list",
+        )
+
+    def _blocked(self) -> None:
+        self._say_how_it_goes()
+        if self.stop.is_set():
+            raise StopRequestedError(
+                "stopped while Kafka takes no records; they will be published after the start"
+            )
+        if self._while_blocked is not None:
+            self._while_blocked()
+
+    def _say_how_it_goes(self) -> None:
+        publisher = self._publisher
+        if publisher is None:
+            return
+        if publisher.away is not None:
+            self.enter(State.WAITING, publisher.away)
+        elif self._while_blocked is not None and self.state is not State.READING and self._trouble_is_over():
+            self.enter(State.READING, "reading", from_lsn=format_lsn(self.ledger.confirmed_lsn))
+
+    def _trouble_is_over(self) -> bool:
+        lasted_s = time.monotonic() - self._reading_since
+        return self._trouble is None or lasted_s > TROUBLE_OVER_S or self.ledger.acknowledged_rows > 0
+
+
+Read = Callable[[Source], None]
+"""One way to read an outbox: a session, from connecting to what ends it."""
 
 
 def source_name(dsn: str) -> str:
     """The database's name, which is what people call a source."""
-    return _database(dsn)
-
-
-def _database(dsn: str) -> str:
     parameters = conninfo_to_dict(dsn)
     return str(parameters.get("dbname") or parameters.get("user") or "postgres")
-
-
-def _without_ids(text: str) -> str:
-    """librdkafka's reason up to the producer's ID and the like, which differ at each attempt."""
-    return text.split(" (broker ", 1)[0]
 
 
 def _one_line(error: Exception) -> str:

@@ -1,16 +1,29 @@
 """Does the confirmed position move over what is acknowledged, and over nothing else?"""
 
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox_relay.errors import PublishError
-from outbox_relay.ledger import Ledger, format_lsn, parse_lsn
+from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableError
+from outbox_relay.ledger import Ledger, Waits
+from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.position import Origin, format_lsn, parse_lsn, tag
+
+ORIGIN = Origin(tag=b"1f0c9a3e", confirmed_lsn=1, now_us=0)
 
 
 class Refusal:
+    """An error of Kafka's, and the record that it is about."""
+
+    def __init__(self, code=KafkaError.TOPIC_AUTHORIZATION_FAILED):
+        self._code = code
+
+    def code(self):
+        return self._code
+
     def str(self):
-        return "message too large"
+        return "not taken"
 
     def topic(self):
         return "account.events"
@@ -28,7 +41,7 @@ def transaction(ledger, lsn, rows):
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.randoms())
 def test_the_position_never_passes_a_row_that_is_not_acknowledged(sizes, random):
-    ledger = Ledger(confirmed_lsn=1)
+    ledger = Ledger(ORIGIN)
     transactions = [transaction(ledger, 10 * (place + 1), rows) for place, rows in enumerate(sizes)]
     reports = [t for t in transactions for _ in range(t.rows)]
     random.shuffle(reports)
@@ -44,7 +57,7 @@ def test_the_position_never_passes_a_row_that_is_not_acknowledged(sizes, random)
 
 
 def test_a_transaction_that_is_still_being_read_holds_the_position():
-    ledger = Ledger(1)
+    ledger = Ledger(ORIGIN)
     begun = ledger.begin(10, 10)
     begun.rows = begun.unacknowledged = 1
     begun.delivered(None, None)
@@ -56,7 +69,7 @@ def test_a_transaction_that_is_still_being_read_holds_the_position():
 
 
 def test_what_the_server_has_passed_counts_once_the_rows_before_it_are_acknowledged():
-    ledger = Ledger(1)
+    ledger = Ledger(ORIGIN)
     ledger.reached(7)
     assert ledger.confirmed_lsn == 7
     first = transaction(ledger, 10, rows=1)
@@ -71,7 +84,7 @@ def test_what_the_server_has_passed_counts_once_the_rows_before_it_are_acknowled
 
 
 def test_what_the_server_has_passed_does_not_close_the_transaction_being_read():
-    ledger = Ledger(1)
+    ledger = Ledger(ORIGIN)
     first = transaction(ledger, 10, rows=1)
     second = ledger.begin(40, 40)
     second.rows = 1
@@ -83,7 +96,7 @@ def test_what_the_server_has_passed_does_not_close_the_transaction_being_read():
 
 
 def test_transactions_without_rows_are_not_kept():
-    ledger = Ledger(1)
+    ledger = Ledger(ORIGIN)
     held = transaction(ledger, 10, rows=1)
     for lsn in range(20, 20_000, 10):
         transaction(ledger, lsn, rows=0)
@@ -94,13 +107,62 @@ def test_transactions_without_rows_are_not_kept():
 
 
 def test_a_refused_record_stops_everything_after_it():
-    ledger = Ledger(1)
+    ledger = Ledger(ORIGIN)
     first, second = transaction(ledger, 10, rows=1), transaction(ledger, 20, rows=1)
     first.delivered(Refusal(), Refusal())
     second.delivered(None, None)
-    with pytest.raises(PublishError, match=r"account\.events with key 'acc-1': message too large"):
+    with pytest.raises(PublishError, match=r"account\.events with key 'acc-1': not taken"):
         ledger.advance()
     assert ledger.confirmed_lsn == 1
+
+
+def test_the_record_that_kafka_will_never_take_counts_before_those_that_fell_with_it():
+    ledger = Ledger(ORIGIN)
+    begun = transaction(ledger, 20, rows=3)
+    begun.delivered(Refusal(KafkaError._FATAL), Refusal())
+    begun.delivered(Refusal(KafkaError.MSG_SIZE_TOO_LARGE), Refusal())
+    begun.delivered(Refusal(KafkaError._FATAL), Refusal())
+    with pytest.raises(BatchRefusedError):
+        ledger.advance()
+    row = OutboxRow(b"row-2", b"account", b"acc-1", b"T", b"{}")
+    begun.unpublishable(row, "too large")
+    begun.delivered(Refusal(KafkaError.MSG_SIZE_TOO_LARGE), Refusal())
+    with pytest.raises(UnpublishableError) as refused:
+        ledger.advance()
+    assert (refused.value.row, refused.value.lsn) == (row, 20)
+
+
+def test_skipped_rows_neither_count_nor_hold_the_position():
+    ledger = Ledger(ORIGIN)
+    row = OutboxRow(b"1", b"account", b"acc-1", b"T", b"{}")
+    begun = ledger.begin(10, 10)
+    begun.rows = begun.unacknowledged = 2
+    begun.value_bytes = 4
+    begun.skip(row)
+    begun.skip(row)
+    ledger.end(begun, 15)
+    ledger.advance()
+    assert (ledger.confirmed_lsn, ledger.acknowledged_rows, ledger.acknowledged_bytes) == (15, 0, 0)
+
+
+def test_waits_are_counted_by_rows():
+    waits = Waits()
+    waits.add(0.0015, 3)
+    waits.add(1_000, 1)
+    assert waits.counts[waits.BOUNDS_S.index(0.002)] == 3
+    assert waits.counts[-1] == 1
+    assert waits.sum_s == pytest.approx(1_000.0045)
+
+
+def test_a_position_says_whose_it_is_and_whether_it_is_confirmed():
+    origin = Origin(tag("7301", 5), confirmed_lsn=0x1_00000010, now_us=0)
+    other = Origin(tag("7301", 6), confirmed_lsn=0x1_00000010, now_us=0)
+    before, after = origin.position(0x1_0000000F), origin.position(0x1_00000010)
+    assert before.endswith(b":1/F")
+    assert origin.has_confirmed(before)
+    assert not origin.has_confirmed(after)
+    assert not other.has_confirmed(before)
+    assert not origin.has_confirmed(None)
 
 
 def test_positions_are_written_as_postgres_writes_them():

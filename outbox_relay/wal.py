@@ -1,20 +1,29 @@
-"""What happens to one source while all is well? Read, publish, confirm.
+"""How is an outbox read from the write-ahead log? The way to take wherever logical decoding is to be had.
 
-Straight-line code: what can go wrong is raised to ``source.py``, which starts it anew. How eagerly it
-works follows the load: at once when idle, in large bursts when much is coming in.
+One session: find or make the slot, publish what was committed before it, then read, publish, confirm.
+Straight-line code: what can go wrong is raised to ``source.py``, which begins anew. How eagerly it works follows
+the load: at once when idle, in large bursts when much is coming in.
 """
 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 
 import failpoints
+from outbox_relay.cleaner import Cleaner
+from outbox_relay.dead import dead_since, not_dead
 from outbox_relay.errors import StopRequestedError
 from outbox_relay.ledger import Ledger, Transaction
 from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
-from outbox_relay.publisher import Publish, Publisher
-from outbox_relay.replication import ReplicationStream
-from outbox_relay.slot import NewSlot
+from outbox_relay.position import Origin, format_lsn
+from outbox_relay.published import Published
+from outbox_relay.publisher import Publish, Publisher, not_yet_published
+from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect
+from outbox_relay.slot import PUBLICATION, NewSlot, Slot, default_slot_name, find_slot, new_slot
+from outbox_relay.source import Source
+from outbox_relay.table import find_columns, find_origin
 
 # A source that has caught up rests before it reads again, the longer the more is coming in: a burst of tens of
 # rows costs broker, database and relay a fraction of what the rows one by one do. At 20 rows/s it is nothing, at
@@ -36,7 +45,51 @@ HEARTBEAT_INTERVAL_S = 1.0
 # How long a clean stop waits for acknowledgements; what is missing then is published again after the start.
 STOP_WAIT_S = 5.0
 
-Progress = Callable[[], None]
+
+def read(source: Source) -> None:
+    """One session of a source: from the slot's position on, until the relay shall end.
+
+    Raises:
+        RelayError, psycopg.Error: what ended it.
+    """
+    slot_name = default_slot_name(source.database)
+    with closing(connect(source.dsn)) as connection:
+        find_columns(connection)
+        slot = find_slot(connection, slot_name)
+        origin = find_origin(connection)
+        if slot is not None:
+            origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
+        with (
+            source.publishing() as (publisher, publish),
+            closing(Published(source.settings.kafka_bootstrap, origin)) as published,
+        ):
+            if slot is None:
+                slot = _fill(source, connection, origin, publisher, not_yet_published(publish, published))
+            dead = dead_since(connection, slot.confirmed_lsn)
+            ledger = Ledger(replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits)
+            with ReplicationStream(connection, slot.name, PUBLICATION) as stream:
+                new = not_yet_published(publish, published)
+                pipeline = Pipeline(stream, ledger, publisher, not_dead(new, dead), source.progress, source.stop)
+                source.reading(ledger, pipeline.confirm)
+                with Cleaner(source):
+                    pipeline.run()
+
+
+def _fill(
+    source: Source, connection: ReplicationConnection, origin: Origin, publisher: Publisher, publish: Publish
+) -> Slot:
+    """Make the slot, and publish what was committed before it."""
+    with new_slot(connection, default_slot_name(source.database)) as slot:
+        ledger = Ledger(origin)
+        source.filling(ledger, slot.name)
+        dead = {(row_id, slot.starts_at_lsn - 1) for row_id, _ in dead_since(connection, 0)}
+        publish = not_dead(publish, dead)
+        publish_rows_before(slot, ledger, publisher, publish, source.progress, source.stop)
+        made = slot.make_permanent()
+    source.say(
+        "slot made", slot=made.name, rows_before=ledger.acknowledged_rows, lsn=format_lsn(made.confirmed_lsn)
+    )
+    return made
 
 
 class Pipeline:
@@ -46,7 +99,7 @@ class Pipeline:
         stream: where messages come from and positions are confirmed.
         ledger: what is on its way.
         publisher: Kafka, for its acknowledgements.
-        publish: the stage that takes rows: the publisher's own, or one around it.
+        publish: the stage that takes rows: the publisher's own, or those around it.
         progress: called whenever the source has caught up or the confirmed position moved.
         stop: set when the relay shall end.
     """
@@ -57,7 +110,7 @@ class Pipeline:
         ledger: Ledger,
         publisher: Publisher,
         publish: Publish,
-        progress: Progress,
+        progress: Callable[[], None],
         stop: threading.Event,
     ) -> None:
         self._stream = stream
@@ -83,26 +136,14 @@ class Pipeline:
         while not self._may_end():
             self._rate.count(self._read_and_publish())
             self._publisher.poll()
-            self._confirm()
+            self.confirm()
             if self._stream.wait(0):
                 continue  # the server is ahead: batches fill up by themselves
             self._publisher.push(PUSH_WAIT_S)
-            self._confirm()
+            self.confirm()
             time.sleep(min(self._rate.per_second * REST_S_PER_RATE, REST_MAX_S))
             self._stream.wait(self._patience_s())
         self._finish()
-
-    def while_blocked(self) -> None:
-        """Kafka takes no more for now: keep the connection alive meanwhile.
-
-        Raises:
-            StopRequestedError: the relay shall end.
-        """
-        if self._stop.is_set():
-            raise StopRequestedError(
-                "stopped while Kafka takes no records; they will be published after the start"
-            )
-        self._confirm()
 
     def _read_and_publish(self) -> int:
         decode, publish, transaction = self._decoder.decode, self._publish, self._transaction
@@ -127,7 +168,7 @@ class Pipeline:
         self._ledger.reached(self._stream.wal_end)
         return rows
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
         """Take note of what is acknowledged, and report it when it is time."""
         acknowledged_before = self._ledger.acknowledged_rows
         self._ledger.advance()
@@ -173,16 +214,21 @@ class Pipeline:
 
 
 def publish_rows_before(
-    slot: NewSlot, publisher: Publisher, publish: Publish, progress: Progress, stop: threading.Event
-) -> Ledger:
+    slot: NewSlot,
+    ledger: Ledger,
+    publisher: Publisher,
+    publish: Publish,
+    progress: Callable[[], None],
+    stop: threading.Event,
+) -> None:
     """Publish what was committed before a new slot, and wait until Kafka has all of it.
 
     Raises:
         PublishError: Kafka refused a record.
         StopRequestedError: the relay shall end.
     """
-    ledger = Ledger(confirmed_lsn=0)
-    transaction = ledger.begin(slot.starts_at_lsn, time.time_ns() // 1_000)
+    # These were committed before the slot; where exactly, nobody knows any more.
+    transaction = ledger.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     for row in slot.rows_before():
         transaction.rows += 1
         transaction.unacknowledged += 1
@@ -200,7 +246,7 @@ def publish_rows_before(
         progress()
         _raise_if(stop)
     ledger.advance()
-    return ledger
+    progress()
 
 
 def _raise_if(stop: threading.Event) -> None:

@@ -1,0 +1,69 @@
+"""How does an outbox stand? Asked of the database, whether a relay runs or not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
+
+from outbox_relay.dead import has_dead
+from outbox_relay.slot import default_slot_name
+from outbox_relay.table import find_columns
+
+_STATUS = """
+    SELECT current_database()::text AS source,
+        s.slot_name::text AS slot,
+        coalesce(s.active, false) AS active,
+        s.wal_status::text AS wal_status,
+        s.confirmed_flush_lsn::text AS confirmed_lsn,
+        greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn))::int8 AS lag_bytes,
+        greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn))::int8 AS retained_bytes,
+        (SELECT count(*) FROM public.outbox)::int8 AS rows,
+        pg_total_relation_size('public.outbox')::int8 AS table_bytes,
+        {dead_rows} AS dead_rows
+    FROM (SELECT) AS one LEFT JOIN pg_replication_slots AS s ON s.slot_name = %s
+"""
+_DEAD_ROWS = "(SELECT count(*) FROM public.outbox_dead)::int8"
+
+
+@dataclass(frozen=True)
+class OutboxStatus:
+    """Where an outbox stands.
+
+    Attributes:
+        source: the database's name.
+        slot: of the relay; None where none has ever read the log.
+        active: whether a relay reads it now.
+        wal_status: ``reserved``, ``extended``, ``unreserved`` or ``lost``, as PostgreSQL says.
+        confirmed_lsn: everything before it is published.
+        lag_bytes: log that is not confirmed.
+        retained_bytes: log that the server keeps for the slot.
+        rows: in the table now: not published yet, or not removed yet.
+        table_bytes: with indexes, and with the space of rows that were removed.
+        dead_rows: put aside, as they can never be published.
+    """
+
+    source: str
+    slot: str | None
+    active: bool
+    wal_status: str | None
+    confirmed_lsn: str | None
+    lag_bytes: int | None
+    retained_bytes: int | None
+    rows: int
+    table_bytes: int
+    dead_rows: int
+
+
+def outbox_status(connection: psycopg.Connection[Any], database: str) -> OutboxStatus:
+    """Ask for all of it.
+
+    Raises:
+        OutboxMissingError: there is no outbox.
+    """
+    find_columns(connection)
+    query = _STATUS.format(dead_rows=_DEAD_ROWS if has_dead(connection) else "0::int8")
+    with connection.cursor(row_factory=class_row(OutboxStatus)) as cursor:
+        row = cursor.execute(query.encode(), (default_slot_name(database),)).fetchone()
+    assert row is not None
+    return row

@@ -1,0 +1,81 @@
+"""What does the outbox look like, and what is in it? Whatever is asked of the table itself, but not of its log."""
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from outbox_relay.errors import OutboxMissingError, SetupError
+from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.position import Origin, parse_lsn, tag
+
+Connection = psycopg.Connection[Any]
+
+_COLUMNS = """
+    SELECT array_agg(attname::text)
+    FROM pg_attribute WHERE attrelid = to_regclass('public.outbox') AND attnum > 0 AND NOT attisdropped
+"""
+_ORIGIN = """
+    SELECT c.system_identifier::text, d.oid::int8, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
+    FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
+"""
+_CURRENT_LSN = "SELECT pg_current_wal_insert_lsn()::text"
+# Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
+# started first inserted last; with random IDs the start of the transaction is the best there is.
+_ID_IF_ORDERED = "CASE WHEN substr(id::text, 15, 1) = '7' THEN id::text COLLATE \"C\" END NULLS FIRST"
+_OLDEST = "SELECT (extract(epoch FROM min(created_at)) * 1000000)::int8 FROM public.outbox"
+
+
+ALL_ROWS = sql.SQL("true")
+
+
+def find_columns(connection: Connection) -> frozenset[str]:
+    """Which columns the outbox has.
+
+    Raises:
+        OutboxMissingError: no table ``public.outbox`` (yet).
+        SetupError: a column that every record needs is missing.
+    """
+    row = connection.execute(_COLUMNS).fetchone()
+    if row is None or row[0] is None:
+        raise OutboxMissingError("there is no table public.outbox yet; waiting for the service's migration")
+    columns = frozenset(row[0])
+    if missing := [name for name in COLUMNS[:COLUMNS_REQUIRED] if name not in columns]:
+        raise SetupError(f"the outbox has no column {', '.join(missing)}")
+    return columns
+
+
+def find_origin(connection: Connection) -> Origin:
+    """Which database this is, and that nothing is known to be confirmed."""
+    system_identifier, oid, now_us = _one(connection, _ORIGIN)
+    return Origin(tag(system_identifier, oid), 0, now_us)
+
+
+def current_lsn(connection: Connection) -> int:
+    """Where the database's log ends now."""
+    return parse_lsn(_one(connection, _CURRENT_LSN)[0])
+
+
+def select_rows(
+    columns: frozenset[str], condition: sql.Composable = ALL_ROWS, *, also: sql.Composable | None = None
+) -> sql.Composed:
+    """A query for rows in the order of insertion; it gives the columns of ``OutboxRow`` as text, and ``also``."""
+    fields: list[sql.Composable] = [
+        sql.SQL("{}::text").format(sql.Identifier(name)) if name in columns else sql.SQL("NULL::text")
+        for name in COLUMNS
+    ] + ([also] if also is not None else [])
+    order = [sql.SQL(_ID_IF_ORDERED), sql.SQL("created_at"), sql.SQL("id")]
+    if "created_at" not in columns:
+        del order[1]
+    return sql.SQL("SELECT {} FROM public.outbox WHERE {} ORDER BY {}").format(
+        sql.SQL(", ").join(fields), condition, sql.SQL(", ").join(order)
+    )
+
+
+def oldest_us(connection: Connection, columns: frozenset[str]) -> int:
+    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if nobody knows."""
+    return (_one(connection, _OLDEST)[0] or 0) if "created_at" in columns else 0
+
+
+def _one(connection: Connection, query: str) -> Any:
+    return connection.execute(query.encode()).fetchone()

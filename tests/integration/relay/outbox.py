@@ -1,0 +1,259 @@
+"""What the relay's tests share: databases with an outbox each, and relays that read them."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from outbox_relay import RelaySettings, run_relay
+
+ROOT = Path(__file__).parents[3]
+PARTITIONS = 4
+DEADLINE_S = 30
+NAMES = (f"outbox{number}" for number in count(1))
+
+CREATE_OUTBOX = """
+    CREATE TABLE outbox (
+        id uuid PRIMARY KEY DEFAULT uuidv7(), aggregatetype text NOT NULL, aggregateid text NOT NULL,
+        type text NOT NULL, payload json NOT NULL, traceparent text, tracestate text,
+        created_at timestamptz NOT NULL DEFAULT now());
+    -- What was ever inserted and committed, as the relay takes published rows out of the outbox.
+    CREATE TABLE written (n bigserial, id uuid, key text);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+        BEGIN INSERT INTO written (id, key) VALUES (NEW.id, NEW.aggregateid); RETURN NULL; END $$;
+    CREATE TRIGGER note AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+class Outbox:
+    """A database with an outbox, and the topic that its rows belong on."""
+
+    def __init__(self, stack, *, table=True, topic=True, topic_config=None):
+        self.name = next(NAMES)
+        self.stack = stack
+        self.bootstrap = stack.state.kafka_bootstrap
+        self.dsn = stack.state.dsns["account"].rpartition("/")[0] + f"/{self.name}"
+        self.topic = f"{self.name}.events"
+        self.slot = f"settle_outbox_{self.name}"
+        self._numbers = count(1)
+        with psycopg.connect(stack.state.dsns["account"], autocommit=True) as server:
+            server.execute(f"CREATE DATABASE {self.name}")
+        self.connection = psycopg.connect(self.dsn, autocommit=True)
+        if table:
+            self.connection.execute(CREATE_OUTBOX)
+        if topic:
+            self.create_topic(topic_config)
+
+    def create_topic(self, config=None):
+        """Create the topic."""
+        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        new = NewTopic(self.topic, PARTITIONS, config=config or {})
+        self.admin.create_topics([new])[self.topic].result(DEADLINE_S)
+
+    def insert(self, key="acc-1", *, connection=None, payload=None, traceparent=None, tracestate=None, to=None):
+        """Insert a row; returns its ID as text."""
+        payload = payload or json.dumps({"number": next(self._numbers)})
+        row = (connection or self.connection).execute(
+            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, traceparent, tracestate)"
+            " VALUES (%s, %s, 'MoneyDeducted', %s, %s, %s) RETURNING id::text",
+            (to or self.name, key, payload, traceparent, tracestate),
+        )
+        return row.fetchone()[0]
+
+    def insert_many(self, rows):
+        """Insert rows over 100 keys in one transaction."""
+        self.connection.execute(
+            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)"
+            " SELECT %s, 'acc-' || n %% 100, 'MoneyDeducted', json_build_object('number', n)"
+            " FROM generate_series(1, %s) AS n",
+            (self.name, rows),
+        )
+
+    def one(self, query, *values):
+        """The first column of a query's only row."""
+        row = self.connection.execute(query, values or None).fetchone()
+        return row[0] if row else None
+
+    def written(self):
+        """The IDs of all rows ever committed, in the order of insertion."""
+        return [row[0] for row in self.connection.execute("SELECT id::text FROM written ORDER BY n")]
+
+    def lsn(self):
+        """Where the log ends now."""
+        return self.one("SELECT pg_current_wal_lsn()::text")
+
+    def confirmed_passes(self, lsn):
+        """Whether the slot's confirmed position is at or past ``lsn``."""
+        return bool(
+            self.one(
+                "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
+                lsn,
+                self.slot,
+            )
+        )
+
+    def drop_slot(self):
+        """Drop the slot; a walsender takes a moment to notice that its relay is gone."""
+        drop = (
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            " WHERE slot_name = %s AND NOT active"
+        )
+        wait_until(lambda: self.one(drop, self.slot) is not None, "the slot is dropped")
+
+    def records(self):
+        """All records of the topic, partition by partition in order."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test", "enable.auto.commit": False})
+        try:
+            partitions = [TopicPartition(self.topic, number, 0) for number in range(PARTITIONS)]
+            ends = [end_of(consumer, partition) for partition in partitions]
+            consumer.assign(partitions)
+            found = [[] for _ in partitions]
+            while any(len(records) < end for records, end in zip(found, ends, strict=True)):
+                for record in consumer.consume(5_000, timeout=0.05):
+                    assert record.error() is None, record.error()
+                    found[record.partition()].append(record)
+            return [record for records in found for record in records]
+        finally:
+            consumer.close()
+
+    def published(self):
+        """The IDs on the topic."""
+        return [header(record, "id") for record in self.records()]
+
+    def wait_published(self, ids, deadline_s=DEADLINE_S):
+        """Wait until these are on the topic."""
+        wanted = set(ids)
+        wait_until(lambda: wanted <= set(self.published()), f"{len(wanted)} rows are published", deadline_s)
+
+    def wait_confirmed(self, deadline_s=DEADLINE_S):
+        """Wait until the slot has confirmed all that is committed now."""
+        lsn = self.lsn()
+        wait_until(lambda: self.confirmed_passes(lsn), "the confirmed position passes the log's end", deadline_s)
+
+    def assert_exactly_once_in_order(self):
+        """Topic against table, row by row: none missing, none doubled, those of a key in their order."""
+        rows = self.connection.execute("SELECT id::text, key FROM written ORDER BY n").fetchall()
+        records = self.records()
+        published = [header(record, "id") for record in records]
+        assert sorted(published) == sorted(row_id for row_id, _ in rows)
+        place = {row_id: number for number, (row_id, _) in enumerate(rows)}
+        last = {}
+        for record in records:
+            number = place[header(record, "id")]
+            assert last.get(record.key(), -1) < number, f"{record.key()} is out of order"
+            last[record.key()] = number
+        return len(rows)
+
+
+def header(record, name):
+    value = dict(record.headers()).get(name)
+    return value.decode() if value is not None else None
+
+
+def names(record):
+    return [name for name, _ in record.headers()]
+
+
+def end_of(consumer, partition):
+    """The offset after the partition's last record; a new topic takes a moment until all know it."""
+    give_up = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=DEADLINE_S)[1]
+        except KafkaException:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+
+
+def wait_until(condition, what, deadline_s=DEADLINE_S):
+    give_up = time.monotonic() + deadline_s
+    while not (answer := condition()):
+        assert time.monotonic() < give_up, f"not within {deadline_s} s: {what}"
+        time.sleep(0.02)
+    return answer
+
+
+@contextmanager
+def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True):
+    """A relay in this process."""
+    stop = threading.Event()
+    dsns = [*dsns, *(outbox.dsn for outbox in outboxes)] if dsns else [outbox.dsn for outbox in outboxes]
+    settings = RelaySettings(
+        relay_sources=" ".join(dsns),
+        kafka_bootstrap=outboxes[0].bootstrap,
+        http_port=http_port,
+        relay_reader=reader,
+        relay_poll_interval_s=0.05,
+        relay_cleanup=cleanup,
+    )
+    thread = threading.Thread(target=run_relay, args=(settings, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def relay_process(outbox, *, dsn=None, stderr=None, **environment):
+    """A relay in a process of its own."""
+    source = ["--source", dsn or outbox.dsn, "--bootstrap", outbox.bootstrap]
+    command = [sys.executable, "-m", "outbox_relay", *source]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=stderr)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def writing(outbox):
+    """Someone who commits 20 rows at a time over 10 keys, as fast as it goes."""
+    done = threading.Event()
+
+    def write():
+        with psycopg.connect(outbox.dsn, autocommit=True) as connection:
+            while not done.is_set():
+                with connection.transaction():
+                    for _ in range(20):
+                        outbox.insert(f"acc-{random.randrange(10)}", connection=connection)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join()
+
+
+def answer(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def metric(port, outbox, name):
+    """A number of one source; None while the relay does not answer."""
+    prefix = f'settle_relay_{name}{{source="{outbox.name}"}} '
+    lines = answer(port, "/metrics")[1].splitlines()
+    return next((float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), None)

@@ -1,0 +1,274 @@
+"""Does the relay keep its place, whatever happens to it, to Kafka or to the database?"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psycopg
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from stack import ports
+from tests.integration.relay.outbox import (
+    CREATE_OUTBOX,
+    DEADLINE_S,
+    PARTITIONS,
+    ROOT,
+    Outbox,
+    answer,
+    end_of,
+    metric,
+    relay_process,
+    relaying,
+    wait_until,
+    writing,
+)
+
+KILLS = 20
+
+
+def end_in_mid_load(outbox, number, **environment):
+    """Start a relay, and end it by a signal at some moment of its work; its exit code."""
+    with relay_process(outbox, **environment) as relay:
+        before = len_published(outbox)
+        wait_until(lambda: len_published(outbox) > before, "the relay is at work")
+        time.sleep(random.random() / 4)
+        relay.send_signal(number)
+        return relay.wait(DEADLINE_S)
+
+
+def len_published(outbox):
+    """How many records the topic has."""
+    consumer = Consumer({"bootstrap.servers": outbox.bootstrap, "group.id": "test"})
+    try:
+        return sum(end_of(consumer, TopicPartition(outbox.topic, number)) for number in range(PARTITIONS))
+    finally:
+        consumer.close()
+
+
+def test_killed_twenty_times_under_load_each_row_is_published_once_and_in_order(outbox):
+    with writing(outbox):
+        for _ in range(KILLS):
+            assert end_in_mid_load(outbox, signal.SIGKILL) == -signal.SIGKILL
+    with relaying(outbox):
+        outbox.wait_confirmed()
+    assert outbox.assert_exactly_once_in_order() > KILLS * 20
+
+
+def test_a_polling_relay_killed_under_load_publishes_each_row_once_and_in_order(outbox):
+    polling = {"SETTLE_RELAY_READER": "polling", "SETTLE_RELAY_POLL_INTERVAL_S": "0.02"}
+    with writing(outbox):
+        for _ in range(4):
+            assert end_in_mid_load(outbox, signal.SIGKILL, **polling) == -signal.SIGKILL
+    with relaying(outbox, reader="polling"):
+        outbox.wait_published(outbox.written())
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_relay_stopped_under_load_repeats_nothing(outbox):
+    with writing(outbox):
+        for _ in range(3):
+            assert end_in_mid_load(outbox, signal.SIGTERM) == 0
+    with relaying(outbox):
+        outbox.wait_confirmed()
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_relay_killed_while_it_makes_the_slot_leaves_none_and_the_next_one_publishes_all_once(outbox):
+    outbox.insert_many(60_000)
+    outbox.stack.stop_service("kafka")
+    try:
+        with relay_process(outbox) as relay:
+            slots = "SELECT temporary FROM pg_replication_slots WHERE database = %s"
+            wait_until(lambda: outbox.connection.execute(slots, (outbox.name,)).fetchall(), "a slot in the making")
+            assert outbox.connection.execute(slots, (outbox.name,)).fetchall() == [(True,)]
+            outbox.stack.start_service("kafka")
+            outbox.stack.wait_ready("kafka")
+            wait_until(lambda: len_published(outbox) > 0, "some rows are published")
+            relay.kill()
+        wait_until(lambda: not outbox.connection.execute(slots, (outbox.name,)).fetchall(), "no slot is left")
+    finally:
+        outbox.stack.start_service("kafka")
+        outbox.stack.wait_ready("kafka")
+    with relaying(outbox):
+        outbox.wait_published(outbox.written())
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_lost_slot_is_made_anew_and_each_row_is_published_once(outbox):
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert() for _ in range(200)])
+        outbox.wait_confirmed()
+    outbox.insert_many(10_000)
+    outbox.drop_slot()
+    with relaying(outbox):
+        outbox.wait_published(outbox.written())
+        outbox.wait_published([outbox.insert()])
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_slot_that_was_lost_with_rows_on_the_way_repeats_none_of_those_on_the_topic(outbox):
+    """Published, but still in the table when the slot is lost: the topic itself tells which."""
+    with relaying(outbox, cleanup=False):
+        outbox.insert_many(5_000)
+        outbox.wait_published(outbox.written())
+    outbox.insert_many(100)
+    outbox.drop_slot()
+    with relaying(outbox):
+        outbox.wait_published(outbox.written())
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_slot_that_the_server_invalidated_is_made_anew(outbox):
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+    outbox.insert_many(1_000)
+    outbox.connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+    outbox.connection.execute("SELECT pg_reload_conf()")
+    try:
+        status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s"
+        outbox.connection.execute("CREATE TABLE noise (x text)")
+
+        def is_lost():
+            outbox.connection.execute("INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+            outbox.connection.execute("SELECT pg_switch_wal()")
+            outbox.connection.execute("CHECKPOINT")
+            return outbox.one(status, outbox.slot) == "lost"
+
+        wait_until(is_lost, "the server invalidates the slot")
+        with relaying(outbox):
+            outbox.wait_published(outbox.written())
+            outbox.wait_published([outbox.insert()])
+    finally:
+        outbox.connection.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        outbox.connection.execute("SELECT pg_reload_conf()")
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_new_slot_is_one_that_fails_over(outbox):
+    with relaying(outbox):
+        outbox.wait_confirmed()
+    assert outbox.one("SELECT failover FROM pg_replication_slots WHERE slot_name = %s", outbox.slot)
+
+
+def test_the_confirmed_position_waits_for_kafka_and_nothing_is_lost_meanwhile(outbox):
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        before = [outbox.insert() for _ in range(10)]
+        outbox.wait_published(before)
+        outbox.stack.stop_service("kafka")
+        try:
+            during = [outbox.insert() for _ in range(200)]
+            lsn = outbox.lsn()
+            wait_until(lambda: answer(port, "/readyz")[0] == 503, "the relay says that Kafka is away")
+            assert "Kafka does not answer" in answer(port, "/readyz")[1]
+            looked_at = metric(port, outbox, "lag_seconds")
+            wait_until(
+                lambda: metric(port, outbox, "lag_seconds") > looked_at + 1, "confirmations would have been made"
+            )
+            assert not outbox.confirmed_passes(lsn)
+            assert outbox.one("SELECT count(*) FROM outbox") >= 200
+            assert metric(port, outbox, "unacknowledged") == 200
+        finally:
+            outbox.stack.start_service("kafka")
+            outbox.stack.wait_ready("kafka")
+        outbox.wait_published(before + during)
+        wait_until(lambda: answer(port, "/readyz") == (200, "ready\n"), "the relay is ready again")
+        # It waited; it did not give up and begin again.
+        assert metric(port, outbox, "reconnects_total") == 0
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_killed_broker_costs_nothing(outbox):
+    with relaying(outbox):
+        for number in range(400):
+            outbox.insert()
+            if number == 200:
+                outbox.stack.kill("kafka")
+        outbox.stack.wait_ready("kafka")
+        outbox.wait_published(outbox.written())
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_killed_database_costs_nothing_though_the_slot_forgets(outbox):
+    """After a crash the server may know an older position than it was told; the topic knows better."""
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert() for _ in range(500)])
+        outbox.wait_confirmed()
+        outbox.connection.close()
+        outbox.stack.kill("postgres")
+        outbox.stack.wait_ready("postgres")
+        outbox.connection = psycopg.connect(outbox.dsn, autocommit=True)
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+    outbox.assert_exactly_once_in_order()
+
+
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+def test_a_standby_takes_over_within_two_seconds(outbox, reader):
+    with relay_process(outbox, SETTLE_RELAY_READER=reader) as active:
+        outbox.wait_published([outbox.insert()])
+        port = ports.choose(taken=set())
+        with relaying(outbox, http_port=port, reader=reader):
+            wait_until(lambda: "standing by" in answer(port, "/readyz")[1], "the second relay stands by")
+            assert metric(port, outbox, "standby") == 1
+            active.kill()
+            died = time.monotonic()
+            late = outbox.insert()
+            wait_until(lambda: len_published(outbox) == 2, "the second relay publishes")
+            took_s = time.monotonic() - died
+            wait_until(lambda: metric(port, outbox, "active") == 1, "the second relay says so")
+            outbox.wait_published([late])
+    assert took_s < 2, f"it took {took_s:.2f} s"
+
+
+def test_a_topic_that_is_missing_is_waited_for(stack):
+    outbox = Outbox(stack, topic=False)
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        row_id = outbox.insert()
+        wait_until(lambda: f"topic {outbox.topic}" in answer(port, "/readyz")[1], "the relay says what is missing")
+        assert outbox.one("SELECT count(*) FROM outbox") == 1
+        outbox.create_topic()
+        outbox.wait_published([row_id])
+    assert outbox.published() == [row_id]
+
+
+def test_a_source_that_is_away_does_not_disturb_the_others(outbox, stack):
+    late = Outbox(stack, table=False)
+    port = ports.choose(taken=set())
+    nowhere = f"postgresql://nobody@127.0.0.1:{ports.choose(taken=set())}/gone"
+    with relaying(outbox, late, http_port=port, dsns=[nowhere]):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: f"{outbox.name}:" not in answer(port, "/readyz")[1], "one source reads")
+        status, reasons = answer(port, "/readyz")
+        assert status == 503
+        assert "gone: connection failed" in reasons
+        assert f"{late.name}: there is no table public.outbox yet" in reasons
+        assert answer(port, "/healthz")[0] == 200
+        late.connection.execute(CREATE_OUTBOX)
+        late.wait_published([late.insert()])
+
+
+def test_at_quiet_the_position_follows_other_tables_and_other_databases_within_two_seconds(outbox, stack):
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+        outbox.connection.execute("CREATE TABLE other (n int)")
+        outbox.connection.execute("INSERT INTO other SELECT generate_series(1, 10000)")
+        outbox.wait_confirmed(2.5)
+        with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as elsewhere:
+            elsewhere.execute("CREATE TABLE IF NOT EXISTS traffic AS SELECT generate_series(1, 10000) AS n")
+            elsewhere.execute("DROP TABLE traffic")
+        outbox.wait_confirmed(2.5)
+
+
+def test_without_a_source_the_command_says_what_to_set():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SETTLE_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "outbox_relay"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "SETTLE_RELAY_SOURCES" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,175 @@
+"""Does every way of reading an outbox make the same records of it, in the order of commits?"""
+
+import random
+import threading
+import time
+
+import psycopg
+import pytest
+
+from tests.integration.relay.outbox import Outbox, header, names, relay_process, relaying, wait_until
+
+READERS = ["wal", "polling"]
+
+
+@pytest.mark.parametrize("origin", ["table", "log", "polling"])
+def test_a_row_becomes_the_record_that_debezium_makes_of_it(outbox, origin):
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-00"
+    if origin == "log":
+        with relaying(outbox):
+            outbox.wait_confirmed()
+    plain = outbox.insert("Zoë", payload='{"x":  "é"}')
+    traced = outbox.insert("Zoë", traceparent=traceparent, tracestate="v=1")
+    with relaying(outbox, reader="polling" if origin == "polling" else "wal"):
+        outbox.wait_published([plain, traced])
+    first, second = outbox.records()
+    assert (first.key(), first.value()) == ("Zoë".encode(), '{"x":  "é"}'.encode())
+    assert first.headers()[:2] == [("id", plain.encode()), ("eventType", b"MoneyDeducted")]
+    assert names(first) == ["id", "eventType", "position"]
+    assert second.headers()[:2] == [("id", traced.encode()), ("eventType", b"MoneyDeducted")]
+    assert second.headers()[3:] == [("traceparent", traceparent.encode()), ("tracestate", b"v=1")]
+    tag, _, lsn = header(first, "position").partition(":")
+    assert len(tag) == 8
+    assert outbox.one("SELECT %s::pg_lsn < pg_current_wal_lsn()", lsn)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_each_row_once_though_transactions_commit_in_another_order_than_they_were_numbered(outbox, reader):
+    """Each key is written by one session at a time, which holds it until it commits, as services do."""
+    chance = random.Random(7)
+    committed, numbers = [], {}
+    with relaying(outbox, reader=reader):
+        sessions = [(psycopg.connect(outbox.dsn), []) for _ in range(6)]
+        holders = {}
+        for _ in range(400):
+            place = chance.randrange(len(sessions))
+            session, pending = sessions[place]
+            if pending and chance.random() < 0.3:
+                session.commit()
+                committed += pending
+                pending.clear()
+                holders = {key: holder for key, holder in holders.items() if holder != place}
+                continue
+            key = f"acc-{chance.randrange(12)}"
+            if holders.setdefault(key, place) == place:
+                row_id = outbox.insert(key, connection=session)
+                pending.append(row_id)
+                numbers[row_id] = len(numbers)
+        for session, pending in sessions:
+            session.commit()
+            committed += pending
+            session.close()
+        outbox.wait_published(committed)
+    assert [numbers[row_id] for row_id in committed] != sorted(numbers.values()), "all committed in order"
+    records = outbox.records()
+    assert sorted(header(record, "id") for record in records) == sorted(committed)
+    for key in {record.key() for record in records}:
+        of_key = [header(record, "id") for record in records if record.key() == key]
+        assert of_key == [row_id for row_id in committed if row_id in set(of_key)]
+
+
+def test_the_log_gives_the_order_of_commits_even_where_nobody_takes_turns(outbox):
+    chance = random.Random(7)
+    committed = []
+    with relaying(outbox):
+        outbox.wait_confirmed()
+        sessions = {psycopg.connect(outbox.dsn): [] for _ in range(6)}
+        for _ in range(300):
+            session, pending = chance.choice(list(sessions.items()))
+            if pending and chance.random() < 0.4:
+                session.commit()
+                committed += pending
+                pending.clear()
+            else:
+                pending.append(outbox.insert("acc-1", connection=session))
+        for session in sessions:
+            session.close()
+        outbox.wait_published(committed)
+    assert outbox.published() == committed
+    assert committed != sorted(committed), "the transactions did not commit out of order"
+
+
+def test_rows_committed_before_the_slot_are_published_in_the_order_of_insertion(outbox):
+    before = [outbox.insert() for _ in range(50)]
+    uncommitted = psycopg.connect(outbox.dsn)
+    late = outbox.insert(connection=uncommitted)
+    with relaying(outbox):
+        slots = "SELECT count(*) FROM pg_replication_slots WHERE database = %s"
+        wait_until(lambda: outbox.one(slots, outbox.name), "the slot is being made")
+        uncommitted.commit()
+        after = [outbox.insert() for _ in range(50)]
+        outbox.wait_published([*before, late, *after])
+    assert outbox.published() == [*before, late, *after]
+
+
+@pytest.mark.parametrize("first", READERS)
+def test_either_way_takes_over_from_the_other_and_repeats_nothing(outbox, first):
+    second = READERS[1 - READERS.index(first)]
+    for reader in (first, second, first):
+        outbox.insert_many(300)
+        with relaying(outbox, reader=reader, cleanup=False):
+            outbox.wait_published(outbox.written())
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_table_with_only_what_debezium_needs_is_enough(stack):
+    outbox = Outbox(stack, table=False)
+    outbox.connection.execute(
+        "CREATE TABLE outbox (payload jsonb, type varchar(255) NOT NULL, aggregateid varchar(255) NOT NULL,"
+        " aggregatetype varchar(255) NOT NULL, id uuid PRIMARY KEY)"
+    )
+    insert = (
+        "INSERT INTO outbox VALUES ('{\"a\": 1}', 'MoneyDeducted', 'acc-1', %s, gen_random_uuid())"
+        " RETURNING id::text"
+    )
+    before = outbox.one(insert, outbox.name)
+    with relaying(outbox):
+        outbox.wait_published([before])
+        after = outbox.one(insert, outbox.name)
+        outbox.wait_published([after])
+    first, second = outbox.records()
+    assert [header(first, "id"), header(second, "id")] == [before, after]
+    assert first.value() == second.value() == b'{"a": 1}'
+
+
+def test_200_000_rows_of_one_transaction_go_through_in_little_memory(outbox):
+    with relay_process(outbox) as relay:
+        outbox.wait_confirmed()
+        outbox.insert_many(200_000)
+        peak_kb = 0
+        deadline = time.monotonic() + 60
+        lsn = outbox.lsn()
+        while not outbox.confirmed_passes(lsn):
+            assert time.monotonic() < deadline
+            with open(f"/proc/{relay.pid}/status") as status:
+                peak_kb = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+            threading.Event().wait(0.1)
+    assert outbox.assert_exactly_once_in_order() == 200_000
+    assert peak_kb < 150_000, f"{peak_kb / 1e3:.0f} MB"
+
+
+def test_a_sampled_row_is_published_in_a_span_of_its_trace(outbox, spans):
+    sampled, unsampled = f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'d' * 16}-00"
+    with relaying(outbox):
+        outbox.wait_confirmed()
+        ids = [
+            outbox.insert(traceparent=sampled, tracestate="v=1"),
+            outbox.insert(traceparent=unsampled),
+            outbox.insert(),
+        ]
+        outbox.wait_published(ids)
+    (span,) = spans()
+    first, second, third = outbox.records()
+    assert span.name == f"send {outbox.topic}"
+    assert span.kind.name == "PRODUCER"
+    assert (f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}") == ("a" * 32, "b" * 16)
+    assert header(first, "traceparent") == f"00-{'a' * 32}-{span.context.span_id:016x}-01"
+    assert header(first, "tracestate") == "v=1"
+    assert span.attributes["messaging.message.id"] == ids[0]
+    assert span.attributes["messaging.kafka.message.key"] == "acc-1"
+    assert span.attributes["messaging.destination.partition.id"] == str(first.partition())
+    assert span.attributes["messaging.kafka.offset"] == first.offset()
+    assert 0 <= span.attributes["settle.outbox.wait_ms"] < 5_000
+    assert span.attributes["settle.outbox.lsn"] == header(first, "position").partition(":")[2]
+    assert header(second, "traceparent") == unsampled
+    assert names(third) == ["id", "eventType", "position"]

@@ -1,0 +1,210 @@
+"""Does the outbox stay small and clean: published rows go, dead rows are put aside, and rights are asked for?"""
+
+import json
+import random
+import threading
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from outbox_relay.dead import dead_rows, retry
+from stack import ports
+from tests.integration.relay.outbox import Outbox, answer, metric, relay_process, relaying, wait_until, writing
+
+READERS = ["wal", "polling"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_published_rows_are_removed(outbox, reader):
+    port = ports.choose(taken=set())
+    outbox.insert_many(25_000)
+    with relaying(outbox, reader=reader, http_port=port):
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "the outbox is empty")
+        wait_until(lambda: metric(port, outbox, "rows_removed_total") == 25_000, "they are counted")
+    outbox.assert_exactly_once_in_order()
+
+
+def test_rows_that_are_not_published_stay_even_those_of_a_transaction_that_was_numbered_first(outbox):
+    with relaying(outbox), psycopg.connect(outbox.dsn) as early:
+        outbox.wait_confirmed()
+        first = outbox.insert(connection=early)
+        later = [outbox.insert() for _ in range(50)]
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "the later rows are removed")
+        assert first not in outbox.published()
+        early.commit()
+        outbox.wait_published([first])
+    assert sorted(outbox.published()) == sorted([first, *later])
+
+
+def test_the_outbox_stays_small_under_sustained_load(outbox):
+    with relaying(outbox), writing(outbox):
+        sizes = []
+        wait_until(
+            lambda: sizes.append(outbox.one("SELECT count(*) FROM outbox")) or len(outbox.written()) > 20_000,
+            "20,000 rows are written",
+        )
+    written = len(outbox.written())
+    assert max(sizes) < written / 2, f"{max(sizes)} of {written} rows were in the outbox at once"
+
+
+def test_whoever_may_not_delete_keeps_the_rows_and_is_told(outbox, tmp_path):
+    role = limited_role(outbox, "SELECT")
+    outbox.insert()
+    said = tmp_path / "stderr"
+    with said.open("w") as stderr, relay_process(outbox, dsn=as_url(role), stderr=stderr):
+        outbox.wait_published(outbox.written())
+        wait_until(lambda: "may not DELETE" in said.read_text(), "the relay says so")
+    assert outbox.one("SELECT count(*) FROM outbox") == 1
+
+
+@pytest.mark.parametrize("rights", ["SELECT", "SELECT, DELETE"])
+def test_replication_and_select_on_the_outbox_are_enough(outbox, rights):
+    role = limited_role(outbox, rights)
+    before = outbox.insert()
+    with relaying_as(role, outbox):
+        outbox.wait_published([before])
+        after = outbox.insert()
+        outbox.wait_published([after])
+        if "DELETE" in rights:
+            wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+    assert outbox.published() == [before, after]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ("REPLICATION", "let the table's owner run: CREATE PUBLICATION"),
+        ("NOREPLICATION", "ALTER ROLE relay_"),
+    ],
+)
+def test_a_right_that_is_missing_is_named(outbox, attributes, said):
+    role = limited_role(outbox, "SELECT", attributes, publication=False)
+    port = ports.choose(taken=set())
+    with relaying_as(role, outbox, port):
+        wait_until(lambda: said in answer(port, "/readyz")[1], "the relay names what it needs")
+
+
+def limited_role(outbox, rights, attributes="REPLICATION", *, publication=True):
+    """A role with these rights on the outbox, and nothing else; the publication is there, unless not."""
+    role = f"relay_{outbox.name}"
+    if publication:
+        outbox.connection.execute("CREATE PUBLICATION settle_outbox FOR TABLE outbox WITH (publish = 'insert')")
+    outbox.connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'test' {attributes}")
+    outbox.connection.execute(f"GRANT {rights} ON outbox TO {role}")
+    return make_conninfo(outbox.dsn, user=role, password="test")
+
+
+def relaying_as(dsn, outbox, http_port=0):
+    class Seen:
+        bootstrap = outbox.bootstrap
+
+    Seen.dsn = as_url(dsn)
+    return relaying(Seen, http_port=http_port)
+
+
+def as_url(conninfo):
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(conninfo)
+    return f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{parts['dbname']}"
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("limit", "size"), [("1048588", 12_000_000), ("2000", 20_000)], ids=["client", "broker"])
+def test_a_row_that_can_never_be_published_is_put_aside_and_the_rest_goes_on(stack, reader, limit, size):
+    outbox = Outbox(stack, topic_config={"max.message.bytes": limit})
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port, reader=reader):
+        before = outbox.insert()
+        outbox.wait_published([before])
+        too_large = outbox.insert(payload=json.dumps(random.randbytes(size // 2).hex()))
+        after = [outbox.insert() for _ in range(300)]
+        outbox.wait_published([before, *after])
+        (dead,) = wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
+        assert (dead.id, dead.aggregateid) == (too_large, "acc-1")
+        assert "large" in dead.reason.lower()
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "the relay is ready")
+        if reader == "wal":
+            wait_until(lambda: metric(port, outbox, "dead_rows") == 1, "it is counted")
+    assert outbox.published() == [before, *after]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_dead_row_is_published_when_it_is_sent_again_and_the_cause_is_gone(stack, reader):
+    outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
+    with relaying(outbox, reader=reader):
+        too_large = outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
+        wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
+        other = outbox.insert()
+        outbox.wait_published([other])
+        allow(outbox, 1_000_000)
+        assert retry(outbox.connection, ["no-such-id"]) == []
+        assert retry(outbox.connection, [too_large]) == [too_large]
+        outbox.wait_published([other, too_large])
+    assert outbox.published() == [other, too_large]
+    assert dead_rows(outbox.connection) == []
+
+
+def test_a_dead_row_stays_dead_after_a_restart_and_a_lost_slot(stack):
+    outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
+    with relaying(outbox, cleanup=False):
+        too_large = outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
+        wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
+        first = outbox.insert()
+        outbox.wait_published([first])
+    allow(outbox, 1_000_000)
+    with relaying(outbox, cleanup=False):
+        second = outbox.insert()
+        outbox.wait_published([second])
+    outbox.drop_slot()
+    with relaying(outbox, cleanup=False):
+        third = outbox.insert()
+        outbox.wait_published([third])
+    assert too_large not in outbox.published()
+    assert sorted(outbox.published()) == sorted([first, second, third])
+
+
+def test_a_name_that_no_topic_can_have_is_put_aside(outbox):
+    with relaying(outbox):
+        bad = outbox.insert(to="no such topic")
+        good = outbox.insert()
+        outbox.wait_published([good])
+        (dead,) = wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
+    assert (dead.id, dead.reason) == (bad, "aggregatetype 'no such topic' makes no topic name")
+
+
+def test_a_row_that_cannot_be_put_aside_holds_the_rest_and_says_what_to_grant(stack):
+    outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
+    role = limited_role(outbox, "SELECT")
+    port = ports.choose(taken=set())
+    with relaying_as(role, outbox, port):
+        outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
+        after = outbox.insert()
+        wait_until(lambda: "CREATE TABLE IF NOT EXISTS public.outbox_dead" in answer(port, "/readyz")[1], "said")
+        assert after not in outbox.published()
+        from outbox_relay.dead import CREATE_TABLE
+
+        outbox.connection.execute(CREATE_TABLE)
+        outbox.connection.execute(f"GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay_{outbox.name}")
+        outbox.wait_published([after])
+
+
+def allow(outbox, size):
+    """Let the topic take records of this size."""
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, outbox.topic, incremental_configs=[entry])
+    outbox.admin.incremental_alter_configs([resource])[resource].result(30)
+    seen = threading.Event()
+    wait_until(
+        lambda: (
+            outbox.admin.describe_configs([ConfigResource(ResourceType.TOPIC, outbox.topic)])[resource]
+            .result(30)["max.message.bytes"]
+            .value
+            == str(size)
+            or seen.wait(0.05)
+        ),
+        "the limit holds",
+    )
