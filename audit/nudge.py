@@ -1,7 +1,8 @@
 """Which event does a withdrawal that stands still need to be told again?
 
-The one that the waiting step acts on; and what a service has in its outbox and the saga never heard. Both are said
-again as they were, with the same message ID, so whoever knows them already changes nothing.
+The one that the waiting step acts on, from the event store; and what a service still has in its outbox and the
+saga never heard. Both are said again as they were, with the same message ID, so whoever knows them already changes
+nothing.
 """
 
 from collections.abc import Mapping
@@ -12,8 +13,6 @@ import psycopg
 
 from audit.read import CONNECT_TIMEOUT_S
 from contracts import headers
-from contracts.events import WithdrawalRequested
-from contracts.topics import WITHDRAWAL_REQUESTS
 from processors.saga.decide import needed_for
 from producers.publish import Outgoing
 
@@ -27,9 +26,9 @@ SELECT w.account_id, w.seen, min((e.payload->>'occurred_at')::timestamptz), arra
 FROM withdrawals w JOIN event_store e USING (payment_id) WHERE payment_id = %s GROUP BY payment_id
 """
 
-_REQUEST = """
-SELECT event_id, payload::text FROM event_store WHERE payment_id = %s AND type = 'WithdrawalRequested'
-ORDER BY sequence LIMIT 1
+_HEARD = """
+SELECT DISTINCT ON (type) event_id, topic, type, payload::text
+FROM event_store WHERE payment_id = %s AND topic IS NOT NULL ORDER BY type, sequence
 """
 
 # Message IDs are ordered by time: what is older than the withdrawal is not looked at.
@@ -51,24 +50,23 @@ def to_say_again(dsns: Mapping[str, str], payment_id: UUID) -> list[Outgoing]:
     """
     with psycopg.connect(dsns["saga"], connect_timeout=CONNECT_TIMEOUT_S) as connection:
         known = connection.execute(_KNOWN, (payment_id,)).fetchone()
-        request = connection.execute(_REQUEST, (payment_id,)).fetchone()
+        heard = connection.execute(_HEARD, (payment_id,)).fetchall()
     if known is None:
         return []
     account_id, seen, first_at, types = known
     needed = needed_for(seen)
     wanted = needed.__name__ if needed is not None else None
-    said = [one for name in SERVICES for one in _said(dsns[name], payment_id, first_at)]
-    if request is not None:
-        said.insert(0, _request(account_id, *request))
-    return [one for one in said if one.event_type == wanted or one.event_type not in types]
+    again = [_heard(account_id, *event) for event in heard if event[2] == wanted]
+    unheard = [one for name in SERVICES for one in _said(dsns[name], payment_id, first_at)]
+    return again + [one for one in unheard if one.event_type not in types]
 
 
-def _request(account_id: str, event_id: UUID, payload: str) -> Outgoing:
+def _heard(account_id: str, event_id: UUID, topic: str, event_type: str, payload: str) -> Outgoing:
     fields: headers.Headers = [
         (headers.ID, str(event_id).encode()),
-        (headers.EVENT_TYPE, WithdrawalRequested.__name__.encode()),
+        (headers.EVENT_TYPE, event_type.encode()),
     ]
-    return Outgoing(WITHDRAWAL_REQUESTS.name, account_id, WithdrawalRequested.__name__, payload.encode(), fields)
+    return Outgoing(topic, account_id, event_type, payload.encode(), fields)
 
 
 def _said(dsn: str, payment_id: UUID, since: datetime) -> list[Outgoing]:

@@ -37,6 +37,7 @@ SELECT payment_id, account_id, amount_minor, currency FROM withdrawals WHERE pay
 
 _OUTBOX = "SELECT id, (payload->>'payment_id')::uuid, type FROM outbox"
 
+_DEAD = "SELECT payload->>'payment_id', type, reason FROM outbox_dead"
 _NOT_STORED = """
 SELECT n.payment_id, n.type FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS n (id, payment_id, type)
 WHERE NOT EXISTS (SELECT FROM event_store e WHERE e.payment_id = n.payment_id AND e.event_id = n.id)
@@ -54,7 +55,8 @@ class _Stored(NamedTuple):
 def unpublished(dsns: Mapping[str, str]) -> list[str]:
     """Rows that are in an outbox and whose event is not in the event store, in words.
 
-    Published rows may have been removed from the outbox; what is still there must have arrived.
+    Published rows may have been removed from the outbox; what is still there must have arrived. Rows that the
+    relay put aside, as Kafka will never take them, have not.
 
     Args:
         dsns: of ``account``, ``payment``, ``notification`` and ``saga``.
@@ -73,6 +75,10 @@ def unpublished(dsns: Mapping[str, str]) -> list[str]:
                         f"{payment_id}: {event_type} is in the outbox of {service}, but did not arrive"
                         for payment_id, event_type in missing
                     ]
+                found += [
+                    f"{payment_id}: {event_type} of {service} can never be published: {reason}"
+                    for payment_id, event_type, reason in connection.execute(_DEAD)
+                ]
     return found
 
 

@@ -50,12 +50,12 @@ AUDIT_WAIT_S = 120.0
 
 _COMPLETED = "SELECT count(*) FROM withdrawals WHERE finished_at >= %s AND finished_at < %s"
 
-# The closing event's outbox row is written by the transaction that completes the withdrawal.
+# The closing event is stored by the transaction that completes the withdrawal.
 _LATENCY = """
 SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM took) * 1000) FROM (
-    SELECT pg_xact_commit_timestamp(o.xmin) - (r.payload->>'occurred_at')::timestamptz AS took
-    FROM event_store r JOIN outbox o ON o.aggregateid = r.payment_id::text
-    WHERE r.type = 'WithdrawalRequested' AND o.type = 'WithdrawalCompleted'
+    SELECT pg_xact_commit_timestamp(c.xmin) - (r.payload->>'occurred_at')::timestamptz AS took
+    FROM event_store r JOIN event_store c USING (payment_id)
+    WHERE r.type = 'WithdrawalRequested' AND c.type = 'WithdrawalCompleted'
         AND (r.payload->>'occurred_at')::timestamptz >= %s) AS t
 """
 

@@ -27,7 +27,7 @@ from audit.run import Audit
 from audit.run import run as run_audit
 from chaos.arming import Arming
 from contracts.events import WithdrawalRequested, encode
-from contracts.topics import consumer_group
+from contracts.topics import TOPICS, consumer_group
 from processors.account.accounts import open_accounts, show_account
 from processors.saga.status import Status, read
 from producers.client import WithdrawalClient
@@ -105,19 +105,30 @@ class Settle:
                 connection.execute(statement)  # type: ignore[call-overload]
 
     def counts(self) -> dict[str, int]:
-        """How many rows each table has that a repeated message could add to."""
+        """How many rows each table, and records each topic of events, has that a repeated message could add to."""
         tables = {
-            "account": ("saga_log", "ledger", "outbox"),
-            "payment": ("payments", "outbox"),
-            "notification": ("notifications", "outbox"),
-            "saga": ("event_store", "withdrawals", "outbox"),
+            "account": ("saga_log", "ledger"),
+            "payment": ("payments",),
+            "notification": ("notifications",),
+            "saga": ("event_store", "withdrawals"),
             "provider": ("charges",),
         }
-        return {
+        rows = {
             f"{database}.{table}": self.query(database, f"SELECT count(*) FROM {table}")[0][0]
             for database, names in tables.items()
             for table in names
         }
+        return rows | {topic.name: self.length(topic.name) for topic in TOPICS if topic.name.endswith(".events")}
+
+    def length(self, topic: str) -> int:
+        """How many records a topic has ever had."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test"})
+        try:
+            partitions = consumer.list_topics(topic, 10).topics[topic].partitions
+            places = [TopicPartition(topic, partition) for partition in partitions]
+            return sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
+        finally:
+            consumer.close()
 
     def send(self, topic: str, value: bytes, key: str, **headers: str | bytes) -> tuple[int, int]:
         """Write any record; its partition and offset."""

@@ -19,6 +19,25 @@ OUTBOX_V1 = """
 """
 
 
+OUTBOX_DEAD_V1 = """
+    -- Where the relay puts a row that Kafka will never take, so that the rest can go on.
+    CREATE TABLE IF NOT EXISTS outbox_dead (
+        id            text PRIMARY KEY,
+        aggregatetype text NOT NULL,
+        aggregateid   text NOT NULL,
+        type          text NOT NULL,
+        payload       json NOT NULL,
+        traceparent   text,
+        tracestate    text,
+        position      pg_lsn NOT NULL,
+        reason        text NOT NULL,
+        died_at       timestamptz NOT NULL DEFAULT now()
+    );
+    -- Rows come and go: vacuumed by how many were removed, not by a share of what is there.
+    ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)
+"""
+
+
 def append_only_v1(table: str) -> str:
     """SQL that makes a table refuse UPDATE, DELETE and TRUNCATE, whoever asks."""
     return f"""

@@ -169,6 +169,9 @@ def test_an_outbox_row_that_did_not_arrive(settle: Settle, completed):
     """The relay's slot was set forward behind its back: the row is there, and Kafka has never seen it."""
     payment_id, account = completed
     row_id = uuid7()
+    # What is published is removed first, or the row would be removed with it: it never was in the relay's log.
+    count = "SELECT count(*) FROM outbox"
+    wait_until(lambda: settle.query("payment", count)[0][0] == 0, "published rows are removed")
     with planted(
         settle,
         "payment",
@@ -182,6 +185,20 @@ def test_an_outbox_row_that_did_not_arrive(settle: Settle, completed):
     ):
         said = named(settle, payment_id)
         assert f"{payment_id}: PaymentProcessed is in the outbox of payment, but did not arrive" in said["outbox"]
+
+
+def test_a_row_that_the_relay_put_aside(settle: Settle, completed):
+    payment_id, account = completed
+    with planted(
+        settle,
+        "payment",
+        "outbox_dead",
+        "INSERT INTO outbox_dead (id, aggregatetype, aggregateid, type, payload, position, reason) VALUES ('x', "
+        f"""'payment', '{account}', 'PaymentProcessed', '{{"payment_id": "{payment_id}"}}', '0/1', 'too large')""",
+        "DELETE FROM outbox_dead",
+    ):
+        said = named(settle, payment_id)
+        assert said == {"outbox": f"{payment_id}: PaymentProcessed of payment can never be published: too large"}
 
 
 def test_a_hole_in_a_story(settle: Settle):

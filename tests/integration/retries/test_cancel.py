@@ -155,8 +155,8 @@ def test_thousands_of_cancellations_race_their_payments_and_none_is_both_paid_an
     refunded = retrying.query("account", "SELECT payment_id FROM ledger WHERE kind = 'refund'")
     assert not {row[0] for row in paid} & {row[0] for row in refunded}
     ends = retrying.query(
-        "payment",
-        """SELECT payload->>'payment_id', count(*) FROM outbox WHERE type IN ('PaymentProcessed', 'PaymentFailed')
+        "saga",
+        """SELECT payment_id, count(*) FROM event_store WHERE type IN ('PaymentProcessed', 'PaymentFailed')
         GROUP BY 1 HAVING count(*) > 1""",
     )
     assert ends == []
