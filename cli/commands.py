@@ -40,6 +40,7 @@ COMMANDS = {
     "nudge": Command("cli.nudge", "nudge", LOOK),
     "trace": Command("cli.trace", "app", LOOK),
     "audit": Command("cli.audit", "audit", LOOK),
+    "outbox": Command("cli.outbox", "app", LOOK),
     "dead-letters": Command("cli.dead_letters", "app", LOOK),
     "compare": Command("cli.compare", "compare", COMPARE),
     "2pc": Command("cli.two_phase", "app", COMPARE),
