@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint chaos compare bench lock clean
+.PHONY: help demo up test lint chaos compare bench bench-relay lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(READY) ## Run 2,000 withdrawals on a stack of its own and audit them (a minute)
 	@$(BIN)/settle demo
@@ -30,6 +30,9 @@ chaos: $(READY) ## Break everything at random for 10 minutes, then prove that no
 
 compare: $(READY) ## Run five ways to withdraw side by side; rewrites the figures of docs/choosing.md
 	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
+
+bench-relay: $(READY) ## Measure the outbox relay; writes benchmarks/results/relay.json
+	@$(BIN)/python -m benchmarks.relay
 
 bench: $(READY) ## Measure throughput and latency; writes benchmarks/results/latest.json
 	@$(BIN)/python -m benchmarks.pipeline
