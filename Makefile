@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: $(READY) ## Run 2,000 withdrawals on a stack of its own and audit them (a minute)
+demo: $(READY) ## Run 2,000 withdrawals on a stack of its own, audited
 	@$(BIN)/settle demo
 
 up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
@@ -25,13 +25,13 @@ lint: $(READY) ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
 
-chaos: $(READY) ## Break everything at random for 10 minutes, then prove that nothing was lost
+chaos: $(READY) ## Break everything for 10 minutes; prove that nothing was lost
 	@$(BIN)/settle chaos --minutes 10 --pause --duplicates $(CHAOS)
 
-compare: $(READY) ## Run five ways to withdraw side by side; rewrites the figures of docs/choosing.md
+compare: $(READY) ## Run five ways to withdraw; rewrites docs/choosing.md
 	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
 
-bench: $(READY) ## Measure throughput and latency; writes benchmarks/results/latest.json
+bench: $(READY) ## Measure; writes benchmarks/results/latest.json
 	@$(BIN)/python -m benchmarks.pipeline
 
 lock: $(READY) ## Write the exact versions now installed to requirements.lock

@@ -66,6 +66,8 @@ class Options:
             raise ChaosError(f"rate {self.rate:g} must be from 1 to 2000 requests a second")
         if unknown := set(self.kill) - set(PARTS):
             raise ChaosError(f"there is no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+        if self.rolling and self.pause:
+            raise ChaosError("rolling restarts are no faults: leave out --pause, or --rolling")
         if not self.kill:
             raise ChaosError(f"nothing to kill: name some of {', '.join(PARTS)}")
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def status(
-    payment_id: Annotated[UUID, typer.Argument(help="As `settle request` printed it.", show_default=False)],
+    payment_id: Annotated[
+        UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle request` printed it.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     data: DataOption = None,
 ) -> None:

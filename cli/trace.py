@@ -41,12 +41,19 @@ class _ShowIsMeant(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=_ShowIsMeant, help="See the trace of a withdrawal; check that traces are whole.")
+app = typer.Typer(
+    cls=_ShowIsMeant,
+    help="See the trace of a withdrawal; check that traces are whole.",
+    no_args_is_help=True,
+    subcommand_metavar="PAYMENT_ID | COMMAND [ARGS]...",
+)
 
 
 @app.command()
 def show(
-    payment_id: Annotated[UUID, typer.Argument(help="As `settle request` printed it.", show_default=False)],
+    payment_id: Annotated[
+        UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle request` printed it.", show_default=False)
+    ],
     wait: WaitOption = 10.0,
     jaeger: JaegerOption = None,
     data: DataOption = None,
