@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -261,6 +262,21 @@ def test_every_command_has_a_help_page_at_80_columns(command):
     assert result.exit_code == 0
     assert f"Usage: settle {command}" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_ctrl_c_while_it_is_being_loaded_leaves_no_traceback():
+    code = """
+import os, signal, sys, cli
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 
 
 def test_the_version_is_printed():
