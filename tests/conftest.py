@@ -166,6 +166,14 @@ class Settle:
 
         wait_until(is_set, f"{service} goes on somewhere else")
 
+    def committed(self, service: str, places: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """From where a service would go on if it started now."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        (future,) = admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(consumer_group(service), list(places))]
+        ).values()
+        return list(future.result(timeout=10).topic_partitions)
+
     @contextmanager
     def reader(self, topic: str) -> Iterator[Consumer]:
         """A consumer of a whole topic from its beginning, in no group."""
