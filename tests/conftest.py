@@ -166,13 +166,15 @@ class Settle:
 
         wait_until(is_set, f"{service} goes on somewhere else")
 
-    def committed(self, service: str, places: Sequence[TopicPartition]) -> list[TopicPartition]:
-        """From where a service would go on if it started now."""
+    def committed(self, service: str, topic: str) -> dict[tuple[str, int], int]:
+        """From where on each partition a service would go on if it started now."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        (future,) = admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(consumer_group(service), list(places))]
-        ).values()
-        return list(future.result(timeout=10).topic_partitions)
+        places = [
+            TopicPartition(topic, number) for number in admin.list_topics(topic, 10).topics[topic].partitions
+        ]
+        request = ConsumerGroupTopicPartitions(consumer_group(service), places)
+        (future,) = admin.list_consumer_group_offsets([request]).values()
+        return {(p.topic, p.partition): max(p.offset, 0) for p in future.result(timeout=10).topic_partitions}
 
     @contextmanager
     def reader(self, topic: str) -> Iterator[Consumer]:

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 import tracing
 from contracts.topics import READ_BY
+from processors.runtime.scan import scan
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
 from tests.conftest import Settle, wait_until
@@ -149,31 +150,31 @@ def unconfirmed(settle: Settle, service: str) -> tuple[set[str], set[str]]:
     """Payment IDs beyond the offsets that a service has committed; those of them that it has handled already."""
     topic, event_type, sql = DONE[service]
     done = {str(row[0]) for row in settle.query(service, sql)}
-    found = set()
-    with settle.reader(topic) as consumer:
-        ends = {p.partition: consumer.get_watermark_offsets(p, 10)[1] for p in consumer.assignment()}
-        for place in settle.committed(service, consumer.assignment()):
-            end, place.offset = ends[place.partition], max(place.offset, 0)
-            consumer.assign([place])
-            while place.offset < end and consumer.position([place])[0].offset < end:
-                if (message := consumer.poll(1.0)) and dict(message.headers())["eventType"] == event_type.encode():
-                    found.add(json.loads(message.value())["payment_id"])
+    starts = settle.committed(service, topic)
+    found = {
+        json.loads(message.value())["payment_id"]
+        for message in scan(settle.bootstrap, [topic], starts)
+        if dict(message.headers())["eventType"] == event_type.encode()
+    }
     return found, found & done
 
 
 def test_a_stop_in_good_order_under_load_loses_and_doubles_nothing(settle: Settle):
     logs = {service: settle.stack.data / "logs" / f"{service}.log" for service in READ_BY}
     before = {service: log.stat().st_size for service, log in logs.items()}
-    # No duplicates: a second message of a withdrawal would look as if the first one had not been confirmed.
-    load = Load(settle, 800, rate=250, duplicates=0)
-    for number, service in enumerate(READ_BY):
-        load.wait_sent((number + 1) / 5)
+    for service in READ_BY:
+        # No duplicates: a second message of a withdrawal would look as if the first one had not been confirmed.
+        load = Load(settle, 300, rate=250, duplicates=0)
+        load.wait_sent(0.5)
         settle.stack.stop_service(service)
-        # What was done was also confirmed: a stop leaves nothing to be repeated but what was not begun.
-        wait_until(lambda one=service: unconfirmed(settle, one)[0], "something came while it was stopped")
-        assert not unconfirmed(settle, service)[1]
-        settle.stack.start_service(service)
-    load.finish()
+        try:
+            load.wait_sent(1.0)
+            # What was done was also confirmed: a stop leaves nothing to be repeated but what was not begun.
+            wait_until(lambda one=service: unconfirmed(settle, one)[0], "something came while it was stopped")
+            assert not unconfirmed(settle, service)[1]
+        finally:
+            settle.stack.start_service(service)
+        load.finish()
     for service, log in logs.items():
         assert b"Traceback" not in log.read_bytes()[before[service] :]
 
