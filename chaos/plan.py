@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 from contracts.topics import READ_BY, TOPICS
 from failpoints import FAILPOINTS
@@ -77,7 +76,8 @@ class Options:
         return self.minutes * 60
 
 
-class Fault(NamedTuple):
+@dataclass(frozen=True)
+class Fault:
     """One fault.
 
     Attributes:
