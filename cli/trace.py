@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli import settings
-from cli.errors import FAILED, CommandError
+from cli.errors import FAILED, BadInputError, CommandError
 from cli.settings import DataOption
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def show(
 
     found = read(settings.dsn("saga", data), payment_id)
     if found is None or found.trace_id is None:
-        raise CommandError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
+        raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
     url, trace_id = jaeger or settings.jaeger_url(), found.trace_id
     deadline = time.monotonic() + wait
     while True:

@@ -20,6 +20,7 @@ from cli.signals import on_end
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, NotRunning, StackError
 from stack.part import PartStatus
+from stack.ports import HOST
 from stack.supervisor import Stack
 
 STATE_STYLES = {"ready": "green", "pending": "dim", "stopped": "dim", "stopping": "yellow", "starting": "yellow"}
@@ -51,6 +52,10 @@ def env(data: DataOption = None) -> None:
     server = urlsplit(state.dsns["account"])
     variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
     variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
+    # For curl and kill; a part that was restarted has another process ID.
+    variables |= {f"SETTLE_{name.upper()}_HTTP": f"http://{HOST}:{port}" for name, port in state.http.items()}
+    variables |= {f"SETTLE_{name.upper()}_PID": str(pid) for name, pid in state.pids.items()}
+    variables |= {"SETTLE_UP_PID": str(state.pid)}
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
     print('# psql "$SETTLE_ACCOUNT_DSN"')

@@ -46,6 +46,7 @@ def a_stack_was_on(folder, port):
             pid=os.getpid(),
             kafka_bootstrap=f"127.0.0.1:{port}",
             dsns={name: f"postgresql://settle@127.0.0.1:{port}/{name}" for name in state.DATABASES},
+            http={"saga": 2222},
             pids={"kafka": 1},
         )
     )
@@ -297,6 +298,25 @@ def test_the_stack_that_runs_is_found(tmp_path):
     with a_stack_on(tmp_path, 1111):
         assert settings.kafka_bootstrap() == "127.0.0.1:1111"
         assert settings.dsn("saga") == "postgresql://settle@127.0.0.1:1111/saga"
+
+
+def test_env_is_for_a_shell_and_says_what_stack_json_says(tmp_path):
+    folder = tmp_path / "it's here"
+    with a_stack_on(folder, 1111):
+        result = settle("env", "--data", str(folder))
+    shown = "SETTLE_KAFKA_BOOTSTRAP SETTLE_SAGA_DSN SETTLE_DATA SETTLE_KAFKA_PID SETTLE_SAGA_HTTP PGPORT"
+    script = f'{result.stdout}\nfor name in {shown}; do eval "echo \\"\\$$name\\""; done'
+
+    found = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, timeout=30)
+
+    assert found.stdout.splitlines() == [
+        "127.0.0.1:1111",
+        "postgresql://settle@127.0.0.1:1111/saga",
+        str(folder),
+        "1",
+        "http://127.0.0.1:2222",
+        "1111",
+    ]
 
 
 def test_a_variable_counts_more_than_the_stack_on_the_default_folder(tmp_path, monkeypatch):
