@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Each has a stack of its own; most tests wait for something most of the time.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint chaos compare bench lock clean
@@ -18,7 +20,7 @@ up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 	@$(BIN)/settle up
 
 test: $(READY) ## Run all tests on real Kafka and real PostgreSQL
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .

@@ -36,9 +36,29 @@ from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
 
 WAIT_S = 60.0
+LONGEST = (
+    "test_relay.py",
+    "test_chaos.py",
+    "test_faults.py",
+    "retries",
+    "test_compare.py",
+    "test_crashes.py",
+    "test_stack.py",
+)
+"""In this order they begin, where tests are run by several workers: so none of them is left over at the end."""
 OPENING_MINOR = 1_000_000
 
 T = TypeVar("T")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together, as they share fixtures, and begin with what takes longest."""
+    names = {
+        item: item.path.parent.name if item.path.parent.name == "retries" else item.path.name for item in items
+    }
+    for item, name in names.items():
+        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: LONGEST.index(names[item]) if names[item] in LONGEST else len(LONGEST))
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
