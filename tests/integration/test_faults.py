@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -133,6 +135,28 @@ def test_the_broker_away_is_waited_for(settle: Settle):
     wait_until(lambda: all_ready(settle), "every service can work again")
 
 
+@contextmanager
+def second_instance(settle: Settle, service: str) -> Iterator[subprocess.Popen[str]]:
+    """Another instance that works beside the first; it must end in good order."""
+    environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0"}
+    command = [sys.executable, "-m", "cli.main", "run", service]
+    second = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert second.stderr is not None
+    try:
+        joined = time.monotonic()
+        while "partitions assigned" not in (line := second.stderr.readline()):
+            assert line, "the second instance ended"
+        assert time.monotonic() - joined < 30
+        yield second
+    finally:
+        second.terminate()
+        second.stderr.close()
+        try:
+            assert second.wait(30) == 0
+        finally:
+            second.kill()
+
+
 # For each service something that it does once per message, and where that message came from.
 DONE = {
     "account": ("withdrawal.requests", "WithdrawalRequested", "SELECT payment_id FROM saga_log"),
@@ -157,6 +181,19 @@ def unconfirmed(settle: Settle, service: str) -> tuple[set[str], set[str]]:
         if dict(message.headers())["eventType"] == event_type.encode()
     }
     return found, found & done
+
+
+def test_a_service_ends_when_told_to_though_kafka_is_away(settle: Settle):
+    # As after a SIGKILL of `settle up`, when the kernel tells all to end at once, and as on any machine.
+    with second_instance(settle, "saga") as second:
+        settle.stack.stop_service("kafka")
+        try:
+            second.terminate()
+            assert second.wait(30) == 0
+        finally:
+            settle.stack.start_service("kafka")
+    settle.stack.wait_ready("kafka")
+    wait_until(lambda: all_ready(settle), "every service can work again")
 
 
 def test_a_stop_in_good_order_under_load_loses_and_doubles_nothing(settle: Settle):
@@ -202,21 +239,9 @@ def test_a_second_instance_joins_without_a_pause_of_more_than_three_seconds(sett
     load = Load(settle, 2000, rate=250)
     load.wait_sent(0.1)
     ((begun,),) = settle.query("payment", "SELECT now()")
-    environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0"}
-    second = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "run", "payment"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        joined = time.monotonic()
-        while "partitions assigned" not in (line := second.stderr.readline()):
-            assert line, "the second instance ended"
-        assert time.monotonic() - joined < 30
+    with second_instance(settle, "payment"):
         load.wait_sent(0.9)
         ((ended,),) = settle.query("payment", "SELECT now()")
-    finally:
-        second.terminate()
-        second.stderr.close()
-        assert second.wait(30) == 0
     load.finish()
     ((pause_s,),) = settle.query(
         "payment",
