@@ -20,7 +20,7 @@ up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 	@$(BIN)/settle up
 
 test: $(READY) ## Run all tests on real Kafka and real PostgreSQL
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from uuid_utils.compat import uuid7
+from xdist.scheduler import LoadScopeScheduling
 
 import tracing
 from audit.run import Audit
@@ -51,14 +52,26 @@ OPENING_MINOR = 1_000_000
 T = TypeVar("T")
 
 
+def file_of(nodeid: str) -> str:
+    """What tests must stay together with, as they share a stack: a file, or the folder of the retries."""
+    path = nodeid.partition("::")[0]
+    return "retries" if "/retries/" in path else path.rpartition("/")[2]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together, as they share fixtures, and begin with what takes longest."""
-    names = {
-        item: item.path.parent.name if item.path.parent.name == "retries" else item.path.name for item in items
-    }
-    for item, name in names.items():
-        item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: LONGEST.index(names[item]) if names[item] in LONGEST else len(LONGEST))
+    files = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: files.get(file_of(item.nodeid), len(files)))
+
+
+class ByFile(LoadScopeScheduling):
+    """Hands each worker a whole file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return file_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
