@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Each has a stack of its own; most tests wait for something most of the time.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint chaos compare bench bench-relay lock clean
@@ -11,31 +13,31 @@ READY := $(VENV)/.ready
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(READY) ## Run 2,000 withdrawals on a stack of its own and audit them (a minute)
+demo: $(READY) ## Run 2,000 withdrawals on a stack of its own, audited
 	@$(BIN)/settle demo
 
 up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 	@$(BIN)/settle up
 
 test: $(READY) ## Run all tests on real Kafka and real PostgreSQL
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
 
-chaos: $(READY) ## Break everything at random for 10 minutes, then prove that nothing was lost
+chaos: $(READY) ## Break everything for 10 minutes; prove that nothing was lost
 	@$(BIN)/settle chaos --minutes 10 --pause --duplicates $(CHAOS)
 
-compare: $(READY) ## Run five ways to withdraw side by side; rewrites the figures of docs/choosing.md
+compare: $(READY) ## Run five ways to withdraw; rewrites docs/choosing.md
 	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
 
-bench-relay: $(READY) ## Measure the outbox relay; writes benchmarks/results/relay.json
-	@$(BIN)/python -m benchmarks.relay
-
-bench: $(READY) ## Measure throughput and latency; writes benchmarks/results/latest.json
+bench: $(READY) ## Measure the pipeline; writes benchmarks/results/latest.json
 	@$(BIN)/python -m benchmarks.pipeline
+
+bench-relay: $(READY) ## Measure the relay; writes benchmarks/results/relay.json
+	@$(BIN)/python -m benchmarks.relay
 
 lock: $(READY) ## Write the exact versions now installed to requirements.lock
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^settle' > requirements.lock

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 from contracts.topics import READ_BY, TOPICS
 from failpoints import FAILPOINTS
@@ -66,6 +65,8 @@ class Options:
             raise ChaosError(f"rate {self.rate:g} must be from 1 to 2000 requests a second")
         if unknown := set(self.kill) - set(PARTS):
             raise ChaosError(f"there is no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+        if self.rolling and self.pause:
+            raise ChaosError("rolling restarts are no faults: leave out --pause, or --rolling")
         if not self.kill:
             raise ChaosError(f"nothing to kill: name some of {', '.join(PARTS)}")
 
@@ -75,7 +76,8 @@ class Options:
         return self.minutes * 60
 
 
-class Fault(NamedTuple):
+@dataclass(frozen=True)
+class Fault:
     """One fault.
 
     Attributes:

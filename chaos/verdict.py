@@ -10,10 +10,10 @@ import psycopg
 
 from audit.run import Audit, Check
 from chaos.plan import Fault
-from chaos.traces import what_is_missing
 from dead_letters.letters import read_letters
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 from tracing.collector import SpanCollector
+from tracing.whole import what_is_missing
 
 RECOVERY_S_MAX = 60.0
 P99_S_MAX = 2.0
@@ -39,7 +39,7 @@ FROM withdrawals WHERE finished_at IS NOT NULL
 """
 
 _TRACED = """
-SELECT trace_id, state, extract(epoch FROM uuid_extract_timestamp(payment_id))::float8,
+SELECT trace_id, state, reason, extract(epoch FROM uuid_extract_timestamp(payment_id))::float8,
     extract(epoch FROM finished_at)::float8
 FROM withdrawals WHERE trace_id = ANY(%s) AND finished_at IS NOT NULL
 """
@@ -123,11 +123,11 @@ def check_traces(dsn: str, collector: SpanCollector, done: Sequence[Done]) -> Ch
         traced = connection.execute(_TRACED, (collector.trace_ids(),)).fetchall()
     deadline = time.monotonic() + SPANS_AFTER_S
     wrong, whole, untouched = [], 0, 0
-    for trace_id, state, asked, finished in traced:
-        missing = what_is_missing(collector.trace(trace_id), state)
+    for trace_id, state, reason, asked, finished in traced:
+        missing = what_is_missing(collector.trace(trace_id), state, reason)
         while missing is not None and time.monotonic() < deadline:
             time.sleep(SPANS_POLL_S)  # the last spans are on their way
-            missing = what_is_missing(collector.trace(trace_id), state)
+            missing = what_is_missing(collector.trace(trace_id), state, reason)
         whole += missing is None
         if any(asked < until and finished + SPANS_AFTER_S > since for since, until in quiet):
             continue

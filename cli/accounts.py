@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import settings
-from cli.errors import CommandError
+from cli.errors import BadInputError
 from cli.settings import DataOption
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ def open_(
         check_account_id(name)
     balance_minor, code = parse_amount(balance), parse_currency(currency)
     new = open_accounts(settings.dsn("account", data), wanted, balance_minor, code)
-    there = f"; {len(wanted) - len(new)} were open already" if len(new) < len(wanted) else ""
-    print(f"{len(new)} accounts opened with {format_amount(balance_minor)} {code}{there}")
+    there = f"; {len(wanted) - len(new)} open already" if len(new) < len(wanted) else ""
+    accounts = "account" if len(new) == 1 else "accounts"
+    print(f"{len(new)} {accounts} opened with {format_amount(balance_minor)} {code}{there}")
 
 
 @app.command(name="list")
@@ -68,7 +69,7 @@ def show(
 
     row = show_account(settings.dsn("account", data), account)
     if row is None:
-        raise CommandError(f"there is no account {account!r}; open it with `settle accounts open {account}`")
+        raise BadInputError(f"there is no account {account!r}; open it with `settle accounts open {account}`")
     _print([row], as_json)
 
 

@@ -21,7 +21,9 @@ CANCELLED = "cancelled"
 
 
 def cancel(
-    payment_id: Annotated[UUID, typer.Argument(help="As `settle request` printed it.", show_default=False)],
+    payment_id: Annotated[
+        UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle request` printed it.", show_default=False)
+    ],
     timeout: Annotated[float, typer.Option(min=0, help="How long to wait for the decision, seconds.")] = 30.0,
     data: DataOption = None,
 ) -> None:

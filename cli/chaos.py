@@ -11,7 +11,8 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from cli.errors import FAILED
+from cli.errors import FAILED, BadInputError
+from cli.signals import on_end
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,11 @@ def chaos(
     minutes: Annotated[float, typer.Option(help="How long the load runs.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same plan.")] = 1,
     kill: Annotated[
-        str, typer.Option(help="Who suffers: broker, database, relay, account, payment, notification, saga.")
+        str,
+        typer.Option(
+            help="Who suffers: broker, database, relay, account, payment, notification, saga.",
+            show_default="all of them",
+        ),
     ] = "broker,database,relay,account,payment,notification,saga",
     pause: Annotated[bool, typer.Option("--pause", help="Also freeze parts (SIGSTOP, SIGCONT).")] = False,
     provider_faults: Annotated[
@@ -38,7 +43,7 @@ def chaos(
     ] = False,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 100.0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.", dir_okay=False)
     ] = None,
     only_plan: Annotated[bool, typer.Option("--plan", help="Print the plan and do nothing.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data folder; a run that fails keeps it.")] = False,
@@ -52,20 +57,25 @@ def chaos(
     parts = tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
     options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, rate)
     console = Console(highlight=False)
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise BadInputError(f"{json_file} cannot be written: there is no folder {json_file.resolve().parent}")
     _print_plan(options, console)
     if only_plan:
         return
-    if json_file is not None and not json_file.parent.is_dir():
-        raise typer.BadParameter(f"folder {json_file.parent} does not exist", param_hint="--json")
+    on_end()
     folder = Path(tempfile.mkdtemp(prefix="settle-chaos-"))
-    report = None
+    keeps = keep
     try:
         report = _run(options, folder, console)
+        keeps = keep or not report.ok
         _print_report(report, console)
         if json_file is not None:
             json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    except Exception:  # whatever it was, the logs tell; not so if somebody has just had enough
+        keeps = True
+        raise
     finally:
-        if keep or (report is not None and not report.ok):
+        if keeps:
             console.print(f"data and logs are kept in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)

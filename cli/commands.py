@@ -4,13 +4,14 @@ A command's module is imported when the command is run or shown, so ``settle run
 ``settle load`` needs.
 """
 
+import sys
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
-from cli.errors import in_one_line
+from cli.errors import BAD_INPUT, in_one_line, of_command_line
 
 
 class Command(NamedTuple):
@@ -74,3 +75,18 @@ class LazyCommands(TyperGroup):
         """Run the command."""
         with in_one_line():
             return super().invoke(ctx)
+
+    def main(self, *arguments: Any, **extra: Any) -> Any:
+        """Run the program; a command line that is wrong is said in one line as well, without a box around it."""
+        if not extra.get("standalone_mode", True):
+            return super().main(*arguments, **extra)
+        try:
+            code = super().main(*arguments, **{**extra, "standalone_mode": False})
+        except Exception as error:
+            line = of_command_line(error)
+            if line is None:
+                raise
+            if line:
+                print(f"settle: {line}", file=sys.stderr)
+            code = BAD_INPUT
+        sys.exit(code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import BadInputError
+from cli.signals import on_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,7 @@ def compare(
         accounts=accounts or plan.accounts,
         hot_account=hot_account,
     )
+    on_end()
     console = Console(highlight=False)
     # What the faults make of the services is the point, and no news.
     quiet = lambda _: None  # noqa: E731

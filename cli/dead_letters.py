@@ -54,7 +54,8 @@ def list_(
         _print_table(found[-limit:], console)
     hidden = f"; the newest {limit} are shown, --limit shows more" if len(found) > limit else ""
     handled = f", {len(chosen) - len(found):,} handled" if not everything else ""
-    console.print(f"{len(found):,} dead letters{' that wait' if not everything else ''}{handled}{hidden}")
+    wait = "" if everything else f" that {'waits' if len(found) == 1 else 'wait'}"
+    console.print(f"{counted(len(found))}{wait}{handled}{hidden}")
 
 
 @app.command()
@@ -98,7 +99,7 @@ def redrive(
         sent = send_back(settings.kafka_bootstrap(data), letters, lambda count: progress.advance(task, count))
     earlier = len(letters) - sent
     console.print(
-        f"{sent:,} dead letters redriven"
+        f"{counted(sent)} redriven"
         + (f"; {earlier:,} had been sent by a redrive that was interrupted" if earlier else "")
     )
 
@@ -118,7 +119,12 @@ def discard(
 
     letters = _meant(_wanted(ids, topic, event_type, reason), everything, data)
     give_up(settings.kafka_bootstrap(data), letters, note)
-    print(f"{len(letters):,} dead letters discarded")
+    print(f"{counted(len(letters))} discarded")
+
+
+def counted(number: int) -> str:
+    """So many dead letters."""
+    return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 
 def as_fields(letter: Letter) -> dict[str, object]:

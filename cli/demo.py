@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from cli.errors import FAILED, CommandError
+from cli.signals import on_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +59,7 @@ def demo(
     from stack.supervisor import Stack
     from tracing.collector import SpanCollector
 
+    on_end()
     console = Console(highlight=False)
     with _folder(keep, console) as folder, SpanCollector() as collector:
         started = time.monotonic()

@@ -1,5 +1,6 @@
 """How does an error reach a person? As one line on standard error, with an exit code; tracebacks are for bugs."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,22 @@ EXIT_CODES = {
     "producers.errors.InvalidRequestError": BAD_INPUT,
     "producers.errors.ProducerError": FAILED,
     "psycopg.OperationalError": FAILED,
+    "psycopg.errors.UndefinedColumn": FAILED,
+    "psycopg.errors.UndefinedTable": FAILED,
     "pydantic_core._pydantic_core.ValidationError": BAD_INPUT,
     "stack.errors.AlreadyRunning": BAD_INPUT,
     "stack.errors.NotRunning": BAD_INPUT,
+    "sqlalchemy.exc.OperationalError": FAILED,
     "stack.errors.StackError": FAILED,
     "tracing.jaeger.JaegerError": FAILED,
 }
+
+
+# As libpq says it, before its advice.
+_NOT_CONNECTED = re.compile(
+    r'connection failed: connection to server at "([^"]+)"(?: \([^)]*\))?, port (\d+) failed: '
+    r"(.*?)(?: Is the server running on that host and accepting TCP/IP connections\?)?$"
+)
 
 
 class CommandError(Exception):
@@ -64,10 +75,41 @@ def exit_code(error: Exception) -> int | None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    if type(error).__module__ == "pydantic_core._pydantic_core":
+    """What an error says, without line breaks; where something is away, its address."""
+    module = type(error).__module__
+    if module == "pydantic_core._pydantic_core":
         return _of_settings(error)
-    return " ".join(str(error).split())
+    if module == "cimpl":
+        return _of_kafka(error)
+    if module == "sqlalchemy.exc":
+        error = getattr(error, "orig", None) or error
+    text = " ".join(str(error).split())
+    if type(error).__qualname__ in ("UndefinedTable", "UndefinedColumn"):
+        return (
+            f"{text.partition(' LINE ')[0]}: the schema is not there, or not of this version; run `settle migrate`"
+        )
+    found = _NOT_CONNECTED.match(text)
+    return "PostgreSQL at {}:{} does not answer: {}".format(*found.groups()) if found else text
+
+
+def of_command_line(error: Exception) -> str | None:
+    """What is wrong with a command line; empty where the help page has just said it, None for any other error."""
+    message = getattr(error, "format_message", None)
+    if message is None:
+        return None
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    context = getattr(error, "ctx", None)
+    where = f" (see `{context.command_path} --help`)" if context is not None else ""
+    return " ".join(str(message()).split()).removesuffix(".") + where
+
+
+def _of_kafka(error: Exception) -> str:
+    from cli import settings
+
+    cause = error.args[0]
+    verb = "does not answer" if cause.code() < 0 else "refuses"  # below zero it is librdkafka that says so
+    return f"Kafka at {settings.kafka_asked} {verb}: {' '.join(cause.str().split())}"
 
 
 def _of_settings(error: Exception) -> str:
@@ -76,8 +118,12 @@ def _of_settings(error: Exception) -> str:
 
     assert isinstance(error, ValidationError)
     prefix = "OTEL_" if error.title == "TracingSettings" else "SETTLE_"
+    # The first of each variable: what follows from it is no news.
+    wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
     return "; ".join(
-        f"{prefix}{details['loc'][0]}".upper()
-        + f"={details['input']!s} is wrong: {details['msg'].removeprefix('Value error, ')}"
-        for details in error.errors()
+        f"{prefix}{name}".upper()
+        # A database's URL may hold a password.
+        + ("" if name.endswith("_dsn") else f"={details['input']!s}")
+        + f" is wrong: {details['msg'].removeprefix('Value error, ')}"
+        for name, details in reversed(wrong.items())
     )

@@ -56,7 +56,11 @@ def load(
         report = run_load(client, plan_load(plan), rate=rate, stop=stop, on_progress=progress.show)
     _print_table(report)
     if report.first_failure is not None:
-        print(f"settle: {report.failed} not delivered, the first: {report.first_failure}", file=sys.stderr)
+        rest = plan.messages - report.sent if report.hopeless else 0
+        gave_up = f", {rest:,} not even tried" if rest else ""
+        print(
+            f"settle: {report.failed:,} not delivered{gave_up}; the first: {report.first_failure}", file=sys.stderr
+        )
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
     if report.failed:

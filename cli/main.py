@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli import main
 from cli.commands import LazyCommands
 
 app = typer.Typer(
@@ -25,11 +26,6 @@ def _settle(
     ] = False,
 ) -> None:
     """Move money between services that do not share a database, and always know where it stands."""
-
-
-def main() -> None:
-    """Run ``settle`` with the arguments of this process."""
-    app()
 
 
 if __name__ == "__main__":

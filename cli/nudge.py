@@ -15,7 +15,9 @@ DATABASES = ("saga", "account", "payment", "notification")
 
 
 def nudge(
-    payment_id: Annotated[UUID, typer.Argument(help="As `settle stuck` lists it.", show_default=False)],
+    payment_id: Annotated[
+        UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle stuck` lists it.", show_default=False)
+    ],
     data: DataOption = None,
 ) -> None:
     """Say again what the waiting step of a withdrawal needs to hear; harmless when repeated."""

@@ -1,11 +1,13 @@
 """How is one service run alone? ``settle run account``, configured by environment variables."""
 
+import socket
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 import failpoints
+from cli.errors import BadInputError, CommandError
 
 
 class ServiceName(StrEnum):
@@ -20,21 +22,44 @@ class ServiceName(StrEnum):
 
 
 def run(
-    service: Annotated[ServiceName, typer.Argument(help="Which one.", metavar="SERVICE", show_default=False)],
+    service: Annotated[
+        str, typer.Argument(metavar="SERVICE", help=f"{', '.join(ServiceName)}.", show_default=False)
+    ],
 ) -> None:
     """Run one service until SIGTERM or Ctrl-C; environment variables configure it."""
+    if service not in list(ServiceName):
+        raise BadInputError(f"there is no service {service!r}: it is one of {', '.join(ServiceName)}")
     failpoints.arm_from_environment()
-    if service is ServiceName.RELAY:
+    if service == ServiceName.RELAY:
         from outbox_relay.relay import run_relay
         from outbox_relay.settings import RelaySettings
 
-        run_relay(RelaySettings())
-    elif service is ServiceName.PROVIDER:
-        from processors.payment.provider.service import run_provider
-        from processors.runtime.settings import ServiceSettings
+        relay_settings = RelaySettings()
+        _check_address(relay_settings.http_host, relay_settings.http_port)
+        run_relay(relay_settings)
+        return
+    from processors.runtime.settings import ServiceSettings
 
-        run_provider(ServiceSettings())
+    settings = ServiceSettings()
+    _check_address(settings.http_host, settings.http_port)
+    if service == ServiceName.PROVIDER:
+        from processors.payment.provider.service import run_provider
+
+        run_provider(settings)
     else:
         from processors.runtime.worker import run_service
 
-        run_service(service.value)
+        run_service(service)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Whether a service may listen there; from within a server the answer would be a traceback."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise CommandError(
+            f"nothing can listen on SETTLE_HTTP_HOST={host}, SETTLE_HTTP_PORT={port}: {error.strerror}"
+        ) from None

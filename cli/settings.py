@@ -11,7 +11,12 @@ from typing import Annotated
 
 import typer
 
+from cli.errors import BadInputError
+
 DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
+
+kafka_asked: str | None = None
+"""The Kafka that this command uses: errors of Kafka's client do not name it."""
 
 DataOption = Annotated[
     Path | None,
@@ -29,7 +34,9 @@ def kafka_bootstrap(data: Path | None = None) -> str:
     """
     from producers.settings import ProducerSettings
 
-    return _variable("SETTLE_KAFKA_BOOTSTRAP", data) or ProducerSettings().kafka_bootstrap
+    global kafka_asked
+    kafka_asked = _variable("SETTLE_KAFKA_BOOTSTRAP", data) or ProducerSettings().kafka_bootstrap
+    return kafka_asked
 
 
 def dsn(database: str, data: Path | None = None) -> str:
@@ -37,10 +44,16 @@ def dsn(database: str, data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
+        BadInputError: the variable is not the URL of a database.
     """
-    from processors.runtime.settings import ServiceSettings
+    from processors.runtime.settings import ServiceSettings, check_dsn
 
-    return _variable(f"SETTLE_{database.upper()}_DSN", data) or ServiceSettings().dsn(database)
+    name = f"SETTLE_{database.upper()}_DSN"
+    found = _variable(name, data) or ServiceSettings().dsn(database)
+    try:
+        return check_dsn(found)
+    except ValueError as error:
+        raise BadInputError(f"{name} is wrong: {error}") from None
 
 
 def jaeger_url() -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from cli import settings
-from cli.errors import CommandError
+from cli.errors import BadInputError
 from cli.settings import DataOption
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def status(
-    payment_id: Annotated[UUID, typer.Argument(help="As `settle request` printed it.", show_default=False)],
+    payment_id: Annotated[
+        UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle request` printed it.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     data: DataOption = None,
 ) -> None:
@@ -30,7 +32,7 @@ def status(
 
     found = read(settings.dsn("saga", data), payment_id)
     if found is None:
-        raise CommandError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
+        raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
     if as_json:
         print(json.dumps(as_fields(found), indent=2))
         return

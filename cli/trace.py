@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli import settings
-from cli.errors import FAILED, CommandError
+from cli.errors import FAILED, BadInputError, CommandError
 from cli.settings import DataOption
 
 if TYPE_CHECKING:
@@ -41,12 +41,19 @@ class _ShowIsMeant(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=_ShowIsMeant, help="See the trace of a withdrawal; check that traces are whole.")
+app = typer.Typer(
+    cls=_ShowIsMeant,
+    help="See the trace of a withdrawal; check that traces are whole.",
+    no_args_is_help=True,
+    subcommand_metavar="PAYMENT_ID | COMMAND [ARGS]...",
+)
 
 
 @app.command()
 def show(
-    payment_id: Annotated[UUID, typer.Argument(help="As `settle request` printed it.", show_default=False)],
+    payment_id: Annotated[
+        UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle request` printed it.", show_default=False)
+    ],
     wait: WaitOption = 10.0,
     jaeger: JaegerOption = None,
     data: DataOption = None,
@@ -61,7 +68,7 @@ def show(
 
     found = read(settings.dsn("saga", data), payment_id)
     if found is None or found.trace_id is None:
-        raise CommandError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
+        raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
     url, trace_id = jaeger or settings.jaeger_url(), found.trace_id
     deadline = time.monotonic() + wait
     while True:

@@ -2,12 +2,9 @@
 
 import queue
 import shlex
-import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -19,9 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.settings import DataOption
+from cli.signals import on_end
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, NotRunning, StackError
 from stack.part import PartStatus
+from stack.ports import HOST
 from stack.supervisor import Stack
 
 STATE_STYLES = {"ready": "green", "pending": "dim", "stopped": "dim", "stopping": "yellow", "starting": "yellow"}
@@ -32,7 +31,7 @@ DISPLAY_WAIT_S = 1.0
 def up(data: DataOption = None) -> None:
     """Start Kafka, PostgreSQL, the relay and every processor; keep them running until Ctrl-C."""
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    _on_signals(signal.default_int_handler)
+    on_end()
     folder = data or stack_json.default_data_folder()
     stack = Stack(folder, note=lambda line: console.print(f"[dim]{escape(line)}[/dim]"))
     try:
@@ -53,6 +52,10 @@ def env(data: DataOption = None) -> None:
     server = urlsplit(state.dsns["account"])
     variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
     variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
+    # For curl and kill; a part that was restarted has another process ID.
+    variables |= {f"SETTLE_{name.upper()}_HTTP": f"http://{HOST}:{port}" for name, port in state.http.items()}
+    variables |= {f"SETTLE_{name.upper()}_PID": str(pid) for name, pid in state.pids.items()}
+    variables |= {"SETTLE_UP_PID": str(state.pid)}
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
     print('# psql "$SETTLE_ACCOUNT_DSN"')
@@ -64,24 +67,18 @@ def _run(stack: Stack, console: Console, display: "_Display", folder: Path) -> N
     try:
         stack.start()
         # From here on a signal is an entry in a queue: an exception could come in the middle of anything.
-        _on_signals(lambda number, _frame: asked.put(number))
+        on_end(lambda number, _frame: asked.put(number))
         display.catch_up()
         console.print(f"[bold]ready[/bold]; data and logs in {escape(str(stack.data))}")
         console.print(f'join it: eval "$({_env_command(folder)})"   stop it: Ctrl-C')
         asked.get()
     except KeyboardInterrupt:
         pass  # while it started; what had been started is stopped
-    _on_signals(lambda _number, _frame: stack.hurry())
+    on_end(lambda _number, _frame: stack.hurry())
     console.print("stopping: processors, relay, Kafka, PostgreSQL (Ctrl-C again hurries)")
     stack.stop()
     display.catch_up()
     console.print("everything is stopped")
-
-
-def _on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Every way to ask for an orderly end; a shell starts background jobs with SIGINT ignored, so that as well."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, handler)
 
 
 def _env_command(folder: Path) -> str:

@@ -4,7 +4,6 @@ A dead letter is named by the place of its original, ``<topic>/<partition>@<offs
 it. Two services that refuse the same message, or one that refuses it twice around a crash, make one dead letter.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
@@ -17,7 +16,6 @@ from dead_letters.errors import DeadLetterError
 from dead_letters.handled import Handled, read_handled
 from processors.runtime.messages import Record
 from processors.runtime.scan import scan
-from tracing import TraceContext
 
 _OURS = "dlq."
 
@@ -67,17 +65,12 @@ class Letter(msgspec.Struct):
     @property
     def trace_id(self) -> str | None:
         """Of the trace that its withdrawal has."""
-        return TraceContext(headers.text(self.record.headers, headers.TRACEPARENT), None).trace_id
+        return self.record.trace_id
 
     @property
     def payment_id(self) -> str | None:
         """Of its withdrawal, where the body can be read that far."""
-        try:
-            body = json.loads(self.record.value or b"")
-        except ValueError:
-            return None
-        found = body.get("payment_id") if isinstance(body, dict) else None
-        return found if isinstance(found, str) else None
+        return self.record.payment_id
 
 
 class Wanted(msgspec.Struct, frozen=True):

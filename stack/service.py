@@ -30,7 +30,7 @@ class Service(Part):
     """
 
     start_timeout_s = 60.0
-    stop_timeout_s = 15.0
+    stop_timeout_s = 20.0
     stop_signal = signal.SIGTERM
     hurry_signal = signal.SIGKILL
 

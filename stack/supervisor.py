@@ -126,6 +126,7 @@ class Stack:
         self._lock = FolderLock(self.data, self._note)
         self._stopping.clear()
         self._hurried = False
+        self._jobs = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="stack", daemon=True)
         self._thread.start()
         # Daemon threads live until after these, so a script that forgets to stop still ends cleanly.
@@ -137,25 +138,28 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Stop everything in order; returns when nothing is left. Ctrl-C meanwhile hurries it."""
+        """Stop everything in order; returns when nothing is left. Ctrl-C meanwhile hurries it, however often."""
         if self._thread is None:
             return
         self._stopping.set()
         stopped: Future[None] = Future()
+        # Where an earlier call was interrupted there are two of these; the first one ends the thread.
         self._jobs.put((self._stop, stopped))
-        try:
-            stopped.result()
-        except KeyboardInterrupt:
-            self.hurry()
-            stopped.result()
-            raise
-        finally:
-            if stopped.done():
+        interrupted = False
+        while self._thread.is_alive():
+            try:
                 self._thread.join()
-                self._thread = None
-                atexit.unregister(self.stop)
-                if self._lock is not None:
-                    self._lock.close()
+            except KeyboardInterrupt:
+                interrupted = True
+                self.hurry()
+        self._thread = None
+        atexit.unregister(self.stop)
+        if self._lock is not None:
+            self._lock.close()
+        if stopped.done():
+            stopped.result()
+        if interrupted:
+            raise KeyboardInterrupt
 
     def hurry(self) -> None:
         """Kill what a stop is waiting for after a short grace; a signal handler may call it."""

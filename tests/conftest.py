@@ -21,6 +21,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from uuid_utils.compat import uuid7
+from xdist.scheduler import LoadScopeScheduling
 
 import tracing
 from audit.run import Audit
@@ -36,9 +37,41 @@ from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
 
 WAIT_S = 60.0
+LONGEST = (
+    "test_relay.py",
+    "test_chaos.py",
+    "test_faults.py",
+    "retries",
+    "test_compare.py",
+    "test_crashes.py",
+    "test_stack.py",
+)
+"""In this order they begin, where tests are run by several workers: so none of them is left over at the end."""
 OPENING_MINOR = 1_000_000
 
 T = TypeVar("T")
+
+
+def file_of(nodeid: str) -> str:
+    """What tests must stay together with, as they share a stack: a file, or the folder of the retries."""
+    path = nodeid.partition("::")[0]
+    return "retries" if "/retries/" in path else path.rpartition("/")[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: files.get(file_of(item.nodeid), len(files)))
+
+
+class ByFile(LoadScopeScheduling):
+    """Hands each worker a whole file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return file_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
@@ -176,6 +209,16 @@ class Settle:
                 return False
 
         wait_until(is_set, f"{service} goes on somewhere else")
+
+    def committed(self, service: str, topic: str) -> dict[tuple[str, int], int]:
+        """From where on each partition a service would go on if it started now."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        places = [
+            TopicPartition(topic, number) for number in admin.list_topics(topic, 10).topics[topic].partitions
+        ]
+        request = ConsumerGroupTopicPartitions(consumer_group(service), places)
+        (future,) = admin.list_consumer_group_offsets([request]).values()
+        return {(p.topic, p.partition): max(p.offset, 0) for p in future.result(timeout=10).topic_partitions}
 
     @contextmanager
     def reader(self, topic: str) -> Iterator[Consumer]:

@@ -61,6 +61,11 @@ class Notification(msgspec.Struct):
     attempts: int = 0
     next_attempt_at: datetime | None = None
 
+    @property
+    def key(self) -> tuple[UUID, str]:
+        """Payment ID and template: there is never a second mail with the same two."""
+        return self.payment_id, self.template
+
     def mail(self) -> Mail:
         """The mail to send."""
         words = {

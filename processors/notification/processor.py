@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
+from uuid import UUID
 
 from opentelemetry.trace import SpanKind
 
@@ -11,7 +12,7 @@ from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
 from contracts.topics import READ_BY
 from processors.notification import store
 from processors.notification.decide import Notification, admit, conclude
-from processors.notification.mailer import Mailer, mailer_for
+from processors.notification.mailer import Delivery, Mailer, mailer_for
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch, spans, transaction_spans
 from processors.runtime.database import Database
@@ -21,6 +22,9 @@ from processors.runtime.settings import ServiceSettings, recipient
 
 DUE_MAX = 500
 """Mails tried again in one transaction at the most."""
+
+FATES_MAX = 100_000
+"""Mails whose fate is remembered until it is committed; beyond that one might leave again."""
 
 
 class NotificationProcessor(Processor):
@@ -35,6 +39,9 @@ class NotificationProcessor(Processor):
         self._mailer = mailer or mailer_for(settings)
         self._policy = settings.retry_policy()
         self._due_database = Database(settings.notification_dsn, "notification-due")
+        # What became of mails, as long as that is not committed: a batch that comes again, as the database went
+        # away or refuses one of its rows, sends none of them a second time.
+        self._fates: dict[tuple[UUID, str], Delivery] = {}
 
     async def process(self, batch: Batch) -> None:
         """Admit, send, write."""
@@ -43,6 +50,7 @@ class NotificationProcessor(Processor):
         emitted = await self._attempt(new, probe=False)
         async with batch.transaction(self.database) as connection:
             await store.insert(connection, new, emitted)
+        self._forget(new)
 
     async def work_due(self) -> int:
         """Try pending mails again whose time has come.
@@ -56,6 +64,7 @@ class NotificationProcessor(Processor):
             due = await store.lock_due(connection, datetime.now(UTC), limit)
             with transaction_spans(self.name, [one.context for one in due]):
                 await store.update(connection, due, await self._attempt(due, probe=True))
+        self._forget(due)
         return len(due)
 
     async def close(self) -> None:
@@ -66,16 +75,24 @@ class NotificationProcessor(Processor):
     async def _attempt(self, notifications: Sequence[Notification], *, probe: bool) -> list[Emitted]:
         if not notifications:
             return []
+        known = {n.key: self._fates[n.key] for n in notifications if n.key in self._fates}
+        new = [n for n in notifications if n.key not in known]
         about = {"settle.mail.count": len(notifications)}
         with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about):
-            deliveries = await self._mailer.send([n.mail() for n in notifications], probe=probe)
+            deliveries = await self._mailer.send([n.mail() for n in new], probe=probe)
+        fates = dict(zip((n.key for n in new), deliveries, strict=True))
+        if len(self._fates) > FATES_MAX:
+            self._fates.clear()
+        self._fates |= fates
         failpoints.hit("notification.mail-sent")
+        fates |= known
         now = datetime.now(UTC)
-        concluded = (
-            conclude(notification, delivery, now, self._policy)
-            for notification, delivery in zip(notifications, deliveries, strict=True)
-        )
+        concluded = (conclude(one, fates[one.key], now, self._policy) for one in notifications)
         return [event for event in concluded if event is not None]
+
+    def _forget(self, notifications: Sequence[Notification]) -> None:
+        for one in notifications:
+            self._fates.pop(one.key, None)
 
 
 app = create_app(NotificationProcessor)

@@ -6,8 +6,10 @@ confluent-kafka consumer instead of Faust's own, which costs some 110 µs an eve
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import faust
@@ -41,6 +43,9 @@ GC_THRESHOLD = 200_000
 
 STOP_S = 10.0
 """How long a stop waits for the batch under way."""
+
+LEAVE_S = 5.0
+"""How long it then waits for Kafka to take the offsets and the farewell."""
 
 log = structlog.get_logger()
 
@@ -175,11 +180,37 @@ class Intake(Service):
             self._due_work.cancel()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, consumer.close)
+            await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)  # whatever it is asked now
+            if not await _within(LEAVE_S, consumer.close):
+                log.warning("Kafka does not answer, leaving without a farewell; the last batch may be repeated")
         self._thread.shutdown(wait=False)
         await self.readiness.close()
         await self._processor.close()
         tracing.shutdown()
+
+
+def _nothing() -> None:
+    """Done when everything before it is done."""
+
+
+async def _within(limit_s: float, call: Callable[[], None]) -> bool:
+    """Whether a call that blocks has ended in time; if not, it is left behind and holds up no end of the process.
+
+    Without a broker librdkafka's close never returns.
+    """
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        call()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=run, name="leave", daemon=True).start()
+    try:
+        await asyncio.wait_for(ended.wait(), limit_s)
+    except TimeoutError:
+        return False
+    return True
 
 
 def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.App:

@@ -1,5 +1,6 @@
 """What does a service see of a Kafka record? An event with its place and trace context, or why it is none."""
 
+import json
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
@@ -28,6 +29,21 @@ class Record(msgspec.Struct, frozen=True):
     def place(self) -> str:
         """Where it is: ``<topic>/<partition>@<offset>``."""
         return f"{self.topic}/{self.partition}@{self.offset}"
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of the trace that its withdrawal has."""
+        return TraceContext(headers.text(self.headers, headers.TRACEPARENT), None).trace_id
+
+    @property
+    def payment_id(self) -> str | None:
+        """Of its withdrawal, where the body can be read that far."""
+        try:
+            body = json.loads(self.value or b"")
+        except ValueError:
+            return None
+        found = body.get("payment_id") if isinstance(body, dict) else None
+        return found if isinstance(found, str) else None
 
 
 class Message(msgspec.Struct):

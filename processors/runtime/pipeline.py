@@ -11,6 +11,7 @@ its messages: then it waits for someone to mend it.
 """
 
 import asyncio
+import sysconfig
 import time
 import traceback
 from collections import Counter as Tally
@@ -43,6 +44,8 @@ ALL_FAIL_MIN = 20
 """Where so many messages fail and none succeeds, none of them is the culprit."""
 
 FAILS = "fails each time it is tried"
+
+_NOT_OURS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 log = structlog.get_logger()
 
@@ -89,7 +92,7 @@ class Pipeline:
                     if failures >= tries:
                         return error
                     if not isinstance(error, LOST_RACES):
-                        log.exception("batch failed, trying again", messages=len(batch.messages))
+                        log.exception("batch failed, trying again", **_about(batch.messages))
                 metrics.BATCH_RETRIES.labels(service, type(error).__name__).inc()
                 batch.note(f"retry after {type(error).__name__}")
             await asyncio.sleep(pause_s)
@@ -99,7 +102,7 @@ class Pipeline:
         """Do what can be done of a batch that fails; what fails alone as well is refused."""
         count = len(batch.messages)
         while True:
-            log.error("batch fails, looking for the culprit", messages=count, exc_info=error)
+            log.error("batch fails, looking for the culprit", **_about(batch.messages), exc_info=error)
             done = await self._halve(batch, batch.messages)
             if done or count < ALL_FAIL_MIN:
                 return
@@ -143,7 +146,15 @@ class Pipeline:
         failpoints.hit(f"{service}.dead-letters-sent")
         metrics.DEAD_LETTERS.labels(service).inc(len(letters))
         for letter in letters:
-            log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error)
+            record = letter.record
+            log.error(
+                "dead letter",
+                place=record.place,
+                reason=letter.reason,
+                error=letter.error,
+                payment_id=record.payment_id,
+                trace_id=record.trace_id,
+            )
 
     def _read(self, records: Sequence[Record]) -> Batch:
         messages: list[Message] = []
@@ -166,10 +177,19 @@ class Pipeline:
         return Batch(service, messages, dead_letters)
 
 
+def _about(messages: Sequence[Message]) -> dict[str, object]:
+    """What a log line says of messages: how many, and of a single one which."""
+    if len(messages) != 1:
+        return {"messages": len(messages)}
+    (message,) = messages
+    return {"messages": 1, "payment_id": str(message.event.payment_id), "trace_id": message.context.trace_id}
+
+
 def last_line(error: Exception) -> str:
-    """An error as the last line of its stack trace tells it, with the place in the code that raised it."""
+    """An error as the last line of its stack trace tells it, with the place in our code that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    # What we call by way of context managers comes back through the standard library.
+    ours = [frame for frame in frames if not frame.filename.startswith(_NOT_OURS)] or frames
     place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno} in {ours[-1].name})" if ours else ""
     return f"{type(error).__name__}: {_first_line(error)}{place}"
 

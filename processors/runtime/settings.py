@@ -80,6 +80,11 @@ class ServiceSettings(BaseSettings):
     provider_decline_share: float = Field(0.0, ge=0, le=1, description="simulated provider: share declined")
     provider_outage_share: float = Field(0.0, ge=0, le=1, description="simulated provider: share unavailable")
 
+    @field_validator("account_dsn", "payment_dsn", "notification_dsn", "saga_dsn", "provider_dsn")
+    @classmethod
+    def _is_a_database(cls, dsn: str) -> str:
+        return check_dsn(dsn)
+
     @field_validator("retry_backoff_s", mode="before")
     @classmethod
     def _is_a_json_list(cls, value: object) -> object:
@@ -117,6 +122,25 @@ class ServiceSettings(BaseSettings):
     def dsn(self, service: str) -> str:
         """The DSN of a service's database: ``account``, ``payment``, ``notification``, ``saga``, ``provider``."""
         return str(getattr(self, f"{service}_dsn"))
+
+
+def check_dsn(dsn: str) -> str:
+    """The URL of a database, as it is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    # Imported here: most who read settings need no database.
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(dsn)
+        if dsn.startswith("postgresql://"):
+            return dsn
+    except psycopg.ProgrammingError:
+        pass  # what libpq says of it may contain a password
+    raise ValueError("not a URL such as postgresql://settle@127.0.0.1:5432/account")
 
 
 def recipient(template: str, account_id: str) -> str:

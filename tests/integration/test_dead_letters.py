@@ -64,7 +64,7 @@ def test_what_was_refused_is_listed_shown_mended_and_redriven_once(settle: Settl
     payment_id = str(poisoned.requests[0].payment_id)
     listed = cli(settle, "list", "--reason", "poison_", payment_id)
     assert letter.id in "".join(listed.stdout.split())
-    assert "1 dead letters that wait" in listed.stdout
+    assert "1 dead letter that waits" in listed.stdout
     assert max(map(len, listed.stdout.splitlines())) <= 80
     shown = cli(settle, "show", letter.id).stdout
     assert f"payment     {payment_id}" in shown
@@ -75,7 +75,7 @@ def test_what_was_refused_is_listed_shown_mended_and_redriven_once(settle: Settl
 
     poisoned.mend()
     done = cli(settle, "redrive", letter.id)
-    assert (done.exit_code, done.stdout) == (0, "1 dead letters redriven\n")
+    assert (done.exit_code, done.stdout) == (0, "1 dead letter redriven\n")
     assert settle.finished(poisoned.requests[0].payment_id).state == "completed"
     assert times_on_topic(settle, letter.record) == 2
 

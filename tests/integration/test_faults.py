@@ -1,10 +1,13 @@
 """Whatever dies, whenever: every withdrawal ends, once, and no cent is lost or doubled."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -14,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 import tracing
 from contracts.topics import READ_BY
+from processors.runtime.scan import scan
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
 from tests.conftest import Settle, wait_until
@@ -131,16 +135,85 @@ def test_the_broker_away_is_waited_for(settle: Settle):
     wait_until(lambda: all_ready(settle), "every service can work again")
 
 
+@contextmanager
+def second_instance(settle: Settle, service: str) -> Iterator[subprocess.Popen[str]]:
+    """Another instance that works beside the first; it must end in good order."""
+    environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0"}
+    command = [sys.executable, "-m", "cli.main", "run", service]
+    second = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert second.stderr is not None
+    try:
+        joined = time.monotonic()
+        while "partitions assigned" not in (line := second.stderr.readline()):
+            assert line, "the second instance ended"
+        assert time.monotonic() - joined < 30
+        yield second
+    finally:
+        second.terminate()
+        second.stderr.close()
+        try:
+            assert second.wait(30) == 0
+        finally:
+            second.kill()
+
+
+# For each service something that it does once per message, and where that message came from.
+DONE = {
+    "account": ("withdrawal.requests", "WithdrawalRequested", "SELECT payment_id FROM saga_log"),
+    "payment": ("account.events", "MoneyDeducted", "SELECT payment_id FROM payments"),
+    "notification": ("payment.events", "PaymentProcessed", "SELECT payment_id FROM notifications"),
+    "saga": (
+        "withdrawal.requests",
+        "WithdrawalRequested",
+        "SELECT payment_id FROM event_store WHERE type = 'WithdrawalRequested'",
+    ),
+}
+
+
+def unconfirmed(settle: Settle, service: str) -> tuple[set[str], set[str]]:
+    """Payment IDs beyond the offsets that a service has committed; those of them that it has handled already."""
+    topic, event_type, sql = DONE[service]
+    done = {str(row[0]) for row in settle.query(service, sql)}
+    starts = settle.committed(service, topic)
+    found = {
+        json.loads(message.value())["payment_id"]
+        for message in scan(settle.bootstrap, [topic], starts)
+        if dict(message.headers())["eventType"] == event_type.encode()
+    }
+    return found, found & done
+
+
+def test_a_service_ends_when_told_to_though_kafka_is_away(settle: Settle):
+    # As after a SIGKILL of `settle up`, when the kernel tells all to end at once, and as on any machine.
+    with second_instance(settle, "saga") as second:
+        settle.stack.stop_service("kafka")
+        try:
+            second.terminate()
+            assert second.wait(30) == 0
+        finally:
+            settle.stack.start_service("kafka")
+    settle.stack.wait_ready("kafka")
+    wait_until(lambda: all_ready(settle), "every service can work again")
+
+
 def test_a_stop_in_good_order_under_load_loses_and_doubles_nothing(settle: Settle):
-    load = Load(settle, 800, rate=250)
-    for number, service in enumerate(READ_BY):
-        load.wait_sent((number + 1) / 5)
+    logs = {service: settle.stack.data / "logs" / f"{service}.log" for service in READ_BY}
+    before = {service: log.stat().st_size for service, log in logs.items()}
+    for service in READ_BY:
+        # No duplicates: a second message of a withdrawal would look as if the first one had not been confirmed.
+        load = Load(settle, 300, rate=250, duplicates=0)
+        load.wait_sent(0.5)
         settle.stack.stop_service(service)
-        settle.stack.start_service(service)
-    load.finish()
-    # A batch that was finished was also confirmed: a stop leaves nothing to be repeated but what was not begun.
-    log = (settle.stack.data / "logs" / "account.log").read_text()
-    assert "Traceback" not in log
+        try:
+            load.wait_sent(1.0)
+            # What was done was also confirmed: a stop leaves nothing to be repeated but what was not begun.
+            wait_until(lambda one=service: unconfirmed(settle, one)[0], "something came while it was stopped")
+            assert not unconfirmed(settle, service)[1]
+        finally:
+            settle.stack.start_service(service)
+        load.finish()
+    for service, log in logs.items():
+        assert b"Traceback" not in log.read_bytes()[before[service] :]
 
 
 def test_whole_topics_replayed_from_their_beginning_change_nothing(settle: Settle):
@@ -166,21 +239,9 @@ def test_a_second_instance_joins_without_a_pause_of_more_than_three_seconds(sett
     load = Load(settle, 2000, rate=250)
     load.wait_sent(0.1)
     ((begun,),) = settle.query("payment", "SELECT now()")
-    environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0"}
-    second = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "run", "payment"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        joined = time.monotonic()
-        while "partitions assigned" not in (line := second.stderr.readline()):
-            assert line, "the second instance ended"
-        assert time.monotonic() - joined < 30
+    with second_instance(settle, "payment"):
         load.wait_sent(0.9)
         ((ended,),) = settle.query("payment", "SELECT now()")
-    finally:
-        second.terminate()
-        second.stderr.close()
-        assert second.wait(30) == 0
     load.finish()
     ((pause_s,),) = settle.query(
         "payment",

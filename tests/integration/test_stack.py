@@ -9,6 +9,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -223,23 +224,48 @@ def test_a_service_that_cannot_start_is_named_and_nothing_is_left() -> None:
         assert not holders(Path(folder).resolve() / "children.lock")
 
 
-def test_settle_up_stops_in_order_when_told_to() -> None:
+@contextmanager
+def settle_up(folder: str) -> Iterator[subprocess.Popen[str]]:
+    """``settle up`` of broker and database alone, as a terminal starts it."""
     script = "import typer, cli.up; app = typer.Typer(); app.command()(cli.up.up); app()"
     patch = "import cli.up, functools; cli.up.Stack = functools.partial(cli.up.Stack, services=()); "
-    with tempfile.TemporaryDirectory() as folder:
-        settle_up = subprocess.Popen(
-            [sys.executable, "-c", patch + script, "--data", folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert settle_up.stdout is not None
+    process = subprocess.Popen(
+        [sys.executable, "-c", patch + script, "--data", folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+        assert not holders(Path(folder).resolve() / "children.lock")
+    finally:
+        process.kill()
+        process.communicate(timeout=WAIT_S)
+
+
+def test_settle_up_stops_in_order_when_told_to() -> None:
+    with tempfile.TemporaryDirectory() as folder, settle_up(folder) as process:
+        assert process.stdout is not None
         lines = []
-        for line in settle_up.stdout:
+        for line in process.stdout:
             lines.append(line)
             if line.startswith("ready"):
-                settle_up.send_signal(signal.SIGTERM)
-        assert settle_up.wait(WAIT_S) == 0, lines
+                process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0, lines
         assert lines[-1] == "everything is stopped\n"
         assert max(map(len, lines)) <= 81
-        assert not holders(Path(folder).resolve() / "children.lock")
+
+
+def test_settle_up_ends_however_often_ctrl_c_is_pressed_while_it_starts() -> None:
+    with tempfile.TemporaryDirectory() as folder, settle_up(folder) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while not line.startswith("postgres      starting"):
+            line = process.stdout.readline()
+            assert line
+        deadline = time.monotonic() + WAIT_S
+        while process.poll() is None:
+            assert time.monotonic() < deadline, "it hangs"
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)  # as fast as a hand can be
+        assert "Traceback" not in process.stdout.read()

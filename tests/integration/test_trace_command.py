@@ -4,6 +4,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID, uuid4
 
 import pytest
 from typer.testing import CliRunner
@@ -33,10 +34,20 @@ def as_jaeger(span):
 def jaeger(settle: Settle):
     """The collector's spans, as Jaeger would tell of them; without those of which ``lost`` is true."""
 
+    def newest(service, operation, limit):
+        roots = [
+            span
+            for trace_id in settle.collector.trace_ids()
+            for span in settle.collector.trace(trace_id)
+            if (span.service, span.name) == (service, operation)
+        ]
+        roots.sort(key=lambda span: span.start_ns)
+        return [span.trace_id for span in roots[-int(limit) :]]
+
     class Api(BaseHTTPRequestHandler):
         def do_GET(self):
             asked = parse_qsl(urlsplit(self.path).query)
-            ids = [value for name, value in asked if name == "traceID"] or settle.collector.trace_ids()[-50:]
+            ids = [value for name, value in asked if name == "traceID"] or newest(**dict(asked))
             data = []
             for trace_id in ids:
                 spans = [span for span in settle.collector.trace(trace_id) if not server.lost(span)]
@@ -85,6 +96,10 @@ def test_trace_draws_the_tree_and_links_to_it(settle: Settle, run):
 
 def test_check_finds_all_whole_and_one_lost_span(settle: Settle, jaeger, run):
     account = settle.open_account()
+    # The newest, whatever their IDs: this one is older, though its ID is higher than any made from the time.
+    old = settle.client.request(account, "10.00", payment_id=UUID(int=uuid4().int | 0xF << 124))
+    settle.finished(old.payment_id)
+    jaeger.lost = lambda span: span.trace_id == old.trace_id
     receipts = [settle.client.request(account, amount) for amount in ("10.00", "10.05", "999999.00")]
     for receipt in receipts:
         settle.finished(receipt.payment_id)

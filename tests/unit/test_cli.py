@@ -2,9 +2,12 @@
 
 import importlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from uuid import UUID
 
 import pytest
 from confluent_kafka import KafkaException
@@ -43,6 +46,7 @@ def a_stack_was_on(folder, port):
             pid=os.getpid(),
             kafka_bootstrap=f"127.0.0.1:{port}",
             dsns={name: f"postgresql://settle@127.0.0.1:{port}/{name}" for name in state.DATABASES},
+            http={"saga": 2222},
             pids={"kafka": 1},
         )
     )
@@ -98,6 +102,18 @@ def a_stack_on(folder, port):
             "load --count 1 --declined 0.7 --insufficient 0.7",
             "declined and insufficient together are more than 1",
         ),
+        (
+            "chaos --json /nowhere/report.json",
+            "/nowhere/report.json cannot be written: there is no folder /nowhere",
+        ),
+        ("chaos --rolling --pause", "rolling restarts are no faults: leave out --pause, or --rolling"),
+        (
+            "run nobody",
+            "there is no service 'nobody': it is one of account, payment, notification, saga, relay, provider",
+        ),
+        ("nonsense", "No such command 'nonsense' (see `settle --help`)"),
+        ("status", "Missing argument 'PAYMENT_ID' (see `settle status --help`)"),
+        ("request --account acc-1", "Missing option '--amount' (see `settle request --help`)"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_with_exit_code_2(arguments, line):
@@ -107,12 +123,24 @@ def test_bad_input_is_refused_in_one_line_with_exit_code_2(arguments, line):
     assert result.stderr == f"settle: {line}\n"
 
 
-@pytest.mark.parametrize("arguments", ["request --account acc-1", "run nobody", "nonsense", "load --count x"])
-def test_a_command_line_that_is_wrong_is_exit_code_2(arguments):
+@pytest.mark.parametrize(
+    "arguments", ["load --count x", "cancel 12", "stuck --older-than -1", "trace check --last 0"]
+)
+def test_a_value_that_is_wrong_is_named_in_one_line_with_exit_code_2(arguments):
     result = settle(*arguments.split())
 
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Error" in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("settle: Invalid value for '")
+
+
+@pytest.mark.parametrize("arguments", ["", "accounts", "trace", "dead-letters", "2pc"])
+def test_without_a_command_the_help_page_is_shown(arguments):
+    result = settle(*arguments.split())
+
+    assert result.exit_code == 2
+    assert "Usage: settle" in result.stdout
+    assert result.stderr == ""
 
 
 @pytest.mark.parametrize("arguments", ["request --account acc-1 --amount 1.00", "load --count 10"])
@@ -126,6 +154,57 @@ def test_without_kafka_a_command_fails_and_names_the_address(arguments):
     assert len(result.stderr.splitlines()) == 1
     assert f"Kafka at {NOBODY} did not take withdrawal" in result.stderr
     assert "Connection refused" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", ["accounts list", f"status {UUID(int=1)}", "stuck", "migrate", "2pc recover"]
+)
+def test_without_a_database_a_command_fails_and_names_the_address(arguments, monkeypatch):
+    for database in state.DATABASES:
+        monkeypatch.setenv(f"SETTLE_{database.upper()}_DSN", f"postgresql://settle@{NOBODY}/{database}")
+
+    result = settle(*arguments.split())
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"settle: PostgreSQL at {NOBODY} does not answer: Connection refused\n"
+
+
+def test_a_kafka_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", NOBODY)
+    monkeypatch.setattr("processors.runtime.topics.TIMEOUT_S", 0.5)
+
+    result = settle("topics")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"settle: Kafka at {NOBODY} does not answer: ")
+
+
+@pytest.mark.parametrize("dsn", ["nonsense", "host=127.0.0.1 password=secret", "mysql://me:secret@127.0.0.1/x"])
+@pytest.mark.parametrize("arguments", ["accounts list", "run account"])
+def test_a_database_url_that_is_none_is_named_but_not_told(arguments, dsn, monkeypatch):
+    monkeypatch.setenv("SETTLE_ACCOUNT_DSN", dsn)
+
+    result = settle(*arguments.split())
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("settle: SETTLE_ACCOUNT_DSN is wrong: not ")
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("service", ["account", "relay", "provider"])
+def test_a_service_whose_port_is_taken_says_so_in_one_line(service):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        variables = {"SETTLE_HTTP_PORT": str(port), "SETTLE_ACCOUNT_DSN": f"postgresql://settle@{NOBODY}/account"}
+        result = subprocess.run(
+            [*SETTLE, "run", service], env=os.environ | variables, capture_output=True, text=True, timeout=30
+        )
+
+    assert result.returncode == 1
+    where = f"SETTLE_HTTP_HOST=127.0.0.1, SETTLE_HTTP_PORT={port}"
+    assert result.stderr == f"settle: nothing can listen on {where}: Address already in use\n"
 
 
 def test_a_variable_that_is_wrong_is_named(monkeypatch):
@@ -186,6 +265,21 @@ def test_every_command_has_a_help_page_at_80_columns(command):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_ctrl_c_while_it_is_being_loaded_leaves_no_traceback():
+    code = """
+import os, signal, sys, cli
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
+
+
 def test_the_version_is_printed():
     assert settle("--version").stdout.startswith("settle 0.")
 
@@ -204,6 +298,25 @@ def test_the_stack_that_runs_is_found(tmp_path):
     with a_stack_on(tmp_path, 1111):
         assert settings.kafka_bootstrap() == "127.0.0.1:1111"
         assert settings.dsn("saga") == "postgresql://settle@127.0.0.1:1111/saga"
+
+
+def test_env_is_for_a_shell_and_says_what_stack_json_says(tmp_path):
+    folder = tmp_path / "it's here"
+    with a_stack_on(folder, 1111):
+        result = settle("env", "--data", str(folder))
+    shown = "SETTLE_KAFKA_BOOTSTRAP SETTLE_SAGA_DSN SETTLE_DATA SETTLE_KAFKA_PID SETTLE_SAGA_HTTP PGPORT"
+    script = f'{result.stdout}\nfor name in {shown}; do eval "echo \\"\\$$name\\""; done'
+
+    found = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, timeout=30)
+
+    assert found.stdout.splitlines() == [
+        "127.0.0.1:1111",
+        "postgresql://settle@127.0.0.1:1111/saga",
+        str(folder),
+        "1",
+        "http://127.0.0.1:2222",
+        "1111",
+    ]
 
 
 def test_a_variable_counts_more_than_the_stack_on_the_default_folder(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Which failures are waited for, which are dead-lettered, and does everybody else go on in order?"""
 
 import asyncio
+import json
+from contextlib import ExitStack
 from uuid import uuid4
 
 import psycopg
@@ -13,7 +15,7 @@ from contracts.events import WithdrawalRequested, encode
 from processors.runtime import pipeline
 from processors.runtime.database import LostRace, is_nobodys_fault
 from processors.runtime.messages import Record
-from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline
+from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline, last_line
 from tests.unit.messages import request
 
 
@@ -152,3 +154,14 @@ def test_where_many_fail_and_none_succeeds_the_service_waits_to_be_mended():
 
     service = Mended(range(ALL_FAIL_MIN)).run(ALL_FAIL_MIN)
     assert (service.letters, service.done) == ([], list(range(ALL_FAIL_MIN)))
+
+
+def test_the_last_line_of_an_error_names_the_place_in_our_code_and_not_in_a_library():
+    with pytest.raises(ValueError) as raised, ExitStack() as stack:
+        stack.callback(json.loads, "{")
+
+    line = last_line(raised.value)
+
+    assert line.startswith("JSONDecodeError: Expecting property name")
+    assert "(test_pipeline.py:" in line
+    assert line.endswith("in test_the_last_line_of_an_error_names_the_place_in_our_code_and_not_in_a_library)")

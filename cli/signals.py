@@ -1,0 +1,14 @@
+"""How is a command that runs a stack told to end? By Ctrl-C, and likewise by SIGTERM or a terminal that closes."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+
+def on_end(handler: Callable[[int, FrameType | None], object] = signal.default_int_handler) -> None:
+    """Have every request for an orderly end handled alike: by default as Ctrl-C, so that nothing is left behind.
+
+    A shell starts background jobs with SIGINT ignored; that is undone as well.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)

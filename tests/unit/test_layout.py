@@ -1,0 +1,53 @@
+"""Does the code read as its map says? Imports flow down without cycles, and no file is long."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+LINES_MAX = 430
+"""About 400: a file answers one question."""
+
+PACKAGES = sorted(folder.parent.name for folder in ROOT.glob("*/__init__.py") if folder.parent.name != "tests")
+FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported_by(package: str) -> set[str]:
+    """The packages of ours that one imports, wherever in its code."""
+    found = set()
+    for file in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+    return (found & set(PACKAGES)) - {package}
+
+
+def test_packages_import_each_other_without_cycles():
+    order = list(TopologicalSorter({package: imported_by(package) for package in PACKAGES}).static_order())
+    assert order[-1] in ("cli", "benchmarks")
+
+
+@pytest.mark.parametrize("package", ["contracts", "tracing", "failpoints"])
+def test_the_ground_floor_imports_nothing_of_ours(package):
+    assert imported_by(package) == set()
+
+
+@pytest.mark.parametrize("service", ["account", "payment", "notification", "saga"])
+def test_deciding_knows_no_database_no_kafka_and_no_faust(service):
+    text = (ROOT / "processors" / service / "decide.py").read_text()
+    imports = {
+        name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    assert not {name.partition(".")[0] for name in imports} & {"psycopg", "sqlalchemy", "confluent_kafka", "faust"}
+
+
+def test_no_file_is_longer_than_a_question_takes_to_answer():
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
+    assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
