@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from cli.environment import refuse_development_defaults
 from cli.errors import in_one_line
 
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "migrate": Command("cli.prepare", "migrate", RUN),
     "topics": Command("cli.prepare", "topics", RUN),
     "run": Command("cli.run", "run", RUN),
+    "settings": Command("cli.environment", "show", RUN),
     "request": Command("cli.request", "request", ASK),
     "load": Command("cli.load", "load", ASK),
     "cancel": Command("cli.cancel", "cancel", ASK),
@@ -70,6 +72,7 @@ class LazyCommands(TyperGroup):
         return typer.main.get_command(holder)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command, if it may run with these environment variables."""
         with in_one_line():
+            refuse_development_defaults()
             return super().invoke(ctx)
