@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint chaos compare bench lock clean
+.PHONY: help demo up test test-compose lint chaos compare bench lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(READY) ## Run 2,000 withdrawals on a stack of its own and audit them (a minute)
 	@$(BIN)/settle demo
@@ -20,10 +20,17 @@ up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 test: $(READY) ## Run all tests on real Kafka and real PostgreSQL
 	@$(BIN)/python -m pytest
 
-lint: $(READY) ## Check style and types
+test-compose: $(READY) ## Test the compose stack; needs a Docker engine
+	@$(BIN)/python -m pytest tests/compose
+
+lint: $(READY) ## Check style and types; docker-compose.yml and Dockerfile where there are tools for it
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
+	@if docker compose version >/dev/null 2>&1; then docker compose --profile '*' config --quiet; \
+	else echo 'docker-compose.yml is not checked: no docker compose here'; fi
+	@if command -v hadolint >/dev/null; then hadolint Dockerfile; \
+	else echo 'Dockerfile is not checked: no hadolint here'; fi
 
 chaos: $(READY) ## Break everything at random for 10 minutes, then prove that nothing was lost
 	@$(BIN)/settle chaos --minutes 10 --pause --duplicates $(CHAOS)
