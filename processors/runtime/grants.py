@@ -48,11 +48,13 @@ _RELAY = """
 GRANT SELECT, DELETE ON outbox TO relay;
 """
 
-# What could not be published is put aside by the relay, and looked after by people.
+# What can never be published is put aside by the relay; people list it, and put it back into the outbox.
 _DEAD_ROWS = """
 DO $$ BEGIN
     IF to_regclass('public.outbox_dead') IS NOT NULL THEN
-        GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_dead TO relay, operator;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_dead TO relay;
+        GRANT SELECT, DELETE ON outbox_dead TO operator;
+        GRANT INSERT, DELETE ON outbox TO operator;
     END IF;
 END $$
 """
