@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint chaos compare bench bench-relay lock clean
+.PHONY: help demo up test test-compose lint chaos compare bench bench-relay lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,10 +22,17 @@ up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 test: $(READY) ## Run all tests on real Kafka and real PostgreSQL
 	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
-lint: $(READY) ## Check style and types
+test-compose: $(READY) ## Test the compose stack; needs a Docker engine
+	@$(BIN)/python -m pytest tests/compose
+
+lint: $(READY) ## Check style and types, and the compose file where it can be
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
+	@if docker compose version >/dev/null 2>&1; then docker compose --profile '*' config --quiet; \
+	else echo 'docker-compose.yml is not checked: no docker compose here'; fi
+	@if command -v hadolint >/dev/null; then hadolint Dockerfile; \
+	else echo 'Dockerfile is not checked: no hadolint here'; fi
 
 chaos: $(READY) ## Break everything for 10 minutes; prove that nothing was lost
 	@$(BIN)/settle chaos --minutes 10 --pause --duplicates $(CHAOS)

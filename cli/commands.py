@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from cli.environment import refuse_development_defaults
 from cli.errors import BAD_INPUT, in_one_line, of_command_line
 
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "migrate": Command("cli.prepare", "migrate", RUN),
     "topics": Command("cli.prepare", "topics", RUN),
     "run": Command("cli.run", "run", RUN),
+    "settings": Command("cli.environment", "show", RUN),
     "request": Command("cli.request", "request", ASK),
     "load": Command("cli.load", "load", ASK),
     "cancel": Command("cli.cancel", "cancel", ASK),
@@ -72,8 +74,9 @@ class LazyCommands(TyperGroup):
         return typer.main.get_command(holder)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command, if it may run with these environment variables."""
         with in_one_line():
+            refuse_development_defaults()
             return super().invoke(ctx)
 
     def main(self, *arguments: Any, **extra: Any) -> Any:

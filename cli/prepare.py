@@ -7,28 +7,49 @@ from typing import Annotated
 import typer
 
 from cli import settings
+from cli.errors import BadInputError
 from cli.settings import DataOption
 
 
-def migrate(data: DataOption = None) -> None:
+def migrate(
+    grant: Annotated[
+        bool,
+        typer.Option(
+            "--grant", help="Also let the roles of deploy/postgres/roles.sql do their work, and no more."
+        ),
+    ] = False,
+    data: DataOption = None,
+) -> None:
     """Bring every database to the newest schema; harmless when it is there already."""
+    from processors.runtime.grants import grant as let_work
     from processors.runtime.migrations import VERSIONS
     from processors.runtime.migrations import migrate as bring_up
 
     for database in VERSIONS:
-        bring_up(database, settings.dsn(database, data))
-        print(f"{database}: schema is up to date")
+        dsn = settings.dsn(database, data)
+        bring_up(database, dsn)
+        if grant:
+            let_work(database, dsn)
+        print(f"{database}: schema is up to date" + (", roles may do their work" if grant else ""))
 
 
 def topics(
     partitions: Annotated[int, typer.Option(min=1, help="Of each new topic; bounds the instances.")] = 4,
     replication: Annotated[int, typer.Option(min=1, help="Copies of each; 3 in production.")] = 1,
+    min_insync: Annotated[
+        int, typer.Option(min=1, help="Copies that must have a record before it counts; 2 in production.")
+    ] = 1,
+    retention_days: Annotated[
+        float, typer.Option(min=0, help="How long records are kept; 0 = for ever, as dead letters always are.")
+    ] = 7.0,
     data: DataOption = None,
 ) -> None:
     """Create the topics that are missing, and their dead-letter topics."""
     from contracts.topics import DEAD_LETTERS_HANDLED, all_topic_names
     from processors.runtime.topics import ensure_topics
 
-    created = ensure_topics(settings.kafka_bootstrap(data), partitions, replication)
+    if min_insync > replication:
+        raise BadInputError(f"of {replication} copies never {min_insync} are in sync: nothing could be written")
+    created = ensure_topics(settings.kafka_bootstrap(data), partitions, replication, min_insync, retention_days)
     for name in (*all_topic_names(), DEAD_LETTERS_HANDLED):
         print(f"{name}: {'created' if name in created else 'is there'}")

@@ -54,6 +54,9 @@ class BatchConsumer:
                 "group.id": group,
                 "client.id": group,
                 "group.protocol": "consumer",  # KIP-848: no stop-the-world rebalance
+                # Each topic is shared out evenly, and all alike: an account is with one instance, on every topic.
+                # The default counts partitions of any topic, and may leave an instance with those of a silent one.
+                "group.remote.assignor": "range",
                 "auto.offset.reset": "earliest",
                 "enable.auto.offset.store": False,
                 "auto.commit.interval.ms": 500,

@@ -7,27 +7,39 @@ from confluent_kafka.cimpl import NewTopic
 from contracts.topics import DEAD_LETTERS_HANDLED, TOPICS
 
 TIMEOUT_S = 15.0
+DAY_MS = 86_400_000
+FOR_EVER = -1
 
 
-def ensure_topics(bootstrap: str, partitions: int = 4, replication_factor: int = 1) -> list[str]:
+def ensure_topics(
+    bootstrap: str,
+    partitions: int = 4,
+    replication_factor: int = 1,
+    min_insync_replicas: int = 1,
+    retention_days: float = 7.0,
+) -> list[str]:
     """Create the topics and their dead-letter topics where they are missing; returns the names created.
 
     Args:
         bootstrap: ``host:port`` of any broker.
         partitions: of each new topic; bounds how many instances of a service share the work.
         replication_factor: copies of each partition; 3 in production.
+        min_insync_replicas: copies that must have a record before its producer is told so; 2 in production.
+        retention_days: how long records are kept, 0 = for ever; dead letters always are.
 
     Raises:
         KafkaException: the broker does not answer, or refuses.
     """
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     existing = admin.list_topics(timeout=TIMEOUT_S).topics
+    safe = {"min.insync.replicas": str(min_insync_replicas)}
+    kept = {"retention.ms": str(round(retention_days * DAY_MS) or FOR_EVER)}
     wanted = [
-        NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=config)
+        NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=safe | config)
         for name, config, partitions in (
-            *((topic.name, {}, partitions) for topic in TOPICS),
+            *((topic.name, kept, partitions) for topic in TOPICS),
             # Until someone has looked at them, which may be after a long holiday.
-            *((topic.dead_letters, {"retention.ms": "-1"}, partitions) for topic in TOPICS),
+            *((topic.dead_letters, {"retention.ms": str(FOR_EVER)}, partitions) for topic in TOPICS),
             (DEAD_LETTERS_HANDLED, {"cleanup.policy": "compact"}, 1),
         )
         if name not in existing

@@ -18,6 +18,7 @@ CLASSES = (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings)
 
 # Read by themselves, without a settings class.
 OTHERS = {
+    "SETTLE_ENV": "development",
     "SETTLE_CACHE": "a folder in your cache directory",
     "SETTLE_FAILPOINT": "",
     "SETTLE_JAEGER_URL": DEFAULT_JAEGER_URL,

@@ -1,0 +1,85 @@
+"""Who may do what in each database? A service what its statements need; the relay and the people less still.
+
+The roles are those of ``deploy/postgres/roles.sql``. Tables belong to the role that migrates, so no service can
+change a schema, nor switch off the triggers by which ``ledger``, ``event_store`` and ``charges`` only grow.
+"""
+
+import psycopg
+
+CONNECT_TIMEOUT_S = 5
+
+PUBLICATION = """
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'settle_outbox') THEN
+        CREATE PUBLICATION settle_outbox FOR TABLE public.outbox
+            WITH (publish = 'insert', publish_via_partition_root = true);
+    END IF;
+END $$
+"""
+"""What the relay would make by itself, had it the right: only a table's owner has."""
+
+_SERVICE = {
+    "account": """
+        GRANT SELECT, UPDATE ON accounts TO account;
+        GRANT SELECT, INSERT, UPDATE ON saga_log TO account;
+        GRANT SELECT, INSERT ON ledger TO account;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON refunds_due TO account;
+        GRANT INSERT ON outbox TO account;
+    """,
+    "payment": """
+        GRANT SELECT, INSERT, UPDATE ON payments TO payment;
+        GRANT INSERT ON outbox TO payment;
+    """,
+    "notification": """
+        GRANT SELECT, INSERT, UPDATE ON notifications TO notification;
+        GRANT INSERT ON outbox TO notification;
+    """,
+    "saga": """
+        GRANT SELECT, INSERT, UPDATE ON withdrawals TO saga;
+        GRANT SELECT, INSERT ON event_store TO saga;
+        GRANT INSERT ON outbox TO saga;
+    """,
+    "provider": """
+        GRANT SELECT, INSERT ON charges TO provider;
+    """,
+}
+
+_RELAY = """
+GRANT SELECT, DELETE ON outbox TO relay;
+"""
+
+# What can never be published is put aside by the relay; people list it, and put it back into the outbox.
+_DEAD_ROWS = """
+DO $$ BEGIN
+    IF to_regclass('public.outbox_dead') IS NOT NULL THEN
+        GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_dead TO relay;
+        GRANT SELECT, DELETE ON outbox_dead TO operator;
+        GRANT INSERT, DELETE ON outbox TO operator;
+    END IF;
+END $$
+"""
+
+_OPERATOR = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO operator"
+
+_OPEN_ACCOUNTS = "GRANT INSERT ON accounts TO operator"
+
+
+def grant(database: str, dsn: str) -> None:
+    """Let each role do its work in a database that has its newest schema; safe to run again.
+
+    Args:
+        database: ``account``, ``payment``, ``notification``, ``saga`` or ``provider``.
+        dsn: of the role that migrates: the owner of tables and database.
+
+    Raises:
+        psycopg.errors.UndefinedObject: a role does not exist.
+        psycopg.OperationalError: the database does not answer.
+    """
+    statements = [_SERVICE[database], _OPERATOR]
+    if database == "account":
+        statements.append(_OPEN_ACCOUNTS)
+    if database != "provider":
+        statements += [PUBLICATION, _RELAY, _DEAD_ROWS]
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        for statement in statements:
+            connection.execute(statement)

@@ -1,0 +1,106 @@
+"""Does production refuse the passwords that everybody knows, and does nobody see the others?"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.environment import DEVELOPMENT_DEFAULT
+from cli.main import app
+
+ROOT = Path(__file__).parents[2]
+EVERYBODY_KNOWS = f"postgresql://saga:{DEVELOPMENT_DEFAULT}@postgres/saga"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SETTLE_", "OTEL_"))]:
+        monkeypatch.delenv(name)
+
+
+def settle(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.mark.parametrize("command", [["settings"], ["run", "saga"], ["run", "relay"], ["migrate"], ["audit"]])
+def test_production_refuses_development_defaults(monkeypatch, command):
+    monkeypatch.setenv("SETTLE_ENV", "production")
+    monkeypatch.setenv("SETTLE_SAGA_DSN", EVERYBODY_KNOWS)
+    monkeypatch.setenv("POSTGRES_PASSWORD", DEVELOPMENT_DEFAULT)
+
+    result = settle(*command)
+
+    assert result.exit_code == 2, result.exception
+    (line,) = result.stderr.splitlines()
+    assert "SETTLE_ENV=production refuses the development defaults of POSTGRES_PASSWORD, SETTLE_SAGA_DSN" in line
+
+
+def test_an_environment_that_is_misspelt_is_not_taken_for_development(monkeypatch):
+    monkeypatch.setenv("SETTLE_ENV", "prod")
+
+    result = settle("settings")
+
+    assert result.exit_code == 2
+    assert "SETTLE_ENV=prod is wrong" in result.stderr
+
+
+@pytest.mark.parametrize("environment", ["development", "", None])
+def test_development_takes_them(monkeypatch, environment):
+    monkeypatch.setenv("SETTLE_SAGA_DSN", EVERYBODY_KNOWS)
+    if environment is not None:
+        monkeypatch.setenv("SETTLE_ENV", environment)
+
+    assert settle("settings").exit_code == 0
+
+
+def test_a_production_with_passwords_of_its_own_is_fine_and_they_are_not_shown(monkeypatch):
+    monkeypatch.setenv("SETTLE_ENV", "production")
+    monkeypatch.setenv("SETTLE_SAGA_DSN", "postgresql://saga:hunter2@postgres/saga")
+    monkeypatch.setenv("SETTLE_RELAY_SOURCES", "postgresql://a:hunter2@x/a postgresql://b:hunter2@x/b")
+    monkeypatch.setenv("SETTLE_OWNER_PASSWORD", "hunter2")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2")
+
+    result = settle("settings")
+
+    assert result.exit_code == 0
+    assert "SETTLE_SAGA_DSN=postgresql://saga:***@postgres/saga" in result.stdout
+    assert "hunter2" not in result.stdout
+
+
+def test_a_wrong_setting_is_found_before_anything_starts(monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "5")
+
+    result = settle("settings")
+
+    assert result.exit_code == 2
+    assert "OTEL_TRACES_SAMPLER_ARG=5 is wrong" in result.stderr
+
+
+def test_every_secret_of_the_compose_file_says_that_it_is_for_development_only():
+    compose = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text()
+
+    used = re.findall(r"\$\{([A-Z_]*PASSWORD):-([^}]*)\}", compose)
+    assert {default for _, default in used} == {DEVELOPMENT_DEFAULT}
+    assert len(used) == len(re.findall(r"PASSWORD[^:\n]*:-|PASSWORD\}", compose))
+    shown = dict(re.findall(r"^([A-Z_]*PASSWORD)=(.*)$", example, re.MULTILINE))
+    assert shown == dict(used)
+
+
+def test_whatever_compose_reads_is_explained_with_its_default():
+    compose = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text()
+
+    read = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", compose))
+    assert read == dict(re.findall(r"^([A-Z_]+)=(.*)$", example, re.MULTILINE))
+
+
+def test_the_first_look_sees_every_secret():
+    compose = (ROOT / "docker-compose.yml").read_text()
+    preflight = compose.partition("\n  preflight:\n")[2].partition("\n\n")[0]
+
+    assert set(re.findall(r"\$\{([A-Z_]*PASSWORD)", preflight)) == set(
+        re.findall(r"\$\{([A-Z_]*PASSWORD)", compose)
+    )
