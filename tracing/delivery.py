@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 QUEUE_MAX = 20_000
 BATCH_MAX = 1_000
@@ -21,6 +21,7 @@ STOP_S = 5.0
 
 EXPORTED = Counter("settle_spans_exported_total", "Spans that the collector took")
 DROPPED = Counter("settle_spans_dropped_total", "Spans that were given up", ["reason"])
+QUEUED = Gauge("settle_spans_queued", "Spans that wait for the collector")
 
 GIVE_UP_S = 1.0
 """How long it then waits for the sending to notice."""
@@ -83,6 +84,7 @@ class BoundedSpans(SpanProcessor):
             max_export_batch_size=min(BATCH_MAX, queue_max),
             schedule_delay_millis=DELAY_MS,
         )
+        QUEUED.set_function(lambda: max(self._queued - self._exporter.handed, 0))
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing: a span is of interest when it has ended."""

@@ -11,12 +11,16 @@ from contracts.events import PaymentFailed, WithdrawalRequested
 from contracts.topics import READ_BY
 from processors.account import store
 from processors.account.decide import Decision, decide
+from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch, transaction_spans
 from processors.runtime.database import Database, is_nobodys_fault
 from processors.runtime.messages import Message, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
+
+REFUND = "refund"
+"""What is tried again, in the metrics."""
 
 log = structlog.get_logger()
 
@@ -40,6 +44,7 @@ class AccountProcessor(Processor):
         """Lock, read, decide, write."""
         async with batch.transaction(self.database) as connection:
             decision = await _apply(connection, batch.messages)
+        batch.emitted += decision.emitted
         batch.dead_letters += decision.dead_letters
 
     async def keep(self, message: Message, error: str) -> bool:
@@ -47,6 +52,7 @@ class AccountProcessor(Processor):
         if not isinstance(message.event, PaymentFailed):
             return False
         next_attempt_at = self._policy.next_at(1, datetime.now(UTC))
+        metrics.RETRIES.labels(REFUND).inc()
         await store.keep_refund(await self.database.connect(), message, error, next_attempt_at)
         log.error("a refund is refused, trying again", payment_id=str(message.event.payment_id), error=error)
         return True
@@ -68,8 +74,11 @@ class AccountProcessor(Processor):
             except psycopg.Error as error:
                 if is_nobodys_fault(error):
                     raise
+                metrics.RETRIES.labels(REFUND).inc()
+                decision = Decision()
                 at = self._policy.next_at(due.attempts + 1, datetime.now(UTC))
                 await store.postpone_refund(connection, due, str(error), at)
+        metrics.count_decisions(decision.emitted)
         return 1
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 import aiosmtplib
 import msgspec
 
+from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
 from processors.runtime.calls import Calls
 from processors.runtime.settings import ServiceSettings
@@ -127,6 +128,7 @@ class SmtpMailer:
     def __init__(self, host: str, port: int, sender: str, timeout_s: float, rests_s: Sequence[float]) -> None:
         self._host, self._port, self._sender, self._timeout_s = host, port, sender, timeout_s
         self._breaker = Breaker(rests_s)
+        metrics.CIRCUIT_OPEN.labels("smtp").set_function(lambda: not self._breaker.is_closed)
         self._calls = Calls(SMTP_CONNECTIONS_MAX, SMTP_BUDGET_S, self._breaker)
 
     def capacity(self, at_most: int) -> int:

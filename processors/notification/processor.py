@@ -11,7 +11,8 @@ from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
 from contracts.topics import READ_BY
 from processors.notification import store
 from processors.notification.decide import Notification, admit, conclude
-from processors.notification.mailer import Mailer, mailer_for
+from processors.notification.mailer import Mailer, Undelivered, mailer_for
+from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch, spans, transaction_spans
 from processors.runtime.database import Database
@@ -21,6 +22,9 @@ from processors.runtime.settings import ServiceSettings, recipient
 
 DUE_MAX = 500
 """Mails tried again in one transaction at the most."""
+
+MAIL = "mail"
+"""What is tried again, in the metrics."""
 
 
 class NotificationProcessor(Processor):
@@ -43,6 +47,7 @@ class NotificationProcessor(Processor):
         emitted = await self._attempt(new, probe=False)
         async with batch.transaction(self.database) as connection:
             await store.insert(connection, new, emitted)
+        batch.emitted += emitted
 
     async def work_due(self) -> int:
         """Try pending mails again whose time has come.
@@ -55,7 +60,9 @@ class NotificationProcessor(Processor):
         async with self._due_database.transaction() as connection:
             due = await store.lock_due(connection, datetime.now(UTC), limit)
             with transaction_spans(self.name, [one.context for one in due]):
-                await store.update(connection, due, await self._attempt(due, probe=True))
+                emitted = await self._attempt(due, probe=True)
+                await store.update(connection, due, emitted)
+        metrics.count_decisions(emitted)
         return len(due)
 
     async def close(self) -> None:
@@ -75,7 +82,9 @@ class NotificationProcessor(Processor):
             conclude(notification, delivery, now, self._policy)
             for notification, delivery in zip(notifications, deliveries, strict=True)
         )
-        return [event for event in concluded if event is not None]
+        emitted = [event for event in concluded if event is not None]
+        metrics.RETRIES.labels(MAIL).inc(sum(isinstance(delivery, Undelivered) for delivery in deliveries))
+        return emitted
 
 
 app = create_app(NotificationProcessor)

@@ -1,6 +1,6 @@
 """The payment service: deductions and cancellations in, payouts by the provider, paid and failed payments out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from copy import copy
 from datetime import UTC, datetime, timedelta
@@ -16,8 +16,9 @@ from contracts.events import CancelRequested, MoneyDeducted
 from contracts.topics import READ_BY
 from processors.payment import store
 from processors.payment.decide import CANCELLED, Payment, admit, cancel, conclude, count_attempt, must_void
-from processors.payment.gateway import Outcome, PaymentGateway
+from processors.payment.gateway import Outcome, PaymentGateway, Unavailable
 from processors.payment.provider import gateway_for
+from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch, spans, transaction_spans
 from processors.runtime.database import Database, is_nobodys_fault
@@ -27,6 +28,8 @@ from processors.runtime.settings import ServiceSettings
 
 DUE_MAX = 500
 """Payments tried again in one round at the most."""
+
+CHARGE, VOID = "charge", "void"
 
 log = structlog.get_logger()
 
@@ -78,6 +81,7 @@ class PaymentProcessor(Processor):
                 emitted += decision.emitted
                 admission.dead_letters += decision.dead_letters
             await store.emit(connection, emitted)
+        batch.emitted += emitted
         batch.dead_letters += admission.dead_letters
 
     async def work_due(self) -> int:
@@ -118,8 +122,10 @@ class PaymentProcessor(Processor):
         # No answer is not a refusal: only once the provider says that it never will, the payment has failed.
         to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy)]
         if to_void:
-            with self._spans("void", to_void):
-                outcomes |= await self._gateway.void([payment.charge() for payment in to_void])
+            with self._spans(VOID, to_void):
+                voided = await self._gateway.void([payment.charge() for payment in to_void])
+            _count_retries(VOID, voided)
+            outcomes |= voided
         return outcomes
 
     async def _write_each(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
@@ -150,12 +156,15 @@ class PaymentProcessor(Processor):
                     emitted += conclude(payment, outcomes[payment_id], now, self._policy, ours[payment_id])
                 await store.update(connection, kept)
                 await store.emit(connection, emitted)
+        metrics.count_decisions(emitted)
 
     async def _charge(self, payments: Sequence[Payment], *, probe: bool) -> dict[UUID, Outcome]:
         if not payments:
             return {}
-        with self._spans("charge", payments):
-            return dict(await self._gateway.charge([payment.charge() for payment in payments], probe=probe))
+        with self._spans(CHARGE, payments):
+            outcomes = await self._gateway.charge([payment.charge() for payment in payments], probe=probe)
+        _count_retries(CHARGE, outcomes)
+        return dict(outcomes)
 
     def _spans(self, operation: str, payments: Sequence[Payment]) -> AbstractContextManager[None]:
         about: dict[str, str | int] = {
@@ -163,6 +172,10 @@ class PaymentProcessor(Processor):
             "settle.provider.charges": len(payments),
         }
         return spans([p.context for p in payments], f"{operation} provider", SpanKind.CLIENT, about)
+
+
+def _count_retries(operation: str, outcomes: Mapping[UUID, Outcome]) -> None:
+    metrics.RETRIES.labels(operation).inc(sum(isinstance(outcome, Unavailable) for outcome in outcomes.values()))
 
 
 app = create_app(PaymentProcessor)

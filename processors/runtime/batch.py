@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 import failpoints
 from contracts.topics import consumer_group
 from processors.runtime.database import Database
-from processors.runtime.messages import DeadLetter, Message
+from processors.runtime.messages import DeadLetter, Emitted, Message
 from tracing import TraceContext, context_of, is_sampled, start_span
 from tracing import attributes as names
 
@@ -67,12 +67,14 @@ class Batch:
 
     Attributes:
         messages: those the service handles, in order per partition.
+        emitted: the events that follow, written in the transaction.
         dead_letters: records that cannot be handled; published after the transaction, before the offsets.
     """
 
     def __init__(self, service: str, messages: Sequence[Message], dead_letters: Sequence[DeadLetter] = ()):
         self.service = service
         self.messages = messages
+        self.emitted: list[Emitted] = []
         self._unreadable = tuple(dead_letters)
         self.dead_letters: list[DeadLetter] = list(dead_letters)
         self._batch_span: Span | None = None
@@ -97,8 +99,9 @@ class Batch:
         """Send a readable message to the dead letters."""
         self.dead_letters.append(DeadLetter(message.record, reason, error))
 
-    def forget_refusals(self) -> None:
-        """Start over: the next attempt decides anew who is refused."""
+    def start_over(self) -> None:
+        """The next attempt decides anew what follows and who is refused."""
+        self.emitted = []
         self.dead_letters = list(self._unreadable)
 
     def begin_spans(self) -> None:

@@ -59,7 +59,6 @@ class Pipeline:
         """Process the records; returns when all they cause is committed, and only then."""
         started = time.perf_counter()
         batch = self._read(records)
-        service = self._processor.name
         batch.begin_spans()
         try:
             if batch.messages and (error := await self._try(batch, TRIES_TOGETHER)) is not None:
@@ -68,8 +67,8 @@ class Pipeline:
                 await self._publish(batch.dead_letters)
         finally:
             batch.end_spans()
-        metrics.BATCH_SECONDS.labels(service).observe(time.perf_counter() - started)
-        metrics.BATCH_MESSAGES.labels(service).observe(len(records))
+        metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
+        metrics.BATCH_MESSAGES.observe(len(records))
 
     async def _try(self, batch: Batch, tries: int) -> Exception | None:
         """Try until it is committed, then None; the last error, if it raised so often through its own fault."""
@@ -79,9 +78,10 @@ class Pipeline:
             try:
                 await self._processor.process(batch)
                 failpoints.hit(f"{service}.committed")
+                metrics.count_decisions(batch.emitted)
                 return None
             except Exception as error:
-                batch.forget_refusals()
+                batch.start_over()
                 if isinstance(error, psycopg.OperationalError) and not isinstance(error, LOST_RACES):
                     log.warning("database does not answer, waiting", error=_first_line(error))
                 if not is_nobodys_fault(error):
@@ -90,7 +90,7 @@ class Pipeline:
                         return error
                     if not isinstance(error, LOST_RACES):
                         log.exception("batch failed, trying again", messages=len(batch.messages))
-                metrics.BATCH_RETRIES.labels(service, type(error).__name__).inc()
+                metrics.BATCH_RETRIES.labels(type(error).__name__).inc()
                 batch.note(f"retry after {type(error).__name__}")
             await asyncio.sleep(pause_s)
         raise AssertionError  # pauses never end
@@ -104,7 +104,7 @@ class Pipeline:
             if done or count < ALL_FAIL_MIN:
                 return
             log.error("not one message of a batch succeeds: mend the service; it waits", messages=count)
-            batch.forget_refusals()
+            batch.start_over()
             await asyncio.sleep(BATCH_RETRY_S[-1])
 
     async def _halve(self, batch: Batch, messages: Sequence[Message]) -> int:
@@ -141,8 +141,8 @@ class Pipeline:
                 log.warning("Kafka does not take dead letters, waiting", error=str(error))
             await asyncio.sleep(pause_s)
         failpoints.hit(f"{service}.dead-letters-sent")
-        metrics.DEAD_LETTERS.labels(service).inc(len(letters))
         for letter in letters:
+            metrics.DEAD_LETTERS.labels(letter.record.topic).inc()
             log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error)
 
     def _read(self, records: Sequence[Record]) -> Batch:
@@ -157,13 +157,12 @@ class Pipeline:
                 dead_letters.append(found)
             elif not found.known:
                 unknown[found.event_type] += 1
-        service = self._processor.name
         for event_type, count in unknown.items():
-            metrics.SKIPPED.labels(service, event_type).inc(count)
+            metrics.SKIPPED.labels(event_type).inc(count)
             log.warning("unknown event type skipped", event_type=event_type, count=count)
         for handled, count in Tally(type(message.event).__name__ for message in messages).items():
-            metrics.MESSAGES.labels(service, handled).inc(count)
-        return Batch(service, messages, dead_letters)
+            metrics.MESSAGES.labels(handled).inc(count)
+        return Batch(self._processor.name, messages, dead_letters)
 
 
 def last_line(error: Exception) -> str:

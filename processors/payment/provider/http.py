@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
+from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
 from processors.runtime.calls import Calls
 from processors.runtime.settings import ServiceSettings
@@ -51,6 +52,7 @@ class HttpProvider:
         self._calls = Calls(settings.provider_connections, BUDGET_S, self._breaker)
         self._url = str(settings.provider_url)
         self._tls = httpx.create_ssl_context()
+        metrics.CIRCUIT_OPEN.labels("provider").set_function(lambda: not self._breaker.is_closed)
         # One client for each connection: a pool looks at all of its connections for each request.
         self._idle: list[httpx.AsyncClient] = []
         self.round_s_max = BUDGET_S + self._timeout_s
