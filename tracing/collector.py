@@ -7,6 +7,7 @@ Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 import gzip
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -121,6 +122,12 @@ class SpanCollector:
             self._changed.notify_all()
 
 
+def event_text(name: str, values: Iterable[object]) -> str:
+    """A span event for a person: its name, and what it says."""
+    said = ", ".join(str(value) for value in values)
+    return f"{name}: {said}" if said else name
+
+
 def _span(span: Any, service: str) -> CollectedSpan:
     return CollectedSpan(
         trace_id=span.trace_id.hex(),
@@ -134,7 +141,7 @@ def _span(span: Any, service: str) -> CollectedSpan:
         attributes={a.key: _value(a.value) for a in span.attributes},
         links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
         error=span.status.message or "error" if span.status.code == STATUS_ERROR else None,
-        events=[event.name for event in span.events],
+        events=[event_text(event.name, [_value(a.value) for a in event.attributes]) for event in span.events],
     )
 
 

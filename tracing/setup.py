@@ -9,13 +9,16 @@ import random
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracing.delivery import BoundedSpans
+
+LINKS_MAX = 1_000
+"""Links of one span; the OpenTelemetry default, 128, is less than a batch holds under load."""
 
 
 class TracingSettings(BaseSettings):
@@ -58,6 +61,7 @@ def configure(
     provider = TracerProvider(
         resource=Resource.create({"service.name": f"settle-{service}"}),
         sampler=ParentBased(ALWAYS_ON),
+        span_limits=SpanLimits(max_links=LINKS_MAX),
         shutdown_on_exit=False,
     )
     provider.add_span_processor(BoundedSpans(exporter or OTLPSpanExporter()))

@@ -4,24 +4,28 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 import failpoints
 from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
 from contracts.topics import READ_BY
 from processors.notification import store
 from processors.notification.decide import Notification, admit, conclude
-from processors.notification.mailer import Mailer, Undelivered, mailer_for
+from processors.notification.mailer import Delivery, Mailer, NotTried, Refused, Undelivered, mailer_for
 from processors.runtime import metrics
 from processors.runtime.app import create_app
-from processors.runtime.batch import Batch, spans, transaction_spans
+from processors.runtime.batch import Batch
 from processors.runtime.database import Database
+from processors.runtime.hops import by_context, fail, remark, retry, spans, transaction_spans
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings, recipient
+from tracing import attributes as names
 
 DUE_MAX = 500
 """Mails tried again in one transaction at the most."""
+
+TEMPLATE = "settle.mail.template"
 
 MAIL = "mail"
 """What is tried again, in the metrics."""
@@ -59,9 +63,11 @@ class NotificationProcessor(Processor):
             return 0
         async with self._due_database.transaction() as connection:
             due = await store.lock_due(connection, datetime.now(UTC), limit)
-            with transaction_spans(self.name, [one.context for one in due]):
+            contexts = [one.context for one in due]
+            with transaction_spans(self.name, self._due_database, contexts) as hops:
                 emitted = await self._attempt(due, probe=True)
                 await store.update(connection, due, emitted)
+                remark(emitted, by_context(hops, contexts))
         metrics.count_decisions(emitted)
         return len(due)
 
@@ -73,9 +79,11 @@ class NotificationProcessor(Processor):
     async def _attempt(self, notifications: Sequence[Notification], *, probe: bool) -> list[Emitted]:
         if not notifications:
             return []
-        about = {"settle.mail.count": len(notifications)}
-        with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about):
+        about = {**self._mailer.attributes, names.MESSAGES: len(notifications)}
+        with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about) as hops:
             deliveries = await self._mailer.send([n.mail() for n in notifications], probe=probe)
+            for place, span in hops.items():
+                _tell(span, notifications[place], deliveries[place])
         failpoints.hit("notification.mail-sent")
         now = datetime.now(UTC)
         concluded = (
@@ -85,6 +93,20 @@ class NotificationProcessor(Processor):
         emitted = [event for event in concluded if event is not None]
         metrics.RETRIES.labels(MAIL).inc(sum(isinstance(delivery, Undelivered) for delivery in deliveries))
         return emitted
+
+
+def _tell(span: Span, notification: Notification, delivery: Delivery) -> None:
+    """Say in the trace how a mail fared."""
+    span.set_attribute(TEMPLATE, notification.template)
+    if isinstance(delivery, NotTried):
+        span.add_event(names.NOT_TRIED, {names.REASON: "the mail server is given a rest"})
+        return
+    span.set_attribute(names.ATTEMPT, notification.attempts + 1)
+    if isinstance(delivery, Refused):
+        fail(span, "refused", f"the mail was refused: {delivery.reason}")
+    elif isinstance(delivery, Undelivered):
+        fail(span, "undelivered", f"the mail did not leave: {delivery.reason}")
+        retry(span, "undelivered", delivery.reason)
 
 
 app = create_app(NotificationProcessor)

@@ -31,6 +31,7 @@ from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline
 from processors.runtime.processor import Processor
 from processors.runtime.readiness import ANSWER_S, LOOK_AGAIN_S, LOOK_EVERY_S, Readiness
 from processors.runtime.settings import ServiceSettings
+from tracing.attributes import brokers
 from tracing.setup import TracingSettings
 
 DUE_S = 0.5
@@ -207,7 +208,9 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
     """
     settings = ServiceSettings()
     processor = processor_type(settings)
-    pipeline = Pipeline(processor, DeadLetters(settings.kafka_bootstrap, processor.name))
+    pipeline = Pipeline(
+        processor, DeadLetters(settings.kafka_bootstrap, processor.name), brokers(settings.kafka_bootstrap)
+    )
     app = _App(
         f"settle-{processor.name}",
         broker=f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}",

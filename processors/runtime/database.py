@@ -6,9 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_dumps
 
 from processors.runtime import metrics
+from tracing import attributes as names
 
 CONNECT_TIMEOUT_S = 5
 
@@ -55,11 +57,15 @@ class Database:
     Args:
         dsn: ``postgresql://user@host:port/database``.
         service: shown in ``pg_stat_activity`` and in the metrics.
+
+    Attributes:
+        attributes: of spans: which database it is.
     """
 
     def __init__(self, dsn: str, service: str) -> None:
         self._dsn = dsn
         self._service = service
+        self.attributes = _attributes(dsn)
         self._connection: AsyncConnection | None = None
         self._open = metrics.CONNECTIONS.labels(service)
         self._busy = metrics.CONNECTIONS_BUSY.labels(service)
@@ -119,3 +125,19 @@ class Database:
             await self._connection.close()
             self._connection = None
             self._open.set(0)
+
+
+def _attributes(dsn: str) -> dict[str, str | int]:
+    found: dict[str, str | int] = {names.DB_SYSTEM_NAME: "postgresql"}
+    try:
+        about = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:  # connecting says what is wrong with it
+        return found
+    if database := about.get("dbname"):
+        found[names.DB_NAMESPACE] = str(database)
+    host, port = str(about.get("host") or ""), str(about.get("port") or "")
+    if host and "," not in host:  # several: only the connection knows
+        found[names.SERVER_ADDRESS] = host
+        if port.isdigit():
+            found[names.SERVER_PORT] = int(port)
+    return found

@@ -14,19 +14,22 @@ import asyncio
 import time
 import traceback
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
 import psycopg
 import structlog
 from confluent_kafka import KafkaException
+from opentelemetry.util.types import AttributeValue
 
 import failpoints
 from processors.runtime import metrics
 from processors.runtime.batch import Batch
 from processors.runtime.database import LOST_RACES, is_nobodys_fault
 from processors.runtime.dead_letters import DeadLetters
+from processors.runtime.hops import retry
+from processors.runtime.logs import fields_of, fields_of_record
 from processors.runtime.messages import DeadLetter, Message, Record, read
 from processors.runtime.processor import Processor
 
@@ -48,10 +51,19 @@ log = structlog.get_logger()
 
 
 class Pipeline:
-    """Takes records through a processor, as often as it needs to succeed."""
+    """Takes records through a processor, as often as it needs to succeed.
 
-    def __init__(self, processor: Processor, dead_letters: DeadLetters) -> None:
+    Args:
+        processor: what handles them.
+        dead_letters: where those go that it cannot handle.
+        brokers: attributes of spans: where they come from.
+    """
+
+    def __init__(
+        self, processor: Processor, dead_letters: DeadLetters, brokers: Mapping[str, AttributeValue] | None = None
+    ) -> None:
         self._processor = processor
+        self._brokers = brokers
         self._dead_letters = dead_letters
         self._handled = frozenset(event_type.__name__ for event_type in processor.handles)
 
@@ -64,7 +76,8 @@ class Pipeline:
             if batch.messages and (error := await self._try(batch, TRIES_TOGETHER)) is not None:
                 await self._find_culprits(batch, error)
             if batch.dead_letters:
-                await self._publish(batch.dead_letters)
+                with batch.dead_letter_spans():
+                    await self._publish(batch.dead_letters)
         finally:
             batch.end_spans()
         metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
@@ -78,7 +91,7 @@ class Pipeline:
             try:
                 await self._processor.process(batch)
                 failpoints.hit(f"{service}.committed")
-                metrics.count_decisions(batch.emitted)
+                batch.committed()
                 return None
             except Exception as error:
                 batch.start_over()
@@ -89,9 +102,9 @@ class Pipeline:
                     if failures >= tries:
                         return error
                     if not isinstance(error, LOST_RACES):
-                        log.exception("batch failed, trying again", messages=len(batch.messages))
+                        log.exception("batch failed, trying again", **_about(batch.messages))
                 metrics.BATCH_RETRIES.labels(type(error).__name__).inc()
-                batch.note(f"retry after {type(error).__name__}")
+                batch.note(error)
             await asyncio.sleep(pause_s)
         raise AssertionError  # pauses never end
 
@@ -99,7 +112,7 @@ class Pipeline:
         """Do what can be done of a batch that fails; what fails alone as well is refused."""
         count = len(batch.messages)
         while True:
-            log.error("batch fails, looking for the culprit", messages=count, exc_info=error)
+            log.error("batch fails, looking for the culprit", **_about(batch.messages), exc_info=error)
             done = await self._halve(batch, batch.messages)
             if done or count < ALL_FAIL_MIN:
                 return
@@ -118,6 +131,8 @@ class Pipeline:
         if alone:
             if not await self._keep(messages[0], last_line(error)):
                 batch.refuse(messages[0], FAILS, last_line(error))
+            elif (span := messages[0].span) is not None:
+                retry(span, type(error).__qualname__, last_line(error))
             return 0
         middle = len(messages) // 2
         return await self._halve(batch, messages[:middle]) + await self._halve(batch, messages[middle:])
@@ -143,7 +158,8 @@ class Pipeline:
         failpoints.hit(f"{service}.dead-letters-sent")
         for letter in letters:
             metrics.DEAD_LETTERS.labels(letter.record.topic).inc()
-            log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error)
+            fields = fields_of_record(letter.record)
+            log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error, **fields)
 
     def _read(self, records: Sequence[Record]) -> Batch:
         messages: list[Message] = []
@@ -162,7 +178,14 @@ class Pipeline:
             log.warning("unknown event type skipped", event_type=event_type, count=count)
         for handled, count in Tally(type(message.event).__name__ for message in messages).items():
             metrics.MESSAGES.labels(handled).inc(count)
-        return Batch(self._processor.name, messages, dead_letters)
+        return Batch(self._processor.name, messages, dead_letters, self._brokers)
+
+
+def _about(messages: Sequence[Message]) -> dict[str, object]:
+    """Fields of a log line: how many messages, and which withdrawal where it is one."""
+    if len(messages) != 1:
+        return {"messages": len(messages)}
+    return {"messages": 1, **fields_of(messages[0].context, messages[0].event.payment_id)}
 
 
 def last_line(error: Exception) -> str:
