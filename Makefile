@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint chaos compare bench lock clean
+.PHONY: help demo up test lint chaos compare bench bench-tracing lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(READY) ## Run 2,000 withdrawals on a stack of its own and audit them (a minute)
 	@$(BIN)/settle demo
@@ -31,8 +31,12 @@ chaos: $(READY) ## Break everything at random for 10 minutes, then prove that no
 compare: $(READY) ## Run five ways to withdraw side by side; rewrites the figures of docs/choosing.md
 	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
 
-bench: $(READY) ## Measure throughput and latency; writes benchmarks/results/latest.json
+bench: $(READY) ## Measure throughput, latency and what tracing costs; writes benchmarks/results/
 	@$(BIN)/python -m benchmarks.pipeline
+	@$(BIN)/python -m benchmarks.tracing
+
+bench-tracing: $(READY) ## Measure what tracing costs, alone
+	@$(BIN)/python -m benchmarks.tracing
 
 lock: $(READY) ## Write the exact versions now installed to requirements.lock
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^settle' > requirements.lock

@@ -7,7 +7,8 @@ Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 import gzip
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -52,6 +53,8 @@ class SpanCollector:
         self._traces: dict[str, list[CollectedSpan]] = defaultdict(list)
         self._count = 0
         self._changed = threading.Condition()
+        self._answering = threading.Event()
+        self._answering.set()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +62,7 @@ class SpanCollector:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector._answering.wait()
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 if collector._spans_max:
@@ -84,6 +88,7 @@ class SpanCollector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._answering.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -108,6 +113,15 @@ class SpanCollector:
         with self._changed:
             self._changed.wait_for(lambda: len(self._traces.get(trace_id, ())) >= spans, timeout_s)
         return self.trace(trace_id)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Meanwhile every request is taken and none is answered."""
+        self._answering.clear()
+        try:
+            yield
+        finally:
+            self._answering.set()
 
     def _take(self, request: ExportTraceServiceRequest) -> None:
         with self._changed:

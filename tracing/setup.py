@@ -64,7 +64,8 @@ def configure(
         span_limits=SpanLimits(max_links=LINKS_MAX),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(BoundedSpans(exporter or OTLPSpanExporter()))
+    where = settings.exporter_otlp_traces_endpoint or settings.exporter_otlp_endpoint or "its own address"
+    provider.add_span_processor(BoundedSpans(exporter or OTLPSpanExporter(), where))
     _provider, _ratio = provider, settings.traces_sampler_arg
 
 

@@ -5,9 +5,11 @@ The ``Message-ID`` is the same both times, so that mail systems can tell.
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -20,6 +22,11 @@ from processors.runtime.breaker import Breaker
 from processors.runtime.calls import Calls
 from processors.runtime.settings import ServiceSettings
 from tracing import attributes as names
+
+COLLECT_EVERY = 500
+"""Each message is a tangle of objects that refer to each other; left to pile up, they are 100 MB."""
+
+_made = count(1)
 
 SMTP_CONNECTIONS_MAX = 8
 """Mails under way at the same time."""
@@ -206,6 +213,8 @@ def _text(reason: str) -> str:
 
 
 def _message(mail: Mail, sender: str) -> EmailMessage | Refused:
+    if next(_made) % COLLECT_EVERY == 0:
+        gc.collect(0)
     message = EmailMessage()
     try:
         message["From"] = sender

@@ -7,6 +7,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from contracts.topics import READ_BY
 from tests.conftest import Settle, wait_until
+from tracing.whole import HOPS
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -58,6 +59,26 @@ def test_how_long_a_withdrawal_took_leads_to_its_trace(settle: Settle):
     assert found["settle_open_withdrawals", "requested"].value >= 0
     assert found["settle_stuck_withdrawals", "requested"].value == 0
     assert found["settle_decisions_total", "WithdrawalCompleted"].value >= 1
+
+
+def test_a_collector_that_hangs_holds_up_no_withdrawal_and_its_spans_wait(settle: Settle):
+    account = settle.open_account()
+    with settle.collector.hanging():
+        receipts = [settle.client.request(account, "1.00") for _ in range(50)]
+        for receipt in receipts:
+            settle.finished(receipt.payment_id)
+
+        def spans_wait():
+            # Those on their way are not in the queue any more; what comes after them is.
+            receipts.append(settle.client.request(account, "1.00"))
+            settle.finished(receipts[-1].payment_id)
+            return samples(settle, "account")["settle_spans_queued",].value > 0
+
+        wait_until(spans_wait, "spans wait")
+    whole = sum(HOPS["completed"].values())
+    for receipt in receipts:
+        assert len(settle.collector.wait_for(receipt.trace_id, whole, timeout_s=30)) == whole
+    wait_until(lambda: samples(settle, "account")["settle_spans_queued",].value == 0, "no span waits")
 
 
 def test_a_withdrawal_whose_request_came_in_an_earlier_batch_is_timed_from_its_request(settle: Settle):
