@@ -10,14 +10,24 @@ from typing import Any
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
+from structlog.typing import EventDict
 
 from processors.runtime.messages import Record, context_of_record, payment_id_of
 from tracing import TraceContext
 
 LIBRARIES_FROM = "WARNING"
 
+_service = ""
+
+
+def _name_service(_logger: object, _method: str, line: EventDict) -> EventDict:
+    line.setdefault("service", _service)  # not by a context variable: threads of others log as well
+    return line
+
+
 _SHARED: tuple[Any, ...] = (
     structlog.contextvars.merge_contextvars,
+    _name_service,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
@@ -26,13 +36,14 @@ _SHARED: tuple[Any, ...] = (
 
 def configure_logs(service: str) -> None:
     """Send structlog and the standard library's warnings to standard error, each line naming the service."""
+    global _service
+    _service = service
     structlog.configure(
         processors=[*_SHARED, _renderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
     logging.config.dictConfig(library_logs())
 
 

@@ -2,6 +2,7 @@
 
 from urllib.request import Request, urlopen
 
+import psycopg
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -97,3 +98,23 @@ def test_a_withdrawal_whose_request_came_in_an_earlier_batch_is_timed_from_its_r
     )
     (example,) = wait_until(lambda: examples(settle, receipt.trace_id), "its example")
     assert example.value == pytest.approx(float(took_s), abs=0.001)
+
+
+def test_lag_grows_while_a_batch_waits_and_is_gone_afterwards(settle: Settle):
+    account = settle.open_account()
+
+    def lag():
+        found = samples(settle, "payment").get(("settle_consumer_lag", "account.events"))
+        return found.value if found is not None else None  # measured every few seconds
+
+    with psycopg.connect(settle.dsns["payment"]) as connection:
+        connection.execute("LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
+        first = settle.client.request(account, "1.00")
+        wait_until(lambda: (s := settle.status(first.payment_id)) and s.state == "deducted", "deducted")
+        wait_until(lambda: (lag() or 0) > 0, "the batch that waits is not done")
+        receipts = [settle.client.request(account, "1.00") for _ in range(20)]
+        # Two events of each withdrawal stand on the topic that the payment service does not get to read.
+        wait_until(lambda: (lag() or 0) >= 2 * (1 + len(receipts)), "what came since is seen")
+    for receipt in (first, *receipts):
+        settle.finished(receipt.payment_id)
+    wait_until(lambda: lag() == 0, "nothing is left")

@@ -18,7 +18,7 @@ PAYMENT_ID = "01a20aeb-4358-716a-b291-9134760df1f7"
 PARENT = (headers.TRACEPARENT, f"00-{TRACE_ID}-{'0b' * 8}-01".encode())
 
 LOGS = """
-import logging, logging.config
+import logging, logging.config, threading
 import structlog
 from processors.runtime.logs import configure_logs, library_logs
 
@@ -26,6 +26,9 @@ configure_logs("account")
 if {again}:
     logging.config.dictConfig(library_logs())
 structlog.get_logger().warning("ours", payment_id="p")
+thread = threading.Thread(target=structlog.get_logger().warning, args=["from a thread"])
+thread.start()
+thread.join()
 logging.getLogger("aiohttp.access").warning("theirs %s", "said")
 try:
     raise ValueError("a bug")
@@ -40,7 +43,7 @@ def test_every_line_is_json_also_of_libraries(again):
     done = subprocess.run(
         [sys.executable, "-c", LOGS.format(again=again)], capture_output=True, text=True, timeout=60
     )
-    ours, theirs, failed = (json.loads(line) for line in done.stderr.splitlines())
+    ours, threads, theirs, failed = (json.loads(line) for line in done.stderr.splitlines())
     assert (ours["event"], ours["service"], ours["level"], ours["payment_id"]) == (
         "ours",
         "account",
@@ -48,6 +51,7 @@ def test_every_line_is_json_also_of_libraries(again):
         "p",
     )
     assert (theirs["event"], theirs["service"], theirs["logger"]) == ("theirs said", "account", "aiohttp.access")
+    assert (threads["event"], threads["service"]) == ("from a thread", "account")
     assert "ValueError: a bug" in failed["exception"]
     assert ours["timestamp"]
     assert theirs["timestamp"]
