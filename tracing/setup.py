@@ -5,6 +5,7 @@ nothing is paid for.
 """
 
 import random
+from functools import lru_cache
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -81,7 +82,13 @@ def sample() -> bool:
 
 def tracer() -> trace.Tracer:
     """The tracer of this process; only meaningful where :func:`enabled`."""
-    return (_provider or trace.NoOpTracerProvider()).get_tracer("settle")
+    return _tracer_of(_provider)
+
+
+@lru_cache(maxsize=1)
+def _tracer_of(provider: trace.TracerProvider | None) -> trace.Tracer:
+    # Asked for anew, a tracer costs as much as the rest of a span's start.
+    return (provider or trace.NoOpTracerProvider()).get_tracer("settle")
 
 
 def shutdown() -> None:
