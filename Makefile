@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-compose lint chaos compare bench bench-relay lock clean
+.PHONY: help demo up test test-compose lint chaos compare bench bench-relay bench-tracing lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(READY) ## Run 2,000 withdrawals on a stack of its own, audited
 	@$(BIN)/settle demo
@@ -40,8 +40,12 @@ chaos: $(READY) ## Break everything for 10 minutes; prove that nothing was lost
 compare: $(READY) ## Run five ways to withdraw; rewrites docs/choosing.md
 	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
 
-bench: $(READY) ## Measure the pipeline; writes benchmarks/results/latest.json
+bench: $(READY) ## Measure the pipeline and what tracing costs; writes benchmarks/results/
 	@$(BIN)/python -m benchmarks.pipeline
+	@$(BIN)/python -m benchmarks.tracing
+
+bench-tracing: $(READY) ## Measure what tracing costs, alone
+	@$(BIN)/python -m benchmarks.tracing
 
 bench-relay: $(READY) ## Measure the relay; writes benchmarks/results/relay.json
 	@$(BIN)/python -m benchmarks.relay

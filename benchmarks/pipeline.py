@@ -183,17 +183,18 @@ def _throughput(
         run_load(client, bounded(plan_load(plan), watch, until), on_progress=on_progress)
     watch.close()
     with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
-
-        def completed(from_s: float, to_s: float) -> int:
-            values = (datetime.fromtimestamp(from_s, UTC), datetime.fromtimestamp(to_s, UTC))
-            row = connection.execute(_COMPLETED, values).fetchone()
-            return int(row[0]) if row else 0
-
         edges = [started + warm_up_s + window_s * number for number in range(repeats + 1)]
-        rates = [completed(a, b) / window_s for a, b in pairwise(edges)]
+        rates = [completed(connection, a, b) / window_s for a, b in pairwise(edges)]
         first, last = (marks[edge] for edge in sorted(marks))
-        number = completed(first["at"], last["at"])
+        number = completed(connection, first["at"], last["at"])
     return rates, {name: (last[name] - first[name]) / number * 1e6 for name in first if name != "at"}
+
+
+def completed(connection: psycopg.Connection, from_s: float, to_s: float) -> int:
+    """How many withdrawals were finished between two times, seconds since the epoch, by the saga's clock."""
+    values = (datetime.fromtimestamp(from_s, UTC), datetime.fromtimestamp(to_s, UTC))
+    row = connection.execute(_COMPLETED, values).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _latency(stack: Stack, seconds: float) -> dict[str, float]:
@@ -202,14 +203,15 @@ def _latency(stack: Stack, seconds: float) -> dict[str, float]:
     with WithdrawalClient(stack.state.kafka_bootstrap, linger_ms=LINGER_MS) as client:
         since = datetime.now(UTC).timestamp() + LATENCY_WARM_UP_S
         run_load(client, plan_load(plan), rate=LATENCY_RATE)
-    _wait_quiet(stack)
+    wait_quiet(stack)
     with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
         row = connection.execute(_LATENCY, (datetime.fromtimestamp(since, UTC),)).fetchone()
     assert row is not None
     return dict(zip(("p50", "p95", "p99"), row[0], strict=True))
 
 
-def _wait_quiet(stack: Stack) -> None:
+def wait_quiet(stack: Stack) -> None:
+    """Wait until every withdrawal is finished, for :data:`AUDIT_WAIT_S` at the most."""
     deadline = time.monotonic() + AUDIT_WAIT_S
     with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
         while time.monotonic() < deadline:

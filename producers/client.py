@@ -23,6 +23,9 @@ from producers.errors import NotDeliveredError
 from producers.requests import check_request, new_request
 from producers.settings import DELIVERY_TIMEOUT_S
 from producers.spans import RequestSpans
+from tracing.attributes import MESSAGING_CLIENT_ID, brokers
+
+CLIENT_ID = "settle-producer"
 
 LINGER_MS = 2.0
 LINGER_UNDER_LOAD_MS = 20.0
@@ -77,13 +80,14 @@ class WithdrawalClient:
     ) -> None:
         self._bootstrap = bootstrap
         self._delivery_timeout_s = delivery_timeout_s
+        self._about = {**brokers(bootstrap), MESSAGING_CLIENT_ID: CLIENT_ID}
         self._trouble: str | None = None
         self._unpolled = 0
         self._delivered_once = False
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
-                "client.id": "settle-producer",
+                "client.id": CLIENT_ID,
                 "acks": "all",
                 "enable.idempotence": True,
                 "delivery.timeout.ms": int(delivery_timeout_s * 1000),
@@ -149,7 +153,7 @@ class WithdrawalClient:
         """
         check_request(request)
         message_id = str(events.request_id(request))
-        spans = RequestSpans(request, message_id) if tracing.sample() else None
+        spans = RequestSpans(request, message_id, self._about) if tracing.sample() else None
         context = spans.context if spans else tracing.new_unsampled()
         carried: _Headers = [
             (headers.ID, message_id),

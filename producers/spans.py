@@ -1,6 +1,9 @@
 """How does a withdrawal's trace begin? With its root, ``withdraw-money``, and the sending of its request."""
 
+from collections.abc import Mapping
+
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
 
 import tracing
 from contracts import events
@@ -16,9 +19,17 @@ CURRENCY = "settle.currency"
 
 
 class RequestSpans:
-    """The two spans of a sampled request, from its sending to its delivery report."""
+    """The two spans of a sampled request, from its sending to its delivery report.
 
-    def __init__(self, request: events.WithdrawalRequested, message_id: str) -> None:
+    Args:
+        request: what is sent.
+        message_id: in its header.
+        client: attributes of the span: who sends it where.
+    """
+
+    def __init__(
+        self, request: events.WithdrawalRequested, message_id: str, client: Mapping[str, AttributeValue]
+    ) -> None:
         payment_id = str(request.payment_id)
         self._root = tracing.start_span(
             ROOT,
@@ -35,6 +46,7 @@ class RequestSpans:
             SpanKind.PRODUCER,
             parent=tracing.context_of(self._root),
             attributes={
+                **client,
                 names.MESSAGING_SYSTEM: "kafka",
                 names.MESSAGING_OPERATION_TYPE: "send",
                 names.MESSAGING_OPERATION_NAME: "send",

@@ -5,11 +5,13 @@ The ground floor of Settle, next to ``contracts``; imports nothing of ours. The 
 that are being traced.
 """
 
-from tracing.context import TraceContext, new_unsampled
-from tracing.setup import configure, enabled, sample, shutdown
+from tracing.context import NO_CONTEXT, TraceContext, new_unsampled
+from tracing.setup import LINKS_MAX, configure, enabled, sample, shutdown
 from tracing.spans import context_of, is_sampled, start_span
 
 __all__ = [
+    "LINKS_MAX",
+    "NO_CONTEXT",
     "TraceContext",
     "configure",
     "context_of",

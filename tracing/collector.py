@@ -7,6 +7,8 @@ Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 import gzip
 import threading
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -51,6 +53,8 @@ class SpanCollector:
         self._traces: dict[str, list[CollectedSpan]] = defaultdict(list)
         self._count = 0
         self._changed = threading.Condition()
+        self._answering = threading.Event()
+        self._answering.set()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,6 +62,7 @@ class SpanCollector:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector._answering.wait()
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 if collector._spans_max:
@@ -83,6 +88,7 @@ class SpanCollector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._answering.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -108,6 +114,15 @@ class SpanCollector:
             self._changed.wait_for(lambda: len(self._traces.get(trace_id, ())) >= spans, timeout_s)
         return self.trace(trace_id)
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Meanwhile every request is taken and none is answered."""
+        self._answering.clear()
+        try:
+            yield
+        finally:
+            self._answering.set()
+
     def _take(self, request: ExportTraceServiceRequest) -> None:
         with self._changed:
             for resource in request.resource_spans:
@@ -119,6 +134,12 @@ class SpanCollector:
                             found = _span(span, str(about.get("service.name", "")))
                             self._traces[found.trace_id].append(found)
             self._changed.notify_all()
+
+
+def event_text(name: str, values: Iterable[object]) -> str:
+    """A span event for a person: its name, and what it says."""
+    said = ", ".join(str(value) for value in values)
+    return f"{name}: {said}" if said else name
 
 
 def _span(span: Any, service: str) -> CollectedSpan:
@@ -134,7 +155,7 @@ def _span(span: Any, service: str) -> CollectedSpan:
         attributes={a.key: _value(a.value) for a in span.attributes},
         links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
         error=span.status.message or "error" if span.status.code == STATUS_ERROR else None,
-        events=[event.name for event in span.events],
+        events=[event_text(event.name, [_value(a.value) for a in event.attributes]) for event in span.events],
     )
 
 

@@ -4,13 +4,14 @@ The SDK's batch processor sends; this wraps it from outside. Where the queue is 
 slow) a span is dropped before it costs anything, and a stop waits a stated time and no longer.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 QUEUE_MAX = 20_000
 BATCH_MAX = 1_000
@@ -21,6 +22,7 @@ STOP_S = 5.0
 
 EXPORTED = Counter("settle_spans_exported_total", "Spans that the collector took")
 DROPPED = Counter("settle_spans_dropped_total", "Spans that were given up", ["reason"])
+QUEUED = Gauge("settle_spans_queued", "Spans that wait for the collector")
 
 GIVE_UP_S = 1.0
 """How long it then waits for the sending to notice."""
@@ -32,11 +34,16 @@ for _reason in (QUEUE_FULL, NOT_TAKEN):
     DROPPED.labels(_reason)  # so that 0 is there to be seen
 
 
-class _Counted(SpanExporter):
-    """The exporter, and how many spans have been handed to it."""
+log = logging.getLogger(__name__)
 
-    def __init__(self, exporter: SpanExporter) -> None:
+
+class _Counted(SpanExporter):
+    """The exporter, how many spans have been handed to it, and whether the collector takes them."""
+
+    def __init__(self, exporter: SpanExporter, where: str) -> None:
         self.handed = 0
+        self._where = where
+        self._taken = True
         self._exporter = exporter
         self._given_up = False
 
@@ -52,7 +59,17 @@ class _Counted(SpanExporter):
                 EXPORTED.inc(len(spans))
             else:
                 DROPPED.labels(NOT_TAKEN).inc(len(spans))
+            self._tell(result is SpanExportResult.SUCCESS)
         return result
+
+    def _tell(self, taken: bool) -> None:
+        # Once, and not for each attempt, as the exporter would.
+        if taken != self._taken:
+            if taken:
+                log.warning("the collector at %s takes spans again", self._where)
+            else:
+                log.warning("the collector at %s does not take spans: they are given up", self._where)
+        self._taken = taken
 
     def give_up(self) -> None:
         """Send no more, not even what is being sent."""
@@ -70,11 +87,13 @@ class BoundedSpans(SpanProcessor):
 
     Args:
         exporter: sends a batch, on a thread of the SDK's.
+        where: the collector's address, for people.
         queue_max: spans that wait at the most.
     """
 
-    def __init__(self, exporter: SpanExporter, queue_max: int = QUEUE_MAX) -> None:
-        self._exporter = _Counted(exporter)
+    def __init__(self, exporter: SpanExporter, where: str, queue_max: int = QUEUE_MAX) -> None:
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # what it has to say is said here
+        self._exporter = _Counted(exporter, where)
         self._queue_max = queue_max
         self._queued = 0
         self._batches = BatchSpanProcessor(
@@ -83,6 +102,7 @@ class BoundedSpans(SpanProcessor):
             max_export_batch_size=min(BATCH_MAX, queue_max),
             schedule_delay_millis=DELAY_MS,
         )
+        QUEUED.set_function(lambda: max(self._queued - self._exporter.handed, 0))
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing: a span is of interest when it has ended."""

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from tracing.collector import CollectedSpan
+from tracing.collector import CollectedSpan, event_text
 
 TIMEOUT_S = 15.0
 
@@ -19,6 +19,8 @@ TRACES_PER_QUESTION = 20
 """IDs in one URL: some 1 kB."""
 
 NOT_FOUND = 404
+
+_EVENT_NAMES = ("event", "name")
 
 
 class JaegerError(Exception):
@@ -98,7 +100,8 @@ def _span(span: Mapping[str, Any], service: str) -> CollectedSpan:
 
 
 def _event(fields: Sequence[Mapping[str, Any]]) -> str:
-    return next((str(field["value"]) for field in fields if field["key"] in ("event", "name")), "")
+    name = next((str(field["value"]) for field in fields if field["key"] in _EVENT_NAMES), "")
+    return event_text(name, [field["value"] for field in fields if field["key"] not in _EVENT_NAMES])
 
 
 def _full(trace_id: str) -> str:

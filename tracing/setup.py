@@ -5,17 +5,21 @@ nothing is paid for.
 """
 
 import random
+from functools import lru_cache
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracing.delivery import BoundedSpans
+
+LINKS_MAX = 1_000
+"""Links of one span; the OpenTelemetry default, 128, is less than a batch holds under load."""
 
 
 class TracingSettings(BaseSettings):
@@ -58,9 +62,11 @@ def configure(
     provider = TracerProvider(
         resource=Resource.create({"service.name": f"settle-{service}"}),
         sampler=ParentBased(ALWAYS_ON),
+        span_limits=SpanLimits(max_links=LINKS_MAX),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(BoundedSpans(exporter or OTLPSpanExporter()))
+    where = settings.exporter_otlp_traces_endpoint or settings.exporter_otlp_endpoint or "its own address"
+    provider.add_span_processor(BoundedSpans(exporter or OTLPSpanExporter(), where))
     _provider, _ratio = provider, settings.traces_sampler_arg
 
 
@@ -76,7 +82,13 @@ def sample() -> bool:
 
 def tracer() -> trace.Tracer:
     """The tracer of this process; only meaningful where :func:`enabled`."""
-    return (_provider or trace.NoOpTracerProvider()).get_tracer("settle")
+    return _tracer_of(_provider)
+
+
+@lru_cache(maxsize=1)
+def _tracer_of(provider: trace.TracerProvider | None) -> trace.Tracer:
+    # Asked for anew, a tracer costs as much as the rest of a span's start.
+    return (provider or trace.NoOpTracerProvider()).get_tracer("settle")
 
 
 def shutdown() -> None:

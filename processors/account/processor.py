@@ -11,12 +11,18 @@ from contracts.events import PaymentFailed, WithdrawalRequested
 from contracts.topics import READ_BY
 from processors.account import store
 from processors.account.decide import Decision, decide
+from processors.runtime import metrics
 from processors.runtime.app import create_app
-from processors.runtime.batch import Batch, transaction_spans
+from processors.runtime.batch import Batch
 from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.hops import by_context, remark, transaction_spans
+from processors.runtime.logs import fields_of
 from processors.runtime.messages import Message, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
+
+REFUND = "refund"
+"""What is tried again, in the metrics."""
 
 log = structlog.get_logger()
 
@@ -40,6 +46,7 @@ class AccountProcessor(Processor):
         """Lock, read, decide, write."""
         async with batch.transaction(self.database) as connection:
             decision = await _apply(connection, batch.messages)
+        batch.emitted += decision.emitted
         batch.dead_letters += decision.dead_letters
 
     async def keep(self, message: Message, error: str) -> bool:
@@ -47,8 +54,10 @@ class AccountProcessor(Processor):
         if not isinstance(message.event, PaymentFailed):
             return False
         next_attempt_at = self._policy.next_at(1, datetime.now(UTC))
+        metrics.RETRIES.labels(REFUND).inc()
         await store.keep_refund(await self.database.connect(), message, error, next_attempt_at)
-        log.error("a refund is refused, trying again", payment_id=str(message.event.payment_id), error=error)
+        fields = fields_of(message.context, message.event.payment_id)
+        log.error("a refund is refused, trying again", error=error, **fields)
         return True
 
     async def work_due(self) -> int:
@@ -60,16 +69,22 @@ class AccountProcessor(Processor):
                 return 0
             try:
                 async with connection.transaction():
-                    with transaction_spans(self.name, [due.message.context]):
+                    contexts = [due.message.context]
+                    with transaction_spans(self.name, self._due_database, contexts) as hops:
                         decision = await _apply(connection, [due.message])
+                        remark(decision.emitted, by_context(hops, contexts))
                     await store.forget_refund(connection, due)
                 for letter in decision.dead_letters:  # not in the way of a request any more, but none of ours
-                    log.error("a refund is not owed", payment_id=str(due.payment_id), reason=letter.reason)
+                    fields = fields_of(due.message.context, due.payment_id)
+                    log.error("a refund is not owed", reason=letter.reason, **fields)
             except psycopg.Error as error:
                 if is_nobodys_fault(error):
                     raise
+                metrics.RETRIES.labels(REFUND).inc()
+                decision = Decision()
                 at = self._policy.next_at(due.attempts + 1, datetime.now(UTC))
                 await store.postpone_refund(connection, due, str(error), at)
+        metrics.count_decisions(decision.emitted)
         return 1
 
     async def close(self) -> None:

@@ -5,9 +5,11 @@ The ``Message-ID`` is the same both times, so that mail systems can tell.
 """
 
 import asyncio
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -15,9 +17,16 @@ from uuid import UUID
 import aiosmtplib
 import msgspec
 
+from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
 from processors.runtime.calls import Calls
 from processors.runtime.settings import ServiceSettings
+from tracing import attributes as names
+
+COLLECT_EVERY = 500
+"""Each message is a tangle of objects that refer to each other; left to pile up, they are 100 MB."""
+
+_made = count(1)
 
 SMTP_CONNECTIONS_MAX = 8
 """Mails under way at the same time."""
@@ -65,7 +74,13 @@ Delivery = Delivered | Refused | Undelivered | NotTried
 
 
 class Mailer(Protocol):
-    """A way for mail to leave. Outages are outcomes, not exceptions."""
+    """A way for mail to leave. Outages are outcomes, not exceptions.
+
+    Attributes:
+        attributes: of spans: who is spoken to.
+    """
+
+    attributes: Mapping[str, str | int]
 
     def capacity(self, at_most: int) -> int:
         """How many mails are worth preparing now, up to ``at_most``; none while the server is given a rest."""
@@ -82,6 +97,8 @@ class Mailer(Protocol):
 class NoMailer:
     """Says that everything left; for load tests."""
 
+    attributes: Mapping[str, str | int] = {}
+
     def capacity(self, at_most: int) -> int:
         """All."""
         return at_most
@@ -93,6 +110,8 @@ class NoMailer:
 
 class FileMailer:
     """Writes one file a mail: ``<folder>/<payment ID>.<template>.eml``."""
+
+    attributes: Mapping[str, str | int] = {}
 
     def __init__(self, folder: Path, sender: str) -> None:
         self._folder = folder
@@ -126,7 +145,13 @@ class SmtpMailer:
 
     def __init__(self, host: str, port: int, sender: str, timeout_s: float, rests_s: Sequence[float]) -> None:
         self._host, self._port, self._sender, self._timeout_s = host, port, sender, timeout_s
+        self.attributes: Mapping[str, str | int] = {
+            names.NETWORK_PROTOCOL_NAME: "smtp",
+            names.SERVER_ADDRESS: host,
+            names.SERVER_PORT: port,
+        }
         self._breaker = Breaker(rests_s)
+        metrics.CIRCUIT_OPEN.labels("smtp").set_function(lambda: not self._breaker.is_closed)
         self._calls = Calls(SMTP_CONNECTIONS_MAX, SMTP_BUDGET_S, self._breaker)
 
     def capacity(self, at_most: int) -> int:
@@ -188,6 +213,8 @@ def _text(reason: str) -> str:
 
 
 def _message(mail: Mail, sender: str) -> EmailMessage | Refused:
+    if next(_made) % COLLECT_EVERY == 0:
+        gc.collect(0)
     message = EmailMessage()
     try:
         message["From"] = sender

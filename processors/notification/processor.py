@@ -5,26 +5,34 @@ from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 import failpoints
 from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
 from contracts.topics import READ_BY
 from processors.notification import store
 from processors.notification.decide import Notification, admit, conclude
-from processors.notification.mailer import Delivery, Mailer, mailer_for
+from processors.notification.mailer import Delivery, Mailer, NotTried, Refused, Undelivered, mailer_for
+from processors.runtime import metrics
 from processors.runtime.app import create_app
-from processors.runtime.batch import Batch, spans, transaction_spans
+from processors.runtime.batch import Batch
 from processors.runtime.database import Database
+from processors.runtime.hops import by_context, fail, remark, retry, spans, transaction_spans
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings, recipient
+from tracing import attributes as names
 
 DUE_MAX = 500
 """Mails tried again in one transaction at the most."""
 
 FATES_MAX = 100_000
 """Mails whose fate is remembered until it is committed; beyond that one might leave again."""
+
+TEMPLATE = "settle.mail.template"
+
+MAIL = "mail"
+"""What is tried again, in the metrics."""
 
 
 class NotificationProcessor(Processor):
@@ -51,6 +59,7 @@ class NotificationProcessor(Processor):
         async with batch.transaction(self.database) as connection:
             await store.insert(connection, new, emitted)
         self._forget(new)
+        batch.emitted += emitted
 
     async def work_due(self) -> int:
         """Try pending mails again whose time has come.
@@ -62,9 +71,13 @@ class NotificationProcessor(Processor):
             return 0
         async with self._due_database.transaction() as connection:
             due = await store.lock_due(connection, datetime.now(UTC), limit)
-            with transaction_spans(self.name, [one.context for one in due]):
-                await store.update(connection, due, await self._attempt(due, probe=True))
+            contexts = [one.context for one in due]
+            with transaction_spans(self.name, self._due_database, contexts) as hops:
+                emitted = await self._attempt(due, probe=True)
+                await store.update(connection, due, emitted)
+                remark(emitted, by_context(hops, contexts))
         self._forget(due)
+        metrics.count_decisions(emitted)
         return len(due)
 
     async def close(self) -> None:
@@ -77,22 +90,39 @@ class NotificationProcessor(Processor):
             return []
         known = {n.key: self._fates[n.key] for n in notifications if n.key in self._fates}
         new = [n for n in notifications if n.key not in known]
-        about = {"settle.mail.count": len(notifications)}
-        with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about):
+        about = {**self._mailer.attributes, names.MESSAGES: len(notifications)}
+        with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about) as hops:
             deliveries = await self._mailer.send([n.mail() for n in new], probe=probe)
-        fates = dict(zip((n.key for n in new), deliveries, strict=True))
+            fates = known | dict(zip((n.key for n in new), deliveries, strict=True))
+            for place, span in hops.items():
+                _tell(span, notifications[place], fates[notifications[place].key])
         if len(self._fates) > FATES_MAX:
             self._fates.clear()
         self._fates |= fates
         failpoints.hit("notification.mail-sent")
-        fates |= known
         now = datetime.now(UTC)
         concluded = (conclude(one, fates[one.key], now, self._policy) for one in notifications)
-        return [event for event in concluded if event is not None]
+        emitted = [event for event in concluded if event is not None]
+        metrics.RETRIES.labels(MAIL).inc(sum(isinstance(delivery, Undelivered) for delivery in deliveries))
+        return emitted
 
     def _forget(self, notifications: Sequence[Notification]) -> None:
         for one in notifications:
             self._fates.pop(one.key, None)
+
+
+def _tell(span: Span, notification: Notification, delivery: Delivery) -> None:
+    """Say in the trace how a mail fared."""
+    span.set_attribute(TEMPLATE, notification.template)
+    if isinstance(delivery, NotTried):
+        span.add_event(names.NOT_TRIED, {names.REASON: "the mail server is given a rest"})
+        return
+    span.set_attribute(names.ATTEMPT, notification.attempts + 1)
+    if isinstance(delivery, Refused):
+        fail(span, "refused", f"the mail was refused: {delivery.reason}")
+    elif isinstance(delivery, Undelivered):
+        fail(span, "undelivered", f"the mail did not leave: {delivery.reason}")
+        retry(span, "undelivered", delivery.reason)
 
 
 app = create_app(NotificationProcessor)

@@ -12,14 +12,21 @@ from uuid import UUID
 
 import msgspec
 
+from tracing import NO_CONTEXT, TraceContext
+
 
 class Charge(msgspec.Struct, frozen=True):
-    """One payout to make; the amount in minor units."""
+    """One payout to make; the amount in minor units.
+
+    Attributes:
+        context: the trace context that the call continues; the provider is not told.
+    """
 
     payment_id: UUID
     account_id: str
     amount_minor: int
     currency: str
+    context: TraceContext = NO_CONTEXT
 
 
 class Paid(msgspec.Struct, frozen=True):

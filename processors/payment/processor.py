@@ -1,6 +1,6 @@
 """The payment service: deductions and cancellations in, payouts by the provider, paid and failed payments out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from copy import copy
 from datetime import UTC, datetime, timedelta
@@ -15,18 +15,51 @@ import failpoints
 from contracts.events import CancelRequested, MoneyDeducted
 from contracts.topics import READ_BY
 from processors.payment import store
-from processors.payment.decide import CANCELLED, Payment, admit, cancel, conclude, count_attempt, must_void
-from processors.payment.gateway import Outcome, PaymentGateway
+from processors.payment.decide import (
+    CANCELLED,
+    NOT_TRIED,
+    Payment,
+    admit,
+    cancel,
+    conclude,
+    count_attempt,
+    must_void,
+)
+from processors.payment.gateway import (
+    Charge,
+    Declined,
+    NotTried,
+    Outcome,
+    Paid,
+    PaymentGateway,
+    Unavailable,
+    Voided,
+)
 from processors.payment.provider import gateway_for
+from processors.runtime import metrics
 from processors.runtime.app import create_app
-from processors.runtime.batch import Batch, spans, transaction_spans
+from processors.runtime.batch import Batch
 from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.hops import Hops, by_context, context_in, fail, remark, retry, spans, transaction_spans
+from processors.runtime.logs import fields_of
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
+from tracing import attributes as names
 
 DUE_MAX = 500
 """Payments tried again in one round at the most."""
+
+CHARGE, VOID = "charge", "void"
+
+OUTCOME = "settle.provider.outcome"
+_OUTCOMES: dict[type[Outcome], str] = {
+    Paid: "paid",
+    Declined: "declined",
+    Voided: "voided",
+    Unavailable: "unavailable",
+    NotTried: names.NOT_TRIED,
+}
 
 log = structlog.get_logger()
 
@@ -78,6 +111,7 @@ class PaymentProcessor(Processor):
                 emitted += decision.emitted
                 admission.dead_letters += decision.dead_letters
             await store.emit(connection, emitted)
+        batch.emitted += emitted
         batch.dead_letters += admission.dead_letters
 
     async def work_due(self) -> int:
@@ -118,8 +152,10 @@ class PaymentProcessor(Processor):
         # No answer is not a refusal: only once the provider says that it never will, the payment has failed.
         to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy)]
         if to_void:
-            with self._spans("void", to_void):
-                outcomes |= await self._gateway.void([payment.charge() for payment in to_void])
+            with _asking(VOID, to_void) as hops:
+                voided = await self._gateway.void(_charges(to_void, hops))
+                _tell(VOID, to_void, hops, voided)
+            outcomes |= voided
         return outcomes
 
     async def _write_each(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
@@ -136,10 +172,11 @@ class PaymentProcessor(Processor):
                     if is_nobodys_fault(refused):
                         raise
                     # It keeps its claim, and so is due again when that ends.
-                    log.exception("a payment cannot be written", payment_id=str(payment.payment_id))
+                    log.exception("a payment cannot be written", **fields_of(payment.context, payment.payment_id))
 
     async def _write(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
-        with transaction_spans(self.name, [payment.context for payment in due]):
+        contexts = [payment.context for payment in due]
+        with transaction_spans(self.name, self._due_database, contexts) as hops:
             async with self._due_database.transaction() as connection:
                 ours = await store.lock_claimed(connection, [p.payment_id for p in due], token)
                 kept = [copy(payment) for payment in due if payment.payment_id in ours]
@@ -150,19 +187,48 @@ class PaymentProcessor(Processor):
                     emitted += conclude(payment, outcomes[payment_id], now, self._policy, ours[payment_id])
                 await store.update(connection, kept)
                 await store.emit(connection, emitted)
+            remark(emitted, by_context(hops, contexts))
+        metrics.count_decisions(emitted)
 
     async def _charge(self, payments: Sequence[Payment], *, probe: bool) -> dict[UUID, Outcome]:
         if not payments:
             return {}
-        with self._spans("charge", payments):
-            return dict(await self._gateway.charge([payment.charge() for payment in payments], probe=probe))
+        with _asking(CHARGE, payments) as hops:
+            outcomes = await self._gateway.charge(_charges(payments, hops), probe=probe)
+            _tell(CHARGE, payments, hops, outcomes)
+        return dict(outcomes)
 
-    def _spans(self, operation: str, payments: Sequence[Payment]) -> AbstractContextManager[None]:
-        about: dict[str, str | int] = {
-            "settle.provider.operation": operation,
-            "settle.provider.charges": len(payments),
-        }
-        return spans([p.context for p in payments], f"{operation} provider", SpanKind.CLIENT, about)
+
+def _asking(operation: str, payments: Sequence[Payment]) -> AbstractContextManager[Hops]:
+    about = {names.MESSAGES: len(payments)}
+    return spans([payment.context for payment in payments], f"{operation} provider", SpanKind.CLIENT, about)
+
+
+def _charges(payments: Sequence[Payment], hops: Hops) -> list[Charge]:
+    return [payment.charge(context_in(hops, place, payment.context)) for place, payment in enumerate(payments)]
+
+
+def _tell(operation: str, payments: Sequence[Payment], hops: Hops, outcomes: Mapping[UUID, Outcome]) -> None:
+    """Count what the provider did not answer, and say in each trace what it did."""
+    metrics.RETRIES.labels(operation).inc(sum(isinstance(outcome, Unavailable) for outcome in outcomes.values()))
+    for place, span in hops.items():
+        payment = payments[place]
+        outcome = outcomes[payment.payment_id]
+        span.set_attribute(OUTCOME, _OUTCOMES[type(outcome)])
+        if isinstance(outcome, NotTried):
+            span.add_event(names.NOT_TRIED, {names.REASON: NOT_TRIED})
+            continue
+        if operation == CHARGE:
+            span.set_attribute(names.ATTEMPT, payment.attempts + 1)
+        if isinstance(outcome, Declined):
+            fail(span, "declined", f"the provider declined: {outcome.reason}")
+        elif isinstance(outcome, Unavailable):
+            fail(
+                span,
+                outcome.reason.partition(":")[0],
+                f"no answer: {outcome.reason}; it is asked again, or voided",
+            )
+            retry(span, outcome.reason.partition(":")[0], outcome.reason)
 
 
 app = create_app(PaymentProcessor)

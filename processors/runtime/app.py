@@ -7,6 +7,7 @@ confluent-kafka consumer instead of Faust's own, which costs some 110 µs an eve
 import asyncio
 import gc
 import threading
+from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,11 +16,11 @@ from typing import Any
 import faust
 import psycopg
 import structlog
+from confluent_kafka import KafkaException
 from faust.app.base import BootStrategy
 from faust.types import ChannelT, StreamT
 from faust.web import Request, Response, View
 from mode import Service
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import failpoints
 import tracing
@@ -32,6 +33,7 @@ from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline
 from processors.runtime.processor import Processor
 from processors.runtime.readiness import ANSWER_S, LOOK_AGAIN_S, LOOK_EVERY_S, Readiness
 from processors.runtime.settings import ServiceSettings
+from tracing.attributes import brokers
 from tracing.setup import TracingSettings
 
 DUE_S = 0.5
@@ -100,6 +102,8 @@ class Intake(Service):
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         tracing.configure(self._processor.name, settings=self._tracing)
+        for topic in self._processor.topics:
+            metrics.DEAD_LETTERS.labels(topic.name)  # so that the first one is seen as an increase
 
     @Service.task
     async def _feed(self) -> None:
@@ -154,6 +158,7 @@ class Intake(Service):
     async def _look(self) -> None:
         while not self.should_stop:
             await self.readiness.look(self._ask_kafka)
+            metrics.READY.set(not self.readiness.waits_for)
             await self.sleep(LOOK_AGAIN_S if self.readiness.waits_for else LOOK_EVERY_S)
 
     async def _ask_kafka(self) -> str | None:
@@ -166,10 +171,23 @@ class Intake(Service):
 
     @Service.task
     async def _measure(self) -> None:
+        before: _Delivery | None = None
         while not self.should_stop:
             await self.sleep(LAG_S)
-            if self._consumer is not None:
-                metrics.LAG.labels(self._processor.name).set(self._consumer.lag())
+            consumer, under_way = self._consumer, self._under_way
+            if consumer is None:
+                continue
+            taken = Tally(record.topic for record in under_way.records) if under_way is not None else Tally[str]()
+            # While a batch waits nothing is fetched, and so nothing heard of what comes in meanwhile.
+            stalled = under_way is not None and under_way is before
+            before = under_way
+            loop = asyncio.get_running_loop()
+            try:
+                behind = await loop.run_in_executor(self._thread, consumer.lag, stalled)
+            except KafkaException:
+                continue  # not readable just now; what it waits for is known by readiness
+            for topic in self._processor.topics:
+                metrics.LAG.labels(topic.name).set(behind.get(topic.name, 0) + taken[topic.name])
 
     async def on_stop(self) -> None:
         """Finish the batch and the due work under way, commit the offsets, leave the group."""
@@ -221,7 +239,9 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
     """
     settings = ServiceSettings()
     processor = processor_type(settings)
-    pipeline = Pipeline(processor, DeadLetters(settings.kafka_bootstrap, processor.name))
+    pipeline = Pipeline(
+        processor, DeadLetters(settings.kafka_bootstrap, processor.name), brokers(settings.kafka_bootstrap)
+    )
     app = _App(
         f"settle-{processor.name}",
         broker=f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}",
@@ -261,7 +281,8 @@ def _add_pages(app: faust.App, intake: Intake) -> None:
 
     @app.page("/metrics")
     class Metrics(View):
-        async def get(self, _request: Request) -> Response:
-            page = self.bytes(generate_latest())
-            page.headers["Content-Type"] = CONTENT_TYPE_LATEST
+        async def get(self, request: Request) -> Response:
+            text, content_type = metrics.page(request.headers.get("Accept", ""))
+            page = self.bytes(text)
+            page.headers["Content-Type"] = content_type
             return page

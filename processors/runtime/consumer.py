@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import structlog
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from contracts.headers import Headers
 from processors.runtime.messages import Record
@@ -22,6 +22,8 @@ GATHER_S_PER_RATE = 1 / 40_000
 
 RATE_WINDOW_S = 0.25
 """The rate is measured over this time: a short burst is no load yet."""
+
+WATERMARK_TIMEOUT_S = 1.0
 
 log = structlog.get_logger()
 
@@ -109,13 +111,24 @@ class BatchConsumer:
                 # Taken away in the meantime: whoever has the partition now repeats these, which changes nothing.
                 log.info("partition lost before its offset was stored", partition=partition, error=str(error))
 
-    def lag(self) -> int:
-        """Records behind the end of the assigned partitions, as far as the last fetch knew."""
-        behind = 0
+    def lag(self, ask_kafka: bool) -> dict[str, int]:
+        """Records that have not been taken yet, of the assigned partitions, by topic.
+
+        Args:
+            ask_kafka: where the partitions end; otherwise the last fetch says so, which costs nothing, but fetches
+                stop while a batch waits.
+
+        Raises:
+            KafkaException: it does not answer.
+        """
+        behind: dict[str, int] = {}
         for place in self._consumer.position(self._consumer.assignment()):
-            _, high = self._consumer.get_watermark_offsets(place, cached=True)
-            if place.offset != OFFSET_INVALID and high > place.offset >= 0:
-                behind += high - place.offset
+            if ask_kafka:
+                _, high = self._consumer.get_watermark_offsets(place, timeout=WATERMARK_TIMEOUT_S)
+            else:
+                _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            taken = high - place.offset if high > place.offset >= 0 else 0
+            behind[place.topic] = behind.get(place.topic, 0) + taken
         return behind
 
     def waits_for(self, timeout_s: float) -> str | None:

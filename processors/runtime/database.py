@@ -1,11 +1,16 @@
 """How does a service talk to its database? One connection, one transaction per batch, in one round trip."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_dumps
+
+from processors.runtime import metrics
+from tracing import attributes as names
 
 CONNECT_TIMEOUT_S = 5
 
@@ -51,13 +56,21 @@ class Database:
 
     Args:
         dsn: ``postgresql://user@host:port/database``.
-        service: shown in ``pg_stat_activity``.
+        service: shown in ``pg_stat_activity`` and in the metrics.
+
+    Attributes:
+        attributes: of spans: which database it is.
     """
 
     def __init__(self, dsn: str, service: str) -> None:
         self._dsn = dsn
         self._service = service
+        self.attributes = _attributes(dsn)
         self._connection: AsyncConnection | None = None
+        self._open = metrics.CONNECTIONS.labels(service)
+        self._busy = metrics.CONNECTIONS_BUSY.labels(service)
+        self._connects = metrics.CONNECTS.labels(service)
+        self._seconds = metrics.TRANSACTION_SECONDS.labels(service)
 
     async def connect(self) -> AsyncConnection:
         """The open connection, or a new one.
@@ -78,6 +91,8 @@ class Database:
             # JSON is text here already (see `contracts.events.encode`).
             set_json_dumps(str.encode, connection)
             self._connection = connection
+            self._open.set(1)
+            self._connects.inc()
         return self._connection
 
     @asynccontextmanager
@@ -88,6 +103,8 @@ class Database:
             messages: how many are handled in it: for many, :class:`~processors.runtime.rows.Rows` are copied.
         """
         connection = await self.connect()
+        started = time.perf_counter()
+        self._busy.set(1)
         try:
             async with AsyncExitStack() as stack:
                 if messages < MANY:
@@ -98,9 +115,29 @@ class Database:
             # The outcome may be unknown; a fresh connection asks the tables.
             await self.close()
             raise
+        finally:
+            self._busy.set(0)
+            self._seconds.observe(time.perf_counter() - started)
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
+            self._open.set(0)
+
+
+def _attributes(dsn: str) -> dict[str, str | int]:
+    found: dict[str, str | int] = {names.DB_SYSTEM_NAME: "postgresql"}
+    try:
+        about = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:  # connecting says what is wrong with it
+        return found
+    if database := about.get("dbname"):
+        found[names.DB_NAMESPACE] = str(database)
+    host, port = str(about.get("host") or ""), str(about.get("port") or "")
+    if host and "," not in host:  # several: only the connection knows
+        found[names.SERVER_ADDRESS] = host
+        if port.isdigit():
+            found[names.SERVER_PORT] = int(port)
+    return found

@@ -1,25 +1,82 @@
-"""How does a service log? One structured line per event on standard error: JSON, or readable on a terminal."""
+"""How does a service log? One structured line per event on standard error: JSON, or readable on a terminal.
+
+A line about one message carries its ``payment_id`` and ``trace_id``. What libraries log takes the same form.
+"""
 
 import logging
+import logging.config
 import sys
+from typing import Any
 
 import structlog
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import EventDict
+
+from processors.runtime.messages import Record, context_of_record, payment_id_of
+from tracing import TraceContext
+
+LIBRARIES_FROM = "WARNING"
+
+_service = ""
+
+
+def _name_service(_logger: object, _method: str, line: EventDict) -> EventDict:
+    line.setdefault("service", _service)  # not by a context variable: threads of others log as well
+    return line
+
+
+_SHARED: tuple[Any, ...] = (
+    structlog.contextvars.merge_contextvars,
+    _name_service,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+)
 
 
 def configure_logs(service: str) -> None:
     """Send structlog and the standard library's warnings to standard error, each line naming the service."""
-    readable = sys.stderr.isatty()
+    global _service
+    _service = service
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),
-        ],
+        processors=[*_SHARED, _renderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.config.dictConfig(library_logs())
+
+
+def library_logs() -> dict[str, Any]:
+    """The standard library's configuration, for whoever sets it up once more, as Faust's worker does."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"lines": {"()": _formatter}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}
+        },
+        "root": {"level": LIBRARIES_FROM, "handlers": ["stderr"]},
+    }
+
+
+def fields_of(context: TraceContext, payment_id: object) -> dict[str, str]:
+    """The fields by which a line about one withdrawal is found."""
+    found = {"payment_id": str(payment_id)} if payment_id is not None else {}
+    return found | ({"trace_id": context.trace_id} if context.trace_id is not None else {})
+
+
+def fields_of_record(record: Record) -> dict[str, str]:
+    """The same of a record, as far as it can be read."""
+    return fields_of(context_of_record(record), payment_id_of(record))
+
+
+def _formatter() -> ProcessorFormatter:
+    return ProcessorFormatter(
+        foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
+        processors=[ProcessorFormatter.remove_processors_meta, _renderer()],
+    )
+
+
+def _renderer() -> Any:
+    return structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()

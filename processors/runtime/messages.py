@@ -113,6 +113,30 @@ def read(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadL
     return Message(event, message_id, context, record)
 
 
+def context_of_record(record: Record) -> TraceContext:
+    """The trace context that a record carries, even one that cannot be read; none where that is no text either."""
+    fields = dict(record.headers)
+    try:
+        return TraceContext(_text(fields.get(headers.TRACEPARENT)), _text(fields.get(headers.TRACESTATE)))
+    except UnicodeDecodeError:
+        return TraceContext()
+
+
+class _About(msgspec.Struct):
+    payment_id: UUID
+
+
+_ABOUT = msgspec.json.Decoder(_About)
+
+
+def payment_id_of(record: Record) -> UUID | None:
+    """Which withdrawal a record is about, even one that is wrong in all else; None where that cannot be told."""
+    try:
+        return _ABOUT.decode(record.value or b"").payment_id
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
 def _text(value: bytes | None) -> str | None:
     if value and b"\0" in value:  # ASCII, but no text column of PostgreSQL takes it
         raise UnicodeDecodeError("ascii", value, value.index(b"\0"), value.index(b"\0") + 1, "NUL is not text")

@@ -15,19 +15,22 @@ import sysconfig
 import time
 import traceback
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
 import psycopg
 import structlog
 from confluent_kafka import KafkaException
+from opentelemetry.util.types import AttributeValue
 
 import failpoints
 from processors.runtime import metrics
 from processors.runtime.batch import Batch
 from processors.runtime.database import LOST_RACES, is_nobodys_fault
 from processors.runtime.dead_letters import DeadLetters
+from processors.runtime.hops import retry
+from processors.runtime.logs import fields_of, fields_of_record
 from processors.runtime.messages import DeadLetter, Message, Record, read
 from processors.runtime.processor import Processor
 
@@ -51,10 +54,19 @@ log = structlog.get_logger()
 
 
 class Pipeline:
-    """Takes records through a processor, as often as it needs to succeed."""
+    """Takes records through a processor, as often as it needs to succeed.
 
-    def __init__(self, processor: Processor, dead_letters: DeadLetters) -> None:
+    Args:
+        processor: what handles them.
+        dead_letters: where those go that it cannot handle.
+        brokers: attributes of spans: where they come from.
+    """
+
+    def __init__(
+        self, processor: Processor, dead_letters: DeadLetters, brokers: Mapping[str, AttributeValue] | None = None
+    ) -> None:
         self._processor = processor
+        self._brokers = brokers
         self._dead_letters = dead_letters
         self._handled = frozenset(event_type.__name__ for event_type in processor.handles)
 
@@ -62,17 +74,17 @@ class Pipeline:
         """Process the records; returns when all they cause is committed, and only then."""
         started = time.perf_counter()
         batch = self._read(records)
-        service = self._processor.name
         batch.begin_spans()
         try:
             if batch.messages and (error := await self._try(batch, TRIES_TOGETHER)) is not None:
                 await self._find_culprits(batch, error)
             if batch.dead_letters:
-                await self._publish(batch.dead_letters)
+                with batch.dead_letter_spans():
+                    await self._publish(batch.dead_letters)
         finally:
             batch.end_spans()
-        metrics.BATCH_SECONDS.labels(service).observe(time.perf_counter() - started)
-        metrics.BATCH_MESSAGES.labels(service).observe(len(records))
+        metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
+        metrics.BATCH_MESSAGES.observe(len(records))
 
     async def _try(self, batch: Batch, tries: int) -> Exception | None:
         """Try until it is committed, then None; the last error, if it raised so often through its own fault."""
@@ -82,9 +94,10 @@ class Pipeline:
             try:
                 await self._processor.process(batch)
                 failpoints.hit(f"{service}.committed")
+                batch.committed()
                 return None
             except Exception as error:
-                batch.forget_refusals()
+                batch.start_over()
                 if isinstance(error, psycopg.OperationalError) and not isinstance(error, LOST_RACES):
                     log.warning("database does not answer, waiting", error=_first_line(error))
                 if not is_nobodys_fault(error):
@@ -93,8 +106,8 @@ class Pipeline:
                         return error
                     if not isinstance(error, LOST_RACES):
                         log.exception("batch failed, trying again", **_about(batch.messages))
-                metrics.BATCH_RETRIES.labels(service, type(error).__name__).inc()
-                batch.note(f"retry after {type(error).__name__}")
+                metrics.BATCH_RETRIES.labels(type(error).__name__).inc()
+                batch.note(error)
             await asyncio.sleep(pause_s)
         raise AssertionError  # pauses never end
 
@@ -107,7 +120,7 @@ class Pipeline:
             if done or count < ALL_FAIL_MIN:
                 return
             log.error("not one message of a batch succeeds: mend the service; it waits", messages=count)
-            batch.forget_refusals()
+            batch.start_over()
             await asyncio.sleep(BATCH_RETRY_S[-1])
 
     async def _halve(self, batch: Batch, messages: Sequence[Message]) -> int:
@@ -121,6 +134,8 @@ class Pipeline:
         if alone:
             if not await self._keep(messages[0], last_line(error)):
                 batch.refuse(messages[0], FAILS, last_line(error))
+            elif (span := messages[0].span) is not None:
+                retry(span, type(error).__qualname__, last_line(error))
             return 0
         middle = len(messages) // 2
         return await self._halve(batch, messages[:middle]) + await self._halve(batch, messages[middle:])
@@ -144,17 +159,10 @@ class Pipeline:
                 log.warning("Kafka does not take dead letters, waiting", error=str(error))
             await asyncio.sleep(pause_s)
         failpoints.hit(f"{service}.dead-letters-sent")
-        metrics.DEAD_LETTERS.labels(service).inc(len(letters))
         for letter in letters:
-            record = letter.record
-            log.error(
-                "dead letter",
-                place=record.place,
-                reason=letter.reason,
-                error=letter.error,
-                payment_id=record.payment_id,
-                trace_id=record.trace_id,
-            )
+            metrics.DEAD_LETTERS.labels(letter.record.topic).inc()
+            fields = fields_of_record(letter.record)
+            log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error, **fields)
 
     def _read(self, records: Sequence[Record]) -> Batch:
         messages: list[Message] = []
@@ -168,21 +176,19 @@ class Pipeline:
                 dead_letters.append(found)
             elif not found.known:
                 unknown[found.event_type] += 1
-        service = self._processor.name
         for event_type, count in unknown.items():
-            metrics.SKIPPED.labels(service, event_type).inc(count)
+            metrics.SKIPPED.labels(event_type).inc(count)
             log.warning("unknown event type skipped", event_type=event_type, count=count)
         for handled, count in Tally(type(message.event).__name__ for message in messages).items():
-            metrics.MESSAGES.labels(service, handled).inc(count)
-        return Batch(service, messages, dead_letters)
+            metrics.MESSAGES.labels(handled).inc(count)
+        return Batch(self._processor.name, messages, dead_letters, self._brokers)
 
 
 def _about(messages: Sequence[Message]) -> dict[str, object]:
-    """What a log line says of messages: how many, and of a single one which."""
+    """Fields of a log line: how many messages, and which withdrawal where it is one."""
     if len(messages) != 1:
         return {"messages": len(messages)}
-    (message,) = messages
-    return {"messages": 1, "payment_id": str(message.event.payment_id), "trace_id": message.context.trace_id}
+    return {"messages": 1, **fields_of(messages[0].context, messages[0].event.payment_id)}
 
 
 def last_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ import faust
 import structlog
 import uvloop
 
-from processors.runtime.logs import configure_logs
+from processors.runtime.logs import configure_logs, library_logs
 
 
 def load_app(service: str) -> faust.App:
@@ -24,7 +24,8 @@ def run_service(service: str) -> None:
     uvloop.install()
     configure_logs(service)
     app = load_app(service)
-    worker = faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False)
+    # It sets logging up anew; left to itself, not as lines of JSON.
+    worker = faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False, logging_config=library_logs())
     worker.spinner = None
     structlog.get_logger().info("service starts")
     worker.execute_from_commandline()

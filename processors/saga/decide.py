@@ -29,6 +29,7 @@ from contracts.events import (
     same_withdrawal,
 )
 from processors.runtime.messages import Emitted, Message, Record
+from tracing import TraceContext
 
 INCOMPLETE = "incomplete"
 REQUESTED = "requested"
@@ -74,7 +75,8 @@ _GIVE_REASON = (WithdrawalRejected, PaymentFailed)
 class Standing(msgspec.Struct):
     """Where one withdrawal stands; the amount in minor units.
 
-    ``seen_before`` is what had been seen when it was read from the database; None if it is new.
+    ``requested_at`` is what its request says, and ``seen_before`` what had been seen when it was read from the
+    database; None if it is new.
     """
 
     payment_id: UUID
@@ -87,6 +89,7 @@ class Standing(msgspec.Struct):
     trace_id: str | None
     finished_at: datetime | None
     finished_by: str | None
+    requested_at: datetime | None = None
     seen_before: int | None = None
 
 
@@ -101,13 +104,15 @@ class StoredEvent(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct):
     """What a batch changes: all of it is written in one transaction, or none.
 
-    ``stored`` are the first events of their type, ``stored_again`` any later ones.
+    ``stored`` are the first events of their type, ``stored_again`` any later ones; ``finished`` are the standings
+    that this batch finishes, each with the trace context in which it did.
     """
 
     standings: list[Standing] = []
     stored: list[StoredEvent] = []
     stored_again: list[StoredEvent] = []
     emitted: list[Emitted] = []
+    finished: list[tuple[Standing, TraceContext]] = []
 
 
 @cache
@@ -199,6 +204,8 @@ def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: dat
             standing.currency = event.currency
             standing.trace_id = message.context.trace_id or standing.trace_id
         standing.seen |= bit
+        if bit & _REQUESTED:
+            standing.requested_at = event.occurred_at
         if isinstance(event, _GIVE_REASON):
             standing.reason = event.reason
         closing = closing_of(standing.seen)
@@ -208,6 +215,7 @@ def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: dat
         if standing.finished_at is None and standing.state == REJECTED:
             standing.finished_at = event.occurred_at if isinstance(event, WithdrawalRejected) else now
             standing.finished_by = WithdrawalRejected.__name__
+            decision.finished.append((standing, message.context))
     decision.standings = [s for s in standings.values() if s.seen != s.seen_before]
     return decision
 
@@ -243,3 +251,4 @@ def _close(closing: type[Event], message: Message, standing: Standing, now: date
     decision.stored.append(StoredEvent(emitted.id, emitted.event, None))
     standing.seen |= BITS[closing]
     standing.finished_at, standing.finished_by = now, closing.__name__
+    decision.finished.append((standing, message.context))

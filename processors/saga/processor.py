@@ -12,9 +12,10 @@ from processors.runtime.database import Database
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
 from processors.saga import store
-from processors.saga.decide import COMPENSATING, DEDUCTED, INCOMPLETE, PAID, REQUESTED, decide
+from processors.saga.decide import COMPENSATING, DEDUCTED, INCOMPLETE, PAID, REQUESTED, Standing, decide
+from tracing import TraceContext, is_sampled
 
-COUNT_STUCK_EVERY_S = 5.0
+COUNT_OPEN_EVERY_S = 5.0
 
 OPEN = (INCOMPLETE, REQUESTED, DEDUCTED, PAID, COMPENSATING)
 
@@ -43,20 +44,34 @@ class SagaProcessor(Processor):
             known = await store.read(connection, list({message.event.payment_id for message in batch.messages}))
             decision = decide(batch.messages, known, datetime.now(UTC))
             await store.write(connection, decision)
+        batch.emitted += decision.emitted
+        for standing, context in decision.finished:
+            _observe(standing, context)
 
     async def work_due(self) -> int:
-        """Count now and then what makes no progress; nothing else is due here."""
+        """Count now and then what is open and what makes no progress; nothing else is due here."""
         if (now := time.monotonic()) >= self._count_at:
-            self._count_at = now + COUNT_STUCK_EVERY_S
-            counts = await store.count_stuck(await self._due_database.connect(), self.settings.stuck_s)
+            self._count_at = now + COUNT_OPEN_EVERY_S
+            counts = await store.count_open(await self._due_database.connect(), self.settings.stuck_s)
             for state in OPEN:
-                metrics.STUCK.labels(state).set(counts.get(state, 0))
+                open_, stuck = counts.get(state, (0, 0))
+                metrics.OPEN.labels(state).set(open_)
+                metrics.STUCK.labels(state).set(stuck)
         return 0
 
     async def close(self) -> None:
         """Close the databases."""
         await super().close()
         await self._due_database.close()
+
+
+def _observe(standing: Standing, context: TraceContext) -> None:
+    if standing.requested_at is None or standing.finished_at is None:
+        return
+    took_s = max((standing.finished_at - standing.requested_at).total_seconds(), 0.0)
+    # An example leads to its trace, so only one that is recorded will do.
+    example = {"trace_id": context.trace_id or ""} if is_sampled(context) else None
+    metrics.WITHDRAWAL_SECONDS.labels(standing.state).observe(took_s, example)
 
 
 app = create_app(SagaProcessor)

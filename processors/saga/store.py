@@ -12,7 +12,8 @@ from processors.runtime.rows import Rows
 from processors.saga.decide import Decision, Standing, StoredEvent
 
 _COLUMNS = """
-payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at, finished_by
+payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at, finished_by,
+requested_at
 """
 
 _READ = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%b)"
@@ -29,26 +30,25 @@ _WITHDRAWALS = Rows(
     trace_id="text",
     finished_at="timestamptz",
     finished_by="text",
+    requested_at="timestamptz",
 )
 
-# The first condition is that of the index on open withdrawals: those that end in time are never looked at.
-_COUNT_STUCK = """
-SELECT state, count(*) FROM withdrawals
-WHERE finished_at IS NULL AND created_at < now() - make_interval(secs => %s)
-    AND updated_at < now() - make_interval(secs => %s)
-GROUP BY state
+# The condition is that of the index on open withdrawals: those that are finished are never looked at.
+_COUNT_OPEN = """
+SELECT state, count(*), count(*) FILTER (WHERE updated_at < now() - make_interval(secs => %s)) FROM withdrawals
+WHERE finished_at IS NULL GROUP BY state
 """
 
 # What has been seen only grows, so it is the version as well: no lock is held while the batch is decided.
 _UPDATE = """
 UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
     state = n.state, seen = n.seen, reason = n.reason, trace_id = n.trace_id, finished_at = n.finished_at,
-    finished_by = n.finished_by, updated_at = now()
+    finished_by = n.finished_by, requested_at = n.requested_at, updated_at = now()
 FROM unnest(
     %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
-    %b::timestamptz[], %b::text[], %b::integer[])
+    %b::timestamptz[], %b::text[], %b::timestamptz[], %b::integer[])
     AS n (payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at, finished_by,
-          seen_before)
+          requested_at, seen_before)
 WHERE w.payment_id = n.payment_id AND w.seen = n.seen_before
 """
 
@@ -73,10 +73,10 @@ async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict
     return {standing.payment_id: standing for standing in standings}
 
 
-async def count_stuck(connection: AsyncConnection, older_than_s: float) -> dict[str, int]:
-    """How many withdrawals of each state have had no event for some time, seconds."""
-    cursor = await connection.execute(_COUNT_STUCK, (older_than_s, older_than_s))
-    return dict(await cursor.fetchall())
+async def count_open(connection: AsyncConnection, older_than_s: float) -> dict[str, tuple[int, int]]:
+    """By state: how many withdrawals are open, and how many of them have had no event for some time, seconds."""
+    cursor = await connection.execute(_COUNT_OPEN, (older_than_s,))
+    return {state: (open_, stuck) for state, open_, stuck in await cursor.fetchall()}
 
 
 async def write(connection: AsyncConnection, decision: Decision) -> None:
@@ -110,6 +110,7 @@ def _row(standing: Standing) -> tuple[object, ...]:
         standing.trace_id,
         standing.finished_at,
         standing.finished_by,
+        standing.requested_at,
     )
 
 

@@ -3,8 +3,9 @@
 from collections import Counter
 
 import pytest
+from uuid_utils.compat import uuid7
 
-from tests.conftest import Settle
+from tests.conftest import Settle, wait_until
 from tracing.whole import HOPS, hops_of, what_is_missing
 
 COMPLETED, REJECTED, COMPENSATED = HOPS["completed"], HOPS["rejected"], HOPS["compensated"]
@@ -28,6 +29,36 @@ def test_the_whole_tree_is_there(settle: Settle, amount, hops):
     assert what_is_missing(spans, status.state, status.reason) is None
     assert len({span.span_id for span in spans}) == len(spans)
     assert {span.attributes.get("settle.payment_id") for span in spans} == {str(receipt.payment_id), None}
+
+
+def test_a_compensation_says_why_at_each_step(settle: Settle):
+    _, spans = trace_of(settle, "100.07", COMPENSATED)
+    (charge,) = [span for span in spans if span.name == "charge provider"]
+    assert charge.error == "the provider declined: account_closed"
+    said = {(span.service, event) for span in spans for event in span.events}
+    assert said == {
+        ("settle-payment", "PaymentFailed: account_closed"),
+        ("settle-account", "MoneyRefunded: account_closed"),
+        ("settle-saga", "WithdrawalCompensated: account_closed"),
+    }
+
+
+def test_a_dead_letter_is_an_error_in_its_trace(settle: Settle):
+    account = settle.open_account()
+    payment_id = uuid7()
+    settle.client.request(account, "10.00", payment_id=payment_id)
+    settle.finished(payment_id)
+    receipt = settle.client.request(account, "11.00", payment_id=payment_id)
+
+    def dead():
+        spans = settle.collector.trace(receipt.trace_id)
+        return [span for span in spans if span.name == "send withdrawal.requests.dlq"]
+
+    (send,) = wait_until(dead, "the sending of the dead letter")
+    (process,) = [s for s in settle.collector.trace(receipt.trace_id) if s.span_id == send.parent_id]
+    assert process.service == send.service == "settle-account"
+    assert process.error == f"conflict: payment {payment_id} is known with other contents"
+    assert process.attributes["error.type"] == "conflict"
 
 
 def test_each_hop_hangs_below_the_hop_that_sent_it(settle: Settle):
@@ -89,6 +120,11 @@ def test_a_payment_tried_again_stays_in_its_trace(settle: Settle):
     _, spans = trace_of(settle, "100.13", hops)
     found = Counter(span.name for span in spans)
     assert found["charge provider"] == 2
+    first, second = (span for span in spans if span.name == "charge provider")
+    assert first.error == "no answer: provider_unavailable; it is asked again, or voided"
+    assert first.events == ["retry: provider_unavailable, provider_unavailable"]
+    assert second.error is None
+    assert (first.attributes["settle.attempt"], second.attributes["settle.attempt"]) == (1, 2)
     assert found["send payment.events"] == 1
     ids = {span.span_id for span in spans}
     assert all(span.parent_id in ids for span in spans if span.parent_id is not None)
@@ -110,7 +146,7 @@ def test_a_batch_of_traced_withdrawals_links_them_all_and_mixes_none(settle: Set
         span
         for trace_id in settle.collector.trace_ids()
         for span in settle.collector.trace(trace_id)
-        if span.name == "process batch account"
+        if span.service == "settle-account" and span.name.startswith("process batch")
     ]
     linked = {trace_id for span in batches for trace_id, _ in span.links}
     assert any(len(span.links) > 1 for span in batches)

@@ -1,14 +1,29 @@
 """Is every setting that makes no sense refused at the start, in one line with its name?"""
 
+import logging
 import os
+import sys
 
 import faust
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from cli.main import app
 from processors.runtime.settings import ServiceSettings
 from stack import state
+
+
+@pytest.fixture
+def no_trace_of_a_service(monkeypatch):
+    """A service that is run here is loaded anew, and the logs that it sets up are taken down again."""
+    monkeypatch.delitem(sys.modules, "processors.notification.processor", raising=False)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
+    level = root.level
+    yield
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +32,7 @@ def environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.mark.usefixtures("no_trace_of_a_service")
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

@@ -1,9 +1,11 @@
 """Do spans ever hold anybody up? Not with a collector that is away, slow, or refuses."""
 
+import socket
 import threading
 import time
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 from prometheus_client import REGISTRY
@@ -13,6 +15,7 @@ from tracing import delivery
 from tracing.setup import TracingSettings
 
 SPANS = delivery.QUEUE_MAX + 2_000
+TIMEOUT_S = 1
 
 
 def dropped(reason):
@@ -67,6 +70,46 @@ def test_a_collector_that_hangs_costs_spans_and_no_time(configured):
     tracing.shutdown()
     assert time.perf_counter() - stop_started < 2
     assert given_up + dropped(delivery.NOT_TAKEN) - before[1] == SPANS
+
+
+@pytest.fixture
+def nobody():
+    """The address of a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    return f"http://127.0.0.1:{port}/v1/traces"
+
+
+@pytest.fixture
+def silent():
+    """The address of a server that takes every connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1/traces"
+
+
+@pytest.mark.parametrize("collector", ["nobody", "silent"])
+def test_a_collector_that_is_down_or_hangs_costs_spans_and_no_time(configured, request, caplog, collector):
+    before = dropped(delivery.QUEUE_FULL) + dropped(delivery.NOT_TAKEN)
+    configured(OTLPSpanExporter(endpoint=request.getfixturevalue(collector), timeout=TIMEOUT_S))
+    started = time.perf_counter()
+    for _ in range(SPANS):
+        tracing.start_span("span", SpanKind.INTERNAL).end()
+    took_s = time.perf_counter() - started
+    assert took_s / SPANS < 0.001
+    assert dropped(delivery.QUEUE_FULL) > 0
+    assert 0 < REGISTRY.get_sample_value("settle_spans_queued") <= delivery.QUEUE_MAX
+
+    stop_started = time.perf_counter()
+    tracing.shutdown()
+    assert time.perf_counter() - stop_started < delivery.STOP_S + delivery.GIVE_UP_S + 1
+    # A call that hangs is left to its own time limit; by then every span is accounted for.
+    until = time.monotonic() + TIMEOUT_S + 10
+    while (lost := dropped(delivery.QUEUE_FULL) + dropped(delivery.NOT_TAKEN) - before) < SPANS:
+        assert time.monotonic() < until, lost
+        time.sleep(0.05)
+    assert lost == SPANS
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["the collector at its own address does not take spans: they are given up"]
 
 
 def test_spans_that_a_collector_refuses_are_counted(configured):

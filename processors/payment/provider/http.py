@@ -6,7 +6,8 @@ sense) leaves the outcome unknown, and it is asked again.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from uuid import UUID
@@ -14,11 +15,16 @@ from uuid import UUID
 import httpx
 import msgspec
 import structlog
+from opentelemetry.trace import Span, SpanKind
 
 from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
+from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
 from processors.runtime.calls import Calls
+from processors.runtime.hops import fail, spans
+from processors.runtime.logs import fields_of
 from processors.runtime.settings import ServiceSettings
+from tracing import attributes as names
 
 BUDGET_S = 5.0
 """How long a round begins further calls; the rest is due from the database, and holds nothing up."""
@@ -27,6 +33,8 @@ RETRY_AFTER_S_MAX = 300.0
 """A provider that wants longer is asked after this time all the same."""
 
 TOO_MANY_REQUESTS = 429
+
+PORTS = {"http": 80, "https": 443}
 
 
 class Answer(msgspec.Struct):
@@ -50,7 +58,9 @@ class HttpProvider:
         self._breaker = Breaker(settings.retry_backoff_s)
         self._calls = Calls(settings.provider_connections, BUDGET_S, self._breaker)
         self._url = str(settings.provider_url)
+        self._public_url = httpx.URL(self._url).copy_with(username="", password="")  # as spans show it
         self._tls = httpx.create_ssl_context()
+        metrics.CIRCUIT_OPEN.labels("provider").set_function(lambda: not self._breaker.is_closed)
         # One client for each connection: a pool looks at all of its connections for each request.
         self._idle: list[httpx.AsyncClient] = []
         self.round_s_max = BUDGET_S + self._timeout_s
@@ -82,6 +92,19 @@ class HttpProvider:
         answers = await self._calls.each(call, charges, probe=probe)
         return {c.payment_id: answer or NotTried() for c, answer in zip(charges, answers, strict=True)}
 
+    @contextmanager
+    def _call(self, path: str, charge: Charge) -> Iterator[Span | None]:
+        """One call as a span, where its withdrawal is traced."""
+        about: dict[str, str | int] = {
+            names.HTTP_REQUEST_METHOD: "POST",
+            names.URL_FULL: str(self._public_url).rstrip("/") + path,
+            names.URL_TEMPLATE: path,
+            names.SERVER_ADDRESS: self._public_url.host,
+            names.SERVER_PORT: self._public_url.port or PORTS[self._public_url.scheme],
+        }
+        with spans([charge.context], f"POST {path}", SpanKind.CLIENT, about) as hops:
+            yield hops.get(0)
+
     async def _post(self, path: str, charge: Charge) -> Outcome:
         # There is one time limit for the whole call, instead of one for each part.
         client = (
@@ -90,12 +113,14 @@ class HttpProvider:
             else httpx.AsyncClient(base_url=self._url, verify=self._tls, timeout=None, trust_env=False)
         )
         try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await client.post(
-                    path,
-                    content=msgspec.json.encode(charge),
-                    headers={"Content-Type": "application/json", "Idempotency-Key": str(charge.payment_id)},
-                )
+            with self._call(path, charge) as span:
+                async with asyncio.timeout(self._timeout_s):
+                    response = await client.post(
+                        path,
+                        content=_body(charge),
+                        headers={"Content-Type": "application/json", "Idempotency-Key": str(charge.payment_id)},
+                    )
+                _note_status(span, response.status_code)
         except TimeoutError:
             self._breaker.failed()
             return Unavailable("provider_timeout")
@@ -104,7 +129,7 @@ class HttpProvider:
             return Unavailable(f"provider_unreachable: {type(error).__name__}")
         except Exception as error:
             # A fault of ours must not look like one of the payment's: then nobody would know what became of it.
-            log.exception("a call to the provider failed")
+            log.exception("a call to the provider failed", **fields_of(charge.context, charge.payment_id))
             self._breaker.failed()
             return Unavailable(f"provider_call_failed: {type(error).__name__}")
         finally:
@@ -119,6 +144,24 @@ class HttpProvider:
             return Unavailable(outcome.reason, retry_after_s)
         self._breaker.succeeded()
         return outcome
+
+
+def _body(charge: Charge) -> bytes:
+    return msgspec.json.encode(
+        {
+            "payment_id": charge.payment_id,
+            "account_id": charge.account_id,
+            "amount_minor": charge.amount_minor,
+            "currency": charge.currency,
+        }
+    )
+
+
+def _note_status(span: Span | None, status: int) -> None:
+    if span is not None:
+        span.set_attribute(names.HTTP_RESPONSE_STATUS_CODE, status)
+        if status >= httpx.codes.BAD_REQUEST:
+            fail(span, str(status), f"HTTP {status}")
 
 
 def _outcome(response: httpx.Response) -> Outcome:

@@ -1,0 +1,107 @@
+"""How is one thing that is done for many seen in the trace of each? As a span of the same times in all of them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import psycopg
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
+
+from contracts.events import (
+    CancelRefused,
+    MoneyRefunded,
+    NotificationFailed,
+    PaymentFailed,
+    WithdrawalCompensated,
+    WithdrawalRejected,
+)
+from processors.runtime.database import Database
+from processors.runtime.messages import Emitted
+from tracing import TraceContext, context_of, is_sampled, start_span
+from tracing import attributes as names
+
+_UNUSUAL = (
+    WithdrawalRejected,
+    PaymentFailed,
+    MoneyRefunded,
+    WithdrawalCompensated,
+    NotificationFailed,
+    CancelRefused,
+)
+"""Decisions that say why; they are worth a remark where they were made."""
+
+Hops = Mapping[int, Span]
+"""The span of each traced context, by its place among those that were given; empty where none is traced."""
+
+
+@contextmanager
+def spans(
+    contexts: Sequence[TraceContext], name: str, kind: SpanKind, attributes: Mapping[str, AttributeValue]
+) -> Iterator[Hops]:
+    """Record the block below as one span for each traced context, with the same times.
+
+    A block that raises leaves its spans with error status.
+    """
+    hops = {
+        place: start_span(name, kind, parent=context, attributes=attributes)
+        for place, context in enumerate(contexts)
+        if is_sampled(context)
+    }
+    try:
+        yield hops
+    except BaseException as error:
+        for span in hops.values():
+            fail(span, type(error).__qualname__, str(error) or type(error).__qualname__)
+            if isinstance(error, psycopg.Error) and error.sqlstate:
+                span.set_attribute(names.DB_RESPONSE_STATUS_CODE, error.sqlstate)
+        raise
+    finally:
+        for span in hops.values():
+            span.end()
+
+
+def transaction_spans(
+    service: str, database: Database, contexts: Sequence[TraceContext]
+) -> AbstractContextManager[Hops]:
+    """Record the block below as a database transaction of the service in the trace of each context."""
+    about = {**database.attributes, names.DB_OPERATION_NAME: "transaction", names.MESSAGES: len(contexts)}
+    return spans(contexts, f"transaction {service}", SpanKind.CLIENT, about)
+
+
+def context_in(hops: Hops, place: int, otherwise: TraceContext) -> TraceContext:
+    """The context of a hop, for what is done below it."""
+    span = hops.get(place)
+    return context_of(span) if span is not None else otherwise
+
+
+def by_context(hops: Hops, contexts: Sequence[TraceContext]) -> dict[TraceContext, Span]:
+    """The same spans by the context that each continues."""
+    return {contexts[place]: span for place, span in hops.items()}
+
+
+def fail(span: Span, error_type: str, message: str) -> None:
+    """Give a span error status.
+
+    Args:
+        span: not ended yet.
+        error_type: a class of errors: an exception's name, a status code.
+        message: what a person wants to read.
+    """
+    span.set_attribute(names.ERROR_TYPE, error_type)
+    span.set_status(Status(StatusCode.ERROR, message))
+
+
+def retry(span: Span, error_type: str, message: str) -> None:
+    """Remark that what failed will be tried again."""
+    span.add_event(names.RETRY, {names.ERROR_TYPE: error_type, names.REASON: message})
+
+
+def remark(emitted: Iterable[Emitted], spans_by_context: Mapping[TraceContext, Span]) -> None:
+    """Remark every decision that is not the usual one, and its reason, where it was made."""
+    if not spans_by_context:
+        return
+    for one in emitted:
+        event = one.event
+        span = spans_by_context.get(one.context)
+        if span is not None and isinstance(event, _UNUSUAL):
+            span.add_event(type(event).__name__, {names.REASON: event.reason})
