@@ -18,6 +18,7 @@ class Refusing:
     """A database that refuses so many transactions."""
 
     def __init__(self, refusals):
+        self.attributes = {}
         self._refusals = refusals
 
     async def connect(self):
@@ -35,6 +36,7 @@ class Mailbox:
     """A mailer that keeps what it is given, and says what it was told to."""
 
     def __init__(self, *deliveries):
+        self.attributes = {}
         self.sent = []
         self._deliveries = iter(deliveries)
 
