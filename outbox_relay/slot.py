@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from outbox_relay.errors import SetupError, SlotBusyError
-from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.pgoutput import COLUMNS, OutboxRow
 from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
 from outbox_relay.table import find_columns, oldest_us, select_rows
@@ -32,9 +32,11 @@ _FIND_PUBLICATION = """
     WHERE p.pubname = {name}
 """
 _CREATE_PUBLICATION = """
-    CREATE PUBLICATION {name} FOR TABLE public.outbox
+    CREATE PUBLICATION {name} FOR TABLE public.outbox{columns}
     WITH (publish = 'insert', publish_via_partition_root = true)
 """
+# Only what a record is made of: to write out a timestamp for each row costs the server more than the rest of it.
+COLUMN_LISTS_SINCE = 150_000
 _FIND_SLOT = """
     SELECT plugin, database = current_database(), active_pid, wal_status, confirmed_flush_lsn::text
     FROM pg_replication_slots WHERE slot_name = {name}
@@ -67,17 +69,22 @@ def default_slot_name(database: str) -> str:
     return (SLOT_PREFIX + re.sub(r"[^a-z0-9_]", "_", database.lower()))[:NAME_LENGTH_MAX]
 
 
-def find_slot(connection: ReplicationConnection, name: str) -> Slot | None:
+def find_slot(connection: ReplicationConnection, name: str, columns: frozenset[str]) -> Slot | None:
     """Make sure of the publication, and find the slot; None if it has yet to be made.
 
     One that the server has invalidated (``max_slot_wal_keep_size``) is dropped: a new one finds in the table what
     the topics lack.
 
+    Args:
+        connection: to the database.
+        name: of the slot.
+        columns: of the outbox.
+
     Raises:
         SlotBusyError: another relay reads the slot.
         SetupError: the role may not, or what exists under these names is something else.
     """
-    _ensure_publication(connection)
+    _ensure_publication(connection, columns)
     found = _one(connection, _FIND_SLOT, name=name)
     if found is None:
         return None
@@ -155,13 +162,15 @@ def new_slot(connection: ReplicationConnection, name: str) -> Iterator[NewSlot]:
     yield NewSlot(connection, name, temporary, created[1])
 
 
-def _ensure_publication(connection: ReplicationConnection) -> None:
+def _ensure_publication(connection: ReplicationConnection, columns: frozenset[str]) -> None:
     found = _one(connection, _FIND_PUBLICATION, name=PUBLICATION)
     if found is None:
+        names = ", ".join(name for name in COLUMNS if name in columns)
+        listed = f" ({names})" if connection.info.server_version >= COLUMN_LISTS_SINCE else ""
+        statement = " ".join(_CREATE_PUBLICATION.format(name=PUBLICATION, columns=listed).split())
         try:
-            connection.execute(sql.SQL(_CREATE_PUBLICATION).format(name=sql.Identifier(PUBLICATION)))
+            connection.execute(statement.encode())
         except psycopg.errors.InsufficientPrivilege as error:
-            statement = " ".join(_CREATE_PUBLICATION.format(name=PUBLICATION).split())
             raise SetupError(f"{_first_line(error)}: let the table's owner run: {statement}") from None
         except psycopg.errors.DuplicateObject:
             return  # another relay was faster

@@ -54,8 +54,7 @@ def read(source: Source) -> None:
     """
     slot_name = default_slot_name(source.database)
     with closing(connect(source.dsn)) as connection:
-        find_columns(connection)
-        slot = find_slot(connection, slot_name)
+        slot = find_slot(connection, slot_name, find_columns(connection))
         origin = find_origin(connection)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)

@@ -11,7 +11,8 @@ CONNECT_TIMEOUT_S = 5
 PUBLICATION = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'settle_outbox') THEN
-        CREATE PUBLICATION settle_outbox FOR TABLE public.outbox
+        CREATE PUBLICATION settle_outbox FOR TABLE
+            public.outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
             WITH (publish = 'insert', publish_via_partition_root = true);
     END IF;
 END $$
@@ -45,18 +46,14 @@ _SERVICE = {
 }
 
 _RELAY = """
-GRANT SELECT, DELETE ON outbox TO relay;
+GRANT SELECT, DELETE, MAINTAIN ON outbox TO relay;
 """
 
 # What can never be published is put aside by the relay; people list it, and put it back into the outbox.
 _DEAD_ROWS = """
-DO $$ BEGIN
-    IF to_regclass('public.outbox_dead') IS NOT NULL THEN
-        GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_dead TO relay;
-        GRANT SELECT, DELETE ON outbox_dead TO operator;
-        GRANT INSERT, DELETE ON outbox TO operator;
-    END IF;
-END $$
+GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay;
+GRANT SELECT, DELETE ON outbox_dead TO operator;
+GRANT INSERT, DELETE ON outbox TO operator;
 """
 
 _OPERATOR = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO operator"

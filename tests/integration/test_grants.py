@@ -19,11 +19,6 @@ ROLES_SQL = ROOT / "deploy" / "postgres" / "roles.sql"
 SERVICES = ("account", "payment", "notification", "saga")
 RELAYED = SERVICES
 A_ROW = "'018f0000-0000-7000-8000-000000000001', 'nobody', 'b', 'nothing', '1', NULL, NULL"
-CREATE_TABLE = """
-CREATE TABLE IF NOT EXISTS outbox_dead (
-    id text PRIMARY KEY, aggregatetype text, aggregateid text, type text, payload json, traceparent text,
-    tracestate text, position pg_lsn, reason text, died_at timestamptz DEFAULT now())
-"""
 DENIED = psycopg.errors.InsufficientPrivilege
 
 
@@ -167,10 +162,6 @@ def test_roles_and_grants_may_be_made_again_and_a_password_changes(server):
 
 
 def test_a_row_that_can_never_be_published_is_put_aside_by_the_relay_and_put_back_by_the_operator(server):
-    with psycopg.connect(server.dsn("owner", "saga")) as connection:
-        connection.execute(CREATE_TABLE)
-    server.settle("owner", "migrate", "--grant")
-
     server.tries("relay", "saga", f"INSERT INTO outbox_dead VALUES ({A_ROW}, '0/1', 'too large')")
     server.tries("operator", "saga", "DELETE FROM outbox_dead")
     server.tries("operator", "saga", f"INSERT INTO outbox VALUES ({A_ROW})")
