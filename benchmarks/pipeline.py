@@ -6,7 +6,6 @@ rate: from the moment a request is sent to the commit of its ``WithdrawalComplet
 """
 
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from rich.table import Table
 
 import tracing
 from audit.run import run as run_audit
+from benchmarks.machine import machine
 from contracts.topics import WITHDRAWAL_EVENTS
 from processors.account.accounts import open_accounts
 from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS, WithdrawalClient
@@ -147,11 +147,7 @@ def main(
         "sampling": sampling,
         "cpu_us_per_withdrawal": {name: round(cost, 1) for name, cost in cost_us.items()},
         "memory_mb": {name: round(memory) for name, memory in memory_mb.items()},
-        "machine": {
-            "cores": psutil.cpu_count(),
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     output.parent.mkdir(parents=True, exist_ok=True)

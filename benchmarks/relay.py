@@ -9,7 +9,6 @@ taken at a steady rate, from the commit of a row to the moment the relay knows t
 import json
 import logging
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import machine
 from outbox_relay.ledger import Waits
 from outbox_relay.relay import READERS
 from outbox_relay.settings import RelaySettings
@@ -301,11 +301,7 @@ def main(
             str(size): {"events_per_second": round(one.events_per_second), "cpu_us": round(one.cpu_us, 2)}
             for size, one in by_size.items()
         },
-        "machine": {
-            "cores": psutil.cpu_count(),
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
