@@ -12,25 +12,11 @@ from prometheus_client import REGISTRY
 
 import processors.runtime.metrics
 import tracing.delivery
+from outbox_relay.health import SourceMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS, GRAFANA = DEPLOY / "prometheus", DEPLOY / "grafana"
 
-RELAY = {
-    "settle_relay_events_published": "counter",
-    "settle_relay_bytes_published": "counter",
-    "settle_relay_ack_seconds": "histogram",
-    "settle_relay_lag_seconds": "gauge",
-    "settle_relay_lag_bytes": "gauge",
-    "settle_relay_confirmed_lsn": "gauge",
-    "settle_relay_reconnects": "counter",
-    "settle_relay_unacknowledged": "gauge",
-    "settle_relay_dead_rows": "gauge",
-    "settle_relay_rows_removed": "counter",
-    "settle_relay_slot_retained_bytes": "gauge",
-    "settle_relay_active": "gauge",
-    "settle_relay_standby": "gauge",
-}
 OF_PROMETHEUS = {"up"}
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 ALERTS = (
@@ -46,12 +32,16 @@ ALERTS = (
 )
 
 
-def exposed() -> set[str]:
-    """Every series that a service or the relay can have."""
+def kinds() -> dict[str, str]:
+    """Every metric that a service or the relay has, and of what kind it is."""
     assert processors.runtime.metrics
     assert tracing.delivery
-    kinds = {metric.name: metric.type for metric in REGISTRY.collect()} | RELAY
-    return {name + suffix for name, kind in kinds.items() for suffix in SUFFIXES.get(kind, ("",))}
+    return {metric.name: metric.type for metric in (*REGISTRY.collect(), *SourceMetrics([]).collect())}
+
+
+def exposed() -> set[str]:
+    """Every series that a service or the relay can have."""
+    return {name + suffix for name, kind in kinds().items() for suffix in SUFFIXES.get(kind, ("",))}
 
 
 def asked_for(expression: str) -> set[str]:
@@ -98,11 +88,9 @@ def test_every_series_that_is_asked_for_exists(where, expression):
 
 def test_every_metric_of_a_service_is_on_the_dashboard():
     shown = set().union(*(asked_for(expression) for _, expression in expressions()))
-    kinds = {
-        metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("settle_")
-    } | RELAY
-    kinds = {name: kind for name, kind in kinds.items() if not name.startswith("settle_provider_")}
-    unseen = {n for n, kind in kinds.items() if not {n + suffix for suffix in SUFFIXES[kind]} & shown}
+    ours = {name: kind for name, kind in kinds().items() if name.startswith("settle_")}
+    ours = {name: kind for name, kind in ours.items() if not name.startswith("settle_provider_")}
+    unseen = {n for n, kind in ours.items() if not {n + suffix for suffix in SUFFIXES[kind]} & shown}
     assert not unseen
 
 
