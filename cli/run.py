@@ -39,8 +39,10 @@ def run(
         run_relay(relay_settings)
         return
     from processors.runtime.settings import ServiceSettings
+    from tracing.setup import TracingSettings
 
     settings = ServiceSettings()
+    TracingSettings()  # a variable that makes no sense is said before anything starts
     _check_address(settings.http_host, settings.http_port)
     if service == ServiceName.PROVIDER:
         from processors.payment.provider.service import run_provider

@@ -39,6 +39,8 @@ def up(data: DataOption = None) -> None:
             _run(stack, console, display, folder)
     except StackError as error:
         _fail(error)
+    finally:
+        on_end(lambda _number, _frame: None)  # nothing is left to end, and this process goes by itself
 
 
 def env(data: DataOption = None) -> None:

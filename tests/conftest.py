@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from chaos.arming import Arming
 from contracts.events import WithdrawalRequested, encode
 from contracts.topics import TOPICS, consumer_group
 from processors.account.accounts import open_accounts, show_account
-from processors.saga.status import Status, read
+from processors.saga.status import Status, read_from
 from producers.client import WithdrawalClient
 from stack.supervisor import Stack
 from tracing.collector import SpanCollector
@@ -93,6 +93,7 @@ class Settle:
         self.client = client
         self.bootstrap = stack.state.kafka_bootstrap
         self.dsns = stack.state.dsns
+        self._connections: dict[str, psycopg.Connection] = {}
 
     def open_account(self, balance_minor: int = OPENING_MINOR, currency: str = "USD") -> str:
         """A new account of its own for a test."""
@@ -106,7 +107,7 @@ class Settle:
         return row.balance_minor
 
     def status(self, payment_id: UUID) -> Status | None:
-        return read(self.dsns["saga"], payment_id)
+        return self._on("saga", lambda connection: read_from(connection, payment_id))
 
     def finished(self, payment_id: UUID, timeout_s: float = WAIT_S) -> Status:
         """The status of a withdrawal, once it is finished."""
@@ -128,8 +129,21 @@ class Settle:
         return audit
 
     def query(self, database: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.dsns[database], autocommit=True) as connection:
-            return connection.execute(sql, values or None).fetchall()  # type: ignore[arg-type]
+        return self._on(database, lambda connection: connection.execute(sql, values or None).fetchall())  # type: ignore[arg-type]
+
+    def _on(self, database: str, ask: Callable[[psycopg.Connection], T]) -> T:
+        """Ask on a connection that is kept: twenty new ones a second would keep a core busy."""
+        kept = self._connections.get(database)
+        if kept is not None and not kept.closed:
+            with suppress(psycopg.OperationalError):  # a test may have ended the server since
+                return ask(kept)
+            kept.close()
+        self._connections[database] = psycopg.connect(self.dsns[database], autocommit=True)
+        return ask(self._connections[database])
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
 
     def execute(self, database: str, *statements: str) -> None:
         """Change something behind a service's back."""
@@ -262,6 +276,9 @@ def settle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settle]:
             exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
             tracing.configure("producer", settings=TracingSettings(), exporter=exporter)
             # Patient: some tests take the broker away.
-            with WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client:
-                yield Settle(stack, arming, collector, client)
+            with (
+                WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,
+                closing(Settle(stack, arming, collector, client)) as settle,
+            ):
+                yield settle
             tracing.shutdown()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -22,5 +23,6 @@ def retrying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retrying]:
     with (
         Stack(data, services=(*SERVICES, "provider"), environment=environment, command=arming) as stack,
         WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,
+        closing(Retrying(stack, arming, None, client)) as retrying,  # type: ignore[arg-type]  # nothing is traced
     ):
-        yield Retrying(stack, arming, None, client)  # type: ignore[arg-type]  # nothing is traced
+        yield retrying
