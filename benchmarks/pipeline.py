@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -229,8 +230,9 @@ def cpu_s(stack: Stack) -> dict[str, float]:
     for name, pid in stack.state.pids.items():
         process = psutil.Process(pid)
         for member in (process, *process.children(recursive=True)):
-            part = _postgres_part(member) if name == "postgres" and member != process else name
-            seconds[part] = seconds.get(part, 0.0) + sum(member.cpu_times()[:2])
+            with suppress(psutil.NoSuchProcess):  # a worker of PostgreSQL's that has just ended
+                part = _postgres_part(member) if name == "postgres" and member != process else name
+                seconds[part] = seconds.get(part, 0.0) + sum(member.cpu_times()[:2])
     seconds["load"] = sum(psutil.Process().cpu_times()[:2])
     return seconds
 
