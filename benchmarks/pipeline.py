@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -88,12 +89,14 @@ class Watch:
         self._consumer.close()
 
 
-def bounded(messages: Iterator[Planned], watch: Watch, until: float) -> Iterator[Planned]:
-    """Pass messages on until the time is up, with no more than :data:`UNDER_WAY_MAX` of them unfinished."""
+def bounded(
+    messages: Iterator[Planned], watch: Watch, until: float, under_way_max: int = UNDER_WAY_MAX
+) -> Iterator[Planned]:
+    """Pass messages on until the time is up, with no more than so many of them unfinished."""
     done_before = watch.completed()
     for number, message in enumerate(messages):
         if number % 64 == 0:
-            while number - (watch.completed() - done_before) > UNDER_WAY_MAX:
+            while number - (watch.completed() - done_before) > under_way_max:
                 if time.monotonic() > until:
                     return
                 time.sleep(WATCH_S)
@@ -173,7 +176,7 @@ def _throughput(
         now = datetime.now(UTC).timestamp()
         for edge in (warm_up_s, warm_up_s + window_s * repeats - 0.5):
             if now - started >= edge and edge not in marks:
-                marks[edge] = {"at": now, **_cpu_s(stack)}
+                marks[edge] = {"at": now, **cpu_s(stack)}
 
     with WithdrawalClient(stack.state.kafka_bootstrap, linger_ms=LINGER_UNDER_LOAD_MS) as client:
         run_load(client, bounded(plan_load(plan), watch, until), on_progress=on_progress)
@@ -217,14 +220,15 @@ def wait_quiet(stack: Stack) -> None:
             time.sleep(0.2)
 
 
-def _cpu_s(stack: Stack) -> dict[str, float]:
+def cpu_s(stack: Stack) -> dict[str, float]:
     """CPU seconds so far, by part; PostgreSQL's by what its processes do, the load generator's as ``load``."""
     seconds: dict[str, float] = {}
     for name, pid in stack.state.pids.items():
         process = psutil.Process(pid)
         for member in (process, *process.children(recursive=True)):
-            part = _postgres_part(member) if name == "postgres" and member != process else name
-            seconds[part] = seconds.get(part, 0.0) + sum(member.cpu_times()[:2])
+            with suppress(psutil.NoSuchProcess):  # a worker of PostgreSQL's that has just ended
+                part = _postgres_part(member) if name == "postgres" and member != process else name
+                seconds[part] = seconds.get(part, 0.0) + sum(member.cpu_times()[:2])
     seconds["load"] = sum(psutil.Process().cpu_times()[:2])
     return seconds
 

@@ -1,8 +1,20 @@
 """How does one hop become a span, child of the hop before it?"""
 
+import re
 from collections.abc import Iterable, Mapping
 
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanKind, get_current_span, set_span_in_context
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    TraceState,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -11,6 +23,9 @@ from tracing.context import NO_CONTEXT, TraceContext
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _SAMPLED_DIGITS = frozenset("13579bdf")
+_PLAIN = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_EMPTY = Context()
+_NO_STATE = TraceState()
 
 
 def is_sampled(context: TraceContext) -> bool:
@@ -40,7 +55,9 @@ def start_span(
     """
     return setup.tracer().start_span(
         name,
-        context=_PROPAGATOR.extract(_carrier(parent)) if parent.traceparent else None,
+        context=set_span_in_context(NonRecordingSpan(_span_context(parent)), _EMPTY)
+        if parent.traceparent
+        else _EMPTY,
         kind=kind,
         attributes=attributes,
         links=[_link(context) for context in links],
@@ -50,17 +67,22 @@ def start_span(
 
 def context_of(span: Span) -> TraceContext:
     """The context that a message or outbox row written under this span carries."""
-    carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier, set_span_in_context(NonRecordingSpan(span.get_span_context())))
-    return TraceContext(carrier.get("traceparent"), carrier.get("tracestate"))
+    own = span.get_span_context()
+    state = own.trace_state.to_header() if own.trace_state else None
+    return TraceContext(f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}", state)
 
 
-def _carrier(context: TraceContext) -> dict[str, str]:
-    carrier = {"traceparent": context.traceparent or ""}
-    if context.tracestate:
-        carrier["tracestate"] = context.tracestate
-    return carrier
+def _span_context(context: TraceContext) -> SpanContext:
+    """What a traceparent says; invalid, so that a new trace begins, where it is none."""
+    parent = context.traceparent or ""
+    if _PLAIN.fullmatch(parent) and not context.tracestate:
+        # As nearly all of them are; the propagator takes five times as long.
+        return SpanContext(
+            int(parent[3:35], 16), int(parent[36:52], 16), True, TraceFlags(int(parent[53:], 16)), _NO_STATE
+        )
+    carrier = {"traceparent": parent} | ({"tracestate": context.tracestate} if context.tracestate else {})
+    return get_current_span(_PROPAGATOR.extract(carrier, _EMPTY)).get_span_context()
 
 
 def _link(context: TraceContext) -> Link:
-    return Link(get_current_span(_PROPAGATOR.extract(_carrier(context))).get_span_context())
+    return Link(_span_context(context))
