@@ -33,10 +33,10 @@ def nudge(
         raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
     if found.finished:
         raise BadInputError(f"withdrawal {payment_id} is finished: {found.state}; there is nothing to nudge")
-    messages = to_say_again(dsns, payment_id)
+    bootstrap, timeout_s = settings.kafka_bootstrap(data), ProducerSettings().delivery_timeout_s
+    messages = to_say_again(dsns, bootstrap, payment_id)
     if not messages:
         raise CommandError(f"no service has anything to say again; {payment_id} waits for {found.waiting_for}")
-    bootstrap, timeout_s = settings.kafka_bootstrap(data), ProducerSettings().delivery_timeout_s
     publish(bootstrap, messages, timeout_s)
     for message in messages:
         print(f"said again on {message.topic}: {message.event_type}")

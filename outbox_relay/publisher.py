@@ -120,6 +120,8 @@ class Publisher:
                 "acks": "all",
                 "enable.idempotence": True,
                 "enable.gapless.guarantee": True,
+                # Of a new producer a broker takes the second batch even where it has refused the first.
+                "max.in.flight.requests.per.connection": 1,
                 # Kafka away means waiting, however long; the bounded queue holds the reader back.
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": min(QUEUE_ROWS_MAX, QUEUE_ROWS_ALL_SOURCES // sources),

@@ -160,7 +160,11 @@ def test_a_sampled_request_begins_its_trace_and_the_message_continues_it(settle,
     assert root.attributes["settle.payment_id"] == str(receipt.payment_id)
     assert root.attributes["settle.amount_minor"] == 500
     assert (send.service, send.kind, send.parent_id) == ("settle-producer", "PRODUCER", root.span_id)
+    host, _, port = settle.bootstrap.rpartition(":")
     assert send.attributes == {
+        "server.address": host,
+        "server.port": int(port),
+        "messaging.client.id": "settle-producer",
         "messaging.system": "kafka",
         "messaging.operation.type": "send",
         "messaging.operation.name": "send",

@@ -93,7 +93,10 @@ def test_every_row_is_read_as_the_table_has_it(recorded):
     messages, rows = recorded
     decoder = Decoder()
     events = [decoder.decode(message) for message in messages]
-    assert [tuple(event) for event in events if isinstance(event, OutboxRow)] == rows
+    read = [tuple(event) for event in events if isinstance(event, OutboxRow)]
+    # The table keeps rows where there is room; the log has them in their order.
+    assert len(read) == len(rows) == ROWS
+    assert not set(read) ^ set(rows)
     assert sum(isinstance(event, Begin) for event in events) == 3
     assert sum(isinstance(event, Commit) for event in events) == 3
 
