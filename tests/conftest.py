@@ -265,6 +265,21 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Sequence[Rea
     tracing.shutdown()
 
 
+def trace_requests(collector: SpanCollector) -> None:
+    """Have this process send the spans of its requests where the services send theirs."""
+    exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
+    tracing.configure("producer", settings=TracingSettings(), exporter=exporter)
+
+
+@pytest.fixture(autouse=True)
+def requests_are_traced(request: pytest.FixtureRequest) -> None:
+    """Whatever a test of tracing itself did before in this process."""
+    if "settle" in request.fixturenames:
+        settle: Settle = request.getfixturevalue("settle")
+        if not tracing.enabled():
+            trace_requests(settle.collector)
+
+
 @pytest.fixture(scope="session")
 def settle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settle]:
     """Everything running, every withdrawal traced."""
@@ -273,8 +288,7 @@ def settle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settle]:
         data = tmp_path_factory.mktemp("stack")
         arming = Arming()
         with Stack(data, environment=environment, command=arming) as stack:
-            exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
-            tracing.configure("producer", settings=TracingSettings(), exporter=exporter)
+            trace_requests(collector)
             # Patient: some tests take the broker away.
             with (
                 WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,

@@ -104,13 +104,13 @@ class Outbox:
             )
         )
 
-    def drop_slot(self):
+    def drop_slot(self, name=None):
         """Drop the slot; a walsender takes a moment to notice that its relay is gone."""
         drop = (
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
             " WHERE slot_name = %s AND NOT active"
         )
-        wait_until(lambda: self.one(drop, self.slot) is not None, "the slot is dropped")
+        wait_until(lambda: self.one(drop, name or self.slot) is not None, "the slot is dropped")
 
     def records(self):
         """All records of the topic, partition by partition in order."""

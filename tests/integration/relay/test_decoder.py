@@ -65,7 +65,7 @@ def recorded(request, stack):
     outbox.connection.execute("INSERT INTO other VALUES (1)")
     outbox.connection.execute("TRUNCATE other")
     messages = record(outbox)
-    outbox.connection.execute("SELECT pg_drop_replication_slot('recorded')")
+    outbox.drop_slot("recorded")
     rows = outbox.connection.execute(
         "SELECT id::text, aggregatetype, aggregateid, type, payload::text, traceparent, tracestate FROM outbox"
     ).fetchall()

@@ -174,20 +174,23 @@ def test_a_name_that_no_topic_can_have_is_put_aside(outbox):
     assert (dead.id, dead.reason) == (bad, "aggregatetype 'no such topic' makes no topic name")
 
 
-def test_a_row_that_cannot_be_put_aside_holds_the_rest_and_says_what_to_grant(stack):
+def test_a_row_that_cannot_be_put_aside_holds_the_position_and_says_what_to_grant(stack):
     outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
     role = limited_role(outbox, "SELECT")
     port = ports.choose(taken=set())
     with relaying_as(role, outbox, port):
-        outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
-        after = outbox.insert()
+        too_large = outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
+        after, lsn = outbox.insert(), outbox.lsn()
         wait_until(lambda: "CREATE TABLE IF NOT EXISTS public.outbox_dead" in answer(port, "/readyz")[1], "said")
-        assert after not in outbox.published()
+        assert not outbox.confirmed_passes(lsn)
         from outbox_relay.dead import CREATE_TABLE
 
         outbox.connection.execute(CREATE_TABLE)
         outbox.connection.execute(f"GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay_{outbox.name}")
         outbox.wait_published([after])
+        assert [row.id for row in wait_until(lambda: dead_rows(outbox.connection), "put aside")] == [too_large]
+        outbox.wait_confirmed()
+    assert outbox.published() == [after]
 
 
 def allow(outbox, size):
