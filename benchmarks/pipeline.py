@@ -236,9 +236,9 @@ def cpu_s(stack: Stack) -> dict[str, float]:
 def _postgres_part(member: psutil.Process) -> str:
     """``walsender``, the database that a backend serves, or ``postgres`` for what serves all."""
     title = " ".join(member.cmdline()).removeprefix("postgres: ").split()
-    if title[0] == "walsender":
+    if title[:1] == ["walsender"]:  # one that has just ended has no title
         return "postgres: walsenders"
-    return f"postgres: {title[1]}" if title[0] == "settle" else "postgres"
+    return f"postgres: {title[1]}" if title[:1] == ["settle"] else "postgres"
 
 
 def _print(console: Console, result: Mapping[str, Any]) -> None:
