@@ -17,7 +17,7 @@ import psycopg
 
 from outbox_relay.replication import connect
 from outbox_relay.slot import PUBLICATION, default_slot_name
-from outbox_relay.table import current_lsn
+from outbox_relay.table import current_lsn, may_delete, scalar
 
 if TYPE_CHECKING:
     from outbox_relay.source import Source
@@ -37,7 +37,6 @@ _PUBLISHES = "SELECT count(*) = 1 FROM pg_publication WHERE pubname = %s AND pub
 _DELETE = "DELETE FROM public.outbox WHERE ctid = ANY(ARRAY(SELECT ctid FROM public.outbox LIMIT %s))"
 # As the background process would, and without the lock that gives space back to the operating system.
 _VACUUM = "VACUUM (TRUNCATE false) public.outbox"
-_MAY_DELETE = "SELECT has_table_privilege('public.outbox', 'DELETE')"
 _MAY_VACUUM = """
     SELECT pg_has_role(c.relowner, 'USAGE') OR current_setting('server_version_num')::int >= 170000
         AND has_table_privilege(c.oid, 'MAINTAIN')
@@ -75,11 +74,11 @@ class Cleaner:
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        clean = self._source.settings.relay_cleanup and self._may(connection, _MAY_DELETE)
+        clean = self._source.settings.relay_cleanup and may_delete(connection)
         if self._source.settings.relay_cleanup and not clean:
             role = connection.info.user
             self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")
-        vacuum = clean and self._may(connection, _MAY_VACUUM)
+        vacuum = clean and bool(scalar(connection, _MAY_VACUUM))
         while not self._stop.is_set():
             if time.monotonic() - self._gauges_at > GAUGE_INTERVAL_S:
                 self._measure(connection)
@@ -97,7 +96,7 @@ class Cleaner:
         try:
             with connection.transaction():
                 # Its first statement is what the transaction's snapshot is taken for.
-                publishes = self._may(connection, _PUBLISHES, PUBLICATION)
+                publishes = scalar(connection, _PUBLISHES, PUBLICATION)
                 if not publishes or not self._is_published(current_lsn(connection)):
                     return False
                 removed = connection.execute(_DELETE, (DELETE_ROWS,)).rowcount
@@ -125,13 +124,8 @@ class Cleaner:
         if found is not None:
             gauges["lag_bytes"], gauges["slot_retained_bytes"] = found
         with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
-            gauges["dead_rows"] = connection.execute(_DEAD).fetchone()[0]  # type: ignore[index]
+            gauges["dead_rows"] = scalar(connection, _DEAD)
         self._gauges_at = time.monotonic()
-
-    @staticmethod
-    def _may(connection: psycopg.Connection[Any], question: str, *values: str) -> bool:
-        row = connection.execute(question.encode(), values or None).fetchone()
-        return bool(row and row[0])
 
     def __enter__(self) -> "Cleaner":
         self._thread.start()

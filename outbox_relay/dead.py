@@ -18,6 +18,7 @@ from outbox_relay.ledger import Transaction
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import format_lsn, parse_lsn
 from outbox_relay.publisher import DeliveryReport, Publish
+from outbox_relay.table import scalar
 
 CREATE_TABLE = """
     CREATE TABLE IF NOT EXISTS public.outbox_dead (
@@ -76,7 +77,7 @@ class DeadRow:
 
 def has_dead(connection: psycopg.Connection[Any]) -> bool:
     """Whether there is a table of dead rows."""
-    return bool(_one(connection, _EXISTS))
+    return bool(scalar(connection, _EXISTS))
 
 
 def dead_since(connection: psycopg.Connection[Any], lsn: int) -> set[tuple[bytes, int]]:
@@ -147,8 +148,3 @@ def retry(connection: psycopg.Connection[Any], ids: Sequence[str] | None) -> lis
             connection.execute(_FORGET, row[:1])
             connection.execute(_INSERT, row)
     return [row[0] for row in rows]
-
-
-def _one(connection: psycopg.Connection[Any], query: str) -> Any:
-    row = connection.execute(query.encode()).fetchone()
-    return row[0] if row else None

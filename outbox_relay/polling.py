@@ -22,7 +22,7 @@ from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
 from outbox_relay.source import Source
-from outbox_relay.table import current_lsn, find_columns, find_origin, select_rows
+from outbox_relay.table import current_lsn, find_columns, find_origin, may_delete, scalar, select_rows
 
 POLL_ROWS = 2_000
 # Rows are locked meanwhile, and the database keeps what they see; after that, let go and begin again.
@@ -55,7 +55,7 @@ def read(source: Source) -> None:
     """
     with closing(connect(source.dsn, replication=False)) as connection:
         columns = find_columns(connection)
-        if not _scalar(connection, _LOCK):
+        if not scalar(connection, _LOCK):
             raise SlotBusyError("the outbox is polled by another relay; standing by")
         if "published_at" not in columns:
             _prepare(connection)
@@ -134,7 +134,7 @@ class _Worker:
 
     def remove(self) -> bool:
         """Remove rows that are marked, up to a limit; whether there may be more."""
-        if not _scalar(self._connection, "SELECT has_table_privilege('public.outbox', 'DELETE')"):
+        if not may_delete(self._connection):
             return False
         removed = self._connection.execute(_REMOVE, (REMOVE_ROWS,)).rowcount
         self._source.removed_rows += removed
@@ -148,8 +148,3 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise SetupError(f"{reason}: let the table's owner run: {'; '.join(_PREPARE)}") from None
-
-
-def _scalar(connection: psycopg.Connection[Any], query: str) -> Any:
-    row = connection.execute(query.encode()).fetchone()
-    return row[0] if row else None

@@ -19,6 +19,7 @@ _ORIGIN = """
     SELECT c.system_identifier::text, d.oid::int8, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
     FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
 """
+_MAY_DELETE = "SELECT has_table_privilege('public.outbox', 'DELETE')"
 _CURRENT_LSN = "SELECT pg_current_wal_insert_lsn()::text"
 # Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
 # started first inserted last; with random IDs the start of the transaction is the best there is.
@@ -53,7 +54,7 @@ def find_origin(connection: Connection) -> Origin:
 
 def current_lsn(connection: Connection) -> int:
     """Where the database's log ends now."""
-    return parse_lsn(_one(connection, _CURRENT_LSN)[0])
+    return parse_lsn(scalar(connection, _CURRENT_LSN))
 
 
 def select_rows(
@@ -74,7 +75,18 @@ def select_rows(
 
 def oldest_us(connection: Connection, columns: frozenset[str]) -> int:
     """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if nobody knows."""
-    return (_one(connection, _OLDEST)[0] or 0) if "created_at" in columns else 0
+    return (scalar(connection, _OLDEST) or 0) if "created_at" in columns else 0
+
+
+def scalar(connection: Connection, query: str, *values: str) -> Any:
+    """The first column of a query's only row; None without a row."""
+    row = connection.execute(query.encode(), values or None).fetchone()
+    return row[0] if row else None
+
+
+def may_delete(connection: Connection) -> bool:
+    """Whether the role may take rows out of the outbox."""
+    return bool(scalar(connection, _MAY_DELETE))
 
 
 def _one(connection: Connection, query: str) -> Any:
