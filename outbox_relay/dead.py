@@ -93,9 +93,7 @@ def not_dead(publish: Publish, dead: DeadRows) -> Publish:
     if not dead:
         return publish
 
-    def publish_living(
-        row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport | None = None, /
-    ) -> None:
+    def publish_living(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
         if (row.id, transaction.commit_lsn) in dead:
             transaction.skip(row)
         else:

@@ -18,6 +18,8 @@ from outbox_relay.position import format_lsn
 from outbox_relay.publisher import DeliveryReport, Publish
 from tracing import attributes as names
 
+# Bit 0 of the flags, which are the last two hexadecimal digits of a traceparent.
+SAMPLED_DIGITS = frozenset(b"%x" % digit for digit in range(1, 16, 2))
 OUTBOX_LSN = "settle.outbox.lsn"
 OUTBOX_WAIT_MS = "settle.outbox.wait_ms"
 
@@ -27,17 +29,16 @@ def traced(publish: Publish) -> Publish:
     if not tracing.enabled():
         return publish
 
-    def publish_traced(
-        row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport | None = None, /
-    ) -> None:
-        context = _context_of_row(row)
-        if not tracing.is_sampled(context):
+    def publish_traced(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
+        # Asked of the bytes: this is for every row, and most are not sampled.
+        if row.traceparent is None or row.traceparent[-1:] not in SAMPLED_DIGITS:
             publish(row, transaction, on_delivery)
             return
+        context = _context_of_row(row)
         span = _start(row, context, transaction)
         sent = tracing.context_of(span)
         row = row._replace(traceparent=_bytes(sent.traceparent), tracestate=_bytes(sent.tracestate))
-        publish(row, transaction, _ending(span, on_delivery or transaction.delivered))
+        publish(row, transaction, _ending(span, on_delivery))
 
     return publish_traced
 

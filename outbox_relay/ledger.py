@@ -29,17 +29,17 @@ class Transaction:
         position: the header that its records carry.
         end_lsn: what to confirm once it is done; 0 while rows may still come.
         rows, value_bytes: how much it has published.
-        unacknowledged: how many of its rows Kafka has not answered for.
+        acknowledged: how many of them Kafka has.
     """
 
     __slots__ = (
         "_ledger",
+        "acknowledged",
         "commit_lsn",
         "committed_us",
         "end_lsn",
         "position",
         "rows",
-        "unacknowledged",
         "value_bytes",
     )
 
@@ -51,12 +51,11 @@ class Transaction:
         self.end_lsn = 0
         self.rows = 0
         self.value_bytes = 0
-        self.unacknowledged = 0
+        self.acknowledged = 0
 
     def skip(self, row: OutboxRow) -> None:
         """A row that was counted need not be published."""
         self.rows -= 1
-        self.unacknowledged -= 1
         self.value_bytes -= len(row.payload)
 
     def unpublishable(self, row: OutboxRow, reason: str) -> None:
@@ -66,7 +65,7 @@ class Transaction:
     def delivered(self, error: Any, message: Any) -> None:
         """The delivery report of one of its records, as confluent-kafka calls it."""
         if error is None:
-            self.unacknowledged -= 1
+            self.acknowledged += 1
         else:
             self._ledger.refused(error, message)
 
@@ -149,7 +148,7 @@ class Ledger:
             raise self.refusal
         waiting = self._open
         now_us = time.time() * 1e6
-        while waiting and waiting[0].end_lsn and not waiting[0].unacknowledged:
+        while waiting and waiting[0].end_lsn and waiting[0].acknowledged == waiting[0].rows:
             done = waiting.popleft()
             self.confirmed_lsn = max(self.confirmed_lsn, done.end_lsn)
             self.acknowledged_rows += done.rows

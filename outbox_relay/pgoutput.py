@@ -145,8 +145,15 @@ def _in_standard_order(column_count: int) -> Callable[[bytes], OutboxRow]:
         t5, length = _tagged_length(message, at)
         payload_at = at + 5
         at = payload_end = payload_at + length
-        traceparent, at = _nullable(message, at)
-        tracestate, at = _nullable(message, at)
+        traceparent = tracestate = None
+        if message[at] == _NULL:
+            at += 1
+        else:
+            traceparent, at = _nullable(message, at)
+        if message[at] == _NULL:
+            at += 1
+        else:
+            tracestate, at = _nullable(message, at)
         for _ in trailing:
             at = _end_of_column(message, at)
         if at != len(message) or message[5:8] != expected or not t1 == t2 == t3 == t4 == t5 == _TEXT:

@@ -103,9 +103,9 @@ class _Worker:
             for *values, committed_us in rows:
                 row = OutboxRow._make(value.encode() if value is not None else None for value in values)
                 transaction = ledger.begin(lsn, committed_us)
-                transaction.rows = transaction.unacknowledged = 1
+                transaction.rows = 1
                 transaction.value_bytes = len(row.payload)
-                publish(row, transaction)
+                publish(row, transaction, transaction.delivered)
                 ledger.end(transaction, lsn)
             self._wait_acknowledged()
             failpoints.hit("relay.acknowledged")

@@ -135,10 +135,11 @@ def tail_ids(bootstrap: str, topic: str, origin: Origin, since_us: int) -> Itera
                 tail.end, tail.start = tail.start, max(tail.floor, tail.start - step)
             for record in _read(consumer, topic, tails):
                 fields: dict[str, Any] = dict(record.headers() or ())
-                if (row_id := fields.get(headers.ID)) is not None:
-                    yield row_id
                 if origin.has_confirmed(fields.get(headers.POSITION)):
+                    # Its row does not come again, and would be waited for.
                     tails = [tail for tail in tails if tail.partition != record.partition()]
+                elif (row_id := fields.get(headers.ID)) is not None:
+                    yield row_id
             step = min(step * TAIL_GROWTH, TAIL_RECORDS_MAX)
     except KafkaException as error:
         raise PublishError(f"Kafka does not answer, waiting for it: {error.args[0].str()}") from None

@@ -146,18 +146,20 @@ class Pipeline:
 
     def _read_and_publish(self) -> int:
         decode, publish, transaction = self._decoder.decode, self._publish, self._transaction
+        # Looked up once a transaction: a bound method for each row would be kept until its acknowledgement.
+        delivered = transaction.delivered if transaction is not None else None
         rows = 0
         for message in self._stream.messages():
             event = decode(message)
             if type(event) is OutboxRow:
-                assert transaction is not None, "a row outside of a transaction"
+                assert transaction is not None and delivered is not None, "a row outside of a transaction"
                 transaction.rows += 1
-                transaction.unacknowledged += 1
                 transaction.value_bytes += len(event.payload)
-                publish(event, transaction)
+                publish(event, transaction, delivered)
                 rows += 1
             elif type(event) is Begin:
                 transaction = self._transaction = self._ledger.begin(event.commit_lsn, event.committed_us)
+                delivered = transaction.delivered
             elif type(event) is Commit:
                 assert transaction is not None, "a commit outside of a transaction"
                 self._ledger.end(transaction, event.end_lsn)
@@ -230,9 +232,8 @@ def publish_rows_before(
     transaction = ledger.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     for row in slot.rows_before():
         transaction.rows += 1
-        transaction.unacknowledged += 1
         transaction.value_bytes += len(row.payload)
-        publish(row, transaction)
+        publish(row, transaction, transaction.delivered)
         if transaction.rows % 1_000 == 0:
             publisher.poll()
             ledger.advance()
