@@ -108,7 +108,7 @@ def bounded(
 def main(
     window: Annotated[float, typer.Option(min=1, help="Length of one window, seconds.")] = 8.0,
     repeats: Annotated[int, typer.Option(min=1, help="Windows.")] = 4,
-    warm_up: Annotated[float, typer.Option(min=1, help="Load before the first window, seconds.")] = 15.0,
+    warm_up: Annotated[float, typer.Option(min=1, help="Load before the first window, seconds.")] = 30.0,
     latency: Annotated[float, typer.Option(min=5, help="How long to measure latency, seconds.")] = 20.0,
     sampling: Annotated[float, typer.Option(min=0, max=1, help="Share of withdrawals traced.")] = 0.01,
     output: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = RESULTS,

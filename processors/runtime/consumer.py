@@ -20,6 +20,9 @@ POLL_S = 0.5
 GATHER_S_PER_RATE = 1 / 40_000
 """From one batch to the next: 5 ms at 200 records/s, 0.1 s at 4,000."""
 
+ENOUGH_RECORDS = 2_000
+"""A batch of so many gains little by being larger, so nothing is waited for that would make it so."""
+
 RATE_WINDOW_S = 0.25
 """The rate is measured over this time: a short burst is no load yet."""
 
@@ -62,9 +65,10 @@ class BatchConsumer:
                 "auto.offset.reset": "earliest",
                 "enable.auto.offset.store": False,
                 "auto.commit.interval.ms": 500,
-                # Fetch again only once the last fetch was taken, and pause between fetches of a partition:
-                # without these a busy partition is fetched record by record and the broker's CPU is the limit.
-                "queued.min.messages": 1,
+                # What librdkafka counts is all that waits to be taken, of any partition. At the limit it asks for some
+                # partitions only, and with few records coming in would wait half a second for those: so the limit is
+                # no lower than a batch, and is met by a backlog alone.
+                "queued.min.messages": batch_max,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 500,
                 # A batch that waits for its database must not cost the membership.
@@ -90,7 +94,8 @@ class BatchConsumer:
         Raises:
             KafkaException: an error that waiting does not mend.
         """
-        gather_s = min(self._load.rate * GATHER_S_PER_RATE, self._gather_s_max)
+        rate = self._load.rate
+        gather_s = min(rate * GATHER_S_PER_RATE, self._gather_s_max, ENOUGH_RECORDS / max(rate, 1.0))
         time.sleep(max(gather_s - (time.monotonic() - self._last_taken), 0.0))
         found = self._consumer.consume(1, POLL_S)
         if found:
