@@ -11,6 +11,8 @@ TIMEOUT_S = 15.0
 """How long Kafka may be silent before a scan gives up."""
 
 FETCH_RECORDS = 5_000
+FETCH_BYTES = 262_144
+FETCH_AHEAD_KIB = 16_384
 POLL_S = 0.5
 RETRY_S = 0.1
 
@@ -45,6 +47,9 @@ def scan(
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 10,
+            # Little of each partition at a time: they come in about evenly, and what is fetched ahead is bounded.
+            "fetch.message.max.bytes": FETCH_BYTES,
+            "queued.max.messages.kbytes": FETCH_AHEAD_KIB,
             "log_level": 0,
         }
     )
