@@ -238,7 +238,8 @@ def _cell(name: str, fault: Fault | None) -> tuple[str, str]:
         colour = GOOD if fault.accepted == fault.asked else FAIR
         return colour, f"{fault.accepted} of {fault.asked}\nall paid {after} after"
     if fault.published is not None:
-        return GOOD, f"sent {fault.published:.0f} times,\npaid once"
+        sent = "once" if fault.published == 1 else f"{fault.published:.0f} times"
+        return GOOD, f"sent {sent},\npaid once"
     return GOOD, "no cent off"
 
 

@@ -65,9 +65,9 @@ class BatchConsumer:
                 "auto.offset.reset": "earliest",
                 "enable.auto.offset.store": False,
                 "auto.commit.interval.ms": 500,
-                # What librdkafka counts is all that waits to be taken, of any partition. At the limit it asks for some
-                # partitions only, and with few records coming in would wait half a second for those: so the limit is
-                # no lower than a batch, and is met by a backlog alone.
+                # What librdkafka counts is all that waits to be taken, of any partition. At the limit it asks for
+                # some partitions only, and with few records coming in would wait half a second for those: so the
+                # limit is no lower than a batch, and is met by a backlog alone.
                 "queued.min.messages": batch_max,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 500,
