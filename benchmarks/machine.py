@@ -1,6 +1,10 @@
-"""On what were figures measured? What every result says of its machine."""
+"""On what were figures measured? What every result says of its machine, and how it is filed."""
 
+import json
 import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,3 +17,10 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
+
+
+def write(output: Path, figures: Mapping[str, Any]) -> None:
+    """File figures as JSON, with the machine and the time."""
+    result = {**figures, "machine": machine(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n")

@@ -5,7 +5,6 @@ counts is how many were completed, by the saga's own clock, in each of several w
 rate: from the moment a request is sent to the commit of its ``WithdrawalCompleted``, as PostgreSQL recorded it.
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ from rich.table import Table
 
 import tracing
 from audit.run import run as run_audit
-from benchmarks.machine import machine
+from benchmarks.machine import write
 from contracts.topics import WITHDRAWAL_EVENTS
 from processors.account.accounts import open_accounts
 from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS, WithdrawalClient
@@ -150,11 +149,8 @@ def main(
         "sampling": sampling,
         "cpu_us_per_withdrawal": {name: round(cost, 1) for name, cost in cost_us.items()},
         "memory_mb": {name: round(memory) for name, memory in memory_mb.items()},
-        "machine": machine(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
+    write(output, result)
     _print(console, result)
     console.print(f"written to {output}")
     if not audit.ok:

@@ -6,7 +6,6 @@ the same rows read to nothing by ``pg_recvlogical``, which is what the server ca
 taken at a steady rate, from the commit of a row to the moment the relay knows that Kafka has it.
 """
 
-import json
 import logging
 import os
 import signal
@@ -18,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -33,7 +31,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.machine import write
 from outbox_relay.ledger import Waits
 from outbox_relay.relay import READERS
 from outbox_relay.settings import RelaySettings
@@ -302,11 +300,8 @@ def main(
             str(size): {"events_per_second": round(one.events_per_second), "cpu_us": round(one.cpu_us, 2)}
             for size, one in by_size.items()
         },
-        "machine": machine(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
+    write(output, result)
     _print(console, result)
     console.print(f"written to {output}")
 

@@ -5,7 +5,6 @@ service exports to the same collector all the time. The runs take turns, in anot
 begins and ends with nothing under way; so what changes on the machine meanwhile meets all three.
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from rich.table import Table
 
 import tracing
 from audit.run import run as run_audit
+from benchmarks.machine import write
 from benchmarks.pipeline import ACCOUNTS, AUDIT_WAIT_S, BALANCE_MINOR, Watch, bounded, completed, cpu_s, wait_quiet
 from processors.account.accounts import open_accounts
 from producers.client import LINGER_UNDER_LOAD_MS, WithdrawalClient
@@ -87,10 +87,8 @@ def main(
         "audit_ok": audit.ok,
         "withdrawals": audit.withdrawals,
         "cores": psutil.cpu_count(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
+    write(output, result)
     _print(console, runs, result)
     console.print(f"written to {output}")
     if not audit.ok:

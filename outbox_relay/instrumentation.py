@@ -18,8 +18,6 @@ from outbox_relay.position import format_lsn
 from outbox_relay.publisher import DeliveryReport, Publish
 from tracing import attributes as names
 
-# Bit 0 of the flags, which are the last two hexadecimal digits of a traceparent.
-SAMPLED_DIGITS = frozenset(b"%x" % digit for digit in range(1, 16, 2))
 OUTBOX_LSN = "settle.outbox.lsn"
 OUTBOX_WAIT_MS = "settle.outbox.wait_ms"
 
@@ -30,8 +28,7 @@ def traced(publish: Publish) -> Publish:
         return publish
 
     def publish_traced(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        # Asked of the bytes: this is for every row, and most are not sampled.
-        if row.traceparent is None or row.traceparent[-1:] not in SAMPLED_DIGITS:
+        if not tracing.is_sampled_parent(row.traceparent):
             publish(row, transaction, on_delivery)
             return
         context = _context_of_row(row)

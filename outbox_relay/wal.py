@@ -230,10 +230,11 @@ def publish_rows_before(
     """
     # These were committed before the slot; where exactly, nobody knows any more.
     transaction = ledger.begin(slot.starts_at_lsn - 1, slot.oldest_us())
+    delivered = transaction.delivered
     for row in slot.rows_before():
         transaction.rows += 1
         transaction.value_bytes += len(row.payload)
-        publish(row, transaction, transaction.delivered)
+        publish(row, transaction, delivered)
         if transaction.rows % 1_000 == 0:
             publisher.poll()
             ledger.advance()

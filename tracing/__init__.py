@@ -7,7 +7,7 @@ that are being traced.
 
 from tracing.context import NO_CONTEXT, TraceContext, new_unsampled
 from tracing.setup import LINKS_MAX, configure, enabled, sample, shutdown
-from tracing.spans import context_of, is_sampled, start_span
+from tracing.spans import context_of, is_sampled, is_sampled_parent, start_span
 
 __all__ = [
     "LINKS_MAX",
@@ -17,6 +17,7 @@ __all__ = [
     "context_of",
     "enabled",
     "is_sampled",
+    "is_sampled_parent",
     "new_unsampled",
     "sample",
     "shutdown",

@@ -22,7 +22,7 @@ from tracing import setup
 from tracing.context import NO_CONTEXT, TraceContext
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-_SAMPLED_DIGITS = frozenset("13579bdf")
+_SAMPLED_DIGITS = frozenset((*"13579bdf", *(digit.encode() for digit in "13579bdf")))
 _PLAIN = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _EMPTY = Context()
 _NO_STATE = TraceState()
@@ -30,8 +30,12 @@ _NO_STATE = TraceState()
 
 def is_sampled(context: TraceContext) -> bool:
     """Whether this process records spans for a message with this context; cheap enough for every message."""
-    parent = context.traceparent
-    return setup._provider is not None and parent is not None and parent[-1:] in _SAMPLED_DIGITS
+    return is_sampled_parent(context.traceparent)
+
+
+def is_sampled_parent(traceparent: str | bytes | None) -> bool:
+    """The same of a ``traceparent`` as it came, before anything is made of it."""
+    return setup._provider is not None and traceparent is not None and traceparent[-1:] in _SAMPLED_DIGITS
 
 
 def start_span(
