@@ -19,7 +19,6 @@ import psutil
 import psycopg
 import typer
 from confluent_kafka import Consumer, TopicPartition
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -121,10 +120,8 @@ def main(
         settings = {"track_commit_timestamp": "on"}
         with Stack(Path(folder), environment=environment, postgres_settings=settings) as stack:
             if sampling:
-                exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
-                tracing.configure(
-                    "producer", settings=TracingSettings(traces_sampler_arg=sampling), exporter=exporter
-                )
+                traced = TracingSettings(exporter_otlp_endpoint=collector.endpoint, traces_sampler_arg=sampling)
+                tracing.configure("producer", settings=traced)
             names = [f"acc-{number}" for number in range(1, ACCOUNTS + 1)]
             open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")
             console.print(

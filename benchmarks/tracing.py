@@ -17,7 +17,6 @@ from urllib.request import urlopen
 import psutil
 import psycopg
 import typer
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 from rich import box
 from rich.console import Console
@@ -117,8 +116,8 @@ def _turn(number: int) -> Sequence[float]:
 
 def _run(stack: Stack, collector: SpanCollector, ratio: float, ramp_s: float, window_s: float) -> Run:
     """Put load on the stack, look at a window at its end, and wait until all is finished."""
-    exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
-    tracing.configure("producer", settings=TracingSettings(traces_sampler_arg=ratio), exporter=exporter)
+    settings = TracingSettings(exporter_otlp_endpoint=collector.endpoint, traces_sampler_arg=ratio)
+    tracing.configure("producer", settings=settings)
     watch = Watch(stack.state.kafka_bootstrap)
     started = datetime.now(UTC).timestamp()
     began, cpu_before = started + ramp_s, sum(cpu_s(stack).values())

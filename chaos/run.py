@@ -9,7 +9,6 @@ from uuid import UUID
 
 import msgspec
 import psycopg
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
 import tracing
 from audit.run import Audit, Check
@@ -119,8 +118,8 @@ def _accounts(options: Options) -> int:
 
 
 def _trace(collector: SpanCollector, share: float) -> None:
-    exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
-    tracing.configure("producer", settings=TracingSettings(traces_sampler_arg=share), exporter=exporter)
+    settings = TracingSettings(exporter_otlp_endpoint=collector.endpoint, traces_sampler_arg=share)
+    tracing.configure("producer", settings=settings)
 
 
 class Load:

@@ -94,8 +94,6 @@ def _folder(keep: bool, console: Console) -> Iterator[Path]:
 
 
 def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Console) -> _Seen:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
     import tracing
     from audit.run import run
     from contracts.money import format_amount
@@ -114,8 +112,8 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Conso
     plan = LoadPlan(count - 1, accounts=ACCOUNTS, duplicates=0.05, declined=0.05, insufficient=0.05)
 
     def trace(share: float) -> None:
-        exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
-        tracing.configure("producer", settings=TracingSettings(traces_sampler_arg=share), exporter=exporter)
+        settings = TracingSettings(exporter_otlp_endpoint=collector.endpoint, traces_sampler_arg=share)
+        tracing.configure("producer", settings=settings)
 
     def last() -> UUID:
         trace(1.0)

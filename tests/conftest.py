@@ -17,7 +17,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from uuid_utils.compat import uuid7
@@ -252,7 +251,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Sequence[Rea
 
     What the shared stack's tests export is set aside meanwhile, not shut down.
     """
-    monkeypatch.setattr(tracing.setup, "_provider", None)
+    monkeypatch.setattr(tracing.setup, "_recorder", None)
     monkeypatch.setattr(tracing.setup, "_ratio", 0.0)
     exporter = InMemorySpanExporter()
     tracing.configure("test", settings=TracingSettings(traces_sampler_arg=1), exporter=exporter)
@@ -267,8 +266,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Sequence[Rea
 
 def trace_requests(collector: SpanCollector) -> None:
     """Have this process send the spans of its requests where the services send theirs."""
-    exporter = OTLPSpanExporter(endpoint=f"{collector.endpoint}/v1/traces")
-    tracing.configure("producer", settings=TracingSettings(), exporter=exporter)
+    tracing.configure("producer", settings=TracingSettings(exporter_otlp_endpoint=collector.endpoint))
 
 
 @pytest.fixture(autouse=True)

@@ -5,21 +5,15 @@ nothing is paid for.
 """
 
 import random
-from functools import lru_cache
 
-from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracing.delivery import BoundedSpans
-
-LINKS_MAX = 1_000
-"""Links of one span; the OpenTelemetry default, 128, is less than a batch holds under load."""
+from tracing.otlp import FastExporter
+from tracing.recording import Recorder
 
 
 class TracingSettings(BaseSettings):
@@ -33,13 +27,16 @@ class TracingSettings(BaseSettings):
     sdk_disabled: bool = False
 
     @property
-    def exports(self) -> bool:
-        """Whether there is anywhere to send spans."""
-        endpoint = self.exporter_otlp_endpoint or self.exporter_otlp_traces_endpoint
-        return bool(endpoint) and not self.sdk_disabled
+    def endpoint(self) -> str | None:
+        """Where spans are sent, full path; None where tracing is off."""
+        if self.sdk_disabled:
+            return None
+        if self.exporter_otlp_traces_endpoint or not self.exporter_otlp_endpoint:
+            return self.exporter_otlp_traces_endpoint or None
+        return f"{self.exporter_otlp_endpoint.rstrip('/')}/v1/traces"
 
 
-_provider: TracerProvider | None = None
+_recorder: Recorder | None = None
 _ratio = 0.0
 
 
@@ -53,47 +50,36 @@ def configure(
         settings: instead of those of the environment.
         exporter: instead of the OTLP exporter (tests).
     """
-    global _provider, _ratio
+    global _recorder, _ratio
     shutdown()
     settings = settings or TracingSettings()
-    if not settings.exports and exporter is None:
-        return
-    # Who is traced is decided once, by `sample` at the root; everyone after follows the sampled flag.
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": f"settle-{service}"}),
-        sampler=ParentBased(ALWAYS_ON),
-        span_limits=SpanLimits(max_links=LINKS_MAX),
-        shutdown_on_exit=False,
-    )
-    where = settings.exporter_otlp_traces_endpoint or settings.exporter_otlp_endpoint or "its own address"
-    provider.add_span_processor(BoundedSpans(exporter or OTLPSpanExporter(), where))
-    _provider, _ratio = provider, settings.traces_sampler_arg
+    if exporter is None:
+        if settings.endpoint is None:
+            return
+        exporter = FastExporter(settings.endpoint)
+    spans = BoundedSpans(exporter, settings.endpoint or "its own address")
+    _recorder = Recorder(Resource.create({"service.name": f"settle-{service}"}), spans)
+    _ratio = settings.traces_sampler_arg
 
 
 def enabled() -> bool:
     """Whether this process exports spans."""
-    return _provider is not None
+    return _recorder is not None
 
 
 def sample() -> bool:
     """Decide for a new withdrawal whether it is traced (``OTEL_TRACES_SAMPLER_ARG``, default 1.0)."""
-    return _provider is not None and (_ratio >= 1.0 or random.random() < _ratio)
+    return _recorder is not None and (_ratio >= 1.0 or random.random() < _ratio)
 
 
-def tracer() -> trace.Tracer:
-    """The tracer of this process; only meaningful where :func:`enabled`."""
-    return _tracer_of(_provider)
-
-
-@lru_cache(maxsize=1)
-def _tracer_of(provider: trace.TracerProvider | None) -> trace.Tracer:
-    # Asked for anew, a tracer costs as much as the rest of a span's start.
-    return (provider or trace.NoOpTracerProvider()).get_tracer("settle")
+def recorder() -> Recorder | None:
+    """What starts the spans of this process; None unless :func:`enabled`."""
+    return _recorder
 
 
 def shutdown() -> None:
     """Send what is queued (for a few seconds at the most) and stop exporting."""
-    global _provider, _ratio
-    provider, _provider, _ratio = _provider, None, 0.0
-    if provider is not None:
-        provider.shutdown()
+    global _recorder, _ratio
+    before, _recorder, _ratio = _recorder, None, 0.0
+    if before is not None:
+        before.shutdown()

@@ -5,15 +5,14 @@ from collections.abc import Iterable, Mapping
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Link,
-    NonRecordingSpan,
     Span,
     SpanContext,
     SpanKind,
     TraceFlags,
     TraceState,
     get_current_span,
-    set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
@@ -35,7 +34,7 @@ def is_sampled(context: TraceContext) -> bool:
 
 def is_sampled_parent(traceparent: str | bytes | None) -> bool:
     """The same of a ``traceparent`` as it came, before anything is made of it."""
-    return setup._provider is not None and traceparent is not None and traceparent[-1:] in _SAMPLED_DIGITS
+    return setup._recorder is not None and traceparent is not None and traceparent[-1:] in _SAMPLED_DIGITS
 
 
 def start_span(
@@ -57,15 +56,16 @@ def start_span(
         links: contexts of other messages that this span worked on.
         start_ns: nanoseconds since the epoch, if not now.
     """
-    return setup.tracer().start_span(
+    recorder = setup.recorder()
+    if recorder is None:
+        return INVALID_SPAN
+    return recorder.start(
         name,
-        context=set_span_in_context(NonRecordingSpan(_span_context(parent)), _EMPTY)
-        if parent.traceparent
-        else _EMPTY,
-        kind=kind,
-        attributes=attributes,
-        links=[_link(context) for context in links],
-        start_time=start_ns,
+        kind,
+        _span_context(parent) if parent.traceparent else None,
+        attributes or {},
+        [Link(_span_context(context)) for context in links],
+        start_ns,
     )
 
 
@@ -86,7 +86,3 @@ def _span_context(context: TraceContext) -> SpanContext:
         )
     carrier = {"traceparent": parent} | ({"tracestate": context.tracestate} if context.tracestate else {})
     return get_current_span(_PROPAGATOR.extract(carrier, _EMPTY)).get_span_context()
-
-
-def _link(context: TraceContext) -> Link:
-    return Link(_span_context(context))
