@@ -56,6 +56,7 @@ class Batch:
         self._unreadable = tuple(dead_letters)
         self.dead_letters: list[DeadLetter] = list(dead_letters)
         self._brokers = brokers or {}
+        self._about_each: Mapping[str, AttributeValue] = {}
         self._batch_span: Span | None = None
         self._spans: dict[Place, Span] = {}
 
@@ -95,6 +96,7 @@ class Batch:
         if len(traced) > 1:
             self._batch_span = self._start_batch(traced)
         around = [context_of(self._batch_span)] if self._batch_span is not None else []
+        self._about_each = self._about("process")
         for message in traced:
             about = {
                 names.MESSAGING_MESSAGE_ID: str(message.id),
@@ -178,7 +180,7 @@ class Batch:
             SpanKind.CONSUMER,
             parent=context,
             attributes={
-                **self._about("process"),
+                **self._about_each,
                 names.MESSAGING_DESTINATION_NAME: record.topic,
                 names.MESSAGING_DESTINATION_PARTITION_ID: str(record.partition),
                 names.MESSAGING_KAFKA_OFFSET: record.offset,
