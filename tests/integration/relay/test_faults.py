@@ -159,6 +159,8 @@ def test_the_confirmed_position_waits_for_kafka_and_nothing_is_lost_meanwhile(ou
     with relaying(outbox, http_port=port):
         before = [outbox.insert() for _ in range(10)]
         outbox.wait_published(before)
+        # A record can be read before its acknowledgement has come back.
+        wait_until(lambda: metric(port, outbox, "unacknowledged") == 0, "all are acknowledged")
         outbox.stack.stop_service("kafka")
         try:
             during = [outbox.insert() for _ in range(200)]
