@@ -94,8 +94,8 @@ class AccountProcessor(Processor):
 
 
 async def _apply(connection: AsyncConnection, messages: Sequence[Message]) -> Decision:
-    accounts = await store.lock_accounts(connection, {message.event.account_id for message in messages})
-    known = await store.read_log(connection, payment_ids(messages))
+    account_ids = {message.event.account_id for message in messages}
+    accounts, known = await store.lock_and_read(connection, account_ids, payment_ids(messages))
     decision = decide(messages, accounts, known, datetime.now(UTC))
     await store.write(connection, decision)
     return decision

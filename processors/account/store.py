@@ -12,7 +12,7 @@ from contracts.topics import PAYMENT_EVENTS
 from processors.account.decide import Account, Decision, LogEntry
 from processors.runtime import outbox
 from processors.runtime.messages import Message, Record
-from processors.runtime.rows import Rows
+from processors.runtime.rows import Rows, Write, write_rows
 from tracing import TraceContext
 
 _LOCK_ACCOUNTS = """
@@ -107,16 +107,19 @@ async def postpone_refund(
     await connection.execute(_POSTPONE_REFUND, (error, next_attempt_at, due.payment_id))
 
 
-async def lock_accounts(connection: AsyncConnection, account_ids: set[str]) -> dict[str, Account]:
-    """The accounts that exist, locked until the transaction ends; in one order everywhere, so no deadlocks."""
-    cursor = await connection.execute(_LOCK_ACCOUNTS, (sorted(account_ids),))
-    return {row[0]: Account(*row) for row in await cursor.fetchall()}
+async def lock_and_read(
+    connection: AsyncConnection, account_ids: set[str], payment_ids: Sequence[UUID]
+) -> tuple[dict[str, Account], dict[UUID, LogEntry]]:
+    """The accounts that exist, locked until the transaction ends, and what was decided on the withdrawals before.
 
-
-async def read_log(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, LogEntry]:
-    """What was decided before on these withdrawals. Read after the accounts are locked."""
-    cursor = await connection.execute(_READ_LOG, (payment_ids,))
-    return {row[0]: LogEntry(*row) for row in await cursor.fetchall()}
+    Accounts are locked in one order everywhere, so no deadlocks; the log is read once they are.
+    """
+    accounts = await connection.execute(_LOCK_ACCOUNTS, (sorted(account_ids),))
+    log = await connection.execute(_READ_LOG, (payment_ids,))
+    return (
+        {row[0]: Account(*row) for row in await accounts.fetchall()},
+        {row[0]: LogEntry(*row) for row in await log.fetchall()},
+    )
 
 
 async def write(connection: AsyncConnection, decision: Decision) -> None:
@@ -125,19 +128,14 @@ async def write(connection: AsyncConnection, decision: Decision) -> None:
     Raises:
         psycopg.errors.UniqueViolation: another instance decided on one of these withdrawals first.
     """
-    if accounts := list(decision.accounts.values()):
-        await connection.execute(
-            _SET_BALANCES, ([a.account_id for a in accounts], [a.balance_minor for a in accounts])
-        )
-    await _SAGA_LOG.insert(
+    await write_rows(
         connection,
-        [(e.payment_id, e.account_id, e.amount_minor, e.currency, e.status, e.reason) for e in decision.opened],
+        Write(_SET_BALANCES, [(a.account_id, a.balance_minor) for a in decision.accounts.values()]),
+        _SAGA_LOG.insert(
+            [(e.payment_id, e.account_id, e.amount_minor, e.currency, e.status, e.reason) for e in decision.opened]
+        ),
+        _LEDGER.insert([(b.payment_id, b.kind, b.account_id, b.amount_minor) for b in decision.bookings]),
+        outbox.insert("account", decision.emitted),
     )
-    if compensated := decision.compensated:
-        await connection.execute(
-            _COMPENSATE, ([e.payment_id for e in compensated], [e.reason for e in compensated])
-        )
-    await _LEDGER.insert(
-        connection, [(b.payment_id, b.kind, b.account_id, b.amount_minor) for b in decision.bookings]
-    )
-    await outbox.write(connection, "account", decision.emitted)
+    # By itself: what was opened in the same batch must be there.
+    await write_rows(connection, Write(_COMPENSATE, [(e.payment_id, e.reason) for e in decision.compensated]))

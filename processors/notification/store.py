@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from processors.notification.decide import Notification
 from processors.runtime import outbox
 from processors.runtime.messages import Emitted
-from processors.runtime.rows import Rows
+from processors.runtime.rows import Rows, Write, write_rows
 from tracing import TraceContext
 
 _COLUMNS = """
@@ -74,18 +74,16 @@ async def insert(
     Raises:
         psycopg.errors.UniqueViolation: another instance sent one of them first.
     """
-    await _NOTIFICATIONS.insert(connection, [_row(notification) for notification in notifications])
-    await outbox.write(connection, "notification", emitted)
+    rows = [_row(notification) for notification in notifications]
+    await write_rows(connection, _NOTIFICATIONS.insert(rows), outbox.insert("notification", emitted))
 
 
 async def update(
     connection: AsyncConnection, notifications: Sequence[Notification], emitted: Sequence[Emitted]
 ) -> None:
     """Write what became of pending notifications, and their events."""
-    if notifications:
-        columns = zip(*(_row(notification) for notification in notifications), strict=True)
-        await connection.execute(_UPDATE, [list(column) for column in columns])
-    await outbox.write(connection, "notification", emitted)
+    rows = [_row(notification) for notification in notifications]
+    await write_rows(connection, Write(_UPDATE, rows), outbox.insert("notification", emitted))
 
 
 def _row(notification: Notification) -> tuple[object, ...]:

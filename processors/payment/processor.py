@@ -101,16 +101,17 @@ class PaymentProcessor(Processor):
             count_attempt(payment, outcomes[payment.payment_id], self._policy)
             emitted += conclude(payment, outcomes[payment.payment_id], now, self._policy)
         async with batch.transaction(self.database) as connection:
-            await store.insert(connection, admission.new)
             await store.take_up(connection, admission.awaited)
+            new = admission.new
             if cancelled := [m for m in batch.messages if isinstance(m.event, CancelRequested)]:
+                await store.write(connection, new)  # it may be one of these
                 decision = cancel(cancelled, await store.lock(connection, payment_ids(cancelled)), now)
-                await store.insert(connection, decision.awaited)
+                new = decision.awaited
                 await store.wish_void(connection, decision.to_void, CANCELLED, now)
                 await store.note_refused(connection, decision.refused)
                 emitted += decision.emitted
                 admission.dead_letters += decision.dead_letters
-            await store.emit(connection, emitted)
+            await store.write(connection, new, emitted)
         batch.emitted += emitted
         batch.dead_letters += admission.dead_letters
 
@@ -185,8 +186,7 @@ class PaymentProcessor(Processor):
                 for payment in kept:
                     payment_id = payment.payment_id
                     emitted += conclude(payment, outcomes[payment_id], now, self._policy, ours[payment_id])
-                await store.update(connection, kept)
-                await store.emit(connection, emitted)
+                await store.update(connection, kept, emitted)
             remark(emitted, by_context(hops, contexts))
         metrics.count_decisions(emitted)
 

@@ -11,7 +11,7 @@ from processors.payment.decide import Payment
 from processors.runtime import outbox
 from processors.runtime.database import LostRace
 from processors.runtime.messages import Emitted
-from processors.runtime.rows import Rows
+from processors.runtime.rows import Rows, Write, columns, write_rows
 from tracing import TraceContext
 
 _COLUMNS = """
@@ -100,13 +100,14 @@ async def lock(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict
     return {row[0]: _payment(row) for row in await cursor.fetchall()}
 
 
-async def insert(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
-    """Write new payments.
+async def write(connection: AsyncConnection, new: Sequence[Payment] = (), emitted: Sequence[Emitted] = ()) -> None:
+    """Write new payments, and events to the outbox.
 
     Raises:
         psycopg.errors.UniqueViolation: another instance knows one of them by now.
     """
-    await _PAYMENTS.insert(connection, [_row(payment) for payment in payments])
+    rows = [_row(payment) for payment in new]
+    await write_rows(connection, _PAYMENTS.insert(rows), outbox.insert("payment", emitted))
 
 
 async def take_up(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
@@ -116,7 +117,7 @@ async def take_up(connection: AsyncConnection, payments: Sequence[Payment]) -> N
         LostRace: another instance did so first.
     """
     if payments:
-        cursor = await connection.execute(_TAKE_UP, _columns(payments))
+        cursor = await connection.execute(_TAKE_UP, columns([_row(payment) for payment in payments]))
         if len(await cursor.fetchall()) != len(payments):
             raise LostRace("an awaited payment was taken up elsewhere")
 
@@ -154,19 +155,10 @@ async def release(connection: AsyncConnection, token: UUID) -> None:
     await connection.execute(_RELEASE, (token,))
 
 
-async def update(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
-    """Write what became of pending payments, and give them back."""
-    if payments:
-        await connection.execute(_UPDATE, _columns(payments))
-
-
-async def emit(connection: AsyncConnection, emitted: Sequence[Emitted]) -> None:
-    """Write events to the outbox."""
-    await outbox.write(connection, "payment", emitted)
-
-
-def _columns(payments: Sequence[Payment]) -> list[list[object]]:
-    return [list(column) for column in zip(*(_row(payment) for payment in payments), strict=True)]
+async def update(connection: AsyncConnection, payments: Sequence[Payment], emitted: Sequence[Emitted]) -> None:
+    """Write what became of pending payments, give them back, and write events to the outbox."""
+    rows = [_row(payment) for payment in payments]
+    await write_rows(connection, Write(_UPDATE, rows), outbox.insert("payment", emitted))
 
 
 def _row(payment: Payment) -> tuple[object, ...]:

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_dumps
 
 from processors.runtime import metrics
+from processors.runtime.connection import PromptConnection
 from tracing import attributes as names
 
 CONNECT_TIMEOUT_S = 5
@@ -79,7 +81,7 @@ class Database:
             psycopg.OperationalError: the database does not answer.
         """
         if self._connection is None or self._connection.closed:
-            connection = await AsyncConnection.connect(
+            connection = await PromptConnection.connect(
                 self._dsn,
                 autocommit=True,
                 application_name=f"settle-{self._service}",
@@ -96,28 +98,59 @@ class Database:
         return self._connection
 
     @asynccontextmanager
-    async def transaction(self, messages: int = 1) -> AsyncIterator[AsyncConnection]:
-        """A transaction; for few messages its statements do not wait for each other's answers (pipeline mode).
+    async def connected(self) -> AsyncIterator[AsyncConnection]:
+        """The connection, for statements that need no transaction around them.
 
-        Args:
-            messages: how many are handled in it: for many, :class:`~processors.runtime.rows.Rows` are copied.
+        Raises:
+            psycopg.OperationalError: the database went away, maybe after it has carried out the last statement.
         """
         connection = await self.connect()
         started = time.perf_counter()
         self._busy.set(1)
         try:
-            async with AsyncExitStack() as stack:
-                if messages < MANY:
-                    await stack.enter_async_context(connection.pipeline())
-                await stack.enter_async_context(connection.transaction())
-                yield connection
+            yield connection
         except psycopg.OperationalError:
-            # The outcome may be unknown; a fresh connection asks the tables.
+            # A fresh connection asks the tables.
             await self.close()
             raise
         finally:
             self._busy.set(0)
             self._seconds.observe(time.perf_counter() - started)
+
+    @asynccontextmanager
+    async def transaction(self, messages: int = 1) -> AsyncIterator[AsyncConnection]:
+        """A transaction; for few messages its statements do not wait for each other's answers (pipeline mode).
+
+        Args:
+            messages: how many are handled in it: for many, rows are copied (:mod:`processors.runtime.rows`).
+
+        Raises:
+            psycopg.OperationalError: the database went away; whether it is committed is unknown.
+            psycopg.Error: it is undone, for this reason.
+        """
+        # psycopg's own transaction() waits for answers at its beginning and before its end, as it may be nested.
+        async with self.connected() as connection:
+            try:
+                async with AsyncExitStack() as stack:
+                    if messages < MANY:
+                        await stack.enter_async_context(connection.pipeline())
+                    await connection.execute("BEGIN")
+                    yield connection
+                    ended = await connection.execute("COMMIT")
+                if ended.statusmessage != "COMMIT":  # an error that someone kept to himself
+                    raise psycopg.InternalError(f"the transaction ended in {ended.statusmessage}")
+            except BaseException:
+                await self._undo(connection)
+                raise
+
+    async def _undo(self, connection: AsyncConnection) -> None:
+        try:
+            with suppress(psycopg.Error):  # then it is closed
+                await connection.rollback()
+        finally:
+            # Whatever happened meanwhile: what comes next must not find itself within this transaction.
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                await self.close()
 
     async def close(self) -> None:
         """Close the connection, if there is one."""

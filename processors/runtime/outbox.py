@@ -5,11 +5,9 @@ A separate process, the relay, reads the rows from the write-ahead log and publi
 
 from collections.abc import Sequence
 
-from psycopg import AsyncConnection
-
 from contracts.events import encode
 from processors.runtime.messages import Emitted
-from processors.runtime.rows import Rows
+from processors.runtime.rows import Rows, Write
 
 _OUTBOX = Rows(
     "outbox",
@@ -23,11 +21,10 @@ _OUTBOX = Rows(
 )
 
 
-async def write(connection: AsyncConnection, aggregate: str, emitted: Sequence[Emitted]) -> None:
-    """Add events to the outbox; they appear on ``<aggregate>.events``, keyed by account, in this order.
+def insert(aggregate: str, emitted: Sequence[Emitted]) -> Write:
+    """Events for the outbox; they appear on ``<aggregate>.events``, keyed by account, in this order.
 
     Args:
-        connection: in the transaction that also writes the state.
         aggregate: ``account``, ``payment``, ``notification`` or ``withdrawal``.
         emitted: the events and the trace context of each.
     """
@@ -44,4 +41,4 @@ async def write(connection: AsyncConnection, aggregate: str, emitted: Sequence[E
         )
         for e in emitted
     ]
-    await _OUTBOX.insert(connection, rows)
+    return _OUTBOX.insert(rows)

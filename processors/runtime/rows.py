@@ -1,15 +1,26 @@
-"""How do many rows get into a table? By one INSERT, or, where there are very many, by COPY.
+"""How does what was decided get into the tables? Few rows in one statement, many by COPY.
 
-Few rows go by an INSERT, which is pipelined with the other statements of its transaction. Many go by COPY,
-which needs a round trip of its own but writes a page's rows as one record of the write-ahead log instead of one
-each; and every record is read again by the relay's walsender of each database of the server.
+Of few rows it is the statements that cost: so all that a transaction writes is one. Many rows go by COPY, which
+needs a round trip of its own but writes a page's rows as one record of the write-ahead log instead of one each;
+and every record is read again by the relay's walsender of each database of the server.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.pq import PipelineStatus
+
+Row = tuple[Any, ...]
+
+
+class Write(NamedTuple):
+    """A statement that writes rows, with a parameter for each of their columns: an array of its values."""
+
+    statement: str
+    rows: Sequence[Row]
+    copy: str | None = None
+    types: Sequence[str] = ()
 
 
 class Rows:
@@ -26,29 +37,41 @@ class Rows:
         values = ", ".join(f'"{name}"::json' if kind == "json" else f'"{name}"' for name, kind in columns.items())
         self._insert = f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({arrays}) AS n ({names})"
         self._copy = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
-        self._types = list(columns.values())
+        self._types = tuple(columns.values())
 
-    async def insert(self, connection: AsyncConnection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows that are not there yet.
+    def insert(self, rows: Sequence[Row]) -> Write:
+        """Rows that are not there yet: one that is raises ``psycopg.errors.UniqueViolation``."""
+        return Write(self._insert, rows, self._copy, self._types)
 
-        Raises:
-            psycopg.errors.UniqueViolation: one is there already.
-        """
-        if not rows:
-            return
-        if connection.pgconn.pipeline_status != PipelineStatus.OFF:
-            await connection.execute(self._insert, _columns(rows))
-            return
-        async with connection.cursor().copy(self._copy) as copy:
-            copy.set_types(self._types)
-            for row in rows:
+    def insert_missing(self, rows: Sequence[Row]) -> Write:
+        """Those of the rows that are not there yet."""
+        return Write(self._insert + " ON CONFLICT DO NOTHING", rows)
+
+
+async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
+    """Write rows, each write other ones: in what order, and whether one sees what another wrote, is left open.
+
+    Raises:
+        psycopg.Error: the database refused one of them. In pipeline mode this may only be raised at its end.
+    """
+    wanted = [one for one in writes if one.rows]
+    if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+        if wanted:
+            *others, last = (one.statement for one in wanted)
+            also = ", ".join(f"w{number} AS ({statement})" for number, statement in enumerate(others))
+            statement = f"WITH {also} {last}" if also else last
+            await connection.execute(statement, [column for one in wanted for column in columns(one.rows)])
+        return
+    for one in wanted:
+        if one.copy is None:
+            await connection.execute(one.statement, columns(one.rows))
+            continue
+        async with connection.cursor().copy(one.copy) as copy:
+            copy.set_types(one.types)
+            for row in one.rows:
                 await copy.write_row(row)
 
-    async def insert_missing(self, connection: AsyncConnection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert those of the rows that are not there yet."""
-        if rows:
-            await connection.execute(self._insert + " ON CONFLICT DO NOTHING", _columns(rows))
 
-
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+def columns(rows: Sequence[Row]) -> list[list[Any]]:
+    """The values of each column."""
     return [list(column) for column in zip(*rows, strict=True)]

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 from contracts.events import encode
 from processors.runtime import outbox
 from processors.runtime.database import LostRace
-from processors.runtime.rows import Rows
+from processors.runtime.rows import Rows, columns, write_rows
 from processors.saga.decide import Decision, Standing, StoredEvent
 
 _COLUMNS = """
@@ -41,15 +41,17 @@ WHERE finished_at IS NULL GROUP BY state
 
 # What has been seen only grows, so it is the version as well: no lock is held while the batch is decided.
 _UPDATE = """
-UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
-    state = n.state, seen = n.seen, reason = n.reason, trace_id = n.trace_id, finished_at = n.finished_at,
-    finished_by = n.finished_by, requested_at = n.requested_at, updated_at = now()
-FROM unnest(
-    %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
-    %b::timestamptz[], %b::text[], %b::timestamptz[], %b::integer[])
-    AS n (payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at, finished_by,
-          requested_at, seen_before)
-WHERE w.payment_id = n.payment_id AND w.seen = n.seen_before
+WITH updated AS (
+    UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
+        state = n.state, seen = n.seen, reason = n.reason, trace_id = n.trace_id, finished_at = n.finished_at,
+        finished_by = n.finished_by, requested_at = n.requested_at, updated_at = now()
+    FROM unnest(
+        %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
+        %b::timestamptz[], %b::text[], %b::timestamptz[], %b::integer[])
+        AS n (payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at,
+              finished_by, requested_at, seen_before)
+    WHERE w.payment_id = n.payment_id AND w.seen = n.seen_before RETURNING 1)
+SELECT count(*) FROM updated
 """
 
 _EVENTS = Rows(
@@ -86,16 +88,20 @@ async def write(connection: AsyncConnection, decision: Decision) -> None:
         psycopg.errors.UniqueViolation: another instance saw one of these withdrawals for the first time first.
         LostRace: another instance saw more of one of them meanwhile.
     """
-    await _WITHDRAWALS.insert(connection, [_row(s) for s in decision.standings if s.seen_before is None])
-    if old := [(*_row(s), s.seen_before) for s in decision.standings if s.seen_before is not None]:
-        async with connection.pipeline():  # on leaving, the answer is there
-            cursor = await connection.execute(_UPDATE, [list(column) for column in zip(*old, strict=True)])
-        if cursor.rowcount != len(old):
-            raise LostRace(f"{len(old) - cursor.rowcount} of {len(old)} withdrawals have moved on")
-    await _EVENTS.insert(connection, [_event(s) for s in decision.stored])
+    old = [(*_row(s), s.seen_before) for s in decision.standings if s.seen_before is not None]
+    updated = await connection.execute(_UPDATE, columns(old)) if old else None
+    await write_rows(
+        connection,
+        _WITHDRAWALS.insert([_row(s) for s in decision.standings if s.seen_before is None]),
+        _EVENTS.insert([_event(s) for s in decision.stored]),
+        outbox.insert("withdrawal", decision.emitted),
+    )
     # The same message again, unless its sender has given a second one another ID.
-    await _EVENTS.insert_missing(connection, [_event(s) for s in decision.stored_again])
-    await outbox.write(connection, "withdrawal", decision.emitted)
+    await write_rows(connection, _EVENTS.insert_missing([_event(s) for s in decision.stored_again]))
+    if updated is not None:  # asked last: by now the answer has come, or comes with the others
+        row = await updated.fetchone()
+        if row is None or row[0] != len(old):
+            raise LostRace(f"not all of {len(old)} withdrawals are as they were read")
 
 
 def _row(standing: Standing) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.events import BalanceChecked, MoneyDeducted
 from processors.runtime.database import MANY, Database, LostRace
-from processors.runtime.rows import Rows
+from processors.runtime.rows import Rows, Write, write_rows
 from processors.saga import store
 from processors.saga.decide import decide
 from processors.saga.status import read
@@ -57,7 +57,7 @@ def run(dsn, messages, work):
 @pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
 def test_rows_arrive_as_they_were_given(dsn, messages):
     rows = [a_row(), a_row(note=None), a_row(note="")]
-    run(dsn, messages, lambda connection: Rows("kinds", **COLUMNS).insert(connection, rows))
+    run(dsn, messages, lambda connection: write_rows(connection, Rows("kinds", **COLUMNS).insert(rows)))
     found = query(dsn, "SELECT id, body::text, note, at, size, few FROM kinds ORDER BY id DESC LIMIT 3")
     assert found[::-1] == rows
 
@@ -66,10 +66,10 @@ def test_rows_arrive_as_they_were_given(dsn, messages):
 def test_a_row_that_is_there_already_undoes_the_transaction(dsn, messages):
     one, other = a_row(), a_row()
     rows = Rows("kinds", **COLUMNS)
-    run(dsn, messages, lambda connection: rows.insert(connection, [one]))
+    run(dsn, messages, lambda connection: write_rows(connection, rows.insert([one])))
     with pytest.raises(psycopg.errors.UniqueViolation):
-        run(dsn, messages, lambda connection: rows.insert(connection, [other, one]))
-    run(dsn, messages, lambda connection: rows.insert_missing(connection, [other, one]))
+        run(dsn, messages, lambda connection: write_rows(connection, rows.insert([other, one])))
+    run(dsn, messages, lambda connection: write_rows(connection, rows.insert_missing([other, one])))
     assert query(dsn, "SELECT id FROM kinds ORDER BY id DESC LIMIT 2") == [(other[0],), (one[0],)]
 
 
@@ -94,6 +94,38 @@ def test_a_standing_that_moved_on_meanwhile_is_not_written_over(dsn, messages):
     assert [step.event for step in read(dsn, first.payment_id).steps] == ["WithdrawalRequested", "BalanceChecked"]
     take(deducted)
     assert len(read(dsn, first.payment_id).steps) == 3
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_what_is_written_together_arrives_together(dsn, messages):
+    rows = Rows("kinds", **COLUMNS)
+    one, other, third = a_row(), a_row(), a_row(note="old")
+    run(dsn, messages, lambda connection: write_rows(connection, rows.insert([third])))
+    rename = Write(
+        "UPDATE kinds k SET note = n.note FROM unnest(%b::uuid[], %b::text[]) AS n (id, note) WHERE k.id = n.id",
+        [(third[0], "new")],
+    )
+    run(
+        dsn,
+        messages,
+        lambda connection: write_rows(connection, rename, rows.insert([]), rows.insert([one, other])),
+    )
+    found = query(dsn, "SELECT id, note FROM kinds ORDER BY id DESC LIMIT 3")
+    assert found == [(third[0], "new"), (other[0], other[2]), (one[0], one[2])]
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_a_message_that_comes_twice_in_a_batch_is_one_event(dsn, messages):
+    first = request()
+    same = message(first)
+
+    async def take_twice(connection):
+        known = await store.read(connection, [first.payment_id])
+        await store.write(connection, decide([same, same], known, datetime.now(UTC)))
+
+    run(dsn, messages, take_twice)
+    run(dsn, messages, take_twice)
+    assert [step.event for step in read(dsn, first.payment_id).steps] == ["WithdrawalRequested"]
 
 
 def test_rows_of_an_empty_table_are_found_by_key(dsn):

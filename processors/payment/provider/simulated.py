@@ -168,7 +168,7 @@ class SimulatedProvider:
             return {}
         charges = [charge for charge, _ in decided.values()]
         answers = [answer for _, answer in decided.values()]
-        async with self._lock, self._database.transaction() as connection:
+        async with self._lock, self._database.connected() as connection:
             cursor = await connection.execute(
                 _CHARGE,
                 (
