@@ -20,12 +20,13 @@ What can go wrong
     under the transaction's key first; should its coordinator be alive after all, its commit then meets that row.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from uuid import UUID
 
 from psycopg import sql
-from psycopg.errors import OperationalError, UndefinedObject, UniqueViolation
+from psycopg.errors import ObjectNotInPrerequisiteState, OperationalError, UndefinedObject, UniqueViolation
 from uuid_utils.compat import uuid7
 
 import failpoints
@@ -52,6 +53,9 @@ SCHEMAS = {
     "notification": tables.NOTIFICATIONS,
 }
 PARTICIPANTS = ("account", "payment", "notification")
+
+BUSY_S_MAX = 5.0
+BUSY_LOOK_S = 0.01
 COMMIT, ABORT = "commit", "abort"
 
 
@@ -194,10 +198,22 @@ def decide(log: Connection, transaction_id: UUID, payment_id: UUID | None, wante
 
 
 def settle(participant: Connection, decision: str, gid: sql.Literal) -> None:
-    """Tell one participant, who may know already: coordinator and recovery can be at it at the same time."""
-    statement = "COMMIT PREPARED {}" if decision == COMMIT else "ROLLBACK PREPARED {}"
-    with suppress(UndefinedObject):
-        participant.execute(sql.SQL(statement).format(gid))
+    """Tell one participant, who may know already: coordinator and recovery can be at it at the same time.
+
+    Raises:
+        ObjectNotInPrerequisiteState: somebody else has been at it for :data:`BUSY_S_MAX`.
+    """
+    statement = sql.SQL("COMMIT PREPARED {}" if decision == COMMIT else "ROLLBACK PREPARED {}").format(gid)
+    give_up = time.monotonic() + BUSY_S_MAX
+    while True:
+        try:
+            with suppress(UndefinedObject):
+                participant.execute(statement)
+            return
+        except ObjectNotInPrerequisiteState:  # in other hands just now; should they fail, it is still ours to do
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(BUSY_LOOK_S)
 
 
 def global_id(transaction_id: UUID, participant: str) -> sql.Literal:

@@ -115,6 +115,7 @@ def test_a_slot_that_was_lost_with_rows_on_the_way_repeats_none_of_those_on_the_
     with relaying(outbox, cleanup=False):
         outbox.insert_many(5_000)
         outbox.wait_published(outbox.written())
+        outbox.wait_confirmed()
     outbox.insert_many(100)
     outbox.drop_slot()
     with relaying(outbox):
@@ -125,6 +126,7 @@ def test_a_slot_that_was_lost_with_rows_on_the_way_repeats_none_of_those_on_the_
 def test_a_slot_that_the_server_invalidated_is_made_anew(outbox):
     with relaying(outbox):
         outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
     outbox.insert_many(1_000)
     outbox.connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
     outbox.connection.execute("SELECT pg_reload_conf()")
