@@ -43,7 +43,8 @@ UNDER_WAY_MAX = 20_000
 """Withdrawals under way at the most: enough to keep every part busy, never a growing backlog."""
 
 LATENCY_RATE = 200.0
-LATENCY_WARM_UP_S = 10.0
+LATENCY_WARM_UP_S = 60.0
+"""Until the broker's Java has compiled what it needs."""
 WATCH_S = 0.05
 AUDIT_WAIT_S = 120.0
 

@@ -1,5 +1,6 @@
 """What the integration tests share: one real stack with every service, and what they ask of it."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -47,6 +48,9 @@ LONGEST = (
 )
 """In this order they begin, where tests are run by several workers: so none of them is left over at the end."""
 OPENING_MINOR = 1_000_000
+
+# No broker here lives long enough for Java's optimizing compiler to give back what it takes.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 T = TypeVar("T")
 
