@@ -28,6 +28,9 @@ throughput; where few do, there is CPU time to spare for a shorter way.
 ENOUGH_RECORDS = 2_000
 """A batch of so many gains little by being larger, so nothing is waited for that would make it so."""
 
+FETCH_BYTES = 128 * 1024
+"""Of a partition in one answer; more where a single batch of records is larger."""
+
 RATE_WINDOW_S = 0.25
 """The rate is measured over this time: a short burst is no load yet."""
 
@@ -76,6 +79,9 @@ class BatchConsumer:
                 "queued.min.messages": batch_max,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 500,
+                # A little of each partition rather than all of one: of a backlog, what belongs to the same
+                # withdrawals is then handled in the same batch, and less is held in memory.
+                "fetch.message.max.bytes": FETCH_BYTES,
                 # A batch that waits for its database must not cost the membership.
                 "max.poll.interval.ms": 3_600_000,
                 "error_cb": self._on_error,  # says in our log what librdkafka would print
