@@ -15,9 +15,9 @@ from stack.part import Part
 from stack.ports import HOST, accepts
 from stack.process import Child, Home, start
 
-# The plain collector: for one node on a laptop a concurrent one costs more than it saves. Both compilers: under load
-# the optimizing one takes more than it gives for a minute, and then a request costs two thirds. Where no broker
-# lives that long, JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 does without it, as in the tests.
+# The plain collector: for one node on a laptop a concurrent one costs more than it saves. Both compilers: under
+# load the optimizing one takes more than it gives for a minute, and then a request costs two thirds. Where no
+# broker lives that long, JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 does without it, as in the tests.
 JVM_FLAGS = (
     "-Xms256m",
     "-Xmx768m",
