@@ -100,7 +100,7 @@ async def lock(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict
     return {row[0]: _payment(row) for row in await cursor.fetchall()}
 
 
-async def write(connection: AsyncConnection, new: Sequence[Payment] = (), emitted: Sequence[Emitted] = ()) -> None:
+async def write(connection: AsyncConnection, new: Sequence[Payment], emitted: Sequence[Emitted] = ()) -> None:
     """Write new payments, and events to the outbox.
 
     Raises:

@@ -29,23 +29,16 @@ def run(dsn, work):
     """Run it with a database, under a limit of time."""
 
     async def with_database():
-        async with asyncio.timeout(30), _open(dsn) as database:
-            return await work(database)
+        database = Database(dsn, "test")
+        try:
+            async with asyncio.timeout(30):
+                # Also where the event loop is held up, and with it the limit above.
+                await (await database.connect()).execute("SET statement_timeout = '10s'")
+                return await work(database)
+        finally:
+            await database.close()
 
     return asyncio.run(with_database())
-
-
-def _open(dsn):
-    class Opened(Database):
-        async def __aenter__(self):
-            # Also where the event loop is held up, and with it any limit of ours.
-            await (await self.connect()).execute("SET statement_timeout = '10s'")
-            return self
-
-        async def __aexit__(self, *_):
-            await self.close()
-
-    return Opened(dsn, "test")
 
 
 async def add(database, messages, *values):
