@@ -139,6 +139,8 @@ class _Display:
         for status in present:
             if status.state not in (before.get(status.name), "pending"):
                 self._console.print(f"{status.name:<13} {status.state:<11} {status.address}")
+                if status.state == "waiting" and status.waits_for:
+                    self._console.print(f"{'':<13} {status.waits_for}", markup=False)
 
 
 def _table(statuses: tuple[PartStatus, ...]) -> Table:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from connectivity import Lifeline
 from contracts import headers
 from outbox_relay.errors import PublishError, UnpublishableError
 from outbox_relay.ledger import NEVER, Transaction
@@ -41,6 +42,8 @@ ANY_PARTITION = -1
 NOW = 0
 KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
+# Acknowledgements that come later than this are a reason to ask whether they will ever come.
+ACKNOWLEDGED_LATE_S = 5.0
 
 # What matters comes through error_cb and delivery reports, and is said in the relay's own words.
 _silent = logging.getLogger("outbox_relay.silent")
@@ -107,9 +110,11 @@ class Publisher:
         one_by_one: bool = False,
     ) -> None:
         self.away: str | None = None
+        self._lifeline = Lifeline(bootstrap)
         self._while_blocked = while_blocked
         self._one_by_one = one_by_one
         self._probe_at = 0.0
+        self._waiting_since: float | None = None
         self._topics: dict[bytes, str] = {}
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = Producer(
@@ -144,7 +149,7 @@ class Publisher:
 
         Raises:
             UnpublishableError: the record is refused for good: too large, or for a topic that cannot be.
-            PublishError: the producer has stopped at a record that Kafka refused.
+            PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
         row_id, aggregate_type, key, event_type, value, traceparent, tracestate = row
         topic = self._topics.get(aggregate_type)
@@ -176,6 +181,7 @@ class Publisher:
             self._producer.poll(ROOM_WAIT_S)
         except KafkaException as error:
             raise self._stopped(error.args[0]) from None
+        self._look_after_kafka()
         self._while_blocked()
 
     def _refusal(self, error: KafkaError, row: OutboxRow, transaction: Transaction, topic: str) -> PublishError:
@@ -206,44 +212,58 @@ class Publisher:
         """Take in the delivery reports that are there.
 
         Raises:
-            PublishError: the producer has stopped at a record that Kafka refused.
+            PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
         try:
             self._producer.poll(0)
         except KafkaException as error:
             raise self._stopped(error.args[0]) from None
-        self._look_whether_kafka_is_back()
+        self._look_after_kafka()
 
     def push(self, timeout_s: float) -> None:
         """Send at once what is queued and wait up to ``timeout_s`` for the acknowledgements.
 
         Raises:
-            PublishError: the producer has stopped at a record that Kafka refused.
+            PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
         try:
             self._producer.flush(timeout_s)
         except KafkaException as error:
             raise self._stopped(error.args[0]) from None
-        self._look_whether_kafka_is_back()
+        self._look_after_kafka()
 
     def answered(self) -> None:
         """Kafka acknowledged something: it is there."""
         self.away = None
+        self._waiting_since = None
+        self._lifeline.holds()
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE) and self.away is None:
             self.away = f"Kafka does not answer, waiting for it: {error.str()}"
             self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
 
-    def _look_whether_kafka_is_back(self) -> None:
-        # With records waiting their acknowledgement will tell.
-        if self.away is None or self.waiting or time.monotonic() < self._probe_at:
+    def _look_after_kafka(self) -> None:
+        """Whether it is back, or back for others only."""
+        now = time.monotonic()
+        if self.waiting:  # their acknowledgement will tell
+            self._waiting_since = self._waiting_since or now
+            if now - self._waiting_since > ACKNOWLEDGED_LATE_S:
+                self._raise_if_cut_off()
+            return
+        self._waiting_since = None
+        if self.away is None or now < self._probe_at:
             return
         try:
             self._producer.list_topics(timeout=KAFKA_PROBE_TIMEOUT_S)
             self.answered()
         except KafkaException:
             self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
+            self._raise_if_cut_off()
+
+    def _raise_if_cut_off(self) -> None:
+        if self._lifeline.is_cut():
+            raise PublishError("Kafka answers others, but not this producer, which has lost it for good")
 
     def __enter__(self) -> "Publisher":
         return self

@@ -6,12 +6,13 @@
         receipt = client.request("acc-1", "100.00")
 """
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -69,6 +70,9 @@ OnDelivery = Callable[[Receipt | NotDeliveredError], None]
 class WithdrawalClient:
     """Writes withdrawal requests to Kafka, each once and in order for its account; may be shared by threads.
 
+    Where Kafka did not confirm a request in time, those that follow go by a new connection, and may arrive before
+    others that are still under way: the old one may have lost Kafka for good (:mod:`connectivity`).
+
     Args:
         bootstrap: Kafka brokers, ``host:port``, comma-separated.
         delivery_timeout_s: how long Kafka may take to confirm a request, seconds.
@@ -84,27 +88,29 @@ class WithdrawalClient:
         self._trouble: str | None = None
         self._unpolled = 0
         self._delivered_once = False
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "client.id": CLIENT_ID,
-                "acks": "all",
-                "enable.idempotence": True,
-                "delivery.timeout.ms": int(delivery_timeout_s * 1000),
-                # So that a topic that is missing is the reason, and not the time that it took.
-                "topic.metadata.propagation.max.ms": int(delivery_timeout_s * 500),
-                "linger.ms": linger_ms,
-                "batch.size": BATCH_BYTES_MAX,
-                "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
-                "compression.type": "lz4",
-                # As every Kafka client in Java does: an account has one partition, whoever writes.
-                "partitioner": "murmur2_random",
-                "reconnect.backoff.max.ms": 1_000,
-                # What matters reaches the caller as an error, in our words.
-                "error_cb": self._note_trouble,
-                "log_level": 0,
-            }
-        )
+        self._config: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "client.id": CLIENT_ID,
+            "acks": "all",
+            "enable.idempotence": True,
+            "delivery.timeout.ms": int(delivery_timeout_s * 1000),
+            # So that a topic that is missing is the reason, and not the time that it took.
+            "topic.metadata.propagation.max.ms": int(delivery_timeout_s * 500),
+            "linger.ms": linger_ms,
+            "batch.size": BATCH_BYTES_MAX,
+            "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
+            "compression.type": "lz4",
+            # As every Kafka client in Java does: an account has one partition, whoever writes.
+            "partitioner": "murmur2_random",
+            "reconnect.backoff.max.ms": 1_000,
+            # What matters reaches the caller as an error, in our words.
+            "error_cb": self._note_trouble,
+            "log_level": 0,
+        }
+        self._producer = Producer(self._config)
+        self._timed_out = False
+        self._retired: list[Producer] = []
+        self._renewing = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +146,7 @@ class WithdrawalClient:
         self.send(request, outcomes.append)
         while not outcomes:
             self._hasten()
-            self._producer.poll(WAIT_S)
+            self.poll(WAIT_S)
         if isinstance(outcomes[0], NotDeliveredError):
             raise outcomes[0]
         return outcomes[0]
@@ -162,9 +168,12 @@ class WithdrawalClient:
         ]
         if context.tracestate:
             carried.append((headers.TRACESTATE, context.tracestate))
-        report = partial(self._report, request.payment_id, context.trace_id or "", spans, on_delivery)
+        if self._timed_out:
+            self._renew()
+        producer = self._producer
+        report = partial(self._report, producer, request.payment_id, context.trace_id or "", spans, on_delivery)
         try:
-            self._produce(request.account_id, events.encode(request), carried, report)
+            self._produce(producer, request.account_id, events.encode(request), carried, report)
         except BufferError:
             report(KafkaError(KafkaError._QUEUE_FULL), None)
         except KafkaException as error:
@@ -174,12 +183,18 @@ class WithdrawalClient:
         """Hear delivery reports for a while: at once, or for up to ``timeout_s`` seconds until there are some."""
         self._unpolled = 0
         self._producer.poll(timeout_s)
+        for producer in [*self._retired]:
+            producer.poll(0)
+            if not len(producer):
+                with suppress(ValueError):  # another thread was first
+                    self._retired.remove(producer)
 
     def flush(self) -> None:
         """Wait until every request sent has been reported on, which the delivery timeout bounds."""
         deadline = time.monotonic() + self._delivery_timeout_s + FLUSH_GRACE_S
-        while len(self._producer):
+        while len(self._producer) or self._retired:
             self._producer.flush(WAIT_S)
+            self.poll(WAIT_S if self._retired else 0.0)
             if time.monotonic() > deadline:
                 self._give_up()
                 deadline += FLUSH_GRACE_S
@@ -196,6 +211,7 @@ class WithdrawalClient:
 
     def _produce(
         self,
+        producer: Producer,
         key: str,
         value: bytes,
         carried: _Headers,
@@ -207,7 +223,7 @@ class WithdrawalClient:
         deadline = None
         while True:
             try:
-                self._producer.produce(
+                producer.produce(
                     WITHDRAWAL_REQUESTS.name, value=value, key=key, headers=carried, on_delivery=report
                 )
             except BufferError:
@@ -219,8 +235,16 @@ class WithdrawalClient:
             else:
                 return
 
+    def _renew(self) -> None:
+        with self._renewing:
+            if self._timed_out:
+                self._retired.append(self._producer)
+                self._producer = Producer(self._config)
+                self._timed_out = self._delivered_once = False
+
     def _report(
         self,
+        producer: Producer,
         payment_id: UUID,
         trace_id: str,
         spans: RequestSpans | None,
@@ -228,6 +252,8 @@ class WithdrawalClient:
         error: KafkaError | None,
         message: Message | None,
     ) -> None:
+        if error is not None and error.code() == KafkaError._MSG_TIMED_OUT and producer is self._producer:
+            self._timed_out = True
         if error is not None or message is None:
             on_delivery(self._not_delivered(payment_id, spans, error))
             return
@@ -260,4 +286,5 @@ class WithdrawalClient:
             self._trouble = error.str().partition(" (after ")[0]
 
     def _give_up(self) -> None:
-        self._producer.purge()
+        for producer in (self._producer, *self._retired):
+            producer.purge()

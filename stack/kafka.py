@@ -120,15 +120,16 @@ class Kafka(Part):
             death_signal=self.stop_signal,
         )
 
-    def answers(self) -> bool:
-        """Whether it tells a client which topics there are."""
+    def waits_for(self) -> str | None:
+        """None if it tells a client which topics there are."""
         if not accepts(self._port):
-            return False
+            return f"nobody listens on {self.address}"
         try:
             admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0}, logger=_silent)
-            return admin.list_topics(timeout=1.0) is not None
-        except KafkaException:
-            return False
+            admin.list_topics(timeout=1.0)
+        except KafkaException as error:
+            return str(error.args[0].str())
+        return None
 
     def _configure(self) -> None:
         self._folder.mkdir(exist_ok=True)

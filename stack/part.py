@@ -31,8 +31,8 @@ class Part(Protocol):
         """Start the process."""
         ...
 
-    def answers(self) -> bool:
-        """Whether it really does its work now; at most a second."""
+    def waits_for(self) -> str | None:
+        """Why it does not do its work now, in words; None if it does. Asked for a second at most."""
         ...
 
 
@@ -45,6 +45,7 @@ class PartStatus:
             database is away), ``restarting``, ``stopping`` or ``stopped``.
         restarts: since the stack started.
         pid: None while it does not run.
+        waits_for: why it is ``starting`` or ``waiting``, in words.
     """
 
     name: str
@@ -52,3 +53,4 @@ class PartStatus:
     state: str
     restarts: int
     pid: int | None
+    waits_for: str | None = None

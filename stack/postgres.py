@@ -103,13 +103,14 @@ class Postgres(Part):
             unprivileged=True,
         )
 
-    def answers(self) -> bool:
-        """Whether it runs a query."""
+    def waits_for(self) -> str | None:
+        """None if it runs a query."""
         try:
             with psycopg.connect(self.dsn("postgres"), connect_timeout=1) as connection:
-                return connection.execute("SELECT 1").fetchone() == (1,)
-        except psycopg.Error:
-            return False
+                connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            return " ".join(str(error).split())
+        return None
 
     def create_databases(self, names: tuple[str, ...]) -> None:
         """Create the databases that are missing."""

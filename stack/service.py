@@ -11,6 +11,7 @@ from stack.ports import HOST, choose
 from stack.process import Child, Home, start
 
 PROBE_TIMEOUT_S = 0.5
+ANSWER_BYTES_MAX = 1_000
 
 Command = Callable[[str], Sequence[str]]
 """From a service's name to the command that runs it."""
@@ -61,13 +62,16 @@ class Service(Part):
         self._environment[failpoints.VARIABLE] = ""
         return child
 
-    def answers(self) -> bool:
-        """Whether ``GET /readyz`` is answered with 200."""
+    def waits_for(self) -> str | None:
+        """None if ``GET /readyz`` is answered with 200; otherwise what it answers."""
         connection = HTTPConnection(HOST, self._port, timeout=PROBE_TIMEOUT_S)
         try:
             connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
-        except (OSError, HTTPException):
-            return False
+            answer = connection.getresponse()
+            if answer.status == 200:
+                return None
+            return "; ".join(answer.read(ANSWER_BYTES_MAX).decode(errors="replace").split("\n")).strip("; ")
+        except (OSError, HTTPException) as error:
+            return f"/readyz is not answered: {error}"
         finally:
             connection.close()

@@ -39,16 +39,18 @@ class Supervised:
         self._deaths_in_a_row = 0
         self._ready_since: float | None = None
         self._act_at = 0.0
+        self._waits_for: str | None = None
 
     def status(self) -> PartStatus:
         """How it is."""
         pid = self.child.pid if self.child is not None else None
-        return PartStatus(self.part.name, self.part.address, self._state, self._restarts, pid)
+        return PartStatus(self.part.name, self.part.address, self._state, self._restarts, pid, self._waits_for)
 
     def launch(self) -> None:
         """Start it; it counts as ready once it answers."""
         self.child = self.part.launch()
         self._state = "starting"
+        self._waits_for = None
         self._ready_since = None
 
     def check(self) -> None:
@@ -112,7 +114,8 @@ class Supervised:
         if self._state != "starting" and now < self._act_at:
             return
         self._act_at = now + PROBE_EVERY_S
-        if self.part.answers():
+        self._waits_for = self.part.waits_for()
+        if self._waits_for is None:
             self._state = "ready"
             self._ready_since = self._ready_since or now
             if now - self._ready_since > HEALTHY_AFTER_S:
@@ -121,7 +124,7 @@ class Supervised:
             self._state = "waiting"
 
     def _died(self, ending: str) -> None:
-        self.child = None
+        self.child = self._waits_for = None
         self._state = "restarting"
         self._deaths_in_a_row += 1
         pause = pause_s(self._deaths_in_a_row)

@@ -212,7 +212,9 @@ class Stack:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._status(name).state == "ready", timeout):
-                raise ChildFailed(f"{name} was not ready within {timeout:g} s: it is {self._status(name).state}")
+                status = self._status(name)
+                why = f" ({status.waits_for})" if status.waits_for else ""
+                raise ChildFailed(f"{name} was not ready within {timeout:g} s: it is {status.state}{why}")
 
     def wait_changed(self, known: tuple[PartStatus, ...], timeout: float) -> tuple[PartStatus, ...]:
         """Wait until statuses differ from those known, or the time is over; returns the present ones."""
@@ -361,7 +363,10 @@ class Stack:
                 if time.monotonic() - started > supervised.part.start_timeout_s:
                     seconds = supervised.part.start_timeout_s
                     log = supervised.child.log if supervised.child else "its log"
-                    raise ChildFailed(f"{supervised.part.name} was not ready within {seconds:g} s (see {log})")
+                    why = supervised.status().waits_for or "it has not been asked"
+                    raise ChildFailed(
+                        f"{supervised.part.name} was not ready within {seconds:g} s: {why} (see {log})"
+                    )
             if waiting:
                 time.sleep(START_POLL_S)
 

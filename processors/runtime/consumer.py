@@ -11,6 +11,7 @@ from typing import cast
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectivity import Lifeline
 from contracts.headers import Headers
 from processors.runtime.messages import Record
 
@@ -39,6 +40,10 @@ WATERMARK_TIMEOUT_S = 1.0
 log = structlog.get_logger()
 
 
+class CutOffError(Exception):
+    """Kafka answers others, and will never answer this consumer again."""
+
+
 class BatchConsumer:
     """A member of a consumer group that hands out batches and remembers offsets only when told.
 
@@ -60,6 +65,7 @@ class BatchConsumer:
         self._last_taken = time.monotonic()
         self._load = _Load()
         self._topic = topics[0]
+        self._lifeline = Lifeline(bootstrap)
         self.assigned = False
         self._consumer = Consumer(
             {
@@ -153,11 +159,19 @@ class BatchConsumer:
 
         Args:
             timeout_s: how long it may take to answer, seconds.
+
+        Raises:
+            CutOffError: it will never answer; a new consumer is needed.
         """
         try:
             self._consumer.list_topics(self._topic, timeout_s)
         except KafkaException as error:
+            if self._lifeline.is_cut():
+                raise CutOffError(
+                    "Kafka answers others, but not this consumer, which has lost it for good"
+                ) from None
             return f"Kafka does not answer: {error.args[0].str()}"
+        self._lifeline.holds()
         return None if self.assigned else "partitions are not assigned yet"
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ class DeadLetters:
             )
         self._producer.flush()
         if failures:
+            self._producer = None  # that one may have lost Kafka for good (see `connectivity`)
             raise failures[0]
 
     def _place(self, letter: DeadLetter) -> headers.Headers:

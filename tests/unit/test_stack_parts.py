@@ -58,8 +58,8 @@ class FakePart:
         self.children.append(FakeChild(self.ends_on))
         return self.children[-1]
 
-    def answers(self) -> bool:
-        return self.healthy
+    def waits_for(self) -> str | None:
+        return None if self.healthy else "the broker is away"
 
 
 class Bench:
@@ -122,6 +122,7 @@ def test_a_part_that_runs_but_does_not_work_is_shown_and_left_alone(bench: Bench
     bench.until("ready", limit_s=1)
     bench.part.healthy = False
     bench.until("waiting", limit_s=5)
+    assert bench.supervised.status().waits_for == "the broker is away"
     bench.part.healthy = True
     bench.until("ready", limit_s=5)
     assert len(bench.part.children) == 1

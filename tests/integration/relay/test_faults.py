@@ -9,8 +9,10 @@ import time
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+import connectivity
+from outbox_relay import publisher
 from stack import ports
 from tests.integration.relay.outbox import (
     CREATE_OUTBOX,
@@ -95,6 +97,24 @@ def test_a_relay_killed_while_it_makes_the_slot_leaves_none_and_the_next_one_pub
         outbox.stack.wait_ready("kafka")
     with relaying(outbox):
         outbox.wait_published(outbox.written())
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_producer_that_is_cut_off_is_replaced_and_each_row_is_published_once(outbox, monkeypatch):
+    addresses = [f"127.0.0.1:{ports.choose(taken=set())}"]
+    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(publisher, "ACKNOWLEDGED_LATE_S", 0.5)
+    monkeypatch.setattr(
+        publisher,
+        "Producer",
+        lambda config, **rest: Producer(
+            {**config, "bootstrap.servers": addresses.pop() if addresses else outbox.bootstrap}, **rest
+        ),
+    )
+    outbox.insert_many(100)
+    with relaying(outbox):
+        outbox.wait_published(outbox.written())
+        outbox.wait_confirmed()
     outbox.assert_exactly_once_in_order()
 
 

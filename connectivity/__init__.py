@@ -1,0 +1,67 @@
+"""Is Kafka away, or is it this client that will never find it again?
+
+librdkafka lets go of every broker that an answer of Kafka's does not name, and a cluster that starts, or goes on
+after it stood still, may for a moment name none. The client then begins anew with its bootstrap servers; or its
+threads race, and it never connects to anything again (librdkafka 2.16 does, and others since 2.12:
+https://github.com/confluentinc/librdkafka/issues/5301). Then only a new client helps. Imports nothing of ours.
+"""
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+ASK_EVERY_S = 2.0
+ANSWER_S = 1.0
+ANSWERS_TO_OTHERS = 5
+"""Some ten seconds: a client that lost its connections tries again each second or two."""
+
+_silent = logging.Logger("silent", level=logging.CRITICAL + 1)
+
+
+class Lifeline:
+    """Tells a client that is cut off from one that has to wait.
+
+    Args:
+        bootstrap: ``host:port[,host:port…]``.
+        answers_others: whether Kafka answers a client that is new; without it, one is made and asks.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        answers_others: Callable[[], bool] | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._answers_others = answers_others or self._ask
+        self._clock = clock
+        self._ask_at = 0.0
+        self._answers = 0
+
+    def holds(self) -> None:
+        """The client was answered."""
+        self._answers = 0
+
+    def is_cut(self) -> bool:
+        """Called again and again while the client is not answered: whether it will never be.
+
+        Takes :data:`ANSWER_S` at the most, and that every :data:`ASK_EVERY_S` only. What counts is answers and not
+        seconds, as a process that stood still has seen neither.
+        """
+        now = self._clock()
+        if now < self._ask_at:
+            return False
+        self._ask_at = now + ASK_EVERY_S
+        self._answers = self._answers + 1 if self._answers_others() else 0
+        return self._answers >= ANSWERS_TO_OTHERS
+
+    def _ask(self) -> bool:
+        client = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 0}, logger=_silent)
+        try:
+            return bool(client.list_topics(timeout=ANSWER_S).brokers)
+        except KafkaException:
+            return False

@@ -1,0 +1,86 @@
+"""Does a client notice that Kafka answers all others but will never answer it again, and does the work go on?
+
+How librdkafka comes to that is a race among its threads: here a client is cut off by an address where nobody
+listens.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from confluent_kafka import Producer
+
+import connectivity
+from contracts.topics import WITHDRAWAL_REQUESTS
+from processors.runtime.consumer import BatchConsumer, CutOffError
+from producers.client import WithdrawalClient
+from producers.errors import NotDeliveredError
+from stack.ports import choose
+from stack.state import environment
+from tests.conftest import WAIT_S, Settle
+
+OTHERS_ARE_ANSWERED = "from connectivity import Lifeline; Lifeline._ask = lambda self: True"
+AT_ONCE = (
+    "import connectivity, processors.runtime.app as app;"
+    "connectivity.ASK_EVERY_S = 0.05; app.ANSWER_S = 0.2; app.LEAVE_S = 0.5"
+)
+RUN = "from processors.runtime.worker import run_service; run_service('account')"
+
+
+@pytest.fixture
+def nowhere() -> str:
+    return f"127.0.0.1:{choose(taken=set())}"
+
+
+@pytest.fixture
+def lost(nowhere: str):
+    """A consumer that is not answered."""
+    consumer = BatchConsumer(nowhere, "lost", [WITHDRAWAL_REQUESTS.name], batch_max=10, gather_s_max=0)
+    yield consumer
+    consumer.close()
+
+
+def is_not_answered(consumer: BatchConsumer, times: int) -> None:
+    for _ in range(times):
+        assert "Kafka does not answer" in str(consumer.waits_for(0.1))
+
+
+def test_a_client_that_is_cut_off_delivers_the_next_request(settle: Settle, nowhere: str):
+    account = settle.open_account()
+    with WithdrawalClient(settle.bootstrap, delivery_timeout_s=1) as client:
+        client.request(account, "1.00")
+        client._producer = Producer({**client._config, "bootstrap.servers": nowhere})
+        with pytest.raises(NotDeliveredError, match="no confirmation within 1 s"):
+            client.request(account, "2.00")
+        receipt = client.request(account, "3.00")
+    assert settle.finished(receipt.payment_id).state == "completed"
+
+
+def test_a_consumer_that_is_not_answered_where_others_are_says_so(
+    settle: Settle, lost: BatchConsumer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(lost, "_lifeline", connectivity.Lifeline(settle.bootstrap))
+    is_not_answered(lost, connectivity.ANSWERS_TO_OTHERS - 1)
+    with pytest.raises(CutOffError, match="answers others"):
+        lost.waits_for(0.1)
+
+
+def test_one_that_waits_as_everybody_does_is_not_cut_off(lost: BatchConsumer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(connectivity, "ANSWER_S", 0.1)
+    is_not_answered(lost, 2 * connectivity.ANSWERS_TO_OTHERS)
+
+
+def test_a_service_that_is_cut_off_ends_to_be_started_anew(settle: Settle, nowhere: str):
+    variables = {**environment(settle.stack.state), "SETTLE_KAFKA_BOOTSTRAP": nowhere, "SETTLE_HTTP_PORT": "0"}
+    service = subprocess.run(
+        [sys.executable, "-c", f"{OTHERS_ARE_ANSWERED}; {AT_ONCE}; {RUN}"],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert service.returncode == 1
+    assert "has lost it for good" in service.stdout + service.stderr

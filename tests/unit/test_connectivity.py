@@ -1,0 +1,54 @@
+"""When is a client taken for one that will never find Kafka again?"""
+
+from connectivity import ANSWERS_TO_OTHERS, ASK_EVERY_S, Lifeline
+
+
+class Kafka:
+    """What a new client finds, and the time, which the test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.answers = True
+        self.asked = 0
+        self.lifeline = Lifeline("nowhere:1", self.answers_others, lambda: self.now_s)
+
+    def answers_others(self) -> bool:
+        self.asked += 1
+        return self.answers
+
+    def after(self, seconds: float) -> bool:
+        self.now_s += seconds
+        return self.lifeline.is_cut()
+
+
+def test_a_client_is_cut_off_once_others_were_answered_several_times():
+    kafka = Kafka()
+    assert [kafka.after(ASK_EVERY_S) for _ in range(ANSWERS_TO_OTHERS)] == [False] * (ANSWERS_TO_OTHERS - 1) + [
+        True
+    ]
+
+
+def test_others_are_asked_now_and_then_only():
+    kafka = Kafka()
+    assert not any(kafka.after(ASK_EVERY_S / 100) for _ in range(100))
+    assert kafka.asked <= 2
+
+
+def test_a_client_that_is_answered_in_between_is_not_cut_off():
+    kafka = Kafka()
+    for _ in range(3 * ANSWERS_TO_OTHERS):
+        assert not kafka.after(ASK_EVERY_S)
+        kafka.lifeline.holds()
+
+
+def test_while_nobody_is_answered_nobody_is_cut_off():
+    kafka = Kafka()
+    for _ in range(3 * ANSWERS_TO_OTHERS):
+        kafka.answers = not kafka.answers
+        assert not kafka.after(ASK_EVERY_S)
+
+
+def test_a_process_that_stood_still_is_not_cut_off():
+    kafka = Kafka()
+    assert not kafka.after(ASK_EVERY_S)
+    assert not kafka.after(1_000 * ASK_EVERY_S)
