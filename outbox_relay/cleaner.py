@@ -64,18 +64,24 @@ class Cleaner:
         self._seen_rows = -1
         self._unvacuumed = 0
         self._gauges_at = 0.0
+        self._refused = False
 
     def _run(self) -> None:
         while not self._stop.is_set():
             # Trouble with the database is for the source to tell; here it means to try again later.
             with suppress(psycopg.Error), closing(connect(self._source.dsn, replication=False)) as connection:
-                self._work(connection)
+                try:
+                    self._work(connection)
+                except psycopg.errors.ObjectNotInPrerequisiteState as error:  # no key, and deletes are published
+                    self._refused = True
+                    self._source.say(f"published rows stay in public.outbox: {error.diag.message_primary}")
             self._stop.wait(AGAIN_AFTER_S)
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        clean = self._source.settings.relay_cleanup and may_delete(connection)
-        if self._source.settings.relay_cleanup and not clean:
+        wanted = self._source.settings.relay_cleanup and not self._refused
+        clean = wanted and may_delete(connection)
+        if wanted and not clean:
             role = connection.info.user
             self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")
         vacuum = clean and bool(scalar(connection, _MAY_VACUUM))

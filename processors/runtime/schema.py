@@ -37,6 +37,12 @@ OUTBOX_DEAD_V1 = """
     ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)
 """
 
+OUTBOX_WITHOUT_INDEX_V1 = """
+    -- Nobody looks for a row by its ID: the relay reads the log, and removes rows by their place. An index costs
+    -- each row a record of the write-ahead log, which the walsender of every database of the server reads.
+    ALTER TABLE outbox DROP CONSTRAINT outbox_pkey
+"""
+
 
 def append_only_v1(table: str) -> str:
     """SQL that makes a table refuse UPDATE, DELETE and TRUNCATE, whoever asks."""

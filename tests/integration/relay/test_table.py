@@ -58,6 +58,25 @@ def test_whoever_may_not_delete_keeps_the_rows_and_is_told(outbox, tmp_path):
     assert outbox.one("SELECT count(*) FROM outbox") == 1
 
 
+def test_an_outbox_without_a_key_is_emptied_too(outbox):
+    outbox.connection.execute("ALTER TABLE outbox DROP CONSTRAINT outbox_pkey")
+    outbox.insert_many(100)
+    with relaying(outbox):
+        outbox.wait_published(outbox.written())
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+
+
+def test_where_deletes_are_refused_the_rows_stay_and_the_relay_says_so(outbox, tmp_path):
+    outbox.connection.execute("ALTER TABLE outbox DROP CONSTRAINT outbox_pkey")
+    outbox.connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    outbox.insert()
+    said = tmp_path / "stderr"
+    with said.open("w") as stderr, relay_process(outbox, stderr=stderr):
+        outbox.wait_published(outbox.written())
+        wait_until(lambda: "it does not have a replica identity" in said.read_text(), "the relay says so")
+    assert outbox.one("SELECT count(*) FROM outbox") == 1
+
+
 @pytest.mark.parametrize("rights", ["SELECT", "SELECT, DELETE"])
 def test_replication_and_select_on_the_outbox_are_enough(outbox, rights):
     role = limited_role(outbox, rights)
