@@ -3,7 +3,11 @@
 Each command imports what it needs when it runs, so that ``settle --help`` and ``settle run`` start fast.
 """
 
+import gc
 import signal
+
+# What is imported stays. Looking for garbage among it takes a seventh of a service's start.
+gc.set_threshold(50_000)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracing.delivery import BoundedSpans
-from tracing.otlp import FastExporter
 from tracing.recording import Recorder
 
 
@@ -56,6 +55,8 @@ def configure(
     if exporter is None:
         if settings.endpoint is None:
             return
+        from tracing.otlp import FastExporter  # here, as only who exports shall wait for them
+
         exporter = FastExporter(settings.endpoint)
     spans = BoundedSpans(exporter, settings.endpoint or "its own address")
     _recorder = Recorder(Resource.create({"service.name": f"settle-{service}"}), spans)

@@ -37,7 +37,7 @@ class ServiceSettings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics listen")
     http_port: int = Field(0, ge=0, le=65535, description="their port; 0 = none")
 
-    batch_max: int = Field(9_000, ge=1, le=50_000, description="messages in one transaction at the most")
+    batch_max: int = Field(8_000, ge=1, le=50_000, description="messages in one transaction at the most")
     # Decoded here and not by pydantic-settings, whose error is one of its own and does not say what is wrong.
     retry_backoff_s: Annotated[tuple[Pause, ...], NoDecode] = Field(
         (1.0, 2.0, 4.0, 8.0, 16.0),
