@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Each has a stack of its own; most tests wait for something most of the time.
-WORKERS ?= 2
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-compose lint chaos compare bench bench-relay bench-tracing lock clean
