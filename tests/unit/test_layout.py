@@ -1,6 +1,7 @@
 """Does the code read as its map says? Imports flow down without cycles, and no file is long."""
 
 import ast
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -26,12 +27,19 @@ def imported_by(package: str) -> set[str]:
     return (found & set(PACKAGES)) - {package}
 
 
+def test_every_package_is_installed_and_goes_into_the_image():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert sorted(name.removesuffix("*") for name in build["include"]) == PACKAGES
+    context = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [name for name in PACKAGES if f"!{name}" not in context] == []
+
+
 def test_packages_import_each_other_without_cycles():
     order = list(TopologicalSorter({package: imported_by(package) for package in PACKAGES}).static_order())
     assert order[-1] in ("cli", "benchmarks")
 
 
-@pytest.mark.parametrize("package", ["contracts", "tracing", "failpoints"])
+@pytest.mark.parametrize("package", ["contracts", "tracing", "failpoints", "connectivity"])
 def test_the_ground_floor_imports_nothing_of_ours(package):
     assert imported_by(package) == set()
 
