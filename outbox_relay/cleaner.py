@@ -70,18 +70,13 @@ class Cleaner:
         while not self._stop.is_set():
             # Trouble with the database is for the source to tell; here it means to try again later.
             with suppress(psycopg.Error), closing(connect(self._source.dsn, replication=False)) as connection:
-                try:
-                    self._work(connection)
-                except psycopg.errors.ObjectNotInPrerequisiteState as error:  # no key, and deletes are published
-                    self._refused = True
-                    self._source.say(f"published rows stay in public.outbox: {error.diag.message_primary}")
+                self._work(connection)
             self._stop.wait(AGAIN_AFTER_S)
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        wanted = self._source.settings.relay_cleanup and not self._refused
-        clean = wanted and may_delete(connection)
-        if wanted and not clean:
+        clean = self._source.settings.relay_cleanup and may_delete(connection)
+        if self._source.settings.relay_cleanup and not clean:
             role = connection.info.user
             self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")
         vacuum = clean and bool(scalar(connection, _MAY_VACUUM))
@@ -97,7 +92,7 @@ class Cleaner:
     def _remove(self, connection: psycopg.Connection[Any]) -> bool:
         """Remove what is published, up to a limit; whether there may be more."""
         published_rows = self._source.published_rows
-        if published_rows == self._seen_rows:
+        if self._refused or published_rows == self._seen_rows:
             return False
         try:
             with connection.transaction():
@@ -108,6 +103,10 @@ class Cleaner:
                 removed = connection.execute(_DELETE, (DELETE_ROWS,)).rowcount
         except psycopg.errors.SerializationFailure:
             return True  # someone else removed some of them
+        except psycopg.errors.ObjectNotInPrerequisiteState as error:  # no key, and deletes are published
+            self._refused = True
+            self._source.say(f"published rows stay in public.outbox: {error.diag.message_primary}")
+            return False
         self._source.removed_rows += removed
         self._unvacuumed += removed
         if removed == DELETE_ROWS:

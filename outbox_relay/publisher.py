@@ -114,7 +114,9 @@ class Publisher:
         self._while_blocked = while_blocked
         self._one_by_one = one_by_one
         self._probe_at = 0.0
-        self._waiting_since: float | None = None
+        self._handed = 0
+        self._done: int | None = None  # of those handed over, when last looked; None with none under way
+        self._done_at = 0.0
         self._topics: dict[bytes, str] = {}
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = Producer(
@@ -170,6 +172,7 @@ class Publisher:
             try:
                 # By position: the same call with names takes twice as long.
                 self._produce(topic, value, key, ANY_PARTITION, on_delivery, None, NOW, fields)
+                self._handed += 1
                 return
             except BufferError:
                 self._wait_for_room()
@@ -235,7 +238,6 @@ class Publisher:
     def answered(self) -> None:
         """Kafka acknowledged something: it is there."""
         self.away = None
-        self._waiting_since = None
         self._lifeline.holds()
 
     def _on_error(self, error: KafkaError) -> None:
@@ -245,13 +247,16 @@ class Publisher:
 
     def _look_after_kafka(self) -> None:
         """Whether it is back, or back for others only."""
-        now = time.monotonic()
-        if self.waiting:  # their acknowledgement will tell
-            self._waiting_since = self._waiting_since or now
-            if now - self._waiting_since > ACKNOWLEDGED_LATE_S:
+        now, waiting = time.monotonic(), self.waiting
+        if waiting:  # their acknowledgement will tell; of a transaction that takes long, those of its first rows
+            done = self._handed - waiting
+            if done != self._done:
+                self._done, self._done_at = done, now
+                self._lifeline.holds()
+            elif now - self._done_at > ACKNOWLEDGED_LATE_S:
                 self._raise_if_cut_off()
             return
-        self._waiting_since = None
+        self._done = None
         if self.away is None or now < self._probe_at:
             return
         try:

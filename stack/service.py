@@ -70,7 +70,7 @@ class Service(Part):
             answer = connection.getresponse()
             if answer.status == 200:
                 return None
-            return "; ".join(answer.read(ANSWER_BYTES_MAX).decode(errors="replace").split("\n")).strip("; ")
+            return "; ".join(answer.read(ANSWER_BYTES_MAX).decode(errors="replace").splitlines())
         except (OSError, HTTPException) as error:
             return f"/readyz is not answered: {error}"
         finally:

@@ -118,6 +118,16 @@ def test_a_producer_that_is_cut_off_is_replaced_and_each_row_is_published_once(o
     outbox.assert_exactly_once_in_order()
 
 
+def test_a_transaction_that_takes_long_is_not_taken_for_a_producer_that_is_cut_off(outbox, monkeypatch):
+    monkeypatch.setattr(publisher, "ACKNOWLEDGED_LATE_S", 0.2)
+    answers = []
+    monkeypatch.setattr(connectivity.Lifeline, "is_cut", lambda _: answers.append(1) or len(answers) >= 5)
+    outbox.insert_many(200_000)  # all of it is one transaction, and acknowledged at its end
+    with relaying(outbox):
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+    assert len(answers) < 5
+
+
 def test_a_lost_slot_is_made_anew_and_each_row_is_published_once(outbox):
     with relaying(outbox):
         outbox.wait_published([outbox.insert() for _ in range(200)])
