@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,10 @@ from stack.process import Child, Home, give_to_unprivileged, start
 
 USER = "settle"
 
+# To flush some 2,500 files one by one took a recovering server on a busy disk up to 12 s, the file system at once
+# 0.2 s. Only Linux can.
+SYNC_METHOD = "syncfs" if sys.platform == "linux" else "fsync"
+
 SETTINGS: dict[str, str] = {
     "listen_addresses": HOST,
     # A socket's path may have 107 bytes at the most, which a data folder easily exceeds.
@@ -31,6 +36,7 @@ SETTINGS: dict[str, str] = {
     # It is money: both stay on.
     "fsync": "on",
     "synchronous_commit": "on",
+    "recovery_init_sync_method": SYNC_METHOD,
     # For two cores and a laptop's memory; checkpoints seldom and spread out.
     "shared_buffers": "256MB",
     "max_wal_size": "4GB",
@@ -84,6 +90,7 @@ class Postgres(Part):
         # Everybody on this machine reaches 127.0.0.1, and a superuser of PostgreSQL reads and writes files.
         command += ["--auth=scram-sha-256", f"--pwfile={self._password_file}"]
         command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += [f"--sync-method={SYNC_METHOD}"]
         return start(self._home, "initdb", [str(word) for word in command], unprivileged=True)
 
     def prepared(self) -> None:
