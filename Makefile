@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+STACK := $(VENV)/.stack
 # Each has a stack of its own; most tests wait for something most of the time.
 WORKERS ?= 4
 
@@ -13,13 +14,13 @@ WORKERS ?= 4
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-demo: $(READY) ## Run 2,000 withdrawals on a stack of its own, audited
+demo: $(STACK) ## Run 2,000 withdrawals on a stack of its own, audited
 	@$(BIN)/settle demo
 
-up: $(READY) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
+up: $(STACK) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 	@$(BIN)/settle up
 
-test: $(READY) ## Run all tests on real Kafka and real PostgreSQL
+test: $(STACK) ## Run all tests on real Kafka and real PostgreSQL
 	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 test-compose: $(READY) ## Test the compose stack; needs a Docker engine
@@ -34,20 +35,20 @@ lint: $(READY) ## Check style and types, and the compose file where it can be
 	@if command -v hadolint >/dev/null; then hadolint Dockerfile; \
 	else echo 'Dockerfile is not checked: no hadolint here'; fi
 
-chaos: $(READY) ## Break everything for 10 minutes; prove that nothing was lost
+chaos: $(STACK) ## Break everything for 10 minutes; prove that nothing was lost
 	@$(BIN)/settle chaos --minutes 10 --pause --duplicates $(CHAOS)
 
-compare: $(READY) ## Run five ways to withdraw; rewrites docs/choosing.md
+compare: $(STACK) ## Run five ways to withdraw; rewrites docs/choosing.md
 	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
 
-bench: $(READY) ## Measure the pipeline and what tracing costs; writes benchmarks/results/
+bench: $(STACK) ## Measure the pipeline and what tracing costs; writes benchmarks/results/
 	@$(BIN)/python -m benchmarks.pipeline
 	@$(BIN)/python -m benchmarks.tracing
 
-bench-tracing: $(READY) ## Measure what tracing costs, alone
+bench-tracing: $(STACK) ## Measure what tracing costs, alone
 	@$(BIN)/python -m benchmarks.tracing
 
-bench-relay: $(READY) ## Measure the relay; writes benchmarks/results/relay.json
+bench-relay: $(STACK) ## Measure the relay; writes benchmarks/results/relay.json
 	@$(BIN)/python -m benchmarks.relay
 
 lock: $(READY) ## Write the exact versions now installed to requirements.lock
@@ -63,4 +64,8 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(STACK): $(READY)
+	@$(BIN)/python -m stack.setup
 	@touch $@

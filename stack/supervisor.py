@@ -57,6 +57,7 @@ class Stack:
         services: which of our services to run; none for only Kafka and PostgreSQL with topics and schemas.
         environment: further variables for the services.
         postgres_settings: of postgresql.conf, over :data:`stack.postgres.SETTINGS`.
+        java_options: of the broker's Java, over :data:`stack.kafka.JVM_FLAGS`.
         partitions: of each topic that is created.
         command: how a service is run.
         note: told in a line what a person may want to know: a download, a restart, a child that had to be killed.
@@ -69,6 +70,7 @@ class Stack:
         services: Sequence[str] = SERVICES,
         environment: Mapping[str, str] | None = None,
         postgres_settings: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = (),
         partitions: int = 4,
         command: Command = settle_run,
         note: Callable[[str], None] = to_stderr,
@@ -77,6 +79,7 @@ class Stack:
         self._services = tuple(services)
         self._environment = dict(environment or {})
         self._postgres_settings = dict(postgres_settings or {})
+        self._java_options = tuple(java_options)
         self._partitions = partitions
         self._command = command
         self._note = note
@@ -290,7 +293,7 @@ class Stack:
             _port(before.dsns["account"].rpartition("/")[0]) if before else None, taken=taken
         )
         postgres = Postgres(home, database_port, self._postgres_settings)
-        kafka = Kafka(home, jars, broker_port, ports.choose(taken=taken))
+        kafka = Kafka(home, jars, broker_port, ports.choose(taken=taken), self._java_options)
         self._state = stack_json.State(
             data=str(self.data),
             pid=os.getpid(),

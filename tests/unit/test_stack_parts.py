@@ -1,4 +1,5 @@
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 from stack import ports
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, ChildFailed, NotRunning
-from stack.kafka import _cluster_id, _escaped
+from stack.kafka import Kafka, _cluster_id, _escaped, training
 from stack.lock import FolderLock
-from stack.process import Child
+from stack.process import Child, Home
 from stack.state import State
 from stack.supervised import HEALTHY_AFTER_S, PAUSE_MAX_S, Supervised, pause_s
 
@@ -222,3 +223,13 @@ def test_a_cluster_id_is_never_taken_for_an_option() -> None:
     ids = {_cluster_id() for _ in range(2_000)}
     assert len(ids) == 2_000
     assert not [one for one in ids if one.startswith("-")]
+
+
+def test_java_starts_from_what_it_learnt_and_without_it_as_well(tmp_path: Path) -> None:
+    jars = tmp_path / "kafka"
+    kafka = Kafka(Home(tmp_path, 0), jars, 1, 2)
+    assert not [word for word in kafka._java() if "AOT" in word]
+    training(jars).write_text("from another Java, or damaged")
+    command = kafka._java("-version")
+    assert f"-XX:AOTCache={training(jars)}" in command
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
