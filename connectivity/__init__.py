@@ -18,7 +18,18 @@ ANSWER_S = 1.0
 ANSWERS_TO_OTHERS = 5
 """Some ten seconds: a client that lost its connections tries again each second or two."""
 
-_silent = logging.Logger("silent", level=logging.CRITICAL + 1)
+SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
+"""For clients whose troubles are told in words of our own."""
+
+
+def why_unanswered(bootstrap: str) -> str | None:
+    """What keeps a new client from Kafka, in words; None if nothing does. Takes :data:`ANSWER_S` at the most."""
+    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}, logger=SILENT)
+    try:
+        known = client.list_topics(timeout=ANSWER_S)
+    except KafkaException as error:
+        return str(error.args[0].str())
+    return None if known.brokers else "it names no broker"
 
 
 class Lifeline:
@@ -36,8 +47,7 @@ class Lifeline:
         answers_others: Callable[[], bool] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._bootstrap = bootstrap
-        self._answers_others = answers_others or self._ask
+        self._answers_others = answers_others or (lambda: why_unanswered(bootstrap) is None)
         self._clock = clock
         self._ask_at = 0.0
         self._answers = 0
@@ -58,10 +68,3 @@ class Lifeline:
         self._ask_at = now + ASK_EVERY_S
         self._answers = self._answers + 1 if self._answers_others() else 0
         return self._answers >= ANSWERS_TO_OTHERS
-
-    def _ask(self) -> bool:
-        client = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 0}, logger=_silent)
-        try:
-            return bool(client.list_topics(timeout=ANSWER_S).brokers)
-        except KafkaException:
-            return False

@@ -170,7 +170,7 @@ def decode(event_type: str, body: bytes) -> Event:
         raise ContractError(f"{event_type}: body is not JSON: {error}") from None
     except RecursionError:
         raise ContractError(f"{event_type}: body is nested too deeply") from None
-    if b"u0000" in body and _NUL.search(body):
+    if b"\\" in body and _NUL.search(body):
         raise ContractError(f"{event_type}: body has the character U+0000, which cannot be stored")
     return event
 

@@ -7,7 +7,6 @@ there are skipped. By their IDs, not by positions: a database that was restored 
 and a new row must never be taken for an old one.
 """
 
-import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from uuid import UUID
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectivity import SILENT
 from contracts import headers
 from outbox_relay.errors import PublishError
 from outbox_relay.ledger import Transaction
@@ -32,8 +32,6 @@ TAIL_RECORDS_MIN = 1
 TAIL_GROWTH = 64
 TAIL_RECORDS_MAX = 50_000
 READ_RECORDS = 1_000
-
-_silent = logging.getLogger("outbox_relay.silent")
 
 
 class Published:
@@ -125,7 +123,7 @@ def tail_ids(bootstrap: str, topic: str, origin: Origin, since_us: int) -> Itera
             "fetch.wait.max.ms": 10,
             "allow.auto.create.topics": True,
         },
-        logger=_silent,
+        logger=SILENT,
     )
     try:
         tails = _tails(consumer, topic, since_us // 1_000)

@@ -4,7 +4,6 @@ The record is the one that Debezium's outbox event router makes of the same row,
 murmur2), so that either can take over from the other.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from connectivity import Lifeline
+from connectivity import SILENT, Lifeline
 from contracts import headers
 from outbox_relay.errors import PublishError, UnpublishableError
 from outbox_relay.ledger import NEVER, Transaction
@@ -44,11 +43,6 @@ KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
 # Acknowledgements that come later than this are a reason to ask whether they will ever come.
 ACKNOWLEDGED_LATE_S = 5.0
-
-# What matters comes through error_cb and delivery reports, and is said in the relay's own words.
-_silent = logging.getLogger("outbox_relay.silent")
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False
 
 DeliveryReport = Callable[[Any, Any], None]
 
@@ -140,9 +134,9 @@ class Publisher:
                 "partitioner": "murmur2_random",
                 "reconnect.backoff.max.ms": 1_000,
                 "socket.keepalive.enable": True,
-                "error_cb": self._on_error,
+                "error_cb": self._on_error,  # this and the delivery reports tell all that matters
             },
-            logger=_silent,
+            logger=SILENT,
         )
         self._produce = self._producer.produce
 

@@ -1,6 +1,5 @@
 """How does Apache Kafka run from packages? One node, broker and controller in one, on a Java from a wheel."""
 
-import logging
 import shutil
 import signal
 from base64 import urlsafe_b64encode
@@ -8,10 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from uuid_utils.compat import uuid7
 
+from connectivity import why_unanswered
 from stack.errors import StackError
 from stack.part import Part
 from stack.ports import HOST, accepts
@@ -128,12 +126,7 @@ class Kafka(Part):
         """None if it tells a client which topics there are."""
         if not accepts(self._port):
             return f"nobody listens on {self.address}"
-        try:
-            admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0}, logger=_silent)
-            admin.list_topics(timeout=1.0)
-        except KafkaException as error:
-            return str(error.args[0].str())
-        return None
+        return why_unanswered(self.address)
 
     def _configure(self) -> None:
         self._folder.mkdir(exist_ok=True)
@@ -168,8 +161,3 @@ def _escaped(value: str) -> str:
     units = value.replace("\\", "\\\\").encode("utf-16-be")
     codes = [units[index] << 8 | units[index + 1] for index in range(0, len(units), 2)]
     return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
-
-
-_silent = logging.getLogger("stack.kafka.silent")
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False

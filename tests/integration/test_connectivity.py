@@ -20,10 +20,9 @@ from stack.ports import choose
 from stack.state import environment
 from tests.conftest import WAIT_S, Settle
 
-OTHERS_ARE_ANSWERED = "from connectivity import Lifeline; Lifeline._ask = lambda self: True"
+OTHERS_ARE_ANSWERED = "import connectivity; connectivity.why_unanswered = lambda bootstrap: None"
 AT_ONCE = (
-    "import connectivity, processors.runtime.app as app;"
-    "connectivity.ASK_EVERY_S = 0.05; app.ANSWER_S = 0.2; app.LEAVE_S = 0.5"
+    "import processors.runtime.app as app;connectivity.ASK_EVERY_S = 0.05; app.ANSWER_S = 0.2; app.LEAVE_S = 0.5"
 )
 RUN = "from processors.runtime.worker import run_service; run_service('account')"
 
