@@ -20,9 +20,10 @@ from stack.ports import choose
 from stack.state import environment
 from tests.conftest import WAIT_S, Settle
 
-OTHERS_ARE_ANSWERED = "import connectivity; connectivity.why_unanswered = lambda bootstrap: None"
-AT_ONCE = (
-    "import processors.runtime.app as app;connectivity.ASK_EVERY_S = 0.05; app.ANSWER_S = 0.2; app.LEAVE_S = 0.5"
+CUT_OFF_AT_ONCE = (
+    "import connectivity, processors.runtime.app as app;"
+    "connectivity.why_unanswered = lambda bootstrap: None;"
+    "connectivity.ASK_EVERY_S = 0.05; app.ANSWER_S = 0.2; app.LEAVE_S = 0.5"
 )
 RUN = "from processors.runtime.worker import run_service; run_service('account')"
 
@@ -75,7 +76,7 @@ def test_one_that_waits_as_everybody_does_is_not_cut_off(lost: BatchConsumer, mo
 def test_a_service_that_is_cut_off_ends_to_be_started_anew(settle: Settle, nowhere: str):
     variables = {**environment(settle.stack.state), "SETTLE_KAFKA_BOOTSTRAP": nowhere, "SETTLE_HTTP_PORT": "0"}
     service = subprocess.run(
-        [sys.executable, "-c", f"{OTHERS_ARE_ANSWERED}; {AT_ONCE}; {RUN}"],
+        [sys.executable, "-c", f"{CUT_OFF_AT_ONCE}; {RUN}"],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
