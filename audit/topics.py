@@ -12,12 +12,12 @@ from uuid import UUID
 import psycopg
 from confluent_kafka import Message as KafkaMessage
 
-from audit.lag import confirmed_offsets
 from contracts import headers
 from contracts.events import EVENT_TYPES, WithdrawalRequested
-from contracts.topics import READ_BY, WITHDRAWAL_EVENTS
+from contracts.topics import READ_BY, WITHDRAWAL_EVENTS, consumer_group
 from processors.runtime.messages import Message, Record, read
-from processors.runtime.scan import first_offsets, scan
+from processors.runtime.offsets import Offsets
+from processors.runtime.scan import scan
 
 FETCH_ROWS = 5_000
 CONNECT_TIMEOUT_S = 5
@@ -97,10 +97,11 @@ def differences(saga_dsn: str, bootstrap: str) -> list[str]:
         cursor.itersize = FETCH_ROWS
         cursor.execute(_STORED)  # what is there now, however long the reading takes
         on_topics, in_store = _only_on_one_side(scan(bootstrap, _TOPICS), cursor)
-        first = first_offsets(bootstrap, _TOPICS)
+        offsets = Offsets(bootstrap)
+        first = offsets.first(_TOPICS)
         found = list(_lost(in_store, first))
         if on_topics:
-            found += _strangers(connection, on_topics, confirmed_offsets(bootstrap, "saga"))
+            found += _strangers(connection, on_topics, offsets.confirmed(consumer_group("saga"), _TOPICS))
     return found
 
 

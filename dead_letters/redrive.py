@@ -14,7 +14,8 @@ import failpoints
 from dead_letters.errors import DeadLetterError
 from dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
 from dead_letters.letters import Letter
-from processors.runtime.scan import end_offsets, scan
+from processors.runtime.offsets import Offsets
+from processors.runtime.scan import scan
 
 CHUNK = 500
 """Letters between two entries on record."""
@@ -67,7 +68,7 @@ def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) 
 
 
 def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> None:
-    ends = end_offsets(bootstrap, {letter.record.topic for letter in letters})
+    ends = Offsets(bootstrap).end({letter.record.topic for letter in letters})
     for letter in letters:
         if (letter.record.topic, letter.record.partition) not in ends:
             raise DeadLetterError(

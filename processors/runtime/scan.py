@@ -4,22 +4,13 @@ import time
 from collections.abc import Iterable, Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
-TIMEOUT_S = 15.0
-"""How long Kafka may be silent before a scan gives up."""
+from processors.runtime.offsets import TIMEOUT_S, Offsets
 
 FETCH_RECORDS = 5_000
 FETCH_BYTES = 262_144
 FETCH_AHEAD_KIB = 16_384
 POLL_S = 0.5
-RETRY_S = 0.1
-
-# Of a topic that has just been created, or a broker that has just started.
-_NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 def scan(
@@ -35,7 +26,7 @@ def scan(
     Raises:
         KafkaException: Kafka does not answer.
     """
-    until = end_offsets(bootstrap, topics)
+    until = Offsets(bootstrap).end(topics)
     if starts is not None:
         until = {place: end for place, end in until.items() if place in starts}
     consumer = Consumer(
@@ -57,42 +48,6 @@ def scan(
         yield from _read(consumer, until, starts or {})
     finally:
         consumer.close()
-
-
-def end_offsets(bootstrap: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-    """The next offset of each partition of the topics that exist.
-
-    Raises:
-        KafkaException: Kafka does not answer.
-    """
-    return _offsets(bootstrap, topics, _LATEST)
-
-
-def first_offsets(bootstrap: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-    """The oldest offset that each partition still has.
-
-    Raises:
-        KafkaException: Kafka does not answer.
-    """
-    return _offsets(bootstrap, topics, _EARLIEST)
-
-
-def _offsets(bootstrap: str, topics: Iterable[str], which: OffsetSpec) -> dict[tuple[str, int], int]:
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    known = admin.list_topics(timeout=TIMEOUT_S).topics
-    there = [name for name in topics if name in known]
-    places = [TopicPartition(name, number) for name in there for number in known[name].partitions]
-    if not places:
-        return {}
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        asked = admin.list_offsets(dict.fromkeys(places, which), request_timeout=TIMEOUT_S)
-        try:
-            return {(place.topic, place.partition): future.result().offset for place, future in asked.items()}
-        except KafkaException as error:
-            if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline:
-                raise
-        time.sleep(RETRY_S)
 
 
 def _read(

@@ -1,0 +1,94 @@
+"""Where do topics begin and end, and how far has a consumer group come? For people's tools and audits."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+TIMEOUT_S = 15.0
+"""How long an answer may take, and how long a broker that has just started may say that it is not ready."""
+
+RETRY_S = 0.1
+
+# Of a topic that has just been created, or a broker that has just started.
+_NOT_YET = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+_FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_END = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+T = TypeVar("T")
+
+
+class Offsets:
+    """Asks one Kafka; topics that do not exist have no offsets. Every method raises KafkaException for no answer.
+
+    Args:
+        bootstrap: ``host:port``.
+        admin: the client to ask with; without it, one of its own.
+    """
+
+    def __init__(self, bootstrap: str, admin: AdminClient | None = None) -> None:
+        self._admin = admin or AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+    def first(self, topics: Iterable[str]) -> dict[Place, int]:
+        """The oldest offset that each partition still has."""
+        return self._listed(topics, _FIRST)
+
+    def end(self, topics: Iterable[str]) -> dict[Place, int]:
+        """The next offset of each partition."""
+        return self._listed(topics, _END)
+
+    def confirmed(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
+        """The next offset that a group has yet to confirm; below zero where it has confirmed nothing."""
+        places = self._places(topics)
+        if not places:
+            return {}
+
+        def ask() -> dict[Place, int]:
+            request = ConsumerGroupTopicPartitions(group, places)
+            (future,) = self._admin.list_consumer_group_offsets([request], request_timeout=TIMEOUT_S).values()
+            return {(place.topic, place.partition): place.offset for place in future.result().topic_partitions}
+
+        return _patiently(ask)
+
+    def _listed(self, topics: Iterable[str], which: OffsetSpec) -> dict[Place, int]:
+        places = self._places(topics)
+        if not places:
+            return {}
+
+        def ask() -> dict[Place, int]:
+            asked = self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=TIMEOUT_S)
+            return {(place.topic, place.partition): future.result().offset for place, future in asked.items()}
+
+        return _patiently(ask)
+
+    def _places(self, topics: Iterable[str]) -> list[TopicPartition]:
+        known = self._admin.list_topics(timeout=TIMEOUT_S).topics
+        return [
+            TopicPartition(name, number) for name in topics if name in known for number in known[name].partitions
+        ]
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """The answer, once Kafka no longer says that it is not ready to give it."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_S)
