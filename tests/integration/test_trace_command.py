@@ -1,6 +1,7 @@
 """Does ``settle trace`` show a trace, and does its check notice what is missing? (Real Jaeger: tests/compose.)"""
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
@@ -89,7 +90,10 @@ def test_trace_draws_the_tree_and_links_to_it(settle: Settle, run):
     result = run(str(receipt.payment_id))
 
     assert result.exit_code == 0, result.output
-    assert f"{HOPS['completed'].total()} spans of 6 services" in result.output
+    drawn = re.search(r"(\d+) spans of 6 services", result.output)
+    assert drawn, result.output
+    # A machine that is slow for a moment may make a step be tried again; the tree then shows that, too.
+    assert HOPS["completed"].total() <= int(drawn[1]) <= len(settle.collector.trace(receipt.trace_id))
     assert "whole: every hop" in result.output
     assert f"https://jaeger.example/trace/{receipt.trace_id}" in result.output
 
