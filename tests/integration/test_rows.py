@@ -128,6 +128,21 @@ def test_a_message_that_comes_twice_in_a_batch_is_one_event(dsn, messages):
     assert [step.event for step in read(dsn, first.payment_id).steps] == ["WithdrawalRequested"]
 
 
+def test_standings_that_go_on_stay_in_their_page_and_touch_no_index(dsn):
+    first = [request() for _ in range(2 * MANY)]  # pages full of them
+    now = datetime.now(UTC)
+
+    async def go_on(connection, events):
+        known = await store.read(connection, [event.payment_id for event in events])
+        await store.write(connection, decide([message(event) for event in events], known, now))
+        counted = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'withdrawals'"
+        return await (await connection.execute(counted)).fetchone()
+
+    run(dsn, LARGE, lambda connection: go_on(connection, first))
+    updated, in_place = run(dsn, LARGE, lambda c: go_on(c, [after(event, MoneyDeducted) for event in first]))
+    assert updated == in_place == len(first)
+
+
 def test_rows_of_an_empty_table_are_found_by_key(dsn):
     async def explain(connection):
         cursor = await connection.execute(

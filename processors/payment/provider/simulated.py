@@ -16,13 +16,16 @@ other     paid
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg import AsyncConnection
 
 from processors.payment.gateway import Charge, Declined, Outcome, Paid, Unavailable, Voided
-from processors.runtime.database import Database
+from processors.runtime.database import MANY, Database
+from processors.runtime.rows import Row, Rows, columns, write_rows
 from processors.runtime.settings import ServiceSettings
 
 CENTS_DECLINED = 5
@@ -33,11 +36,16 @@ CENTS_UNAVAILABLE = 19
 # Charges whose first attempt was turned away; forgotten beyond this many, which only turns one away again.
 _TURNED_AWAY_MAX = 100_000
 
-_CHARGE = """
-INSERT INTO charges (payment_id, account_id, amount_minor, currency, status, reference, reason)
-SELECT * FROM unnest(%b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[])
-ON CONFLICT DO NOTHING RETURNING payment_id
-"""
+_CHARGES = Rows(
+    "charges",
+    payment_id="uuid",
+    account_id="text",
+    amount_minor="bigint",
+    currency="text",
+    status="text",
+    reference="text",
+    reason="text",
+)
 
 _COLUMNS = "payment_id, account_id, amount_minor, currency, status, reference, reason"
 
@@ -166,22 +174,9 @@ class SimulatedProvider:
     async def _book(self, decided: dict[UUID, tuple[Charge, Final]]) -> dict[UUID, Outcome]:
         if not decided:
             return {}
-        charges = [charge for charge, _ in decided.values()]
-        answers = [answer for _, answer in decided.values()]
+        rows = [_row(charge, answer) for charge, answer in decided.values()]
         async with self._lock, self._database.connected() as connection:
-            cursor = await connection.execute(
-                _CHARGE,
-                (
-                    [c.payment_id for c in charges],
-                    [c.account_id for c in charges],
-                    [c.amount_minor for c in charges],
-                    [c.currency for c in charges],
-                    [_STATUS[type(a)] for a in answers],
-                    [a.reference if isinstance(a, Paid) else None for a in answers],
-                    [a.reason if isinstance(a, Declined) else None for a in answers],
-                ),
-            )
-            new = {row[0] for row in await cursor.fetchall()}
+            new = await _insert(connection, rows)
             outcomes: dict[UUID, Outcome] = {payment_id: decided[payment_id][1] for payment_id in new}
             if len(new) < len(decided):
                 cursor = await connection.execute(_LOOK_UP, ([p for p in decided if p not in new],))
@@ -194,3 +189,26 @@ class SimulatedProvider:
                     )
                     outcomes[entry.payment_id] = entry.outcome() if same else Declined("idempotency_key_reused")
         return outcomes
+
+
+async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> set[UUID]:
+    """Write what is not in the ledger yet; the payment IDs of that."""
+    if len(rows) >= MANY:
+        with suppress(psycopg.errors.UniqueViolation):  # some are known: a batch that is repeated
+            await write_rows(connection, _CHARGES.insert(rows))
+            return {row[0] for row in rows}
+    statement, *_ = _CHARGES.insert_missing(rows)
+    cursor = await connection.execute(f"{statement} RETURNING payment_id", columns(rows))
+    return {row[0] for row in await cursor.fetchall()}
+
+
+def _row(charge: Charge, answer: Final) -> Row:
+    return (
+        charge.payment_id,
+        charge.account_id,
+        charge.amount_minor,
+        charge.currency,
+        _STATUS[type(answer)],
+        answer.reference if isinstance(answer, Paid) else None,
+        answer.reason if isinstance(answer, Declined) else None,
+    )
