@@ -93,6 +93,7 @@ class Kafka(Part):
         self._port = port
         self._folder = home.data / "kafka"
         self._formatted = self._folder / "formatted"
+        self._unpacked = self._folder / "unpacked"
         self._properties = self._folder / "server.properties"
         self._settings = SETTINGS | {
             "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{HOST}:{controller_port}",
@@ -117,10 +118,14 @@ class Kafka(Part):
     def launch(self) -> Child:
         """Write the configuration and start the broker."""
         self._configure()
+        # Where it unpacks its native libraries: one that was killed has left them.
+        shutil.rmtree(self._unpacked, ignore_errors=True)
+        self._unpacked.mkdir()
+        options = (*JVM_FLAGS, f"-Djava.io.tmpdir={self._unpacked}", *self._java_options)
         return start(
             self._home,
             self.name,
-            [*self._java(*JVM_FLAGS, *self._java_options), "kafka.Kafka", str(self._properties)],
+            [*self._java(*options), "kafka.Kafka", str(self._properties)],
             death_signal=self.stop_signal,
         )
 
@@ -145,7 +150,8 @@ class Kafka(Part):
         logs = f"-Dlog4j2.configurationFile={(self._folder / 'log4j2.properties').as_uri()}"
         trained = training(self._jars)
         start_from = [f"-XX:AOTCache={trained}"] if trained.exists() else []
-        return [str(JAVA), *start_from, *flags, logs, "-cp", f"{self._jars}/*"]
+        # Or else it keeps its counters in a file outside the data folder, which one that is killed leaves there.
+        return [str(JAVA), *start_from, "-XX:-UsePerfData", *flags, logs, "-cp", f"{self._jars}/*"]
 
 
 def training(jars: Path) -> Path:

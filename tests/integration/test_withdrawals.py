@@ -1,9 +1,13 @@
 """A withdrawal from the request to its end, through every service, on real Kafka and real PostgreSQL."""
 
+import sys
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.request import urlopen
 from uuid import uuid4
 
+import psutil
 import pytest
 from uuid_utils.compat import uuid7
 
@@ -220,3 +224,13 @@ def test_the_event_store_and_the_ledger_refuse_to_be_rewritten(settle: Settle):
         for sql in (f"DELETE FROM {table}", f"UPDATE {table} SET payment_id = payment_id", f"TRUNCATE {table}"):
             with pytest.raises(Exception, match="append-only"):
                 settle.query(database, sql)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files a process has mapped")
+def test_a_broker_that_is_killed_leaves_nothing_outside_the_data_folder(settle: Settle):
+    settle.finished(settle.client.request(settle.open_account(), "10.00").payment_id)
+    broker = psutil.Process(settle.stack.pid("kafka"))
+    unpacked = [Path(file.path) for file in broker.memory_maps() if "liblz4" in file.path]
+    assert unpacked
+    assert all(path.is_relative_to(settle.stack.data) for path in unpacked)
+    assert not Path(tempfile.gettempdir(), f"hsperfdata_{broker.username()}", str(broker.pid)).exists()
