@@ -20,5 +20,5 @@ def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:
         confirmed = offsets.confirmed(consumer_group(service), topics)
         first, ends = offsets.first(topics), offsets.end(topics)
         for place, end in ends.items():
-            behind[service, place[0]] += max(end - max(confirmed.get(place, 0), first.get(place, 0)), 0)
+            behind[service, place[0]] += max(end - max(confirmed.get(place, 0), first[place]), 0)
     return sorted((service, topic, lag) for (service, topic), lag in behind.items() if lag)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 class Offsets:
     """Asks one Kafka; topics that do not exist have no offsets. Every method raises KafkaException for no answer.
+
+    Which topics and partitions there are it asks once, with the first question.
 
     Args:
         bootstrap: ``host:port``.
@@ -75,11 +78,13 @@ class Offsets:
 
         return _patiently(ask)
 
-    def _places(self, topics: Iterable[str]) -> list[TopicPartition]:
+    @cached_property
+    def _partitions(self) -> dict[str, list[int]]:
         known = self._admin.list_topics(timeout=TIMEOUT_S).topics
-        return [
-            TopicPartition(name, number) for name in topics if name in known for number in known[name].partitions
-        ]
+        return {name: list(topic.partitions) for name, topic in known.items()}
+
+    def _places(self, topics: Iterable[str]) -> list[TopicPartition]:
+        return [TopicPartition(name, number) for name in topics for number in self._partitions.get(name, ())]
 
 
 def _patiently(ask: Callable[[], T]) -> T:
