@@ -118,14 +118,10 @@ class Kafka(Part):
     def launch(self) -> Child:
         """Write the configuration and start the broker."""
         self._configure()
-        # Where it unpacks its native libraries: one that was killed has left them.
-        shutil.rmtree(self._unpacked, ignore_errors=True)
-        self._unpacked.mkdir()
-        options = (*JVM_FLAGS, f"-Djava.io.tmpdir={self._unpacked}", *self._java_options)
         return start(
             self._home,
             self.name,
-            [*self._java(*options), "kafka.Kafka", str(self._properties)],
+            [*self._java(*JVM_FLAGS, *self._java_options), "kafka.Kafka", str(self._properties)],
             death_signal=self.stop_signal,
         )
 
@@ -140,6 +136,9 @@ class Kafka(Part):
         lines = [f"{name}={_escaped(value)}\n" for name, value in self._settings.items()]
         self._properties.write_text("".join(lines))
         (self._folder / "log4j2.properties").write_text(LOG4J)
+        # A broker that was killed has left what it unpacked.
+        shutil.rmtree(self._unpacked, ignore_errors=True)
+        self._unpacked.mkdir()
 
     def _java(self, *flags: str) -> list[str]:
         try:
@@ -150,8 +149,9 @@ class Kafka(Part):
         logs = f"-Dlog4j2.configurationFile={(self._folder / 'log4j2.properties').as_uri()}"
         trained = training(self._jars)
         start_from = [f"-XX:AOTCache={trained}"] if trained.exists() else []
-        # Or else it keeps its counters in a file outside the data folder, which one that is killed leaves there.
-        return [str(JAVA), *start_from, "-XX:-UsePerfData", *flags, logs, "-cp", f"{self._jars}/*"]
+        # Or else it unpacks native libraries and keeps counters in files outside the data folder.
+        inside = [f"-Djava.io.tmpdir={self._unpacked}", "-XX:-UsePerfData"]
+        return [str(JAVA), *start_from, *inside, *flags, logs, "-cp", f"{self._jars}/*"]
 
 
 def training(jars: Path) -> Path:
