@@ -30,8 +30,10 @@ from chaos.arming import Arming
 from contracts.events import WithdrawalRequested, encode
 from contracts.topics import TOPICS, consumer_group
 from processors.account.accounts import open_accounts, show_account
+from processors.runtime.offsets import Offsets
 from processors.saga.status import Status, read_from
 from producers.client import WithdrawalClient
+from stack.provision import migrate
 from stack.supervisor import Stack
 from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
@@ -154,6 +156,14 @@ class Settle:
             for statement in statements:
                 connection.execute(statement)  # type: ignore[call-overload]
 
+    def new_database(self, kind: str, name: str) -> str:
+        """The URL of another database of a kind (``saga``, ``provider``, …) that no service works on."""
+        with psycopg.connect(self.dsns[kind], autocommit=True) as server:
+            server.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        dsn = f"{self.dsns[kind].rpartition('/')[0]}/{name}"
+        migrate(kind, dsn)
+        return dsn
+
     def counts(self) -> dict[str, int]:
         """How many rows each table, and records each topic of events, has that a repeated message could add to."""
         tables = {
@@ -229,13 +239,8 @@ class Settle:
 
     def committed(self, service: str, topic: str) -> dict[tuple[str, int], int]:
         """From where on each partition a service would go on if it started now."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        places = [
-            TopicPartition(topic, number) for number in admin.list_topics(topic, 10).topics[topic].partitions
-        ]
-        request = ConsumerGroupTopicPartitions(consumer_group(service), places)
-        (future,) = admin.list_consumer_group_offsets([request]).values()
-        return {(p.topic, p.partition): max(p.offset, 0) for p in future.result(timeout=10).topic_partitions}
+        confirmed = Offsets(self.bootstrap).confirmed(consumer_group(service), [topic])
+        return {place: max(offset, 0) for place, offset in confirmed.items()}
 
     @contextmanager
     def reader(self, topic: str) -> Iterator[Consumer]:

@@ -9,14 +9,12 @@ import threading
 import time
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 import tracing
 from contracts import events, headers
 from contracts.topics import WITHDRAWAL_REQUESTS, Topic
-from processors.runtime.migrations import migrate
 from producers.client import Receipt, WithdrawalClient
 from producers.errors import NotDeliveredError
 from producers.load import run_load
@@ -287,10 +285,7 @@ def test_a_payment_id_that_belongs_to_another_withdrawal_is_an_error(command):
 
 
 def test_a_request_that_does_not_finish_in_time_says_what_it_waits_for(command, settle):
-    quiet = f"{settle.dsns['saga']}_that_hears_nothing"
-    with psycopg.connect(settle.dsns["saga"], autocommit=True) as connection:
-        connection.execute("CREATE DATABASE saga_that_hears_nothing")
-    migrate("saga", quiet)
+    quiet = settle.new_database("saga", "saga_that_hears_nothing")
 
     process = command("request --account nobody --amount 1.00 --wait --timeout 0.5", SETTLE_SAGA_DSN=quiet)
     code, stdout, stderr = outcome_of(process)

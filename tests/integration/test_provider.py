@@ -10,7 +10,6 @@ from processors.payment.gateway import Charge, Declined, Paid, Voided
 from processors.payment.provider.simulated import SimulatedProvider
 from processors.runtime.database import MANY
 from processors.runtime.settings import ServiceSettings
-from stack.provision import migrate
 from tests.conftest import Settle
 
 FEW = 3
@@ -19,11 +18,7 @@ FEW = 3
 @pytest.fixture(scope="module")
 def dsn(settle: Settle):
     """A ledger of its own: what is paid here nobody asked for, and the audit would say so."""
-    with psycopg.connect(settle.dsns["provider"], autocommit=True) as server:
-        server.execute("CREATE DATABASE bank")
-    dsn = settle.dsns["provider"].rpartition("/")[0] + "/bank"
-    migrate("provider", dsn)
-    return dsn
+    return settle.new_database("provider", "bank")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from processors.runtime.rows import Rows, Write, write_rows
 from processors.saga import store
 from processors.saga.decide import decide
 from processors.saga.status import read
-from stack.provision import migrate
 from tests.unit.messages import after, message, request
 
 COLUMNS = {"id": "uuid", "body": "json", "note": "text", "at": "timestamptz", "size": "bigint", "few": "smallint"}
@@ -23,10 +22,7 @@ SMALL, LARGE = 1, MANY
 @pytest.fixture(scope="module")
 def dsn(settle):
     """A database of the saga service that no service runs on."""
-    with psycopg.connect(settle.dsns["saga"], autocommit=True) as server:
-        server.execute("CREATE DATABASE rows")
-    dsn = settle.dsns["saga"].rpartition("/")[0] + "/rows"
-    migrate("saga", dsn)
+    dsn = settle.new_database("saga", "rows")
     with psycopg.connect(dsn, autocommit=True) as connection:
         columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
         connection.execute(f"CREATE TABLE kinds ({columns}, PRIMARY KEY (id))")
