@@ -197,8 +197,8 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> set[UUID]
         with suppress(psycopg.errors.UniqueViolation):  # some are known: a batch that is repeated
             await write_rows(connection, _CHARGES.insert(rows))
             return {row[0] for row in rows}
-    statement, *_ = _CHARGES.insert_missing(rows)
-    cursor = await connection.execute(f"{statement} RETURNING payment_id", columns(rows))
+    missing = _CHARGES.insert_missing(rows).statement
+    cursor = await connection.execute(f"{missing} RETURNING payment_id", columns(rows))
     return {row[0] for row in await cursor.fetchall()}
 
 
