@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -102,15 +102,17 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
             open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")
             _trace(collector, min(1.0, TRACES / (options.rate * options.duration_s)))
             with Load(stack, options) as load:
-                done, deaths = _suffer(options, stack, Faults(stack, arming), load, on_note)
-                load.finish()
-                on_note(Note(load.elapsed_s, "the load is over; waiting until everything is quiet"))
-                _wait_until_quiet(stack, load)
+                with Watchdog(stack) as watchdog:
+                    done = _suffer(options, Faults(stack, arming), load, on_note)
+                    load.finish()
+                    on_note(Note(load.elapsed_s, "the load is over; waiting until everything is quiet"))
+                    _wait_until_quiet(stack, load)
+                _note_when_struck(done, watchdog.deaths)
                 _trace(collector, 1.0)
                 on_note(Note(load.elapsed_s, f"{AFTERWARDS} more requests, which nothing disturbs"))
                 load.afterwards()
             tracing.shutdown()
-            return _judge(options, stack, collector, load, done, deaths)
+            return _judge(options, stack, collector, load, done, len(watchdog.deaths))
 
 
 def _accounts(options: Options) -> int:
@@ -196,22 +198,18 @@ class Load:
             yield planned
 
 
-def _suffer(options: Options, stack: Stack, faults: Faults, load: Load, on_note: OnNote) -> tuple[list[Done], int]:
-    """Do what the plan says at the times it says; what was done, and how many processes ended."""
+def _suffer(options: Options, faults: Faults, load: Load, on_note: OnNote) -> list[Done]:
+    """Do what the plan says at the times it says; what was done."""
     done: list[Done] = []
-    with Watchdog(stack) as watchdog:
-        for fault in plan(options):
-            load.wait_until(fault.at_s)
-            on_note(Note(load.elapsed_s, fault.in_words()))
-            began = time.time()
-            faults.apply(fault)
-            if fault.kind != REPEAT:
-                done.append(Done(fault, began, time.time()))
-        load.wait_until(options.duration_s)
-    for one in done:
-        if one.fault.kind == FAILPOINT:
-            _struck_later(one, watchdog)
-    return done, len(watchdog.deaths)
+    for fault in plan(options):
+        load.wait_until(fault.at_s)
+        on_note(Note(load.elapsed_s, fault.in_words()))
+        began = time.time()
+        faults.apply(fault)
+        if fault.kind != REPEAT:
+            done.append(Done(fault, began, time.time()))
+    load.wait_until(options.duration_s)
+    return done
 
 
 def _wait_until_quiet(stack: Stack, load: Load) -> None:
@@ -228,11 +226,13 @@ def _wait_until_quiet(stack: Stack, load: Load) -> None:
             time.sleep(TICK_S)
 
 
-def _struck_later(one: Done, watchdog: Watchdog) -> None:
+def _note_when_struck(done: Sequence[Done], deaths: Sequence[tuple[str, float]]) -> None:
     """A failpoint strikes when it is reached: at the second death since it was armed by the first."""
-    after = [at for part, at in watchdog.deaths if part == one.fault.part and at >= one.began]
-    if len(after) > 1:
-        one.began, one.ended = after[1], max(after[1], one.ended)
+    for one in done:
+        if one.fault.kind == FAILPOINT:
+            after = [at for part, at in deaths if part == one.fault.part and at >= one.began]
+            if len(after) > 1:
+                one.began, one.ended = after[1], max(after[1], one.ended)
 
 
 def _judge(
