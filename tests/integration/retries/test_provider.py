@@ -9,6 +9,8 @@ from producers.requests import new_request
 from tests.conftest import OPENING_MINOR, wait_until
 from tests.integration.retries.stack import Retrying
 
+KILLS_MAX = 5
+
 
 def test_errors_are_tried_again_until_it_works(retrying: Retrying):
     with retrying.faults(error_share=1):
@@ -68,16 +70,22 @@ def test_a_rate_limit_is_waited_for_as_long_as_the_provider_says(retrying: Retry
 
 
 def test_a_kill_between_the_provider_s_yes_and_the_commit_pays_once(retrying: Retrying):
-    with retrying.faults(silent_share=1):
-        many = [retrying.ask() for _ in range(5)]
-        # Booked at the provider, not yet known to the payment service: it is still waiting for answers.
-        wait_until(lambda: all(retrying.at_provider(one) for one in many[:1]), "a charge is booked")
-        retrying.stack.kill("payment")
-        assert retrying.payment(many[0]) is None
-    for payment_id in many:
-        assert retrying.finished(payment_id).state == "completed"
-        assert retrying.at_provider(payment_id) == ["paid"]
-    retrying.stack.wait_ready("payment")
+    known_before = []
+    for _ in range(KILLS_MAX):
+        with retrying.faults(silent_share=1):
+            many = [retrying.ask() for _ in range(5)]
+            wait_until(lambda many=many: retrying.at_provider(many[0]), "a charge is booked")
+            retrying.stack.kill("payment")
+            known_before.append(retrying.payment(many[0]))
+        for payment_id in many:
+            assert retrying.finished(payment_id).state == "completed"
+            assert retrying.at_provider(payment_id) == ["paid"]
+        retrying.stack.wait_ready("payment")
+        if known_before[-1] is None:
+            break
+    # Booked at the provider, not yet known to the payment service: it was still waiting for answers. On a machine
+    # that is busy with other things it may have given up waiting before the kill.
+    assert None in known_before
 
 
 def test_a_kill_in_the_middle_of_a_later_attempt_pays_once(retrying: Retrying):
