@@ -7,7 +7,7 @@ An event is a fact in the past tense. On the wire its body is a JSON object and 
 
 import re
 from datetime import datetime
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID, uuid5
 
 import msgspec
@@ -36,9 +36,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     payment_id: UUID
-    account_id: AccountId
+    account_id: str  # an AccountId
     amount_minor: AmountMinor
-    currency: Currency
+    currency: str  # a Currency
     occurred_at: Timestamp
 
 
@@ -143,6 +143,17 @@ E = TypeVar("E", bound=Event)
 _DECODERS = {name: msgspec.json.Decoder(event_type) for name, event_type in EVENT_TYPES.items()}
 _ENCODER = msgspec.json.Encoder()
 
+# A pattern costs as much as the rest of a message, and the same accounts and currencies come again and again: a
+# text that matched is remembered, and not looked at twice.
+_account_ids: set[str] = set()
+_currencies: set[str] = set()
+_PATTERNED: tuple[tuple[str, Any, set[str]], ...] = (
+    ("account_id", AccountId, _account_ids),
+    ("currency", Currency, _currencies),
+)
+REMEMBERED_MAX = 50_000
+"""Texts of each kind; some 5 MB."""
+
 # JSON may spell the one character that no text column of PostgreSQL takes; a backslash may itself be escaped.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -164,6 +175,8 @@ def decode(event_type: str, body: bytes) -> Event:
         # The decoder passes over fields that it does not know, whatever they hold; the event store keeps them.
         body.decode()
         event = decoder.decode(body)
+        if event.account_id not in _account_ids or event.currency not in _currencies:
+            _check_texts(event)
     except msgspec.ValidationError as error:
         raise ContractError(f"{event_type}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -173,6 +186,18 @@ def decode(event_type: str, body: bytes) -> Event:
     if b"\\" in body and _NUL.search(body):
         raise ContractError(f"{event_type}: body has the character U+0000, which cannot be stored")
     return event
+
+
+def _check_texts(event: Event) -> None:
+    for field, text_type, remembered in _PATTERNED:
+        text = getattr(event, field)
+        try:
+            msgspec.convert(text, text_type)
+        except msgspec.ValidationError as error:
+            raise msgspec.ValidationError(f"{error} - at `$.{field}`") from None
+        if len(remembered) >= REMEMBERED_MAX:
+            remembered.clear()
+        remembered.add(text)
 
 
 class Withdrawal(Protocol):

@@ -116,6 +116,25 @@ def test_a_wrong_field_is_an_error_that_names_it(field, value):
     assert "not JSON" not in str(refusal.value)
 
 
+def test_a_wrong_text_is_refused_however_often_it_comes_and_whatever_came_with_it():
+    right, wrong = body_of(events.MoneyDeducted), body_of(events.MoneyDeducted, currency="usd")
+
+    for _ in range(3):
+        events.decode("MoneyDeducted", right)
+        with pytest.raises(events.ContractError, match=r"^MoneyDeducted: .* - at `\$\.currency`$"):
+            events.decode("MoneyDeducted", wrong)
+
+
+def test_texts_that_matched_are_not_kept_without_end(monkeypatch):
+    monkeypatch.setattr(events, "REMEMBERED_MAX", 10)
+
+    for number in range(100):
+        event = events.decode("MoneyDeducted", body_of(events.MoneyDeducted, account_id=f"acc-{number}"))
+        assert event.account_id == f"acc-{number}"
+
+    assert all(len(remembered) <= 10 for *_, remembered in events._PATTERNED)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"account_id": "\xff"}', b"<xml/>"])
 def test_a_body_that_is_not_json_is_said_to_be_none(body):
     with pytest.raises(events.ContractError, match="MoneyDeducted: body is not JSON"):
