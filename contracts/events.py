@@ -8,9 +8,10 @@ An event is a fact in the past tense. On the wire its body is a JSON object and 
 import re
 from datetime import datetime
 from typing import Annotated, Any, Protocol, TypeVar
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
+import uuid_utils
 
 from contracts.money import AMOUNT_MINOR_MAX
 
@@ -242,9 +243,10 @@ def same_withdrawal(left: Withdrawal, right: Withdrawal) -> bool:
     )
 
 
-def request_id(request: WithdrawalRequested) -> UUID:
+def request_id(request: WithdrawalRequested) -> str:
     """The message ID of a request: the same for the same request, another one for other contents.
 
     A request enters without an outbox row to name it, so its contents do (UUID version 5 in the payment ID).
     """
-    return uuid5(request.payment_id, f"{request.account_id}|{request.amount_minor}|{request.currency}")
+    contents = f"{request.account_id}|{request.amount_minor}|{request.currency}"
+    return str(uuid_utils.uuid5(uuid_utils.UUID(int=request.payment_id.int), contents))

@@ -158,7 +158,7 @@ class WithdrawalClient:
             InvalidRequestError: a field is wrong; nothing was sent, and ``on_delivery`` will not be called.
         """
         check_request(request)
-        message_id = str(events.request_id(request))
+        message_id = events.request_id(request)
         spans = RequestSpans(request, message_id, self._about) if tracing.sample() else None
         context = spans.context if spans else tracing.new_unsampled()
         carried: _Headers = [

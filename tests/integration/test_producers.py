@@ -123,7 +123,7 @@ def test_a_receipt_says_where_the_request_stands_and_the_record_is_what_contract
     assert (request.payment_id, request.account_id) == (payment_id, "acc-producer")
     assert (request.amount_minor, request.currency) == (1234, "EUR")
     assert [name for name, _ in record.headers()] == ["id", "eventType", "traceparent"]
-    assert headers.text(record.headers(), "id") == str(events.request_id(request))
+    assert headers.text(record.headers(), "id") == events.request_id(request)
     assert headers.text(record.headers(), "eventType") == "WithdrawalRequested"
     assert headers.text(record.headers(), "traceparent").startswith(f"00-{receipt.trace_id}-")
     assert headers.text(record.headers(), "traceparent").endswith("-00")
