@@ -202,7 +202,7 @@ class Publisher:
 
     @property
     def waiting(self) -> int:
-        """How many records Kafka has not answered for."""
+        """How many records Kafka has not answered for, and reports of any kind that nobody has taken in yet."""
         return len(self._producer)
 
     def poll(self) -> None:

@@ -206,7 +206,8 @@ def test_the_confirmed_position_waits_for_kafka_and_nothing_is_lost_meanwhile(ou
             )
             assert not outbox.confirmed_passes(lsn)
             assert outbox.one("SELECT count(*) FROM outbox") >= 200
-            assert metric(port, outbox, "unacknowledged") == 200
+            # Counted with them, until they are heard, is what librdkafka has to say of connections.
+            wait_until(lambda: metric(port, outbox, "unacknowledged") == 200, "all of them are on their way")
         finally:
             outbox.stack.start_service("kafka")
             outbox.stack.wait_ready("kafka")
