@@ -156,7 +156,7 @@ REMEMBERED_MAX = 50_000
 """Texts of each kind; some 5 MB."""
 
 # JSON may spell the one character that no text column of PostgreSQL takes; a backslash may itself be escaped.
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def encode(event: Event) -> bytes:
@@ -174,7 +174,7 @@ def decode(event_type: str, body: bytes) -> Event:
     decoder = _DECODERS[event_type]
     try:
         # The decoder passes over fields that it does not know, whatever they hold; the event store keeps them.
-        body.decode()
+        text = body.decode()
         event = decoder.decode(body)
         if event.account_id not in _account_ids or event.currency not in _currencies:
             _check_texts(event)
@@ -184,7 +184,7 @@ def decode(event_type: str, body: bytes) -> Event:
         raise ContractError(f"{event_type}: body is not JSON: {error}") from None
     except RecursionError:
         raise ContractError(f"{event_type}: body is nested too deeply") from None
-    if b"\\" in body and _NUL.search(body):
+    if "\\" in text and _NUL.search(text):
         raise ContractError(f"{event_type}: body has the character U+0000, which cannot be stored")
     return event
 

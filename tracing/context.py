@@ -4,10 +4,11 @@ Source: W3C Trace Context, https://www.w3.org/TR/trace-context/
 """
 
 import random
-from typing import NamedTuple
+
+import msgspec
 
 
-class TraceContext(NamedTuple):
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
     """The two headers of a W3C trace context, as they stand in Kafka headers and outbox rows."""
 
     traceparent: str | None = None

@@ -138,9 +138,12 @@ def payment_id_of(record: Record) -> UUID | None:
 
 
 def _text(value: bytes | None) -> str | None:
-    if value and b"\0" in value:  # ASCII, but no text column of PostgreSQL takes it
-        raise UnicodeDecodeError("ascii", value, value.index(b"\0"), value.index(b"\0") + 1, "NUL is not text")
-    return value.decode("ascii") if value else None
+    if not value:
+        return None
+    text = value.decode("ascii")
+    if "\0" in text:  # ASCII, but no text column of PostgreSQL takes it
+        raise UnicodeDecodeError("ascii", value, text.index("\0"), text.index("\0") + 1, "NUL is not text")
+    return text
 
 
 def by_payment_id(messages: Iterable[Message]) -> dict[UUID, list[Message]]:

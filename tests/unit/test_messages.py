@@ -5,6 +5,7 @@ import pytest
 from contracts.events import encode
 from processors.runtime.messages import DeadLetter, Message, Record, Unhandled, read
 from tests.unit.messages import request
+from tracing import TraceContext
 
 HANDLED = frozenset({"WithdrawalRequested"})
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -24,14 +25,14 @@ def test_a_good_record_is_an_event_with_its_context():
     found = read(record(encode(one), **good(traceparent=PARENT.encode(), tracestate=b"a=b")), HANDLED)
     assert isinstance(found, Message)
     assert found.event == one
-    assert found.context == (PARENT, "a=b")
+    assert found.context == TraceContext(PARENT, "a=b")
     assert found.context.trace_id == PARENT[3:35]
 
 
 def test_a_record_without_trace_context_is_an_event_all_the_same():
     found = read(record(encode(request()), **good()), HANDLED)
     assert isinstance(found, Message)
-    assert found.context == (None, None)
+    assert found.context == TraceContext()
 
 
 @pytest.mark.parametrize(
