@@ -8,7 +8,6 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg.types.json import set_json_dumps
 
 from processors.runtime import metrics
 from processors.runtime.connection import PromptConnection
@@ -90,8 +89,6 @@ class Database:
             # Rows are found by key. A table that is still empty PostgreSQL would rather read as a whole, and
             # keep that plan while the table grows.
             await connection.execute("SET enable_seqscan = off")
-            # JSON is text here already (see `contracts.events.encode`).
-            set_json_dumps(str.encode, connection)
             self._connection = connection
             self._open.set(1)
             self._connects.inc()

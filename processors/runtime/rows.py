@@ -33,11 +33,12 @@ class Rows:
 
     def __init__(self, table: str, /, **columns: str) -> None:
         names = ", ".join(f'"{name}"' for name in columns)
-        arrays = ", ".join(f"%b::{'text' if kind == 'json' else kind}[]" for kind in columns.values())
+        # JSON travels as its text, in either format; its own type would take each value through Python.
+        self._types = tuple("text" if kind == "json" else kind for kind in columns.values())
+        arrays = ", ".join(f"%b::{kind}[]" for kind in self._types)
         values = ", ".join(f'"{name}"::json' if kind == "json" else f'"{name}"' for name, kind in columns.items())
         self._insert = f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({arrays}) AS n ({names})"
         self._copy = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
-        self._types = tuple(columns.values())
 
     def insert(self, rows: Sequence[Row]) -> Write:
         """Rows that are not there yet: one that is raises ``psycopg.errors.UniqueViolation``."""
