@@ -6,7 +6,9 @@ An event is a fact in the past tense. On the wire its body is a JSON object and 
 """
 
 import re
+from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -144,19 +146,28 @@ E = TypeVar("E", bound=Event)
 _DECODERS = {name: msgspec.json.Decoder(event_type) for name, event_type in EVENT_TYPES.items()}
 _ENCODER = msgspec.json.Encoder()
 
-# A pattern costs as much as the rest of a message, and the same accounts and currencies come again and again: a
-# text that matched is remembered, and not looked at twice.
-_account_ids: set[str] = set()
-_currencies: set[str] = set()
-_PATTERNED: tuple[tuple[str, Any, set[str]], ...] = (
-    ("account_id", AccountId, _account_ids),
-    ("currency", Currency, _currencies),
-)
 REMEMBERED_MAX = 50_000
-"""Texts of each kind; some 5 MB."""
+"""Texts of a kind that matched their pattern; some 8 MB."""
 
 # JSON may spell the one character that no text column of PostgreSQL takes; a backslash may itself be escaped.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def _check(field: str, text_type: Any) -> Callable[[str], None]:
+    """A pattern costs as much as the rest of a message, and the same texts come again: each is looked at once."""
+
+    @lru_cache(REMEMBERED_MAX)
+    def check(text: str) -> None:
+        try:
+            msgspec.convert(text, text_type)
+        except msgspec.ValidationError as error:
+            raise msgspec.ValidationError(f"{error} - at `$.{field}`") from None
+
+    return check
+
+
+_check_account_id = _check("account_id", AccountId)
+_check_currency = _check("currency", Currency)
 
 
 def encode(event: Event) -> bytes:
@@ -176,8 +187,8 @@ def decode(event_type: str, body: bytes) -> Event:
         # The decoder passes over fields that it does not know, whatever they hold; the event store keeps them.
         text = body.decode()
         event = decoder.decode(body)
-        if event.account_id not in _account_ids or event.currency not in _currencies:
-            _check_texts(event)
+        _check_account_id(event.account_id)
+        _check_currency(event.currency)
     except msgspec.ValidationError as error:
         raise ContractError(f"{event_type}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -187,18 +198,6 @@ def decode(event_type: str, body: bytes) -> Event:
     if "\\" in text and _NUL.search(text):
         raise ContractError(f"{event_type}: body has the character U+0000, which cannot be stored")
     return event
-
-
-def _check_texts(event: Event) -> None:
-    for field, text_type, remembered in _PATTERNED:
-        text = getattr(event, field)
-        try:
-            msgspec.convert(text, text_type)
-        except msgspec.ValidationError as error:
-            raise msgspec.ValidationError(f"{error} - at `$.{field}`") from None
-        if len(remembered) >= REMEMBERED_MAX:
-            remembered.clear()
-        remembered.add(text)
 
 
 class Withdrawal(Protocol):

@@ -125,14 +125,15 @@ def test_a_wrong_text_is_refused_however_often_it_comes_and_whatever_came_with_i
             events.decode("MoneyDeducted", wrong)
 
 
-def test_texts_that_matched_are_not_kept_without_end(monkeypatch):
-    monkeypatch.setattr(events, "REMEMBERED_MAX", 10)
+def test_texts_that_matched_are_not_kept_without_end():
+    body = body_of(events.MoneyDeducted, account_id="acc-n")
 
-    for number in range(100):
-        event = events.decode("MoneyDeducted", body_of(events.MoneyDeducted, account_id=f"acc-{number}"))
+    for number in range(events.REMEMBERED_MAX + 100):
+        event = events.decode("MoneyDeducted", body.replace(b"acc-n", b"acc-%d" % number))
         assert event.account_id == f"acc-{number}"
 
-    assert all(len(remembered) <= 10 for *_, remembered in events._PATTERNED)
+    for check in (events._check_account_id, events._check_currency):
+        assert check.cache_info().currsize <= events.REMEMBERED_MAX
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"account_id": "\xff"}', b"<xml/>"])
