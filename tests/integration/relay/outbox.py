@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -72,13 +71,13 @@ class Outbox:
         )
         return row.fetchone()[0]
 
-    def insert_many(self, rows):
-        """Insert rows over 100 keys in one transaction."""
-        self.connection.execute(
+    def insert_many(self, rows, *, keys=100, connection=None):
+        """Insert rows over so many keys in one transaction."""
+        (connection or self.connection).execute(
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)"
-            " SELECT %s, 'acc-' || n %% 100, 'MoneyDeducted', json_build_object('number', n)"
+            " SELECT %s, 'acc-' || n %% %s, 'MoneyDeducted', json_build_object('number', n)"
             " FROM generate_series(1, %s) AS n",
-            (self.name, rows),
+            (self.name, keys, rows),
         )
 
     def one(self, query, *values):
@@ -112,21 +111,31 @@ class Outbox:
         )
         wait_until(lambda: self.one(drop, name or self.slot) is not None, "the slot is dropped")
 
-    def records(self):
-        """All records of the topic, partition by partition in order."""
+    @contextmanager
+    def consumer(self):
+        """Someone who can ask how long the topic is, and read it."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test", "enable.auto.commit": False})
         try:
-            partitions = [TopicPartition(self.topic, number, 0) for number in range(PARTITIONS)]
-            ends = [end_of(consumer, partition) for partition in partitions]
-            consumer.assign(partitions)
-            found = [[] for _ in partitions]
-            while any(len(records) < end for records, end in zip(found, ends, strict=True)):
-                for record in consumer.consume(5_000, timeout=0.05):
-                    assert record.error() is None, record.error()
-                    found[record.partition()].append(record)
-            return [record for records in found for record in records]
+            yield consumer
         finally:
             consumer.close()
+
+    def partitions(self):
+        """Those of the topic, from their first record on."""
+        return [TopicPartition(self.topic, number, 0) for number in range(PARTITIONS)]
+
+    def length(self, consumer):
+        """How many records the topic has."""
+        return sum(end_of(consumer, partition) for partition in self.partitions())
+
+    def records(self):
+        """All records of the topic, partition by partition in order."""
+        with self.consumer() as consumer:
+            wanted, found = self.length(consumer), []
+            consumer.assign(self.partitions())
+            while len(found) < wanted:
+                found += taken(consumer)
+        return sorted(found, key=lambda record: (record.partition(), record.offset()))
 
     def published(self):
         """The IDs on the topic."""
@@ -134,8 +143,15 @@ class Outbox:
 
     def wait_published(self, ids, deadline_s=DEADLINE_S):
         """Wait until these are on the topic."""
-        wanted = set(ids)
-        wait_until(lambda: wanted <= set(self.published()), f"{len(wanted)} rows are published", deadline_s)
+        missing = set(ids)
+
+        def published():
+            missing.difference_update(header(record, "id") for record in taken(consumer))
+            return not missing
+
+        with self.consumer() as consumer:
+            consumer.assign(self.partitions())
+            wait_until(published, f"{len(missing)} rows are published", deadline_s)
 
     def wait_confirmed(self, deadline_s=DEADLINE_S):
         """Wait until the slot has confirmed all that is committed now."""
@@ -155,6 +171,13 @@ class Outbox:
             assert last.get(record.key(), -1) < number, f"{record.key()} is out of order"
             last[record.key()] = number
         return len(rows)
+
+
+def taken(consumer):
+    """The next records, as soon as there are any; none for a moment is no error."""
+    records = consumer.consume(5_000, timeout=0) or consumer.consume(1, timeout=0.05)
+    assert all(record.error() is None for record in records), [record.error() for record in records]
+    return records
 
 
 def header(record, name):
@@ -222,16 +245,14 @@ def relay_process(outbox, *, dsn=None, stderr=None, **environment):
 
 
 @contextmanager
-def writing(outbox):
-    """Someone who commits 20 rows at a time over 10 keys, as fast as it goes."""
+def writing(outbox, rows=20):
+    """Someone who commits so many rows over 10 keys at a time, 100 times a second."""
     done = threading.Event()
 
     def write():
         with psycopg.connect(outbox.dsn, autocommit=True) as connection:
-            while not done.is_set():
-                with connection.transaction():
-                    for _ in range(20):
-                        outbox.insert(f"acc-{random.randrange(10)}", connection=connection)
+            while not done.wait(0.01):
+                outbox.insert_many(rows, keys=10, connection=connection)
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -9,7 +9,7 @@ import time
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 import connectivity
 from outbox_relay import publisher
@@ -17,11 +17,9 @@ from stack import ports
 from tests.integration.relay.outbox import (
     CREATE_OUTBOX,
     DEADLINE_S,
-    PARTITIONS,
     ROOT,
     Outbox,
     answer,
-    end_of,
     metric,
     relay_process,
     relaying,
@@ -34,21 +32,12 @@ KILLS = 20
 
 def end_in_mid_load(outbox, number, **environment):
     """Start a relay, and end it by a signal at some moment of its work; its exit code."""
-    with relay_process(outbox, **environment) as relay:
-        before = len_published(outbox)
-        wait_until(lambda: len_published(outbox) > before, "the relay is at work")
+    with outbox.consumer() as topic, relay_process(outbox, **environment) as relay:
+        before = outbox.length(topic)
+        wait_until(lambda: outbox.length(topic) > before, "the relay is at work")
         time.sleep(random.random() / 4)
         relay.send_signal(number)
         return relay.wait(DEADLINE_S)
-
-
-def len_published(outbox):
-    """How many records the topic has."""
-    consumer = Consumer({"bootstrap.servers": outbox.bootstrap, "group.id": "test"})
-    try:
-        return sum(end_of(consumer, TopicPartition(outbox.topic, number)) for number in range(PARTITIONS))
-    finally:
-        consumer.close()
 
 
 def test_killed_twenty_times_under_load_each_row_is_published_once_and_in_order(outbox):
@@ -89,7 +78,8 @@ def test_a_relay_killed_while_it_makes_the_slot_leaves_none_and_the_next_one_pub
             assert outbox.connection.execute(slots, (outbox.name,)).fetchall() == [(True,)]
             outbox.stack.start_service("kafka")
             outbox.stack.wait_ready("kafka")
-            wait_until(lambda: len_published(outbox) > 0, "some rows are published")
+            with outbox.consumer() as topic:
+                wait_until(lambda: outbox.length(topic) > 0, "some rows are published")
             relay.kill()
         wait_until(lambda: not outbox.connection.execute(slots, (outbox.name,)).fetchall(), "no slot is left")
     finally:
@@ -247,13 +237,13 @@ def test_a_standby_takes_over_within_two_seconds(outbox, reader):
     with relay_process(outbox, SETTLE_RELAY_READER=reader) as active:
         outbox.wait_published([outbox.insert()])
         port = ports.choose(taken=set())
-        with relaying(outbox, http_port=port, reader=reader):
+        with outbox.consumer() as topic, relaying(outbox, http_port=port, reader=reader):
             wait_until(lambda: "standing by" in answer(port, "/readyz")[1], "the second relay stands by")
             assert metric(port, outbox, "standby") == 1
             active.kill()
             died = time.monotonic()
             late = outbox.insert()
-            wait_until(lambda: len_published(outbox) == 2, "the second relay publishes")
+            wait_until(lambda: outbox.length(topic) == 2, "the second relay publishes")
             took_s = time.monotonic() - died
             wait_until(lambda: metric(port, outbox, "active") == 1, "the second relay says so")
             outbox.wait_published([late])

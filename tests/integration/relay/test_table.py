@@ -38,12 +38,14 @@ def test_rows_that_are_not_published_stay_even_those_of_a_transaction_that_was_n
 
 
 def test_the_outbox_stays_small_under_sustained_load(outbox):
-    with relaying(outbox), writing(outbox):
+    with relaying(outbox), writing(outbox, rows=50):
         sizes = []
-        wait_until(
-            lambda: sizes.append(outbox.one("SELECT count(*) FROM outbox")) or len(outbox.written()) > 20_000,
-            "20,000 rows are written",
-        )
+
+        def written():
+            sizes.append(outbox.one("SELECT count(*) FROM outbox"))
+            return outbox.one("SELECT count(*) FROM written")
+
+        wait_until(lambda: written() > 20_000, "20,000 rows are written", 90)
     written = len(outbox.written())
     assert max(sizes) < written / 2, f"{max(sizes)} of {written} rows were in the outbox at once"
 
