@@ -50,6 +50,8 @@ SETTINGS = {
     "share.coordinator.state.topic.num.partitions": "1",
     # By default 128 MB from the start; this tells 600,000 keys apart at a time, where a topic is compacted.
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+    # Twice a second by default, the controller writes that nothing happened, for those that copy from it.
+    "metadata.max.idle.interval.ms": "5000",
     # A broker that was killed may come back this soon; until then its old self counts as alive.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
