@@ -40,12 +40,13 @@ from tracing.setup import TracingSettings
 
 WAIT_S = 60.0
 LONGEST = (
-    "test_relay.py",
-    "test_chaos.py",
     "test_faults.py",
     "retries",
     "test_compare.py",
+    "relay/test_faults.py",
+    "test_chaos.py",
     "test_crashes.py",
+    "relay/test_table.py",
     "test_stack.py",
 )
 """In this order they begin, where tests are run by several workers: so none of them is left over at the end."""
@@ -59,8 +60,8 @@ T = TypeVar("T")
 
 def file_of(nodeid: str) -> str:
     """What tests must stay together with, as they share a stack: a file, or the folder of the retries."""
-    path = nodeid.partition("::")[0]
-    return "retries" if "/retries/" in path else path.rpartition("/")[2]
+    path = nodeid.partition("::")[0].removeprefix("tests/integration/")
+    return "retries" if path.startswith("retries/") else path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
