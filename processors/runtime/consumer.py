@@ -32,6 +32,14 @@ ENOUGH_RECORDS = 2_000
 FETCH_BYTES = 128 * 1024
 """Of a partition in one answer; more where a single batch of records is larger."""
 
+SMALL = 100
+REST_S_MAX = 0.02
+"""After a batch of fewer records the consumer rests as long as that batch took, but no longer than this.
+
+Small batches cost much for each record. Where cores are short they take longer, and taken one right after the
+other they would be what keeps the cores busy: the rest lets records gather, and others work.
+"""
+
 RATE_WINDOW_S = 0.25
 """The rate is measured over this time: a short burst is no load yet."""
 
@@ -64,6 +72,7 @@ class BatchConsumer:
         self._gather_s_max = gather_s_max
         self._last_taken = time.monotonic()
         self._load = _Load()
+        self._last_records = 0
         self._topic = topics[0]
         self._lifeline = Lifeline(bootstrap)
         self.assigned = False
@@ -111,15 +120,14 @@ class BatchConsumer:
         Raises:
             KafkaException: an error that waiting does not mend.
         """
-        rate = self._load.rate
-        gather_s = rate * GATHER_S_PER_RATE * (1 + min(rate / BUSY_RATE, 1.0))
-        gather_s = min(gather_s, self._gather_s_max, ENOUGH_RECORDS / max(rate, 1.0))
-        time.sleep(max(gather_s - (time.monotonic() - self._last_taken), 0.0))
+        took_s = time.monotonic() - self._last_taken
+        time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
         found = self._consumer.consume(1, POLL_S)
         if found:
             found += self._consumer.consume(self._batch_max - 1, 0)
         self._last_taken = time.monotonic()
-        self._load.count(len(found), self._last_taken)
+        self._last_records = len(found)
+        self._load.count(self._last_records, self._last_taken)
         return [_record(message) for message in found if _is_record(message)]
 
     def store_offsets(self, records: Sequence[Record]) -> None:
@@ -177,6 +185,21 @@ class BatchConsumer:
     def close(self) -> None:
         """Commit the stored offsets and leave the group."""
         self._consumer.close()
+
+
+def pause_s(rate: float, gather_s_max: float, took_s: float, records: int) -> float:
+    """How long to let records gather before the next batch, seconds.
+
+    Args:
+        rate: records a second of late.
+        gather_s_max: from one batch to the next at the most, where batches take less.
+        took_s: how long ago the last batch was taken, which is how long it took.
+        records: how many it had.
+    """
+    gather_s = rate * GATHER_S_PER_RATE * (1 + min(rate / BUSY_RATE, 1.0))
+    gather_s = min(gather_s, gather_s_max, ENOUGH_RECORDS / max(rate, 1.0))
+    rest_s = min(took_s, REST_S_MAX) if records < SMALL else 0.0
+    return max(gather_s - took_s, rest_s)
 
 
 class _Load:
