@@ -88,7 +88,8 @@ def test_the_reader_sees_a_window_where_there_is_one(by_name: dict[str, Result])
     assert seen["monolith"].seen == 0
     assert seen["outbox_polling"].seen == QUICK.watched
     for name in ("saga", "outbox_wal"):
-        assert seen[name].seen > 0  # on a good day some are shorter than a look
+        # Some are shorter than a look; all are where a busy machine takes 5 ms and more for one.
+        assert seen[name].seen > 0 or seen[name].resolution_ms > 5
     assert seen["outbox_polling"].median_ms > seen["outbox_wal"].median_ms
     assert seen["outbox_polling"].longest_ms > 500  # it polls each second
 

@@ -268,6 +268,7 @@ def test_every_command_has_a_help_page_at_80_columns(command):
 def test_ctrl_c_while_it_is_being_loaded_leaves_no_traceback():
     code = """
 import os, signal, sys, cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job is born without
 class CtrlC:
     def find_spec(self, name, *_):
         if name == "cli.main":
