@@ -17,6 +17,9 @@ EXAMPLES_MAX = 5
 
 POLL_S = 0.25
 
+CONFIRM_S = 5.0
+"""What the relay is given to confirm a position, even if a withdrawal that stands still took all the time."""
+
 CHECK_BALANCES = "balances"
 CHECK_CONSUMED = "consumed"
 CHECK_PUBLISHED = "published"
@@ -84,7 +87,8 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
     Args:
         dsns: of ``account``, ``payment``, ``notification``, ``saga`` and ``provider``.
         bootstrap: Kafka, ``host:port``.
-        wait_s: how long to wait for withdrawals under way to end before they count as unfinished, seconds.
+        wait_s: how long to wait for withdrawals under way to end before they count as unfinished, seconds. The
+            relay has ``CONFIRM_S`` at the end of it, whatever was waited for before.
 
     Raises:
         psycopg.OperationalError: a database does not answer.
@@ -93,7 +97,7 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
     deadline = time.monotonic() + wait_s
     consumed = _consumed(bootstrap, deadline)
     _wait_until_quiet(dsns["saga"], deadline)
-    published = _published(dsns, deadline)
+    published = _published(dsns, max(deadline, time.monotonic() + CONFIRM_S))
     offenders: dict[str, list[str]] = {}
     outcomes: Counter[str] = Counter()
     # With something still under way an event may be late rather than lost.

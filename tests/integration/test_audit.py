@@ -1,9 +1,12 @@
 """The audit names what is wrong: one fault of each kind is planted behind the services' backs, and mended."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from uuid import UUID
 
+import psutil
 import pytest
 from uuid_utils.compat import uuid7
 
@@ -105,9 +108,7 @@ def test_an_outbox_row_that_was_lost_before_it_was_published(settle: Settle):
         wait_until(
             lambda: settle.query("payment", "SELECT FROM payments WHERE payment_id = %s", payment_id), "it is paid"
         )
-        said = {
-            check.name: check.detail for check in run(settle.dsns, settle.bootstrap, 2.0).checks if not check.ok
-        }
+        said = off(settle, 2.0)
         assert set(said) == {"events", "finished"}
         assert f"{payment_id}: PaymentProcessed is missing: the payment service did it" in said["events"]
         assert str(payment_id) in said["finished"]
@@ -210,11 +211,26 @@ def test_a_hole_in_a_story(settle: Settle):
         f"('{one.payment_id}', '{one.account_id}', {one.amount_minor}, 'USD', 'requested', 1)",
     )
     try:
-        said = {
-            check.name: check.detail for check in run(settle.dsns, settle.bootstrap, 0.5).checks if not check.ok
-        }
+        said = off(settle, 0.0)
         assert f"{one.payment_id}: requested" in said["finished"]
         assert f"{one.payment_id}: WithdrawalRequested is missing" in said["events"]
     finally:
         settle.execute("saga", f"DELETE FROM withdrawals WHERE payment_id = '{one.payment_id}'")
     settle.audit()
+
+
+def test_the_relay_has_time_of_its_own(settle: Settle, monkeypatch):
+    """A withdrawal that never ends takes all the time there is: what is written is confirmed nevertheless."""
+    relay = psutil.Process(settle.stack.pid("relay"))
+
+    def first_wait(seconds: float) -> None:
+        relay.resume()
+        time.sleep(seconds)
+
+    monkeypatch.setattr("audit.run.time", SimpleNamespace(monotonic=time.monotonic, sleep=first_wait))
+    relay.suspend()
+    try:
+        settle.open_account()
+        assert "published" not in off(settle, 0.0)
+    finally:
+        relay.resume()
