@@ -27,14 +27,17 @@ def completed(settle: Settle) -> tuple[UUID, str]:
 
 def off(settle: Settle, wait_s: float) -> dict[str, str]:
     """What the audit says is off, by check."""
-    return {c.name: c.detail for c in run(settle.dsns, settle.bootstrap, wait_s).checks if not c.ok}
+    audit = run(settle.dsns, settle.bootstrap, wait_s)
+    said = {check.name: check.detail for check in audit.checks if not check.ok}
+    assert audit.ok == (not said), said
+    return said
 
 
 def named(settle: Settle, name: object) -> dict[str, str]:
     """What the audit says of a withdrawal or an account, by check."""
-    audit = run(settle.dsns, settle.bootstrap, 20.0)
-    said = {check.name: check.detail for check in audit.checks if not check.ok and str(name) in check.detail}
-    assert bool(said) == (not audit.ok), [check for check in audit.checks if not check.ok]
+    wrong = off(settle, 20.0)
+    said = {check: detail for check, detail in wrong.items() if str(name) in detail}
+    assert bool(said) == bool(wrong), wrong
     return said
 
 

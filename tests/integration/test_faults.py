@@ -253,12 +253,12 @@ def test_a_second_instance_joins_and_leaves_without_a_pause_of_more_than_three_s
             load.wait_sent(share)
     ((ended,),) = settle.query("payment", "SELECT now()")
     load.finish()
-    for service in READ_BY:
+    for service, written in WRITTEN.items():
         ((pause_s,),) = settle.query(
             service,
             f"""
             SELECT extract(epoch FROM max(gap)) FROM (
-                SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM ({WRITTEN[service]}) AS written(at)
+                SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM ({written}) AS written(at)
                 WHERE at BETWEEN %s AND %s) AS g
             """,
             begun,
