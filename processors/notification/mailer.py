@@ -7,6 +7,7 @@ The ``Message-ID`` is the same both times, so that mail systems can tell.
 import asyncio
 import gc
 import os
+import time
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from itertools import count
@@ -19,7 +20,7 @@ import msgspec
 
 from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
-from processors.runtime.calls import Calls
+from processors.runtime.calls import BUDGET_S, Calls
 from processors.runtime.settings import ServiceSettings
 from tracing import attributes as names
 
@@ -30,9 +31,6 @@ _made = count(1)
 
 SMTP_CONNECTIONS_MAX = 8
 """Mails under way at the same time."""
-
-SMTP_BUDGET_S = 5.0
-"""How long a round begins further mails; the rest is due from the database, and holds nothing up."""
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -122,18 +120,22 @@ class FileMailer:
         return at_most
 
     async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:  # noqa: ARG002
-        """Write the files; the same mail again replaces its file."""
-        return await asyncio.to_thread(lambda: [self._write(mail) for mail in mails])
+        """Write the files, as far as the time goes; the same mail again replaces its file."""
+        return await asyncio.to_thread(self._write_all, mails)
+
+    def _write_all(self, mails: Sequence[Mail]) -> list[Delivery]:
+        begin_until = time.monotonic() + BUDGET_S
+        return [self._write(mail) if time.monotonic() < begin_until else NotTried() for mail in mails]
 
     def _write(self, mail: Mail) -> Delivery:
-        message = _message(mail, self._sender)
-        if isinstance(message, Refused):
-            return message
+        composed = _compose(mail, self._sender)
+        if isinstance(composed, Refused):
+            return composed
         path = self._folder / f"{mail.payment_id}.{mail.template}.eml"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".part")
-            partial.write_bytes(bytes(message))
+            partial.write_bytes(composed.text)
             os.replace(partial, path)
         except OSError as error:
             return Undelivered(f"{type(error).__name__}: {error.strerror}")
@@ -152,7 +154,7 @@ class SmtpMailer:
         }
         self._breaker = Breaker(rests_s)
         metrics.CIRCUIT_OPEN.labels("smtp").set_function(lambda: not self._breaker.is_closed)
-        self._calls = Calls(SMTP_CONNECTIONS_MAX, SMTP_BUDGET_S, self._breaker)
+        self._calls = Calls(SMTP_CONNECTIONS_MAX, BUDGET_S, self._breaker)
 
     def capacity(self, at_most: int) -> int:
         """All, one probe, or none, as the circuit breaker says."""
@@ -164,12 +166,12 @@ class SmtpMailer:
         return [answer or NotTried() for answer in answers]
 
     async def _send(self, mail: Mail) -> Delivery:
-        message = _message(mail, self._sender)
-        if isinstance(message, Refused):
-            return message
+        composed = _compose(mail, self._sender)
+        if isinstance(composed, Refused):
+            return composed
         try:
             await aiosmtplib.send(
-                message,
+                composed.message,
                 recipients=[mail.recipient],
                 hostname=self._host,
                 port=self._port,
@@ -212,7 +214,12 @@ def _text(reason: str) -> str:
     return reason.encode(errors="replace").decode().replace("\0", "?")
 
 
-def _message(mail: Mail, sender: str) -> EmailMessage | Refused:
+class _Composed(msgspec.Struct, frozen=True):
+    message: EmailMessage
+    text: bytes
+
+
+def _compose(mail: Mail, sender: str) -> _Composed | Refused:
     if next(_made) % COLLECT_EVERY == 0:
         gc.collect(0)
     message = EmailMessage()
@@ -222,10 +229,10 @@ def _message(mail: Mail, sender: str) -> EmailMessage | Refused:
         message["Subject"] = mail.subject
         message["Message-ID"] = mail.message_id
         message.set_content(mail.text)
-        bytes(message)
+        text = bytes(message)
         addresses = [address.addr_spec for address in message["To"].addresses if address.domain]
     except Exception as error:  # its parsers raise whatever they stumble over, and would again at every attempt
         return Refused(_text(f"{type(error).__name__}: {error}"))
     if addresses != [mail.recipient] or not mail.recipient.isprintable():
         return Refused(f"{mail.recipient!r} is not a mail address")
-    return message
+    return _Composed(message, text)

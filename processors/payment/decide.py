@@ -40,7 +40,7 @@ PROVIDER_UNAVAILABLE = "provider_unavailable"
 VOIDED = "voided_at_provider"
 
 # What a pending payment waits for, where the provider has not said anything.
-NOT_TRIED = "provider_resting"
+NOT_TRIED = "provider_not_asked_yet"
 
 ALREADY_PAID = "already_paid"
 ALREADY_FAILED = "already_failed"

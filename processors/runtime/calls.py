@@ -11,6 +11,12 @@ from typing import TypeVar
 
 from processors.runtime.breaker import Breaker
 
+BUDGET_S = 1.0
+"""How long a batch begins further calls; the rest is due from the database, and holds nothing up.
+
+Nothing else is read meanwhile, and no partition is given away: an instance that joins waits so long.
+"""
+
 A = TypeVar("A")
 B = TypeVar("B")
 

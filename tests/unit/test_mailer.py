@@ -2,11 +2,23 @@
 
 import asyncio
 from email import message_from_bytes, policy
+from itertools import count
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
-from processors.notification.mailer import Delivered, FileMailer, Mail, Refused, SmtpMailer, Undelivered
+from processors.notification import mailer
+from processors.notification.mailer import (
+    Delivered,
+    FileMailer,
+    Mail,
+    NotTried,
+    Refused,
+    SmtpMailer,
+    Undelivered,
+)
+from processors.runtime.calls import BUDGET_S
 from processors.runtime.settings import recipient
 
 SENDER = "Settle <settle@bank.example>"
@@ -102,6 +114,13 @@ def test_one_bad_address_keeps_no_other_mail_back(tmp_path):
     mails = [mail_to("a@b"), mail_to("a:b@c"), mail_to("c@d")]
     outcomes = asyncio.run(FileMailer(tmp_path, SENDER).send(mails))
     assert [type(outcome) for outcome in outcomes] == [Delivered, Refused, Delivered]
+
+
+def test_a_batch_over_its_time_begins_no_more_mails(tmp_path, monkeypatch):
+    clock = count(0.0, 0.3 * BUDGET_S)  # goes on with each look
+    monkeypatch.setattr(mailer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    outcomes = asyncio.run(FileMailer(tmp_path, SENDER).send([mail_to("a@b")] * 100))
+    assert outcomes == [Delivered()] * 3 + [NotTried()] * 97
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,11 @@ from opentelemetry.trace import Span, SpanKind
 from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
 from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
-from processors.runtime.calls import Calls
+from processors.runtime.calls import BUDGET_S, Calls
 from processors.runtime.hops import fail, spans
 from processors.runtime.logs import fields_of
 from processors.runtime.settings import ServiceSettings
 from tracing import attributes as names
-
-BUDGET_S = 5.0
-"""How long a round begins further calls; the rest is due from the database, and holds nothing up."""
 
 RETRY_AFTER_S_MAX = 300.0
 """A provider that wants longer is asked after this time all the same."""
