@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from outbox_relay.source import Source
 
 CLEAN_INTERVAL_S = 1.0
-GAUGE_INTERVAL_S = 5.0
+# How often the gauges are asked for, and the table is looked at though nothing new was published.
+LOOK_INTERVAL_S = 5.0
 AGAIN_AFTER_S = 5.0
 # How long a snapshot is held while the relay is behind; a longer one would keep dead rows of the whole database.
 CAUGHT_UP_WAIT_S = 1.0
@@ -63,7 +64,7 @@ class Cleaner:
         self._thread = threading.Thread(target=self._run, name=f"cleaner-{source.name}", daemon=True)
         self._seen_rows = -1
         self._unvacuumed = 0
-        self._gauges_at = 0.0
+        self._looked_at = 0.0
         self._refused = False
 
     def _run(self) -> None:
@@ -81,8 +82,12 @@ class Cleaner:
             self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")
         vacuum = clean and bool(scalar(connection, _MAY_VACUUM))
         while not self._stop.is_set():
-            if time.monotonic() - self._gauges_at > GAUGE_INTERVAL_S:
+            if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
                 self._measure(connection)
+                # A commit is in the log, and may be published, a moment before others see its rows; much longer
+                # where a standby has to confirm. The last pass may have missed some.
+                self._seen_rows = -1
+                self._looked_at = time.monotonic()
             full = clean and self._remove(connection)
             if vacuum and self._unvacuumed >= VACUUM_ROWS:
                 connection.execute(_VACUUM)
@@ -130,7 +135,6 @@ class Cleaner:
             gauges["lag_bytes"], gauges["slot_retained_bytes"] = found
         with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
             gauges["dead_rows"] = scalar(connection, _DEAD)
-        self._gauges_at = time.monotonic()
 
     def __enter__(self) -> "Cleaner":
         self._thread.start()
