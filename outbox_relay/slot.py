@@ -139,18 +139,25 @@ class NewSlot:
         return Slot(self.name, self.starts_at_lsn)
 
 
+def reserve_slot(connection: ReplicationConnection, name: str) -> None:
+    """Be the only one who makes this slot, for as long as the connection lives.
+
+    Raises:
+        SlotBusyError: another relay is making it.
+    """
+    if not _one(connection, _LOCK, name=name)[0]:
+        raise SlotBusyError(f"another relay is making slot {name}; standing by")
+
+
 @contextmanager
 def new_slot(connection: ReplicationConnection, name: str) -> Iterator[NewSlot]:
-    """Begin a slot; it stays only if :meth:`NewSlot.make_permanent` is called.
+    """Begin a reserved slot; it stays only if :meth:`NewSlot.make_permanent` is called.
 
     Waits for transactions that are already running, as PostgreSQL must.
 
     Raises:
-        SlotBusyError: another relay is making this slot.
         SetupError: the role may not, or the server has no slot to spare or no logical WAL.
     """
-    if not _one(connection, _LOCK, name=name)[0]:
-        raise SlotBusyError(f"another relay is making slot {name}; standing by")
     temporary = f"{name[: NAME_LENGTH_MAX - 12]}_{connection.info.backend_pid}"
     connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:

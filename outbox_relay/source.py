@@ -46,7 +46,7 @@ class State(enum.Enum):
     """Where a source stands."""
 
     STARTING = "starting"
-    FILLING = "publishing what was committed before the slot"
+    FILLING = "making the slot, and publishing what was committed before it"
     READING = "reading"
     STANDBY = "standby"
     WAITING = "waiting"
@@ -147,10 +147,14 @@ class Source:
             finally:
                 self._publisher = self._while_blocked = None
 
-    def filling(self, ledger: Ledger, slot: str) -> None:
+    def making_slot(self, slot: str) -> None:
+        """The database is asked for a slot, which can take as long as its longest transaction."""
+        self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
+
+    def filling(self, ledger: Ledger) -> None:
         """Rows from before a new slot are published now."""
         self.ledger, self._counted = ledger, (0, 0)
-        self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
+        self.enter(State.FILLING, "publishing what was committed before the slot")
 
     def reading(self, ledger: Ledger, while_blocked: Callable[[], None]) -> None:
         """Rows are read as they come now; ``while_blocked`` is called while Kafka takes no more."""

@@ -21,7 +21,7 @@ from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect
-from outbox_relay.slot import PUBLICATION, NewSlot, Slot, default_slot_name, find_slot, new_slot
+from outbox_relay.slot import PUBLICATION, NewSlot, Slot, default_slot_name, find_slot, new_slot, reserve_slot
 from outbox_relay.source import Source
 from outbox_relay.table import find_columns, find_origin
 
@@ -78,9 +78,12 @@ def _fill(
     source: Source, connection: ReplicationConnection, origin: Origin, publisher: Publisher, publish: Publish
 ) -> Slot:
     """Make the slot, and publish what was committed before it."""
-    with new_slot(connection, default_slot_name(source.database)) as slot:
+    name = default_slot_name(source.database)
+    reserve_slot(connection, name)
+    source.making_slot(name)
+    with new_slot(connection, name) as slot:
         ledger = Ledger(origin)
-        source.filling(ledger, slot.name)
+        source.filling(ledger)
         dead = {(row_id, slot.starts_at_lsn - 1) for row_id, _ in dead_since(connection, 0)}
         publish = not_dead(publish, dead)
         publish_rows_before(slot, ledger, publisher, publish, source.progress, source.stop)

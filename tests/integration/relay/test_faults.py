@@ -41,6 +41,8 @@ def end_in_mid_load(outbox, number, **environment):
 
 
 def test_killed_twenty_times_under_load_each_row_is_published_once_and_in_order(outbox):
+    with relaying(outbox):
+        outbox.wait_confirmed()  # there is a slot, from which each of them reads
     with writing(outbox):
         for _ in range(KILLS):
             assert end_in_mid_load(outbox, signal.SIGKILL) == -signal.SIGKILL
@@ -168,6 +170,20 @@ def test_a_slot_that_the_server_invalidated_is_made_anew(outbox):
         outbox.connection.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
         outbox.connection.execute("SELECT pg_reload_conf()")
     outbox.assert_exactly_once_in_order()
+
+
+def test_while_a_new_slot_waits_for_a_transaction_the_relay_says_so(outbox):
+    port = ports.choose(taken=set())
+    with psycopg.connect(outbox.dsn) as early:
+        first = outbox.insert(connection=early)
+        with relaying(outbox, http_port=port):
+            try:
+                said = "waits for transactions that are running"
+                wait_until(lambda: said in answer(port, "/readyz")[1], "it is told")
+            finally:
+                early.commit()
+            outbox.wait_published([first])
+            wait_until(lambda: answer(port, "/readyz")[0] == 200, "the relay reads")
 
 
 def test_a_new_slot_is_one_that_fails_over(outbox):
