@@ -20,7 +20,7 @@ from outbox_relay import RelaySettings, run_relay
 
 ROOT = Path(__file__).parents[3]
 PARTITIONS = 4
-DEADLINE_S = 30
+DEADLINE_S = 60
 NAMES = (f"outbox{number}" for number in count(1))
 
 CREATE_OUTBOX = """
