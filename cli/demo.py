@@ -162,11 +162,16 @@ def _load(
         report = run_load(client, plan_load(plan), rate=RATE, on_progress=on_progress)
         if report.first_failure is not None:
             raise report.first_failure
-        shown = last()
+
+        def wait(number: int) -> None:
+            deadline = time.monotonic() + FINISH_S
+            while follow() < number and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+
+        wait(plan.count)
+        shown = last()  # when all others have ended, so that it is not their queue that is seen closely
         progress.update(sent, advance=1)
-        deadline = time.monotonic() + FINISH_S
-        while follow() < total and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+        wait(total)
     return shown
 
 

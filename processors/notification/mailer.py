@@ -65,10 +65,15 @@ class Undelivered(msgspec.Struct, frozen=True):
 
 
 class NotTried(msgspec.Struct, frozen=True):
-    """Not even tried, as the mail server is given a rest or the time was up. Counts as no attempt."""
+    """Not even tried. Counts as no attempt."""
+
+    reason: str
 
 
 Delivery = Delivered | Refused | Undelivered | NotTried
+
+_TIME_WAS_UP = NotTried("the batch's time was up")
+_RESTS = NotTried("the mail server is given a rest, or the batch's time was up")
 
 
 class Mailer(Protocol):
@@ -125,7 +130,7 @@ class FileMailer:
 
     def _write_all(self, mails: Sequence[Mail]) -> list[Delivery]:
         begin_until = time.monotonic() + BUDGET_S
-        return [self._write(mail) if time.monotonic() < begin_until else NotTried() for mail in mails]
+        return [self._write(mail) if time.monotonic() < begin_until else _TIME_WAS_UP for mail in mails]
 
     def _write(self, mail: Mail) -> Delivery:
         composed = _compose(mail, self._sender)
@@ -163,7 +168,7 @@ class SmtpMailer:
     async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:
         """Send the mails, several at a time."""
         answers = await self._calls.each(self._send, mails, probe=probe)
-        return [answer or NotTried() for answer in answers]
+        return [answer or _RESTS for answer in answers]
 
     async def _send(self, mail: Mail) -> Delivery:
         composed = _compose(mail, self._sender)

@@ -115,7 +115,7 @@ def _tell(span: Span, notification: Notification, delivery: Delivery) -> None:
     """Say in the trace how a mail fared."""
     span.set_attribute(TEMPLATE, notification.template)
     if isinstance(delivery, NotTried):
-        span.add_event(names.NOT_TRIED, {names.REASON: "the mail server is given a rest, or the time was up"})
+        span.add_event(names.NOT_TRIED, {names.REASON: delivery.reason})
         return
     span.set_attribute(names.ATTEMPT, notification.attempts + 1)
     if isinstance(delivery, Refused):

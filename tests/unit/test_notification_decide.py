@@ -67,5 +67,5 @@ def test_a_refused_address_is_not_tried_again():
 def test_a_mail_server_that_rests_costs_no_attempt():
     (notification,) = admitted()
     for _ in range(10):
-        assert conclude(notification, NotTried(), NOW, POLICY) is None
+        assert conclude(notification, NotTried("it rests"), NOW, POLICY) is None
     assert (notification.attempts, notification.next_attempt_at) == (0, NOW)

@@ -314,7 +314,7 @@ def test_a_call_without_an_answer_says_so(spans):
     [
         (Refused("550 no such user"), "the mail was refused: 550 no such user", []),
         (Undelivered("451 later"), "the mail did not leave: 451 later", ["retry"]),
-        (MailNotTried(), None, ["not tried"]),
+        (MailNotTried("it rests"), None, ["not tried"]),
     ],
 )
 def test_a_mail_says_to_whom_it_was_given_and_how_it_fared(spans, delivery, error, events):
