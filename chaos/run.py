@@ -232,7 +232,7 @@ def _note_when_struck(done: Sequence[Done], deaths: Sequence[tuple[str, float]])
         if one.fault.kind == FAILPOINT:
             after = [at for part, at in deaths if part == one.fault.part and at >= one.began]
             if len(after) > 1:
-                one.began, one.ended = after[1], max(after[1], one.ended)
+                one.armed, one.began, one.ended = one.began, after[1], max(after[1], one.ended)
 
 
 def _judge(

@@ -58,12 +58,20 @@ class Done(msgspec.Struct):
         began: when it struck, with
         ended: when nothing was done to the part any more, seconds since the epoch.
         recovery_s: until a withdrawal that was asked for after it struck was completed; None: never.
+        armed: when the process was killed, to be started with its failpoint; None for faults of other kinds.
     """
 
     fault: Fault
     began: float
     ended: float
     recovery_s: float | None = None
+    armed: float | None = None
+
+    def touched(self, asked: float, finished: float) -> bool:
+        """Whether spans of a withdrawal of that time may have died with the process."""
+        since = (self.began if self.armed is None else self.armed) - SPANS_BEFORE_S
+        until = self.ended + (self.recovery_s or 0.0) + SPANS_AFTER_S
+        return asked < until and finished + SPANS_AFTER_S > since
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -119,7 +127,6 @@ def check_traces(dsn: str, collector: SpanCollector, done: Sequence[Done]) -> Ch
 
     What a process has not sent when it is killed is lost: a trace that a fault touched may have holes.
     """
-    quiet = [(one.began - SPANS_BEFORE_S, one.ended + (one.recovery_s or 0.0) + SPANS_AFTER_S) for one in done]
     with psycopg.connect(dsn) as connection:
         traced = connection.execute(_TRACED, (collector.trace_ids(),)).fetchall()
     deadline = time.monotonic() + SPANS_AFTER_S
@@ -130,7 +137,7 @@ def check_traces(dsn: str, collector: SpanCollector, done: Sequence[Done]) -> Ch
             time.sleep(SPANS_POLL_S)  # the last spans are on their way
             missing = what_is_missing(collector.trace(trace_id), state, reason)
         whole += missing is None
-        if any(asked < until and finished + SPANS_AFTER_S > since for since, until in quiet):
+        if any(one.touched(asked, finished) for one in done):
             continue
         untouched += 1
         if missing is not None:

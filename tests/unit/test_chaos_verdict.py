@@ -2,7 +2,8 @@
 
 import pytest
 
-from chaos.plan import FREEZE, KILL, Fault
+from chaos.plan import FAILPOINT, FREEZE, KILL, Fault
+from chaos.run import _note_when_struck
 from chaos.verdict import RECOVERY_S_MAX, Done, too_long
 
 MOMENT = 1_700_000_000.0
@@ -40,3 +41,22 @@ def test_none_that_strikes_later_excuses_what_never_recovers():
     never = _done(4.0, None)
 
     assert too_long([never, _done(30.0, 2.0)]) == [never]
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "finished_s", "touched"),
+    [
+        (0.0, 0.5, False),  # its spans had been sent before the kill that arms the failpoint
+        (8.0, 9.0, True),  # they may have died with it
+        (12.0, 12.5, True),  # between that kill and the failpoint
+        (25.0, 26.0, True),  # before the service had recovered
+        (40.0, 41.0, False),
+    ],
+)
+def test_a_failpoint_touches_traces_from_the_kill_that_arms_it_on(asked_s, finished_s, touched):
+    one = _done(10.0, None, FAILPOINT, "relay")
+    _note_when_struck([one], [("account", MOMENT + 11.0), ("relay", MOMENT + 10.1), ("relay", MOMENT + 20.0)])
+    one.recovery_s = 8.0
+
+    assert one.began == MOMENT + 20.0
+    assert one.touched(MOMENT + asked_s, MOMENT + finished_s) == touched
