@@ -18,6 +18,8 @@ from stack.errors import AlreadyRunning, StackError
 LEFTOVERS_WAIT_S = 30.0
 """How long children of a killed supervisor may take to end by themselves."""
 LEFTOVERS_KILL_WAIT_S = 5.0
+ORPHANS_WAIT_S = 5.0
+"""How long what a child of ours had started may take to end after it."""
 POLL_S = 0.05
 
 
@@ -41,18 +43,28 @@ class FolderLock:
             raise AlreadyRunning(f"a stack is already running on {data} (process {holder})")
         os.ftruncate(self._supervisor_fd, 0)
         os.pwrite(self._supervisor_fd, f"{os.getpid()}\n".encode(), 0)
-        self.children_fd = _open(data / "children.lock")
+        self._children = data / "children.lock"
+        self.children_fd = _open(self._children)
         try:
-            _wait_for_leftovers(data / "children.lock", self.children_fd, note)
+            _wait_for_leftovers(self._children, self.children_fd, note)
         except BaseException:
-            self.close()
+            os.close(self.children_fd)
+            os.close(self._supervisor_fd)
             raise
 
     def close(self) -> None:
-        """Let the next one in."""
-        for descriptor in (self.children_fd, self._supervisor_fd):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        """Let the next one in, when all is gone: a child that was cut off may have children that still end.
+
+        Raises:
+            StackError: some do not end, even by SIGKILL.
+        """
+        os.close(self.children_fd)
+        try:
+            if self._children.exists():
+                with open(self._children) as children:
+                    _end_holders(self._children, children.fileno(), ORPHANS_WAIT_S)
+        finally:
+            os.close(self._supervisor_fd)
 
 
 def is_held(data: Path) -> bool:
@@ -87,16 +99,18 @@ def _wait_for_leftovers(path: Path, descriptor: int, note: Callable[[str], None]
     for process in holders(path):
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    if _lock_within(descriptor, LEFTOVERS_WAIT_S):
+    _end_holders(path, descriptor, LEFTOVERS_WAIT_S)
+
+
+def _end_holders(path: Path, descriptor: int, wait_s: float) -> None:
+    if _lock_within(descriptor, wait_s):
         return
     for process in holders(path):
         with contextlib.suppress(psutil.Error):
             process.kill()
     if not _lock_within(descriptor, LEFTOVERS_KILL_WAIT_S):
         pids = ", ".join(str(process.pid) for process in holders(path)) or "unknown"
-        raise StackError(
-            f"processes of an earlier stack on {path.parent} do not end: {pids}; end them and try again"
-        )
+        raise StackError(f"processes of a stack on {path.parent} do not end: {pids}; end them and try again")
 
 
 def _lock_within(descriptor: int, timeout_s: float) -> bool:

@@ -1,5 +1,6 @@
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,6 +208,20 @@ def test_a_data_folder_has_one_supervisor(tmp_path: Path) -> None:
     lock.close()
     FolderLock(tmp_path, note).close()
     assert notes == []
+
+
+def test_a_data_folder_is_given_back_when_the_last_process_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stack.lock.ORPHANS_WAIT_S", 0.1)
+    lock = FolderLock(tmp_path, lambda _: None)
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    orphan = subprocess.Popen(sleep, pass_fds=(lock.children_fd,))
+    try:
+        lock.close()
+        assert orphan.wait(5) == -signal.SIGKILL
+    finally:
+        orphan.kill()
 
 
 def test_the_data_folder_is_found_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
