@@ -155,6 +155,11 @@ def _load(
             progress.update(finished, completed=done)
             return done
 
+        def wait(number: int) -> None:
+            deadline = time.monotonic() + FINISH_S
+            while follow() < number and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+
         def on_progress(report: LoadReport) -> None:
             progress.update(sent, completed=report.delivered)
             follow()
@@ -162,12 +167,6 @@ def _load(
         report = run_load(client, plan_load(plan), rate=RATE, on_progress=on_progress)
         if report.first_failure is not None:
             raise report.first_failure
-
-        def wait(number: int) -> None:
-            deadline = time.monotonic() + FINISH_S
-            while follow() < number and time.monotonic() < deadline:
-                time.sleep(POLL_S)
-
         wait(plan.count)
         shown = last()  # when all others have ended, so that it is not their queue that is seen closely
         progress.update(sent, advance=1)

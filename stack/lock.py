@@ -60,9 +60,9 @@ class FolderLock:
         """
         os.close(self.children_fd)
         try:
-            if self._children.exists():
-                with open(self._children) as children:
-                    _end_holders(self._children, children.fileno(), ORPHANS_WAIT_S)
+            # The folder may be gone.
+            with contextlib.suppress(FileNotFoundError), open(self._children) as children:
+                _end_holders(self._children, children.fileno(), ORPHANS_WAIT_S)
         finally:
             os.close(self._supervisor_fd)
 

@@ -112,6 +112,17 @@ class Outbox:
         wait_until(lambda: self.one(drop, name or self.slot) is not None, "the slot is dropped")
 
     @contextmanager
+    def server_setting(self, name, value):
+        """The whole server is set otherwise meanwhile; sessions take a moment to hear of it."""
+        self.connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.connection.execute("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            self.connection.execute(f"ALTER SYSTEM RESET {name}")
+            self.connection.execute("SELECT pg_reload_conf()")
+
+    @contextmanager
     def consumer(self):
         """Someone who can ask how long the topic is, and read it."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test", "enable.auto.commit": False})

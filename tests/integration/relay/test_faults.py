@@ -150,9 +150,7 @@ def test_a_slot_that_the_server_invalidated_is_made_anew(outbox):
         outbox.wait_published([outbox.insert()])
         outbox.wait_confirmed()
     outbox.insert_many(1_000)
-    outbox.connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
-    outbox.connection.execute("SELECT pg_reload_conf()")
-    try:
+    with outbox.server_setting("max_slot_wal_keep_size", "1MB"):
         status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s"
         outbox.connection.execute("CREATE TABLE noise (x text)")
 
@@ -166,9 +164,6 @@ def test_a_slot_that_the_server_invalidated_is_made_anew(outbox):
         with relaying(outbox):
             outbox.wait_published(outbox.written())
             outbox.wait_published([outbox.insert()])
-    finally:
-        outbox.connection.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
-        outbox.connection.execute("SELECT pg_reload_conf()")
     outbox.assert_exactly_once_in_order()
 
 

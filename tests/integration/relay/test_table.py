@@ -44,21 +44,16 @@ def test_a_row_that_is_published_before_others_see_it_is_removed_in_the_end(outb
     with relaying(outbox), psycopg.connect(outbox.dsn, autocommit=True) as unseen:
         outbox.wait_confirmed()
         unseen.execute("SET synchronous_commit = on")
-        outbox.connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        outbox.connection.execute("SELECT pg_reload_conf()")
         commit = threading.Thread(target=outbox.insert, kwargs={"connection": unseen})
         waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
-        try:
+        with outbox.server_setting("synchronous_standby_names", "nobody"):
             wait_until(lambda: outbox.one("SHOW synchronous_standby_names"), "the server waits for standbys")
             commit.start()
             wait_until(lambda: outbox.one(waits, unseen.info.backend_pid), "the commit waits for a standby")
             wait_until(outbox.published, "its row is published")
             outbox.insert()
             wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "the row that is seen is removed")
-        finally:
-            outbox.connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
-            outbox.connection.execute("SELECT pg_reload_conf()")
-            commit.join()
+        commit.join()
         wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "the other one too")
     outbox.assert_exactly_once_in_order()
 
