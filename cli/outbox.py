@@ -109,6 +109,9 @@ def _print_status(found: list[OutboxStatus]) -> None:
         )
     console = Console(highlight=False)
     console.print(table)
+    for one in found:
+        if one.gap is not None:
+            console.print(f"{one.source}: {one.gap}", markup=False)
     if any(one.dead_rows for one in found):
         console.print("`settle outbox dead list` says why rows could not be published")
 

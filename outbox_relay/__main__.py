@@ -19,9 +19,16 @@ def relay(
     bootstrap: Annotated[
         str | None, typer.Option(help="Kafka, host:port[,host:port…]. Default: SETTLE_KAFKA_BOOTSTRAP.")
     ] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option(
+            help="Which rows from before a new slot are published: all, none, since=TIME. Default: all that are "
+            "left, where published rows are removed; else those that the topics would know. SETTLE_RELAY_INITIAL."
+        ),
+    ] = None,
 ) -> None:
     """Publish every row of the sources' outbox tables to Kafka, until SIGTERM or SIGINT."""
-    given = {"relay_sources": " ".join(source or []), "kafka_bootstrap": bootstrap}
+    given = {"relay_sources": " ".join(source or []), "kafka_bootstrap": bootstrap, "relay_initial": initial}
     try:
         failpoints.arm_from_environment()
         run_relay(RelaySettings(**{name: value for name, value in given.items() if value}))  # type: ignore[arg-type]

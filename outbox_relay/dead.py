@@ -37,6 +37,7 @@ CREATE_TABLE = """
 """A row is known by its ID and by where it was committed: sent once more, it is another."""
 
 _EXISTS = "SELECT to_regclass('public.outbox_dead') IS NOT NULL"
+_IDS = "SELECT id FROM public.outbox_dead"
 _SINCE = "SELECT id, position::text FROM public.outbox_dead WHERE position >= {}::pg_lsn"
 _BURY = """
     INSERT INTO public.outbox_dead
@@ -88,6 +89,13 @@ def dead_since(connection: psycopg.Connection[Any], lsn: int) -> set[tuple[bytes
     return {(row_id.encode(), parse_lsn(position)) for row_id, position in connection.execute(query)}
 
 
+def dead_ids(connection: psycopg.Connection[Any]) -> set[bytes]:
+    """The IDs of all dead rows."""
+    if not has_dead(connection):
+        return set()
+    return {row_id.encode() for (row_id,) in connection.execute(_IDS)}
+
+
 def not_dead(publish: Publish, dead: DeadRows) -> Publish:
     """The same stage, without the dead; the stage itself where there are none."""
     if not dead:
@@ -95,7 +103,7 @@ def not_dead(publish: Publish, dead: DeadRows) -> Publish:
 
     def publish_living(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
         if (row.id, transaction.commit_lsn) in dead:
-            transaction.skip(row)
+            transaction.leave(row)
         else:
             publish(row, transaction, on_delivery)
 

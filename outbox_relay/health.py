@@ -1,4 +1,4 @@
-"""Is the relay alive, does every source stream, and what are the numbers?
+"""The relay's health and numbers over HTTP: is it alive, does every source stream?
 
 Answers over HTTP; the numbers are read from the sources when asked for, so counting costs them nothing.
 """
@@ -29,6 +29,9 @@ class SourceMetrics(Collector):
         yield self._counter("events_published", "acknowledged by Kafka", lambda s: s.published_rows)
         yield self._counter("bytes_published", "of record values, acknowledged", lambda s: s.published_bytes)
         yield self._counter("rows_removed", "published rows taken out of the table", lambda s: s.removed_rows)
+        yield self._counter(
+            "rows_recovered", "published from the table, as the log did not bring them", lambda s: s.recovered_rows
+        )
         yield self._counter("reconnects", "times the source began again", lambda s: s.reconnects)
         yield self._gauge("unacknowledged", "records on their way to Kafka", lambda s: s.unacknowledged)
         yield self._gauge("lag_seconds", "age of the oldest unacknowledged commit", lambda s: s.lag_s)
@@ -41,6 +44,7 @@ class SourceMetrics(Collector):
             "confirmed_lsn", "log position before which all is published", lambda s: s.ledger.confirmed_lsn
         )
         yield self._gauge("active", "1 while the source reads", lambda s: s.state is State.READING)
+        yield self._gauge("covered", "0 while the log does not bring all rows", lambda s: s.gap is None)
         yield self._gauge("standby", "1 while another relay reads the outbox", lambda s: s.state is State.STANDBY)
         yield self._waits()
 
@@ -97,8 +101,16 @@ class HealthServer:
 
 
 def not_ready(sources: Sequence[Source]) -> list[str]:
-    """A line for each source that does not read, with the reason."""
-    return [f"{source.name}: {source.reason}" for source in sources if source.state is not State.READING]
+    """A line for each source that should read and does not, or not all, with the reason."""
+    troubled = [source for source in sources if source.state not in (State.READING, State.STANDBY)]
+    lines = [f"{source.name}: {source.reason}" for source in troubled]
+    gaps = [f"{source.name}: {source.gap}" for source in sources if source.gap and source not in troubled]
+    return lines + gaps
+
+
+def _standby(sources: Sequence[Source]) -> list[str]:
+    """A line for each source that another relay reads: whoever stands by is ready to take over."""
+    return [f"{source.name}: {source.reason}" for source in sources if source.state is State.STANDBY]
 
 
 def _handler(sources: Sequence[Source], registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
@@ -108,7 +120,8 @@ def _handler(sources: Sequence[Source], registry: CollectorRegistry) -> type[Bas
                 self._answer(200, b"alive\n")
             elif self.path == "/readyz":
                 lines = not_ready(sources)
-                self._answer(503 if lines else 200, "\n".join([*(lines or ["ready"]), ""]).encode())
+                text = "\n".join([*(lines or ["ready"]), *_standby(sources), ""])
+                self._answer(503 if lines else 200, text.encode())
             elif self.path == "/metrics":
                 self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
             else:

@@ -69,9 +69,13 @@ class Decoder:
 
     Args:
         schema, table: the outbox; rows of any other table are skipped.
+
+    Attributes:
+        incomplete: which columns the rows lack that come now, if they cannot be read for that; they are skipped.
     """
 
     def __init__(self, schema: str = "public", table: str = "outbox") -> None:
+        self.incomplete: str | None = None
         self._table = (schema.encode(), table.encode())
         self._row_decoders: dict[bytes, Callable[[bytes], OutboxRow | None]] = {}
 
@@ -108,8 +112,9 @@ class Decoder:
             return _skip
         wanted = tuple(name.encode() for name in COLUMNS)
         missing = [name for name in COLUMNS[:COLUMNS_REQUIRED] if name.encode() not in columns]
+        self.incomplete = ", ".join(missing) or None
         if missing:
-            raise DecodeError(f"the outbox has no column {', '.join(missing)}")
+            return _skip
         if columns[: len(wanted)] == wanted:
             return _in_standard_order(len(columns))
         return _in_order(columns, wanted)

@@ -58,7 +58,7 @@ def not_yet_published(publish: Publish, published: Published) -> Publish:
     """The same stage, without the rows that are on their topics already."""
 
     def publish_new(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        if published.holds(row, transaction):
+        if published.holds(row, transaction.committed_us, transaction.commit_lsn):
             transaction.skip(row)
         else:
             publish(row, transaction, on_delivery)

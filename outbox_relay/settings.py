@@ -8,6 +8,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from outbox_relay import initial
+
 
 class RelaySettings(BaseSettings):
     """The relay's settings; each is an environment variable with the prefix ``SETTLE_``."""
@@ -24,6 +26,9 @@ class RelaySettings(BaseSettings):
     relay_poll_interval_s: float = Field(
         1.0, gt=0, le=3600, description="polling: pause between two looks, seconds"
     )
+    relay_initial: str | None = Field(
+        None, description="which rows from before a new slot are published: all, none, since=TIME"
+    )
     relay_cleanup: bool = Field(True, description="whether published rows are removed from the outbox")
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics answer")
     http_port: int = Field(0, ge=0, le=65535, description="0: nowhere")
@@ -36,6 +41,13 @@ class RelaySettings(BaseSettings):
                 conninfo_to_dict(dsn)
             except ProgrammingError:
                 raise ValueError("not a list of database URLs (postgresql://user@host:port/database)") from None
+        return text
+
+    @field_validator("relay_initial")
+    @classmethod
+    def _is_a_choice_of_rows(cls, text: str | None) -> str | None:
+        if text is not None:
+            initial.parse(text)
         return text
 
     @property
