@@ -25,6 +25,8 @@ SOURCES = ("account", "payment", "notification", "saga")
 app = typer.Typer(help="See how the outboxes stand; mend rows that cannot be published.", no_args_is_help=True)
 dead_app = typer.Typer(help="Rows that Kafka will never take, put aside.", no_args_is_help=True)
 app.add_typer(dead_app, name="dead")
+slot_app = typer.Typer(help="What keeps the log of a database for its relay.", no_args_is_help=True)
+app.add_typer(slot_app, name="slot")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -71,6 +73,34 @@ def retry(
     print(f"{len(done):,} row{'s' if len(done) != 1 else ''} put back")
     if unknown := [row_id for row_id in ids or () if row_id not in done]:
         raise BadInputError(f"not among the dead rows: {', '.join(unknown)}")
+
+
+@slot_app.command()
+def drop(
+    source: Annotated[str, typer.Argument(help=f"Which outbox: {', '.join(SOURCES)}.", show_default=False)],
+    data: DataOption = None,
+) -> None:
+    """Drop the slot that nobody reads any more, so that the server lets go of its log.
+
+    A relay that reads the log makes a new one when it starts, and finds in the table what the topics lack.
+    """
+    import psycopg
+
+    from outbox_relay.errors import RelayError
+    from outbox_relay.slot import default_slot_name, drop_slot
+    from outbox_relay.source import source_name
+
+    if source not in SOURCES:
+        raise BadInputError(f"no outbox {source}; there are {', '.join(SOURCES)}")
+    dsn = settings.dsn(source, data)
+    name = default_slot_name(source_name(dsn))
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+        try:
+            if not drop_slot(connection, name):
+                raise BadInputError(f"there is no slot {name}")
+        except RelayError as error:
+            raise BadInputError(str(error)) from None
+    print(f"slot {name} is dropped")
 
 
 def _connections(data: Any) -> Iterator[tuple[str, psycopg.Connection[Any]]]:

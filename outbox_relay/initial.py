@@ -12,7 +12,7 @@ from datetime import datetime
 
 from outbox_relay.errors import SetupError, UnpublishableError
 from outbox_relay.pgoutput import OutboxRow
-from outbox_relay.published import told_since_us
+from outbox_relay.published import NEVER_US, told_since_us
 from outbox_relay.topic import topic_of
 
 _FORM = re.compile(r"all|none|since=(\S+)")
@@ -33,10 +33,7 @@ class Initial:
 
     def wants(self, _row: OutboxRow, created_us: int | None) -> bool:
         """Whether the row is to be published; where its time is not known, yes, unless none is."""
-        return self.since_us < _NONE_US and (created_us is None or created_us >= self.since_us)
-
-
-_NONE_US = 1 << 62
+        return self.since_us < NEVER_US and (created_us is None or created_us >= self.since_us)
 
 
 def parse(text: str) -> Initial:
@@ -49,7 +46,7 @@ def parse(text: str) -> Initial:
     if form is None:
         raise ValueError("not all, none, or since=2026-11-28T10:00:00Z")
     if form[1] is None:
-        return Initial(0 if text == "all" else _NONE_US)
+        return Initial(0 if text == "all" else NEVER_US)
     try:
         since = datetime.fromisoformat(form[1])
     except ValueError:
@@ -64,14 +61,17 @@ class AsTopicsTell:
 
     Args:
         bootstrap: ``host:port[,host:port…]``.
+        now_us: when the session began, by the database's clock: what was written since is published even where
+            the topic is empty.
 
     Attributes:
         untold: how many rows were left alone, as their topic may have forgotten them.
     """
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, now_us: int) -> None:
         self.untold = 0
         self._bootstrap = bootstrap
+        self._now_us = now_us
         self._told_since_us: dict[bytes, int] = {}
 
     def wants(self, row: OutboxRow, created_us: int | None) -> bool:
@@ -84,7 +84,7 @@ class AsTopicsTell:
         since_us = self._told_since_us.get(row.aggregate_type)
         if since_us is None:
             try:
-                since_us = told_since_us(self._bootstrap, topic_of(row, 0))
+                since_us = min(told_since_us(self._bootstrap, topic_of(row, 0)), self._now_us)
             except UnpublishableError:
                 return True  # it is put aside when it is tried
             self._told_since_us[row.aggregate_type] = since_us

@@ -196,10 +196,10 @@ def _prepare(source: Source, connection: psycopg.Connection[Any], *, keeps: bool
 
 def _decide(source: Source, connection: psycopg.Connection[Any], table: Table) -> None:
     """Which of the rows that were there before the mark are to be published; the others are marked."""
-    if not connection.execute(_HAS_UNDECIDED).fetchone():
+    if connection.execute(_HAS_UNDECIDED).fetchone() is None:
         return
     said = source.settings.relay_initial
-    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap)
+    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, find_origin(connection).now_us)
     wanted: Wanted = initial.parse(said).wants if said is not None else as_topics_tell.wants
     query = select(table, order_of(connection, table), _UNDECIDED, also=_PLACE)
     while rows := connection.execute(sql.SQL("{} LIMIT {}").format(query, sql.Literal(REMOVE_ROWS))).fetchall():

@@ -191,7 +191,9 @@ def tail_ids(
 
 
 def told_since_us(bootstrap: str, topic: str) -> int:
-    """Since when a topic holds all that was written to it, microseconds since the Unix epoch; 0: since ever.
+    """Since when a topic holds all that was written to it, microseconds since the Unix epoch.
+
+    0: since ever; :data:`NEVER_US`: it has had records, and has none any more.
 
     Raises:
         PublishError: the topic does not exist, or Kafka does not answer.

@@ -80,8 +80,8 @@ def usable(connection: Connection, name: str) -> str | None:
     return gap.reason if gap is not None else None
 
 
-def drop_slot(connection: Connection, name: str) -> None:
-    """Have the server forget a slot, and let go of the log that it keeps.
+def drop_slot(connection: Connection, name: str) -> bool:
+    """Have the server forget a slot, and let go of the log that it keeps; False where there is none.
 
     Raises:
         SlotBusyError: somebody reads it.
@@ -89,10 +89,13 @@ def drop_slot(connection: Connection, name: str) -> None:
     """
     try:
         _one(connection, _DROP, name=name)
+    except psycopg.errors.UndefinedObject:
+        return False
     except psycopg.errors.ObjectInUse as error:
         raise SlotBusyError(_first_line(error)) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SetupError(f"{_first_line(error)}: ALTER ROLE {connection.info.user} REPLICATION") from None
+    return True
 
 
 class NewSlot:

@@ -142,7 +142,7 @@ def _fill(
     name = default_slot_name(source.database)
     source.making_slot(name)
     said = source.settings.relay_initial
-    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap)
+    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, origin.now_us)
     if said is not None:
         wanted: Wanted = initial.parse(said).wants
     elif _keeps_rows(source, connection):
