@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from outbox_relay import published
 from outbox_relay.replication import connect
 from outbox_relay.status import outbox_status
 from stack import ports
@@ -392,3 +393,29 @@ def test_a_server_that_has_gone_is_left(outbox):
     assert not is_read_by(outbox.dsn, outbox.slot, 1)
     nowhere = f"postgresql://nobody@127.0.0.1:{ports.choose(taken=set())}/gone"
     assert not is_read_by(nowhere, outbox.slot, 1)
+
+
+def test_while_the_end_of_a_topic_is_read_the_server_hears_from_the_relay(outbox, monkeypatch):
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+    # The time that the reader was last heard of, by the server's clock; it would be cut off after 2 s of silence.
+    heard = """
+        SELECT extract(epoch FROM r.reply_time - s.backend_start)::float8 FROM pg_stat_replication AS r
+        JOIN pg_replication_slots AS p ON p.active_pid = r.pid JOIN pg_stat_activity AS s ON s.pid = r.pid
+        WHERE p.slot_name = %s
+    """
+    tail_ids = published.tail_ids
+
+    def slow_tail_ids(*about):
+        meanwhile = about[-1]
+        wait_until(lambda: meanwhile() or (outbox.one(heard, outbox.slot) or 0.0) > 5.0, "5 s have gone by")
+        return tail_ids(*about)
+
+    monkeypatch.setattr(published, "tail_ids", slow_tail_ids)
+    port = ports.choose(taken=set())
+    with outbox.server_setting("wal_sender_timeout", "2s"):
+        late = outbox.insert()
+        with relaying(outbox, cleanup=False, http_port=port):
+            outbox.wait_published([late])
+            assert metric(port, outbox, "reconnects_total") == 0
