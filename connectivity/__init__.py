@@ -3,14 +3,18 @@
 librdkafka lets go of every broker that an answer of Kafka's does not name, and a cluster that starts, or goes on
 after it stood still, may for a moment name none. The client then begins anew with its bootstrap servers; or its
 threads race, and it never connects to anything again (librdkafka 2.16 does, and others since 2.12:
-https://github.com/confluentinc/librdkafka/issues/5301). Then only a new client helps. Imports nothing of ours.
+https://github.com/confluentinc/librdkafka/issues/5301). Then only a new client helps.
+
+A client that is connected and not answered is another thing: a broker handles what comes over a connection one
+after the other, so while it holds back an acknowledgement until the replicas have the record, it answers nothing
+else, which takes until the cluster notices that a broker has died. Such a client waits. Imports nothing of ours.
 """
 
 import logging
 from collections.abc import Callable
 from time import monotonic
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 ASK_EVERY_S = 2.0
@@ -56,12 +60,18 @@ class Lifeline:
         """The client was answered."""
         self._answers = 0
 
-    def is_cut(self) -> bool:
+    def is_cut(self, error: KafkaError) -> bool:
         """Called again and again while the client is not answered: whether it will never be.
 
         Takes :data:`ANSWER_S` at the most, and that every :data:`ASK_EVERY_S` only. What counts is answers and not
         seconds, as a process that stood still has seen neither.
+
+        Args:
+            error: how the client's own ``list_topics`` ended.
         """
+        if error.code() != KafkaError._TRANSPORT:  # which means that it is connected to no broker
+            self.holds()
+            return False
         now = self._clock()
         if now < self._ask_at:
             return False
