@@ -22,6 +22,7 @@ from outbox_relay.errors import PublishError
 from outbox_relay.ledger import Transaction
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
+from outbox_relay.replicas import await_replicas
 from outbox_relay.topic import topic_of
 
 # Rows committed this long after the start are on no topic yet; clocks of relay and database may be so far apart.
@@ -126,7 +127,7 @@ def tail_ids(bootstrap: str, topic: str, origin: Origin, since_us: int) -> Itera
         logger=SILENT,
     )
     try:
-        tails = _tails(consumer, topic, since_us // 1_000)
+        tails = _tails(bootstrap, consumer, topic, since_us // 1_000)
         step = TAIL_RECORDS_MIN
         while tails := [tail for tail in tails if tail.floor < tail.start]:
             for tail in tails:
@@ -155,13 +156,16 @@ class _Tail:
     end: int
 
 
-def _tails(consumer: Consumer, topic: str, since_ms: int) -> list[_Tail]:
+def _tails(bootstrap: str, consumer: Consumer, topic: str, since_ms: int) -> list[_Tail]:
     found = consumer.list_topics(topic, KAFKA_ANSWER_S).topics[topic]
     if found.error is not None:
         raise PublishError(f"topic {topic} cannot be written: {found.error.str()}")
+    await_replicas(bootstrap, consumer, topic, found.partitions)
     times = [TopicPartition(topic, partition, max(0, since_ms)) for partition in found.partitions]
     tails = []
     for place in consumer.offsets_for_times(times, KAFKA_ANSWER_S):
+        if place.error is not None:  # its leader has changed, say; no offset would mean that nothing is so new
+            raise KafkaException(place.error)
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, place.partition), KAFKA_ANSWER_S)
         floor = high if place.offset < 0 else max(low, place.offset)
         tails.append(_Tail(place.partition, floor, high, high))

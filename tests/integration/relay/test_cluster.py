@@ -9,7 +9,7 @@ import connectivity
 from outbox_relay import publisher
 from stack import ports
 from tests.integration.relay.cluster import NODES, Cluster, on
-from tests.integration.relay.outbox import Outbox, answer, metric, relaying, wait_until, writing
+from tests.integration.relay.outbox import Outbox, answer, metric, relay_process, relaying, wait_until, writing
 
 GOES_ON_S = 40.0
 
@@ -88,3 +88,23 @@ def test_a_session_that_ends_with_records_in_flight_says_why_and_the_next_repeat
         assert metric(port, outbox, "reconnects_total") >= 1
     outbox.assert_exactly_once_in_order()
     assert "terminating connection" in str(said)
+
+
+@pytest.mark.parametrize("outbox", [{"min.insync.replicas": "3"}], indirect=True)
+def test_records_that_a_replica_has_not_got_are_not_sent_again_by_whoever_starts_then(cluster, outbox, said):
+    port = ports.choose(taken=set())
+    with relay_process(outbox, SETTLE_HTTP_PORT=str(port)):
+        outbox.insert_many(100)
+        outbox.wait_published(outbox.written())
+        frozen = other(cluster, outbox)
+        cluster.signal(frozen, signal.SIGSTOP)
+        outbox.insert_many(200)
+        wait_until(lambda: metric(port, outbox, "unacknowledged") == 200, "all are on their way")
+    lsn = outbox.lsn()
+    with relaying(outbox, http_port=port):
+        wait_until(lambda: len(cluster.partitions(outbox.topic)[0].isrs) < len(NODES), "a replica is missing")
+        assert not outbox.confirmed_passes(lsn)
+        cluster.signal(frozen, signal.SIGCONT)
+        outbox.wait_published(outbox.written(), GOES_ON_S)
+        outbox.wait_confirmed()
+    outbox.assert_exactly_once_in_order()
