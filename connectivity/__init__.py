@@ -14,13 +14,17 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 ASK_EVERY_S = 2.0
 ANSWER_S = 1.0
 ANSWERS_TO_OTHERS = 5
 """Some ten seconds: a client that lost its connections tries again each second or two."""
+
+FLUSH_S_MAX = 0.1
+"""From 0.2 s on, confluent-kafka's ``flush`` goes on after an error was raised in it, and the next delivery report
+fails for no reason of its own, with a :class:`SystemError`."""
 
 SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
 """For clients whose troubles are told in words of our own."""
@@ -34,6 +38,19 @@ def why_unanswered(bootstrap: str) -> str | None:
     except KafkaException as error:
         return str(error.args[0].str())
     return None if known.brokers else "it names no broker"
+
+
+def flush(producer: Producer, timeout_s: float) -> int:
+    """Wait until all that a producer was handed is reported on, or the time is over; how much is not.
+
+    Raises:
+        KafkaException: the producer has failed for good, and takes nothing more.
+    """
+    give_up = monotonic() + timeout_s
+    while left := producer.flush(min(timeout_s, FLUSH_S_MAX)):
+        if monotonic() > give_up:
+            break
+    return left
 
 
 class Lifeline:

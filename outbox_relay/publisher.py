@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from connectivity import SILENT, Lifeline
+from connectivity import SILENT, Lifeline, flush
 from contracts import headers
 from outbox_relay.errors import PublishError, UnpublishableError
 from outbox_relay.ledger import NEVER, Transaction
@@ -38,9 +38,6 @@ ROOM_WAIT_S = 0.1
 REPORTS_WAIT_S = 1.0
 # How long a session's end waits for records that a broker has been sent and has not answered for.
 IN_FLIGHT_WAIT_S = 3.0
-# From 0.2 s on, confluent-kafka's flush goes on after an error was raised in it, and what comes next fails for no
-# reason of its own (SystemError): so a longer one is made of short ones.
-FLUSH_S_MAX = 0.1
 # What confluent-kafka takes for a partition by the key, and for the time of the call.
 ANY_PARTITION = -1
 NOW = 0
@@ -231,10 +228,8 @@ class Publisher:
         Raises:
             PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
-        give_up = time.monotonic() + timeout_s
         try:
-            while self._producer.flush(min(timeout_s, FLUSH_S_MAX)) and time.monotonic() < give_up:
-                pass
+            flush(self._producer, timeout_s)
         except KafkaException as error:
             raise self._stopped(error.args[0]) from None
         self._look_after_kafka()
@@ -306,4 +301,4 @@ class Publisher:
 
     def _take_reports(self) -> None:
         with suppress(KafkaException):
-            self._producer.flush(FLUSH_S_MAX)
+            flush(self._producer, ROOM_WAIT_S)
