@@ -18,7 +18,12 @@ from tests.integration.relay.outbox import wait_until
 
 NODES = (1, 2, 3)
 CLUSTER_ID = "c2V0dGxlLWNsdXN0ZXItMQ"
-REPLICATED = {"default.replication.factor": "3", "min.insync.replicas": "2"}
+REPLICATED = {
+    "default.replication.factor": "3",
+    "min.insync.replicas": "2",
+    # Where cores are short, voters are not to take each other for dead all the time.
+    "controller.quorum.fetch.timeout.ms": "5000",
+}
 # Three share two cores with all that runs beside them.
 JAVA_OPTIONS = ("-Xms64m", "-Xmx256m")
 DEADLINE_S = 120
