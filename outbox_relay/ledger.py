@@ -19,6 +19,8 @@ from outbox_relay.position import Origin
 
 # What Kafka answers to a record that it will never take, however often it is sent.
 NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD))
+# What becomes of records on their way when a session ends: it drops them, and nobody has refused them.
+DROPPED = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))
 
 
 class Transaction:
@@ -187,6 +189,8 @@ class Ledger:
 
         What it will never take counts before all else; what it says of the others follows from that.
         """
+        if error.code() in DROPPED:
+            return
         key = (message.key() or b"").decode(errors="replace")
         reason = f"Kafka refused a record of {message.topic()} with key {key!r}: {error.str()}"
         if error.code() in NEVER:

@@ -23,6 +23,7 @@ from outbox_relay.errors import PublishError
 from outbox_relay.handled import UUID_BYTES
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
+from outbox_relay.replicas import await_replicas
 from outbox_relay.topic import topic_of
 
 # Rows committed this long after the start are on no topic yet; clocks of relay and database may be so far apart.
@@ -168,7 +169,7 @@ def tail_ids(
     """
     consumer = Consumer({**_READER, "bootstrap.servers": bootstrap}, logger=SILENT)
     try:
-        tails = _tails(consumer, topic, since_us // 1_000)
+        tails = _tails(bootstrap, consumer, topic, since_us // 1_000, meanwhile)
         step = TAIL_RECORDS_MIN
         while tails := [tail for tail in tails if tail.floor < tail.start]:
             for tail in tails:
@@ -233,10 +234,16 @@ def _partitions(consumer: Consumer, topic: str) -> list[int]:
     return list(found.partitions)
 
 
-def _tails(consumer: Consumer, topic: str, since_ms: int) -> list[_Tail]:
-    times = [TopicPartition(topic, partition, max(0, since_ms)) for partition in _partitions(consumer, topic)]
+def _tails(
+    bootstrap: str, consumer: Consumer, topic: str, since_ms: int, meanwhile: Callable[[], None]
+) -> list[_Tail]:
+    partitions = _partitions(consumer, topic)
+    await_replicas(bootstrap, consumer, topic, partitions, meanwhile)
+    times = [TopicPartition(topic, partition, max(0, since_ms)) for partition in partitions]
     tails = []
     for place in consumer.offsets_for_times(times, KAFKA_ANSWER_S):
+        if place.error is not None:  # its leader has changed, say; no offset would mean that nothing is so new
+            raise KafkaException(place.error)
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, place.partition), KAFKA_ANSWER_S)
         floor = high if place.offset < 0 else max(low, place.offset)
         tails.append(_Tail(place.partition, floor, high, high))

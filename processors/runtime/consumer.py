@@ -174,7 +174,7 @@ class BatchConsumer:
         try:
             self._consumer.list_topics(self._topic, timeout_s)
         except KafkaException as error:
-            if self._lifeline.is_cut():
+            if self._lifeline.is_cut(error.args[0]):
                 raise CutOffError(
                     "Kafka answers others, but not this consumer, which has lost it for good"
                 ) from None
