@@ -7,13 +7,14 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.request import urlopen
 
 import psutil
 from confluent_kafka import Message, Producer
 
 from chaos.arming import Arming
+from chaos.operators import PRODUCER
 from chaos.plan import FAILPOINT, FREEZE, KILL, REPEAT, ROLL, STOP, Fault
 from processors.runtime.scan import scan
 from stack.errors import StackError
@@ -64,9 +65,12 @@ class Faults:
     Args:
         stack: whose parts suffer.
         arming: its command, which arms failpoints.
+        others: how faults of other kinds are done.
     """
 
-    def __init__(self, stack: Stack, arming: Arming) -> None:
+    def __init__(
+        self, stack: Stack, arming: Arming, others: Mapping[str, Callable[[Fault], None]] | None = None
+    ) -> None:
         self._stack = stack
         self._arming = arming
         self._do: dict[str, Callable[[Fault], None]] = {
@@ -76,6 +80,7 @@ class Faults:
             FAILPOINT: self._die_at,
             REPEAT: self._repeat,
             ROLL: self._roll,
+            **(others or {}),
         }
 
     def apply(self, fault: Fault) -> None:
@@ -118,7 +123,8 @@ class Faults:
         """Write the newest records of a topic once more, as a relay that died before it confirmed them does."""
         bootstrap = self._stack.state.kafka_bootstrap
         newest: deque[Message] = deque(scan(bootstrap, [fault.part]), maxlen=REPEAT_RECORDS)
-        producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "log_level": 0})
+        # Compressed: some may only have fitted so.
+        producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", **PRODUCER})
         for message in newest:
             producer.produce(
                 fault.part,

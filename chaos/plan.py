@@ -12,7 +12,27 @@ SERVICES = ("relay", *READ_BY)
 PARTS = ("kafka", "postgres", *SERVICES)
 ALIASES = {"broker": "kafka", "database": "postgres"}
 
+TOPICS_READ = tuple(topic.name for topic in TOPICS if any(topic in read for read in READ_BY.values()))
+
 KILL, STOP, FREEZE, FAILPOINT, REPEAT, ROLL = "kill", "stop", "freeze", "failpoint", "repeat", "roll"
+
+# What people do.
+SWAP, PUBLICATION, SLOT_DROP, SLOT_ADVANCE = "swap", "publication", "slot-drop", "slot-advance"
+READ_ONLY, LOCK_OUT = "read-only", "lock-out"
+FORGET, JUNK, PARTITIONS = "forget", "junk", "partitions"
+CLOCK = "clock"
+OPERATORS = (
+    SWAP,
+    PUBLICATION,
+    SLOT_DROP,
+    SLOT_ADVANCE,
+    READ_ONLY,
+    LOCK_OUT,
+    FORGET,
+    JUNK,
+    PARTITIONS,
+    CLOCK,
+)
 
 WARM_UP_S = 4.0
 CALM_S = 12.0
@@ -25,6 +45,33 @@ FREEZE_S = (0.5, 6.0)
 """Short of and beyond the 3 s after which the group gives a silent member's partitions to others."""
 FAILPOINT_COUNT_MAX = 5
 ROLL_GAP_S = 1.0
+
+GAP_AFTER_OPERATOR_S = (1.0, 3.0)
+REFUSING_S = (2.0, 5.0)
+"""How long a database takes no writes, or nobody in."""
+CLOCK_FOR_S = (3.0, 6.0)
+CLOCK_OFF_S = 600.0
+CLOCKS = ("account", "payment", "notification")
+"""Not the saga service's: by it, the verdict measures when a withdrawal ended."""
+
+_WORDS = {
+    KILL: "{part} killed",
+    STOP: "{part} restarted",
+    FREEZE: "{part} frozen for {for_s:.1f} s",
+    FAILPOINT: "{part} dies at {failpoint}",
+    REPEAT: "records of {part} come again",
+    ROLL: "{part} rolled over",
+    SWAP: "outbox of {part} replaced by a copy",
+    PUBLICATION: "publication of {part} dropped",
+    SLOT_DROP: "slot of {part} dropped",
+    SLOT_ADVANCE: "slot of {part} advanced",
+    READ_ONLY: "database {part} read-only for {for_s:.1f} s",
+    LOCK_OUT: "another password in {part} for {for_s:.1f} s",
+    FORGET: "records of {part} deleted that were read",
+    JUNK: "junk on {part}",
+    PARTITIONS: "partitions added to {part}",
+    CLOCK: "clock of {part} {off_s:+g} s off for {for_s:.1f} s",
+}
 
 
 class ChaosError(ValueError):
@@ -43,6 +90,7 @@ class Options:
         duplicates: write records of topics again, and send a tenth of the requests twice.
         provider_faults: the payment provider answers slowly, and often not at all.
         rolling: no faults, but every service restarted one after another, with a second instance meanwhile.
+        operators: also what people do to databases, topics and clocks.
         rate: requests a second.
 
     Raises:
@@ -56,6 +104,7 @@ class Options:
     duplicates: bool = False
     provider_faults: bool = False
     rolling: bool = False
+    operators: bool = False
     rate: float = 100.0
 
     def __post_init__(self) -> None:
@@ -65,8 +114,8 @@ class Options:
             raise ChaosError(f"rate {self.rate:g} must be from 1 to 2000 requests a second")
         if unknown := set(self.kill) - set(PARTS):
             raise ChaosError(f"there is no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
-        if self.rolling and self.pause:
-            raise ChaosError("rolling restarts are no faults: leave out --pause, or --rolling")
+        if self.rolling and (self.pause or self.operators):
+            raise ChaosError("rolling restarts are no faults: leave out --pause and --operators, or --rolling")
         if not self.kill:
             raise ChaosError(f"nothing to kill: name some of {', '.join(PARTS)}")
 
@@ -83,9 +132,10 @@ class Fault:
     Attributes:
         at_s: seconds after the load began.
         kind: :data:`KILL` …
-        part: whom it hits; a topic for :data:`REPEAT`.
+        part: whom it hits; a topic for :data:`REPEAT`, :data:`FORGET`, :data:`JUNK` and :data:`PARTITIONS`.
         failpoint: where it dies, as ``SETTLE_FAILPOINT`` says it.
-        for_s: how long it is frozen, seconds.
+        for_s: how long it lasts, where somebody ends it, seconds.
+        off_s: by how much a clock is ahead, seconds.
     """
 
     at_s: float
@@ -93,16 +143,11 @@ class Fault:
     part: str
     failpoint: str | None = None
     for_s: float = 0.0
+    off_s: float = 0.0
 
     def in_words(self) -> str:
         """What is done."""
-        if self.kind == FAILPOINT:
-            return f"{self.part} dies at {self.failpoint}"
-        if self.kind == REPEAT:
-            return f"records of {self.part} come again"
-        if self.kind == FREEZE:
-            return f"{self.part} frozen for {self.for_s:.1f} s"
-        return {KILL: "{} killed", STOP: "{} restarted", ROLL: "{} rolled over"}[self.kind].format(self.part)
+        return _WORDS[self.kind].format_map(vars(self))
 
 
 def plan(options: Options) -> list[Fault]:
@@ -113,21 +158,26 @@ def plan(options: Options) -> list[Fault]:
 def _faults(options: Options) -> Iterator[Fault]:
     rng = random.Random(options.seed)
     at_s, end_s = WARM_UP_S, options.duration_s - CALM_S
-    for part in _victims(rng, options.kill):
-        fault = _fault(rng, part, round(at_s, 1), options)
+    for victim in _victims(rng, (*options.kill, *(OPERATORS if options.operators else ()))):
+        fault = (_operator if victim in OPERATORS else _fault)(rng, victim, round(at_s, 1), options)
         if at_s + fault.for_s > end_s:
             return
         yield fault
         if options.duplicates and rng.random() < 0.3:
             topic = rng.choice(TOPICS)
             yield Fault(round(at_s + fault.for_s + 0.5, 1), REPEAT, topic.name)
-        store = part in ("kafka", "postgres")
-        at_s += fault.for_s + rng.uniform(*(GAP_AFTER_STORE_S if store else GAP_S))
+        at_s += fault.for_s + rng.uniform(*_gap_s(victim))
 
 
-def _victims(rng: random.Random, parts: Sequence[str]) -> Iterator[str]:
+def _victims(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
     """Each once, in some order; then whoever comes."""
-    return chain(rng.sample(parts, len(parts)), iter(lambda: rng.choice(parts), None))
+    return chain(rng.sample(names, len(names)), iter(lambda: rng.choice(names), None))
+
+
+def _gap_s(victim: str) -> tuple[float, float]:
+    if victim in OPERATORS:
+        return GAP_AFTER_OPERATOR_S
+    return GAP_AFTER_STORE_S if victim in ("kafka", "postgres") else GAP_S
 
 
 def _fault(rng: random.Random, part: str, at_s: float, options: Options) -> Fault:
@@ -141,6 +191,19 @@ def _fault(rng: random.Random, part: str, at_s: float, options: Options) -> Faul
     if kind == FAILPOINT:
         return Fault(at_s, kind, part, f"{rng.choice(places)}:{rng.randint(1, FAILPOINT_COUNT_MAX)}")
     return Fault(at_s, kind, part, for_s=round(rng.uniform(*FREEZE_S), 1) if kind == FREEZE else 0.0)
+
+
+def _operator(rng: random.Random, kind: str, at_s: float, _: Options) -> Fault:
+    """What somebody does, of this kind."""
+    if kind in (FORGET, JUNK, PARTITIONS):
+        return Fault(at_s, kind, rng.choice(TOPICS_READ))
+    if kind == CLOCK:
+        off_s = rng.choice((-CLOCK_OFF_S, CLOCK_OFF_S))
+        return Fault(at_s, kind, rng.choice(CLOCKS), for_s=round(rng.uniform(*CLOCK_FOR_S), 1), off_s=off_s)
+    if kind == LOCK_OUT:
+        return Fault(at_s, kind, "postgres", for_s=round(rng.uniform(*REFUSING_S), 1))
+    service = rng.choice(tuple(READ_BY))
+    return Fault(at_s, kind, service, for_s=round(rng.uniform(*REFUSING_S), 1) if kind == READ_ONLY else 0.0)
 
 
 def _rolling(options: Options) -> Iterator[Fault]:

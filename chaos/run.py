@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +16,7 @@ from audit.run import run as run_audit
 from chaos import verdict
 from chaos.arming import Arming
 from chaos.faults import Faults, Watchdog
+from chaos.operators import Operators
 from chaos.plan import FAILPOINT, REPEAT, Options, plan
 from chaos.verdict import Done, Latency
 from processors.account.accounts import open_accounts
@@ -100,10 +101,11 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
         with Stack(folder, environment=environment, command=arming, note=lambda _: None) as stack:
             names = [f"acc-{number}" for number in range(1, _accounts(options) + 1)]
             open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")
+            operators = Operators(stack, arming)
             _trace(collector, min(1.0, TRACES / (options.rate * options.duration_s)))
             with Load(stack, options) as load:
                 with Watchdog(stack) as watchdog:
-                    done = _suffer(options, Faults(stack, arming), load, on_note)
+                    done = _suffer(options, Faults(stack, arming, operators.kinds), load, on_note)
                     load.finish()
                     on_note(Note(load.elapsed_s, "the load is over; waiting until everything is quiet"))
                     _wait_until_quiet(stack, load)
@@ -112,7 +114,7 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
                 on_note(Note(load.elapsed_s, f"{AFTERWARDS} more requests, which nothing disturbs"))
                 load.afterwards()
             tracing.shutdown()
-            return _judge(options, stack, collector, load, done, len(watchdog.deaths))
+            return _judge(options, stack, collector, load, done, operators.planted, len(watchdog.deaths))
 
 
 def _accounts(options: Options) -> int:
@@ -236,7 +238,13 @@ def _note_when_struck(done: Sequence[Done], deaths: Sequence[tuple[str, float]])
 
 
 def _judge(
-    options: Options, stack: Stack, collector: SpanCollector, load: Load, done: list[Done], deaths: int
+    options: Options,
+    stack: Stack,
+    collector: SpanCollector,
+    load: Load,
+    done: list[Done],
+    planted: Set[str],
+    deaths: int,
 ) -> Report:
     dsns, bootstrap = stack.state.dsns, stack.state.kafka_bootstrap
     audit = run_audit(dsns, bootstrap, QUIET_S)
@@ -245,7 +253,7 @@ def _judge(
         verdict.audit_check(audit),
         verdict.check_outcomes(dsns["saga"], load.asked, options.provider_faults),
         verdict.check_money(dsns),
-        verdict.check_dead_letters(bootstrap),
+        verdict.check_dead_letters(bootstrap, planted),
         verdict.check_recovery(dsns["saga"], done),
         verdict.check_traces(dsns["saga"], collector, done),
     ]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,8 +10,10 @@ import msgspec
 import psycopg
 
 from audit.run import Audit, Check
+from chaos.operators import PLANTED
 from chaos.plan import Fault
-from dead_letters.letters import read_letters
+from contracts import headers
+from dead_letters.letters import Letter, read_letters
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 from tracing.collector import SpanCollector
 from tracing.whole import what_is_missing
@@ -116,10 +118,28 @@ def check_money(dsns: Mapping[str, str]) -> Check:
     return _check("money", wrong, f"{left / 100:,.2f} left the accounts, and that is what the provider paid")
 
 
-def check_dead_letters(bootstrap: str) -> Check:
-    """Whether no message was given up: an outage is no reason to."""
-    wrong = [f"{one.id}: {one.refusals[0].reason}" for one in read_letters(bootstrap)]
-    return _check("dead letters", wrong, "no message was given up")
+def check_dead_letters(bootstrap: str, planted: Set[str]) -> Check:
+    """Whether no message was given up, as an outage is no reason to; and whether what was planted was.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        planted: names of records that cannot be read, by their header.
+    """
+    return judge_dead_letters(read_letters(bootstrap), planted)
+
+
+def judge_dead_letters(letters: Iterable[Letter], planted: Set[str]) -> Check:
+    """:func:`check_dead_letters`, of the letters that there are."""
+    wrong, refused = [], set()
+    for one in letters:
+        name = headers.text(one.record.headers, PLANTED)
+        if name is None:
+            wrong.append(f"{one.id}: {one.refusals[0].reason}")
+        else:
+            refused.add(name)
+    wrong += [f"{name} was planted, but not refused" for name in sorted(planted - refused)]
+    good = f"no message was given up but the {len(planted)} planted ones" if planted else "no message was given up"
+    return _check("dead letters", wrong, good)
 
 
 def check_traces(dsn: str, collector: SpanCollector, done: Sequence[Done]) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,10 @@ def chaos(
     rolling: Annotated[
         bool, typer.Option("--rolling", help="No faults: restart every service in turn; p99 must stay under 2 s.")
     ] = False,
+    operators: Annotated[
+        bool,
+        typer.Option("--operators", help="Also what people do: to tables, slots, rights, topics and clocks."),
+    ] = False,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 100.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.", dir_okay=False)
@@ -55,13 +60,15 @@ def chaos(
 
     names = (name.strip() for name in kill.split(",") if name.strip())
     parts = tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
-    options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, rate)
+    options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, operators, rate)
     console = Console(highlight=False)
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise BadInputError(f"{json_file} cannot be written: there is no folder {json_file.resolve().parent}")
     _print_plan(options, console)
     if only_plan:
         return
+    if operators and find_spec("time_machine") is None:
+        raise BadInputError("--operators needs time-machine: pip install 'settle[chaos]'")
     on_end()
     folder = Path(tempfile.mkdtemp(prefix="settle-chaos-"))
     keeps = keep

@@ -2,10 +2,33 @@
 
 import pytest
 
-from chaos.plan import CALM_S, FAILPOINT, FREEZE, KILL, PARTS, REPEAT, ROLL, SERVICES, ChaosError, Options, plan
+from chaos.plan import (
+    CALM_S,
+    CLOCK,
+    CLOCK_OFF_S,
+    CLOCKS,
+    FAILPOINT,
+    FORGET,
+    FREEZE,
+    JUNK,
+    KILL,
+    LOCK_OUT,
+    OPERATORS,
+    PARTITIONS,
+    PARTS,
+    READ_ONLY,
+    REPEAT,
+    ROLL,
+    SERVICES,
+    TOPICS_READ,
+    ChaosError,
+    Options,
+    plan,
+)
+from contracts.topics import READ_BY
 from failpoints import FAILPOINTS
 
-ALL = {"pause": True, "duplicates": True}
+ALL = {"pause": True, "duplicates": True, "operators": True}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -15,7 +38,7 @@ def test_the_same_seed_is_the_same_plan_and_another_one_is_not(seed):
 
 
 def test_a_plan_is_the_same_on_every_machine():
-    assert [fault.in_words() for fault in plan(Options(1, 1, **ALL))][:3] == [
+    assert [fault.in_words() for fault in plan(Options(1, 1, pause=True, duplicates=True))][:3] == [
         "postgres frozen for 4.1 s",
         "payment killed",
         "kafka frozen for 4.7 s",
@@ -29,7 +52,7 @@ def test_faults_come_in_order_leave_time_to_recover_and_hit_everybody(seed):
     assert [fault.at_s for fault in faults] == sorted(fault.at_s for fault in faults)
     assert faults[-1].at_s + faults[-1].for_s <= options.duration_s - CALM_S + 1
     assert {fault.part for fault in faults} >= set(PARTS)
-    assert {fault.kind for fault in faults} >= {KILL, FREEZE, FAILPOINT, REPEAT}
+    assert {fault.kind for fault in faults} >= {KILL, FREEZE, FAILPOINT, REPEAT, *OPERATORS}
     for fault in faults:
         if fault.kind == FAILPOINT:
             assert fault.failpoint.partition(":")[0] in FAILPOINTS
@@ -38,7 +61,21 @@ def test_faults_come_in_order_leave_time_to_recover_and_hit_everybody(seed):
 def test_only_what_was_named_suffers_and_only_as_was_asked():
     faults = plan(Options(5, 1, kill=("saga", "kafka")))
     assert {fault.part for fault in faults} == {"saga", "kafka"}
-    assert FREEZE not in {fault.kind for fault in faults}
+    assert not {fault.kind for fault in faults} & {FREEZE, *OPERATORS}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_operators_do_each_kind_once_before_any_twice_and_to_what_it_fits(seed):
+    faults = plan(Options(5, seed, kill=("relay",), operators=True))
+    kinds = [fault.kind for fault in faults if fault.kind in OPERATORS]
+    assert sorted(kinds[: len(OPERATORS)]) == sorted(OPERATORS)
+    for fault in faults:
+        assert fault.part in {"relay", "postgres", *READ_BY, *TOPICS_READ}
+        assert (fault.part in TOPICS_READ) == (fault.kind in {FORGET, JUNK, PARTITIONS})
+        assert (fault.for_s > 0) == (fault.kind in {READ_ONLY, LOCK_OUT, CLOCK})
+        assert abs(fault.off_s) == (CLOCK_OFF_S if fault.kind == CLOCK else 0)
+        assert fault.kind != CLOCK or fault.part in CLOCKS
+        assert fault.in_words()
 
 
 def test_a_rolling_restart_takes_each_service_in_turn():
@@ -55,6 +92,7 @@ def test_a_rolling_restart_takes_each_service_in_turn():
         ({"rate": 0}, "rate 0 must be from 1 to 2000"),
         ({"kill": ("bank",)}, "there is no part bank: there are kafka, postgres"),
         ({"kill": ()}, "nothing to kill"),
+        ({"rolling": True, "operators": True}, "leave out --pause and --operators, or --rolling"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, line):

@@ -1,10 +1,13 @@
-"""When did recovery take too long? Counted from the last fault that struck before it."""
+"""When recovery took too long, counted from the last fault that struck before it; which dead letters may be."""
 
 import pytest
 
+from chaos.operators import PLANTED
 from chaos.plan import FAILPOINT, FREEZE, KILL, Fault
 from chaos.run import _note_when_struck
-from chaos.verdict import RECOVERY_S_MAX, Done, too_long
+from chaos.verdict import RECOVERY_S_MAX, Done, judge_dead_letters, too_long
+from dead_letters.letters import Letter, Refusal
+from processors.runtime.messages import Record
 
 MOMENT = 1_700_000_000.0
 
@@ -60,3 +63,31 @@ def test_a_failpoint_touches_traces_from_the_kill_that_arms_it_on(asked_s, finis
 
     assert one.began == MOMENT + 20.0
     assert one.touched(MOMENT + asked_s, MOMENT + finished_s) == touched
+
+
+def _letter(offset, planted=None):
+    fields = [] if planted is None else [(PLANTED, planted.encode())]
+    return Letter(Record("account.events", 0, offset, None, b"", fields), [Refusal("saga", "why", None, None)])
+
+
+def test_what_was_planted_is_refused_and_may_come_again():
+    check = judge_dead_letters(
+        [_letter(1, "junk 1"), _letter(2, "junk 2"), _letter(3, "junk 1")], {"junk 1", "junk 2"}
+    )
+
+    assert check.ok
+    assert check.detail == "no message was given up but the 2 planted ones"
+
+
+def test_what_was_planted_excuses_no_other_dead_letter():
+    check = judge_dead_letters([_letter(1, "junk 1"), _letter(7)], {"junk 1"})
+
+    assert not check.ok
+    assert check.detail == "account.events/0@7: why"
+
+
+def test_what_was_planted_and_not_refused_has_been_lost():
+    check = judge_dead_letters([_letter(1, "junk 1")], {"junk 1", "junk 2"})
+
+    assert not check.ok
+    assert check.detail == "junk 2 was planted, but not refused"

@@ -106,7 +106,10 @@ def a_stack_on(folder, port):
             "chaos --json /nowhere/report.json",
             "/nowhere/report.json cannot be written: there is no folder /nowhere",
         ),
-        ("chaos --rolling --pause", "rolling restarts are no faults: leave out --pause, or --rolling"),
+        (
+            "chaos --rolling --pause",
+            "rolling restarts are no faults: leave out --pause and --operators, or --rolling",
+        ),
         (
             "run nobody",
             "there is no service 'nobody': it is one of account, payment, notification, saga, relay, provider",
