@@ -34,7 +34,7 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
     """Show each outbox: its slot, how far the relay is behind, and how large the table is."""
     from outbox_relay.status import outbox_status
 
-    found = [outbox_status(connection, name) for name, connection in _connections(data)]
+    found = [outbox_status(connection) for _, connection in _connections(data)]
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=2))
         return

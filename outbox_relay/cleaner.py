@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from outbox_relay.replication import connect
-from outbox_relay.slot import PUBLICATION, default_slot_name
+from outbox_relay.slot import PUBLICATION
+from outbox_relay.slot_name import slot_name
 from outbox_relay.table import current_lsn, may_delete, scalar
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Cleaner:
 
     def _measure(self, connection: psycopg.Connection[Any]) -> None:
         gauges = self._source.gauges
-        found = connection.execute(_GAUGES, (default_slot_name(self._source.database),)).fetchone()
+        found = connection.execute(_GAUGES, (slot_name(connection),)).fetchone()
         if found is not None:
             gauges["lag_bytes"], gauges["slot_retained_bytes"] = found
         with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):

@@ -5,7 +5,6 @@ two steps: a temporary one, whose snapshot shows exactly the rows that its strea
 those, a permanent copy of it. A relay that dies half-way leaves nothing behind and begins again.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.pgoutput import COLUMNS, OutboxRow
 from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
+from outbox_relay.slot_name import NAME_LENGTH_MAX
 from outbox_relay.table import find_columns, oldest_us, select_rows
 
 PUBLICATION = "settle_outbox"
-SLOT_PREFIX = "settle_outbox_"
-NAME_LENGTH_MAX = 63
 
 _FIND_PUBLICATION = """
     SELECT p.pubinsert, t.tablename IS NOT NULL
@@ -62,11 +60,6 @@ class Slot:
 
     name: str
     confirmed_lsn: int
-
-
-def default_slot_name(database: str) -> str:
-    """``settle_outbox_<database>``; slot names are unique per server and know only a-z, 0-9 and ``_``."""
-    return (SLOT_PREFIX + re.sub(r"[^a-z0-9_]", "_", database.lower()))[:NAME_LENGTH_MAX]
 
 
 def find_slot(connection: ReplicationConnection, name: str, columns: frozenset[str]) -> Slot | None:

@@ -111,11 +111,6 @@ class Source:
         return not self._thread.is_alive()
 
     @property
-    def database(self) -> str:
-        """The database's name."""
-        return source_name(self.dsn)
-
-    @property
     def unacknowledged(self) -> int:
         """Records that Kafka has not answered for."""
         publisher = self._publisher

@@ -7,7 +7,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from outbox_relay.dead import has_dead
-from outbox_relay.slot import default_slot_name
+from outbox_relay.slot_name import slot_name
 from outbox_relay.table import find_columns
 
 _STATUS = """
@@ -55,7 +55,7 @@ class OutboxStatus:
     dead_rows: int
 
 
-def outbox_status(connection: psycopg.Connection[Any], database: str) -> OutboxStatus:
+def outbox_status(connection: psycopg.Connection[Any]) -> OutboxStatus:
     """Ask for all of it.
 
     Raises:
@@ -64,6 +64,6 @@ def outbox_status(connection: psycopg.Connection[Any], database: str) -> OutboxS
     find_columns(connection)
     query = _STATUS.format(dead_rows=_DEAD_ROWS if has_dead(connection) else "0::int8")
     with connection.cursor(row_factory=class_row(OutboxStatus)) as cursor:
-        row = cursor.execute(query.encode(), (default_slot_name(database),)).fetchone()
+        row = cursor.execute(query.encode(), (slot_name(connection),)).fetchone()
     assert row is not None
     return row

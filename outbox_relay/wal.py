@@ -21,7 +21,8 @@ from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect
-from outbox_relay.slot import PUBLICATION, NewSlot, Slot, default_slot_name, find_slot, new_slot, reserve_slot
+from outbox_relay.slot import PUBLICATION, NewSlot, Slot, find_slot, new_slot, reserve_slot
+from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import find_columns, find_origin
 
@@ -52,9 +53,8 @@ def read(source: Source) -> None:
     Raises:
         RelayError, psycopg.Error: what ended it.
     """
-    slot_name = default_slot_name(source.database)
     with closing(connect(source.dsn)) as connection:
-        slot = find_slot(connection, slot_name, find_columns(connection))
+        slot = find_slot(connection, slot_name(connection), find_columns(connection))
         origin = find_origin(connection)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
@@ -78,7 +78,7 @@ def _fill(
     source: Source, connection: ReplicationConnection, origin: Origin, publisher: Publisher, publish: Publish
 ) -> Slot:
     """Make the slot, and publish what was committed before it."""
-    name = default_slot_name(source.database)
+    name = slot_name(connection)
     reserve_slot(connection, name)
     source.making_slot(name)
     with new_slot(connection, name) as slot:
