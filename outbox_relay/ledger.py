@@ -18,6 +18,7 @@ from outbox_relay.position import Origin
 
 # What Kafka answers to a record that it will never take, however often it is sent.
 NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD))
+KEY_SHOWN_BYTES = 60
 
 
 class Transaction:
@@ -56,7 +57,7 @@ class Transaction:
     def skip(self, row: OutboxRow) -> None:
         """A row that was counted need not be published."""
         self.rows -= 1
-        self.value_bytes -= len(row.payload)
+        self.value_bytes -= len(row.payload or b"")
 
     def unpublishable(self, row: OutboxRow, reason: str) -> None:
         """Kafka will never take this row."""
@@ -160,7 +161,7 @@ class Ledger:
 
         What it will never take counts before all else; what it says of the others follows from that.
         """
-        key = (message.key() or b"").decode(errors="replace")
+        key = (message.key() or b"")[:KEY_SHOWN_BYTES].decode(errors="replace")
         reason = f"Kafka refused a record of {message.topic()} with key {key!r}: {error.str()}"
         if error.code() in NEVER:
             if not isinstance(self.refusal, UnpublishableError):

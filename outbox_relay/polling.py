@@ -13,16 +13,17 @@ import psycopg
 from psycopg import sql
 
 import failpoints
-from outbox_relay.dead import has_dead
+from outbox_relay.columns import Columns, as_bytes, find_columns, is_row
+from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError, SetupError, SlotBusyError
 from outbox_relay.ledger import Ledger
-from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.pgoutput import COLUMNS_REQUIRED, OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
 from outbox_relay.source import Source
-from outbox_relay.table import current_lsn, find_columns, find_origin, may_delete, scalar, select_rows
+from outbox_relay.table import current_lsn, find_origin, may_delete, scalar, select_rows
 
 POLL_ROWS = 2_000
 # Rows are locked meanwhile, and the database keeps what they see; after that, let go and begin again.
@@ -33,14 +34,17 @@ REMOVE_ROWS = 10_000
 # Two who poll the same table would overtake each other; rows that somebody else has locked are left for later.
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('settle-relay outbox polling'))"
 _UNPUBLISHED = sql.SQL("published_at IS NULL")
-_AND_NOT_DEAD = sql.SQL("AND NOT EXISTS (SELECT FROM public.outbox_dead AS d WHERE d.id = outbox.id::text)")
+_AND_NOT_DEAD = sql.SQL(
+    "AND (id IS NULL OR {} NOT IN (SELECT textsend(id) FROM public.outbox_dead WHERE id IS NOT NULL))"
+)
 _COMMITTED_US = sql.SQL("(extract(epoch FROM created_at) * 1000000)::int8")
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
 _PREPARE = (
     "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz",
     "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL",
 )
-_MARK = "UPDATE public.outbox SET published_at = now() WHERE id::text = ANY(%s)"
+_MARK = sql.SQL("UPDATE public.outbox SET published_at = now() WHERE {} = ANY(%s)")
+_MARK_NAMELESS = sql.SQL("UPDATE public.outbox SET published_at = now() WHERE published_at IS NULL AND {}")
 _REMOVE = """
     DELETE FROM public.outbox
     WHERE ctid = ANY(ARRAY(SELECT ctid FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s))
@@ -59,8 +63,10 @@ def read(source: Source) -> None:
             raise SlotBusyError("the outbox is polled by another relay; standing by")
         if "published_at" not in columns:
             _prepare(connection)
+        bring_up_to_date(connection)
         origin = find_origin(connection)
-        condition = [_UNPUBLISHED, *([_AND_NOT_DEAD] if has_dead(connection) else [])]
+        not_dead = _AND_NOT_DEAD.format(as_bytes("id", columns))
+        condition = [_UNPUBLISHED, *([not_dead] if has_dead(connection) else [])]
         # When it was committed is not on record; when its transaction began mostly is.
         since = _COMMITTED_US if "created_at" in columns else _NOW_US
         poll = sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(
@@ -70,7 +76,8 @@ def read(source: Source) -> None:
             source.publishing() as (publisher, publish),
             closing(Published(source.settings.kafka_bootstrap, origin)) as published,
         ):
-            worker = _Worker(source, connection, publisher, not_yet_published(publish, published), origin)
+            new = not_yet_published(publish, published, source.bury)
+            worker = _Worker(source, connection, columns, publisher, new, origin)
             while not source.stop.is_set():
                 if worker.poll(poll) < POLL_ROWS and not (source.settings.relay_cleanup and worker.remove()):
                     source.stop.wait(source.settings.relay_poll_interval_s)
@@ -83,12 +90,14 @@ class _Worker:
         self,
         source: Source,
         connection: psycopg.Connection[Any],
+        columns: Columns,
         publisher: Publisher,
         publish: Publish,
         origin: Origin,
     ) -> None:
         self._source = source
         self._connection = connection
+        self._columns = columns
         self._publisher = publisher
         self._publish = publish
         self._ledger = Ledger(origin, source.waits)
@@ -99,21 +108,28 @@ class _Worker:
         ledger, publish = self._ledger, self._publish
         with self._connection.transaction():
             lsn = current_lsn(self._connection)
-            rows = self._connection.execute(query).fetchall()
-            for *values, committed_us in rows:
-                row = OutboxRow._make(value.encode() if value is not None else None for value in values)
+            found = self._connection.cursor(binary=True).execute(query).fetchall()
+            rows = [(OutboxRow._make(values), committed_us) for *values, committed_us in found]
+            for row, committed_us in rows:
                 transaction = ledger.begin(lsn, committed_us)
                 transaction.rows = 1
-                transaction.value_bytes = len(row.payload)
+                transaction.value_bytes = len(row.payload or b"")
                 publish(row, transaction, transaction.delivered)
                 ledger.end(transaction, lsn)
             self._wait_acknowledged()
             failpoints.hit("relay.acknowledged")
-            if rows:
-                self._connection.execute(_MARK, ([row[0] for row in rows],))
+            self._mark([row for row, _ in rows])
         ledger.reached(lsn)
         self._source.progress()
         return len(rows)
+
+    def _mark(self, rows: list[OutboxRow]) -> None:
+        """These are on their topics, or put aside."""
+        if ids := [row.id for row in rows if row.id is not None]:
+            self._connection.execute(_MARK.format(as_bytes("id", self._columns)), (ids,))
+        for row in rows:
+            if row.id is None:
+                self._connection.execute(_MARK_NAMELESS.format(is_row(self._columns)), row[:COLUMNS_REQUIRED])
 
     def _wait_acknowledged(self) -> None:
         """Wait until Kafka has all that was handed over.

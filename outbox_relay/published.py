@@ -46,7 +46,7 @@ class Published:
         self._bootstrap = bootstrap
         self._origin = origin
         self._until_us = origin.now_us + CLOCKS_OFF_US
-        self._on_topic: dict[bytes, Ids] = {}
+        self._on_topic: dict[bytes | None, Ids] = {}
 
     def holds(self, row: OutboxRow, transaction: Transaction) -> bool:
         """Whether the row's topic has it. The first row for a topic waits while its tails are read.
@@ -59,7 +59,7 @@ class Published:
             UnpublishableError: there can be no such topic.
             PublishError: the topic does not exist, or Kafka does not answer.
         """
-        if transaction.committed_us > self._until_us:
+        if transaction.committed_us > self._until_us or row.id is None:
             return False
         ids = self._on_topic.get(row.aggregate_type)
         if ids is None:

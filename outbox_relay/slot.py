@@ -13,12 +13,13 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from outbox_relay.columns import Columns, find_columns
 from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.pgoutput import COLUMNS, OutboxRow
 from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
 from outbox_relay.slot_name import NAME_LENGTH_MAX
-from outbox_relay.table import find_columns, oldest_us, select_rows
+from outbox_relay.table import oldest_us, select_rows
 
 PUBLICATION = "settle_outbox"
 
@@ -62,7 +63,7 @@ class Slot:
     confirmed_lsn: int
 
 
-def find_slot(connection: ReplicationConnection, name: str, columns: frozenset[str]) -> Slot | None:
+def find_slot(connection: ReplicationConnection, name: str, columns: Columns) -> Slot | None:
     """Make sure of the publication, and find the slot; None if it has yet to be made.
 
     One that the server has invalidated (``max_slot_wal_keep_size``) is dropped: a new one finds in the table what
@@ -115,7 +116,6 @@ class NewSlot:
         """Every row that was committed before the slot, streamed in the order of insertion."""
         copy_rows = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(select_rows(self._columns))
         with self._connection.cursor().copy(copy_rows) as copy:
-            # As bytes: what PostgreSQL sends for text is what Kafka gets.
             copy.set_types(["bytea"] * len(OutboxRow._fields))
             for values in copy.rows():
                 yield OutboxRow._make(values)
@@ -162,7 +162,7 @@ def new_slot(connection: ReplicationConnection, name: str) -> Iterator[NewSlot]:
     yield NewSlot(connection, name, temporary, created[1])
 
 
-def _ensure_publication(connection: ReplicationConnection, columns: frozenset[str]) -> None:
+def _ensure_publication(connection: ReplicationConnection, columns: Columns) -> None:
     found = _one(connection, _FIND_PUBLICATION, name=PUBLICATION)
     if found is None:
         names = ", ".join(name for name in COLUMNS if name in columns)

@@ -6,9 +6,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
+from outbox_relay.columns import find_columns
 from outbox_relay.dead import has_dead
 from outbox_relay.slot_name import slot_name
-from outbox_relay.table import find_columns
 
 _STATUS = """
     SELECT current_database()::text AS source,

@@ -5,16 +5,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from outbox_relay.errors import OutboxMissingError, SetupError
-from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.columns import Columns, as_bytes
+from outbox_relay.pgoutput import COLUMNS
 from outbox_relay.position import Origin, parse_lsn, tag
 
 Connection = psycopg.Connection[Any]
 
-_COLUMNS = """
-    SELECT array_agg(attname::text)
-    FROM pg_attribute WHERE attrelid = to_regclass('public.outbox') AND attnum > 0 AND NOT attisdropped
-"""
 _ORIGIN = """
     SELECT c.system_identifier::text, d.oid::int8, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
     FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
@@ -30,22 +26,6 @@ _OLDEST = "SELECT (extract(epoch FROM min(created_at)) * 1000000)::int8 FROM pub
 ALL_ROWS = sql.SQL("true")
 
 
-def find_columns(connection: Connection) -> frozenset[str]:
-    """Which columns the outbox has.
-
-    Raises:
-        OutboxMissingError: no table ``public.outbox`` (yet).
-        SetupError: a column that every record needs is missing.
-    """
-    row = connection.execute(_COLUMNS).fetchone()
-    if row is None or row[0] is None:
-        raise OutboxMissingError("there is no table public.outbox yet; waiting for the service's migration")
-    columns = frozenset(row[0])
-    if missing := [name for name in COLUMNS[:COLUMNS_REQUIRED] if name not in columns]:
-        raise SetupError(f"the outbox has no column {', '.join(missing)}")
-    return columns
-
-
 def find_origin(connection: Connection) -> Origin:
     """Which database this is, and that nothing is known to be confirmed."""
     system_identifier, oid, now_us = _one(connection, _ORIGIN)
@@ -58,13 +38,10 @@ def current_lsn(connection: Connection) -> int:
 
 
 def select_rows(
-    columns: frozenset[str], condition: sql.Composable = ALL_ROWS, *, also: sql.Composable | None = None
+    columns: Columns, condition: sql.Composable = ALL_ROWS, *, also: sql.Composable | None = None
 ) -> sql.Composed:
-    """A query for rows in the order of insertion; it gives the columns of ``OutboxRow`` as text, and ``also``."""
-    fields: list[sql.Composable] = [
-        sql.SQL("{}::text").format(sql.Identifier(name)) if name in columns else sql.SQL("NULL::text")
-        for name in COLUMNS
-    ] + ([also] if also is not None else [])
+    """A query for rows in the order of insertion; it gives the columns of ``OutboxRow`` as bytes, and ``also``."""
+    fields = [as_bytes(name, columns) for name in COLUMNS] + ([also] if also is not None else [])
     order = [sql.SQL(_ID_IF_ORDERED), sql.SQL("created_at"), sql.SQL("id")]
     if "created_at" not in columns:
         del order[1]
@@ -73,7 +50,7 @@ def select_rows(
     )
 
 
-def oldest_us(connection: Connection, columns: frozenset[str]) -> int:
+def oldest_us(connection: Connection, columns: Columns) -> int:
     """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if nobody knows."""
     return (scalar(connection, _OLDEST) or 0) if "created_at" in columns else 0
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import failpoints
 from outbox_relay.cleaner import Cleaner
-from outbox_relay.dead import dead_since, not_dead
+from outbox_relay.columns import bytea_types, find_columns
+from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import StopRequestedError
 from outbox_relay.ledger import Ledger, Transaction
 from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
@@ -24,7 +25,7 @@ from outbox_relay.replication import ReplicationConnection, ReplicationStream, c
 from outbox_relay.slot import PUBLICATION, NewSlot, Slot, find_slot, new_slot, reserve_slot
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
-from outbox_relay.table import find_columns, find_origin
+from outbox_relay.table import find_origin
 
 # A source that has caught up rests before it reads again, the longer the more is coming in: a burst of tens of
 # rows costs broker, database and relay a fraction of what the rows one by one do. At 20 rows/s it is nothing, at
@@ -55,6 +56,7 @@ def read(source: Source) -> None:
     """
     with closing(connect(source.dsn)) as connection:
         slot = find_slot(connection, slot_name(connection), find_columns(connection))
+        bring_up_to_date(connection)
         origin = find_origin(connection)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
@@ -63,12 +65,14 @@ def read(source: Source) -> None:
             closing(Published(source.settings.kafka_bootstrap, origin)) as published,
         ):
             if slot is None:
-                slot = _fill(source, connection, origin, publisher, not_yet_published(publish, published))
+                new = not_yet_published(publish, published, source.bury)
+                slot = _fill(source, connection, origin, publisher, new)
             dead = dead_since(connection, slot.confirmed_lsn)
+            decoder = Decoder(bytea_types=bytea_types(connection))
             ledger = Ledger(replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits)
             with ReplicationStream(connection, slot.name, PUBLICATION) as stream:
-                new = not_yet_published(publish, published)
-                pipeline = Pipeline(stream, ledger, publisher, not_dead(new, dead), source.progress, source.stop)
+                new = not_dead(not_yet_published(publish, published, source.bury), dead)
+                pipeline = Pipeline(stream, decoder, ledger, publisher, new, source.progress, source.stop)
                 source.reading(ledger, pipeline.confirm)
                 with Cleaner(source):
                     pipeline.run()
@@ -84,7 +88,7 @@ def _fill(
     with new_slot(connection, name) as slot:
         ledger = Ledger(origin)
         source.filling(ledger)
-        dead = {(row_id, slot.starts_at_lsn - 1) for row_id, _ in dead_since(connection, 0)}
+        dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0)}
         publish = not_dead(publish, dead)
         publish_rows_before(slot, ledger, publisher, publish, source.progress, source.stop)
         made = slot.make_permanent()
@@ -99,6 +103,7 @@ class Pipeline:
 
     Args:
         stream: where messages come from and positions are confirmed.
+        decoder: what they say.
         ledger: what is on its way.
         publisher: Kafka, for its acknowledgements.
         publish: the stage that takes rows: the publisher's own, or those around it.
@@ -109,6 +114,7 @@ class Pipeline:
     def __init__(
         self,
         stream: ReplicationStream,
+        decoder: Decoder,
         ledger: Ledger,
         publisher: Publisher,
         publish: Publish,
@@ -121,7 +127,7 @@ class Pipeline:
         self._publish = publish
         self._progress = progress
         self._stop = stop
-        self._decoder = Decoder()
+        self._decoder = decoder
         self._transaction: Transaction | None = None
         self._rate = Rate()
         self._reported_lsn = ledger.confirmed_lsn
@@ -157,7 +163,7 @@ class Pipeline:
             if type(event) is OutboxRow:
                 assert transaction is not None and delivered is not None, "a row outside of a transaction"
                 transaction.rows += 1
-                transaction.value_bytes += len(event.payload)
+                transaction.value_bytes += len(event.payload or b"")
                 publish(event, transaction, delivered)
                 rows += 1
             elif type(event) is Begin:
@@ -236,7 +242,7 @@ def publish_rows_before(
     delivered = transaction.delivered
     for row in slot.rows_before():
         transaction.rows += 1
-        transaction.value_bytes += len(row.payload)
+        transaction.value_bytes += len(row.payload or b"")
         publish(row, transaction, delivered)
         if transaction.rows % 1_000 == 0:
             publisher.poll()
