@@ -36,11 +36,12 @@ def refuse_development_defaults() -> None:
 
 def show() -> None:
     """Check the environment variables, and print those that are set; passwords are hidden."""
+    from outbox_relay.settings import RelaySettings
     from processors.runtime.settings import ServiceSettings
     from producers.settings import ProducerSettings
     from tracing.setup import TracingSettings
 
-    for kind in (ServiceSettings, ProducerSettings, TracingSettings):
+    for kind in (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings):
         kind()
     for name, value in sorted(os.environ.items()):
         if name.startswith(_PREFIXES):
@@ -52,4 +53,5 @@ def _without_password(name: str, value: str) -> str:
 
     if name.endswith(_SECRETS):
         return "***"
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", value)
+    without = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", value)
+    return re.sub(r"(password\s*=\s*)(?:'(?:\\.|[^\\'])*'|\S*)", r"\1***", without)

@@ -38,10 +38,11 @@ EXIT_CODES = {
 }
 
 
-# As libpq says it, before its advice.
+# As libpq says it of each host, before its advice.
 _NOT_CONNECTED = re.compile(
-    r'connection failed: connection to server at "([^"]+)"(?: \([^)]*\))?, port (\d+) failed: '
-    r"(.*?)(?: Is the server running on that host and accepting TCP/IP connections\?)?$"
+    r'connection to server at "([^"]+)"(?: \([^)]*\))?, port (\d+) failed: '
+    r"(.*?)(?: Is the server running on that host and accepting TCP/IP connections\?)?"
+    r"(?= Multiple connection attempts failed\.| - host: |$)"
 )
 
 
@@ -78,7 +79,9 @@ def one_line(error: Exception) -> str:
     """What an error says, without line breaks; where something is away, its address."""
     module = type(error).__module__
     if module == "pydantic_core._pydantic_core":
-        return _of_settings(error)
+        from connectivity.variables import complaint
+
+        return complaint(error)  # type: ignore[arg-type]
     if module == "cimpl":
         return _of_kafka(error)
     if module == "sqlalchemy.exc":
@@ -88,8 +91,10 @@ def one_line(error: Exception) -> str:
         return (
             f"{text.partition(' LINE ')[0]}: the schema is not there, or not of this version; run `settle migrate`"
         )
-    found = _NOT_CONNECTED.match(text)
-    return "PostgreSQL at {}:{} does not answer: {}".format(*found.groups()) if found else text
+    if not text.startswith("connection failed: "):
+        return text
+    hosts = dict.fromkeys(found.groups() for found in _NOT_CONNECTED.finditer(text))
+    return "; ".join("PostgreSQL at {}:{} does not answer: {}".format(*host) for host in hosts) or text
 
 
 def of_command_line(error: Exception) -> str | None:
@@ -110,20 +115,3 @@ def _of_kafka(error: Exception) -> str:
     cause = error.args[0]
     verb = "does not answer" if cause.code() < 0 else "refuses"  # below zero it is librdkafka that says so
     return f"Kafka at {settings.kafka_asked} {verb}: {' '.join(cause.str().split())}"
-
-
-def _of_settings(error: Exception) -> str:
-    """Which environment variables are wrong, and why."""
-    from pydantic import ValidationError
-
-    assert isinstance(error, ValidationError)
-    prefix = "OTEL_" if error.title == "TracingSettings" else "SETTLE_"
-    # The first of each variable: what follows from it is no news.
-    wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
-    return "; ".join(
-        f"{prefix}{name}".upper()
-        # A database's URL may hold a password.
-        + ("" if name.endswith("_dsn") else f"={details['input']!s}")
-        + f" is wrong: {details['msg'].removeprefix('Value error, ')}"
-        for name, details in reversed(wrong.items())
-    )

@@ -247,7 +247,6 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
         broker=f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}",
         web_enabled=settings.http_port > 0,
         web_bind=settings.http_host,
-        web_host=settings.http_host,
         web_port=settings.http_port or 6066,
     )
     channel = app.channel(maxsize=1)

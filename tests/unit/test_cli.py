@@ -169,6 +169,20 @@ def test_without_a_database_a_command_fails_and_names_the_address(arguments, mon
     assert result.stderr == f"settle: PostgreSQL at {NOBODY} does not answer: Connection refused\n"
 
 
+@pytest.mark.parametrize(
+    "dsn", [f"postgresql://settle@{NOBODY},{NOBODY}/x", "host=127.0.0.1,127.0.0.1 port=9 dbname=x"]
+)
+@pytest.mark.parametrize("arguments", ["accounts list", "migrate", "outbox dead list"])
+def test_without_any_of_several_hosts_a_command_fails_in_one_line(arguments, dsn, monkeypatch):
+    for database in state.DATABASES:
+        monkeypatch.setenv(f"SETTLE_{database.upper()}_DSN", dsn)
+
+    result = settle(*arguments.split())
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"settle: PostgreSQL at {NOBODY} does not answer: Connection refused\n"
+
+
 def test_a_kafka_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", NOBODY)
     monkeypatch.setattr("processors.runtime.topics.TIMEOUT_S", 0.5)
