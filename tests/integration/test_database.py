@@ -153,8 +153,10 @@ async def _until_blocked(dsn):
 
 @pytest.fixture
 def soon(monkeypatch):
-    """All limits of a connection are short."""
-    monkeypatch.setattr(connection, "_SESSION", re.sub(r"'\d+s'", "'1s'", connection._SESSION))
+    """All limits of a connection are short, but for the one of a whole transaction."""
+    short = re.sub(r"'\d+s'", "'1s'", connection._SESSION)
+    short = short.replace("SET transaction_timeout = '1s'", "SET transaction_timeout = '60s'")
+    monkeypatch.setattr(connection, "_SESSION", short)
     monkeypatch.setattr(connection, "ANSWER_S", 1)
 
 
