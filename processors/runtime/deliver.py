@@ -52,15 +52,21 @@ def _deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Ka
 
     for number, record in enumerate(records):
         fields: list[tuple[str, str | bytes | None]] = list(record.headers)
+        produce = partial(
+            producer.produce,
+            record.topic,
+            record.value,
+            record.key,
+            partition=record.partition,
+            headers=fields,
+            on_delivery=partial(note, number),
+        )
         try:
-            producer.produce(
-                record.topic,
-                record.value,
-                record.key,
-                partition=record.partition,
-                headers=fields,
-                on_delivery=partial(note, number),
-            )
+            try:
+                produce()
+            except BufferError:  # its queue is full
+                producer.flush()
+                produce()
         except KafkaException as error:
             results[number] = error.args[0]
     producer.flush()

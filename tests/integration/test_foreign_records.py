@@ -19,6 +19,7 @@ from dead_letters.letters import Letter, _letter, read_letters
 from dead_letters.redrive import redrive
 from processors.runtime.consumer import BATCH_BYTES, BatchConsumer
 from processors.runtime.dead_letters import DeadLetters
+from processors.runtime.deliver import deliver
 from processors.runtime.messages import DeadLetter, Record
 from processors.runtime.scan import scan
 from tests.conftest import Settle, wait_until
@@ -62,7 +63,7 @@ def letters_of(settle: Settle, places: dict[str, str]) -> dict[str, Letter]:
 
 def test_junk_of_any_size_and_compression_is_a_dead_letter_and_stops_nobody(settle: Settle):
     account = settle.open_account()
-    noise = os.urandom(1_020_000)
+    noise = os.urandom(1_048_400)  # with its key and headers as much as the topic takes
     places = {
         "noise": send(settle, REQUESTS, noise, account),
         "key": send(settle, REQUESTS, None, account + "k" * 1_000_000),
@@ -159,6 +160,22 @@ def test_a_redrive_takes_a_message_back_to_where_only_compression_let_it_in(sett
     assert redrive(settle.bootstrap, [letter]) == 1
 
 
+def test_a_redrive_is_not_stopped_by_a_letter_that_its_topic_no_longer_takes(settle: Settle):
+    topic = new_topic(settle, max_message_bytes="100000")
+    noise = os.urandom(200_000)
+    letters = [Letter(Record(topic, 0, n, b"k", value, [ID]), []) for n, value in enumerate([b"a", noise, b"b"])]
+    with pytest.raises(DeadLetterError, match=f"{topic}/0@1 cannot go back: .*size too large.*; 2 went back"):
+        redrive(settle.bootstrap, letters)
+    assert [message.value() for message in scan(settle.bootstrap, [topic])] == [b"a", b"b"]
+
+
+def test_more_records_than_a_producer_queues_are_delivered(settle: Settle):
+    topic = new_topic(settle)
+    producer = Producer({"bootstrap.servers": settle.bootstrap, "queue.buffering.max.messages": 10})
+    records = [Record(topic, 0, 0, None, b"%d" % n, []) for n in range(25)]
+    assert [message.value() for message in deliver(producer, records)] == [one.value for one in records]
+
+
 def taken(settle: Settle, topic: str, count: int) -> list[list[Record]]:
     """All records of a topic, by the batches in which a consumer takes them."""
     consumer = BatchConsumer(settle.bootstrap, f"test-{uuid4().hex}", [topic], 8_000, 0)
@@ -170,10 +187,10 @@ def taken(settle: Settle, topic: str, count: int) -> list[list[Record]]:
 
 def test_a_batch_is_bounded_in_bytes_too(settle: Settle):
     topic = new_topic(settle)
-    for _ in range(40):
+    for _ in range(12):
         send(settle, topic, b"\0" * 2_000_000, "k", "gzip")
-    batches = taken(settle, topic, 40)
-    assert [record.offset for batch in batches for record in batch] == list(range(40))
+    batches = taken(settle, topic, 12)
+    assert [record.offset for batch in batches for record in batch] == list(range(12))
     most = max(sum(len(record.value) for record in batch) for batch in batches)
     assert most <= BATCH_BYTES
 
