@@ -4,6 +4,11 @@ They are the ones Debezium's outbox event router writes from the same outbox tab
 stand in for the other. Values are UTF-8 text.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
 ID = "id"
 """UUID of the message: the outbox row's, or for a request the one that its contents give."""
 
@@ -27,9 +32,20 @@ DEAD_LETTER_PARTITION = "dlq.partition"
 DEAD_LETTER_OFFSET = "dlq.offset"
 DEAD_LETTER_SERVICE = "dlq.service"
 DEAD_LETTER_AT = "dlq.at"
+DEAD_LETTER_CUT = "dlq.cut"
+"""What is left of the original, where the dead letter is only a part of it."""
 
 Headers = list[tuple[str, bytes | None]]
 """As confluent-kafka gives and takes them; a name may repeat, the last one counts."""
+
+
+def of(message: "Message") -> Headers | None:
+    """The headers of a record; None where they cannot be had, as the name of one is not UTF-8."""
+    try:
+        # It hands them out as a list; the other shapes of its type are for producing.
+        return message.headers() or []  # type: ignore[return-value]
+    except (SystemError, UnicodeDecodeError):  # the former is what confluent-kafka makes of the latter
+        return None
 
 
 def text(headers: Headers | None, name: str) -> str | None:

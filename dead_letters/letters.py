@@ -33,7 +33,8 @@ class Letter(msgspec.Struct):
     """A message that could not be handled.
 
     Attributes:
-        record: the original: place, key, value and headers, byte for byte.
+        record: the original: place, key, value and headers, byte for byte; or what is left of it, where it lacks
+            something.
         refusals: one or more, in the order of the topic.
         handled: what became of it; None as long as it waits.
     """
@@ -117,6 +118,8 @@ def read_letters(bootstrap: str) -> list[Letter]:
         known = letters.setdefault(letter.id, letter)
         if known is not letter:
             known.refusals += letter.refusals
+            if letter.record.lacks is None:
+                known.record = letter.record
         known.handled = handled.get(known.id)
     return sorted(letters.values(), key=_age)
 
@@ -150,7 +153,7 @@ def _age(letter: Letter) -> tuple[float, str, int, int]:
 
 
 def _letter(message: Message) -> Letter:
-    found: headers.Headers = message.headers() or []  # type: ignore[assignment]
+    found = headers.of(message) or []
     about: Mapping[str, str | None] = {
         name: headers.text(found, name) for name, _ in found if name.startswith(_OURS)
     }
@@ -163,6 +166,7 @@ def _letter(message: Message) -> Letter:
         message.key(),
         message.value(),
         [(name, value) for name, value in found if not name.startswith(_OURS)],
+        about.get(headers.DEAD_LETTER_CUT),
     )
     refusal = Refusal(
         about.get(headers.DEAD_LETTER_SERVICE) or "unknown",

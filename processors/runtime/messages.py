@@ -16,7 +16,11 @@ _UUID = msgspec.json.Decoder(UUID)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A record as Kafka holds it: its place, and its bytes untouched."""
+    """A record as Kafka holds it: its place, and its bytes untouched.
+
+    Attributes:
+        lacks: what is missing of it and why, where it could not be taken as a whole.
+    """
 
     topic: str
     partition: int
@@ -24,6 +28,7 @@ class Record(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: headers.Headers
+    lacks: str | None = None
 
     @property
     def place(self) -> str:
