@@ -49,6 +49,9 @@ class Handled(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.action != REDRIVING
 
 
+_HANDLED = msgspec.json.Decoder(Handled)
+
+
 def read_handled(bootstrap: str) -> dict[str, Handled]:
     """What was done, by the letter's place.
 
@@ -58,8 +61,12 @@ def read_handled(bootstrap: str) -> dict[str, Handled]:
     found: dict[str, Handled] = {}
     for message in scan(bootstrap, [DEAD_LETTERS_HANDLED]):
         key, value = message.key(), message.value()
-        if key is not None and value is not None:
-            found[key.decode()] = msgspec.json.decode(value, type=Handled)
+        if key is None or value is None:
+            continue
+        try:
+            found[key.decode()] = _HANDLED.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue  # nobody's record: what anybody may have written there stops no command
     return found
 
 
