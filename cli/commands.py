@@ -5,6 +5,8 @@ A command's module is imported when the command is run or shown, so ``settle run
 """
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -12,7 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from cli.environment import refuse_development_defaults
-from cli.errors import BAD_INPUT, in_one_line, of_command_line
+from cli.errors import BAD_INPUT, BadInputError, in_one_line, of_command_line
+from cli.text import complain
 
 
 class Command(NamedTuple):
@@ -52,6 +55,10 @@ COMMANDS = {
 }
 
 
+NUMBER_MAX = {float: 10**9, int: 10**15}
+"""On a command line; as seconds the first is some 31 years."""
+
+
 class LazyCommands(TyperGroup):
     """Finds commands in :data:`COMMANDS`, and turns their known errors into one line."""
 
@@ -69,8 +76,9 @@ class LazyCommands(TyperGroup):
         if isinstance(found, typer.Typer):
             holder.callback()(lambda: None)
             holder.add_typer(found, name=cmd_name, rich_help_panel=command.panel)
+            _bound_numbers(holder)
             return typer.main.get_group(holder).commands[cmd_name]
-        holder.command(cmd_name, rich_help_panel=command.panel)(found)
+        holder.command(cmd_name, rich_help_panel=command.panel)(_bounded(found))
         return typer.main.get_command(holder)
 
     def invoke(self, ctx: Any) -> Any:
@@ -90,6 +98,29 @@ class LazyCommands(TyperGroup):
             if line is None:
                 raise
             if line:
-                print(f"settle: {line}", file=sys.stderr)
+                complain(line)
             code = BAD_INPUT
         sys.exit(code)
+
+
+def _bound_numbers(app: typer.Typer) -> None:
+    """Have all commands of an app refuse numbers that neither databases nor clocks take."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _bounded(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _bound_numbers(group.typer_instance)
+
+
+def _bounded(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def run(**values: Any) -> Any:
+        for name, value in values.items():
+            # NaN is neither larger nor smaller than anything.
+            largest = NUMBER_MAX.get(type(value))
+            if largest is not None and not -largest <= value <= largest:
+                raise BadInputError(f"--{name.replace('_', '-')} {value} is not a number up to {largest:,}")
+        return command(**values)
+
+    return run

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import settings
+from cli.confirm import YesOption
 from cli.errors import BadInputError
 from cli.settings import DataOption
+from cli.text import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,7 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
 
     found = [outbox_status(connection, name) for name, connection in _connections(data)]
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        say_json([asdict(one) for one in found])
         return
     _print_status(found)
 
@@ -49,7 +51,7 @@ def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
     found = [(name, row) for name, connection in _connections(data) for row in dead_rows(connection)]
     if as_json:
         fields = [{"source": name, **asdict(row), "died_at": row.died_at.isoformat()} for name, row in found]
-        print(json.dumps(fields, indent=2))
+        say_json(fields)
         return
     _print_dead(found)
 
@@ -60,6 +62,7 @@ def retry(
         list[str] | None, typer.Argument(metavar="[ID]...", help="As `list` shows them.", show_default=False)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    yes: YesOption = False,
     data: DataOption = None,
 ) -> None:
     """Put rows back at the end of their outbox, once the cause is mended: the relay tries them again."""
@@ -67,10 +70,29 @@ def retry(
 
     if bool(ids) == everything:
         raise BadInputError("name the rows as `settle outbox dead list` shows them, or pass --all")
-    done = [row_id for _, connection in _connections(data) for row_id in put_back(connection, ids or None)]
-    print(f"{len(done):,} row{'s' if len(done) != 1 else ''} put back")
-    if unknown := [row_id for row_id in ids or () if row_id not in done]:
+    ids = ids or _agreed(yes, data)
+    done = [row_id for _, connection in _connections(data) for row_id in put_back(connection, ids)]
+    say(f"{len(done):,} row{'s' if len(done) != 1 else ''} put back")
+    if unknown := [row_id for row_id in ids if row_id not in done and not everything]:
         raise BadInputError(f"not among the dead rows: {', '.join(unknown)}")
+
+
+def _agreed(yes: bool, data: Any) -> list[str]:
+    """All rows of now, once a person has seen how many and said yes; what comes later was not seen."""
+    from cli.confirm import confirm
+    from cli.screen import Grid, Screen
+    from outbox_relay.dead import dead_rows
+
+    found = [(name, row) for name, connection in _connections(data) for row in dead_rows(connection)]
+    if found and not yes:
+        table = Grid()
+        for name in ("rows", "outbox", "why"):
+            table.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
+        for (name, reason), count in Counter((name, row.reason) for name, row in found).most_common():
+            table.add_row(f"{count:,}", name, reason)
+        Screen().print(table)
+        confirm(f"put {len(found):,} row{'s' if len(found) != 1 else ''} back", yes=yes)
+    return [row.id for _, row in found]
 
 
 def _connections(data: Any) -> Iterator[tuple[str, psycopg.Connection[Any]]]:
@@ -86,12 +108,11 @@ def _connections(data: Any) -> Iterator[tuple[str, psycopg.Connection[Any]]]:
 
 
 def _print_status(found: list[OutboxStatus]) -> None:
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    from cli.screen import Grid, Screen
+
+    table = Grid()
     for name in ("outbox", "relay", "behind", "log kept", "rows", "table", "dead"):
         table.add_column(name, justify="left" if name in ("outbox", "relay") else "right")
     for one in found:
@@ -107,27 +128,28 @@ def _print_status(found: list[OutboxStatus]) -> None:
             decimal(one.table_bytes),
             f"{one.dead_rows:,}",
         )
-    console = Console(highlight=False)
+    console = Screen()
     console.print(table)
     if any(one.dead_rows for one in found):
         console.print("`settle outbox dead list` says why rows could not be published")
 
 
 def _print_dead(found: list[tuple[str, DeadRow]]) -> None:
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
 
-    console = Console(highlight=False)
+    from cli.screen import Grid, Screen, lines, styled
+    from processors.runtime.utc import in_utc
+
+    console = Screen()
     if found:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Grid()
         table.add_column("row", no_wrap=True)
         table.add_column("why", overflow="fold")
         for name, row in found:
             size = decimal(row.payload_bytes)
             table.add_row(
-                f"{row.id}\n[dim]{name}, {row.type}, {size}[/]", f"{row.reason}\n[dim]{row.died_at:%F %T}[/]"
+                lines(row.id, styled((f"{name}, {row.type}, {size}", "dim"))),
+                lines(row.reason, styled((f"{in_utc(row.died_at):%F %T} UTC", "dim"))),
             )
         console.print(table)
     console.print(f"{len(found):,} dead row{'s' if len(found) != 1 else ''}")

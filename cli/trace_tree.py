@@ -53,9 +53,8 @@ def _label(span: CollectedSpan, start_ns: int) -> Text:
     service = span.service.removeprefix("settle-")
     at_ms, took_ms = (span.start_ns - start_ns) / 1e6, (span.end_ns - span.start_ns) / 1e6
     details = [f"+{at_ms:.1f} ms", f"took {took_ms:.1f} ms"]
-    details += [
-        text.format(_rounded(span.attributes[key])) for key, text in _SHOWN.items() if key in span.attributes
-    ]
+    shown = {key: _rounded(span.attributes[key]) for key in _SHOWN if key in span.attributes}
+    details += [_SHOWN[key].format(value) for key, value in shown.items()]
     details += span.events
     error = (f" {span.error}" if span.error else "", "bold red")
     return lines(styled((service, "bold"), f" {span.name}", error), styled((", ".join(details), "dim")))
