@@ -44,6 +44,7 @@ COMMANDS = {
     "status": Command("cli.status", "status", LOOK),
     "stuck": Command("cli.stuck", "stuck", LOOK),
     "nudge": Command("cli.nudge", "nudge", LOOK),
+    "republish": Command("cli.republish", "republish", LOOK),
     "trace": Command("cli.trace", "app", LOOK),
     "audit": Command("cli.audit", "audit", LOOK),
     "outbox": Command("cli.outbox", "app", LOOK),

@@ -256,7 +256,7 @@ def test_without_kafka_a_command_fails_and_names_the_address(arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    ["accounts list", f"status {UUID(int=1)}", "stuck", "migrate", "2pc recover", "2pc in-doubt"],
+    ["accounts list", f"status {UUID(int=1)}", "stuck", "migrate", "2pc recover", "2pc in-doubt", "republish"],
 )
 def test_without_a_database_a_command_fails_and_names_the_address(arguments, monkeypatch):
     for database in state.DATABASES:
