@@ -51,6 +51,6 @@ def in_utc(at: datetime) -> datetime:
 def parse(text: str | None) -> datetime | None:
     """A time as messages write it (ISO 8601); None where it is none."""
     try:
-        return in_utc(datetime.fromisoformat(text)) if text else None
+        return in_utc(datetime.fromisoformat(text.upper())) if text else None
     except ValueError:
         return None

@@ -1,7 +1,7 @@
 """Where is a withdrawal finished? The answer, from the event store.
 
-Bodies are stored as they were received, so they are read here and not by the database: one that it cannot take
-apart (half a surrogate pair in a field that nobody knows, a time zone of 20 hours) would refuse the whole answer.
+Bodies are stored as they were received, so they are read here and not by the database: one with a time that it
+does not take, such as one in a time zone of 20 hours, would refuse the whole answer.
 """
 
 from collections.abc import Sequence
