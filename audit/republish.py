@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from functools import cache
 from itertools import groupby, islice
 from typing import Any, cast
 from uuid import UUID
@@ -124,7 +125,8 @@ def find(
         "quiet_s": quiet_s,
         "refused": _REFUSED,
     }
-    chosen = ((payment_id, choose(known)) for payment_id, known in _known(dsns, about))
+    of = cache(choose)  # there are few ways for withdrawals to stand
+    chosen = ((payment_id, of(known)) for payment_id, known in _known(dsns, about))
     wanted = dict(islice(((payment_id, types) for payment_id, types in chosen if types), limit))
     found = _stored(dsns["saga"], wanted)
     missing = {payment_id: types - found[payment_id].keys() for payment_id, types in wanted.items()}
