@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from functools import cache
 from itertools import groupby, islice
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -265,7 +265,7 @@ def _on_topics(
         assert topic is not None
         assert partition is not None
         assert offset is not None
-        fields = cast(headers.Headers, record.headers() or [])
+        fields = headers.of(record)
         message = read(Record(topic, partition, offset, record.key(), record.value(), fields), types)
         if not isinstance(message, Message):
             continue

@@ -4,6 +4,8 @@ They are the ones Debezium's outbox event router writes from the same outbox tab
 stand in for the other. Values are UTF-8 text.
 """
 
+from operator import methodcaller
+
 ID = "id"
 """UUID of the message: the outbox row's, or for a request the one that its contents give."""
 
@@ -30,6 +32,20 @@ DEAD_LETTER_AT = "dlq.at"
 
 Headers = list[tuple[str, bytes | None]]
 """As confluent-kafka gives and takes them; a name may repeat, the last one counts."""
+
+
+# Not `message.headers()`: of a name that is not UTF-8, confluent-kafka makes an exception and a list with a hole
+# that ends the process when it is read. A call that the interpreter has specialized does not notice the exception.
+_ask = methodcaller("headers")
+
+
+def of(message: object) -> Headers:
+    """The headers of a message of confluent-kafka, asked once; none where the name of one is not UTF-8."""
+    try:
+        found: Headers = _ask(message) or []
+    except SystemError:
+        return []
+    return found
 
 
 def text(headers: Headers | None, name: str) -> str | None:

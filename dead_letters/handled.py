@@ -137,5 +137,5 @@ class Writer:
 
 def same(message: Message, record: Record) -> bool:
     """Whether a record in Kafka is the same, byte for byte; its place aside."""
-    found: headers.Headers = message.headers() or []  # type: ignore[assignment]
-    return message.key() == record.key and message.value() == record.value and found == record.headers
+    is_body = message.key() == record.key and message.value() == record.value
+    return is_body and headers.of(message) == record.headers

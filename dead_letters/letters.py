@@ -164,7 +164,7 @@ def _age(letter: Letter) -> tuple[datetime, str, int, int]:
 
 
 def _letter(message: Message) -> Letter:
-    found: headers.Headers = message.headers() or []  # type: ignore[assignment]
+    found = headers.of(message)
     about: Mapping[str, str | None] = {
         name: headers.text(found, name) for name, _ in found if name.startswith(_OURS)
     }

@@ -132,7 +132,7 @@ def tail_ids(bootstrap: str, topic: str, origin: Origin, since_us: int) -> Itera
             for tail in tails:
                 tail.end, tail.start = tail.start, max(tail.floor, tail.start - step)
             for record in _read(consumer, topic, tails):
-                fields: dict[str, Any] = dict(record.headers() or ())
+                fields: dict[str, Any] = dict(headers.of(record))
                 if origin.has_confirmed(fields.get(headers.POSITION)):
                     # Its row does not come again, and would be waited for.
                     tails = [tail for tail in tails if tail.partition != record.partition()]

@@ -6,13 +6,12 @@ that each one is large: a transaction, a fetch and a produce request cost the sa
 
 import time
 from collections.abc import Sequence
-from typing import cast
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectivity import Lifeline
-from contracts.headers import Headers
+from contracts import headers
 from processors.runtime.messages import Record
 
 POLL_S = 0.5
@@ -233,6 +232,4 @@ def _record(message: Message) -> Record:
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    # confluent-kafka hands headers out as a list; the other shapes of its type are for producing.
-    fields = cast(Headers, message.headers() or [])
-    return Record(topic, partition, offset, message.key(), message.value(), fields)
+    return Record(topic, partition, offset, message.key(), message.value(), headers.of(message))

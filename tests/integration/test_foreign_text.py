@@ -1,7 +1,9 @@
 """No command fails on what anybody can store or send, and none hands it to the terminal; times in UTC are."""
 
+import ctypes
 import json
 import time
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
@@ -147,6 +149,53 @@ def test_a_time_of_the_database_is_in_utc(planted):
     with psycopg.connect(planted["SETTLE_ACCOUNT_DSN"]) as connection:
         (at,) = utc.cursor(connection).execute("SELECT timestamptz '2026-11-28 10:00:00+00'").fetchone()
     assert at.isoformat() == "2026-11-28T10:00:00+00:00"
+
+
+def send_with_header_name(settle: Settle, topic: str, name: bytes, value: bytes) -> None:
+    """Python's client only writes names in UTF-8, the library below it any."""
+    mapped = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+    kafka = ctypes.CDLL(next(file for file in mapped if "librdkafka" in file))
+    for function in (kafka.rd_kafka_conf_new, kafka.rd_kafka_new):
+        function.restype = ctypes.c_void_p
+    error, size = ctypes.create_string_buffer(512), ctypes.c_size_t
+    conf = ctypes.c_void_p(kafka.rd_kafka_conf_new())
+    kafka.rd_kafka_conf_set(conf, b"bootstrap.servers", settle.bootstrap.encode(), error, size(512))
+    producer = ctypes.c_void_p(kafka.rd_kafka_new(0, conf, error, size(512)))
+    end, topic_is, value_is, header_is = map(ctypes.c_int, (0, 1, 4, 9))
+    header = (header_is, name, b"?", ctypes.c_ssize_t(1))
+    place = (topic_is, topic.encode(), value_is, value, size(len(value)))
+    assert kafka.rd_kafka_producev(producer, *place, *header, end) == 0
+    assert kafka.rd_kafka_flush(producer, 30_000) == 0
+    kafka.rd_kafka_destroy(producer)
+
+
+def test_a_header_whose_name_is_no_text_ends_no_service_and_no_command(settle: Settle):
+    account, mark = settle.open_account(), str(uuid4())
+    topics = (
+        "withdrawal.requests",
+        "account.events",
+        "payment.events",
+        "notification.events",
+        "payment.requests.dlq",
+    )
+    for topic in topics:
+        send_with_header_name(settle, topic, b"\xff\xfe", f"{mark} {topic}".encode())
+    assert settle.finished(settle.client.request(account, "1.00").payment_id).state == "completed"
+
+    def refused():
+        letters = read_letters(settle.bootstrap)
+        return {
+            one.record.value: one.refusals[0].reason
+            for one in letters
+            if mark.encode() in (one.record.value or b"")
+        }
+
+    for topic in topics:
+        body = f"{mark} {topic}".encode()
+        reason = wait_until(lambda one=body: refused().get(one), f"what was on {topic} is a dead letter")
+        assert reason == ("unknown" if topic.endswith(".dlq") else "header eventType is missing")
+    assert cli(settle.stack.environment(), "dead-letters", "list").exit_code == 0
+    settle.audit()
 
 
 def nasty_letters(settle: Settle, account: str) -> dict[str, bytes]:
