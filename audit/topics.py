@@ -7,7 +7,7 @@ sides is forgotten. So memory holds what is only on one side so far, and not all
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -121,7 +121,7 @@ def _only_on_one_side(
     in_store: dict[str, _Stored] = {}
     for record, row in zip_longest(records, rows):
         if record is not None:
-            message_id = headers.text(cast(headers.Headers, record.headers() or []), headers.ID)
+            message_id = headers.text(headers.of(record), headers.ID)
             if message_id is not None and in_store.pop(message_id, None) is None:
                 on_topics.setdefault(message_id, record)
         if row is not None:
@@ -166,7 +166,7 @@ def _readable(record: KafkaMessage) -> Message | None:
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    fields = cast(headers.Headers, record.headers() or [])
+    fields = headers.of(record) or []
     found = read(Record(topic, partition, offset, record.key(), record.value(), fields), _KNOWN)
     return found if isinstance(found, Message) else None
 

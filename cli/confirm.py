@@ -1,4 +1,4 @@
-"""Whether a person means it: asked before what cannot be undone."""
+"""The question before something that cannot be taken back."""
 
 import sys
 from typing import Annotated
@@ -6,24 +6,26 @@ from typing import Annotated
 import typer
 
 from cli.errors import BadInputError, CommandError
+from cli.text import say
 
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it without being asked.")]
 
 
 def confirm(what: str, *, yes: bool) -> None:
-    """Say what is about to be done, and ask, unless that has been answered already.
+    """Go on if a person says so, or has said so.
 
     Args:
-        what: is about to be done: ``discard 3 rows``.
-        yes: the answer that was given on the command line.
+        what: would be done, as a question's beginning: ``redrive 12 dead letters``.
+        yes: whether it was said on the command line.
 
     Raises:
-        BadInputError: nobody is there to be asked.
+        BadInputError: there is no terminal to ask at.
         CommandError: the answer is no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise BadInputError(f"this would {what}: pass --yes to do it")
-    if not typer.confirm(f"This will {what}. Go on?"):
+        raise BadInputError(f"to {what} without a terminal to ask at, pass --yes")
+    say(f"{what}? [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise CommandError("nothing was done")

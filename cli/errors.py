@@ -1,5 +1,6 @@
 """How does an error reach a person? As one line on standard error, with an exit code; tracebacks are for bugs."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -7,13 +8,18 @@ from contextlib import contextmanager
 
 import typer
 
+from cli.text import complain
+
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+NOT_READ = 141
+"""Whoever read the output has gone, as with ``| head``; a shell says so of programs that do not notice."""
 
 # By name: to look for an error is no reason to import whoever raises it. The nearest base class counts.
 EXIT_CODES = {
     "cli.errors.BadInputError": BAD_INPUT,
+    "builtins.OSError": FAILED,
     "approaches.lab.caller.NotInTimeError": FAILED,
     "approaches.withdrawal.PaymentIdReusedError": BAD_INPUT,
     "cli.errors.CommandError": FAILED,
@@ -27,6 +33,8 @@ EXIT_CODES = {
     "producers.errors.InvalidRequestError": BAD_INPUT,
     "producers.errors.ProducerError": FAILED,
     "psycopg.OperationalError": FAILED,
+    "psycopg.errors.InsufficientPrivilege": FAILED,
+    "psycopg.errors.ReadOnlySqlTransaction": FAILED,
     "psycopg.errors.UndefinedColumn": FAILED,
     "psycopg.errors.UndefinedTable": FAILED,
     "pydantic_core._pydantic_core.ValidationError": BAD_INPUT,
@@ -58,15 +66,32 @@ class BadInputError(CommandError):
 def in_one_line() -> Iterator[None]:
     """Turn a known error into its line and exit code; leave the others, which are bugs, as they are."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            _flush()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise typer.Exit(NOT_READ) from None
     except Exception as error:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"settle: {one_line(error)}", file=sys.stderr)
+        complain(one_line(error))
         raise typer.Exit(code) from None
+
+
+def _flush() -> None:
+    """Have everything printed while an error can still be told."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is still buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def exit_code(error: Exception) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from cli import settings
 from cli.confirm import YesOption, confirm
 from cli.errors import BadInputError
 from cli.settings import DataOption
+from cli.text import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -43,7 +43,7 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
 
     found = [outbox_status(connection) for _, _, connection in _connections(data)]
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        say_json([asdict(one) for one in found])
         return
     _print_status(found)
 
@@ -56,10 +56,10 @@ def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
     found = [(source, row) for _, source, connection in _connections(data) for row in dead_rows(connection)]
     if as_json:
         fields = [
-            {"source": source, "name": row.name, **asdict(row), "died_at": row.died_at.isoformat()}
+            {"source": source, "name": row.name, **asdict(row), "died_at": in_utc(row.died_at).isoformat()}
             for source, row in found
         ]
-        print(json.dumps(fields, indent=2))
+        say_json(fields)
         return
     _print_dead(found)
 
@@ -116,7 +116,7 @@ def _take_out(
         for service, _, connection in _connections(data, chosen)
         for name in act(connection, [row.name for row in chosen[service]])
     ]
-    print(f"{_rows(len(done))} {was}")
+    say(f"{_rows(len(done))} {was}")
 
 
 @slot_app.command()
@@ -144,7 +144,7 @@ def drop(
                 raise BadInputError(f"there is no slot {name}")
         except RelayError as error:
             raise BadInputError(str(error)) from None
-    print(f"slot {name} is dropped")
+    say(f"slot {name} is dropped")
 
 
 def _rows(count: int) -> str:
@@ -166,12 +166,11 @@ def _connections(
 
 
 def _print_status(found: list[OutboxStatus]) -> None:
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    from cli.screen import Grid, Screen
+
+    table = Grid()
     for name in ("outbox", "relay", "behind", "log kept", "rows", "table", "dead"):
         table.add_column(name, justify="left" if name in ("outbox", "relay") else "right")
     for one in found:
@@ -187,39 +186,32 @@ def _print_status(found: list[OutboxStatus]) -> None:
             decimal(one.table_bytes),
             f"{one.dead_rows:,}",
         )
-    console = Console(highlight=False)
+    console = Screen()
     console.print(table)
     for one in found:
         if one.gap is not None:
-            console.print(f"{one.source}: {one.gap}", markup=False)
+            console.print(f"{one.source}: {one.gap}")
     if any(one.dead_rows for one in found):
         console.print("`settle outbox dead list` says why rows could not be published")
 
 
 def _print_dead(found: list[tuple[str, DeadRow]]) -> None:
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
 
-    console = Console(highlight=False)
+    from cli.screen import Grid, Screen, lines, styled
+    from processors.runtime.utc import in_utc
+
+    console = Screen()
     if found:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Grid()
         table.add_column("row", no_wrap=True)
         table.add_column("why", overflow="fold")
         for name, row in found:
             size = "tombstone" if row.payload_bytes is None else decimal(row.payload_bytes)
-            about = f"{name}, {_shown(row.type)}, {size}"
+            about = f"{name}, {row.type or 'NULL'}, {size}"
             table.add_row(
-                f"{_shown(row.name)}\n[dim]{about}[/]", f"{_shown(row.reason)}\n[dim]{row.died_at:%F %T}[/]"
+                lines(row.name, styled((about, "dim"))),
+                lines(row.reason, styled((f"{in_utc(row.died_at):%F %T} UTC", "dim"))),
             )
         console.print(table)
     console.print(f"{len(found):,} dead row{'s' if len(found) != 1 else ''}")
-
-
-def _shown(text: str | None) -> str:
-    """Text from a row as it is: no markup, and nothing that a terminal would obey."""
-    from rich.markup import escape
-
-    visible = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in (text if text is not None else "NULL"))
-    return escape(visible)

@@ -4,10 +4,7 @@ They are the ones Debezium's outbox event router writes from the same outbox tab
 stand in for the other. Values are UTF-8 text.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from confluent_kafka import Message
+from operator import methodcaller
 
 ID = "id"
 """UUID of the message: the outbox row's, or for a request the one that its contents give."""
@@ -39,13 +36,18 @@ Headers = list[tuple[str, bytes | None]]
 """As confluent-kafka gives and takes them; a name may repeat, the last one counts."""
 
 
-def of(message: "Message") -> Headers | None:
-    """The headers of a record; None where they cannot be had, as the name of one is not UTF-8."""
+# Not `message.headers()`: of a name that is not UTF-8, confluent-kafka makes an exception and a list with a hole
+# that ends the process when it is read. A call that the interpreter has specialized does not notice the exception.
+_ask = methodcaller("headers")
+
+
+def of(message: object) -> Headers | None:
+    """The headers of a message of confluent-kafka, asked once; None where the name of one is not UTF-8."""
     try:
-        # It hands them out as a list; the other shapes of its type are for producing.
-        return message.headers() or []  # type: ignore[return-value]
-    except (SystemError, UnicodeDecodeError):  # the former is what confluent-kafka makes of the latter
+        found: Headers = _ask(message) or []
+    except SystemError:
         return None
+    return found
 
 
 def text(headers: Headers | None, name: str) -> str | None:

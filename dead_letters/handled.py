@@ -12,6 +12,7 @@ from typing import Final, Literal, Self
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from connectivity import flush
 from contracts import headers
 from contracts.topics import DEAD_LETTERS_HANDLED
 from processors.runtime.deliver import deliver
@@ -50,6 +51,9 @@ class Handled(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.action != REDRIVING
 
 
+_HANDLED = msgspec.json.Decoder(Handled)
+
+
 def read_handled(bootstrap: str) -> dict[str, Handled]:
     """What was done, by the letter's place.
 
@@ -59,8 +63,12 @@ def read_handled(bootstrap: str) -> dict[str, Handled]:
     found: dict[str, Handled] = {}
     for message in scan(bootstrap, [DEAD_LETTERS_HANDLED]):
         key, value = message.key(), message.value()
-        if key is not None and value is not None:
-            found[key.decode()] = msgspec.json.decode(value, type=Handled)
+        if key is None or value is None:
+            continue
+        try:
+            found[key.decode()] = _HANDLED.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue  # nobody's record: what anybody may have written there stops no command
     return found
 
 
@@ -91,7 +99,7 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._producer.flush(DELIVERY_TIMEOUT_S)
+        flush(self._producer, DELIVERY_TIMEOUT_S)
 
     def note(self, what: Mapping[str, Handled]) -> None:
         """Put on record what was done about some letters."""
@@ -119,4 +127,5 @@ def _place(message: Message) -> str:
 
 def same(message: Message, record: Record) -> bool:
     """Whether a record in Kafka is the same, byte for byte; its place aside."""
-    return (message.key(), message.value(), headers.of(message)) == (record.key, record.value, record.headers)
+    is_body = message.key() == record.key and message.value() == record.value
+    return is_body and headers.of(message) == record.headers

@@ -175,7 +175,7 @@ def tail_ids(
             for tail in tails:
                 tail.end, tail.start = tail.start, max(tail.floor, tail.start - step)
             for record in _read(consumer, topic, tails, meanwhile):
-                fields: dict[str, Any] = dict(record.headers() or ())
+                fields: dict[str, Any] = dict(headers.of(record) or ())
                 position = fields.get(headers.POSITION)
                 if origin.has_confirmed(position):
                     # Its row does not come again, and would be waited for.

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from connectivity import flush
 from processors.runtime.messages import Record
 
 ANY_PARTITION = -1
@@ -65,11 +67,11 @@ def _deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Ka
             try:
                 produce()
             except BufferError:  # its queue is full
-                producer.flush()
+                flush(producer, inf)
                 produce()
         except KafkaException as error:
             results[number] = error.args[0]
-    producer.flush()
+    flush(producer, inf)
     for result in results.values():
         if isinstance(result, KafkaError) and result.code() not in REFUSALS:
             raise KafkaException(result)

@@ -1,7 +1,7 @@
 """What does a service see of a Kafka record? An event with its place and trace context, or why it is none."""
 
-import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -13,6 +13,13 @@ from contracts.events import EVENT_TYPES, ContractError, Event, decode
 from tracing import TraceContext
 
 _UUID = msgspec.json.Decoder(UUID)
+
+
+class _Body(msgspec.Struct):
+    payment_id: Any = None
+
+
+_BODY = msgspec.json.Decoder(_Body)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -44,10 +51,9 @@ class Record(msgspec.Struct, frozen=True):
     def payment_id(self) -> str | None:
         """Of its withdrawal, where the body can be read that far."""
         try:
-            body = json.loads(self.value or b"")
-        except ValueError:
+            found = _BODY.decode(self.value or b"").payment_id
+        except (msgspec.MsgspecError, RecursionError):
             return None
-        found = body.get("payment_id") if isinstance(body, dict) else None
         return found if isinstance(found, str) else None
 
 
