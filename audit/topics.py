@@ -4,9 +4,10 @@ Topics and event store are read side by side, both roughly in the order of event
 sides is forgotten. So memory holds what is only on one side so far, and not all there is.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -37,7 +38,7 @@ SELECT payment_id, account_id, amount_minor, currency FROM withdrawals WHERE pay
 
 _OUTBOX = "SELECT id, (payload->>'payment_id')::uuid, type FROM outbox"
 
-_DEAD = "SELECT payload->>'payment_id', type, reason FROM outbox_dead"
+_DEAD = "SELECT payload, type, reason FROM outbox_dead"
 _NOT_STORED = """
 SELECT n.payment_id, n.type FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS n (id, payment_id, type)
 WHERE NOT EXISTS (SELECT FROM event_store e WHERE e.payment_id = n.payment_id AND e.event_id = n.id)
@@ -76,10 +77,18 @@ def unpublished(dsns: Mapping[str, str]) -> list[str]:
                         for payment_id, event_type in missing
                     ]
                 found += [
-                    f"{payment_id}: {event_type} of {service} can never be published: {reason}"
-                    for payment_id, event_type, reason in connection.execute(_DEAD)
+                    f"{_payment_id(payload)}: {event_type} of {service} can never be published: {reason}"
+                    for payload, event_type, reason in connection.execute(_DEAD)
                 ]
     return found
+
+
+def _payment_id(payload: bytes | None) -> str:
+    """Whose event it is, as far as it can be read: a dead row may hold anything."""
+    try:
+        return str(json.loads(payload or b"")["payment_id"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "no withdrawal"
 
 
 def differences(saga_dsn: str, bootstrap: str) -> list[str]:
@@ -112,7 +121,7 @@ def _only_on_one_side(
     in_store: dict[str, _Stored] = {}
     for record, row in zip_longest(records, rows):
         if record is not None:
-            message_id = headers.text(cast(headers.Headers, record.headers() or []), headers.ID)
+            message_id = headers.text(headers.of(record), headers.ID)
             if message_id is not None and in_store.pop(message_id, None) is None:
                 on_topics.setdefault(message_id, record)
         if row is not None:
@@ -157,7 +166,7 @@ def _readable(record: KafkaMessage) -> Message | None:
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    fields = cast(headers.Headers, record.headers() or [])
+    fields = headers.of(record) or []
     found = read(Record(topic, partition, offset, record.key(), record.value(), fields), _KNOWN)
     return found if isinstance(found, Message) else None
 

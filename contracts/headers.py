@@ -4,6 +4,8 @@ They are the ones Debezium's outbox event router writes from the same outbox tab
 stand in for the other. Values are UTF-8 text.
 """
 
+from operator import methodcaller
+
 ID = "id"
 """UUID of the message: the outbox row's, or for a request the one that its contents give."""
 
@@ -27,9 +29,25 @@ DEAD_LETTER_PARTITION = "dlq.partition"
 DEAD_LETTER_OFFSET = "dlq.offset"
 DEAD_LETTER_SERVICE = "dlq.service"
 DEAD_LETTER_AT = "dlq.at"
+DEAD_LETTER_CUT = "dlq.cut"
+"""What is left of the original, where the dead letter is only a part of it."""
 
 Headers = list[tuple[str, bytes | None]]
 """As confluent-kafka gives and takes them; a name may repeat, the last one counts."""
+
+
+# Not `message.headers()`: of a name that is not UTF-8, confluent-kafka makes an exception and a list with a hole
+# that ends the process when it is read. A call that the interpreter has specialized does not notice the exception.
+_ask = methodcaller("headers")
+
+
+def of(message: object) -> Headers | None:
+    """The headers of a message of confluent-kafka, asked once; None where the name of one is not UTF-8."""
+    try:
+        found: Headers = _ask(message) or []
+    except SystemError:
+        return None
+    return found
 
 
 def text(headers: Headers | None, name: str) -> str | None:

@@ -22,14 +22,15 @@ import psycopg
 from psycopg import sql
 
 from outbox_relay import coverage
-from outbox_relay.dead import dead_ids
+from outbox_relay.columns import as_bytes, is_row
+from outbox_relay.dead import contents, dead_since
 from outbox_relay.errors import PublishError, RelayError, SetupError, StopRequestedError, UnpublishableError
 from outbox_relay.handled import Chunk, Handled
-from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.pgoutput import COLUMNS_REQUIRED, OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.replication import connect
-from outbox_relay.slot import default_slot_name
+from outbox_relay.slot_name import slot_name
 from outbox_relay.table import Table, current_lsn, find_table, may_delete, oldest_us, order_of, scalar, select_rows
 
 if TYPE_CHECKING:
@@ -60,12 +61,13 @@ VACUUM_ROWS = 50_000
 # Whoever locks the table against us is more important.
 LOCK_WAIT = "5s"
 
-_DELETE = "DELETE FROM public.outbox WHERE id = ANY(%s::{}[])"
+_DELETE = "DELETE FROM public.outbox WHERE {} = ANY(%s::{}[])"
+_DELETE_DEAD = "DELETE FROM public.outbox WHERE {}"
 _DELETE_MARKED = """
     DELETE FROM public.outbox WHERE published_at IS NOT NULL
         AND id = ANY(ARRAY(SELECT id FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s))
 """
-_SUSPECTS = "SELECT id::text FROM public.outbox WHERE {} LIMIT %s"
+_SUSPECTS = "SELECT {} FROM public.outbox WHERE {} LIMIT %s"
 # As the background process would, and without the lock that gives space back to the operating system.
 _VACUUM = "VACUUM (TRUNCATE false) public.outbox"
 _MAY_VACUUM = """
@@ -109,7 +111,10 @@ class Cleaner:
         self._origin = origin
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"cleaner-{source.name}", daemon=True)
-        self._delete = sql.SQL(_DELETE).format(sql.SQL(table.columns["id"]))
+        self._id = as_bytes("id", table.columns)
+        # By UUIDs an index may help; other IDs are compared as they come.
+        by_id = (sql.SQL("id"), sql.SQL(table.id_type)) if table.has_uuids else (self._id, sql.SQL("bytea"))
+        self._delete = sql.SQL(_DELETE).format(*by_id)
         self._handed: set[bytes] = set()
         self._unvacuumed = 0
         self._looked_at = 0.0
@@ -219,22 +224,26 @@ class Cleaner:
 
     def _has_suspects(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether this transaction's snapshot shows a row that the log went past, and that was not handled."""
-        query = sql.SQL(_SUSPECTS).format(self._table.unpublished)
-        found = {row_id.encode() for (row_id,) in connection.execute(query, (SUSPECT_ROWS,))}
+        query = sql.SQL(_SUSPECTS).format(self._id, self._table.unpublished)
+        found = {row_id for (row_id,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
         return bool(found) and bool(found - self._gather().texts())
 
     def _search(self, connection: psycopg.Connection[Any]) -> None:
         """Tell apart which of the rows that did not come are on their topics, and hand over the others."""
         source, handled, table = self._source, self._source.handled, self._table
-        known, dead = handled.texts(), dead_ids(connection)
+        known = handled.texts()
+        dead = {digest for _, digest in dead_since(connection, 0)}
         with closing(Published(source.settings.kafka_bootstrap, self._origin, self._raise_if_stopped)) as topics:
             topics.look_back_to(oldest_us(connection, table))
-            on_topic: list[bytes] = []
+            on_topic: list[bytes | None] = []
+            buried: list[OutboxRow] = []
             missing: list[Leftover] = []
             for row, created_us in self._rows(connection):
                 if row.id in known:
                     continue
-                if row.id in dead or _is_on_topic(topics, row, created_us):
+                if dead and contents(row) in dead:
+                    buried.append(row)
+                elif _is_on_topic(topics, row, created_us):
                     on_topic.append(row.id)
                 else:
                     missing.append(Leftover(row, created_us))
@@ -246,15 +255,17 @@ class Cleaner:
                     missing = []
             handled.add(on_topic)
             self._hand_over(missing)
+        for row in buried:  # of which there are few; their IDs may be NULL, or others' too
+            query = sql.SQL(_DELETE_DEAD).format(is_row(table.columns))
+            self._count(connection.execute(query, row[:COLUMNS_REQUIRED]).rowcount)
 
     def _rows(self, connection: psycopg.Connection[Any]) -> Iterator[tuple[OutboxRow, int]]:
         query = select_rows(self._table, order_of(connection, self._table), self._table.unpublished)
         with connection.cursor(name="leftovers") as cursor:
             cursor.itersize = HAND_OVER_ROWS
-            cursor.execute(query)
+            cursor.execute(query, binary=True)
             for *values, created_us in cursor:
-                row = OutboxRow._make(value.encode() if value is not None else None for value in values)
-                yield row, created_us or 0
+                yield OutboxRow._make(values), created_us or 0
 
     def _hand_over(self, missing: list[Leftover]) -> None:
         """Have the source publish rows, and wait until they are acknowledged.
@@ -264,7 +275,7 @@ class Cleaner:
         """
         if not missing:
             return
-        self._handed.update(one.row.id for one in missing)
+        self._handed.update(one.row.id for one in missing if one.row.id is not None)
         self._source.take_leftovers(missing)
         give_up = time.monotonic() + HAND_OVER_WAIT_S
         while self._handed:
@@ -310,7 +321,7 @@ class Cleaner:
 
     def _measure(self, connection: psycopg.Connection[Any]) -> None:
         gauges = self._source.gauges
-        found = connection.execute(_GAUGES, (default_slot_name(self._source.database),)).fetchone()
+        found = connection.execute(_GAUGES, (slot_name(connection),)).fetchone()
         if found is not None:
             gauges["lag_bytes"], gauges["slot_retained_bytes"] = found
         with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):

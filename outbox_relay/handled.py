@@ -34,11 +34,11 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.ids) // UUID_BYTES if isinstance(self.ids, bytes) else len(self.ids)
 
-    def as_parameter(self) -> str | list[str]:
-        """All of them as PostgreSQL takes an array."""
+    def as_parameter(self) -> str | list[bytes]:
+        """All of them as PostgreSQL takes an array: of UUIDs, or of the bytes of texts."""
         if isinstance(self.ids, bytes):
             return "{" + self.ids.hex(",", UUID_BYTES) + "}"
-        return [row_id.decode() for row_id in self.ids]
+        return self.ids
 
     def texts(self) -> Iterable[bytes]:
         """Each as the table has it, as text."""
@@ -57,27 +57,28 @@ class Handled:
 
     def __init__(self, *, uuids: bool) -> None:
         self.uuids = uuids
-        self._incoming: deque[tuple[Sequence[bytes], Sequence[bytes | list[bytes]]]] = deque()
+        self._incoming: deque[tuple[Sequence[bytes | None], Sequence[bytes | list[bytes]]]] = deque()
         self._chunks: deque[Chunk] = deque()
         self._count = 0
 
     # Called by the thread that publishes.
 
-    def add(self, ids: Sequence[bytes], packed: Sequence[bytes | list[bytes]] = ()) -> None:
+    def add(self, ids: Sequence[bytes | None], packed: Sequence[bytes | list[bytes]] = ()) -> None:
         """These need not be published any more: some as text, some as :meth:`pack` made of them."""
         self._incoming.append((ids, packed))
 
-    def pack(self, ids: Sequence[bytes]) -> bytes | list[bytes]:
-        """IDs, given as text, in as little memory as may be."""
+    def pack(self, ids: Sequence[bytes | None]) -> bytes | list[bytes]:
+        """IDs, given as text, in as little memory as may be; rows without one are known otherwise."""
+        known = [row_id for row_id in ids if row_id is not None]
         if not self.uuids:
-            return list(ids)
-        return bytes.fromhex(b"".join(ids).replace(b"-", b"").decode())
+            return known
+        return bytes.fromhex(b"".join(known).replace(b"-", b"").decode())
 
     # Called by the thread that removes.
 
     def gather(self, chunk_ids: int) -> None:
         """Take in what was added since, in chunks of so many; forget the oldest where there are too many."""
-        texts: list[bytes] = []
+        texts: list[bytes | None] = []
         packed: list[bytes | list[bytes]] = []
         while self._incoming:
             ids, parts = self._incoming.popleft()

@@ -1,18 +1,21 @@
-"""The relay's health and numbers over HTTP: is it alive, does every source stream?
+"""The relay's health over HTTP: whether it is alive, whether every source streams, and the numbers.
 
-Answers over HTTP; the numbers are read from the sources when asked for, so counting costs them nothing.
+The numbers are read from the sources when asked for, so counting costs them nothing.
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from outbox_relay.errors import RelayError
 from outbox_relay.source import Source, State
 
 Read = Callable[[Source], float]
@@ -78,14 +81,13 @@ class HealthServer:
         sources: whose health it is.
 
     Raises:
-        OSError: the address is taken or not ours.
+        RelayError: the address is taken or not ours.
     """
 
     def __init__(self, host: str, port: int, sources: Sequence[Source]) -> None:
         registry = CollectorRegistry()
         registry.register(SourceMetrics(sources))
-        self._server = ThreadingHTTPServer((host, port), _handler(sources, registry))
-        self._server.daemon_threads = True
+        self._server = _listen(host, port, _handler(sources, registry))
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
         self._thread.start()
 
@@ -98,6 +100,29 @@ class HealthServer:
         """Stop answering."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, family: socket.AddressFamily, address: Any, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = family
+        super().__init__(address, handler)
+
+
+def _listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+    """A server on the first of the host's addresses, of whatever family, that can be had."""
+    refused: OSError | None = None
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                return _Server(family, address, handler)
+            except OSError as error:
+                refused = refused or error
+    except OSError as error:
+        refused = error
+    reason = refused.strerror if refused is not None else "it has no address"
+    raise RelayError(f"nothing can listen on SETTLE_HTTP_HOST={host}, SETTLE_HTTP_PORT={port}: {reason}")
 
 
 def not_ready(sources: Sequence[Source]) -> list[str]:

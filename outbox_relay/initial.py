@@ -72,7 +72,7 @@ class AsTopicsTell:
         self.untold = 0
         self._bootstrap = bootstrap
         self._now_us = now_us
-        self._told_since_us: dict[bytes, int] = {}
+        self._told_since_us: dict[bytes | None, int] = {}
 
     def wants(self, row: OutboxRow, created_us: int | None) -> bool:
         """Whether the topic would know the row if it had been published.

@@ -21,6 +21,7 @@ from outbox_relay.position import Origin
 NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD))
 # What becomes of records on their way when a session ends: it drops them, and nobody has refused them.
 DROPPED = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))
+KEY_SHOWN_BYTES = 60
 
 
 class Transaction:
@@ -33,7 +34,7 @@ class Transaction:
         end_lsn: what to confirm once it is done; 0 while rows may still come.
         rows, value_bytes: how much it has published.
         acknowledged: how many of them Kafka has.
-        ids: of its rows, those too that need not be published; see :meth:`Ledger.pack`.
+        ids: of its rows, those too that need not be published; see :meth:`Ledger.pack`. None where a row has none.
     """
 
     __slots__ = (
@@ -58,18 +59,19 @@ class Transaction:
         self.rows = 0
         self.value_bytes = 0
         self.acknowledged = 0
-        self.ids: list[bytes] = []
+        self.ids: list[bytes | None] = []
         self.packed: list[bytes | list[bytes]] = []
 
     def skip(self, row: OutboxRow) -> None:
         """A row that was counted need not be published."""
         self.rows -= 1
-        self.value_bytes -= len(row.payload)
+        self.value_bytes -= len(row.payload or b"")
 
     def leave(self, row: OutboxRow) -> None:
         """The row that came last is not to be published, and is not handled either."""
         self.skip(row)
-        self.ids.pop()
+        if self.ids:
+            self.ids.pop()
 
     def unpublishable(self, row: OutboxRow, reason: str) -> None:
         """Kafka will never take this row."""
@@ -191,7 +193,7 @@ class Ledger:
         """
         if error.code() in DROPPED:
             return
-        key = (message.key() or b"").decode(errors="replace")
+        key = (message.key() or b"")[:KEY_SHOWN_BYTES].decode(errors="replace")
         reason = f"Kafka refused a record of {message.topic()} with key {key!r}: {error.str()}"
         if error.code() in NEVER:
             if not isinstance(self.refusal, UnpublishableError):

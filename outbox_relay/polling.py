@@ -16,7 +16,8 @@ from psycopg import sql
 
 import failpoints
 from outbox_relay import initial
-from outbox_relay.dead import has_dead
+from outbox_relay.columns import as_bytes
+from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError, SetupError
 from outbox_relay.initial import AsTopicsTell, Wanted
 from outbox_relay.ledger import Ledger
@@ -25,7 +26,7 @@ from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
-from outbox_relay.slot import default_slot_name
+from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import UNMARKED, Table, current_lsn, find_origin, find_table, lock, may_delete, order_of
 from outbox_relay.table import select_rows as select
@@ -38,7 +39,9 @@ REMOVE_ROWS = 10_000
 # How often it is looked how much log a slot keeps that nobody reads.
 MEASURE_INTERVAL_S = 5.0
 
-_AND_NOT_DEAD = sql.SQL("AND NOT EXISTS (SELECT FROM public.outbox_dead AS d WHERE d.id = outbox.id::text)")
+_AND_NOT_DEAD = sql.SQL(
+    "AND (id IS NULL OR {} NOT IN (SELECT textsend(id) FROM public.outbox_dead WHERE id IS NOT NULL))"
+)
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
 # Where a row lies: its place is unique within its partition only.
 _PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
@@ -76,6 +79,7 @@ def read(source: Source) -> None:
         )
         if not table.is_marked:
             _prepare(source, connection, keeps=keeps)
+        bring_up_to_date(connection)
         if keeps:
             _decide(source, connection, find_table(connection))
         origin = find_origin(connection)
@@ -83,7 +87,9 @@ def read(source: Source) -> None:
             source.publishing() as (publisher, publish),
             closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
         ):
-            worker = _Worker(source, connection, table, publisher, not_yet_published(publish, published), origin)
+            worker = _Worker(
+                source, connection, table, publisher, not_yet_published(publish, published, source.bury), origin
+            )
             while not source.stop.is_set():
                 worker.measure()
                 if worker.poll() < POLL_ROWS and not (source.settings.relay_cleanup and worker.remove()):
@@ -109,7 +115,8 @@ class _Worker:
         self._ledger = Ledger(origin, source.waits)
         self._measured_at = 0.0
         self._warned = False
-        condition = [UNMARKED, *([_AND_NOT_DEAD] if has_dead(connection) else [])]
+        not_dead = _AND_NOT_DEAD.format(as_bytes("id", table.columns))
+        condition = [UNMARKED, *([not_dead] if has_dead(connection) else [])]
         order = order_of(connection, table)
         # When it was committed is not on record; when its transaction began mostly is.
         also = (*_PLACE, _NOW_US)
@@ -124,11 +131,12 @@ class _Worker:
         places = []
         with self._connection.transaction():
             lsn = current_lsn(self._connection)
-            for *values, created_us, partition, place, now_us in self._connection.execute(self._query).fetchall():
-                row = OutboxRow._make(value.encode() if value is not None else None for value in values)
+            found = self._connection.execute(self._query, binary=True).fetchall()
+            for *values, created_us, partition, place, now_us in found:
+                row = OutboxRow._make(values)
                 transaction = ledger.begin(lsn, created_us or now_us)
                 transaction.rows = 1
-                transaction.value_bytes = len(row.payload)
+                transaction.value_bytes = len(row.payload or b"")
                 publish(row, transaction, transaction.delivered)
                 ledger.end(transaction, lsn)
                 places.append((partition, place))
@@ -170,7 +178,7 @@ class _Worker:
         if time.monotonic() - self._measured_at < MEASURE_INTERVAL_S:
             return
         self._measured_at = time.monotonic()
-        found = self._connection.execute(_SLOT, (default_slot_name(self._source.database),)).fetchone()
+        found = self._connection.execute(_SLOT, (slot_name(self._connection),)).fetchone()
         active, kept_bytes = found or (False, 0)
         self._source.gauges["slot_retained_bytes"] = kept_bytes
         if found is not None and not active and not self._warned:
@@ -202,12 +210,13 @@ def _decide(source: Source, connection: psycopg.Connection[Any], table: Table) -
     as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, find_origin(connection).now_us)
     wanted: Wanted = initial.parse(said).wants if said is not None else as_topics_tell.wants
     query = select(table, order_of(connection, table), _UNDECIDED, also=_PLACE)
-    while rows := connection.execute(sql.SQL("{} LIMIT {}").format(query, sql.Literal(REMOVE_ROWS))).fetchall():
+    query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(REMOVE_ROWS))
+    while rows := connection.execute(query, binary=True).fetchall():
         source.raise_if_stopped()
         open_: list[tuple[str, str]] = []
         done: list[tuple[str, str]] = []
         for *values, created_us, partition, place in rows:
-            row = OutboxRow._make(value.encode() if value is not None else None for value in values)
+            row = OutboxRow._make(values)
             (open_ if wanted(row, created_us) else done).append((partition, place))
         with connection.transaction():
             in_each_partition(connection, _UNMARK, open_)

@@ -66,7 +66,7 @@ class Published:
         self._origin = origin
         self._until_us = origin.now_us + CLOCKS_OFF_US
         self._since_us: int | None = None
-        self._on_topic: dict[bytes, Ids] = {}
+        self._on_topic: dict[bytes | None, Ids] = {}
 
     def look_back_to(self, since_us: int) -> None:
         """Ask for every row from now on, also one that is confirmed; none was written before ``since_us``."""
@@ -86,7 +86,7 @@ class Published:
             UnpublishableError: there can be no such topic.
             PublishError: the topic does not exist, or Kafka does not answer.
         """
-        if committed_us > self._until_us:
+        if committed_us > self._until_us or row.id is None:
             return False
         ids = self._on_topic.get(row.aggregate_type)
         if ids is None:
@@ -140,7 +140,7 @@ class Ids:
         self._database.close()
 
 
-def identity(row_id: bytes, key: bytes | None, event_type: bytes, value: bytes | None) -> bytes:
+def identity(row_id: bytes, key: bytes | None, event_type: bytes | None, value: bytes | None) -> bytes:
     """What tells a row of one source from all others, in a few bytes.
 
     A UUID does by itself. Other IDs may be given out anew (a table that was made again counts from 1), so what the
@@ -175,13 +175,13 @@ def tail_ids(
             for tail in tails:
                 tail.end, tail.start = tail.start, max(tail.floor, tail.start - step)
             for record in _read(consumer, topic, tails, meanwhile):
-                fields: dict[str, Any] = dict(record.headers() or ())
+                fields: dict[str, Any] = dict(headers.of(record) or ())
                 position = fields.get(headers.POSITION)
                 if origin.has_confirmed(position):
                     # Its row does not come again, and would be waited for.
                     tails = [tail for tail in tails if tail.partition != record.partition()]
                 elif (row_id := fields.get(headers.ID)) is not None:
-                    key = identity(row_id, record.key(), fields.get(headers.EVENT_TYPE) or b"", record.value())
+                    key = identity(row_id, record.key(), fields.get(headers.EVENT_TYPE), record.value())
                     if origin.is_of(position) or (position is None and len(key) == UUID_BYTES):
                         yield key
             step = min(step * TAIL_GROWTH, TAIL_RECORDS_MAX)

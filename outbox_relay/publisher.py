@@ -50,6 +50,10 @@ NOT_ACKNOWLEDGED = (
     " replicas in sync than min.insync.replicas"
 )
 
+# Of a trace context; W3C's own has 55 bytes, and a state of 512 is what everybody has to pass on.
+TRACEPARENT_BYTES_MAX = 128
+TRACESTATE_BYTES_MAX = 512
+
 DeliveryReport = Callable[[Any, Any], None]
 
 
@@ -60,16 +64,35 @@ class Publish(Protocol):
         """Hand a row to Kafka, or wait until there is room; the outcome comes to ``on_delivery``."""
 
 
-def not_yet_published(publish: Publish, published: Published) -> Publish:
-    """The same stage, without the rows that are on their topics already."""
+def not_yet_published(
+    publish: Publish, published: Published, bury: Callable[[UnpublishableError], None]
+) -> Publish:
+    """The same stage, without the rows that are on their topics already; what cannot be published is buried."""
 
     def publish_new(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        if published.holds(row, transaction.committed_us, transaction.commit_lsn):
-            transaction.skip(row)
-        else:
-            publish(row, transaction, on_delivery)
+        try:
+            if published.holds(row, transaction.committed_us, transaction.commit_lsn):
+                transaction.skip(row)
+            else:
+                publish(row, transaction, on_delivery)
+        except UnpublishableError as error:
+            bury(error)
+            transaction.leave(row)
 
     return publish_new
+
+
+def or_buried(publish: Publish, bury: Callable[[UnpublishableError], None]) -> Publish:
+    """The same stage; what cannot be published is buried."""
+
+    def publish_or_bury(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
+        try:
+            publish(row, transaction, on_delivery)
+        except UnpublishableError as error:
+            bury(error)
+            transaction.leave(row)
+
+    return publish_or_bury
 
 
 def _naming(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport) -> DeliveryReport:
@@ -117,7 +140,7 @@ class Publisher:
         self._handed = 0
         self._done: int | None = None  # of those handed over, when last looked; None with none under way
         self._done_at = 0.0
-        self._topics: dict[bytes, str] = {}
+        self._topics: dict[bytes | None, str] = {}
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = Producer(
             {
@@ -150,22 +173,25 @@ class Publisher:
         """Hand a row to Kafka, waiting for room where the queue is full.
 
         Raises:
-            UnpublishableError: the record is refused for good: too large, or for a topic that cannot be.
+            UnpublishableError: there can be no such record: it is too large, has no ID, or its topic cannot be.
             PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
         row_id, aggregate_type, key, event_type, value, traceparent, tracestate = row
         topic = self._topics.get(aggregate_type)
         if topic is None:
             topic = self._topics[aggregate_type] = topic_of(row, transaction.commit_lsn)
+        if row_id is None:
+            raise UnpublishableError(row, transaction.commit_lsn, "id is NULL, so nobody could tell a repeat")
         fields: list[tuple[str, str | bytes | None]] = [
             (headers.ID, row_id),
             (headers.EVENT_TYPE, event_type),
             transaction.position,
         ]
-        if traceparent is not None:
+        # What is no context is left out: for its sake no record is refused, nor a reader confused.
+        if traceparent is not None and len(traceparent) <= TRACEPARENT_BYTES_MAX and traceparent.isascii():
             fields.append((headers.TRACEPARENT, traceparent))
-        if tracestate is not None:
-            fields.append((headers.TRACESTATE, tracestate))
+            if tracestate is not None and len(tracestate) <= TRACESTATE_BYTES_MAX and tracestate.isascii():
+                fields.append((headers.TRACESTATE, tracestate))
         if self._one_by_one:
             on_delivery = _naming(row, transaction, on_delivery)
         while True:

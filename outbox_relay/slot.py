@@ -5,7 +5,6 @@ two steps: a temporary one, whose snapshot shows exactly the rows that its strea
 those, a permanent copy of it. A relay that dies half-way leaves nothing behind and begins again.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,8 @@ from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
+from outbox_relay.slot_name import NAME_LENGTH_MAX
 from outbox_relay.table import Connection, Table, oldest_us, order_of, select_rows
-
-SLOT_PREFIX = "settle_outbox_"
-NAME_LENGTH_MAX = 63
 
 _FIND_SLOT = "SELECT active_pid, confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = {name}"
 # The older spelling, without parentheses, is understood by every version from 14 to 18.
@@ -45,11 +42,6 @@ class Slot:
 
     name: str
     confirmed_lsn: int
-
-
-def default_slot_name(database: str) -> str:
-    """``settle_outbox_<database>``; slot names are unique per server and know only a-z, 0-9 and ``_``."""
-    return (SLOT_PREFIX + re.sub(r"[^a-z0-9_]", "_", database.lower()))[:NAME_LENGTH_MAX]
 
 
 def find_slot(connection: Connection, name: str) -> Slot | None:
@@ -123,7 +115,6 @@ class NewSlot:
         """Every row that was committed before the slot, in order, and when it was written, if that is known."""
         query = select_rows(self._table, order_of(self._connection, self._table), self._table.unpublished)
         with self._connection.cursor().copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as copy:
-            # As bytes: what PostgreSQL sends for text is what Kafka gets.
             copy.set_types(["bytea"] * len(OutboxRow._fields) + ["int8"])
             for *values, created_us in copy.rows():
                 yield OutboxRow._make(values), created_us

@@ -10,14 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
-from outbox_relay.dead import bury
+from outbox_relay.dead import Quarantine
 from outbox_relay.errors import (
     BatchRefusedError,
     PublishError,
@@ -31,7 +31,6 @@ from outbox_relay.instrumentation import traced
 from outbox_relay.ledger import Ledger, Waits
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.publisher import Publish, Publisher
-from outbox_relay.replication import connect
 from outbox_relay.settings import RelaySettings
 from outbox_relay.table import Table
 
@@ -44,6 +43,7 @@ BACKOFF_MAX_S = 10.0
 TROUBLE_OVER_S = 1.0
 # A standby looks this often whether it may take over.
 STANDBY_INTERVAL_S = 0.5
+ID_SHOWN_BYTES = 100
 
 _log = structlog.get_logger(__name__)
 
@@ -122,6 +122,7 @@ class Source:
         self._looked = False
         self._keeps_rows = False
         self._again = self._has_read = False
+        self._quarantine = Quarantine(dsn)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
 
     def start(self) -> None:
@@ -132,11 +133,6 @@ class Source:
         """Wait for the end; False if it is still running after ``timeout_s`` seconds."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
-
-    @property
-    def database(self) -> str:
-        """The database's name."""
-        return source_name(self.dsn)
 
     @property
     def unacknowledged(self) -> int:
@@ -265,6 +261,22 @@ class Source:
             self._trouble = None
         self.state, self.reason = state, reason
 
+    def bury(self, error: UnpublishableError) -> None:
+        """Put a row aside that can never be published.
+
+        Raises:
+            SetupError: the role may not.
+            psycopg.Error: the database cannot.
+        """
+        self._quarantine.bury(error)
+        row_id = (error.row.id or b"NULL")[:ID_SHOWN_BYTES].decode(errors="backslashreplace")
+        self._log.error(
+            "a row can never be published and is put aside",
+            id=row_id,
+            reason=error.reason,
+            see="settle outbox dead list",
+        )
+
     def warn(self, line: str, **context: Any) -> None:
         """Tell a person something that should not be."""
         self._log.warning(line, **context)
@@ -313,7 +325,7 @@ class Source:
             # The producer stops at a refusal; which record it was, only the delivery reports tell.
             refusal = self.ledger.refusal or error
             if isinstance(refusal, UnpublishableError):
-                self._bury(refusal)
+                self.bury(refusal)
             elif isinstance(refusal, BatchRefusedError):
                 # Send what was on its way once more, each row in a batch of its own.
                 self._one_by_one_until = max(self.ledger.newest_lsn, 1)
@@ -321,19 +333,10 @@ class Source:
                 raise refusal from None
             return True
         finally:
+            self._quarantine.close()
             if self._has_read:
                 self.confirmed_lsn = self.ledger.confirmed_lsn
         return False
-
-    def _bury(self, error: UnpublishableError) -> None:
-        with closing(connect(self.dsn, replication=False)) as connection:
-            bury(connection, error)
-        self._log.error(
-            "a row can never be published and is put aside",
-            id=error.row.id.decode(),
-            reason=error.reason,
-            see="settle outbox dead list",
-        )
 
     def _blocked(self) -> None:
         self._say_how_it_goes()

@@ -8,8 +8,8 @@ from psycopg.rows import class_row
 
 from outbox_relay import coverage
 from outbox_relay.dead import has_dead
-from outbox_relay.slot import default_slot_name
-from outbox_relay.table import Table, find_columns
+from outbox_relay.slot_name import slot_name
+from outbox_relay.table import find_table
 
 _STATUS = """
     SELECT current_database()::text AS source,
@@ -59,14 +59,14 @@ class OutboxStatus:
     gap: str | None
 
 
-def outbox_status(connection: psycopg.Connection[Any], database: str) -> OutboxStatus:
+def outbox_status(connection: psycopg.Connection[Any]) -> OutboxStatus:
     """Ask for all of it.
 
     Raises:
         OutboxMissingError: there is no outbox.
     """
-    table = Table(find_columns(connection))
-    name = default_slot_name(database)
+    table = find_table(connection)
+    name = slot_name(connection)
     gap = coverage.slot_gap(connection, name) or coverage.publication_gap(connection, table)
     dead_rows = _DEAD_ROWS if has_dead(connection) else "0::int8"
     with connection.cursor(row_factory=class_row(OutboxStatus)) as cursor:

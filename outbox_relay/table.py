@@ -6,16 +6,16 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from outbox_relay.errors import OutboxMissingError, SetupError, SlotBusyError
-from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.columns import Columns, as_bytes, find_columns
+from outbox_relay.errors import SetupError, SlotBusyError
+from outbox_relay.pgoutput import COLUMNS
 from outbox_relay.position import Origin, parse_lsn, tag
 
 Connection = psycopg.Connection[Any]
 
-_COLUMNS = """
-    SELECT attname::text, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL)
-    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-    WHERE a.attrelid = to_regclass('public.outbox') AND a.attnum > 0 AND NOT a.attisdropped
+_ID_TYPE = """
+    SELECT format_type(atttypid, NULL) FROM pg_attribute
+    WHERE attrelid = to_regclass('public.outbox') AND attname = 'id'
 """
 _HIDES_ROWS = "SELECT row_security_active('public.outbox')"
 _ORIGIN = """
@@ -33,8 +33,8 @@ _ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr(id::text, 15, 1) = '7'), tr
 
 # A time without a zone is in the zone of whoever wrote it, which nobody knows: as early as it can have been.
 _CREATED_US = {
-    "timestamp with time zone": "(extract(epoch FROM created_at) * 1000000)::int8",
-    "timestamp without time zone": "((extract(epoch FROM created_at) - 14 * 3600) * 1000000)::int8",
+    "timestamptz": "(extract(epoch FROM created_at) * 1000000)::int8",
+    "timestamp": "((extract(epoch FROM created_at) - 14 * 3600) * 1000000)::int8",
 }
 # Whatever else somebody wrote there ('infinity') says nothing.
 _IF_SANE = "CASE WHEN created_at BETWEEN '1970-01-02' AND '9999-12-31' THEN {} END"
@@ -48,10 +48,12 @@ class Table:
     """What the outbox is like.
 
     Attributes:
-        columns: their types by name, domains as what they are made of.
+        columns: their types by name.
+        id_type: of the column ``id``, as SQL names it.
     """
 
-    columns: dict[str, str]
+    columns: Columns
+    id_type: str
 
     @property
     def has_uuids(self) -> bool:
@@ -75,29 +77,16 @@ class Table:
         return UNMARKED if self.is_marked else ALL_ROWS
 
 
-def find_columns(connection: Connection) -> dict[str, str]:
-    """Which columns the outbox has, and their types.
-
-    Raises:
-        OutboxMissingError: no table ``public.outbox`` (yet).
-        SetupError: a column that every record needs is missing.
-    """
-    columns = dict(connection.execute(_COLUMNS).fetchall())
-    if not columns:
-        raise OutboxMissingError("there is no table public.outbox yet; waiting for the service's migration")
-    if missing := [name for name in COLUMNS[:COLUMNS_REQUIRED] if name not in columns]:
-        raise SetupError(f"the outbox has no column {', '.join(missing)}")
-    return columns
-
-
 def find_table(connection: Connection) -> Table:
     """The outbox, of which this role sees every row.
 
     Raises:
         OutboxMissingError: no table ``public.outbox`` (yet).
-        SetupError: a column that every record needs is missing, or rows are hidden from the role.
+        SetupError: a column that every record needs is missing or of a type that makes no record, or rows are
+            hidden from the role.
     """
-    table = Table(find_columns(connection))
+    columns = find_columns(connection)
+    table = Table(columns, scalar(connection, _ID_TYPE))
     if scalar(connection, _HIDES_ROWS):
         role = connection.info.user
         raise SetupError(
@@ -142,11 +131,8 @@ def select_rows(
     *,
     also: tuple[sql.Composable, ...] = (),
 ) -> sql.Composed:
-    """A query for rows: the columns of ``OutboxRow`` as text, when it was written (microseconds), and ``also``."""
-    fields: list[sql.Composable] = [
-        sql.SQL("{}::text").format(sql.Identifier(name)) if name in table.columns else sql.SQL("NULL::text")
-        for name in COLUMNS
-    ]
+    """A query for rows: columns of ``OutboxRow`` as bytes, when it was written (microseconds), and ``also``."""
+    fields = [as_bytes(name, table.columns) for name in COLUMNS]
     created_us = table.created_us or sql.SQL("NULL::int8")
     return sql.SQL("SELECT {} FROM public.outbox WHERE {} ORDER BY {}").format(
         sql.SQL(", ").join([*fields, created_us, *also]), condition, order

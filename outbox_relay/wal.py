@@ -14,17 +14,19 @@ from functools import partial
 import failpoints
 from outbox_relay import coverage, initial
 from outbox_relay.cleaner import Cleaner, Leftover
+from outbox_relay.columns import bytea_types
 from outbox_relay.coverage import PUBLICATION
-from outbox_relay.dead import dead_since, not_dead
+from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import PublicationMissingError, SetupError
 from outbox_relay.initial import AsTopicsTell, Wanted
 from outbox_relay.ledger import Ledger, Transaction
 from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
-from outbox_relay.publisher import Publish, Publisher, not_yet_published
+from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_buried
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
-from outbox_relay.slot import NewSlot, Slot, default_slot_name, drop_slot, find_slot, new_slot, usable
+from outbox_relay.slot import NewSlot, Slot, drop_slot, find_slot, new_slot, usable
+from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import Table, find_origin, find_table, lock, may_delete
 
@@ -60,10 +62,11 @@ def read(source: Source) -> None:
     Raises:
         RelayError, psycopg.Error: what ended it.
     """
-    name = default_slot_name(source.database)
     with closing(connect(source.dsn)) as connection:
         lock(connection)
+        name = slot_name(connection)
         table = find_table(connection)
+        bring_up_to_date(connection)
         source.has_table(table)
         _ensure_publication(source, connection, table)
         slot = _keep_slot(source, connection, name)
@@ -75,15 +78,18 @@ def read(source: Source) -> None:
             closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
         ):
             if slot is None:
-                new = not_yet_published(publish, published)
-                slot = _fill(source, connection, table, origin, publisher, new)
-            dead = dead_since(connection, slot.confirmed_lsn)
+                new = not_yet_published(publish, published, source.bury)
+                slot = _fill(source, connection, table, name, origin, publisher, new)
+            dead, bytea = dead_since(connection, slot.confirmed_lsn), bytea_types(connection)
             ledger = Ledger(replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits, source.handled)
             backend_pid = connection.info.backend_pid
             is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
             with ReplicationStream(connection, slot.name, PUBLICATION, is_there) as stream:
-                new = not_dead(not_yet_published(publish, published), dead)
-                pipeline = Pipeline(stream, ledger, publisher, new, publish, source)
+                new = not_dead(not_yet_published(publish, published, source.bury), dead)
+                decoder = Decoder(bytea_types=bytea)
+                pipeline = Pipeline(
+                    stream, decoder, ledger, publisher, new, or_buried(publish, source.bury), source
+                )
                 published.meanwhile = pipeline.keep_alive
                 source.reading(ledger, pipeline.confirm)
                 with Cleaner(source, table, origin):
@@ -134,12 +140,12 @@ def _fill(
     source: Source,
     connection: ReplicationConnection,
     table: Table,
+    name: str,
     origin: Origin,
     publisher: Publisher,
     publish: Publish,
 ) -> Slot:
     """Make the slot, and publish what was committed before it."""
-    name = default_slot_name(source.database)
     source.making_slot(name)
     said = source.settings.relay_initial
     as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, origin.now_us)
@@ -152,7 +158,7 @@ def _fill(
     with new_slot(connection, table, name) as slot:
         ledger = Ledger(origin, handled=source.handled)
         source.filling(ledger)
-        dead = {(row_id, slot.starts_at_lsn - 1) for row_id, _ in dead_since(connection, 0)}
+        dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0)}
         publish = not_dead(publish, dead)
         publish_rows_before(slot, ledger, publisher, publish, wanted, source)
         made = slot.make_permanent()
@@ -173,6 +179,7 @@ class Pipeline:
 
     Args:
         stream: where messages come from and positions are confirmed.
+        decoder: what they say.
         ledger: what is on its way.
         publisher: Kafka, for its acknowledgements.
         publish: the stage that takes rows of the stream: the publisher's own, or those around it.
@@ -183,6 +190,7 @@ class Pipeline:
     def __init__(
         self,
         stream: ReplicationStream,
+        decoder: Decoder,
         ledger: Ledger,
         publisher: Publisher,
         publish: Publish,
@@ -198,7 +206,7 @@ class Pipeline:
         self._leftovers = source.leftovers
         self._progress = source.progress
         self._stop = source.stop
-        self._decoder = Decoder()
+        self._decoder = decoder
         self._incomplete: str | None = None
         self._transaction: Transaction | None = None
         self._rate = Rate()
@@ -237,7 +245,7 @@ class Pipeline:
             if type(event) is OutboxRow:
                 assert transaction is not None and delivered is not None, "a row outside of a transaction"
                 transaction.rows += 1
-                transaction.value_bytes += len(event.payload)
+                transaction.value_bytes += len(event.payload or b"")
                 transaction.ids.append(event.id)
                 publish(event, transaction, delivered)
                 rows += 1
@@ -268,7 +276,7 @@ class Pipeline:
         delivered = transaction.delivered
         for one in leftovers:
             transaction.rows += 1
-            transaction.value_bytes += len(one.row.payload)
+            transaction.value_bytes += len(one.row.payload or b"")
             transaction.ids.append(one.row.id)
             self._publish_leftover(one.row, transaction, delivered)
         ledger.end(transaction, max(ledger.confirmed_lsn, 1))
@@ -350,7 +358,7 @@ def publish_rows_before(
         transaction.ids.append(row.id)
         if wanted(row, created_us):
             transaction.rows += 1
-            transaction.value_bytes += len(row.payload)
+            transaction.value_bytes += len(row.payload or b"")
             publish(row, transaction, delivered)
         if seen % PACK_ROWS == 0:
             ledger.pack(transaction)

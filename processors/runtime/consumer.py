@@ -6,14 +6,15 @@ that each one is large: a transaction, a fetch and a produce request cost the sa
 
 import time
 from collections.abc import Sequence
-from typing import cast
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectivity import Lifeline
-from contracts.headers import Headers
+from contracts import headers
+from contracts.topics import DEAD_LETTER_BYTES_MAX
 from processors.runtime.messages import Record
+from processors.runtime.unreadable import UNREADABLE, PassOver
 
 POLL_S = 0.5
 """How long a poll waits for a first record; also how late a stop may be noticed."""
@@ -31,6 +32,21 @@ ENOUGH_RECORDS = 2_000
 
 FETCH_BYTES = 128 * 1024
 """Of a partition in one answer; more where a single batch of records is larger."""
+
+FETCH_BYTES_ALL = 16 * 1024 * 1024
+"""Of all partitions in one answer."""
+
+AHEAD_KIB = 16 * 1024
+"""Bodies that wait to be taken; in full load 8,000 of them have 4 MB."""
+
+BATCH_BYTES = 16 * 1024 * 1024
+"""Once a batch has so many, no more are taken for it: a record may have 1 MB, and many more when decompressed."""
+
+TAKE_RECORDS = 50
+"""Taken at a time, before their bytes are counted: at the worst, each has :data:`RECORD_BYTES_MAX`."""
+
+RECORD_BYTES_MAX = DEAD_LETTER_BYTES_MAX
+"""More than any event has, and than a topic takes uncompressed: what is beyond is not kept."""
 
 SMALL = 100
 REST_S_MAX = 0.02
@@ -97,6 +113,10 @@ class BatchConsumer:
                 # A little of each partition rather than all of one: of a backlog, what belongs to the same
                 # withdrawals is then handled in the same batch, and less is held in memory.
                 "fetch.message.max.bytes": FETCH_BYTES,
+                # Whatever producers compress: what comes in is bounded, and so is what it becomes (zstd's does).
+                "fetch.max.bytes": FETCH_BYTES_ALL,
+                "receive.message.max.bytes": 2 * FETCH_BYTES_ALL,
+                "queued.max.messages.kbytes": AHEAD_KIB,
                 # A batch that waits for its database must not cost the membership.
                 "max.poll.interval.ms": 3_600_000,
                 "error_cb": self._on_error,  # says in our log what librdkafka would print
@@ -104,6 +124,7 @@ class BatchConsumer:
                 "reconnect.backoff.max.ms": 2_000,
             }
         )
+        self._pass_over = PassOver(self._consumer)
         self._consumer.subscribe(list(topics), on_assign=self._on_assign)
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -122,13 +143,37 @@ class BatchConsumer:
         """
         took_s = time.monotonic() - self._last_taken
         time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
+        records: list[Record] = []
+        size = largest = 0
         found = self._consumer.consume(1, POLL_S)
-        if found:
-            found += self._consumer.consume(self._batch_max - 1, 0)
+        while found:
+            taken = [record for message in found if (record := self._record(message)) is not None]
+            sizes = [len(record.value or b"") + len(record.key or b"") for record in taken]
+            records += taken
+            size += sum(sizes)
+            largest = max(largest, *sizes, 1)
+            wanted = min(self._batch_max - len(records), TAKE_RECORDS, (BATCH_BYTES - size) // largest)
+            if wanted <= 0:
+                break
+            found = self._consumer.consume(wanted, 0)
         self._last_taken = time.monotonic()
-        self._last_records = len(found)
+        self._last_records = len(records)
         self._load.count(self._last_records, self._last_taken)
-        return [_record(message) for message in found if _is_record(message)]
+        return records
+
+    def _record(self, message: Message) -> Record | None:
+        """A record as taken, be it without its contents; None for what is none."""
+        error = message.error()
+        if error is None:
+            return _record(message)
+        if error.fatal():
+            raise KafkaException(error)
+        log.warning("Kafka reports", error=error.str())
+        if error.code() not in UNREADABLE:
+            return None
+        topic, partition, offset = _place(message)
+        offset = self._pass_over(topic, partition, offset)
+        return Record(topic, partition, offset, None, None, [], f"it cannot be read: {error.str()}")
 
     def store_offsets(self, records: Sequence[Record]) -> None:
         """Remember that these records are done; Kafka is told within half a second, and on close."""
@@ -218,21 +263,21 @@ class _Load:
             self._since, self._records = now, 0
 
 
-def _is_record(message: Message) -> bool:
-    error = message.error()
-    if error is None:
-        return True
-    if error.fatal():
-        raise KafkaException(error)
-    log.warning("Kafka reports", error=error.str())
-    return False
-
-
-def _record(message: Message) -> Record:
+def _place(message: Message) -> tuple[str, int, int]:
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    # confluent-kafka hands headers out as a list; the other shapes of its type are for producing.
-    fields = cast(Headers, message.headers() or [])
-    return Record(topic, partition, offset, message.key(), message.value(), fields)
+    return topic, partition, offset
+
+
+def _record(message: Message) -> Record:
+    topic, partition, offset = _place(message)
+    key, value = message.key(), message.value()
+    fields = headers.of(message)
+    if fields is None:
+        return Record(topic, partition, offset, key, value, [], "the name of a header is not UTF-8")
+    if value is not None and len(value) > RECORD_BYTES_MAX:
+        lacks = f"it has {len(value)} bytes, of which {RECORD_BYTES_MAX} are kept"
+        return Record(topic, partition, offset, key, value[:RECORD_BYTES_MAX], fields, lacks)
+    return Record(topic, partition, offset, key, value, fields)

@@ -1,7 +1,7 @@
 """What does a service see of a Kafka record? An event with its place and trace context, or why it is none."""
 
-import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -15,8 +15,19 @@ from tracing import TraceContext
 _UUID = msgspec.json.Decoder(UUID)
 
 
+class _Body(msgspec.Struct):
+    payment_id: Any = None
+
+
+_BODY = msgspec.json.Decoder(_Body)
+
+
 class Record(msgspec.Struct, frozen=True):
-    """A record as Kafka holds it: its place, and its bytes untouched."""
+    """A record as Kafka holds it: its place, and its bytes untouched.
+
+    Attributes:
+        lacks: what is missing of it and why, where it could not be taken as a whole.
+    """
 
     topic: str
     partition: int
@@ -24,6 +35,7 @@ class Record(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: headers.Headers
+    lacks: str | None = None
 
     @property
     def place(self) -> str:
@@ -39,10 +51,9 @@ class Record(msgspec.Struct, frozen=True):
     def payment_id(self) -> str | None:
         """Of its withdrawal, where the body can be read that far."""
         try:
-            body = json.loads(self.value or b"")
-        except ValueError:
+            found = _BODY.decode(self.value or b"").payment_id
+        except (msgspec.MsgspecError, RecursionError):
             return None
-        found = body.get("payment_id") if isinstance(body, dict) else None
         return found if isinstance(found, str) else None
 
 

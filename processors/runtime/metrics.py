@@ -15,7 +15,7 @@ from processors.runtime.messages import Emitted
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 MESSAGES = Counter("settle_messages_total", "Messages handled", ["event_type"])
-SKIPPED = Counter("settle_messages_skipped_total", "Messages of a type that does not exist", ["event_type"])
+SKIPPED = Counter("settle_messages_skipped_total", "Messages of a type that does not exist")
 DECISIONS = Counter("settle_decisions_total", "Events decided on and committed, by type", ["outcome"])
 DEAD_LETTERS = Counter("settle_dead_letters_total", "Messages sent to a dead-letter topic", ["topic"])
 BATCH_RETRIES = Counter("settle_batch_retries_total", "Batches that were tried again", ["cause"])

@@ -188,7 +188,7 @@ def test_an_unknown_event_type_is_skipped_and_counted(settle: Settle):
     assert settle.finished(receipt.payment_id).state == "completed"
     with urlopen(f"http://127.0.0.1:{settle.stack.state.http['account']}/metrics", timeout=10) as page:
         text = page.read().decode()
-    assert 'settle_messages_skipped_total{event_type="MoneyPrinted"} 1.0' in text
+    assert "settle_messages_skipped_total 1.0" in text
 
 
 def test_unknown_fields_are_ignored_and_kept_in_the_event_store(settle: Settle):

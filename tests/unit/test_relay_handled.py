@@ -41,7 +41,7 @@ def test_chunks_are_parameters_of_postgresql():
     store = Handled(uuids=False)
     store.add([b"a,b", b'"'])
     store.gather(10)
-    assert store.chunks[0].as_parameter() == ["a,b", '"']
+    assert store.chunks[0].as_parameter() == [b"a,b", b'"']
 
 
 def test_what_is_kept_has_a_limit(monkeypatch):

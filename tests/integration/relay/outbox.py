@@ -39,8 +39,8 @@ CREATE_OUTBOX = """
 class Outbox:
     """A database with an outbox, and the topic that its rows belong on."""
 
-    def __init__(self, stack, *, table=True, topic=True, topic_config=None):
-        self.name = next(NAMES)
+    def __init__(self, stack, *, table=True, topic=True, topic_config=None, name=None):
+        self.name = name or next(NAMES)
         self.stack = stack
         self.bootstrap = stack.state.kafka_bootstrap
         self.dsn = stack.state.dsns["account"].rpartition("/")[0] + f"/{self.name}"
@@ -48,7 +48,7 @@ class Outbox:
         self.slot = f"settle_outbox_{self.name}"
         self._numbers = count(1)
         with psycopg.connect(stack.state.dsns["account"], autocommit=True) as server:
-            server.execute(f"CREATE DATABASE {self.name}")
+            server.execute(f'CREATE DATABASE "{self.name}"')
         self.connection = psycopg.connect(self.dsn, autocommit=True)
         if table:
             self.connection.execute(CREATE_OUTBOX)

@@ -114,13 +114,13 @@ def test_a_publication_that_the_role_may_not_mend_is_told_everywhere_and_its_row
         wait_until(lambda: said in answer(port, "/readyz")[1], "what to run is told", 10)
         assert answer(port, "/readyz")[0] == 503
         assert metric(port, outbox, "covered") == 0
-        assert said in outbox_status(outbox.connection, outbox.name).gap
+        assert said in outbox_status(outbox.connection).gap
         wait_for_all(outbox)
         assert metric(port, outbox, "rows_recovered_total") == 10
         outbox.connection.execute(PUBLISH.format("insert"))
         wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready again", 10)
         assert metric(port, outbox, "covered") == 1
-        assert outbox_status(outbox.connection, outbox.name).gap is None
+        assert outbox_status(outbox.connection).gap is None
     assert outbox.assert_exactly_once_in_order() == 11
 
 
