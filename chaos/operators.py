@@ -37,7 +37,7 @@ from chaos.plan import (
 from contracts import headers
 from contracts.topics import READ_BY, TOPICS, consumer_group
 from outbox_relay.coverage import PUBLICATION as PUBLICATION_NAME
-from outbox_relay.slot import default_slot_name
+from outbox_relay.slot_name import slot_name
 from processors.runtime.offsets import Offsets
 from stack.errors import StackError
 from stack.postgres import USER
@@ -141,8 +141,8 @@ class Operators:
 
     def _take_slot(self, service: str, query: LiteralString) -> None:
         """Do something to a slot that nobody may read meanwhile; its reader is back half a second later."""
-        slot = default_slot_name(service)
         with self._connect(service) as connection:
+            slot = slot_name(connection)
             connection.execute(_END_READER, (END_SESSION_MS, slot))
             connection.execute(query, (slot,))
 
