@@ -6,7 +6,6 @@ message ID, so whoever knows them already changes nothing.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import cast
 from uuid import UUID
 
@@ -19,14 +18,11 @@ from processors.runtime.scan import scan
 from processors.saga.decide import needed_for
 from producers.publish import Outgoing
 
-CLOCKS_OFF = timedelta(minutes=5)
-"""How far the clocks of services may be apart."""
-
 SERVICES = ("account", "payment", "notification")
 _TOPICS = (ACCOUNT_EVENTS, PAYMENT_EVENTS, NOTIFICATION_EVENTS)
 
 _KNOWN = """
-SELECT w.account_id, w.seen, min((e.payload->>'occurred_at')::timestamptz), array_agg(e.type)
+SELECT w.account_id, w.seen, array_agg(e.type)
 FROM withdrawals w JOIN event_store e USING (payment_id) WHERE payment_id = %s GROUP BY payment_id
 """
 
@@ -35,10 +31,9 @@ SELECT DISTINCT ON (type) event_id, topic, type, payload::text
 FROM event_store WHERE payment_id = %s AND topic IS NOT NULL ORDER BY type, sequence
 """
 
-# Message IDs are ordered by time: what is older than the withdrawal is not looked at.
 _SAID = """
 SELECT id, aggregatetype, aggregateid, type, payload::text, traceparent, tracestate FROM outbox
-WHERE id >= %s AND payload->>'payment_id' = %s ORDER BY id
+WHERE payload->>'payment_id' = %s ORDER BY id
 """
 
 
@@ -61,14 +56,12 @@ def to_say_again(dsns: Mapping[str, str], bootstrap: str, payment_id: UUID) -> l
         heard = connection.execute(_HEARD, (payment_id,)).fetchall()
     if known is None:
         return []
-    account_id, seen, first_at, types = known
+    account_id, seen, types = known
     needed = needed_for(seen)
     wanted = needed.__name__ if needed is not None else None
     again = [_heard(account_id, *event) for event in heard if event[2] == wanted]
     said = _published(bootstrap, payment_id)
-    said |= {
-        dict(one.headers)[headers.ID]: one for name in SERVICES for one in _said(dsns[name], payment_id, first_at)
-    }
+    said |= {dict(one.headers)[headers.ID]: one for name in SERVICES for one in _said(dsns[name], payment_id)}
     return again + [one for one in said.values() if one.event_type not in types]
 
 
@@ -97,10 +90,9 @@ def _heard(account_id: str, event_id: UUID, topic: str, event_type: str, payload
     return Outgoing(topic, account_id, event_type, payload.encode(), fields)
 
 
-def _said(dsn: str, payment_id: UUID, since: datetime) -> list[Outgoing]:
-    first_id = UUID(int=int((since - CLOCKS_OFF).timestamp() * 1000) << 80)
+def _said(dsn: str, payment_id: UUID) -> list[Outgoing]:
     with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        rows = connection.execute(_SAID, (first_id, str(payment_id))).fetchall()
+        rows = connection.execute(_SAID, (str(payment_id),)).fetchall()
     return [
         Outgoing(
             f"{aggregate}.events",

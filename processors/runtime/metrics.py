@@ -3,6 +3,7 @@
 No metric names its service: whoever scrapes knows whom it asked, and labels what it hears.
 """
 
+import re
 from collections import Counter as Tally
 from collections.abc import Iterable
 
@@ -47,6 +48,25 @@ WITHDRAWAL_SECONDS = Histogram(
     ["outcome"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 3_600),
 )
+
+
+SKIPPED_TYPES_MAX = 50
+OTHER = "other"
+_TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_skipped_types: set[str] = set()
+
+
+def skipped_as(event_type: str) -> str:
+    """How an event type that does not exist is counted and logged.
+
+    It is foreign text, and each label value is a series for ever: by name if it looks like one, the first
+    :data:`SKIPPED_TYPES_MAX` of them; the rest together.
+    """
+    if event_type not in _skipped_types:
+        if len(_skipped_types) >= SKIPPED_TYPES_MAX or _TYPE_NAME.fullmatch(event_type) is None:
+            return OTHER
+        _skipped_types.add(event_type)
+    return event_type
 
 
 def count_decisions(emitted: Iterable[Emitted]) -> None:

@@ -175,7 +175,7 @@ class Pipeline:
             elif isinstance(found, DeadLetter):
                 dead_letters.append(found)
             elif not found.known:
-                unknown[found.event_type] += 1
+                unknown[metrics.skipped_as(found.event_type)] += 1
         for event_type, count in unknown.items():
             metrics.SKIPPED.labels(event_type).inc(count)
             log.warning("unknown event type skipped", event_type=event_type, count=count)

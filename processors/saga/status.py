@@ -1,12 +1,13 @@
-"""Where is a withdrawal finished? The answer, from the event store."""
+"""Where a withdrawal stands, and by what it is finished, from the event store."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
 import psycopg
 
+from contracts.events import ContractError, decode
 from processors.saga.decide import waiting_for
 
 CONNECT_TIMEOUT_S = 5
@@ -16,10 +17,8 @@ SELECT state, seen, account_id, amount_minor, currency, reason, trace_id, finish
 FROM withdrawals WHERE payment_id = %s
 """
 
-# Topics overtake each other, so the order of arrival is not the order of events.
 _STEPS = """
-SELECT type, (payload->>'occurred_at')::timestamptz AS at, payload->>'reason' FROM event_store
-WHERE payment_id = %s ORDER BY at, sequence
+SELECT type, payload::text, recorded_at FROM event_store WHERE payment_id = %s ORDER BY sequence
 """
 
 # By the time of the end and not by payment ID: an ID that its sender chose says nothing of the time.
@@ -71,14 +70,15 @@ def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None
         row = connection.execute(_STANDING, (payment_id,)).fetchone()
         if row is None:
             return None
-        steps = [Step(*step) for step in connection.execute(_STEPS, (payment_id,)).fetchall()]
+        steps = [_step(*stored) for stored in connection.execute(_STEPS, (payment_id,)).fetchall()]
     state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by = row
     return Status(
         payment_id=payment_id,
         state=state,
         finished=finished_by is not None,
         finished_by=finished_by,
-        steps=steps,
+        # Topics overtake each other, so the order of arrival is not the order of events.
+        steps=sorted(steps, key=lambda step: step.at),
         waiting_for=waiting_for(seen),
         trace_id=trace_id,
         account_id=account_id,
@@ -87,6 +87,15 @@ def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None
         reason=reason,
         finished_at=finished_at,
     )
+
+
+def _step(event_type: str, body: str, recorded_at: datetime) -> Step:
+    """A stored event, read as it was when it came: what the contract takes, PostgreSQL's own parser may not."""
+    try:
+        event = decode(event_type, body.encode())
+    except (KeyError, ContractError):  # stored by a version that took more
+        return Step(event_type, recorded_at.astimezone(UTC))
+    return Step(event_type, event.occurred_at, getattr(event, "reason", None))
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -80,3 +80,10 @@ def test_a_decision_counts_once_however_often_its_batch_is_tried(monkeypatch):
     before = value("settle_decisions_total", outcome="MoneyDeducted")
     asyncio.run(Pipeline(Service(), None).run(records(5)))
     assert value("settle_decisions_total", outcome="MoneyDeducted") == before + 5
+
+
+def test_event_types_that_do_not_exist_become_a_bounded_number_of_series(monkeypatch):
+    monkeypatch.setattr(metrics, "_skipped_types", set())
+    foreign = ["", "x" * 65, "a\nb", "[/x]", "ü", *(f"Type{number}" for number in range(1_000))]
+    counted = {metrics.skipped_as(event_type) for event_type in foreign * 2}
+    assert counted == {metrics.OTHER, *(f"Type{number}" for number in range(metrics.SKIPPED_TYPES_MAX))}
