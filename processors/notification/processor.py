@@ -94,11 +94,11 @@ class NotificationProcessor(Processor):
         with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about) as hops:
             deliveries = await self._mailer.send([n.mail() for n in new], probe=probe)
             fates = known | dict(zip((n.key for n in new), deliveries, strict=True))
+            if len(self._fates) > FATES_MAX:
+                self._fates.clear()
+            self._fates |= fates
             for place, span in hops.items():
                 _tell(span, notifications[place], fates[notifications[place].key])
-        if len(self._fates) > FATES_MAX:
-            self._fates.clear()
-        self._fates |= fates
         failpoints.hit("notification.mail-sent")
         now = datetime.now(UTC)
         concluded = (conclude(one, fates[one.key], now, self._policy) for one in notifications)
