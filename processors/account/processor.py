@@ -57,7 +57,7 @@ class AccountProcessor(Processor):
         """A refund is kept; nothing was deducted for a request, so that may go to the dead letters."""
         if not isinstance(message.event, PaymentFailed):
             return False
-        next_attempt_at = self._policy.next_at(1, datetime.now(UTC))
+        next_attempt_at = self._policy.next_at(1, self.clock.now())
         metrics.RETRIES.labels(REFUND).inc()
         await store.keep_refund(await self.database.connect(), message, clean(error, REASON_MAX), next_attempt_at)
         fields = fields_of(message.context, message.event.payment_id)
@@ -67,9 +67,10 @@ class AccountProcessor(Processor):
     async def work_due(self) -> int:
         """Try a refund again that was refused, if one is due; one that fails again is due later."""
         connection = await self._due_database.connect()
+        await self.clock.look(connection)
         decision = Decision()
         async with connection.transaction():
-            due = await store.lock_refund(connection, datetime.now(UTC), self._set_aside.keys())
+            due = await store.lock_refund(connection, self.clock.now(), self._set_aside.keys())
             if due is None:
                 return 0
             try:
@@ -95,7 +96,7 @@ class AccountProcessor(Processor):
     async def _postpone(self, connection: AsyncConnection, due: store.RefundDue, error: Exception) -> None:
         log.error("a refund fails, trying again", exc_info=error, **fields_of(due.context, due.payment_id))
         metrics.RETRIES.labels(REFUND).inc()
-        at = self._policy.next_at(due.attempts + 1, datetime.now(UTC))
+        at = self._policy.next_at(due.attempts + 1, self.clock.now())
         try:
             async with connection.transaction():
                 await store.postpone_refund(connection, due, in_words(error), at)

@@ -1,7 +1,6 @@
 """The notification service: how a withdrawal went in, mails to the customer out."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
@@ -73,10 +72,11 @@ class NotificationProcessor(Processor):
 
         The rows stay locked while the mails leave: a mail has no key by which a second one could be told.
         """
+        await self.clock.look(await self._due_database.connect())
         limit = self._mailer.capacity(DUE_MAX)
         if not limit:
             return 0
-        now, but = datetime.now(UTC), self._set_aside.keys()
+        now, but = self.clock.now(), self._set_aside.keys()
         try:
             return await self._send_due(partial(store.lock_due, now=now, but=but, limit=limit))
         except Exception as error:
@@ -107,7 +107,7 @@ class NotificationProcessor(Processor):
         payment_id, template = key
         log.error("a mail cannot be handled", payment_id=str(payment_id), template=template, exc_info=error)
         metrics.RETRIES.labels(MAIL).inc()
-        at = self._policy.next_at(len(self._policy.backoff_s), datetime.now(UTC))
+        at = self._policy.next_at(len(self._policy.backoff_s), self.clock.now())
         try:
             await store.push_back(await self._due_database.connect(), key, in_words(error), at)
         except psycopg.Error as refused:
@@ -135,7 +135,7 @@ class NotificationProcessor(Processor):
             for place, span in hops.items():
                 _tell(span, notifications[place], fates[notifications[place].key])
         failpoints.hit("notification.mail-sent")
-        now = datetime.now(UTC)
+        now = self.clock.now()
         concluded = (conclude(one, fates[one.key], now, self._policy) for one in notifications)
         emitted = [event for event in concluded if event is not None]
         metrics.RETRIES.labels(MAIL).inc(sum(isinstance(delivery, Undelivered) for delivery in deliveries))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from copy import copy
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -78,6 +78,7 @@ class PaymentProcessor(Processor):
         super().__init__(settings)
         self._gateway = gateway or gateway_for(settings)
         self._policy = settings.retry_policy()
+        self._allowed = timedelta(seconds=settings.deadline_s)
         self._due_database = Database(settings.payment_dsn, "payment-due")
         self._set_aside: SetAside[UUID] = SetAside()
         # A round charges, and voids what ran out.
@@ -91,15 +92,16 @@ class PaymentProcessor(Processor):
     async def process(self, batch: Batch) -> None:
         """Admit, charge, write. The provider is called outside the transaction: its answer can be asked again."""
         known = await store.read(await self.database.connect(), payment_ids(batch.messages))
-        admission = admit(batch.messages, known, datetime.now(UTC), self.settings.deadline_s)
+        began = self.clock.now()
+        admission = admit(batch.messages, known, began)
         chargeable = admission.chargeable()
         outcomes = await self._charge(chargeable, probe=False)
         if chargeable:
             failpoints.hit("payment.provider-answered")
-        now = datetime.now(UTC)
+        now = self.clock.now()
         emitted: list[Emitted] = []
         for payment in chargeable:
-            count_attempt(payment, outcomes[payment.payment_id], self._policy)
+            count_attempt(payment, outcomes[payment.payment_id], self._policy, began + self._allowed)
             emitted += conclude(payment, outcomes[payment.payment_id], now, self._policy)
         async with batch.transaction(self.database) as connection:
             await store.take_up(connection, admission.awaited)
@@ -122,11 +124,12 @@ class PaymentProcessor(Processor):
         They are claimed in one transaction and written in another, so that no lock is held while the provider is
         asked. Who dies in between leaves claims that end by themselves; who was overtaken writes nothing.
         """
+        connection = await self._due_database.connect()
+        await self.clock.look(connection)
         limit = self._gateway.capacity(DUE_MAX)
         if not limit:
             return 0
-        connection = await self._due_database.connect()
-        now, token = datetime.now(UTC), uuid7()
+        now, token = self.clock.now(), uuid7()
         payments: list[Payment] = []
         outcomes: dict[UUID, Outcome] = {}
 
@@ -171,7 +174,8 @@ class PaymentProcessor(Processor):
         to_charge = [payment for payment in due if payment.void_reason is None]
         outcomes = await self._charge(to_charge, probe=True)
         # No answer is not a refusal: only once the provider says that it never will, the payment has failed.
-        to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy)]
+        deadline_at = now + self._allowed
+        to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy, deadline_at)]
         if to_void:
             with _asking(VOID, to_void) as hops:
                 voided = await self._gateway.void(_charges(to_void, hops))
@@ -203,7 +207,7 @@ class PaymentProcessor(Processor):
         """Have a payment that cannot be handled due again later, and say why where `settle stuck` looks."""
         log.error("a payment cannot be handled", payment_id=str(payment_id), exc_info=error)
         metrics.RETRIES.labels(DUE).inc()
-        at = self._policy.next_at(len(self._policy.backoff_s), datetime.now(UTC))
+        at = self._policy.next_at(len(self._policy.backoff_s), self.clock.now())
         try:
             await store.push_back(await self._due_database.connect(), payment_id, token, in_words(error), at)
         except psycopg.Error as refused:
@@ -217,7 +221,7 @@ class PaymentProcessor(Processor):
             async with self._due_database.transaction() as connection:
                 ours = await store.lock_claimed(connection, [p.payment_id for p in due], token)
                 kept = [copy(payment) for payment in due if payment.payment_id in ours]
-                now = datetime.now(UTC)
+                now = self.clock.now()
                 emitted: list[Emitted] = []
                 for payment in kept:
                     payment_id = payment.payment_id

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from processors.runtime.due import SET_ASIDE_MAX, SET_ASIDE_S, SetAside, in_words, isolate
 
+NO = ValueError("no")
 
-def run(items, failing, error=ValueError("no")):
+
+def run(items, failing, error=NO):
     done, pushed_back = [], []
 
     async def work(some):
