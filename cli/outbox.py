@@ -52,6 +52,7 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
 def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
     """List the rows that were put aside, the oldest first."""
     from outbox_relay.dead import dead_rows
+    from processors.runtime.utc import in_utc
 
     found = [(source, row) for _, source, connection in _connections(data) for row in dead_rows(connection)]
     if as_json:

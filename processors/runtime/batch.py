@@ -24,6 +24,8 @@ from tracing import attributes as names
 
 Place = tuple[str, int, int]
 
+KEY_BYTES_MAX = 64
+
 UNREADABLE = "unreadable"
 PROCESS_BATCH = "process batch"
 
@@ -207,8 +209,8 @@ def _place(record: Record) -> Place:
 
 
 def _key(record: Record) -> dict[str, str]:
-    """The key as an attribute, where it is text of such a length."""
-    if record.key is None or len(record.key) > TEXT_MAX:
+    """The key as an attribute, where it is a text that is no longer than any of ours."""
+    if record.key is None or len(record.key) > KEY_BYTES_MAX:
         return {}
     try:
         return {names.MESSAGING_KAFKA_MESSAGE_KEY: record.key.decode()}

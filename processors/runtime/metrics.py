@@ -28,6 +28,7 @@ BATCH_MESSAGES = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000),
 )
 READY = Gauge("settle_ready", "1 while nothing keeps the service from its work")
+CLOCK_SKEW = Gauge("settle_clock_skew_seconds", "How far this machine's clock is ahead of the database's")
 LAG = Gauge("settle_consumer_lag", "Records of the assigned partitions that are not done yet", ["topic"])
 
 CONNECTIONS = Gauge("settle_database_connections", "Open database connections", ["connection"])

@@ -50,7 +50,7 @@ class ServiceSettings(BaseSettings):
         0.2, ge=0, lt=1, allow_inf_nan=False, description="how far a pause may be off, as a share of it"
     )
     deadline_s: float = Field(
-        600.0, gt=0, le=PAUSE_S_MAX, description="how long after its deduction a payment may be made, seconds"
+        600.0, gt=0, le=PAUSE_S_MAX, description="how long after its first attempt a payment is tried, seconds"
     )
 
     stuck_s: float = Field(

@@ -1,4 +1,4 @@
-"""Where is a withdrawal finished? The answer, from the event store.
+"""Where a withdrawal stands, and by what it is finished, from the event store.
 
 Bodies are stored as they were received, so they are read here and not by the database: one with a time that it
 does not take, such as one in a time zone of 20 hours, would refuse the whole answer.
@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
+from contracts.events import ContractError, decode
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
@@ -82,7 +83,8 @@ def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None
         state=state,
         finished=finished_by is not None,
         finished_by=finished_by,
-        steps=steps,
+        # Topics overtake each other, so the order of arrival is not the order of events.
+        steps=sorted(steps, key=lambda step: step.at),
         waiting_for=waiting_for(seen),
         trace_id=trace_id,
         account_id=account_id,
@@ -104,7 +106,16 @@ _SAID = msgspec.json.Decoder(_Said)
 
 
 def _step(event_type: str, body: str, recorded_at: datetime) -> Step:
-    """A stored event; where its body has no time that can be read, when it was recorded."""
+    """A stored event, read as it was when it came: what the contract takes, PostgreSQL's own parser may not."""
+    try:
+        event = decode(event_type, body.encode())
+    except (KeyError, ContractError):  # stored by a version that took more
+        return _step_as_said(event_type, body, recorded_at)
+    return Step(event_type, event.occurred_at, getattr(event, "reason", None))
+
+
+def _step_as_said(event_type: str, body: str, recorded_at: datetime) -> Step:
+    """A stored event that is none any more; where its body has no time that can be read, when it was recorded."""
     try:
         said = _SAID.decode(body)
     except (msgspec.MsgspecError, RecursionError):

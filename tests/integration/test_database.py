@@ -9,9 +9,13 @@ import sys
 
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from contracts.events import ContractError, MoneyDeducted, decode, encode
 from processors.runtime import connection
 from processors.runtime.database import MANY, Database, is_nobodys_fault
+from tests.unit.messages import after, request
 
 KINDS = pytest.mark.parametrize("messages", [1, MANY], ids=["pipeline", "one by one"])
 ADD = "INSERT INTO numbers VALUES (%s)"
@@ -274,3 +278,29 @@ def test_a_session_that_was_read_only_is_not_kept(dsn):
 
     run(dsn, work, limited=False)
     assert numbers(dsn) == [2]
+
+
+ESCAPES = ["\\u0000", "\\ud800", "\\udc00", "\\u00e4", "\\\\", '"a":', "true"]
+PIECES = st.lists(st.sampled_from([*'"\\{}[],:0-19.eE+ \t\n', *"/ubnaü\u200b\x7f\x00\x1f", *ESCAPES]), max_size=12)
+
+
+def test_whatever_the_contract_takes_the_event_store_can_keep_and_read_again(dsn):
+    good = encode(after(request(), MoneyDeducted))[:-1]
+    taken = 0
+    with psycopg.connect(dsn, autocommit=True) as connection:
+
+        @given(PIECES.map("".join), st.sampled_from(['"%s"', "%s", '{"%s": 1}', "[%s]"]))
+        @settings(max_examples=1_500, deadline=None, database=None)
+        def fuzz(pieces, around):
+            nonlocal taken
+            body = good + b', "unknown": ' + (around % pieces).encode() + b"}"
+            try:
+                event = decode("MoneyDeducted", body)
+            except ContractError:
+                return
+            taken += 1
+            query = "SELECT (j->>'payment_id')::uuid, j->>'unknown' FROM (SELECT %s::text::json) AS body (j)"
+            assert connection.execute(query, (body.decode(),)).fetchone()[0] == event.payment_id
+
+        fuzz()
+    assert taken > 100
