@@ -123,8 +123,7 @@ class Faults:
         """Write the newest records of a topic once more, as a relay that died before it confirmed them does."""
         bootstrap = self._stack.state.kafka_bootstrap
         newest: deque[Message] = deque(scan(bootstrap, [fault.part]), maxlen=REPEAT_RECORDS)
-        # Compressed: some may only have fitted so.
-        producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", **PRODUCER})
+        producer = Producer({"bootstrap.servers": bootstrap, **PRODUCER})
         for message in newest:
             producer.produce(
                 fault.part,

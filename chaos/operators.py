@@ -49,6 +49,8 @@ PLANTED = "planted"
 ROLE = "operator"
 """Who does it in the databases, so that a changed password does not lock out the one who changes it back."""
 
+ANY = -1
+"""Whichever partition the key belongs to."""
 PARTITIONS_MORE = 2
 PATIENCE_S = 60.0
 """Database or broker may be away just then, a slot or a publication not made again yet, a table locked."""
@@ -60,7 +62,12 @@ RECORD_OVERHEAD_BYTES = 512
 COMPRESSED_BYTES = 8_000_000
 """Far beyond what a topic takes, before it is compressed."""
 NESTED = 100_000
-PRODUCER = {"enable.idempotence": True, "message.max.bytes": 2 * COMPRESSED_BYTES, "log_level": 0}
+PRODUCER = {
+    "enable.idempotence": True,
+    "message.max.bytes": 2 * COMPRESSED_BYTES,
+    "compression.type": "lz4",  # of what it makes no smaller, it leaves as it is
+    "log_level": 0,
+}
 
 _SWAP: tuple[LiteralString, ...] = (
     "SET LOCAL lock_timeout = '1s'",
@@ -213,12 +220,15 @@ class Operators:
 
         def plant() -> None:
             largest = self._bytes_max(fault.part) - RECORD_OVERHEAD_BYTES
-            self._plant(fault.part, rng.randbytes(100), [])
-            self._plant(fault.part, None, with_id)
-            self._plant(fault.part, b'{"payment_id": "nobody', typed)
-            self._plant(fault.part, b"[" * NESTED, with_id)
-            self._plant(fault.part, rng.randbytes(largest), with_id)
-            self._plant(fault.part, bytes(COMPRESSED_BYTES), with_id, {"compression.type": "lz4"})
+            self._plant(
+                fault.part,
+                (rng.randbytes(100), [], ANY),
+                (None, with_id, ANY),
+                (b'{"payment_id": "nobody', typed, ANY),
+                (b"[" * NESTED, with_id, ANY),
+                (rng.randbytes(largest), with_id, ANY),
+                (bytes(COMPRESSED_BYTES), with_id, ANY),
+            )
 
         _until_done(fault, plant)
 
@@ -230,47 +240,42 @@ class Operators:
             _wait_for(self._admin.create_partitions([NewPartitions(fault.part, first + PARTITIONS_MORE)]))
 
         def plant() -> None:
-            for partition in range(first, first + PARTITIONS_MORE):
-                self._plant(fault.part, b"on a new partition", [], partition=partition)
+            new = range(first, first + PARTITIONS_MORE)
+            self._plant(fault.part, *((b"on a new partition", [], partition) for partition in new))
 
         _until_done(fault, add)
         _until_done(fault, plant)
 
-    def _plant(
-        self,
-        topic: str,
-        value: bytes | None,
-        fields: headers.Headers,
-        settings: Mapping[str, str] | None = None,
-        partition: int = -1,
-    ) -> None:
-        """Write a record that its readers have to refuse.
+    def _plant(self, topic: str, *records: tuple[bytes | None, headers.Headers, int]) -> None:
+        """Write records (body, headers, partition) that their readers have to refuse.
 
         Raises:
-            KafkaException: it was not taken.
+            KafkaException: one was not taken.
         """
-        name = f"{topic} {next(self._numbers)}"
+        producer = Producer({"bootstrap.servers": self._bootstrap, **PRODUCER})
         failures: list[KafkaException] = []
-        producer = Producer({"bootstrap.servers": self._bootstrap, **PRODUCER, **(settings or {})})
-        producer.produce(
-            topic,
-            value,
-            name.encode(),
-            partition=partition,
-            headers=[(PLANTED, name.encode()), *fields],
-            on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
-        )
-        producer.flush(PATIENCE_S)
-        if failures:
-            raise failures[0]
-        self.planted.add(name)
+        for value, fields, partition in records:
+            name = f"{topic} {next(self._numbers)}"
+            producer.produce(
+                topic,
+                value,
+                name.encode(),
+                partition=partition,
+                headers=[(PLANTED, name.encode()), *fields],
+                on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
+            )
+            producer.flush(PATIENCE_S)  # one at a time: a batch of several may be larger than the topic takes
+            if failures:
+                raise failures[0]
+            self.planted.add(name)
 
     def _set_clock(self, fault: Fault) -> None:
         self._arming.set_clock(fault.part, fault.off_s)
+        right_at = time.monotonic() + fault.for_s
         try:
             self._restart(fault.part)
             self._stack.wait_ready(fault.part, PATIENCE_S)
-            time.sleep(fault.for_s)
+            time.sleep(max(right_at - time.monotonic(), 0.0))
         finally:
             self._arming.set_clock(fault.part, 0.0)
         self._restart(fault.part)

@@ -49,7 +49,7 @@ ROLL_GAP_S = 1.0
 GAP_AFTER_OPERATOR_S = (1.0, 3.0)
 REFUSING_S = (2.0, 5.0)
 """How long a database takes no writes, or nobody in."""
-CLOCK_FOR_S = (3.0, 6.0)
+CLOCK_FOR_S = (5.0, 9.0)
 CLOCK_OFF_S = 600.0
 CLOCKS = ("account", "payment", "notification")
 """Not the saga service's: by it, the verdict measures when a withdrawal ended."""
