@@ -75,17 +75,18 @@ def gaps(settle: Settle, *arguments: str) -> str:
 def all_is_well(settle: Settle) -> None:
     """Much that looks odd, and nothing that is lost."""
     account = settle.open_account()
+    settle.send(REQUESTS, b"junk", account, id=str(uuid4()), eventType="WithdrawalRequested")
+    settle.send(REQUESTS, b"", account, id=str(uuid4()), eventType="SomebodyElses")
+    tombstone = Producer({"bootstrap.servers": settle.bootstrap, "partitioner": "murmur2_random"})
+    tombstone.produce(REQUESTS, None, account, headers={"id": str(uuid4()), "eventType": "WithdrawalRequested"})
+    tombstone.flush(WAIT_S)
+    # Last, so that what ends each partition is the end of a transaction.
     sent = [
         send(settle, account, str(uuid4())),
         send(settle, account, str(uuid4()).upper(), **{"compression.type": "gzip"}),
         send(settle, account, uuid4().hex, **{"compression.type": "zstd"}),
     ]
     never = send(settle, account, str(uuid4()), commit=False)
-    settle.send(REQUESTS, b"junk", account, id=str(uuid4()), eventType="WithdrawalRequested")
-    settle.send(REQUESTS, b"", account, id=str(uuid4()), eventType="SomebodyElses")
-    tombstone = Producer({"bootstrap.servers": settle.bootstrap, "partitioner": "murmur2_random"})
-    tombstone.produce(REQUESTS, None, account, headers={"id": str(uuid4()), "eventType": "WithdrawalRequested"})
-    tombstone.flush(WAIT_S)
     for payment_id in sent:
         assert settle.finished(payment_id).state == "completed"
     assert settle.status(never) is None
