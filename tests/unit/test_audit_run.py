@@ -285,3 +285,9 @@ def test_the_lag_of_a_topic_is_that_of_its_partitions(monkeypatch):
     offsets.first = lambda topics: dict.fromkeys(offsets.end(topics), 0)
     monkeypatch.setattr(lag, "Offsets", lambda _: offsets)
     assert {behind for _, _, behind in lag.consumer_lag("")} == {12}
+
+
+def test_who_does_not_ask_it_to_wait_does_not_wait(world):
+    world.lag, world.open = [("saga", "account.events", 7)], 1
+    assert not run.run(DSNS, "kafka:9092").ok
+    assert world.clock.now == 0.0
