@@ -21,7 +21,9 @@ _PREPARED: LiteralString = """
 SELECT p.gid, p.prepared, extract(epoch FROM clock_timestamp() - p.prepared)::float8,
     (SELECT count(*) FROM pg_locks WHERE NOT granted
         AND (transactionid = p.transaction OR database = (SELECT oid FROM pg_database WHERE datname = p.database)))
-FROM pg_prepared_xacts p WHERE p.database = current_database() AND p.gid LIKE 'settle:%' ORDER BY p.prepared
+FROM pg_prepared_xacts p
+WHERE p.database = current_database() AND p.gid ~ '^settle:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:'
+ORDER BY p.prepared
 """
 _KNOWN: LiteralString = "SELECT decision FROM decisions WHERE transaction_id = %s"
 _UNFINISHED: LiteralString = "SELECT transaction_id FROM decisions WHERE decision = 'commit' AND done_at IS NULL"

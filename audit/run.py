@@ -13,7 +13,7 @@ from audit.offenders import Offenders
 from audit.read import CONNECT_TIMEOUT_S, stories
 from audit.topics import differences, unpublished
 from contracts.topics import READ_BY
-from outbox_relay.slot import SLOT_PREFIX
+from outbox_relay.slot_name import SLOT_PREFIX
 from processors.runtime.gaps import Gap, noted_gaps
 
 POLL_S = 0.25

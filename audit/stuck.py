@@ -8,6 +8,7 @@ import msgspec
 import psycopg
 
 from audit.read import CONNECT_TIMEOUT_S
+from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
 # The first condition is that of the index on open withdrawals: those that end in time are never looked at.
@@ -58,7 +59,7 @@ class Pending(msgspec.Struct, frozen=True):
         """For a person, on one line."""
         wish = f"to be voided: {self.void_reason}; " if self.void_reason else ""
         tried = f"{self.attempts} attempts, last: {self.reason}" if self.attempts else self.reason or "not tried"
-        when = "under way" if self.under_way else f"next at {self.next_attempt_at:%H:%M:%S}"
+        when = "under way" if self.under_way else f"next at {self.next_attempt_at:%H:%M:%S} UTC"
         return f"{wish}{tried}; {when}"
 
 
@@ -95,7 +96,7 @@ def stuck(dsns: Mapping[str, str], older_than_s: float, limit: int) -> list[Stuc
         psycopg.OperationalError: a database does not answer.
     """
     with psycopg.connect(dsns["saga"], connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        rows = connection.execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
+        rows = utc.cursor(connection).execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
     payment_ids = [row[0] for row in rows]
     pending = waiting(dsns, payment_ids)
     return [
@@ -128,6 +129,6 @@ def waiting(dsns: Mapping[str, str], payment_ids: list[UUID]) -> dict[UUID, Pend
     pending: dict[UUID, Pending] = {}
     for service, query in _PENDING.items():
         with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
-            for row in connection.execute(query, (payment_ids,)).fetchall():
+            for row in utc.cursor(connection).execute(query, (payment_ids,)).fetchall():
                 pending[row[0]] = Pending(*row[1:])
     return pending

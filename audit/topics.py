@@ -4,12 +4,13 @@ Topics and event store are each read once, in any order; what is compared is spi
 so memory does not grow with their number.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from struct import Struct
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -64,7 +65,7 @@ SELECT payment_id, account_id, amount_minor, currency FROM withdrawals WHERE pay
 
 _OUTBOX = "SELECT id, payload->>'payment_id', type FROM outbox WHERE type = ANY(%s)"
 
-_DEAD = "SELECT payload->>'payment_id', type, reason FROM outbox_dead"
+_DEAD = "SELECT payload, type, reason FROM outbox_dead"
 
 _NOT_STORED = """
 SELECT n.id FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS n (id, payment_id, type)
@@ -111,9 +112,19 @@ def unpublished(dsns: Mapping[str, str]) -> Offenders:
                             found.add(
                                 f"{payment_id}: {event_type} is in the outbox of {service}, but did not arrive"
                             )
-                for payment_id, event_type, reason in connection.execute(_DEAD):
-                    found.add(f"{payment_id}: {event_type} of {service} can never be published: {reason}")
+                for payload, event_type, reason in connection.execute(_DEAD):
+                    found.add(
+                        f"{_payment_id(payload)}: {event_type} of {service} can never be published: {reason}"
+                    )
     return found
+
+
+def _payment_id(payload: bytes | None) -> str:
+    """Whose event it is, as far as it can be read: a dead row may hold anything."""
+    try:
+        return str(json.loads(payload or b"")["payment_id"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "no withdrawal"
 
 
 def differences(saga_dsn: str, bootstrap: str) -> Offenders:

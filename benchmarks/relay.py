@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import write
+from outbox_relay.coverage import PUBLICATION
 from outbox_relay.ledger import Waits
 from outbox_relay.relay import READERS
 from outbox_relay.settings import RelaySettings
-from outbox_relay.slot import PUBLICATION
 from outbox_relay.source import Source
 from stack.postgres import programs
 from stack.supervisor import Stack

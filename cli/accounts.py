@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import settings
+from cli.environment import InProductionOption, refuse_production
 from cli.errors import BadInputError
 from cli.settings import DataOption
+from cli.text import say, say_json
 
 if TYPE_CHECKING:
     from processors.account.accounts import AccountRow
@@ -29,9 +30,10 @@ def open_(
     ] = 100,
     balance: Annotated[str, typer.Option(help="Opening balance of each.")] = "10000.00",
     currency: Annotated[str, typer.Option(help="ISO 4217 code.")] = "USD",
+    in_production: InProductionOption = False,
     data: DataOption = None,
 ) -> None:
-    """Open accounts; those that exist stay as they are."""
+    """Open accounts; those that exist stay as they are. Not in production: money appears in them."""
     from contracts.money import format_amount, parse_amount, parse_currency
     from processors.account.accounts import open_accounts
     from producers.requests import check_account_id
@@ -39,11 +41,12 @@ def open_(
     wanted = names or [f"acc-{number}" for number in range(1, count + 1)]
     for name in wanted:
         check_account_id(name)
+    refuse_production("settle accounts open makes money appear", anyway=in_production)
     balance_minor, code = parse_amount(balance), parse_currency(currency)
     new = open_accounts(settings.dsn("account", data), wanted, balance_minor, code)
     there = f"; {len(wanted) - len(new)} open already" if len(new) < len(wanted) else ""
     accounts = "account" if len(new) == 1 else "accounts"
-    print(f"{len(new)} {accounts} opened with {format_amount(balance_minor)} {code}{there}")
+    say(f"{len(new)} {accounts} opened with {format_amount(balance_minor)} {code}{there}")
 
 
 @app.command(name="list")
@@ -66,7 +69,9 @@ def show(
 ) -> None:
     """Show one account."""
     from processors.account.accounts import show_account
+    from producers.requests import check_account_id
 
+    check_account_id(account)
     row = show_account(settings.dsn("account", data), account)
     if row is None:
         raise BadInputError(f"there is no account {account!r}; open it with `settle accounts open {account}`")
@@ -74,18 +79,15 @@ def show(
 
 
 def _print(rows: list[AccountRow], as_json: bool) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    from cli.screen import Grid, Screen
     from contracts.money import format_amount
 
     if as_json:
         import msgspec
 
-        print(json.dumps(msgspec.to_builtins(rows), indent=2))
+        say_json(msgspec.to_builtins(rows))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Grid()
     table.add_column("account", style="bold")
     table.add_column("currency")
     table.add_column("opened with", justify="right")
@@ -97,4 +99,4 @@ def _print(rows: list[AccountRow], as_json: bool) -> None:
             format_amount(row.opening_balance_minor),
             format_amount(row.balance_minor),
         )
-    Console(highlight=False).print(table)
+    Screen().print(table)

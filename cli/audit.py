@@ -9,11 +9,13 @@ import typer
 from cli import settings
 from cli.errors import FAILED
 from cli.settings import DataOption
+from cli.text import say_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
     from audit.run import Audit
+    from cli.screen import Grid
 
 DATABASES = ("account", "payment", "notification", "saga", "provider")
 
@@ -27,40 +29,41 @@ def audit(
 ) -> None:
     """Prove from all databases that no money is lost or doubled; fail if anything is off."""
     import msgspec
-    from rich.console import Console
 
     from audit.run import run
+    from cli.screen import Screen
 
     dsns = {database: settings.dsn(database, data) for database in DATABASES}
     found = run(dsns, settings.kafka_bootstrap(data), wait)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        say_json(msgspec.to_builtins(found))
     else:
-        console = Console(highlight=False)
+        console = Screen()
         console.print(as_table(found))
         console.print(in_words(found))
     if not found.ok:
         raise typer.Exit(FAILED)
 
 
-def as_table(found: Audit) -> Table:
+def as_table(found: Audit) -> Grid:
     """One line a check."""
-    from rich import box
-    from rich.table import Table
+    from cli.screen import Grid, styled
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Grid()
     table.add_column("check", style="bold")
     table.add_column("")
     table.add_column("what was found", overflow="fold")
     for check in found.checks:
-        table.add_row(check.name, "[green]ok[/]" if check.ok else "[bold red]OFF[/]", check.detail)
+        table.add_row(check.name, styled(("ok", "green") if check.ok else ("OFF", "bold red")), check.detail)
     return table
 
 
-def in_words(found: Audit) -> str:
+def in_words(found: Audit) -> Text:
     """The verdict as a line."""
+    from cli.screen import styled
+
     outcomes = ", ".join(f"{count:,} {state}" for state, count in sorted(found.outcomes.items()))
     about = f"{found.withdrawals:,} withdrawals" + (f" ({outcomes})" if outcomes else "")
     if found.ok:
-        return f"[green]the audit holds[/]: {about}, no cent lost or doubled"
-    return f"[bold red]the audit does not hold[/]: {about}"
+        return styled(("the audit holds", "green"), f": {about}, no cent lost or doubled")
+    return styled(("the audit does not hold", "bold red"), f": {about}")

@@ -11,6 +11,7 @@ import typer
 from cli import settings
 from cli.errors import BadInputError, CommandError
 from cli.settings import DataOption
+from cli.text import say
 
 if TYPE_CHECKING:
     from processors.saga.status import Status
@@ -61,7 +62,7 @@ def cancel(
         raise CommandError(f"not cancelled: {answer}")
     amount = f"{format_amount(found.amount_minor)} {found.currency}"
     where = "is back on" if found.finished else "goes back to"
-    print(f"cancelled: {amount} {where} {found.account_id}")
+    say(f"cancelled: {amount} {where} {found.account_id}")
 
 
 def decided(status: Status) -> str | None:

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from cli.errors import FAILED, BadInputError
 from cli.signals import on_end
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from chaos.plan import Options
     from chaos.run import Report
+    from cli.screen import Screen
 
 
 def chaos(
@@ -49,14 +47,13 @@ def chaos(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data folder; a run that fails keeps it.")] = False,
 ) -> None:
     """Break a stack of its own under load, wait until all is quiet, and prove that nothing was lost or doubled."""
-    from rich.console import Console
-
     from chaos.plan import ALIASES, Options
+    from cli.screen import Screen
 
     names = (name.strip() for name in kill.split(",") if name.strip())
     parts = tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
     options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, rate)
-    console = Console(highlight=False)
+    console = Screen()
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise BadInputError(f"{json_file} cannot be written: there is no folder {json_file.resolve().parent}")
     _print_plan(options, console)
@@ -83,52 +80,51 @@ def chaos(
         raise typer.Exit(FAILED)
 
 
-def _print_plan(options: Options, console: Console) -> None:
+def _print_plan(options: Options, console: Screen) -> None:
     from chaos.plan import plan
+    from cli.screen import styled
 
     faults = plan(options)
-    console.print(
-        f"[bold]chaos[/], seed {options.seed}: {options.minutes:g} minutes at {options.rate:g} requests a second, "
-        f"{len(faults)} faults planned"
-    )
+    load = f"{options.minutes:g} minutes at {options.rate:g} requests a second"
+    console.print(styled(("chaos", "bold"), f", seed {options.seed}: {load}, {len(faults)} faults planned"))
     for fault in faults:
         console.print(f"{fault.at_s:8.1f} s  {fault.in_words()}")
 
 
-def _run(options: Options, folder: Path, console: Console) -> Report:
+def _run(options: Options, folder: Path, console: Screen) -> Report:
     from chaos.run import Note, run
 
     def on_note(note: Note) -> None:
         console.print(f"{note.at_s:8.1f} s  {note.text}")
 
-    console.print("\n[dim]starting a stack of its own[/]")
+    console.print()
+    console.print("starting a stack of its own", style="dim")
     return run(options, folder, on_note)
 
 
-def _print_report(report: Report, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
+def _print_report(report: Report, console: Screen) -> None:
+    from cli.screen import Grid, styled
 
-    faults = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    faults = Grid()
     faults.add_column("at", justify="right")
     faults.add_column("fault", style="bold", overflow="fold")
     faults.add_column("completing again after", justify="right")
     for one in report.faults:
         recovered = "never" if one.recovery_s is None else f"{one.recovery_s:.1f} s"
         faults.add_row(f"{one.fault.at_s:.1f} s", one.fault.in_words(), recovered)
-    checks = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    checks = Grid()
     checks.add_column("check", style="bold")
     checks.add_column("")
     checks.add_column("what was found", overflow="fold")
     for check in report.checks:
-        checks.add_row(check.name, "[green]ok[/]" if check.ok else "[bold red]OFF[/]", escape(check.detail))
+        checks.add_row(check.name, styled(("ok", "green") if check.ok else ("OFF", "bold red")), check.detail)
     console.print(faults)
     console.print(checks)
     outcomes = ", ".join(f"{count:,} {state}" for state, count in sorted(report.audit.outcomes.items()))
     latency = report.latency
+    console.print(f"{report.audit.withdrawals:,} withdrawals ({outcomes}); {report.deaths} processes died")
     console.print(
-        f"{report.audit.withdrawals:,} withdrawals ({outcomes}); {report.deaths} processes died\n"
         f"from request to end: p50 {latency.p50_s:.2f} s, p99 {latency.p99_s:.2f} s, longest {latency.max_s:.1f} s"
     )
-    kept = "[green]the promises hold[/]" if report.ok else "[bold red]a promise is broken[/]"
-    console.print(f"seed {report.options.seed}: {kept}")
+    kept = ("the promises hold", "green") if report.ok else ("a promise is broken", "bold red")
+    console.print(styled(f"seed {report.options.seed}: ", kept))

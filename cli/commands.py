@@ -5,6 +5,8 @@ A command's module is imported when the command is run or shown, so ``settle run
 """
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -12,7 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from cli.environment import refuse_development_defaults
-from cli.errors import BAD_INPUT, in_one_line, of_command_line
+from cli.errors import BAD_INPUT, BadInputError, in_one_line, of_command_line
+from cli.text import complain
 
 
 class Command(NamedTuple):
@@ -41,6 +44,7 @@ COMMANDS = {
     "status": Command("cli.status", "status", LOOK),
     "stuck": Command("cli.stuck", "stuck", LOOK),
     "nudge": Command("cli.nudge", "nudge", LOOK),
+    "republish": Command("cli.republish", "republish", LOOK),
     "trace": Command("cli.trace", "app", LOOK),
     "audit": Command("cli.audit", "audit", LOOK),
     "gaps": Command("cli.gaps", "app", LOOK),
@@ -51,6 +55,10 @@ COMMANDS = {
     "chaos": Command("cli.chaos", "chaos", BREAK),
     "failpoints": Command("cli.failpoints", "failpoints", BREAK),
 }
+
+
+NUMBER_MAX = {float: 10**9, int: 10**15}
+"""On a command line; as seconds the first is some 31 years."""
 
 
 class LazyCommands(TyperGroup):
@@ -70,8 +78,9 @@ class LazyCommands(TyperGroup):
         if isinstance(found, typer.Typer):
             holder.callback()(lambda: None)
             holder.add_typer(found, name=cmd_name, rich_help_panel=command.panel)
+            _bound_numbers(holder)
             return typer.main.get_group(holder).commands[cmd_name]
-        holder.command(cmd_name, rich_help_panel=command.panel)(found)
+        holder.command(cmd_name, rich_help_panel=command.panel)(_bounded(found))
         return typer.main.get_command(holder)
 
     def invoke(self, ctx: Any) -> Any:
@@ -91,6 +100,29 @@ class LazyCommands(TyperGroup):
             if line is None:
                 raise
             if line:
-                print(f"settle: {line}", file=sys.stderr)
+                complain(line)
             code = BAD_INPUT
         sys.exit(code)
+
+
+def _bound_numbers(app: typer.Typer) -> None:
+    """Have all commands of an app refuse numbers that neither databases nor clocks take."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _bounded(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _bound_numbers(group.typer_instance)
+
+
+def _bounded(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def run(**values: Any) -> Any:
+        for name, value in values.items():
+            # NaN is neither larger nor smaller than anything.
+            largest = NUMBER_MAX.get(type(value))
+            if largest is not None and not -largest <= value <= largest:
+                raise BadInputError(f"--{name.replace('_', '-')} {value} is not a number up to {largest:,}")
+        return command(**values)
+
+    return run

@@ -14,12 +14,10 @@ from cli.signals import on_end
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
-    from rich.table import Table
-
     from approaches.lab.compare import Plan
     from approaches.lab.results import Comparison
     from approaches.lab.sheets import Sheet
+    from cli.screen import Grid, Screen
     from stack.supervisor import Stack
 
 COUNT_MAX = 1_000_000
@@ -45,10 +43,9 @@ def compare(
     chart_file: Annotated[Path | None, typer.Option("--chart", help="Draw a PNG.", dir_okay=False)] = None,
 ) -> None:
     """Run five ways to withdraw money (and a naive one) under the same load and faults, on a stack of its own."""
-    from rich.console import Console
-
     from approaches.lab.compare import FULL, QUICK
     from approaches.lab.specs import SPECS
+    from cli.screen import Screen
     from stack.supervisor import Stack
 
     _check(only or [], list(SPECS), (json_file, markdown_file, chart_file))
@@ -60,52 +57,58 @@ def compare(
         hot_account=hot_account,
     )
     on_end()
-    console = Console(highlight=False)
+    console = Screen()
     # What the faults make of the services is the point, and no news.
     quiet = lambda _: None  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="settle-compare-") as folder:
-        console.print("[dim]starting Kafka, PostgreSQL and the services…[/]")
+        console.print("starting Kafka, PostgreSQL and the services…", style="dim")
         with Stack(Path(folder), environment={"SETTLE_MAILER": "off"}, note=quiet) as stack:
             names = [name for name in SPECS if not only or name in only]
             found = run_on(stack, plan, names, console)
     show(found, console)
     write(found, json_file, markdown_file, chart_file)
     for file in filter(None, (json_file, markdown_file, chart_file)):
-        console.print(f"[dim]written: {file}[/]", soft_wrap=True)
+        console.print(f"written: {file}", style="dim", soft_wrap=True)
 
 
-def run_on(stack: Stack, plan: Plan, names: Sequence[str], console: Console) -> Comparison:
+def run_on(stack: Stack, plan: Plan, names: Sequence[str], console: Screen) -> Comparison:
     """Measure on a running stack, and say what is being done."""
     from approaches.lab import compare as lab
+    from cli.screen import styled
 
     with console.status("") as status:
 
         def note(line: str) -> None:
             if console.is_terminal:
-                status.update(f"[dim]{line}[/]")
+                status.update(styled((line, "dim")))
             else:
-                console.print(f"[dim]{line}[/]")
+                console.print(line, style="dim")
 
         return lab.compare(stack, plan, names, note)
 
 
-def show(found: Comparison, console: Console) -> None:
+def show(found: Comparison, console: Screen) -> None:
     """Print tables and advice."""
     from rich.padding import Padding
 
     from approaches.lab.sheets import sheets
+    from cli.screen import styled
 
     for sheet in sheets(found):
-        console.print(f"\n[bold]{sheet.title}[/]")
+        console.print()
+        console.print(sheet.title, style="bold")
         if sheet.note:
-            console.print(f"[dim]{sheet.note}[/]")
+            console.print(sheet.note, style="dim")
         console.print(_table(sheet))
     if found.advice:
-        console.print("\n[bold]What to take[/]")
+        console.print()
+        console.print("What to take", style="bold")
     for one in found.advice:
-        console.print(f"\n{one.need}: [bold green]{one.title}[/]")
-        console.print(Padding(f"[dim]{one.why}[/]", (0, 0, 0, 2)))
-    console.print(f"\n[dim]{found.machine}; took {found.took_s:.0f} s[/]")
+        console.print()
+        console.print(styled(f"{one.need}: ", (one.title, "bold green")))
+        console.print(Padding(styled((one.why, "dim")), (0, 0, 0, 2)))
+    console.print()
+    console.print(f"{found.machine}; took {found.took_s:.0f} s", style="dim")
 
 
 def write(found: Comparison, json_file: Path | None, markdown_file: Path | None, chart_file: Path | None) -> None:
@@ -144,11 +147,10 @@ def _check(only: list[str], known: list[str], files: tuple[Path | None, ...]) ->
             raise BadInputError("a chart needs matplotlib: pip install 'settle[chart]'")
 
 
-def _table(sheet: Sheet) -> Table:
-    from rich import box
-    from rich.table import Table
+def _table(sheet: Sheet) -> Grid:
+    from cli.screen import Grid, styled
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Grid(padding=(0, 1))
     for number, name in enumerate(sheet.header):
         first = number == 0
         table.add_column(
@@ -161,7 +163,7 @@ def _table(sheet: Sheet) -> Table:
     for row, cells in enumerate(sheet.rows):
         table.add_row(
             *(
-                f"[bold red]{cell}[/]" if (row, column) in sheet.alarms else cell
+                styled((cell, "bold red")) if (row, column) in sheet.alarms else cell
                 for column, cell in enumerate(cells)
             )
         )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import settings
+from cli.confirm import YesOption
 from cli.settings import DataOption
+from cli.text import plain, say, say_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from datetime import datetime
 
+    from cli.screen import Screen
     from dead_letters.letters import Letter, Wanted
 
 app = typer.Typer(help="See what could not be handled, send it back or give it up.", no_args_is_help=True)
@@ -29,6 +33,13 @@ ReasonOption = Annotated[str | None, typer.Option(help="Only those whose reason 
 AllOption = Annotated[bool, typer.Option("--all", help="All that are open.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+KINDS_MAX = 20
+"""Topics with reasons that the question before an action names; the rest is counted."""
+REASON_MAX = 200
+BODY_MAX = 64 * 1024
+"""Bytes of a value that ``show`` prints; ``--json`` prints all of it."""
+PRETTY_MAX = 4 * BODY_MAX
+
 
 @app.command(name="list")
 def list_(
@@ -42,14 +53,14 @@ def list_(
     data: DataOption = None,
 ) -> None:
     """List the dead letters that wait for someone, the oldest first."""
-    from rich.console import Console
+    from cli.screen import Screen
 
     chosen = _chosen(_wanted(ids, topic, event_type, reason), data)
     found = [letter for letter in chosen if everything or letter.open]
     if as_json:
-        print(json.dumps([as_fields(letter) for letter in found[-limit:]], indent=2))
+        say_json([as_fields(letter) for letter in found[-limit:]])
         return
-    console = Console(highlight=False)
+    console = Screen()
     if found:
         _print_table(found[-limit:], console)
     hidden = f"; the newest {limit} are shown, --limit shows more" if len(found) > limit else ""
@@ -65,13 +76,11 @@ def show(
     data: DataOption = None,
 ) -> None:
     """Show all that is known of a dead letter: why, where, when, headers and body."""
-    from rich.console import Console
-
     for letter in _chosen(_wanted([name], None, None, None), data):
         if as_json:
-            print(json.dumps(as_fields(letter), indent=2))
+            say_json(as_fields(letter))
         else:
-            _print_letter(letter, Console(highlight=False, soft_wrap=True))
+            _print_letter(letter)
 
 
 @app.command()
@@ -81,18 +90,19 @@ def redrive(
     event_type: TypeOption = None,
     reason: ReasonOption = None,
     everything: AllOption = False,
+    yes: YesOption = False,
     data: DataOption = None,
 ) -> None:
-    """Send originals back to their partition, each once, and put that on record."""
-    from rich.console import Console
+    """Send originals back to their partition, each once, and put that on record; asks unless IDs are named."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     import failpoints
+    from cli.screen import Screen
     from dead_letters.redrive import redrive as send_back
 
     failpoints.arm_from_environment()
-    letters = _meant(_wanted(ids, topic, event_type, reason), everything, data)
-    console = Console(highlight=False)
+    letters = _agreed("redrive", _wanted(ids, topic, event_type, reason), everything, yes, data)
+    console = Screen()
     columns = (TextColumn("redriving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(letters))
@@ -112,14 +122,15 @@ def discard(
     reason: ReasonOption = None,
     everything: AllOption = False,
     note: Annotated[str | None, typer.Option(help="Why; kept on record.")] = None,
+    yes: YesOption = False,
     data: DataOption = None,
 ) -> None:
     """Put on record that nobody needs to look at these; they stay where they are, and can be redriven yet."""
     from dead_letters.redrive import discard as give_up
 
-    letters = _meant(_wanted(ids, topic, event_type, reason), everything, data)
+    letters = _agreed("discard", _wanted(ids, topic, event_type, reason), everything, yes, data)
     give_up(settings.kafka_bootstrap(data), letters, note)
-    print(f"{counted(len(letters))} discarded")
+    say(f"{counted(len(letters))} discarded")
 
 
 def counted(number: int) -> str:
@@ -161,45 +172,66 @@ def _chosen(wanted: Wanted, data: DataOption) -> list[Letter]:
     return choose(read_letters(settings.kafka_bootstrap(data)), wanted)
 
 
-def _meant(wanted: Wanted, everything: bool, data: DataOption) -> list[Letter]:
-    """Those to act on: what is named, or the open ones that fit."""
+def _agreed(verb: str, wanted: Wanted, everything: bool, yes: bool, data: DataOption) -> list[Letter]:
+    """Those to act on: what is named; or the open ones that fit, once a person has seen how many and said yes."""
+    from cli.confirm import confirm
     from dead_letters.errors import DeadLetterError
+    from dead_letters.letters import still_open
 
     if wanted.anything and not everything:
         raise DeadLetterError("say which dead letters: IDs, --topic, --type, --reason, or --all")
     chosen = _chosen(wanted, data)
-    return chosen if wanted.ids else [letter for letter in chosen if letter.open]
+    if wanted.ids:
+        return chosen
+    letters = [letter for letter in chosen if letter.open]
+    if not letters or yes:
+        return letters
+    _print_summary(letters)
+    confirm(f"{verb} {counted(len(letters))}", yes=yes)
+    # What has come since was not seen; what somebody else has dealt with since is not touched again.
+    return still_open(settings.kafka_bootstrap(data), letters)
 
 
-def _print_table(letters: list[Letter], console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _print_summary(letters: list[Letter]) -> None:
+    """How many of which topic and reason, the most frequent first."""
+    from cli.screen import Grid, Screen
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Grid()
+    table.add_column("dead letters", justify="right")
+    table.add_column("topic", overflow="fold")
+    table.add_column("why", overflow="fold", ratio=1)
+    kinds = Counter((letter.record.topic, letter.refusals[0].reason[:REASON_MAX]) for letter in letters)
+    for (topic, reason), count in kinds.most_common(KINDS_MAX):
+        table.add_row(f"{count:,}", topic, reason)
+    if len(kinds) > KINDS_MAX:
+        rest = sum(count for _, count in kinds.most_common()[KINDS_MAX:])
+        table.add_row(f"{rest:,}", "", f"of {len(kinds) - KINDS_MAX:,} more kinds")
+    Screen().print(table)
+
+
+def _print_table(letters: list[Letter], console: Screen) -> None:
+    from cli.screen import Grid, lines, styled
+
+    table = Grid()
     table.add_column("dead letter", overflow="fold")
     table.add_column("refused (UTC)", no_wrap=True)
     table.add_column("why", overflow="fold", ratio=1)
     for letter in letters:
         first = letter.refusals[0]
         services = ", ".join(dict.fromkeys(refusal.service for refusal in letter.refusals))
-        why = Text(f"{services}: {_safe(first.reason)}")
+        why = [styled(f"{services}: {first.reason}")]
         if first.error:
-            why.append(f"\n{_safe(first.error)}", style="dim")
+            why.append(styled((first.error, "dim")))
         if letter.handled is not None:
-            why.append(f"\n{letter.handled.action} {letter.handled.at:%Y-%m-%d %H:%M:%S}", style="green")
-        name = Text(letter.id, style="bold").append(
-            f"\n{_safe(letter.event_type or 'no type')}", style="not bold dim"
-        )
-        table.add_row(name, f"{first.at:%Y-%m-%d\n%H:%M:%S}" if first.at else "unknown", why)
+            why.append(styled((f"{letter.handled.action} {in_utc(letter.handled.at)}", "green")))
+        name = lines(styled((letter.id, "bold")), styled((letter.event_type or "no type", "dim")))
+        table.add_row(name, lines(*in_utc(first.at).split()) if first.at else "unknown", lines(*why))
     console.print(table)
 
 
-def _print_letter(letter: Letter, console: Console) -> None:
-    from rich.text import Text
-
-    def line(name: str, value: str | None, style: str = "") -> None:
-        console.print(Text(f"{name:<12}", style="bold").append(_safe(value or "–"), style=style))
+def _print_letter(letter: Letter) -> None:
+    def line(name: str, value: str | None) -> None:
+        say(f"{name:<12}{plain(value, BODY_MAX) if value else '–'}")
 
     line("dead letter", letter.id)
     line("type", letter.event_type)
@@ -207,34 +239,50 @@ def _print_letter(letter: Letter, console: Console) -> None:
     line("message", letter.message_id)
     line("trace", letter.trace_id)
     for refusal in letter.refusals:
-        at = f", {refusal.at:%Y-%m-%d %H:%M:%S} UTC" if refusal.at else ""
+        at = f", {in_utc(refusal.at)} UTC" if refusal.at else ""
         line("refused by", f"{refusal.service}{at}: {refusal.reason}")
         if refusal.error:
-            line("", refusal.error, "dim")
+            line("", refusal.error)
     done = letter.handled
     if done is None:
         line("state", "open")
     else:
         to = f" to {done.place}" if done.place else ""
         note = f": {done.note}" if done.note else ""
-        line("state", f"{done.action} {done.at:%Y-%m-%d %H:%M:%S} UTC{to}{note}")
+        line("state", f"{done.action} {in_utc(done.at)} UTC{to}{note}")
     line("key", _text(letter.record.key))
     for name, value in letter.record.headers:
         line("header", f"{name}: {_text(value)}")
-    line("body", _pretty(letter.record.value))
+    if (pretty := _pretty(letter.record.value)) is None:
+        line("body", _text(letter.record.value))
+    else:
+        say("body")
+        for one in pretty.splitlines():
+            say(one)
 
 
-def _pretty(value: bytes | None) -> str | None:
+def in_utc(at: datetime) -> str:
+    """A time for a table whose head says that it is UTC."""
+    from processors.runtime import utc
+
+    return f"{utc.in_utc(at):%Y-%m-%d %H:%M:%S}"
+
+
+def _pretty(body: bytes | None) -> str | None:
+    """A JSON body, indented; None where that would say less than the body itself, or far more."""
+    if not body or len(body) > BODY_MAX:
+        return None
+    pretty, size = [], 0
     try:
-        return "\n" + json.dumps(json.loads(value or b""), indent=2, ensure_ascii=False)
-    except ValueError:
-        return _text(value)
+        for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(body)):
+            pretty.append(part)
+            size += len(part)
+            if size > PRETTY_MAX:
+                return None
+    except (ValueError, RecursionError):
+        return None
+    return "".join(pretty)
 
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode(errors="backslashreplace")
-
-
-def _safe(text: str) -> str:
-    """Nothing that a terminal would obey: a dead letter may hold anything."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

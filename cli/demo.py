@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from uuid import UUID
 
-    from rich.console import Console
-
     from audit.run import Audit
+    from cli.screen import Screen
     from processors.saga.status import Status
     from producers.client import WithdrawalClient
     from producers.plan import LoadPlan
@@ -54,28 +53,29 @@ def demo(
     ] = False,
 ) -> None:
     """Run withdrawals end to end on a stack of its own, audit them, and show one of them closely."""
-    from rich.console import Console
-
+    from cli.screen import Screen, styled
     from stack.supervisor import Stack
     from tracing.collector import SpanCollector
 
     on_end()
-    console = Console(highlight=False)
+    console = Screen()
     with _folder(keep, console) as folder, SpanCollector() as collector:
         started = time.monotonic()
-        console.print("[bold]Settle demo[/]: real Kafka, real PostgreSQL, four services and a relay")
+        console.print(styled(("Settle demo", "bold"), ": real Kafka, real PostgreSQL, four services and a relay"))
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
-        with Stack(folder, environment=environment, note=lambda line: console.print(f"[dim]{line}[/]")) as stack:
+        with Stack(folder, environment=environment, note=lambda line: console.print(line, style="dim")) as stack:
             console.print(f"everything is up after {time.monotonic() - started:.1f} s")
             seen = _withdraw(stack, collector, count, console)
             _show(seen, collector, console)
+    endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318"
+    console.print()
+    console.print("In a browser: start Jaeger (OTLP on 4318, pages on 16686), then")
+    console.print(f"  {endpoint} settle up", style="bold")
+    console.print(f"  {endpoint} settle request \\", style="bold")
     console.print(
-        "\nIn a browser: start Jaeger (OTLP on 4318, pages on 16686), then\n"
-        "  [bold]OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 settle up[/]\n"
-        "  [bold]OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 settle request \\\n"
-        "      --account acc-1 --amount 100.00 --wait[/]   (after `settle accounts open`)\n"
-        "and look for [bold]withdraw-money[/] at http://localhost:16686"
+        styled(("      --account acc-1 --amount 100.00 --wait", "bold"), "   (after `settle accounts open`)")
     )
+    console.print(styled("and look for ", ("withdraw-money", "bold"), " at http://localhost:16686"))
     if not seen.audit.ok:
         raise typer.Exit(FAILED)
     if {state: found[0] for state, found in seen.found.items()} != seen.expected:
@@ -83,7 +83,7 @@ def demo(
 
 
 @contextmanager
-def _folder(keep: bool, console: Console) -> Iterator[Path]:
+def _folder(keep: bool, console: Screen) -> Iterator[Path]:
     if keep:
         folder = Path(tempfile.mkdtemp(prefix="settle-demo-"))
         yield folder
@@ -93,7 +93,7 @@ def _folder(keep: bool, console: Console) -> Iterator[Path]:
         yield Path(name)
 
 
-def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Console) -> _Seen:
+def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Screen) -> _Seen:
     import tracing
     from audit.run import run
     from contracts.money import format_amount
@@ -133,7 +133,7 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Conso
 
 
 def _load(
-    client: WithdrawalClient, plan: LoadPlan, last: Callable[[], UUID], saga_dsn: str, console: Console
+    client: WithdrawalClient, plan: LoadPlan, last: Callable[[], UUID], saga_dsn: str, console: Screen
 ) -> UUID:
     """Send the load and a last withdrawal, and follow them to their end, live; the payment ID of the last."""
     import psycopg
@@ -143,7 +143,8 @@ def _load(
     from producers.plan import plan_load
 
     total = plan.count + 1
-    console.print(f"{total:,} withdrawals: 5% will be declined, 5% lack funds, 5% are sent twice\n")
+    console.print(f"{total:,} withdrawals: 5% will be declined, 5% lack funds, 5% are sent twice")
+    console.print()
     columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with psycopg.connect(saga_dsn, autocommit=True) as saga, Progress(*columns, console=console) as progress:
         sent = progress.add_task("sent", total=plan.messages + 1)
@@ -181,15 +182,13 @@ def _outcomes(saga_dsn: str) -> dict[str, tuple[int, int]]:
         return {state: (number, minor) for state, number, minor in connection.execute(_OUTCOMES)}
 
 
-def _show(seen: _Seen, collector: SpanCollector, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-
+def _show(seen: _Seen, collector: SpanCollector, console: Screen) -> None:
     from cli import audit, status
+    from cli.screen import Grid
     from cli.trace_tree import as_tree
     from contracts.money import format_amount
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Grid()
     table.add_column("outcome", style="bold")
     table.add_column("withdrawals", justify="right")
     table.add_column("planned", justify="right")
@@ -207,8 +206,10 @@ def _show(seen: _Seen, collector: SpanCollector, console: Console) -> None:
     console.print(table)
     console.print(audit.as_table(seen.audit))
     console.print(audit.in_words(seen.audit))
-    console.print("\n[bold]One withdrawal, closely[/]")
+    console.print()
+    console.print("One withdrawal, closely", style="bold")
     console.print(status.as_table(seen.status))
     console.print(status.in_words(seen.status))
-    console.print("\n[bold]The same as a trace[/]")
+    console.print()
+    console.print("The same as a trace", style="bold")
     console.print(as_tree(collector.trace(seen.status.trace_id or "")))

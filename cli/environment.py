@@ -5,13 +5,21 @@ A development stack has passwords that everybody knows. They say so themselves, 
 """
 
 import os
+from typing import Annotated
+
+import typer
 
 from cli.errors import BadInputError
+from cli.text import say
 
 DEVELOPMENT_DEFAULT = "only-for-development"
 """Part of every value that ``docker-compose.yml`` and ``.env.example`` give to a secret."""
 
-ENVIRONMENTS = ("development", "production")
+DEVELOPMENT, PRODUCTION = ENVIRONMENTS = ("development", "production")
+
+InProductionOption = Annotated[
+    bool, typer.Option("--in-production", help="Do it although SETTLE_ENV is production.")
+]
 
 _PREFIXES = ("SETTLE_", "OTEL_", "POSTGRES_", "GRAFANA_")
 _SECRETS = ("_PASSWORD", "_HEADERS")
@@ -23,10 +31,10 @@ def refuse_development_defaults() -> None:
     Raises:
         BadInputError: ``SETTLE_ENV`` is neither of :data:`ENVIRONMENTS`, or is production with such a default.
     """
-    environment = os.environ.get("SETTLE_ENV") or ENVIRONMENTS[0]
+    environment = os.environ.get("SETTLE_ENV") or DEVELOPMENT
     if environment not in ENVIRONMENTS:
         raise BadInputError(f"SETTLE_ENV={environment} is wrong: it is one of {', '.join(ENVIRONMENTS)}")
-    if environment == "production":
+    if environment == PRODUCTION:
         found = sorted(name for name, value in os.environ.items() if DEVELOPMENT_DEFAULT in value)
         if found:
             raise BadInputError(
@@ -34,17 +42,32 @@ def refuse_development_defaults() -> None:
             )
 
 
+def refuse_production(what: str, *, anyway: bool) -> None:
+    """Refuse what is for trying things out, where real money is.
+
+    Args:
+        what: the command does: ``settle load makes withdrawals of its own``.
+        anyway: whether the person has said that it is meant.
+
+    Raises:
+        BadInputError: ``SETTLE_ENV`` is production, and nobody has said so.
+    """
+    if os.environ.get("SETTLE_ENV") == PRODUCTION and not anyway:
+        raise BadInputError(f"{what}, and SETTLE_ENV is production; if that is meant, pass --in-production")
+
+
 def show() -> None:
     """Check the environment variables, and print those that are set; passwords are hidden."""
+    from outbox_relay.settings import RelaySettings
     from processors.runtime.settings import ServiceSettings
     from producers.settings import ProducerSettings
     from tracing.setup import TracingSettings
 
-    for kind in (ServiceSettings, ProducerSettings, TracingSettings):
+    for kind in (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings):
         kind()
     for name, value in sorted(os.environ.items()):
         if name.startswith(_PREFIXES):
-            print(f"{name}={_without_password(name, value)}")
+            say(f"{name}={_without_password(name, value)}")
 
 
 def _without_password(name: str, value: str) -> str:
@@ -52,4 +75,5 @@ def _without_password(name: str, value: str) -> str:
 
     if name.endswith(_SECRETS):
         return "***"
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", value)
+    without = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", value)
+    return re.sub(r"(password\s*=\s*)(?:'(?:\\.|[^\\'])*'|\S*)", r"\1***", without)

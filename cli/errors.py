@@ -1,5 +1,6 @@
 """How does an error reach a person? As one line on standard error, with an exit code; tracebacks are for bugs."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -7,13 +8,18 @@ from contextlib import contextmanager
 
 import typer
 
+from cli.text import complain
+
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+NOT_READ = 141
+"""Whoever read the output has gone, as with ``| head``; a shell says so of programs that do not notice."""
 
 # By name: to look for an error is no reason to import whoever raises it. The nearest base class counts.
 EXIT_CODES = {
     "cli.errors.BadInputError": BAD_INPUT,
+    "builtins.OSError": FAILED,
     "approaches.lab.caller.NotInTimeError": FAILED,
     "approaches.withdrawal.PaymentIdReusedError": BAD_INPUT,
     "cli.errors.CommandError": FAILED,
@@ -27,6 +33,8 @@ EXIT_CODES = {
     "producers.errors.InvalidRequestError": BAD_INPUT,
     "producers.errors.ProducerError": FAILED,
     "psycopg.OperationalError": FAILED,
+    "psycopg.errors.InsufficientPrivilege": FAILED,
+    "psycopg.errors.ReadOnlySqlTransaction": FAILED,
     "psycopg.errors.UndefinedColumn": FAILED,
     "psycopg.errors.UndefinedTable": FAILED,
     "pydantic_core._pydantic_core.ValidationError": BAD_INPUT,
@@ -38,10 +46,11 @@ EXIT_CODES = {
 }
 
 
-# As libpq says it, before its advice.
+# As libpq says it of each host, before its advice.
 _NOT_CONNECTED = re.compile(
-    r'connection failed: connection to server at "([^"]+)"(?: \([^)]*\))?, port (\d+) failed: '
-    r"(.*?)(?: Is the server running on that host and accepting TCP/IP connections\?)?$"
+    r'connection to server at "([^"]+)"(?: \([^)]*\))?, port (\d+) failed: '
+    r"(.*?)(?: Is the server running on that host and accepting TCP/IP connections\?)?"
+    r"(?= Multiple connection attempts failed\.| - host: |$)"
 )
 
 
@@ -57,15 +66,32 @@ class BadInputError(CommandError):
 def in_one_line() -> Iterator[None]:
     """Turn a known error into its line and exit code; leave the others, which are bugs, as they are."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            _flush()
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise typer.Exit(NOT_READ) from None
     except Exception as error:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"settle: {one_line(error)}", file=sys.stderr)
+        complain(one_line(error))
         raise typer.Exit(code) from None
+
+
+def _flush() -> None:
+    """Have everything printed while an error can still be told."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is still buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def exit_code(error: Exception) -> int | None:
@@ -78,7 +104,9 @@ def one_line(error: Exception) -> str:
     """What an error says, without line breaks; where something is away, its address."""
     module = type(error).__module__
     if module == "pydantic_core._pydantic_core":
-        return _of_settings(error)
+        from connectivity.variables import complaint
+
+        return complaint(error)  # type: ignore[arg-type]
     if module == "cimpl":
         return _of_kafka(error)
     if module == "sqlalchemy.exc":
@@ -88,8 +116,10 @@ def one_line(error: Exception) -> str:
         return (
             f"{text.partition(' LINE ')[0]}: the schema is not there, or not of this version; run `settle migrate`"
         )
-    found = _NOT_CONNECTED.match(text)
-    return "PostgreSQL at {}:{} does not answer: {}".format(*found.groups()) if found else text
+    if not text.startswith("connection failed: "):
+        return text
+    hosts = dict.fromkeys(found.groups() for found in _NOT_CONNECTED.finditer(text))
+    return "; ".join("PostgreSQL at {}:{} does not answer: {}".format(*host) for host in hosts) or text
 
 
 def of_command_line(error: Exception) -> str | None:
@@ -110,20 +140,3 @@ def _of_kafka(error: Exception) -> str:
     cause = error.args[0]
     verb = "does not answer" if cause.code() < 0 else "refuses"  # below zero it is librdkafka that says so
     return f"Kafka at {settings.kafka_asked} {verb}: {' '.join(cause.str().split())}"
-
-
-def _of_settings(error: Exception) -> str:
-    """Which environment variables are wrong, and why."""
-    from pydantic import ValidationError
-
-    assert isinstance(error, ValidationError)
-    prefix = "OTEL_" if error.title == "TracingSettings" else "SETTLE_"
-    # The first of each variable: what follows from it is no news.
-    wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
-    return "; ".join(
-        f"{prefix}{name}".upper()
-        # A database's URL may hold a password.
-        + ("" if name.endswith("_dsn") else f"={details['input']!s}")
-        + f" is wrong: {details['msg'].removeprefix('Value error, ')}"
-        for name, details in reversed(wrong.items())
-    )

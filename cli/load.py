@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.client import open_client
+from cli.environment import InProductionOption, refuse_production
 from cli.errors import FAILED, INTERRUPTED
 from cli.settings import DataOption
+from cli.text import complain
 
 if TYPE_CHECKING:
     from producers.load import LoadReport
@@ -30,9 +31,10 @@ def load(
     declined: Annotated[float, typer.Option(help="Share that the bank declines.")] = 0.0,
     insufficient: Annotated[float, typer.Option(help="Share that asks for too much.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same load.")] = 1,
+    in_production: InProductionOption = False,
     data: DataOption = None,
 ) -> None:
-    """Make many withdrawals; fail unless Kafka took every one."""
+    """Make many withdrawals; fail unless Kafka took every one. Not in production."""
     from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS
     from producers.load import HIGH_RATE, check_rate, run_load
     from producers.plan import LoadPlan, plan_load
@@ -47,6 +49,7 @@ def load(
         seed=seed,
     )
     check_rate(rate)
+    refuse_production("settle load takes money from accounts", anyway=in_production)
     linger_ms = LINGER_MS if rate and rate < HIGH_RATE else LINGER_UNDER_LOAD_MS
     with (
         open_client(data, linger_ms=linger_ms) as client,
@@ -58,9 +61,7 @@ def load(
     if report.first_failure is not None:
         rest = plan.messages - report.sent if report.hopeless else 0
         gave_up = f", {rest:,} not even tried" if rest else ""
-        print(
-            f"settle: {report.failed:,} not delivered{gave_up}; the first: {report.first_failure}", file=sys.stderr
-        )
+        complain(f"{report.failed:,} not delivered{gave_up}; the first: {report.first_failure}")
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
     if report.failed:
@@ -87,10 +88,11 @@ class _Progress:
     """A bar on a terminal, a line a second elsewhere."""
 
     def __init__(self, messages: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._console = Console(highlight=False)
+        from cli.screen import Screen
+
+        self._console = Screen()
         self._messages = messages
         self._bar: Progress | None = None
         self._line_at_s = LINE_EVERY_S
@@ -128,11 +130,9 @@ class _Progress:
 
 
 def _print_table(report: LoadReport) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from cli.screen import Grid, Screen
 
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table = Grid(head=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, value in (
@@ -146,7 +146,7 @@ def _print_table(report: LoadReport) -> None:
         ("delivery p99", _in_ms(report.latencies.percentile(0.99))),
     ):
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    Screen().print(table)
 
 
 def _in_ms(seconds: float | None) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from cli import main
 from cli.commands import LazyCommands
+from cli.text import say
 
 app = typer.Typer(
     name="settle", cls=LazyCommands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
@@ -15,7 +16,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"settle {version('settle')}")
+        say(f"settle {version('settle')}")
         raise typer.Exit
 
 

@@ -10,8 +10,7 @@ import typer
 from cli import settings
 from cli.errors import BadInputError, CommandError
 from cli.settings import DataOption
-
-DATABASES = ("saga", "account", "payment", "notification")
+from cli.text import say
 
 
 def nudge(
@@ -20,27 +19,28 @@ def nudge(
     ],
     data: DataOption = None,
 ) -> None:
-    """Say again what the waiting step of a withdrawal needs to hear; harmless when repeated."""
-    from audit.nudge import to_say_again
+    """Publish again what the waiting step of a withdrawal acts on, and what a service lacks of it; harmless."""
+    from audit import lost
+    from audit.republish import DATABASES, find, republish
     from audit.stuck import waiting
     from processors.saga.status import read
-    from producers.publish import publish
     from producers.settings import ProducerSettings
 
     dsns = {name: settings.dsn(name, data) for name in DATABASES}
-    found = read(dsns["saga"], payment_id)
-    if found is None:
+    status = read(dsns["saga"], payment_id)
+    if status is not None and status.finished:
+        raise BadInputError(f"withdrawal {payment_id} is finished: {status.state}; there is nothing to nudge")
+    bootstrap = settings.kafka_bootstrap(data)
+    found = find(dsns, bootstrap, lambda one: lost.lacking(one) | lost.acted_on(one), payment_ids=[payment_id])
+    if not found and status is None:
         raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
-    if found.finished:
-        raise BadInputError(f"withdrawal {payment_id} is finished: {found.state}; there is nothing to nudge")
-    bootstrap, timeout_s = settings.kafka_bootstrap(data), ProducerSettings().delivery_timeout_s
-    messages = to_say_again(dsns, bootstrap, payment_id)
-    if not messages:
-        raise CommandError(f"no service has anything to say again; {payment_id} waits for {found.waiting_for}")
-    publish(bootstrap, messages, timeout_s)
-    for message in messages:
-        print(f"said again on {message.topic}: {message.event_type}")
-    print(f"it waits for {found.waiting_for}")
+    waits_for = status.waiting_for if status is not None else "the saga service to hear of it"
+    if not found:
+        raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits_for}")
+    republish(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
+    for one in found:
+        say(f"republished on {one.topic}: {one.event_type}")
+    say(f"it waits for {waits_for}")
     pending = waiting(dsns, [payment_id]).get(payment_id)
     if pending is not None:
-        print(f"which is in hand: {pending.in_words()}")
+        say(f"which is in hand: {pending.in_words()}")

@@ -1,19 +1,20 @@
-"""How do the outboxes stand, and which rows can never be published? ``settle outbox status|dead``."""
+"""The outboxes, and the rows that can never be published: ``settle outbox status|dead``."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import settings
+from cli.confirm import YesOption, confirm
 from cli.errors import BadInputError
 from cli.settings import DataOption
+from cli.text import say, say_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     import psycopg
 
@@ -25,8 +26,14 @@ SOURCES = ("account", "payment", "notification", "saga")
 app = typer.Typer(help="See how the outboxes stand; mend rows that cannot be published.", no_args_is_help=True)
 dead_app = typer.Typer(help="Rows that Kafka will never take, put aside.", no_args_is_help=True)
 app.add_typer(dead_app, name="dead")
+slot_app = typer.Typer(help="What keeps the log of a database for its relay.", no_args_is_help=True)
+app.add_typer(slot_app, name="slot")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="As `list` shows them.", show_default=False)
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All that are there now.")]
 
 
 @app.command()
@@ -34,9 +41,9 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
     """Show each outbox: its slot, how far the relay is behind, and how large the table is."""
     from outbox_relay.status import outbox_status
 
-    found = [outbox_status(connection, name) for name, connection in _connections(data)]
+    found = [outbox_status(connection) for _, _, connection in _connections(data)]
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        say_json([asdict(one) for one in found])
         return
     _print_status(found)
 
@@ -45,53 +52,126 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
 def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
     """List the rows that were put aside, the oldest first."""
     from outbox_relay.dead import dead_rows
+    from processors.runtime.utc import in_utc
 
-    found = [(name, row) for name, connection in _connections(data) for row in dead_rows(connection)]
+    found = [(source, row) for _, source, connection in _connections(data) for row in dead_rows(connection)]
     if as_json:
-        fields = [{"source": name, **asdict(row), "died_at": row.died_at.isoformat()} for name, row in found]
-        print(json.dumps(fields, indent=2))
+        fields = [
+            {"source": source, "name": row.name, **asdict(row), "died_at": in_utc(row.died_at).isoformat()}
+            for source, row in found
+        ]
+        say_json(fields)
         return
     _print_dead(found)
 
 
 @dead_app.command()
 def retry(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="As `list` shows them.", show_default=False)
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    data: DataOption = None,
+    ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
 ) -> None:
     """Put rows back at the end of their outbox, once the cause is mended: the relay tries them again."""
     from outbox_relay.dead import retry as put_back
 
+    _take_out(put_back, "put {} back into the outbox", "put back", ids, everything, yes, data)
+
+
+@dead_app.command()
+def discard(
+    ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
+) -> None:
+    """Forget rows for good: they are never published, and whoever waits for their events waits in vain."""
+    from outbox_relay.dead import discard as forget
+
+    _take_out(forget, "discard {} for good", "discarded", ids, everything, yes, data)
+
+
+def _take_out(
+    act: Callable[[psycopg.Connection[Any], Collection[str]], list[str]],
+    would: str,
+    was: str,
+    ids: list[str] | None,
+    everything: bool,
+    yes: bool,
+    data: Any,
+) -> None:
+    """Do something with dead rows that are named, or with all of those that are there when it is asked for."""
+    from outbox_relay.dead import dead_rows
+
     if bool(ids) == everything:
         raise BadInputError("name the rows as `settle outbox dead list` shows them, or pass --all")
-    done = [row_id for _, connection in _connections(data) for row_id in put_back(connection, ids or None)]
-    print(f"{len(done):,} row{'s' if len(done) != 1 else ''} put back")
-    if unknown := [row_id for row_id in ids or () if row_id not in done]:
+    chosen: dict[str, list[DeadRow]] = {}
+    shown = []
+    for service, source, connection in _connections(data):
+        for row in dead_rows(connection):
+            if everything or {row.name, row.id} & set(ids or ()):
+                chosen.setdefault(service, []).append(row)
+                shown.append((source, row))
+    known = {name for _, row in shown for name in (row.name, row.id)}
+    if unknown := [row_id for row_id in ids or () if row_id not in known]:
         raise BadInputError(f"not among the dead rows: {', '.join(unknown)}")
+    if everything and shown:
+        _print_dead(shown)
+        confirm(would.format(_rows(len(shown))), yes=yes)
+    done = [
+        name
+        for service, _, connection in _connections(data, chosen)
+        for name in act(connection, [row.name for row in chosen[service]])
+    ]
+    say(f"{_rows(len(done))} {was}")
 
 
-def _connections(data: Any) -> Iterator[tuple[str, psycopg.Connection[Any]]]:
-    """Each source's database, one after the other."""
+@slot_app.command()
+def drop(
+    source: Annotated[str, typer.Argument(help=f"Which outbox: {', '.join(SOURCES)}.", show_default=False)],
+    data: DataOption = None,
+) -> None:
+    """Drop the slot that nobody reads any more, so that the server lets go of its log.
+
+    A relay that reads the log makes a new one when it starts, and finds in the table what the topics lack.
+    """
+    import psycopg
+
+    from outbox_relay.errors import RelayError
+    from outbox_relay.slot import drop_slot
+    from outbox_relay.slot_name import slot_name
+
+    if source not in SOURCES:
+        raise BadInputError(f"no outbox {source}; there are {', '.join(SOURCES)}")
+    dsn = settings.dsn(source, data)
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+        name = slot_name(connection)
+        try:
+            if not drop_slot(connection, name):
+                raise BadInputError(f"there is no slot {name}")
+        except RelayError as error:
+            raise BadInputError(str(error)) from None
+    say(f"slot {name} is dropped")
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' if count != 1 else ''}"
+
+
+def _connections(
+    data: Any, services: Collection[str] = SOURCES
+) -> Iterator[tuple[str, str, psycopg.Connection[Any]]]:
+    """The databases of some services, one after the other: the service, the source's name, and a connection."""
     import psycopg
 
     from outbox_relay.source import source_name
 
-    for name in SOURCES:
-        dsn = settings.dsn(name, data)
-        with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
-            yield source_name(dsn), connection
+    for service in services:
+        dsn = settings.dsn(service, data)
+        with psycopg.connect(dsn, autocommit=True, connect_timeout=5, client_encoding="utf8") as connection:
+            yield service, source_name(dsn), connection
 
 
 def _print_status(found: list[OutboxStatus]) -> None:
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    from cli.screen import Grid, Screen
+
+    table = Grid()
     for name in ("outbox", "relay", "behind", "log kept", "rows", "table", "dead"):
         table.add_column(name, justify="left" if name in ("outbox", "relay") else "right")
     for one in found:
@@ -107,27 +187,32 @@ def _print_status(found: list[OutboxStatus]) -> None:
             decimal(one.table_bytes),
             f"{one.dead_rows:,}",
         )
-    console = Console(highlight=False)
+    console = Screen()
     console.print(table)
+    for one in found:
+        if one.gap is not None:
+            console.print(f"{one.source}: {one.gap}")
     if any(one.dead_rows for one in found):
         console.print("`settle outbox dead list` says why rows could not be published")
 
 
 def _print_dead(found: list[tuple[str, DeadRow]]) -> None:
-    from rich import box
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
 
-    console = Console(highlight=False)
+    from cli.screen import Grid, Screen, lines, styled
+    from processors.runtime.utc import in_utc
+
+    console = Screen()
     if found:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Grid()
         table.add_column("row", no_wrap=True)
         table.add_column("why", overflow="fold")
         for name, row in found:
-            size = decimal(row.payload_bytes)
+            size = "tombstone" if row.payload_bytes is None else decimal(row.payload_bytes)
+            about = f"{name}, {row.type or 'NULL'}, {size}"
             table.add_row(
-                f"{row.id}\n[dim]{name}, {row.type}, {size}[/]", f"{row.reason}\n[dim]{row.died_at:%F %T}[/]"
+                lines(row.name, styled((about, "dim"))),
+                lines(row.reason, styled((f"{in_utc(row.died_at):%F %T} UTC", "dim"))),
             )
         console.print(table)
     console.print(f"{len(found):,} dead row{'s' if len(found) != 1 else ''}")

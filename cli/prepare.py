@@ -9,6 +9,7 @@ import typer
 from cli import settings
 from cli.errors import BadInputError
 from cli.settings import DataOption
+from cli.text import say
 
 
 def migrate(
@@ -30,7 +31,7 @@ def migrate(
         bring_up(database, dsn)
         if grant:
             let_work(database, dsn)
-        print(f"{database}: schema is up to date" + (", roles may do their work" if grant else ""))
+        say(f"{database}: schema is up to date" + (", roles may do their work" if grant else ""))
 
 
 def topics(
@@ -52,4 +53,4 @@ def topics(
         raise BadInputError(f"of {replication} copies never {min_insync} are in sync: nothing could be written")
     created = ensure_topics(settings.kafka_bootstrap(data), partitions, replication, min_insync, retention_days)
     for name in (*all_topic_names(), DEAD_LETTERS_HANDLED):
-        print(f"{name}: {'created' if name in created else 'is there'}")
+        say(f"{name}: {'created' if name in created else 'is there'}")

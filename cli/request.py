@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from cli import settings
 from cli.client import open_client
 from cli.errors import CommandError
 from cli.settings import DataOption
+from cli.text import say, say_json
 from contracts.money import format_amount, parse_amount, parse_currency
 
 if TYPE_CHECKING:
@@ -40,24 +40,24 @@ def request(
     with open_client(data) as client:
         receipt = client.request(account, amount, currency=currency, payment_id=payment_id)
     if not as_json:
-        print(f"payment ID  {receipt.payment_id}")
-        print(f"trace ID    {receipt.trace_id}", flush=True)
+        say(f"payment ID  {receipt.payment_id}")
+        say(f"trace ID    {receipt.trace_id}")
     if not wait:
         if as_json:
-            print(json.dumps(_receipt_fields(receipt), indent=2))
+            say_json(_receipt_fields(receipt))
         return
 
     def show(step: Step) -> None:
         if not as_json:
-            print(f"{(step.at - asked_at).total_seconds():+8.3f} s  {step.event}", flush=True)
+            say(f"{(step.at - asked_at).total_seconds():+8.3f} s  {step.event}")
 
     status = _follow(settings.dsn("saga", data), receipt, timeout, show)
     if status is not None:
         _refuse_other_contents(status, account, parse_amount(amount), parse_currency(currency))
     if as_json:
-        print(json.dumps(_receipt_fields(receipt) | _status_fields(status), indent=2))
+        say_json(_receipt_fields(receipt) | _status_fields(status))
     elif status is not None and status.finished:
-        print(_outcome(status))
+        say(_outcome(status))
     if status is None or not status.finished:
         waits_for = status.waiting_for if status is not None else "the saga service to hear of it"
         raise CommandError(

@@ -40,13 +40,14 @@ def kafka_bootstrap(data: Path | None = None) -> str:
 
 
 def dsn(database: str, data: Path | None = None) -> str:
-    """The URL of a database: ``account``, ``payment``, ``notification``, ``saga`` or ``provider``.
+    """Where a database is: ``account``, ``payment``, ``notification``, ``saga`` or ``provider``.
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
-        BadInputError: the variable is not the URL of a database.
+        BadInputError: the variable says of no database where it is.
     """
-    from processors.runtime.settings import ServiceSettings, check_dsn
+    from connectivity.databases import check_dsn
+    from processors.runtime.settings import ServiceSettings
 
     name = f"SETTLE_{database.upper()}_DSN"
     found = _variable(name, data) or ServiceSettings().dsn(database)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -11,10 +10,10 @@ import typer
 from cli import settings
 from cli.errors import BadInputError
 from cli.settings import DataOption
+from cli.text import say_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from cli.screen import Grid
     from processors.saga.status import Status
 
 
@@ -26,17 +25,16 @@ def status(
     data: DataOption = None,
 ) -> None:
     """Tell where a withdrawal stands: its steps, what it waits for, whether and by what it is finished."""
-    from rich.console import Console
-
+    from cli.screen import Screen
     from processors.saga.status import read
 
     found = read(settings.dsn("saga", data), payment_id)
     if found is None:
         raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
     if as_json:
-        print(json.dumps(as_fields(found), indent=2))
+        say_json(as_fields(found))
         return
-    console = Console(highlight=False)
+    console = Screen()
     console.print(as_table(found))
     console.print(in_words(found))
 
@@ -59,16 +57,14 @@ def as_fields(found: Status) -> dict[str, object]:
     }
 
 
-def as_table(found: Status) -> Table:
+def as_table(found: Status) -> Grid:
     """The steps with their times, from the first one on."""
-    from rich import box
-    from rich.table import Table
-
+    from cli.screen import Grid, styled
     from contracts.money import format_amount
 
     amount = f"{format_amount(found.amount_minor)} {found.currency}"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="")
-    table.title = f"{found.payment_id}  {amount} from {found.account_id}"
+    table = Grid(title_justify="left", title_style="")
+    table.title = styled(f"{found.payment_id}  {amount} from {found.account_id}")
     table.add_column("event", style="bold")
     table.add_column("at (UTC)")
     table.add_column("after", justify="right")

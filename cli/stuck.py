@@ -9,11 +9,11 @@ import typer
 
 from cli import settings
 from cli.settings import DataOption
+from cli.text import say_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from audit.stuck import Stuck
+    from cli.screen import Grid
 
 DATABASES = ("saga", "account", "payment", "notification")
 
@@ -29,17 +29,17 @@ def stuck(
 ) -> None:
     """List the withdrawals that make no progress, and what each waits for."""
     import msgspec
-    from rich.console import Console
 
     from audit.stuck import stuck as find
+    from cli.screen import Screen
     from processors.runtime.settings import ServiceSettings
 
     older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s
     found = find({name: settings.dsn(name, data) for name in DATABASES}, older_than_s, limit)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        say_json(msgspec.to_builtins(found))
         return
-    console = Console(highlight=False)
+    console = Screen()
     if not found:
         console.print(
             f"nothing is stuck: every withdrawal has ended, or had an event in the last {older_than_s:g} s"
@@ -53,24 +53,22 @@ def stuck(
     )
 
 
-def as_table(found: list[Stuck], now: datetime) -> Table:
+def as_table(found: list[Stuck], now: datetime) -> Grid:
     """Two lines a withdrawal: what it is, and below it what it waits for."""
-    from rich import box
-    from rich.table import Table
-
+    from cli.screen import Grid, lines, styled
     from contracts.money import format_amount
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Grid()
     table.add_column("payment ID, and what it waits for", min_width=40)
     table.add_column("state")
     table.add_column("amount", justify="right")
     table.add_column("for", justify="right")
     for one in found:
-        lines = [f"[bold]{one.payment_id}[/]", one.waiting_for or ""]
+        about = [styled((one.payment_id, "bold")), styled(one.waiting_for or "")]
         if one.pending is not None:
-            lines.append(f"[dim]{one.pending.in_words()}[/]")
+            about.append(styled((one.pending.in_words(), "dim")))
         amount = f"{format_amount(one.amount_minor)} {one.currency}"
-        table.add_row("\n".join(lines), one.state, amount, _for((now - one.since).total_seconds()))
+        table.add_row(lines(*about), one.state, amount, _for((now - one.since).total_seconds()))
     return table
 
 

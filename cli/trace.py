@@ -59,8 +59,7 @@ def show(
     data: DataOption = None,
 ) -> None:
     """Draw the trace of a withdrawal as a tree, and say where Jaeger shows it."""
-    from rich.console import Console
-
+    from cli.screen import Screen, styled
     from cli.trace_tree import as_tree
     from processors.saga.status import read
     from tracing.jaeger import traces
@@ -81,12 +80,12 @@ def show(
         raise CommandError(
             f"Jaeger at {url} knows no trace {trace_id}: was the withdrawal traced, and do its services export?"
         )
-    console = Console(highlight=False)
+    console = Screen()
     console.print(as_tree(spans))
     if missing is not None:
-        console.print(f"[bold red]not whole[/]: {missing}")
+        console.print(styled(("not whole", "bold red"), f": {missing}"))
     elif found.state in HOPS:
-        console.print(f"[green]whole[/]: every hop of a withdrawal that is {found.state}, no orphan")
+        console.print(styled(("whole", "green"), f": every hop of a withdrawal that is {found.state}, no orphan"))
     console.print(f"{settings.jaeger_link(url)}/trace/{trace_id}", soft_wrap=True)
 
 
@@ -101,8 +100,7 @@ def check(
     data: DataOption = None,
 ) -> None:
     """Verify that no hop of the newest finished withdrawals is missing and no span is an orphan."""
-    from rich.console import Console
-
+    from cli.screen import Screen, styled
     from processors.saga.status import ended
     from tracing.jaeger import latest
     from tracing.whole import ROOT
@@ -118,16 +116,17 @@ def check(
     faults, spans = _faults(url, withdrawals, wait)
     outcomes = Counter(one.state for one in withdrawals)
     ways = ", ".join(f"{count:,} {state}" for state, count in sorted(outcomes.items()))
-    console = Console(highlight=False)
+    console = Screen()
     number = len(withdrawals)
     console.print(f"{number:,} withdrawals ({ways}), {spans:,} spans")
     for one, fault in faults[:NAMED_MAX]:
-        console.print(f"[bold red]not whole[/]: {one.payment_id} {one.state}\n  trace {one.trace_id}: {fault}")
+        console.print(styled(("not whole", "bold red"), f": {one.payment_id} {one.state}"))
+        console.print(f"  trace {one.trace_id}: {fault}")
     if len(faults) > NAMED_MAX:
         console.print(f"and {len(faults) - NAMED_MAX:,} more")
     whole = number - len(faults)
     style = "bold red" if faults else "green"
-    console.print(f"[{style}]{whole:,} of {number:,} traces are whole[/] ({whole / number:.1%})")
+    console.print(styled((f"{whole:,} of {number:,} traces are whole", style), f" ({whole / number:.1%})"))
     if faults:
         raise typer.Exit(FAILED)
 

@@ -6,14 +6,16 @@ and so on) are made beside the account database when they are first needed.
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import settings
+from cli.environment import InProductionOption, refuse_production
 from cli.errors import BadInputError, CommandError
 from cli.settings import DataOption
+from cli.text import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,9 +37,10 @@ def withdraw(
         str | None,
         typer.Option("--die-at", metavar="POINT", help="Let the coordinator die there; any word lists them."),
     ] = None,
+    in_production: InProductionOption = False,
     data: DataOption = None,
 ) -> None:
-    """Withdraw by two-phase commit; with --die-at, leave participants in doubt."""
+    """Withdraw by two-phase commit; with --die-at, leave participants in doubt. Not in production."""
     import failpoints
     from approaches import tables
     from approaches.connections import connect
@@ -52,6 +55,7 @@ def withdraw(
         if die_at not in points:
             raise BadInputError(f"--die-at {die_at}: not a point; it is one of {', '.join(points)}")
         failpoints.arm(prefix + die_at)
+    refuse_production("settle 2pc withdraw makes databases and transactions in doubt", anyway=in_production)
     dsns = _databases(data)
     with connect(dsns["account"]) as db:
         tables.open_accounts(db, [account], BALANCE_MINOR)
@@ -62,7 +66,7 @@ def withdraw(
         raise CommandError(f"{error}; `settle 2pc in-doubt` shows who waits for a decision") from None
     finally:
         coordinator.close()
-    print(f"{request.payment_id}: {outcome.state}" + (f" ({outcome.reason})" if outcome.reason else ""))
+    say(f"{request.payment_id}: {outcome.state}" + (f" ({outcome.reason})" if outcome.reason else ""))
 
 
 @app.command(name="in-doubt")
@@ -70,7 +74,8 @@ def in_doubt(as_json: JsonOption = False, data: DataOption = None) -> None:
     """List prepared transactions that nobody has ended: since when, and how many requests wait for them."""
     from approaches import recovery
 
-    _print(recovery.in_doubt(_databases(data)), as_json)
+    dsns = _databases_that_exist(data)
+    _print(recovery.in_doubt(dsns) if dsns else [], as_json)
 
 
 @app.command()
@@ -84,45 +89,58 @@ def recover(
     """End what is in doubt as the log says, and abort what the log does not know; fail if something is left."""
     from approaches import recovery
 
-    dsns = _databases(data)
-    found = recovery.recover(dsns, older_than)
+    dsns = _databases_that_exist(data)
+    found = recovery.recover(dsns, older_than) if dsns else recovery.Recovered([], [])
     if as_json:
         settled = [_as_dict(one) | {"decision": decision} for one, decision in found.settled]
-        print(json.dumps({"settled": settled, "unreachable": found.unreachable}, indent=2))
+        say_json({"settled": settled, "unreachable": found.unreachable})
     else:
         for one, decision in found.settled:
             ended = "committed" if decision == "commit" else "aborted"
-            print(f"{one.transaction_id} at {one.participant}: {ended} after {one.age_s:.1f} s in doubt")
-        left = len(recovery.in_doubt(dsns))
-        print(f"{len(found.settled)} settled, {left} left" + (f" (younger than {older_than:g} s)" if left else ""))
+            say(f"{one.transaction_id} at {one.participant}: {ended} after {one.age_s:.1f} s in doubt")
+        left = len(recovery.in_doubt(dsns)) if dsns else 0
+        say(f"{len(found.settled)} settled, {left} left" + (f" (younger than {older_than:g} s)" if left else ""))
     if found.unreachable:
         raise CommandError(
             f"{' and '.join(found.unreachable)} did not answer, and may hold more; run this again when they do"
         )
 
 
-def _databases(data: object) -> dict[str, str]:
+def _databases(data: Path | None) -> dict[str, str]:
+    """The databases' URLs by role, once all are there."""
     from approaches.lab.databases import Server
     from approaches.two_phase_commit import SCHEMAS
 
-    server = Server(settings.dsn("account", data))  # type: ignore[arg-type]
-    names = {role: f"two_phase_{role}" for role in SCHEMAS}
-    server.create({names[role]: schema for role, schema in SCHEMAS.items()}, fresh=False)
-    return {role: server.dsn(name) for role, name in names.items()}
+    server = Server(settings.dsn("account", data))
+    server.create({_database(role): schema for role, schema in SCHEMAS.items()}, fresh=False)
+    return {role: server.dsn(_database(role)) for role in SCHEMAS}
+
+
+def _databases_that_exist(data: Path | None) -> dict[str, str]:
+    """The databases' URLs by role; empty where nobody has ever withdrawn like this."""
+    from approaches.lab.databases import Server
+    from approaches.two_phase_commit import SCHEMAS
+
+    server = Server(settings.dsn("account", data))
+    if not server.any_exists([_database(role) for role in SCHEMAS]):
+        return {}
+    return {role: server.dsn(_database(role)) for role in SCHEMAS}
+
+
+def _database(role: str) -> str:
+    return f"two_phase_{role}"
 
 
 def _print(found: Sequence[InDoubt], as_json: bool) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from cli.screen import Grid, Screen
 
     if as_json:
-        print(json.dumps([_as_dict(one) for one in found], indent=2))
+        say_json([_as_dict(one) for one in found])
         return
     if not found:
-        print("nothing is in doubt")
+        say("nothing is in doubt")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Grid(padding=(0, 1, 0, 0))
     table.add_column("transaction", style="bold", no_wrap=True)
     table.add_column("at", no_wrap=True)
     table.add_column("for", justify="right")
@@ -136,7 +154,7 @@ def _print(found: Sequence[InDoubt], as_json: bool) -> None:
             str(one.waiting),
             one.decision or "–",
         )
-    console = Console(highlight=False)
+    console = Screen()
     console.print(table)
     console.print("Their locks stay until somebody decides: `settle 2pc recover`.")
 

@@ -9,14 +9,12 @@ from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
 import typer
-from rich import box
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
+from cli.screen import Grid, Screen, styled
 from cli.settings import DataOption
 from cli.signals import on_end
+from cli.text import complain, say_to_shell
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, NotRunning, StackError
 from stack.part import PartStatus
@@ -30,10 +28,10 @@ DISPLAY_WAIT_S = 1.0
 
 def up(data: DataOption = None) -> None:
     """Start Kafka, PostgreSQL, the relay and every processor; keep them running until Ctrl-C."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Screen(soft_wrap=not sys.stdout.isatty())
     on_end()
     folder = data or stack_json.default_data_folder()
-    stack = Stack(folder, note=lambda line: console.print(f"[dim]{escape(line)}[/dim]"))
+    stack = Stack(folder, note=lambda line: console.print(line, style="dim"))
     try:
         with _Display(stack, console) as display:
             _run(stack, console, display, folder)
@@ -59,19 +57,19 @@ def env(data: DataOption = None) -> None:
     variables |= {f"SETTLE_{name.upper()}_PID": str(pid) for name, pid in state.pids.items()}
     variables |= {"SETTLE_UP_PID": str(state.pid)}
     for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}")
-    print('# psql "$SETTLE_ACCOUNT_DSN"')
-    print('# kcat -b "$SETTLE_KAFKA_BOOTSTRAP" -L')
+        say_to_shell(f"export {name}={shlex.quote(value)}")
+    say_to_shell('# psql "$SETTLE_ACCOUNT_DSN"')
+    say_to_shell('# kcat -b "$SETTLE_KAFKA_BOOTSTRAP" -L')
 
 
-def _run(stack: Stack, console: Console, display: "_Display", folder: Path) -> None:
+def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> None:
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
         stack.start()
         # From here on a signal is an entry in a queue: an exception could come in the middle of anything.
         on_end(lambda number, _frame: asked.put(number))
         display.catch_up()
-        console.print(f"[bold]ready[/bold]; data and logs in {escape(str(stack.data))}")
+        console.print(styled(("ready", "bold"), f"; data and logs in {stack.data}"))
         console.print(f'join it: eval "$({_env_command(folder)})"   stop it: Ctrl-C')
         asked.get()
     except KeyboardInterrupt:
@@ -90,14 +88,14 @@ def _env_command(folder: Path) -> str:
 
 
 def _fail(error: StackError) -> NoReturn:
-    print(f"settle: {error}", file=sys.stderr)
+    complain(str(error))
     raise typer.Exit(2 if isinstance(error, AlreadyRunning | NotRunning) else 1)
 
 
 class _Display:
     """Shows how the parts are: a table that stays in place on a terminal, otherwise a line for each change."""
 
-    def __init__(self, stack: Stack, console: Console):
+    def __init__(self, stack: Stack, console: Screen):
         self._stack = stack
         self._console = console
         self._done = threading.Event()
@@ -140,11 +138,11 @@ class _Display:
             if status.state not in (before.get(status.name), "pending"):
                 self._console.print(f"{status.name:<13} {status.state:<11} {status.address}")
                 if status.state == "waiting" and status.waits_for:
-                    self._console.print(f"{'':<13} {status.waits_for}", markup=False)
+                    self._console.print(f"{'':<13} {status.waits_for}")
 
 
-def _table(statuses: tuple[PartStatus, ...]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(statuses: tuple[PartStatus, ...]) -> Grid:
+    table = Grid()
     table.add_column("part", style="bold")
     table.add_column("state", min_width=10)
     table.add_column("listens on", min_width=24)
@@ -152,12 +150,12 @@ def _table(statuses: tuple[PartStatus, ...]) -> Table:
     table.add_column("restarts", justify="right")
     for status in statuses:
         style = STATE_STYLES.get(status.state, OTHER_STYLE)
-        restarts = f"[bold red]{status.restarts}[/]" if status.restarts else "[dim]0[/]"
+        restarts = styled((status.restarts, "bold red" if status.restarts else "dim"))
         table.add_row(
             status.name,
-            f"[{style}]{status.state}[/]",
+            styled((status.state, style)),
             status.address,
-            str(status.pid) if status.pid is not None else "[dim]–[/]",
+            str(status.pid) if status.pid is not None else styled(("–", "dim")),
             restarts,
         )
     return table

@@ -1,13 +1,16 @@
-"""What can happen to a withdrawal? Each event type, its fields, and its one encoding.
+"""The events of a withdrawal: each type, its fields, and its one encoding.
 
 An event is a fact in the past tense. On the wire its body is a JSON object and its type stands in the
 ``eventType`` header. Readers ignore fields they do not know; a missing or wrong field is a
 :class:`ContractError` that names it.
+
+Whatever passes here can be stored, read again and published by every service: so each value has a bound, and a
+message that is refused is refused by all, for the same reason.
 """
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
@@ -15,12 +18,21 @@ from uuid import UUID
 import msgspec
 import uuid_utils
 
-from contracts.money import AMOUNT_MINOR_MAX
+from contracts.money import AMOUNT_MINOR_MAX, CURRENCIES
 
 AccountId = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9._:-]+\Z")]
 AmountMinor = Annotated[int, msgspec.Meta(gt=0, le=AMOUNT_MINOR_MAX)]
 Currency = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{3}\Z")]
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
+BalanceMinor = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # a bigint
+Text = Annotated[str, msgspec.Meta(max_length=4_000)]
+
+FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_TIME = datetime(9998, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+"""The times that an event may have. Outside of them some time zone, driver or tool cannot say the same instant."""
+
+NESTING_MAX = 64
+"""Arrays and objects within each other, also in fields that nobody reads: parsers differ in how deep they go."""
 
 
 class ContractError(ValueError):
@@ -35,7 +47,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         account_id: the account the money is taken from.
         amount_minor: the amount in minor units (cents), 1 to 100,000,000.
         currency: ISO 4217 code.
-        occurred_at: when the service decided it (UTC), by the clock of that service.
+        occurred_at: when the service decided it, by the clock of that service; with an offset on the wire, UTC
+            once read, and from :data:`FIRST_TIME` to :data:`LAST_TIME`.
     """
 
     payment_id: UUID
@@ -52,39 +65,39 @@ class WithdrawalRequested(Event, frozen=True, kw_only=True, gc=False):
 class BalanceChecked(Event, frozen=True, kw_only=True, gc=False):
     """The account service compared the amount with the balance (minor units, before any deduction)."""
 
-    balance_minor: int
+    balance_minor: BalanceMinor
     sufficient: bool
 
 
 class MoneyDeducted(Event, frozen=True, kw_only=True, gc=False):
     """The amount left the account; ``balance_minor`` is what remains."""
 
-    balance_minor: int
+    balance_minor: BalanceMinor
 
 
 class WithdrawalRejected(Event, frozen=True, kw_only=True, gc=False):
     """Nothing was taken and nothing will be: the end of this withdrawal."""
 
-    reason: str
+    reason: Text
 
 
 class MoneyRefunded(Event, frozen=True, kw_only=True, gc=False):
     """The amount went back to the account (the compensation); ``balance_minor`` is the balance after it."""
 
-    balance_minor: int
-    reason: str
+    balance_minor: BalanceMinor
+    reason: Text
 
 
 class PaymentProcessed(Event, frozen=True, kw_only=True, gc=False):
     """The provider paid out: the pivot, after which nothing is undone."""
 
-    provider_reference: str
+    provider_reference: Text
 
 
 class PaymentFailed(Event, frozen=True, kw_only=True, gc=False):
     """The provider did not and will not pay out; the account service must refund."""
 
-    reason: str
+    reason: Text
 
 
 class CancelRequested(Event, frozen=True, kw_only=True, gc=False):
@@ -94,21 +107,21 @@ class CancelRequested(Event, frozen=True, kw_only=True, gc=False):
 class CancelRefused(Event, frozen=True, kw_only=True, gc=False):
     """The withdrawal cannot be cancelled any more: it was paid, or has failed already."""
 
-    reason: str
+    reason: Text
 
 
 class NotificationSent(Event, frozen=True, kw_only=True, gc=False):
     """The customer was told, with this template, at this address."""
 
-    template: str
-    recipient: str
+    template: Text
+    recipient: Text
 
 
 class NotificationFailed(Event, frozen=True, kw_only=True, gc=False):
     """The customer could not be told; this undoes nothing."""
 
-    template: str
-    reason: str
+    template: Text
+    reason: Text
 
 
 class WithdrawalCompleted(Event, frozen=True, kw_only=True, gc=False):
@@ -118,7 +131,7 @@ class WithdrawalCompleted(Event, frozen=True, kw_only=True, gc=False):
 class WithdrawalCompensated(Event, frozen=True, kw_only=True, gc=False):
     """Deducted, not paid and refunded: the end of one that did not. Written by the saga service."""
 
-    reason: str
+    reason: Text
 
 
 EVENT_TYPES: dict[str, type[Event]] = {
@@ -170,6 +183,39 @@ _check_account_id = _check("account_id", AccountId)
 _check_currency = _check("currency", Currency)
 
 
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+
+
+def _is_nested_too_deeply(text: str) -> bool:
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        token = match[0]
+        if token in "[{":
+            depth += 1
+            if depth > NESTING_MAX:
+                return True
+        elif token in "]}":
+            depth -= 1
+    return False
+
+
+def _in_utc(at: datetime) -> datetime:
+    """A time with any offset in UTC.
+
+    Raises:
+        msgspec.ValidationError: it is outside of what an event may have.
+    """
+    try:
+        at = at.astimezone(UTC)
+        if FIRST_TIME <= at <= LAST_TIME:
+            return at
+    except OverflowError:
+        pass
+    raise msgspec.ValidationError(
+        f"Expected a time from {FIRST_TIME:%Y-%m-%d} to {LAST_TIME:%Y-%m-%d} UTC - at `$.occurred_at`"
+    )
+
+
 def encode(event: Event) -> bytes:
     """The JSON body of an event, UTF-8."""
     return _ENCODER.encode(event)
@@ -186,9 +232,14 @@ def decode(event_type: str, body: bytes) -> Event:
     try:
         # The decoder passes over fields that it does not know, whatever they hold; the event store keeps them.
         text = body.decode()
+        if ("[" in text or "{" in text[1:]) and _is_nested_too_deeply(text):
+            raise RecursionError
         event = decoder.decode(body)
         _check_account_id(event.account_id)
-        _check_currency(event.currency)
+        if event.currency not in CURRENCIES:
+            _check_currency(event.currency)
+        if event.occurred_at.tzinfo is not UTC or not FIRST_TIME <= event.occurred_at <= LAST_TIME:
+            msgspec.structs.force_setattr(event, "occurred_at", _in_utc(event.occurred_at))
     except msgspec.ValidationError as error:
         raise ContractError(f"{event_type}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

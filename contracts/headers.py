@@ -1,18 +1,25 @@
-"""Which Kafka headers does a message carry?
+"""The Kafka headers that a message carries.
 
 They are the ones Debezium's outbox event router writes from the same outbox table, so either relay can
-stand in for the other. Values are UTF-8 text.
+stand in for the other. Values are UTF-8 text. Where a name repeats, the last one counts.
 """
 
+from operator import methodcaller
+from uuid import UUID
+
+import msgspec
+
 ID = "id"
-"""UUID of the message: the outbox row's, or for a request the one that its contents give."""
+"""UUID of the message: the outbox row's, or for a request the one that its contents give.
+
+In any spelling that is one (upper case, without hyphens); compared as a UUID, never as text."""
 
 EVENT_TYPE = "eventType"
 """Name of the event type, as in :data:`contracts.events.EVENT_TYPES`."""
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
-"""W3C trace context of whoever published the message."""
+"""W3C trace context of whoever published the message (:func:`tracing.read_context`)."""
 
 POSITION = "position"
 """Which database the row comes from, and where in its log: ``1f0c9a3e:16/B374D848``. Only the relay reads it."""
@@ -27,9 +34,45 @@ DEAD_LETTER_PARTITION = "dlq.partition"
 DEAD_LETTER_OFFSET = "dlq.offset"
 DEAD_LETTER_SERVICE = "dlq.service"
 DEAD_LETTER_AT = "dlq.at"
+DEAD_LETTER_CUT = "dlq.cut"
+"""What is left of the original, where the dead letter is only a part of it."""
 
 Headers = list[tuple[str, bytes | None]]
 """As confluent-kafka gives and takes them; a name may repeat, the last one counts."""
+
+_UUID = msgspec.json.Decoder(UUID)
+
+
+def parse_id(value: bytes) -> UUID:
+    """The message ID that a header holds.
+
+    Raises:
+        ValueError: it is no UUID.
+    """
+    return _UUID.decode(b'"%b"' % value)
+
+
+def message_id(headers: Headers | None) -> UUID | None:
+    """The message ID of a record, or None where it is absent, null or no UUID."""
+    value = dict(headers or ()).get(ID)
+    try:
+        return parse_id(value) if value is not None else None
+    except ValueError:
+        return None
+
+
+# Not `message.headers()`: of a name that is not UTF-8, confluent-kafka makes an exception and a list with a hole
+# that ends the process when it is read. A call that the interpreter has specialized does not notice the exception.
+_ask = methodcaller("headers")
+
+
+def of(message: object) -> Headers | None:
+    """The headers of a message of confluent-kafka, asked once; None where the name of one is not UTF-8."""
+    try:
+        found: Headers = _ask(message) or []
+    except SystemError:
+        return None
+    return found
 
 
 def text(headers: Headers | None, name: str) -> str | None:

@@ -57,6 +57,9 @@ TOPICS = (
     WITHDRAWAL_EVENTS,
 )
 
+DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
+"""Of a record on a dead-letter topic: the other topics' limit (Kafka's default, 1 MiB) and room for the reason."""
+
 DEAD_LETTERS_HANDLED = "dead-letters.handled"
 """What people did about dead letters, keyed by the original's place; compacted, read by people's tools."""
 

@@ -6,20 +6,22 @@ Dead letters themselves are never changed or removed: a topic is a log. What peo
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import Final, Literal, Self
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from connectivity import flush
 from contracts import headers
 from contracts.topics import DEAD_LETTERS_HANDLED
+from processors.runtime.deliver import deliver
 from processors.runtime.messages import Record
 from processors.runtime.scan import scan
 from processors.runtime.topics import ensure_topics
 
 DELIVERY_TIMEOUT_S = 30.0
+RECORD_BYTES_MAX = 100_000_000
 
 REDRIVING: Final = "redriving"
 REDRIVEN: Final = "redriven"
@@ -49,6 +51,9 @@ class Handled(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.action != REDRIVING
 
 
+_HANDLED = msgspec.json.Decoder(Handled)
+
+
 def read_handled(bootstrap: str) -> dict[str, Handled]:
     """What was done, by the letter's place.
 
@@ -58,8 +63,12 @@ def read_handled(bootstrap: str) -> dict[str, Handled]:
     found: dict[str, Handled] = {}
     for message in scan(bootstrap, [DEAD_LETTERS_HANDLED]):
         key, value = message.key(), message.value()
-        if key is not None and value is not None:
-            found[key.decode()] = msgspec.json.decode(value, type=Handled)
+        if key is None or value is None:
+            continue
+        try:
+            found[key.decode()] = _HANDLED.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue  # nobody's record: what anybody may have written there stops no command
     return found
 
 
@@ -76,6 +85,9 @@ class Writer:
             {
                 "bootstrap.servers": bootstrap,
                 "enable.idempotence": True,
+                # What a topic takes it decides itself; what came in a compressed batch may need compression again.
+                "message.max.bytes": RECORD_BYTES_MAX,
+                "compression.type": "lz4",
                 "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
                 "log_level": 0,
             }
@@ -87,48 +99,33 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._producer.flush(DELIVERY_TIMEOUT_S)
+        flush(self._producer, DELIVERY_TIMEOUT_S)
 
     def note(self, what: Mapping[str, Handled]) -> None:
         """Put on record what was done about some letters."""
-        self._deliver(
-            [
-                Record(DEAD_LETTERS_HANDLED, 0, 0, place.encode(), msgspec.json.encode(handled), [])
-                for place, handled in what.items()
-            ]
-        )
+        records = [
+            Record(DEAD_LETTERS_HANDLED, 0, 0, place.encode(), msgspec.json.encode(handled), [])
+            for place, handled in what.items()
+        ]
+        for result in deliver(self._producer, records):
+            if isinstance(result, KafkaError):
+                raise KafkaException(result)
 
-    def send(self, records: Sequence[Record]) -> list[str]:
-        """Write records to their topics and partitions, byte for byte; the places where they are now."""
-        return self._deliver(records)
+    def send(self, records: Sequence[Record]) -> list[str | KafkaError]:
+        """Write records to their topics and partitions, byte for byte.
 
-    def _deliver(self, records: Sequence[Record]) -> list[str]:
-        places = [""] * len(records)
-        failures: list[KafkaException] = []
+        Returns:
+            For each the place where it is now, or why Kafka will not have it.
+        """
+        results = deliver(self._producer, records)
+        return [result if isinstance(result, KafkaError) else _place(result) for result in results]
 
-        def on_delivery(number: int, error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                failures.append(KafkaException(error))
-            else:
-                places[number] = f"{message.topic()}/{message.partition()}@{message.offset()}"
 
-        for number, record in enumerate(records):
-            fields: list[tuple[str, str | bytes | None]] = list(record.headers)
-            self._producer.produce(
-                record.topic,
-                record.value,
-                record.key,
-                partition=record.partition,
-                headers=fields,
-                on_delivery=partial(on_delivery, number),
-            )
-        self._producer.flush()
-        if failures:
-            raise failures[0]
-        return places
+def _place(message: Message) -> str:
+    return f"{message.topic()}/{message.partition()}@{message.offset()}"
 
 
 def same(message: Message, record: Record) -> bool:
     """Whether a record in Kafka is the same, byte for byte; its place aside."""
-    found: headers.Headers = message.headers() or []  # type: ignore[assignment]
-    return message.key() == record.key and message.value() == record.value and found == record.headers
+    is_body = message.key() == record.key and message.value() == record.value
+    return is_body and headers.of(message) == record.headers

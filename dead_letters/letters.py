@@ -5,7 +5,7 @@ it. Two services that refuse the same message, or one that refuses it twice arou
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from confluent_kafka import Message
@@ -14,10 +14,13 @@ from contracts import headers
 from contracts.topics import TOPICS
 from dead_letters.errors import DeadLetterError
 from dead_letters.handled import Handled, read_handled
+from processors.runtime import utc
 from processors.runtime.messages import Record
 from processors.runtime.scan import scan
 
 _OURS = "dlq."
+_NO_TIME = datetime.min.replace(tzinfo=UTC)
+_DIGITS_MAX = 18
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -33,7 +36,8 @@ class Letter(msgspec.Struct):
     """A message that could not be handled.
 
     Attributes:
-        record: the original: place, key, value and headers, byte for byte.
+        record: the original: place, key, value and headers, byte for byte; or what is left of it, where it lacks
+            something.
         refusals: one or more, in the order of the topic.
         handled: what became of it; None as long as it waits.
     """
@@ -117,6 +121,8 @@ def read_letters(bootstrap: str) -> list[Letter]:
         known = letters.setdefault(letter.id, letter)
         if known is not letter:
             known.refusals += letter.refusals
+            if letter.record.lacks is None:
+                known.record = letter.record
         known.handled = handled.get(known.id)
     return sorted(letters.values(), key=_age)
 
@@ -139,18 +145,29 @@ def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:
     return list(chosen.values())
 
 
+def still_open(bootstrap: str, letters: Iterable[Letter]) -> list[Letter]:
+    """Those of the letters that nobody has dealt with meanwhile, as they stand now.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    handled = read_handled(bootstrap)
+    letters = [msgspec.structs.replace(letter, handled=handled.get(letter.id)) for letter in letters]
+    return [letter for letter in letters if letter.open]
+
+
 def _names(letter: Letter) -> set[str | None]:
     return {letter.id, letter.message_id, letter.payment_id}
 
 
-def _age(letter: Letter) -> tuple[float, str, int, int]:
+def _age(letter: Letter) -> tuple[datetime, str, int, int]:
     at = letter.refusals[0].at
     record = letter.record
-    return at.timestamp() if at else 0.0, record.topic, record.partition, record.offset
+    return at or _NO_TIME, record.topic, record.partition, record.offset
 
 
 def _letter(message: Message) -> Letter:
-    found: headers.Headers = message.headers() or []  # type: ignore[assignment]
+    found = headers.of(message) or []
     about: Mapping[str, str | None] = {
         name: headers.text(found, name) for name, _ in found if name.startswith(_OURS)
     }
@@ -163,22 +180,17 @@ def _letter(message: Message) -> Letter:
         message.key(),
         message.value(),
         [(name, value) for name, value in found if not name.startswith(_OURS)],
+        about.get(headers.DEAD_LETTER_CUT),
     )
     refusal = Refusal(
         about.get(headers.DEAD_LETTER_SERVICE) or "unknown",
         about.get(headers.DEAD_LETTER_REASON) or "unknown",
         about.get(headers.DEAD_LETTER_ERROR),
-        _time(about.get(headers.DEAD_LETTER_AT)),
+        utc.parse(about.get(headers.DEAD_LETTER_AT)),
     )
     return Letter(record, [refusal])
 
 
 def _number(text: str | None, otherwise: int | None) -> int:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else otherwise or 0
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
+    is_number = text is not None and text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
+    return int(text) if text is not None and is_number else otherwise or 0

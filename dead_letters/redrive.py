@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from confluent_kafka import KafkaError
+
 import failpoints
 from dead_letters.errors import DeadLetterError
 from dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
@@ -33,8 +35,8 @@ def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lamb
         progress: told of each step.
 
     Raises:
-        DeadLetterError: one was redriven before; nothing is sent.
-        KafkaException: Kafka does not take one; what was sent until then is on record.
+        DeadLetterError: one was redriven before, and nothing is sent; or some cannot go back, and all others have.
+        KafkaException: Kafka does not answer; what was sent until then is on record.
     """
     for letter in letters:
         if letter.handled is not None and letter.handled.action == REDRIVEN:
@@ -46,10 +48,17 @@ def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lamb
         arrived = _finish_interrupted(bootstrap, writer, letters)
         progress(len(arrived))
         waiting = [letter for letter in letters if letter.id not in arrived]
+        stay: dict[str, str] = {}
         for first in range(0, len(waiting), CHUNK):
             chunk = waiting[first : first + CHUNK]
-            _send(bootstrap, writer, chunk)
+            stay |= _send(bootstrap, writer, chunk)
             progress(len(chunk))
+    if stay:
+        name, why = next(iter(stay.items()))
+        others = f"; nor can {len(stay) - 1} more" if len(stay) > 1 else ""
+        raise DeadLetterError(
+            f"dead letter {name} cannot go back: {why}{others}; {len(waiting) - len(stay)} went back"
+        )
     return len(waiting)
 
 
@@ -67,13 +76,16 @@ def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) 
         writer.note({letter.id: Handled(DISCARDED, datetime.now(UTC), note=note) for letter in letters})
 
 
-def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> None:
+def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> dict[str, str]:
+    """Send some letters back; those that cannot go, and why."""
     ends = Offsets(bootstrap).end({letter.record.topic for letter in letters})
+    stay: dict[str, str] = {}
     for letter in letters:
-        if (letter.record.topic, letter.record.partition) not in ends:
-            raise DeadLetterError(
-                f"dead letter {letter.id} cannot go back: that partition does not exist any more"
-            )
+        if letter.record.lacks is not None:
+            stay[letter.id] = f"it is not all of its message ({letter.record.lacks})"
+        elif (letter.record.topic, letter.record.partition) not in ends:
+            stay[letter.id] = "that partition does not exist any more"
+    letters = [letter for letter in letters if letter.id not in stay]
     now = datetime.now(UTC)
     writer.note(
         {
@@ -85,9 +97,14 @@ def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> None:
     places = writer.send([letter.record for letter in letters])
     failpoints.hit("redrive.sent")
     now = datetime.now(UTC)
-    writer.note(
-        {letter.id: Handled(REDRIVEN, now, place=place) for letter, place in zip(letters, places, strict=True)}
-    )
+    done: dict[str, Handled] = {}
+    for letter, place in zip(letters, places, strict=True):
+        if isinstance(place, KafkaError):
+            stay[letter.id] = place.str()
+        else:
+            done[letter.id] = Handled(REDRIVEN, now, place=place)
+    writer.note(done)
+    return stay
 
 
 def _finish_interrupted(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> set[str]:

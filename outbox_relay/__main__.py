@@ -1,11 +1,13 @@
-"""How is the relay started alone? ``outbox-relay --source postgresql://… --bootstrap host:port``."""
+"""The ``outbox-relay`` command: ``outbox-relay --source postgresql://… --bootstrap host:port``."""
 
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 import failpoints
+from connectivity.databases import check_dsn
+from connectivity.variables import complaint
 from outbox_relay.errors import RelayError
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
@@ -14,23 +16,46 @@ from outbox_relay.settings import RelaySettings
 def relay(
     source: Annotated[
         list[str] | None,
-        typer.Option(help="URL of a database with an outbox; repeat for more. Default: SETTLE_RELAY_SOURCES."),
+        typer.Option(
+            help="A database with an outbox, as a URL or a key-value string (host=… dbname=…); repeat for more. "
+            "Default: SETTLE_RELAY_SOURCES."
+        ),
     ] = None,
     bootstrap: Annotated[
         str | None, typer.Option(help="Kafka, host:port[,host:port…]. Default: SETTLE_KAFKA_BOOTSTRAP.")
     ] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option(
+            help="Which rows from before a new slot are published: all, none, since=TIME. Default: all that are "
+            "left, where published rows are removed; else those that the topics would know. SETTLE_RELAY_INITIAL."
+        ),
+    ] = None,
 ) -> None:
     """Publish every row of the sources' outbox tables to Kafka, until SIGTERM or SIGINT."""
-    given = {"relay_sources": " ".join(source or []), "kafka_bootstrap": bootstrap}
+    options = {"kafka_bootstrap": bootstrap, "relay_initial": initial}
+    given: dict[str, object] = {name: value for name, value in options.items() if value}
     try:
+        if source:
+            given["relay_sources"] = [_checked(dsn) for dsn in source]
         failpoints.arm_from_environment()
-        run_relay(RelaySettings(**{name: value for name, value in given.items() if value}))  # type: ignore[arg-type]
+        run_relay(RelaySettings(**given))  # type: ignore[arg-type]
     except ValidationError as error:
-        typer.echo(f"outbox-relay: {error.errors()[0]['msg']}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(complaint(error))
     except (RelayError, OSError, failpoints.FailpointError) as error:
-        typer.echo(f"outbox-relay: {error}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(str(error))
+
+
+def _checked(dsn: str) -> str:
+    try:
+        return check_dsn(dsn)
+    except ValueError as error:
+        raise RelayError(f"--source is wrong: {error}") from None
+
+
+def _refuse(line: str) -> NoReturn:
+    typer.echo(f"outbox-relay: {line}", err=True)
+    raise typer.Exit(2) from None
 
 
 def main() -> None:

@@ -1,41 +1,73 @@
-"""How does the outbox stay small? Published rows are removed in the background, never before they are published.
+"""Removes published rows from the outbox in the background, and finds those that the stream did not bring.
 
-A transaction takes a snapshot, asks where the log ends, and waits until Kafka has acknowledged everything before
-that. Then every row that its snapshot shows is published, in whatever order rows were numbered or committed, and
-it removes some of them. While the relay is behind that does not happen, so the cleaner leaves the machine to it.
+A row is removed because its own ID was acknowledged (:mod:`outbox_relay.handled`), never because the log went past
+it. So what the log went past without bringing is still there, whatever the reason: the publication did not have
+the table, the slot was advanced, or the row was published by a relay that died before it could remove it. Every
+few seconds such rows are looked for: a transaction takes a snapshot, asks where the log ends, and waits until
+everything before that is acknowledged. What its snapshot still shows did not come with the stream. Those whose ID
+is on its topic are removed; the others are handed to the source, which publishes them.
 
-The same thread asks from time to time how far the relay is behind, which only the server can say.
+The same thread asks whether the publication still covers the table, and how far the relay is behind.
 """
 
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 
+from outbox_relay import coverage
+from outbox_relay.columns import as_bytes, is_row
+from outbox_relay.dead import contents, dead_since
+from outbox_relay.errors import PublishError, RelayError, SetupError, StopRequestedError, UnpublishableError
+from outbox_relay.handled import Chunk, Handled
+from outbox_relay.pgoutput import COLUMNS_REQUIRED, OutboxRow
+from outbox_relay.position import Origin
+from outbox_relay.published import Published
 from outbox_relay.replication import connect
-from outbox_relay.slot import PUBLICATION, default_slot_name
-from outbox_relay.table import current_lsn, may_delete, scalar
+from outbox_relay.slot_name import slot_name
+from outbox_relay.table import Table, current_lsn, find_table, may_delete, oldest_us, order_of, scalar, select_rows
 
 if TYPE_CHECKING:
     from outbox_relay.source import Source
 
 CLEAN_INTERVAL_S = 1.0
-# How often the gauges are asked for, and the table is looked at though nothing new was published.
+# How often table, publication and slot are looked at, and rows are looked for that did not come.
 LOOK_INTERVAL_S = 5.0
 AGAIN_AFTER_S = 5.0
 # How long a snapshot is held while the relay is behind; a longer one would keep dead rows of the whole database.
 CAUGHT_UP_WAIT_S = 1.0
 CAUGHT_UP_LOOK_S = 0.02
-# In one transaction: large enough to keep up with any load the relay can carry, small enough to be over in 0.1 s.
-DELETE_ROWS = 10_000
+# In one transaction: large enough to keep up with any load the relay can carry, small enough to be over soon.
+# Without an index each one reads the whole table.
+DELETE_ROWS = 50_000
+# Catching up comes before cleaning, until so many rows could be removed.
+BEHIND_ROWS_MAX = 1_000_000
+# A commit is in the log, and may be published, a moment before others see its rows; much longer where a standby
+# has to confirm. Rows that were not seen so often are left to the search for those that did not come.
+LOOKS_MAX = 5
+# Looked at in one query for rows that did not come; handed over at a time.
+SUSPECT_ROWS = 1_000
+HAND_OVER_ROWS = 5_000
+# How long their acknowledgement is waited for, with the snapshot held.
+HAND_OVER_WAIT_S = 30.0
 # Space is used again once it is vacuumed. The server does that by itself, but looks at a database once a minute.
 VACUUM_ROWS = 50_000
+# Whoever locks the table against us is more important.
+LOCK_WAIT = "5s"
 
-_PUBLISHES = "SELECT count(*) = 1 FROM pg_publication WHERE pubname = %s AND pubinsert"
-_DELETE = "DELETE FROM public.outbox WHERE ctid = ANY(ARRAY(SELECT ctid FROM public.outbox LIMIT %s))"
+_DELETE = "DELETE FROM public.outbox WHERE {} = ANY(%s::{}[])"
+_DELETE_DEAD = "DELETE FROM public.outbox WHERE {}"
+_DELETE_MARKED = """
+    DELETE FROM public.outbox WHERE published_at IS NOT NULL
+        AND id = ANY(ARRAY(SELECT id FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s))
+"""
+_SUSPECTS = "SELECT {} FROM public.outbox WHERE {} LIMIT %s"
 # As the background process would, and without the lock that gives space back to the operating system.
 _VACUUM = "VACUUM (TRUNCATE false) public.outbox"
 _MAY_VACUUM = """
@@ -51,73 +83,111 @@ _GAUGES = """
 _DEAD = "SELECT count(*) FROM public.outbox_dead"
 
 
+@dataclass(frozen=True)
+class Leftover:
+    """A row that did not come with the stream and is on no topic.
+
+    Attributes:
+        row: what to publish.
+        created_us: when it was written, or a little earlier, microseconds since the Unix epoch; 0: not known.
+    """
+
+    row: OutboxRow
+    created_us: int
+
+
 class Cleaner:
     """Removes published rows while a source reads; a context manager with a thread of its own.
 
     Args:
-        source: which reads; its confirmed position says what is published, its gauges are filled in.
+        source: which reads; what it has handled is removed, its gauges are filled in.
+        table: its outbox.
+        origin: its database.
     """
 
-    def __init__(self, source: "Source") -> None:
+    def __init__(self, source: "Source", table: Table, origin: Origin) -> None:
         self._source = source
+        self._table = table
+        self._origin = origin
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"cleaner-{source.name}", daemon=True)
-        self._seen_rows = -1
+        self._id = as_bytes("id", table.columns)
+        # By UUIDs an index may help; other IDs are compared as they come.
+        by_id = (sql.SQL("id"), sql.SQL(table.id_type)) if table.has_uuids else (self._id, sql.SQL("bytea"))
+        self._delete = sql.SQL(_DELETE).format(*by_id)
+        self._handed: set[bytes] = set()
         self._unvacuumed = 0
         self._looked_at = 0.0
-        self._refused = False
+        self._fingerprint: str | None = None
+        self._cleans = False
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            # Trouble with the database is for the source to tell; here it means to try again later.
-            with suppress(psycopg.Error), closing(connect(self._source.dsn, replication=False)) as connection:
-                self._work(connection)
+            try:
+                with closing(connect(self._source.dsn, replication=False)) as connection:
+                    connection.execute(f"SET lock_timeout = '{LOCK_WAIT}'".encode())
+                    self._work(connection)
+            except StopRequestedError:
+                return
+            except RelayError as error:
+                self._source.find_gap(str(error))
+            except psycopg.Error:
+                pass  # trouble with the database is for the source to tell; here it means to try again later
+            self._gather()  # what waits is to take little memory
             self._stop.wait(AGAIN_AFTER_S)
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        clean = self._source.settings.relay_cleanup and may_delete(connection)
-        if self._source.settings.relay_cleanup and not clean:
+        self._cleans = self._source.settings.relay_cleanup and may_delete(connection)
+        if self._source.settings.relay_cleanup and not self._cleans:
             role = connection.info.user
             self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")
-        vacuum = clean and bool(scalar(connection, _MAY_VACUUM))
+        vacuum = self._cleans and bool(scalar(connection, _MAY_VACUUM))
         while not self._stop.is_set():
+            self._remove(connection)
             if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
                 self._measure(connection)
-                # A commit is in the log, and may be published, a moment before others see its rows; much longer
-                # where a standby has to confirm. The last pass may have missed some.
-                self._seen_rows = -1
+                self._look_at_publication(connection)
+                if not self._cleans or self._look_for_leftovers(connection):
+                    self._source.has_looked(keeps_rows=not self._cleans)
                 self._looked_at = time.monotonic()
-            full = clean and self._remove(connection)
             if vacuum and self._unvacuumed >= VACUUM_ROWS:
                 connection.execute(_VACUUM)
                 self._unvacuumed = 0
-            self._stop.wait(0 if full else CLEAN_INTERVAL_S)
+            self._stop.wait(CLEAN_INTERVAL_S)
 
-    def _remove(self, connection: psycopg.Connection[Any]) -> bool:
-        """Remove what is published, up to a limit; whether there may be more."""
-        published_rows = self._source.published_rows
-        if self._refused or published_rows == self._seen_rows:
-            return False
+    # Rows that are published.
+
+    def _remove(self, connection: psycopg.Connection[Any]) -> None:
+        """Remove the rows that are known to be published; while the relay is behind, only if they are many."""
+        handled = self._gather()
+        for chunk in handled.chunks:
+            if not self._cleans:
+                handled.drop(chunk)
+            elif self._stop.is_set() or not (
+                len(handled) > BEHIND_ROWS_MAX or self._is_published(current_lsn(connection))
+            ):
+                return
+            else:
+                self._remove_chunk(connection, chunk)
+
+    def _remove_chunk(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
         try:
-            with connection.transaction():
-                # Its first statement is what the transaction's snapshot is taken for.
-                publishes = scalar(connection, _PUBLISHES, PUBLICATION)
-                if not publishes or not self._is_published(current_lsn(connection)):
-                    return False
-                removed = connection.execute(_DELETE, (DELETE_ROWS,)).rowcount
-        except psycopg.errors.SerializationFailure:
-            return True  # someone else removed some of them
+            # Planned for these IDs: as a constant they are looked up in a hash table.
+            removed = connection.execute(self._delete, (chunk.as_parameter(),), prepare=False).rowcount
         except psycopg.errors.ObjectNotInPrerequisiteState as error:  # no key, and deletes are published
-            self._refused = True
+            self._cleans = False
             self._source.say(f"published rows stay in public.outbox: {error.diag.message_primary}")
-            return False
+            return
+        self._count(removed)
+        chunk.missing -= removed
+        chunk.looks += 1
+        if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
+            self._source.handled.drop(chunk)
+
+    def _count(self, removed: int) -> None:
         self._source.removed_rows += removed
         self._unvacuumed += removed
-        if removed == DELETE_ROWS:
-            return True
-        self._seen_rows = published_rows
-        return False
 
     def _is_published(self, lsn: int) -> bool:
         """Wait a little for everything before ``lsn`` to be acknowledged."""
@@ -128,9 +198,130 @@ class Cleaner:
             time.sleep(CAUGHT_UP_LOOK_S)
         return True
 
+    # Rows that the stream did not bring.
+
+    def _look_for_leftovers(self, connection: psycopg.Connection[Any]) -> bool:
+        """Find rows that should have come and did not; have those published that no topic has.
+
+        Returns:
+            False while the relay is behind: nothing can be said then.
+        """
+        if self._table.is_marked:
+            while (removed := connection.execute(_DELETE_MARKED, (DELETE_ROWS,)).rowcount) > 0:
+                self._count(removed)
+        self._gather()
+        with connection.transaction():
+            # Its first statement is what the snapshot is taken for.
+            if self._handed or not self._is_published(current_lsn(connection)):
+                return False
+            if self._has_suspects(connection):
+                self._source.expects_leftovers = True
+                try:
+                    self._search(connection)
+                finally:
+                    self._source.expects_leftovers = False
+        return True
+
+    def _has_suspects(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether this transaction's snapshot shows a row that the log went past, and that was not handled."""
+        query = sql.SQL(_SUSPECTS).format(self._id, self._table.unpublished)
+        found = {row_id for (row_id,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
+        return bool(found) and bool(found - self._gather().texts())
+
+    def _search(self, connection: psycopg.Connection[Any]) -> None:
+        """Tell apart which of the rows that did not come are on their topics, and hand over the others."""
+        source, handled, table = self._source, self._source.handled, self._table
+        known = handled.texts()
+        dead = {digest for _, digest in dead_since(connection, 0)}
+        with closing(Published(source.settings.kafka_bootstrap, self._origin, self._raise_if_stopped)) as topics:
+            topics.look_back_to(oldest_us(connection, table))
+            on_topic: list[bytes | None] = []
+            buried: list[OutboxRow] = []
+            missing: list[Leftover] = []
+            for row, created_us in self._rows(connection):
+                if row.id in known:
+                    continue
+                if dead and contents(row) in dead:
+                    buried.append(row)
+                elif _is_on_topic(topics, row, created_us):
+                    on_topic.append(row.id)
+                else:
+                    missing.append(Leftover(row, created_us))
+                if len(on_topic) >= HAND_OVER_ROWS:
+                    handled.add(on_topic)
+                    on_topic = []
+                if len(missing) >= HAND_OVER_ROWS:
+                    self._hand_over(missing)
+                    missing = []
+            handled.add(on_topic)
+            self._hand_over(missing)
+        for row in buried:  # of which there are few; their IDs may be NULL, or others' too
+            query = sql.SQL(_DELETE_DEAD).format(is_row(table.columns))
+            self._count(connection.execute(query, row[:COLUMNS_REQUIRED]).rowcount)
+
+    def _rows(self, connection: psycopg.Connection[Any]) -> Iterator[tuple[OutboxRow, int]]:
+        query = select_rows(self._table, order_of(connection, self._table), self._table.unpublished)
+        with connection.cursor(name="leftovers") as cursor:
+            cursor.itersize = HAND_OVER_ROWS
+            cursor.execute(query, binary=True)
+            for *values, created_us in cursor:
+                yield OutboxRow._make(values), created_us or 0
+
+    def _hand_over(self, missing: list[Leftover]) -> None:
+        """Have the source publish rows, and wait until they are acknowledged.
+
+        Raises:
+            PublishError: they are not, for long.
+        """
+        if not missing:
+            return
+        self._handed.update(one.row.id for one in missing if one.row.id is not None)
+        self._source.take_leftovers(missing)
+        give_up = time.monotonic() + HAND_OVER_WAIT_S
+        while self._handed:
+            self._raise_if_stopped()
+            if time.monotonic() > give_up:
+                raise PublishError("Kafka does not acknowledge rows that the stream did not bring; waiting for it")
+            time.sleep(CAUGHT_UP_LOOK_S)
+            self._gather()
+
+    def _gather(self) -> Handled:
+        """Take in what was handled since."""
+        handled = self._source.handled
+        handled.gather(DELETE_ROWS)
+        if self._handed:
+            self._handed -= handled.texts()
+        return handled
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise StopRequestedError("stopped while rows were looked for that the stream did not bring")
+
+    # What there is to know.
+
+    def _look_at_publication(self, connection: psycopg.Connection[Any]) -> None:
+        """Mend the publication where it does not cover the table, or tell what to run."""
+        source = self._source
+        if find_table(connection) != self._table:
+            source.begin_again("the outbox has other columns now")
+        gap = coverage.publication_gap(connection, self._table)
+        if gap is not None:
+            source.find_gap(str(gap))
+            with suppress(SetupError):  # what to run is told already
+                coverage.mend(connection, gap)
+                source.say("the publication is mended", was=gap.reason)
+                gap = None
+        seen = coverage.fingerprint(connection)
+        if not self._cleans and self._fingerprint not in (None, seen):
+            # The table keeps what is published, so only the catalogs can tell that rows did not come.
+            source.lose_slot("the publication or the table has been changed while the log was read")
+        self._fingerprint = seen
+        if gap is None:
+            source.find_gap(None)
+
     def _measure(self, connection: psycopg.Connection[Any]) -> None:
         gauges = self._source.gauges
-        found = connection.execute(_GAUGES, (default_slot_name(self._source.database),)).fetchone()
+        found = connection.execute(_GAUGES, (slot_name(connection),)).fetchone()
         if found is not None:
             gauges["lag_bytes"], gauges["slot_retained_bytes"] = found
         with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
@@ -145,3 +336,10 @@ class Cleaner:
     ) -> None:
         self._stop.set()
         self._thread.join(AGAIN_AFTER_S)
+
+
+def _is_on_topic(topics: Published, row: OutboxRow, created_us: int) -> bool:
+    try:
+        return topics.holds(row, created_us, 0)
+    except UnpublishableError:
+        return False  # the source finds that out too, and puts it aside

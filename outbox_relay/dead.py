@@ -1,101 +1,191 @@
-"""What becomes of a row that can never be published? It goes to a table beside the outbox, with the reason.
+"""The table of dead rows, beside the outbox: those that can never be published, with the reason.
 
-Only what Kafka will never take comes here (a record that is too large, a name that no topic can have); all else is
-waited for. The rows after it go on, so it has lost its place: a person decides whether it is published yet.
+Only what makes no record, or one that Kafka will never take, comes here (one that is too large, a name that no
+topic can have); all else is waited for. The rows after it go on, so it has lost its place: a person decides
+whether it is published yet. The table takes whatever a row may hold: text of any length, bytes, NULL.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper, Loader
 from psycopg.rows import class_row
 
-from outbox_relay.errors import SetupError, UnpublishableError
+from outbox_relay.columns import Columns, find_columns, is_row
+from outbox_relay.errors import RelayError, SetupError, UnpublishableError
 from outbox_relay.ledger import Transaction
-from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED, OutboxRow
 from outbox_relay.position import format_lsn, parse_lsn
 from outbox_relay.publisher import DeliveryReport, Publish
+from outbox_relay.replication import connect
 from outbox_relay.table import scalar
 
 CREATE_TABLE = """
     CREATE TABLE IF NOT EXISTS public.outbox_dead (
-        id            text PRIMARY KEY,
-        aggregatetype text NOT NULL,
-        aggregateid   text NOT NULL,
-        type          text NOT NULL,
-        payload       json NOT NULL,
+        id            text,
+        aggregatetype text,
+        aggregateid   text,
+        type          text,
+        payload       bytea,
         traceparent   text,
         tracestate    text,
         position      pg_lsn NOT NULL,
         reason        text NOT NULL,
-        died_at       timestamptz NOT NULL DEFAULT now()
+        died_at       timestamptz NOT NULL DEFAULT now(),
+        number        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY
     )
 """
-"""A row is known by its ID and by where it was committed: sent once more, it is another."""
+UPGRADE_TABLE = """
+    ALTER TABLE public.outbox_dead
+        DROP CONSTRAINT IF EXISTS outbox_dead_pkey,
+        ALTER id DROP NOT NULL, ALTER aggregatetype DROP NOT NULL, ALTER aggregateid DROP NOT NULL,
+        ALTER type DROP NOT NULL, ALTER payload DROP NOT NULL,
+        ALTER payload TYPE bytea USING convert_to(payload::text, 'UTF8'),
+        ADD number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY
+"""
+"""From the table that older versions made, which held JSON alone, and one row of each ID."""
 
-_EXISTS = "SELECT to_regclass('public.outbox_dead') IS NOT NULL"
-_SINCE = "SELECT id, position::text FROM public.outbox_dead WHERE position >= {}::pg_lsn"
-_BURY = """
-    INSERT INTO public.outbox_dead
-        (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate, position, reason)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s::pg_lsn, %s)
-    ON CONFLICT (id) DO UPDATE SET position = excluded.position, reason = excluded.reason, died_at = now()
+# Whether the payload is bytes; no row without the table.
+_IS_NEW = """
+    SELECT atttypid = 'bytea'::regtype FROM pg_attribute
+    WHERE attrelid = to_regclass('public.outbox_dead') AND attname = 'payload'
+"""
+_CONTENTS = " || ".join(f"coalesce(sha256(textsend({name})), '-')" for name in COLUMNS[: COLUMNS_REQUIRED - 1])
+_SINCE = f"""
+    SELECT position::text, {_CONTENTS} || coalesce(sha256({{payload}}), '-')
+    FROM public.outbox_dead WHERE position >= {{lsn}}::pg_lsn
+"""
+_BURY = f"""
+    INSERT INTO public.outbox_dead ({", ".join(COLUMNS)}, position, reason)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 _LIST = """
-    SELECT id, aggregatetype, aggregateid, type, octet_length(payload::text) AS payload_bytes, reason, died_at
-    FROM public.outbox_dead ORDER BY died_at, id
+    SELECT number, id, aggregatetype, aggregateid, type, octet_length(payload) AS payload_bytes, reason, died_at
+    FROM public.outbox_dead ORDER BY died_at, number
 """
-_TAKE = """
-    DELETE FROM public.outbox_dead WHERE id = ANY(%(ids)s) OR %(all)s
-    RETURNING id, aggregatetype, aggregateid, type, payload::text, traceparent, tracestate
+_TAKE = f"""
+    DELETE FROM public.outbox_dead WHERE number = %s
+    RETURNING {", ".join(f"textsend({name})" if name != "payload" else name for name in COLUMNS)}
 """
-_FORGET = "DELETE FROM public.outbox WHERE id::text = %s"
-_INSERT = """
-    INSERT INTO public.outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
-    VALUES (%s, %s, %s, %s, %s, %s, %s)
-"""
+_FORGET = sql.SQL("DELETE FROM public.outbox WHERE {}")
 
-DeadRows = Container[tuple[bytes, int]]
-"""ID and commit position of rows that are not to be published."""
+# Of IDs by which a person calls a row, and what stands before the number of one with another ID.
+NAME_LENGTH_MAX = 100
+NUMBER = "number:"
+
+DeadRows = AbstractSet[tuple[int, bytes]]
+"""Rows that are not to be published: where each was committed, and what tells it apart (:func:`contents`)."""
 
 
 @dataclass(frozen=True)
 class DeadRow:
-    """A row that could not be published, as a person sees it."""
+    """A row that could not be published, as a person sees it; whatever was NULL is None."""
 
-    id: str
-    aggregatetype: str
-    aggregateid: str
-    type: str
-    payload_bytes: int
+    number: int
+    id: str | None
+    aggregatetype: str | None
+    aggregateid: str | None
+    type: str | None
+    payload_bytes: int | None
     reason: str
     died_at: datetime
+
+    @property
+    def name(self) -> str:
+        """What a person calls it by: its ID, or ``number:7`` where that is NULL or cannot be typed."""
+        row_id = self.id or ""
+        plain = row_id.isascii() and row_id.isprintable() and " " not in row_id and len(row_id) <= NAME_LENGTH_MAX
+        return row_id if row_id and plain else f"{NUMBER}{self.number}"
+
+
+class Quarantine:
+    """Puts rows of a database aside, over a connection of its own that is made when the first one comes.
+
+    Args:
+        dsn: of the database.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def bury(self, error: UnpublishableError) -> None:
+        """Put a row aside; see :func:`bury`."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._dsn, replication=False)
+        bury(self._connection, error)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class _Text(bytes):
+    """Text as the database sent it, to be sent back as it is, whatever the type of its column."""
+
+
+class _TextDumper(Dumper):
+    def dump(self, obj: _Text) -> Buffer:
+        return obj
+
+
+class _LenientLoader(Loader):
+    """Text of a database that does not care for encodings need not be UTF-8."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="backslashreplace")
+
+
+def contents(row: OutboxRow) -> bytes:
+    """What tells a row from all others, be its ID unique or not; the trace context does not count."""
+    return b"".join(sha256(value).digest() if value is not None else b"-" for value in row[:COLUMNS_REQUIRED])
 
 
 def has_dead(connection: psycopg.Connection[Any]) -> bool:
     """Whether there is a table of dead rows."""
-    return bool(scalar(connection, _EXISTS))
+    return scalar(connection, _IS_NEW) is not None
 
 
-def dead_since(connection: psycopg.Connection[Any], lsn: int) -> set[tuple[bytes, int]]:
+def bring_up_to_date(connection: psycopg.Connection[Any]) -> None:
+    """Give an old table of dead rows its newest form, where the role may.
+
+    This is for the start of a session: later, the session's own locks would be waited for.
+    """
+    if scalar(connection, _IS_NEW) is False:
+        with suppress(psycopg.errors.InsufficientPrivilege):  # the first row that comes says so
+            connection.execute(UPGRADE_TABLE)
+
+
+def dead_since(connection: psycopg.Connection[Any], lsn: int) -> set[tuple[int, bytes]]:
     """The dead among the rows committed at ``lsn`` or later; works on a replication connection too."""
-    if not has_dead(connection):
+    is_new = scalar(connection, _IS_NEW)
+    if is_new is None:
         return set()
-    query = sql.SQL(_SINCE).format(sql.Literal(format_lsn(lsn)))
-    return {(row_id.encode(), parse_lsn(position)) for row_id, position in connection.execute(query)}
+    payload = sql.SQL("payload" if is_new else "textsend(payload::text)")
+    query = sql.SQL(_SINCE).format(payload=payload, lsn=sql.Literal(format_lsn(lsn)))
+    return {(parse_lsn(position), digest) for position, digest in connection.execute(query)}
 
 
 def not_dead(publish: Publish, dead: DeadRows) -> Publish:
     """The same stage, without the dead; the stage itself where there are none."""
     if not dead:
         return publish
+    places = {lsn for lsn, _ in dead}
 
     def publish_living(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        if (row.id, transaction.commit_lsn) in dead:
-            transaction.skip(row)
+        lsn = transaction.commit_lsn
+        if lsn in places and (lsn, contents(row)) in dead:
+            transaction.leave(row)
         else:
             publish(row, transaction, on_delivery)
 
@@ -103,46 +193,113 @@ def not_dead(publish: Publish, dead: DeadRows) -> Publish:
 
 
 def bury(connection: psycopg.Connection[Any], error: UnpublishableError) -> None:
-    """Put a row into the dead-letter table, which is made if it is missing.
+    """Put a row into the table of dead rows, which is made if it is missing.
 
     Raises:
-        SetupError: the role may not; the text says what to run.
+        SetupError: the role may not, or the table has its old form; the text says what to run.
         psycopg.Error: the database cannot.
     """
-    row = [value.decode() if value is not None else None for value in error.row]
+    values = [
+        value if value is None or name == "payload" else _Text(value)
+        for name, value in zip(COLUMNS, error.row, strict=True)
+    ]
+    # Whatever the database's encoding is, it has these.
+    reason = error.reason.encode("ascii", "backslashreplace").decode()
+    is_new = scalar(connection, _IS_NEW)
+    if is_new is False:
+        raise _not_allowed(connection, reason, UPGRADE_TABLE)
     try:
-        if not has_dead(connection):
+        if is_new is None:
             connection.execute(CREATE_TABLE)
-        connection.execute(_BURY, (*row, format_lsn(error.lsn), error.reason))
+        with connection.cursor() as cursor:
+            cursor.adapters.register_dumper(_Text, _TextDumper)
+            cursor.execute(_BURY, (*values, format_lsn(error.lsn), reason))
     except psycopg.errors.InsufficientPrivilege:
-        role = connection.info.user
-        raise SetupError(
-            f"row {row[0]} can never be published ({error.reason}), and {role} may not put it aside. Let the "
-            f"owner run: {' '.join(CREATE_TABLE.split())}; "
-            f"GRANT SELECT, INSERT, UPDATE ON public.outbox_dead TO {role}"
-        ) from None
+        raise _not_allowed(connection, reason, "" if is_new else CREATE_TABLE) from None
+
+
+def _not_allowed(connection: psycopg.Connection[Any], reason: str, statement: str) -> SetupError:
+    role = connection.info.user
+    grant = f"GRANT SELECT, INSERT, UPDATE ON public.outbox_dead TO {role}"
+    advice = "; ".join(" ".join(part.split()) for part in (statement, grant) if part)
+    return SetupError(
+        f"a row can never be published ({reason}), and {role} may not put it aside. Let the owner run: {advice}"
+    )
 
 
 def dead_rows(connection: psycopg.Connection[Any]) -> list[DeadRow]:
     """All of them, the oldest first."""
     if not has_dead(connection):
         return []
-    return connection.cursor(row_factory=class_row(DeadRow)).execute(_LIST).fetchall()
+    cursor = connection.cursor(row_factory=class_row(DeadRow))
+    cursor.adapters.register_loader("text", _LenientLoader)
+    return cursor.execute(_LIST).fetchall()
 
 
-def retry(connection: psycopg.Connection[Any], ids: Sequence[str] | None) -> list[str]:
+def retry(connection: psycopg.Connection[Any], names: Collection[str] | None) -> list[str]:
     """Put dead rows into the outbox again, as new ones at its end with the same IDs; which those were.
 
     Args:
         connection: of a role that owns the tables, or may insert and delete.
-        ids: of the rows; None for all.
+        names: of the rows (:attr:`DeadRow.name`); None for all.
+
+    Raises:
+        RelayError: the outbox does not take one of them; then all are still dead.
     """
-    if not has_dead(connection):
-        return []
-    with connection.transaction():
-        values: Mapping[str, Any] = {"ids": list(ids or ()), "all": ids is None}
-        rows = connection.execute(_TAKE, values).fetchall()
-        for row in rows:
-            connection.execute(_FORGET, row[:1])
-            connection.execute(_INSERT, row)
-    return [row[0] for row in rows]
+    return _take_out(connection, names, "put back", _insert)
+
+
+def discard(connection: psycopg.Connection[Any], names: Collection[str] | None) -> list[str]:
+    """Forget dead rows for good, without publishing them; which those were.
+
+    Args:
+        connection: of a role that owns the tables, or may delete.
+        names: of the rows (:attr:`DeadRow.name`); None for all.
+
+    Raises:
+        RelayError: the role may not; then all are still there.
+    """
+    return _take_out(connection, names, "discarded", None)
+
+
+def _take_out(
+    connection: psycopg.Connection[Any],
+    names: Collection[str] | None,
+    what: str,
+    then: Callable[[psycopg.Cursor[Any], Columns, tuple[Any, ...]], None] | None,
+) -> list[str]:
+    """Take rows out of the table of dead rows, and out of the outbox where they still stand: all or none."""
+    chosen = [dead for dead in dead_rows(connection) if names is None or {dead.name, dead.id} & set(names)]
+    taken = []
+    columns = find_columns(connection) if chosen else {}
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.adapters.register_dumper(_Text, _TextDumper)
+        cursor.execute("SET LOCAL client_encoding = 'UTF8'")
+        for dead in chosen:
+            try:
+                row = cursor.execute(_TAKE, (dead.number,)).fetchone()
+                if row is None:
+                    continue  # somebody else took it
+                cursor.execute(_FORGET.format(is_row(columns)), row[:COLUMNS_REQUIRED])
+                if then is not None:
+                    then(cursor, columns, row)
+            except psycopg.OperationalError:
+                raise
+            except psycopg.Error as error:
+                raise RelayError(f"row {dead.name} is not {what}: {error.diag.message_primary}") from None
+            taken.append(dead.name)
+    return taken
+
+
+def _insert(cursor: psycopg.Cursor[Any], columns: Columns, row: tuple[Any, ...]) -> None:
+    """Insert a row again, in as many columns as the outbox has."""
+    values = {
+        name: value if value is None or columns[name] == "bytea" else _Text(value)
+        for name, value in zip(COLUMNS, row, strict=True)
+        if name in columns
+    }
+    # Its ID is its own, even where the table would give another one.
+    statement = sql.SQL("INSERT INTO public.outbox ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join([sql.Placeholder()] * len(values))
+    )
+    cursor.execute(statement, list(values.values()))

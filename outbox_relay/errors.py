@@ -21,6 +21,10 @@ class StreamError(RelayError):
     """The replication stream ended, or the server went silent."""
 
 
+class PublicationMissingError(StreamError):
+    """Where the log was read there was no publication; from there on the slot brings nothing."""
+
+
 class OutboxMissingError(RelayError):
     """The outbox table does not exist (yet): run the service's migration."""
 

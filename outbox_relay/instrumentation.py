@@ -1,25 +1,32 @@
-"""How does a publication become a span of the withdrawal's trace? By wrapping the stage that publishes.
+"""Spans of publications, each in the trace of its row: a stage around the one that publishes.
 
 Only rows of sampled traces get a span (PRODUCER, from handing over to acknowledgement) and leave with its
-context; all others pass untouched, without the SDK hearing of them.
+context; all others pass untouched, without the SDK hearing of them. So do rows whose context is none.
 
 Source: OpenTelemetry semantic conventions for Kafka.
 """
 
+import re
 import time
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 import tracing
+from outbox_relay.errors import RelayError, UnpublishableError
 from outbox_relay.ledger import Transaction
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import format_lsn
-from outbox_relay.publisher import DeliveryReport, Publish
+from outbox_relay.publisher import TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX, DeliveryReport, Publish
 from tracing import attributes as names
 
 OUTBOX_LSN = "settle.outbox.lsn"
 OUTBOX_WAIT_MS = "settle.outbox.wait_ms"
+# Of what a row says, in an attribute; a key may have a megabyte.
+TEXT_LENGTH_MAX = 256
+
+# Of any version; later ones may have more at the end.
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]*)?")
 
 
 def traced(publish: Publish) -> Publish:
@@ -32,16 +39,25 @@ def traced(publish: Publish) -> Publish:
             publish(row, transaction, on_delivery)
             return
         context = _context_of_row(row)
+        if context is None:
+            publish(row, transaction, on_delivery)
+            return
         span = _start(row, context, transaction)
         sent = tracing.context_of(span)
-        row = row._replace(traceparent=_bytes(sent.traceparent), tracestate=_bytes(sent.tracestate))
-        publish(row, transaction, _ending(span, on_delivery))
+        child = row._replace(traceparent=_bytes(sent.traceparent), tracestate=_bytes(sent.tracestate))
+        try:
+            publish(child, transaction, _ending(span, on_delivery))
+        except RelayError as error:
+            _fail(span, type(error).__name__, str(error))
+            if isinstance(error, UnpublishableError):
+                error.row = row
+            raise
 
     return publish_traced
 
 
 def _start(row: OutboxRow, context: tracing.TraceContext, transaction: Transaction) -> Span:
-    topic = f"{row.aggregate_type.decode()}.events"
+    topic = f"{_text(row.aggregate_type)}.events"
     return tracing.start_span(
         f"send {topic}",
         SpanKind.PRODUCER,
@@ -51,9 +67,9 @@ def _start(row: OutboxRow, context: tracing.TraceContext, transaction: Transacti
             names.MESSAGING_OPERATION_TYPE: "send",
             names.MESSAGING_OPERATION_NAME: "send",
             names.MESSAGING_DESTINATION_NAME: topic,
-            names.MESSAGING_MESSAGE_ID: row.id.decode(),
-            names.MESSAGING_KAFKA_MESSAGE_KEY: row.aggregate_id.decode(),
-            names.EVENT_TYPE: row.event_type.decode(),
+            names.MESSAGING_MESSAGE_ID: _text(row.id),
+            names.MESSAGING_KAFKA_MESSAGE_KEY: _text(row.aggregate_id),
+            names.EVENT_TYPE: _text(row.event_type),
             OUTBOX_LSN: format_lsn(transaction.commit_lsn),
             OUTBOX_WAIT_MS: max(0.0, time.time() * 1_000 - transaction.committed_us / 1_000),
         },
@@ -67,20 +83,32 @@ def _ending(span: Span, on_delivery: DeliveryReport) -> DeliveryReport:
         if error is None:
             span.set_attribute(names.MESSAGING_DESTINATION_PARTITION_ID, str(message.partition()))
             span.set_attribute(names.MESSAGING_KAFKA_OFFSET, message.offset())
+            span.end()
         else:
-            span.set_attribute(names.ERROR_TYPE, error.name())
-            span.set_status(StatusCode.ERROR, error.str())
-        span.end()
+            _fail(span, error.name(), error.str())
         on_delivery(error, message)
 
     return delivered
 
 
-def _context_of_row(row: OutboxRow) -> tracing.TraceContext:
-    return tracing.TraceContext(
-        row.traceparent.decode() if row.traceparent is not None else None,
-        row.tracestate.decode() if row.tracestate is not None else None,
-    )
+def _fail(span: Span, kind: str, reason: str) -> None:
+    span.set_attribute(names.ERROR_TYPE, kind)
+    span.set_status(StatusCode.ERROR, reason)
+    span.end()
+
+
+def _context_of_row(row: OutboxRow) -> tracing.TraceContext | None:
+    """The trace context of a row; None where it has none, or what stands there is none."""
+    parent, state = row.traceparent, row.tracestate
+    if parent is None or len(parent) > TRACEPARENT_BYTES_MAX or not _TRACEPARENT.fullmatch(parent):
+        return None
+    if state is None or len(state) > TRACESTATE_BYTES_MAX or not state.isascii():
+        return tracing.TraceContext(parent.decode())
+    return tracing.TraceContext(parent.decode(), state.decode())
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"")[:TEXT_LENGTH_MAX].decode(errors="replace")
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -1,7 +1,7 @@
-"""Up to where has Kafka acknowledged everything?
+"""The transactions that are on their way to Kafka, and the log position before which all is acknowledged.
 
 Transactions stand in commit order. Acknowledgements arrive in any order across partitions; the position
-moves over a transaction only when it and all before it are complete.
+moves over a transaction only when it and all before it are complete. Its rows' IDs are then noted as handled.
 """
 
 import time
@@ -13,11 +13,15 @@ from confluent_kafka import KafkaError
 
 from contracts import headers
 from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableError
+from outbox_relay.handled import Handled
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
 
 # What Kafka answers to a record that it will never take, however often it is sent.
 NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD))
+# What becomes of records on their way when a session ends: it drops them, and nobody has refused them.
+DROPPED = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))
+KEY_SHOWN_BYTES = 60
 
 
 class Transaction:
@@ -30,6 +34,7 @@ class Transaction:
         end_lsn: what to confirm once it is done; 0 while rows may still come.
         rows, value_bytes: how much it has published.
         acknowledged: how many of them Kafka has.
+        ids: of its rows, those too that need not be published; see :meth:`Ledger.pack`. None where a row has none.
     """
 
     __slots__ = (
@@ -38,6 +43,8 @@ class Transaction:
         "commit_lsn",
         "committed_us",
         "end_lsn",
+        "ids",
+        "packed",
         "position",
         "rows",
         "value_bytes",
@@ -52,11 +59,19 @@ class Transaction:
         self.rows = 0
         self.value_bytes = 0
         self.acknowledged = 0
+        self.ids: list[bytes | None] = []
+        self.packed: list[bytes | list[bytes]] = []
 
     def skip(self, row: OutboxRow) -> None:
         """A row that was counted need not be published."""
         self.rows -= 1
-        self.value_bytes -= len(row.payload)
+        self.value_bytes -= len(row.payload or b"")
+
+    def leave(self, row: OutboxRow) -> None:
+        """The row that came last is not to be published, and is not handled either."""
+        self.skip(row)
+        if self.ids:
+            self.ids.pop()
 
     def unpublishable(self, row: OutboxRow, reason: str) -> None:
         """Kafka will never take this row."""
@@ -96,19 +111,22 @@ class Ledger:
     Args:
         origin: where the rows come from, and what is confirmed already.
         waits: is told how long rows were on their way.
+        handled: is told the IDs of rows that need not be published any more.
 
     Attributes:
         confirmed_lsn: everything before it is acknowledged.
+        begun_lsn: where the newest transaction that has begun committed.
         acknowledged_rows, acknowledged_bytes: since the ledger began.
         waits: is told how long rows were on their way.
         refusal: what Kafka did not take, if anything; nothing moves any more then.
     """
 
-    def __init__(self, origin: Origin, waits: Waits | None = None) -> None:
-        self.confirmed_lsn = origin.confirmed_lsn
+    def __init__(self, origin: Origin, waits: Waits | None = None, handled: Handled | None = None) -> None:
+        self.confirmed_lsn = self.begun_lsn = origin.confirmed_lsn
         self.acknowledged_rows = 0
         self.acknowledged_bytes = 0
         self._origin = origin
+        self._handled = handled
         self.waits = waits or Waits()
         self._open: deque[Transaction] = deque()
         self.refusal: PublishError | None = None
@@ -117,7 +135,14 @@ class Ledger:
         """A transaction starts; the one before has been ended."""
         transaction = Transaction(self, commit_lsn, committed_us, self._origin.position(commit_lsn))
         self._open.append(transaction)
+        self.begun_lsn = max(self.begun_lsn, commit_lsn)
         return transaction
+
+    def pack(self, transaction: Transaction) -> None:
+        """Keep the IDs of a transaction that goes on in little memory; called every now and then."""
+        if self._handled is not None:
+            transaction.packed.append(self._handled.pack(transaction.ids))
+        transaction.ids = []
 
     def end(self, transaction: Transaction, end_lsn: int) -> None:
         """Its rows are all handed over. One without rows leaves only its position."""
@@ -125,6 +150,7 @@ class Ledger:
             transaction.end_lsn = end_lsn
         else:
             self._open.pop()
+            self._note(transaction)
             self.reached(end_lsn)
 
     def reached(self, lsn: int) -> None:
@@ -154,13 +180,20 @@ class Ledger:
             self.acknowledged_rows += done.rows
             self.acknowledged_bytes += done.value_bytes
             self.waits.add(max(0.0, (now_us - done.committed_us) / 1e6), done.rows)
+            self._note(done)
+
+    def _note(self, done: Transaction) -> None:
+        if self._handled is not None and (done.ids or done.packed):
+            self._handled.add(done.ids, done.packed)
 
     def refused(self, error: Any, message: Any) -> None:
         """Kafka did not take this record.
 
         What it will never take counts before all else; what it says of the others follows from that.
         """
-        key = (message.key() or b"").decode(errors="replace")
+        if error.code() in DROPPED:
+            return
+        key = (message.key() or b"")[:KEY_SHOWN_BYTES].decode(errors="replace")
         reason = f"Kafka refused a record of {message.topic()} with key {key!r}: {error.str()}"
         if error.code() in NEVER:
             if not isinstance(self.refusal, UnpublishableError):

@@ -1,13 +1,15 @@
 """What does a message of PostgreSQL's ``pgoutput`` plugin say about the outbox?
 
 Pure: bytes in, rows out, no socket. Protocol version 1 in text mode, in which every column arrives as the
-UTF-8 text that goes into a Kafka header, key or value, whatever its type.
+UTF-8 text that goes into a Kafka header, key or value, whatever its type. Only of ``bytea`` it is not the bytes
+themselves, but how ``bytea_output = hex`` writes them.
 
 Source: PostgreSQL documentation, "Logical Replication Message Formats".
 """
 
 import struct
-from collections.abc import Callable
+from binascii import unhexlify
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from outbox_relay.errors import DecodeError
@@ -15,6 +17,9 @@ from outbox_relay.errors import DecodeError
 # What the outbox must have, in the order of `OutboxRow`; the table may have more, in any order.
 COLUMNS = ("id", "aggregatetype", "aggregateid", "type", "payload", "traceparent", "tracestate")
 COLUMNS_REQUIRED = 5
+
+BYTEA = 17
+"""The OID of ``bytea`` among PostgreSQL's types."""
 
 # Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 POSTGRES_EPOCH_US = 946_684_800_000_000
@@ -53,13 +58,16 @@ class Commit(NamedTuple):
 
 
 class OutboxRow(NamedTuple):
-    """One row of the outbox, each column as UTF-8 text (see :data:`COLUMNS`)."""
+    """One row of the outbox, each column as UTF-8 text or as the bytes that it holds (see :data:`COLUMNS`).
 
-    id: bytes
-    aggregate_type: bytes
-    aggregate_id: bytes
-    event_type: bytes
-    payload: bytes
+    Whatever is NULL in the table is None. Not every row can become a record: that is for others to say.
+    """
+
+    id: bytes | None
+    aggregate_type: bytes | None
+    aggregate_id: bytes | None
+    event_type: bytes | None
+    payload: bytes | None
     traceparent: bytes | None = None
     tracestate: bytes | None = None
 
@@ -69,10 +77,18 @@ class Decoder:
 
     Args:
         schema, table: the outbox; rows of any other table are skipped.
+        bytea_types: OIDs of ``bytea`` and of the domains over it.
+
+    Attributes:
+        incomplete: which columns the rows lack that come now, if they cannot be read for that; they are skipped.
     """
 
-    def __init__(self, schema: str = "public", table: str = "outbox") -> None:
+    def __init__(
+        self, schema: str = "public", table: str = "outbox", bytea_types: Container[int] = frozenset((BYTEA,))
+    ) -> None:
+        self.incomplete: str | None = None
         self._table = (schema.encode(), table.encode())
+        self._bytea_types = bytea_types
         self._row_decoders: dict[bytes, Callable[[bytes], OutboxRow | None]] = {}
 
     def decode(self, message: bytes) -> OutboxRow | Begin | Commit | None:
@@ -103,61 +119,67 @@ class Decoder:
         return None
 
     def _announced(self, message: bytes) -> Callable[[bytes], OutboxRow | None]:
-        schema, table, columns = _relation(message)
+        schema, table, columns, types = _relation(message)
         if (schema, table) != self._table:
             return _skip
         wanted = tuple(name.encode() for name in COLUMNS)
         missing = [name for name in COLUMNS[:COLUMNS_REQUIRED] if name.encode() not in columns]
+        self.incomplete = ", ".join(missing) or None
         if missing:
-            raise DecodeError(f"the outbox has no column {', '.join(missing)}")
+            return _skip
+        decode = _in_order(columns, wanted)
         if columns[: len(wanted)] == wanted:
-            return _in_standard_order(len(columns))
-        return _in_order(columns, wanted)
+            decode = _in_standard_order(len(columns), otherwise=decode)
+        return _with_bytes(decode) if types[columns.index(b"payload")] in self._bytea_types else decode
 
 
 def _skip(_message: bytes) -> None:
     """A row of another table."""
 
 
-def _in_standard_order(column_count: int) -> Callable[[bytes], OutboxRow]:
+def _in_standard_order(column_count: int, otherwise: Callable[[bytes], OutboxRow]) -> Callable[[bytes], OutboxRow]:
     """A decoder for tables that begin with :data:`COLUMNS`: one pass at computed offsets.
 
     This runs for every event. Whether a length is honest is asked once, at the end: offsets only grow, so
-    a message that ends exactly where its last column does was read inside its bounds all the way.
+    a message that ends exactly where its last column does was read inside its bounds all the way. What does not
+    work out, be it a NULL among the first five columns or a message that is broken, is left to ``otherwise``.
     """
     expected = struct.pack(">BH", _NEW_TUPLE, column_count)
     trailing = range(column_count - len(COLUMNS))
     new_tuple = tuple.__new__
 
     def decode(message: bytes, at: int = _COLUMNS_AT) -> OutboxRow:
-        t1, length = _tagged_length(message, at)
-        id_at = at + 5
-        at = id_end = id_at + length
-        t2, length = _tagged_length(message, at)
-        aggregate_type_at = at + 5
-        at = aggregate_type_end = aggregate_type_at + length
-        t3, length = _tagged_length(message, at)
-        aggregate_id_at = at + 5
-        at = aggregate_id_end = aggregate_id_at + length
-        t4, length = _tagged_length(message, at)
-        event_type_at = at + 5
-        at = event_type_end = event_type_at + length
-        t5, length = _tagged_length(message, at)
-        payload_at = at + 5
-        at = payload_end = payload_at + length
-        traceparent = tracestate = None
-        if message[at] == _NULL:
-            at += 1
-        else:
-            traceparent, at = _nullable(message, at)
-        if message[at] == _NULL:
-            at += 1
-        else:
-            tracestate, at = _nullable(message, at)
-        for _ in trailing:
-            at = _end_of_column(message, at)
+        try:
+            t1, length = _tagged_length(message, at)
+            id_at = at + 5
+            at = id_end = id_at + length
+            t2, length = _tagged_length(message, at)
+            aggregate_type_at = at + 5
+            at = aggregate_type_end = aggregate_type_at + length
+            t3, length = _tagged_length(message, at)
+            aggregate_id_at = at + 5
+            at = aggregate_id_end = aggregate_id_at + length
+            t4, length = _tagged_length(message, at)
+            event_type_at = at + 5
+            at = event_type_end = event_type_at + length
+            t5, length = _tagged_length(message, at)
+            payload_at = at + 5
+            at = payload_end = payload_at + length
+            traceparent = tracestate = None
+            if message[at] == _NULL:
+                at += 1
+            else:
+                traceparent, at = _nullable(message, at)
+            if message[at] == _NULL:
+                at += 1
+            else:
+                tracestate, at = _nullable(message, at)
+            for _ in trailing:
+                at = _end_of_column(message, at)
+        except (struct.error, IndexError, DecodeError):
+            return otherwise(message)
         if at != len(message) or message[5:8] != expected or not t1 == t2 == t3 == t4 == t5 == _TEXT:
-            raise DecodeError(_complaint(message))
+            return otherwise(message)
         # The tuple at once: going through the class's own constructor takes twice as long.
         return new_tuple(
             OutboxRow,
@@ -176,7 +198,7 @@ def _in_standard_order(column_count: int) -> Callable[[bytes], OutboxRow]:
 
 
 def _in_order(columns: tuple[bytes, ...], wanted: tuple[bytes, ...]) -> Callable[[bytes], OutboxRow]:
-    """A decoder for tables with the columns elsewhere."""
+    """A decoder for any order of columns, and for whatever is NULL among them."""
     expected = struct.pack(">BH", _NEW_TUPLE, len(columns))
     positions = [columns.index(name) if name in columns else None for name in wanted]
 
@@ -185,12 +207,28 @@ def _in_order(columns: tuple[bytes, ...], wanted: tuple[bytes, ...]) -> Callable
         for _ in columns:
             value, at = _nullable(message, at)
             values.append(value)
-        picked = [values[position] if position is not None else None for position in positions]
-        if at != len(message) or message[5:8] != expected or None in picked[:COLUMNS_REQUIRED]:
+        if at != len(message) or message[5:8] != expected:
             raise DecodeError(_complaint(message))
-        return OutboxRow(*picked)  # type: ignore[arg-type]
+        return OutboxRow._make(values[position] if position is not None else None for position in positions)
 
     return decode
+
+
+def _with_bytes(decode: Callable[[bytes], OutboxRow]) -> Callable[[bytes], OutboxRow]:
+    """The same decoder for a payload of bytes, which come in hexadecimal digits."""
+
+    def decode_with_bytes(message: bytes) -> OutboxRow:
+        row = decode(message)
+        if row.payload is None:
+            return row
+        if row.payload[:2] != b"\\x":
+            raise DecodeError("a bytea came otherwise than bytea_output = hex writes it")
+        try:
+            return row._replace(payload=unhexlify(row.payload[2:]))
+        except ValueError:
+            raise DecodeError(_complaint(message)) from None
+
+    return decode_with_bytes
 
 
 def _nullable(message: bytes, at: int) -> tuple[bytes | None, int]:
@@ -213,8 +251,8 @@ def _end_of_column(message: bytes, at: int) -> int:
     raise DecodeError(_complaint(message))
 
 
-def _relation(message: bytes) -> tuple[bytes, bytes, tuple[bytes, ...]]:
-    """Schema, table and column names that a Relation message announces.
+def _relation(message: bytes) -> tuple[bytes, bytes, tuple[bytes, ...], tuple[int, ...]]:
+    """Schema, table, and names and type OIDs of the columns that a Relation message announces.
 
     Raises:
         DecodeError: truncated or malformed.
@@ -223,16 +261,17 @@ def _relation(message: bytes) -> tuple[bytes, bytes, tuple[bytes, ...]]:
         schema_end = message.index(0, 5)
         table_end = message.index(0, schema_end + 1)
         (column_count,) = _u16(message, table_end + 2)
-        at, columns = table_end + 4, []
+        at, columns, types = table_end + 4, [], []
         for _ in range(column_count):
             name_end = message.index(0, at + 1)
             columns.append(message[at + 1 : name_end])
+            types.append(_u32(message, name_end + 1)[0])
             at = name_end + 9  # type (4 bytes) and type modifier (4 bytes) follow the name
     except (struct.error, ValueError):
         raise DecodeError(f"truncated Relation message ({len(message)} bytes)") from None
     if at != len(message):
         raise DecodeError(f"Relation message of {len(message)} bytes says that it has {at}")
-    return message[5:schema_end], message[schema_end + 1 : table_end], tuple(columns)
+    return message[5:schema_end], message[schema_end + 1 : table_end], tuple(columns), tuple(types)
 
 
 def _complaint(message: bytes) -> str:

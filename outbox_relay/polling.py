@@ -1,4 +1,4 @@
-"""How is an outbox read by asking the table? The classic worker, for where logical decoding is not to be had.
+"""Reads an outbox by asking the table; the classic worker, for where logical decoding is not to be had.
 
 Unpublished rows in the order of insertion, locked; publish, wait for Kafka, mark as published, commit; and again.
 A row counts as unpublished until its own mark is there, so one that was numbered early and committed late is found
@@ -6,45 +6,63 @@ all the same. Rows of one key keep their order if those who write them take turn
 """
 
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import closing
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
 import failpoints
-from outbox_relay.dead import has_dead
-from outbox_relay.errors import PublishError, SetupError, SlotBusyError
+from outbox_relay import initial
+from outbox_relay.columns import as_bytes
+from outbox_relay.dead import bring_up_to_date, has_dead
+from outbox_relay.errors import PublishError, SetupError
+from outbox_relay.initial import AsTopicsTell, Wanted
 from outbox_relay.ledger import Ledger
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
+from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
-from outbox_relay.table import current_lsn, find_columns, find_origin, may_delete, scalar, select_rows
+from outbox_relay.table import UNMARKED, Table, current_lsn, find_origin, find_table, lock, may_delete, order_of
+from outbox_relay.table import select_rows as select
 
 POLL_ROWS = 2_000
 # Rows are locked meanwhile, and the database keeps what they see; after that, let go and begin again.
 ACKNOWLEDGE_WAIT_S = 30.0
 PUSH_WAIT_S = 0.1
 REMOVE_ROWS = 10_000
+# How often it is looked how much log a slot keeps that nobody reads.
+MEASURE_INTERVAL_S = 5.0
 
-# Two who poll the same table would overtake each other; rows that somebody else has locked are left for later.
-_LOCK = "SELECT pg_try_advisory_lock(hashtext('settle-relay outbox polling'))"
-_UNPUBLISHED = sql.SQL("published_at IS NULL")
-_AND_NOT_DEAD = sql.SQL("AND NOT EXISTS (SELECT FROM public.outbox_dead AS d WHERE d.id = outbox.id::text)")
-_COMMITTED_US = sql.SQL("(extract(epoch FROM created_at) * 1000000)::int8")
-_NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-_PREPARE = (
-    "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz",
-    "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL",
+_AND_NOT_DEAD = sql.SQL(
+    "AND (id IS NULL OR {} NOT IN (SELECT textsend(id) FROM public.outbox_dead WHERE id IS NOT NULL))"
 )
-_MARK = "UPDATE public.outbox SET published_at = now() WHERE id::text = ANY(%s)"
-_REMOVE = """
-    DELETE FROM public.outbox
-    WHERE ctid = ANY(ARRAY(SELECT ctid FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s))
+_NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
+# Where a row lies: its place is unique within its partition only.
+_PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
+_ADD = "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz"
+_INDEX = "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL"
+# A default is there for all rows at once, without rewriting them: nobody who writes is held up.
+_ADD_UNDECIDED = f"{_ADD} DEFAULT '-infinity'"
+_DROP_DEFAULT = "ALTER TABLE public.outbox ALTER COLUMN published_at DROP DEFAULT"
+_UNDECIDED = sql.SQL("published_at = '-infinity'")
+_HAS_UNDECIDED = "SELECT FROM public.outbox WHERE published_at = '-infinity' LIMIT 1"
+_UNMARK = "UPDATE ONLY {} SET published_at = NULL WHERE ctid = ANY(%s::tid[])"
+_MARK = "UPDATE ONLY {} SET published_at = now() WHERE ctid = ANY(%s::tid[])"
+_MARKED = "SELECT tableoid::regclass::text, ctid::text FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s"
+_REMOVE = "DELETE FROM ONLY {} WHERE ctid = ANY(%s::tid[]) AND published_at IS NOT NULL"
+_SLOT = """
+    SELECT active, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
+    FROM pg_replication_slots WHERE slot_name = %s
 """
+
+Places = Iterable[tuple[str, str]]
+"""Partition, as SQL names it, and place within it."""
 
 
 def read(source: Source) -> None:
@@ -54,25 +72,27 @@ def read(source: Source) -> None:
         RelayError, psycopg.Error: what ended it.
     """
     with closing(connect(source.dsn, replication=False)) as connection:
-        columns = find_columns(connection)
-        if not scalar(connection, _LOCK):
-            raise SlotBusyError("the outbox is polled by another relay; standing by")
-        if "published_at" not in columns:
-            _prepare(connection)
-        origin = find_origin(connection)
-        condition = [_UNPUBLISHED, *([_AND_NOT_DEAD] if has_dead(connection) else [])]
-        # When it was committed is not on record; when its transaction began mostly is.
-        since = _COMMITTED_US if "created_at" in columns else _NOW_US
-        poll = sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(
-            select_rows(columns, sql.SQL(" ").join(condition), also=since), sql.Literal(POLL_ROWS)
+        lock(connection)
+        table = find_table(connection)
+        keeps = source.settings.relay_initial is not None or not (
+            source.settings.relay_cleanup and may_delete(connection)
         )
+        if not table.is_marked:
+            _prepare(source, connection, keeps=keeps)
+        bring_up_to_date(connection)
+        if keeps:
+            _decide(source, connection, find_table(connection))
+        origin = find_origin(connection)
         with (
             source.publishing() as (publisher, publish),
-            closing(Published(source.settings.kafka_bootstrap, origin)) as published,
+            closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
         ):
-            worker = _Worker(source, connection, publisher, not_yet_published(publish, published), origin)
+            worker = _Worker(
+                source, connection, table, publisher, not_yet_published(publish, published, source.bury), origin
+            )
             while not source.stop.is_set():
-                if worker.poll(poll) < POLL_ROWS and not (source.settings.relay_cleanup and worker.remove()):
+                worker.measure()
+                if worker.poll() < POLL_ROWS and not (source.settings.relay_cleanup and worker.remove()):
                     source.stop.wait(source.settings.relay_poll_interval_s)
 
 
@@ -83,6 +103,7 @@ class _Worker:
         self,
         source: Source,
         connection: psycopg.Connection[Any],
+        table: Table,
         publisher: Publisher,
         publish: Publish,
         origin: Origin,
@@ -92,28 +113,39 @@ class _Worker:
         self._publisher = publisher
         self._publish = publish
         self._ledger = Ledger(origin, source.waits)
+        self._measured_at = 0.0
+        self._warned = False
+        not_dead = _AND_NOT_DEAD.format(as_bytes("id", table.columns))
+        condition = [UNMARKED, *([not_dead] if has_dead(connection) else [])]
+        order = order_of(connection, table)
+        # When it was committed is not on record; when its transaction began mostly is.
+        also = (*_PLACE, _NOW_US)
+        self._query = sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(
+            select(table, order, sql.SQL(" ").join(condition), also=also), sql.Literal(POLL_ROWS)
+        )
         source.reading(self._ledger, lambda: None)
 
-    def poll(self, query: sql.Composed) -> int:
+    def poll(self) -> int:
         """Publish and mark rows, up to :data:`POLL_ROWS`; how many."""
         ledger, publish = self._ledger, self._publish
+        places = []
         with self._connection.transaction():
             lsn = current_lsn(self._connection)
-            rows = self._connection.execute(query).fetchall()
-            for *values, committed_us in rows:
-                row = OutboxRow._make(value.encode() if value is not None else None for value in values)
-                transaction = ledger.begin(lsn, committed_us)
+            found = self._connection.execute(self._query, binary=True).fetchall()
+            for *values, created_us, partition, place, now_us in found:
+                row = OutboxRow._make(values)
+                transaction = ledger.begin(lsn, created_us or now_us)
                 transaction.rows = 1
-                transaction.value_bytes = len(row.payload)
+                transaction.value_bytes = len(row.payload or b"")
                 publish(row, transaction, transaction.delivered)
                 ledger.end(transaction, lsn)
+                places.append((partition, place))
             self._wait_acknowledged()
             failpoints.hit("relay.acknowledged")
-            if rows:
-                self._connection.execute(_MARK, ([row[0] for row in rows],))
+            in_each_partition(self._connection, _MARK, places)
         ledger.reached(lsn)
         self._source.progress()
-        return len(rows)
+        return len(places)
 
     def _wait_acknowledged(self) -> None:
         """Wait until Kafka has all that was handed over.
@@ -136,15 +168,74 @@ class _Worker:
         """Remove rows that are marked, up to a limit; whether there may be more."""
         if not may_delete(self._connection):
             return False
-        removed = self._connection.execute(_REMOVE, (REMOVE_ROWS,)).rowcount
+        places = self._connection.execute(_MARKED, (REMOVE_ROWS,)).fetchall()
+        removed = in_each_partition(self._connection, _REMOVE, places)
         self._source.removed_rows += removed
         return removed == REMOVE_ROWS
 
+    def measure(self) -> None:
+        """See how much log is kept by a slot that nobody reads any more; say so once."""
+        if time.monotonic() - self._measured_at < MEASURE_INTERVAL_S:
+            return
+        self._measured_at = time.monotonic()
+        found = self._connection.execute(_SLOT, (slot_name(self._connection),)).fetchone()
+        active, kept_bytes = found or (False, 0)
+        self._source.gauges["slot_retained_bytes"] = kept_bytes
+        if found is not None and not active and not self._warned:
+            self._warned = True
+            self._source.warn(
+                "nobody reads the slot any more, and the server keeps its log for it: settle outbox slot drop",
+                kept_bytes=kept_bytes,
+            )
 
-def _prepare(connection: psycopg.Connection[Any]) -> None:
+
+def _prepare(source: Source, connection: psycopg.Connection[Any], *, keeps: bool) -> None:
+    """Give the table its mark; in one that keeps its rows, those that are there wait for a decision."""
+    statements = (_ADD_UNDECIDED, _DROP_DEFAULT, _INDEX) if keeps else (_ADD, _INDEX)
     try:
-        for statement in _PREPARE:
-            connection.execute(statement)
+        with connection.transaction():
+            for statement in statements:
+                connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise SetupError(f"{reason}: let the table's owner run: {'; '.join(_PREPARE)}") from None
+        raise SetupError(f"{reason}: let the table's owner run: {'; '.join(statements)}") from None
+    source.say("the outbox has a mark on published rows now")
+
+
+def _decide(source: Source, connection: psycopg.Connection[Any], table: Table) -> None:
+    """Which of the rows that were there before the mark are to be published; the others are marked."""
+    if connection.execute(_HAS_UNDECIDED).fetchone() is None:
+        return
+    said = source.settings.relay_initial
+    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, find_origin(connection).now_us)
+    wanted: Wanted = initial.parse(said).wants if said is not None else as_topics_tell.wants
+    query = select(table, order_of(connection, table), _UNDECIDED, also=_PLACE)
+    query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(REMOVE_ROWS))
+    while rows := connection.execute(query, binary=True).fetchall():
+        source.raise_if_stopped()
+        open_: list[tuple[str, str]] = []
+        done: list[tuple[str, str]] = []
+        for *values, created_us, partition, place in rows:
+            row = OutboxRow._make(values)
+            (open_ if wanted(row, created_us) else done).append((partition, place))
+        with connection.transaction():
+            in_each_partition(connection, _UNMARK, open_)
+            in_each_partition(connection, _MARK, done)
+    if as_topics_tell.untold:
+        source.warn(
+            "rows were not published that are older than what their topics hold; if they are to be: set their "
+            "published_at to NULL",
+            rows=as_topics_tell.untold,
+        )
+
+
+def in_each_partition(connection: psycopg.Connection[Any], statement: LiteralString, places: Places) -> int:
+    """Do something with rows by their places; with how many it was done."""
+    done = 0
+    by_partition = defaultdict(list)
+    for partition, place in places:
+        by_partition[partition].append(place)
+    for partition, there in by_partition.items():
+        query = sql.SQL(statement).format(sql.SQL(partition))
+        done += connection.execute(query, (there,)).rowcount
+    return done

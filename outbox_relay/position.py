@@ -24,9 +24,16 @@ class Origin:
 
     def has_confirmed(self, position: bytes | None) -> bool:
         """Whether a record with this header is of this database, and from before what is confirmed."""
-        if position is None or not position.startswith(self.tag + b":"):
+        if position is None or not self.is_of(position):
             return False
-        return parse_lsn(position[len(self.tag) + 1 :].decode()) < self.confirmed_lsn
+        try:
+            return parse_lsn(position[len(self.tag) + 1 :].decode()) < self.confirmed_lsn
+        except ValueError:  # no relay wrote that
+            return False
+
+    def is_of(self, position: bytes | None) -> bool:
+        """Whether a record with this header is of this database."""
+        return position is not None and position.startswith(self.tag + b":")
 
 
 def tag(system_identifier: str, database_oid: int) -> bytes:

@@ -1,16 +1,17 @@
-"""What do the topics hold already? Whoever starts again must not publish it a second time.
+"""What the topics hold already, so that a source that starts again does not publish it a second time.
 
 The database hears of an acknowledgement a moment after it was given, and after a crash it may have forgotten
 what it heard. So a source that starts is handed rows again that are on the topics. At the first row for a topic
 the tails of its partitions are read, back to what the database is known to have confirmed, and rows whose IDs are
-there are skipped. By their IDs, not by positions: a database that was restored from a backup counts its log anew,
-and a new row must never be taken for an old one.
+there are skipped. By source and ID, not by positions: a database that was restored from a backup counts its log
+anew, and a new row must never be taken for an old one, nor for another database's with the same number.
 """
 
+import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -19,9 +20,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from connectivity import SILENT
 from contracts import headers
 from outbox_relay.errors import PublishError
-from outbox_relay.ledger import Transaction
+from outbox_relay.handled import UUID_BYTES
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
+from outbox_relay.replicas import await_replicas
 from outbox_relay.topic import topic_of
 
 # Rows committed this long after the start are on no topic yet; clocks of relay and database may be so far apart.
@@ -32,6 +34,18 @@ TAIL_RECORDS_MIN = 1
 TAIL_GROWTH = 64
 TAIL_RECORDS_MAX = 50_000
 READ_RECORDS = 1_000
+NEVER_US = 1 << 62
+
+_READER = {
+    "group.id": "settle-relay",  # never joined: partitions are assigned
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    # Somebody's open transaction must not hide what stands behind it.
+    "isolation.level": "read_uncommitted",
+    "auto.offset.reset": "earliest",
+    "fetch.wait.max.ms": 10,
+    "allow.auto.create.topics": True,
+}
 
 
 class Published:
@@ -40,33 +54,51 @@ class Published:
     Args:
         bootstrap: ``host:port[,host:port…]``.
         origin: the database of the rows.
+        meanwhile: called again and again while a topic is read; may raise to give up.
+
+    Attributes:
+        meanwhile: as given.
     """
 
-    def __init__(self, bootstrap: str, origin: Origin) -> None:
+    def __init__(self, bootstrap: str, origin: Origin, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.meanwhile = meanwhile
         self._bootstrap = bootstrap
         self._origin = origin
         self._until_us = origin.now_us + CLOCKS_OFF_US
-        self._on_topic: dict[bytes, Ids] = {}
+        self._since_us: int | None = None
+        self._on_topic: dict[bytes | None, Ids] = {}
 
-    def holds(self, row: OutboxRow, transaction: Transaction) -> bool:
+    def look_back_to(self, since_us: int) -> None:
+        """Ask for every row from now on, also one that is confirmed; none was written before ``since_us``."""
+        self._origin = replace(self._origin, confirmed_lsn=0)
+        self._until_us = NEVER_US
+        self._since_us = since_us
+
+    def holds(self, row: OutboxRow, committed_us: int, lsn: int) -> bool:
         """Whether the row's topic has it. The first row for a topic waits while its tails are read.
 
         Args:
             row: which may have been published before.
-            transaction: its own; rows for the same topic that come later were committed no earlier.
+            committed_us: when; rows for the same topic that come later were committed no earlier.
+            lsn: where it was committed.
 
         Raises:
             UnpublishableError: there can be no such topic.
             PublishError: the topic does not exist, or Kafka does not answer.
         """
-        if transaction.committed_us > self._until_us:
+        if committed_us > self._until_us or row.id is None:
             return False
         ids = self._on_topic.get(row.aggregate_type)
         if ids is None:
-            topic = topic_of(row, transaction.commit_lsn)
-            ids = self._on_topic[row.aggregate_type] = Ids()
-            ids.add(tail_ids(self._bootstrap, topic, self._origin, transaction.committed_us - CLOCKS_OFF_US))
-        return bool(ids) and ids.remove(row.id)
+            topic = topic_of(row, lsn)
+            ids = Ids()
+            since_us = committed_us if self._since_us is None else self._since_us
+            ids.add(tail_ids(self._bootstrap, topic, self._origin, since_us - CLOCKS_OFF_US, self._meanwhile))
+            self._on_topic[row.aggregate_type] = ids
+        return bool(ids) and ids.remove(identity(row.id, row.aggregate_id, row.event_type, row.payload))
+
+    def _meanwhile(self) -> None:
+        self.meanwhile()
 
     def close(self) -> None:
         """Forget them."""
@@ -75,7 +107,10 @@ class Published:
 
 
 class Ids:
-    """A set of UUIDs that takes little memory, however many: most of a large one lies in a temporary file."""
+    """A set of rows' identities that takes little memory, however many: most of a large one lies in a file.
+
+    A temporary one of SQLite's, in the folder ``SQLITE_TMPDIR``, else in ``/var/tmp``: where disk should be.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -84,16 +119,16 @@ class Ids:
         self._database.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, ids: Iterable[bytes]) -> None:
-        """Add IDs, given as text."""
-        keys = ((_key(text),) for text in ids)
+        """Add identities."""
+        keys = ((key,) for key in ids)
         with self._database:
             self._database.execute("BEGIN")
             self._database.executemany("INSERT OR IGNORE INTO ids VALUES (?)", keys)
         (self._count,) = self._database.execute("SELECT count(*) FROM ids").fetchone()
 
-    def remove(self, text: bytes) -> bool:
+    def remove(self, key: bytes) -> bool:
         """Whether it was there; it is not any more."""
-        removed = self._database.execute("DELETE FROM ids WHERE id = ?", (_key(text),)).rowcount
+        removed = self._database.execute("DELETE FROM ids WHERE id = ?", (key,)).rowcount
         self._count -= removed
         return removed > 0
 
@@ -105,40 +140,77 @@ class Ids:
         self._database.close()
 
 
-def tail_ids(bootstrap: str, topic: str, origin: Origin, since_us: int) -> Iterator[bytes]:
-    """The IDs at the end of a topic: those of each partition that may belong to rows not confirmed.
+def identity(row_id: bytes, key: bytes | None, event_type: bytes | None, value: bytes | None) -> bytes:
+    """What tells a row of one source from all others, in a few bytes.
+
+    A UUID does by itself. Other IDs may be given out anew (a table that was made again counts from 1), so what the
+    row says is part of it.
+    """
+    try:
+        return UUID(row_id.decode()).bytes
+    except ValueError:
+        said = hashlib.blake2b(digest_size=16)
+        for part in (key, event_type, value):
+            said.update(b"-" if part is None else b"%d:%b" % (len(part), part))
+        return row_id + b"\0" + said.digest()
+
+
+def tail_ids(
+    bootstrap: str, topic: str, origin: Origin, since_us: int, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[bytes]:
+    """The identities at the end of a topic: those of each partition that may belong to rows of this source.
 
     Each partition is read backwards, in steps that grow, until a record of a confirmed row is met, or records
-    are older than ``since_us``: a row's record is never older than the row.
+    are older than ``since_us``: a row's record is never older than the row. Records of other sources are passed
+    over; those that do not say their source (Debezium's) count where their ID is a UUID.
 
     Raises:
         PublishError: the topic does not exist, or Kafka does not answer.
     """
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "settle-relay",  # never joined: partitions are assigned
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "fetch.wait.max.ms": 10,
-            "allow.auto.create.topics": True,
-        },
-        logger=SILENT,
-    )
+    consumer = Consumer({**_READER, "bootstrap.servers": bootstrap}, logger=SILENT)
     try:
-        tails = _tails(consumer, topic, since_us // 1_000)
+        tails = _tails(bootstrap, consumer, topic, since_us // 1_000, meanwhile)
         step = TAIL_RECORDS_MIN
         while tails := [tail for tail in tails if tail.floor < tail.start]:
             for tail in tails:
                 tail.end, tail.start = tail.start, max(tail.floor, tail.start - step)
-            for record in _read(consumer, topic, tails):
-                fields: dict[str, Any] = dict(record.headers() or ())
-                if origin.has_confirmed(fields.get(headers.POSITION)):
+            for record in _read(consumer, topic, tails, meanwhile):
+                fields: dict[str, Any] = dict(headers.of(record) or ())
+                position = fields.get(headers.POSITION)
+                if origin.has_confirmed(position):
                     # Its row does not come again, and would be waited for.
                     tails = [tail for tail in tails if tail.partition != record.partition()]
                 elif (row_id := fields.get(headers.ID)) is not None:
-                    yield row_id
+                    key = identity(row_id, record.key(), fields.get(headers.EVENT_TYPE), record.value())
+                    if origin.is_of(position) or (position is None and len(key) == UUID_BYTES):
+                        yield key
             step = min(step * TAIL_GROWTH, TAIL_RECORDS_MAX)
+    except KafkaException as error:
+        raise PublishError(f"Kafka does not answer, waiting for it: {error.args[0].str()}") from None
+    finally:
+        consumer.close()
+
+
+def told_since_us(bootstrap: str, topic: str) -> int:
+    """Since when a topic holds all that was written to it, microseconds since the Unix epoch.
+
+    0: since ever; :data:`NEVER_US`: it has had records, and has none any more.
+
+    Raises:
+        PublishError: the topic does not exist, or Kafka does not answer.
+    """
+    consumer = Consumer({**_READER, "bootstrap.servers": bootstrap}, logger=SILENT)
+    try:
+        places, forgot = [], False
+        for partition in _partitions(consumer, topic):
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), KAFKA_ANSWER_S)
+            forgot |= low > 0
+            if 0 < low < high:
+                places.append(_Tail(partition, low, low, low + 1))
+        if not forgot:
+            return 0
+        firsts = [record.timestamp()[1] * 1_000 for record in _read(consumer, topic, places, lambda: None)]
+        return min(firsts, default=NEVER_US)
     except KafkaException as error:
         raise PublishError(f"Kafka does not answer, waiting for it: {error.args[0].str()}") from None
     finally:
@@ -155,25 +227,36 @@ class _Tail:
     end: int
 
 
-def _tails(consumer: Consumer, topic: str, since_ms: int) -> list[_Tail]:
+def _partitions(consumer: Consumer, topic: str) -> list[int]:
     found = consumer.list_topics(topic, KAFKA_ANSWER_S).topics[topic]
     if found.error is not None:
         raise PublishError(f"topic {topic} cannot be written: {found.error.str()}")
-    times = [TopicPartition(topic, partition, max(0, since_ms)) for partition in found.partitions]
+    return list(found.partitions)
+
+
+def _tails(
+    bootstrap: str, consumer: Consumer, topic: str, since_ms: int, meanwhile: Callable[[], None]
+) -> list[_Tail]:
+    partitions = _partitions(consumer, topic)
+    await_replicas(bootstrap, consumer, topic, partitions, meanwhile)
+    times = [TopicPartition(topic, partition, max(0, since_ms)) for partition in partitions]
     tails = []
     for place in consumer.offsets_for_times(times, KAFKA_ANSWER_S):
+        if place.error is not None:  # its leader has changed, say; no offset would mean that nothing is so new
+            raise KafkaException(place.error)
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, place.partition), KAFKA_ANSWER_S)
         floor = high if place.offset < 0 else max(low, place.offset)
         tails.append(_Tail(place.partition, floor, high, high))
     return tails
 
 
-def _read(consumer: Consumer, topic: str, tails: list[_Tail]) -> Iterator[Message]:
+def _read(consumer: Consumer, topic: str, tails: list[_Tail], meanwhile: Callable[[], None]) -> Iterator[Message]:
     """Every record from ``start`` to ``end`` of the partitions."""
     ends = {tail.partition: tail.end for tail in tails}
     consumer.assign([TopicPartition(topic, tail.partition, tail.start) for tail in tails])
     give_up = time.monotonic() + KAFKA_ANSWER_S
     while ends:
+        meanwhile()
         for record in consumer.consume(READ_RECORDS, 0.05):
             give_up = time.monotonic() + KAFKA_ANSWER_S
             partition, offset, error = record.partition() or 0, record.offset() or 0, record.error()
@@ -186,11 +269,3 @@ def _read(consumer: Consumer, topic: str, tails: list[_Tail]) -> Iterator[Messag
                 ends.pop(partition, None)
         if time.monotonic() > give_up:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-
-
-def _key(text: bytes) -> bytes:
-    """A UUID in 16 bytes; other kinds of IDs as they are."""
-    try:
-        return UUID(text.decode()).bytes
-    except ValueError:
-        return text

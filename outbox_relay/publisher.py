@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from connectivity import SILENT, Lifeline
+from connectivity import SILENT, Lifeline, flush
 from contracts import headers
 from outbox_relay.errors import PublishError, UnpublishableError
 from outbox_relay.ledger import NEVER, Transaction
@@ -36,6 +36,8 @@ QUEUE_SHARE_OF_A_RECORD = 0.9
 ROOM_WAIT_S = 0.1
 # How long the reports of what was under way may take once there is nothing to wait for any more.
 REPORTS_WAIT_S = 1.0
+# How long a session's end waits for records that a broker has been sent and has not answered for.
+IN_FLIGHT_WAIT_S = 3.0
 # What confluent-kafka takes for a partition by the key, and for the time of the call.
 ANY_PARTITION = -1
 NOW = 0
@@ -43,6 +45,14 @@ KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
 # Acknowledgements that come later than this are a reason to ask whether they will ever come.
 ACKNOWLEDGED_LATE_S = 5.0
+NOT_ACKNOWLEDGED = (
+    "Kafka acknowledges nothing, waiting for it: a broker does not answer, or partitions have no leader or fewer"
+    " replicas in sync than min.insync.replicas"
+)
+
+# Of a trace context; W3C's own has 55 bytes, and a state of 512 is what everybody has to pass on.
+TRACEPARENT_BYTES_MAX = 128
+TRACESTATE_BYTES_MAX = 512
 
 DeliveryReport = Callable[[Any, Any], None]
 
@@ -54,16 +64,35 @@ class Publish(Protocol):
         """Hand a row to Kafka, or wait until there is room; the outcome comes to ``on_delivery``."""
 
 
-def not_yet_published(publish: Publish, published: Published) -> Publish:
-    """The same stage, without the rows that are on their topics already."""
+def not_yet_published(
+    publish: Publish, published: Published, bury: Callable[[UnpublishableError], None]
+) -> Publish:
+    """The same stage, without the rows that are on their topics already; what cannot be published is buried."""
 
     def publish_new(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        if published.holds(row, transaction):
-            transaction.skip(row)
-        else:
-            publish(row, transaction, on_delivery)
+        try:
+            if published.holds(row, transaction.committed_us, transaction.commit_lsn):
+                transaction.skip(row)
+            else:
+                publish(row, transaction, on_delivery)
+        except UnpublishableError as error:
+            bury(error)
+            transaction.leave(row)
 
     return publish_new
+
+
+def or_buried(publish: Publish, bury: Callable[[UnpublishableError], None]) -> Publish:
+    """The same stage; what cannot be published is buried."""
+
+    def publish_or_bury(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
+        try:
+            publish(row, transaction, on_delivery)
+        except UnpublishableError as error:
+            bury(error)
+            transaction.leave(row)
+
+    return publish_or_bury
 
 
 def _naming(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport) -> DeliveryReport:
@@ -111,7 +140,7 @@ class Publisher:
         self._handed = 0
         self._done: int | None = None  # of those handed over, when last looked; None with none under way
         self._done_at = 0.0
-        self._topics: dict[bytes, str] = {}
+        self._topics: dict[bytes | None, str] = {}
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = Producer(
             {
@@ -144,22 +173,25 @@ class Publisher:
         """Hand a row to Kafka, waiting for room where the queue is full.
 
         Raises:
-            UnpublishableError: the record is refused for good: too large, or for a topic that cannot be.
+            UnpublishableError: there can be no such record: it is too large, has no ID, or its topic cannot be.
             PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
         row_id, aggregate_type, key, event_type, value, traceparent, tracestate = row
         topic = self._topics.get(aggregate_type)
         if topic is None:
             topic = self._topics[aggregate_type] = topic_of(row, transaction.commit_lsn)
+        if row_id is None:
+            raise UnpublishableError(row, transaction.commit_lsn, "id is NULL, so nobody could tell a repeat")
         fields: list[tuple[str, str | bytes | None]] = [
             (headers.ID, row_id),
             (headers.EVENT_TYPE, event_type),
             transaction.position,
         ]
-        if traceparent is not None:
+        # What is no context is left out: for its sake no record is refused, nor a reader confused.
+        if traceparent is not None and len(traceparent) <= TRACEPARENT_BYTES_MAX and traceparent.isascii():
             fields.append((headers.TRACEPARENT, traceparent))
-        if tracestate is not None:
-            fields.append((headers.TRACESTATE, tracestate))
+            if tracestate is not None and len(tracestate) <= TRACESTATE_BYTES_MAX and tracestate.isascii():
+                fields.append((headers.TRACESTATE, tracestate))
         if self._one_by_one:
             on_delivery = _naming(row, transaction, on_delivery)
         while True:
@@ -195,8 +227,7 @@ class Publisher:
         """
         give_up = time.monotonic() + REPORTS_WAIT_S
         while self.waiting and time.monotonic() < give_up:
-            with suppress(KafkaException):
-                self._producer.flush(ROOM_WAIT_S)
+            self._take_reports()
         # The reason ends in the producer's ID and the like, which differ at each attempt.
         return PublishError(f"Kafka refused records: {error.str().split(' (broker ', 1)[0]}")
 
@@ -224,7 +255,7 @@ class Publisher:
             PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
         try:
-            self._producer.flush(timeout_s)
+            flush(self._producer, timeout_s)
         except KafkaException as error:
             raise self._stopped(error.args[0]) from None
         self._look_after_kafka()
@@ -247,22 +278,34 @@ class Publisher:
             if done != self._done:
                 self._done, self._done_at = done, now
                 self._lifeline.holds()
-            elif now - self._done_at > ACKNOWLEDGED_LATE_S:
-                self._raise_if_cut_off()
+                if self.away == NOT_ACKNOWLEDGED:
+                    self.away = None
+            elif now - self._done_at > ACKNOWLEDGED_LATE_S and now >= self._probe_at:
+                self._probe()
+                self.away = self.away or NOT_ACKNOWLEDGED
             return
         self._done = None
-        if self.away is None or now < self._probe_at:
-            return
+        if self.away is not None and now >= self._probe_at and self._probe():
+            self.answered()
+
+    def _probe(self) -> bool:
+        """Whether Kafka answers this producer.
+
+        Raises:
+            PublishError: it never will.
+        """
         try:
             self._producer.list_topics(timeout=KAFKA_PROBE_TIMEOUT_S)
-            self.answered()
-        except KafkaException:
+        except KafkaException as error:
             self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
-            self._raise_if_cut_off()
-
-    def _raise_if_cut_off(self) -> None:
-        if self._lifeline.is_cut():
-            raise PublishError("Kafka answers others, but not this producer, which has lost it for good")
+            if self._lifeline.is_cut(error.args[0]):
+                raise PublishError(
+                    "Kafka answers others, but not this producer, which has lost it for good"
+                ) from None
+            return False
+        self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
+        self._lifeline.holds()
+        return True
 
     def __enter__(self) -> "Publisher":
         return self
@@ -270,6 +313,18 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._producer.purge()
+        # What a broker has been sent may be on the topic in a moment: it is waited for, so that whoever reads the
+        # topic next sees it. To drop that as well breaks the gapless guarantee, as the reports then say.
+        self._drop(IN_FLIGHT_WAIT_S, in_flight=False)
+        self._drop(REPORTS_WAIT_S, in_flight=True)
+
+    def _drop(self, wait_s: float, *, in_flight: bool) -> None:
+        """Take back what was handed over, until all is reported or the time is over."""
+        give_up = time.monotonic() + wait_s
+        while self.waiting and time.monotonic() < give_up:
+            self._producer.purge(in_flight=in_flight)  # again and again: what fails in flight is queued once more
+            self._take_reports()
+
+    def _take_reports(self) -> None:
         with suppress(KafkaException):
-            self._producer.flush(REPORTS_WAIT_S)
+            flush(self._producer, ROOM_WAIT_S)

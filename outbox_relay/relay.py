@@ -32,8 +32,7 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
         stop: ends the relay when set, for callers that own the process: signals and tracing are left alone.
 
     Raises:
-        RelayError: no source is configured, or two have the same name.
-        OSError: the health address cannot be had.
+        RelayError: no source is configured, or the health address cannot be had.
     """
     _configure_logs()
     owns_process = stop is None

@@ -1,4 +1,4 @@
-"""How do the messages of a replication slot arrive, and how is the server told what is done?
+"""Connections to a source's database, and the stream of its replication slot.
 
 The streaming replication protocol over psycopg's libpq connection; what the messages say is
 ``pgoutput.py``'s business.
@@ -9,7 +9,7 @@ Source: PostgreSQL documentation, "Streaming Replication Protocol" (START_REPLIC
 import selectors
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +17,27 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from outbox_relay.errors import DecodeError, SetupError, SlotBusyError, StreamError
+from outbox_relay.errors import DecodeError, PublicationMissingError, SetupError, SlotBusyError, StreamError
 from outbox_relay.pgoutput import POSTGRES_EPOCH_US
 
-# The server is asked for a sign of life every second; after this long without one it is gone.
+# The server is asked for a sign of life every second; after this long without one it may be gone. Or it reads
+# through a large transaction of others, and says nothing for half of wal_sender_timeout, which may be hours.
 SILENCE_MAX_S = 30.0
 CONNECT_TIMEOUT_S = 5
+
+# What role, database or server have set for others must not end a long copy, hide rows, or change what is read.
+_SESSION = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "row_security": "off",
+    "bytea_output": "hex",
+    "timezone": "UTC",
+}
+_SESSION_SINCE_17 = {"transaction_timeout": "0"}
+_VERSION_17 = 170_000
+_IS_READ = "SELECT count(*) > 0 FROM pg_replication_slots WHERE slot_name = %s AND active_pid = %s"
 
 _XLOG_DATA, _KEEPALIVE = b"wk"
 _XLOG_HEADER_BYTES = 25
@@ -41,7 +56,7 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
     """
     conninfo = make_conninfo(dsn, **({"replication": "database"} if replication else {}))
     try:
-        return psycopg.connect(
+        connection = psycopg.connect(
             conninfo,
             autocommit=True,
             client_encoding="utf8",
@@ -51,15 +66,36 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
             keepalives_interval=5,
             keepalives_count=3,
         )
+        connection.execute("SET bytea_output = hex")  # as the decoder reads it
+        return connection
     except psycopg.OperationalError as error:
         if replication and "WAL sender" in str(error):
             role = conninfo_to_dict(dsn).get("user")
             raise SetupError(f"permission denied to read the log: ALTER ROLE {role} REPLICATION") from None
         raise
+    since_17 = _SESSION_SINCE_17 if connection.info.server_version >= _VERSION_17 else {}
+    settings = [f"set_config('{name}', '{value}', false)" for name, value in (_SESSION | since_17).items()]
+    connection.execute(f"SELECT {', '.join(settings)}".encode())
+    return connection
+
+
+def is_read_by(dsn: str, slot: str, backend_pid: int) -> bool:
+    """Whether the server still has this backend read the slot, asked on a connection of its own."""
+    try:
+        with connect(dsn, replication=False) as connection:
+            row = connection.execute(_IS_READ, (slot, backend_pid)).fetchone()
+    except psycopg.Error:
+        return False
+    return bool(row and row[0])
 
 
 class ReplicationStream:
     """The open stream of one slot, from where the slot stands.
+
+    Args:
+        connection: for replication; the stream takes it over.
+        slot, publication: their names.
+        is_there: asked after a long silence whether the server is still at it.
 
     Attributes:
         wal_end: the server has sent everything before this LSN (as of its last keepalive).
@@ -70,9 +106,16 @@ class ReplicationStream:
         StreamError: the server refused otherwise, ended the stream or went silent (any method).
     """
 
-    def __init__(self, connection: ReplicationConnection, slot: str, publication: str) -> None:
+    def __init__(
+        self,
+        connection: ReplicationConnection,
+        slot: str,
+        publication: str,
+        is_there: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.wal_end = 0
         self.reply_requested = False
+        self._is_there = is_there
         self._pgconn = connection.pgconn
         command = sql.SQL(
             "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})"
@@ -98,13 +141,15 @@ class ReplicationStream:
             else:
                 self._take_keepalive(data.tobytes())
         if size < 0:
-            raise StreamError(_reason(self._pgconn.get_result()))
+            raise _end(self._pgconn.get_result())
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until something has arrived; False after ``timeout_s`` seconds without."""
         if not self._selector.select(timeout_s):
             if time.monotonic() - self._heard_at > SILENCE_MAX_S:
-                raise StreamError(f"the database server has not answered for {SILENCE_MAX_S:.0f} s")
+                if not self._is_there():
+                    raise StreamError(f"the database server has not answered for {SILENCE_MAX_S:.0f} s")
+                self._heard_at = time.monotonic()
             return False
         self._heard_at = time.monotonic()
         try:
@@ -140,6 +185,14 @@ class ReplicationStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._selector.close()
+
+
+def _end(result: pq.abc.PGresult | None) -> StreamError:
+    """Why the server ended the stream."""
+    state = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
+    if state == b"42704":  # undefined_object
+        return PublicationMissingError(_reason(result))
+    return StreamError(_reason(result))
 
 
 def _reason(result: pq.abc.PGresult | None) -> str:

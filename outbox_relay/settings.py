@@ -1,21 +1,24 @@
-"""Which databases, which Kafka, where does it answer? From the environment."""
+"""The relay's settings: which databases, which Kafka, and where it answers. From the environment."""
 
-import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from connectivity.databases import check_dsn, split_dsns
+from outbox_relay import initial
 
 
 class RelaySettings(BaseSettings):
     """The relay's settings; each is an environment variable with the prefix ``SETTLE_``."""
 
-    model_config = SettingsConfigDict(env_prefix="SETTLE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka, host:port[,host:port…]")
-    relay_sources: str = Field("", description="database URLs, separated by white space or commas")
+    relay_sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="databases: URLs, separated by white space or commas, or key-value strings, one a line"
+    )
     account_dsn: str | None = Field(None, description="without relay_sources: the account database")
     payment_dsn: str | None = None
     notification_dsn: str | None = None
@@ -24,26 +27,32 @@ class RelaySettings(BaseSettings):
     relay_poll_interval_s: float = Field(
         1.0, gt=0, le=3600, description="polling: pause between two looks, seconds"
     )
+    relay_initial: str | None = Field(
+        None, description="which rows from before a new slot are published: all, none, since=TIME"
+    )
     relay_cleanup: bool = Field(True, description="whether published rows are removed from the outbox")
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics answer")
     http_port: int = Field(0, ge=0, le=65535, description="0: nowhere")
 
-    @field_validator("relay_sources")
+    @field_validator("relay_sources", mode="before")
     @classmethod
-    def _are_database_urls(cls, text: str) -> str:
-        for dsn in _split(text):
-            try:
-                conninfo_to_dict(dsn)
-            except ProgrammingError:
-                raise ValueError("not a list of database URLs (postgresql://user@host:port/database)") from None
+    def _are_databases(cls, sources: str | Sequence[str]) -> list[str]:
+        return split_dsns(sources) if isinstance(sources, str) else [check_dsn(dsn) for dsn in sources]
+
+    @field_validator("account_dsn", "payment_dsn", "notification_dsn", "saga_dsn")
+    @classmethod
+    def _is_a_database(cls, dsn: str | None) -> str | None:
+        return check_dsn(dsn) if dsn is not None else None
+
+    @field_validator("relay_initial")
+    @classmethod
+    def _is_a_choice_of_rows(cls, text: str | None) -> str | None:
+        if text is not None:
+            initial.parse(text)
         return text
 
     @property
     def sources(self) -> list[str]:
         """The DSNs of the databases whose outbox is relayed."""
         services = (self.account_dsn, self.payment_dsn, self.notification_dsn, self.saga_dsn)
-        return _split(self.relay_sources) or [dsn for dsn in services if dsn]
-
-
-def _split(text: str) -> list[str]:
-    return [part for part in re.split(r"[\s,]+", text) if part]
+        return list(self.relay_sources) or [dsn for dsn in services if dsn]

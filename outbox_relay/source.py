@@ -1,4 +1,4 @@
-"""How does one source stay alive, whatever happens to its database or to Kafka?
+"""One source: what keeps it alive, whatever happens to its database or to Kafka, and where it stands.
 
 A thread per source runs one session after the other: connect, read, publish, confirm. When anything ends a
 session, it says so in one line, waits, begins again. How the outbox is read is a function (``wal.read``,
@@ -8,15 +8,16 @@ session, it says so in one line, waits, begins again. How the outbox is read is 
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
-from outbox_relay.dead import bury
+from outbox_relay.dead import Quarantine
 from outbox_relay.errors import (
     BatchRefusedError,
     PublishError,
@@ -25,12 +26,16 @@ from outbox_relay.errors import (
     StopRequestedError,
     UnpublishableError,
 )
+from outbox_relay.handled import Handled
 from outbox_relay.instrumentation import traced
 from outbox_relay.ledger import Ledger, Waits
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.publisher import Publish, Publisher
-from outbox_relay.replication import connect
 from outbox_relay.settings import RelaySettings
+from outbox_relay.table import Table
+
+if TYPE_CHECKING:
+    from outbox_relay.cleaner import Leftover
 
 BACKOFF_MIN_S = 0.5
 BACKOFF_MAX_S = 10.0
@@ -38,6 +43,7 @@ BACKOFF_MAX_S = 10.0
 TROUBLE_OVER_S = 1.0
 # A standby looks this often whether it may take over.
 STANDBY_INTERVAL_S = 0.5
+ID_SHOWN_BYTES = 100
 
 _log = structlog.get_logger(__name__)
 
@@ -71,9 +77,16 @@ class Source:
         state, reason: where it stands, and why if it does not read.
         published_rows, published_bytes: acknowledged since the start of the process.
         removed_rows: published rows taken out of the table since the start of the process.
+        recovered_rows: published from the table since the start of the process, as the log did not bring them.
         reconnects: how often it had to begin again.
         waits: how long rows took from commit to acknowledgement.
         ledger: what is on its way.
+        handled: the IDs of rows that may be removed from the table.
+        leftovers: rows that the log did not bring, to be published.
+        expects_leftovers: such rows are being looked for.
+        gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
+        lost_slot: why the slot has to be made anew, if so.
+        confirmed_lsn: where the slot can stand at the most, as nobody else has read it meanwhile; None: not known.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
     """
 
@@ -87,9 +100,16 @@ class Source:
         self.published_rows = 0
         self.published_bytes = 0
         self.removed_rows = 0
+        self.recovered_rows = 0
         self.reconnects = 0
         self.waits = Waits()
         self.ledger = Ledger(Origin(b"", 0, 0))
+        self.handled = Handled(uuids=True)
+        self.leftovers: deque[Sequence[Leftover]] = deque()
+        self.expects_leftovers = False
+        self.gap: str | None = None
+        self.lost_slot: str | None = None
+        self.confirmed_lsn: int | None = None
         self.gauges = {"lag_bytes": 0, "slot_retained_bytes": 0, "dead_rows": 0}
         self._read = read
         self._log = _log.bind(source=name)
@@ -99,6 +119,10 @@ class Source:
         self._reading_since = 0.0
         self._counted = (0, 0)
         self._one_by_one_until = 0
+        self._looked = False
+        self._keeps_rows = False
+        self._again = self._has_read = False
+        self._quarantine = Quarantine(dsn)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
 
     def start(self) -> None:
@@ -109,11 +133,6 @@ class Source:
         """Wait for the end; False if it is still running after ``timeout_s`` seconds."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
-
-    @property
-    def database(self) -> str:
-        """The database's name."""
-        return source_name(self.dsn)
 
     @property
     def unacknowledged(self) -> int:
@@ -147,6 +166,11 @@ class Source:
             finally:
                 self._publisher = self._while_blocked = None
 
+    def has_table(self, table: Table) -> None:
+        """The outbox is like this."""
+        if self.handled.uuids != table.has_uuids:
+            self.handled = Handled(uuids=table.has_uuids)
+
     def making_slot(self, slot: str) -> None:
         """The database is asked for a slot, which can take as long as its longest transaction."""
         self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
@@ -159,6 +183,8 @@ class Source:
     def reading(self, ledger: Ledger, while_blocked: Callable[[], None]) -> None:
         """Rows are read as they come now; ``while_blocked`` is called while Kafka takes no more."""
         self.ledger, self._counted = ledger, (0, 0)
+        self.leftovers.clear()
+        self._looked, self._has_read = False, True
         self._reading_since = time.monotonic()
         self._while_blocked = while_blocked
 
@@ -169,9 +195,59 @@ class Source:
         self.published_bytes += value_bytes - self._counted[1]
         self._counted = (rows, value_bytes)
         self._say_how_it_goes()
-        if 0 < self._one_by_one_until <= self.ledger.confirmed_lsn:
+        if self._again:
+            self._again = False
+            raise _RestartError
+        if self._looked and 0 < self._one_by_one_until <= self.ledger.confirmed_lsn:
             self._one_by_one_until = 0
             raise _RestartError
+
+    def raise_if_stopped(self) -> None:
+        """End what takes long, if the relay shall end.
+
+        Raises:
+            StopRequestedError: it shall.
+        """
+        if self.stop.is_set():
+            raise StopRequestedError("stopped at the start; what was not finished is done at the next one")
+
+    # What is found out beside the session, by the thread that looks after the table.
+
+    def find_gap(self, gap: str | None) -> None:
+        """The log does not bring all rows, for this reason; None: it does."""
+        if gap is not None and gap != self.gap:
+            self._log.warning(gap)
+        elif gap is None and self.gap is not None:
+            self._log.info("the log brings all rows again")
+        self.gap = gap
+
+    def miss_columns(self, names: str | None) -> None:
+        """Rows come without these columns, and cannot be read for that; None: they come with all again."""
+        if names is None:
+            return
+        self.find_gap(f"rows come without the column {names}: publication settle_outbox had not all of them")
+        if self._keeps_rows:
+            self.lose_slot(f"rows came without the column {names}")
+
+    def take_leftovers(self, leftovers: Sequence["Leftover"]) -> None:
+        """The log did not bring these rows, and no topic has them: publish them."""
+        self._log.warning("rows that the log did not bring are published from the table", rows=len(leftovers))
+        self.recovered_rows += len(leftovers)
+        self.leftovers.append(leftovers)
+
+    def has_looked(self, *, keeps_rows: bool) -> None:
+        """The table has been looked through; whether published rows stay in it."""
+        self._looked, self._keeps_rows = True, keeps_rows
+
+    def lose_slot(self, reason: str) -> None:
+        """The slot has not brought all rows of a table that keeps them: make it anew."""
+        self.lost_slot = reason
+        self.begin_again(reason)
+
+    def begin_again(self, reason: str) -> None:
+        """End the session, and begin another one at once."""
+        self._log.info("beginning again", reason=reason)
+        self._again = True
 
     def enter(self, state: State, reason: str, **context: Any) -> None:
         """Take a state; say so when it is news. Trouble that comes back at every attempt is said once."""
@@ -184,6 +260,26 @@ class Source:
         elif state is State.READING:
             self._trouble = None
         self.state, self.reason = state, reason
+
+    def bury(self, error: UnpublishableError) -> None:
+        """Put a row aside that can never be published.
+
+        Raises:
+            SetupError: the role may not.
+            psycopg.Error: the database cannot.
+        """
+        self._quarantine.bury(error)
+        row_id = (error.row.id or b"NULL")[:ID_SHOWN_BYTES].decode(errors="backslashreplace")
+        self._log.error(
+            "a row can never be published and is put aside",
+            id=row_id,
+            reason=error.reason,
+            see="settle outbox dead list",
+        )
+
+    def warn(self, line: str, **context: Any) -> None:
+        """Tell a person something that should not be."""
+        self._log.warning(line, **context)
 
     def say(self, line: str, **context: Any) -> None:
         """Tell a person something that is no state."""
@@ -201,6 +297,7 @@ class Source:
             except StopRequestedError as error:
                 self._log.info(str(error))
             except SlotBusyError as error:
+                self.confirmed_lsn = None  # whoever reads it moves it
                 self.enter(State.STANDBY, str(error))
                 self.stop.wait(STANDBY_INTERVAL_S)
                 continue
@@ -219,6 +316,7 @@ class Source:
 
     def _session(self) -> bool:
         """One session; whether the next may begin at once."""
+        self._again = self._has_read = False
         try:
             self._read(self)
         except _RestartError:
@@ -227,24 +325,18 @@ class Source:
             # The producer stops at a refusal; which record it was, only the delivery reports tell.
             refusal = self.ledger.refusal or error
             if isinstance(refusal, UnpublishableError):
-                self._bury(refusal)
+                self.bury(refusal)
             elif isinstance(refusal, BatchRefusedError):
                 # Send what was on its way once more, each row in a batch of its own.
                 self._one_by_one_until = max(self.ledger.newest_lsn, 1)
             else:
                 raise refusal from None
             return True
+        finally:
+            self._quarantine.close()
+            if self._has_read:
+                self.confirmed_lsn = self.ledger.confirmed_lsn
         return False
-
-    def _bury(self, error: UnpublishableError) -> None:
-        with closing(connect(self.dsn, replication=False)) as connection:
-            bury(connection, error)
-        self._log.error(
-            "a row can never be published and is put aside",
-            id=error.row.id.decode(),
-            reason=error.reason,
-            see="settle outbox dead list",
-        )
 
     def _blocked(self) -> None:
         self._say_how_it_goes()

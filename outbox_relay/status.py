@@ -1,4 +1,4 @@
-"""How does an outbox stand? Asked of the database, whether a relay runs or not."""
+"""How an outbox stands, asked of its database, whether a relay runs or not."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
+from outbox_relay import coverage
 from outbox_relay.dead import has_dead
-from outbox_relay.slot import default_slot_name
-from outbox_relay.table import find_columns
+from outbox_relay.slot_name import slot_name
+from outbox_relay.table import find_table
 
 _STATUS = """
     SELECT current_database()::text AS source,
@@ -20,7 +21,8 @@ _STATUS = """
         greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn))::int8 AS retained_bytes,
         (SELECT count(*) FROM public.outbox)::int8 AS rows,
         pg_total_relation_size('public.outbox')::int8 AS table_bytes,
-        {dead_rows} AS dead_rows
+        {dead_rows} AS dead_rows,
+        {{gap}}::text AS gap
     FROM (SELECT) AS one LEFT JOIN pg_replication_slots AS s ON s.slot_name = %s
 """
 _DEAD_ROWS = "(SELECT count(*) FROM public.outbox_dead)::int8"
@@ -41,6 +43,7 @@ class OutboxStatus:
         rows: in the table now: not published yet, or not removed yet.
         table_bytes: with indexes, and with the space of rows that were removed.
         dead_rows: put aside, as they can never be published.
+        gap: why the log does not bring all rows to a relay that reads it, and what mends that; None where it does.
     """
 
     source: str
@@ -53,17 +56,21 @@ class OutboxStatus:
     rows: int
     table_bytes: int
     dead_rows: int
+    gap: str | None
 
 
-def outbox_status(connection: psycopg.Connection[Any], database: str) -> OutboxStatus:
+def outbox_status(connection: psycopg.Connection[Any]) -> OutboxStatus:
     """Ask for all of it.
 
     Raises:
         OutboxMissingError: there is no outbox.
     """
-    find_columns(connection)
-    query = _STATUS.format(dead_rows=_DEAD_ROWS if has_dead(connection) else "0::int8")
+    table = find_table(connection)
+    name = slot_name(connection)
+    gap = coverage.slot_gap(connection, name) or coverage.publication_gap(connection, table)
+    dead_rows = _DEAD_ROWS if has_dead(connection) else "0::int8"
     with connection.cursor(row_factory=class_row(OutboxStatus)) as cursor:
-        row = cursor.execute(query.encode(), (default_slot_name(database),)).fetchone()
+        query = _STATUS.format(dead_rows=dead_rows).format(gap="%s")
+        row = cursor.execute(query.encode(), (str(gap) if gap is not None else None, name)).fetchone()
     assert row is not None
     return row

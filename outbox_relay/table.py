@@ -1,49 +1,109 @@
-"""What does the outbox look like, and what is in it? Whatever is asked of the table itself, but not of its log."""
+"""The outbox table as its database describes it: columns, order of rows, and the lock of whoever reads it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from outbox_relay.errors import OutboxMissingError, SetupError
-from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.columns import Columns, as_bytes, find_columns
+from outbox_relay.errors import SetupError, SlotBusyError
+from outbox_relay.pgoutput import COLUMNS
 from outbox_relay.position import Origin, parse_lsn, tag
 
 Connection = psycopg.Connection[Any]
 
-_COLUMNS = """
-    SELECT array_agg(attname::text)
-    FROM pg_attribute WHERE attrelid = to_regclass('public.outbox') AND attnum > 0 AND NOT attisdropped
+_ID_TYPE = """
+    SELECT format_type(atttypid, NULL) FROM pg_attribute
+    WHERE attrelid = to_regclass('public.outbox') AND attname = 'id'
 """
+_HIDES_ROWS = "SELECT row_security_active('public.outbox')"
 _ORIGIN = """
     SELECT c.system_identifier::text, d.oid::int8, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
     FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
 """
 _MAY_DELETE = "SELECT has_table_privilege('public.outbox', 'DELETE')"
 _CURRENT_LSN = "SELECT pg_current_wal_insert_lsn()::text"
-# Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
-# started first inserted last; with random IDs the start of the transaction is the best there is.
-_ID_IF_ORDERED = "CASE WHEN substr(id::text, 15, 1) = '7' THEN id::text COLLATE \"C\" END NULLS FIRST"
-_OLDEST = "SELECT (extract(epoch FROM min(created_at)) * 1000000)::int8 FROM public.outbox"
+# Two who read the same outbox would overtake each other, also where one reads the log and the other the table.
+_LOCK = "SELECT pg_try_advisory_lock(hashtext('settle-relay outbox'))"
 
+# Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
+# started first inserted last; with other IDs the start of the transaction is the best there is.
+_ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr(id::text, 15, 1) = '7'), true) FROM public.outbox"
+
+# A time without a zone is in the zone of whoever wrote it, which nobody knows: as early as it can have been.
+_CREATED_US = {
+    "timestamptz": "(extract(epoch FROM created_at) * 1000000)::int8",
+    "timestamp": "((extract(epoch FROM created_at) - 14 * 3600) * 1000000)::int8",
+}
+# Whatever else somebody wrote there ('infinity') says nothing.
+_IF_SANE = "CASE WHEN created_at BETWEEN '1970-01-02' AND '9999-12-31' THEN {} END"
 
 ALL_ROWS = sql.SQL("true")
+UNMARKED = sql.SQL("published_at IS NULL")
 
 
-def find_columns(connection: Connection) -> frozenset[str]:
-    """Which columns the outbox has.
+@dataclass(frozen=True)
+class Table:
+    """What the outbox is like.
+
+    Attributes:
+        columns: their types by name.
+        id_type: of the column ``id``, as SQL names it.
+    """
+
+    columns: Columns
+    id_type: str
+
+    @property
+    def has_uuids(self) -> bool:
+        """Whether IDs are UUIDs by type, which are unique wherever they come from."""
+        return self.columns["id"] == "uuid"
+
+    @property
+    def created_us(self) -> sql.SQL | None:
+        """SQL for when a row was written or a little before, microseconds since the Unix epoch; None: unknown."""
+        expression = _CREATED_US.get(self.columns.get("created_at", ""))
+        return sql.SQL(_IF_SANE.format(expression)) if expression is not None else None
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether published rows carry a mark, which those who poll set."""
+        return "published_at" in self.columns
+
+    @property
+    def unpublished(self) -> sql.SQL:
+        """SQL for the rows without such a mark."""
+        return UNMARKED if self.is_marked else ALL_ROWS
+
+
+def find_table(connection: Connection) -> Table:
+    """The outbox, of which this role sees every row.
 
     Raises:
         OutboxMissingError: no table ``public.outbox`` (yet).
-        SetupError: a column that every record needs is missing.
+        SetupError: a column that every record needs is missing or of a type that makes no record, or rows are
+            hidden from the role.
     """
-    row = connection.execute(_COLUMNS).fetchone()
-    if row is None or row[0] is None:
-        raise OutboxMissingError("there is no table public.outbox yet; waiting for the service's migration")
-    columns = frozenset(row[0])
-    if missing := [name for name in COLUMNS[:COLUMNS_REQUIRED] if name not in columns]:
-        raise SetupError(f"the outbox has no column {', '.join(missing)}")
-    return columns
+    columns = find_columns(connection)
+    table = Table(columns, scalar(connection, _ID_TYPE))
+    if scalar(connection, _HIDES_ROWS):
+        role = connection.info.user
+        raise SetupError(
+            f"row-level security hides rows of public.outbox from {role}: ALTER ROLE {role} BYPASSRLS, or let the "
+            "table's owner run ALTER TABLE public.outbox DISABLE ROW LEVEL SECURITY"
+        )
+    return table
+
+
+def lock(connection: Connection) -> None:
+    """Be the only relay of this outbox, for as long as the connection lives.
+
+    Raises:
+        SlotBusyError: another relay is.
+    """
+    if not scalar(connection, _LOCK):
+        raise SlotBusyError("another relay reads this outbox; standing by")
 
 
 def find_origin(connection: Connection) -> Origin:
@@ -57,28 +117,38 @@ def current_lsn(connection: Connection) -> int:
     return parse_lsn(scalar(connection, _CURRENT_LSN))
 
 
+def order_of(connection: Connection, table: Table) -> sql.Composable:
+    """SQL to sort rows by, as nearly as can be told in the order in which they were committed."""
+    if table.has_uuids and scalar(connection, _ALL_OF_VERSION_7):
+        return sql.SQL("id")
+    return sql.SQL("created_at, id") if "created_at" in table.columns else sql.SQL("id")
+
+
 def select_rows(
-    columns: frozenset[str], condition: sql.Composable = ALL_ROWS, *, also: sql.Composable | None = None
+    table: Table,
+    order: sql.Composable,
+    condition: sql.Composable = ALL_ROWS,
+    *,
+    also: tuple[sql.Composable, ...] = (),
 ) -> sql.Composed:
-    """A query for rows in the order of insertion; it gives the columns of ``OutboxRow`` as text, and ``also``."""
-    fields: list[sql.Composable] = [
-        sql.SQL("{}::text").format(sql.Identifier(name)) if name in columns else sql.SQL("NULL::text")
-        for name in COLUMNS
-    ] + ([also] if also is not None else [])
-    order = [sql.SQL(_ID_IF_ORDERED), sql.SQL("created_at"), sql.SQL("id")]
-    if "created_at" not in columns:
-        del order[1]
+    """A query for rows: columns of ``OutboxRow`` as bytes, when it was written (microseconds), and ``also``."""
+    fields = [as_bytes(name, table.columns) for name in COLUMNS]
+    created_us = table.created_us or sql.SQL("NULL::int8")
     return sql.SQL("SELECT {} FROM public.outbox WHERE {} ORDER BY {}").format(
-        sql.SQL(", ").join(fields), condition, sql.SQL(", ").join(order)
+        sql.SQL(", ").join([*fields, created_us, *also]), condition, order
     )
 
 
-def oldest_us(connection: Connection, columns: frozenset[str]) -> int:
+def oldest_us(connection: Connection, table: Table) -> int:
     """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if nobody knows."""
-    return (scalar(connection, _OLDEST) or 0) if "created_at" in columns else 0
+    if table.created_us is None:
+        return 0
+    query = sql.SQL("SELECT min({}) FROM public.outbox").format(table.created_us)
+    row = connection.execute(query).fetchone()
+    return (row[0] if row else 0) or 0
 
 
-def scalar(connection: Connection, query: str, *values: str) -> Any:
+def scalar(connection: Connection, query: str, *values: Any) -> Any:
     """The first column of a query's only row; None without a row."""
     row = connection.execute(query.encode(), values or None).fetchone()
     return row[0] if row else None

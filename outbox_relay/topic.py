@@ -1,4 +1,4 @@
-"""Which topic does a row belong on? ``<aggregatetype>.events``, as Debezium's router names it when told to."""
+"""The topic that a row belongs on: ``<aggregatetype>.events``, as Debezium's router names it when told to."""
 
 import re
 
@@ -8,6 +8,8 @@ from outbox_relay.pgoutput import OutboxRow
 SUFFIX = ".events"
 # What Kafka allows, less the suffix.
 _NAME = re.compile(rb"[a-zA-Z0-9._-]{1,242}")
+# Of a name that is none, as much as tells which it is.
+_SHOWN_MAX = 60
 
 
 def topic_of(row: OutboxRow, lsn: int) -> str:
@@ -16,7 +18,15 @@ def topic_of(row: OutboxRow, lsn: int) -> str:
     Raises:
         UnpublishableError: no topic can have that name.
     """
-    if not _NAME.fullmatch(row.aggregate_type):
-        name = row.aggregate_type.decode(errors="replace")
-        raise UnpublishableError(row, lsn, f"aggregatetype {name!r} makes no topic name")
-    return row.aggregate_type.decode() + SUFFIX
+    name = row.aggregate_type
+    if name is None:
+        raise UnpublishableError(row, lsn, "aggregatetype is NULL, which makes no topic name")
+    if not _NAME.fullmatch(name):
+        raise UnpublishableError(row, lsn, f"aggregatetype {_shown(name)} makes no topic name")
+    return name.decode() + SUFFIX
+
+
+def _shown(name: bytes) -> str:
+    """A name for a person: in quotes, with escapes for what cannot be seen, and cut if it is long."""
+    text = name.decode(errors="backslashreplace")
+    return ascii(text) if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]!a}... ({len(name):,} bytes)"

@@ -1,29 +1,34 @@
-"""How is an outbox read from the write-ahead log? The way to take wherever logical decoding is to be had.
+"""Reads an outbox from the write-ahead log; the way to take wherever logical decoding is to be had.
 
-One session: find or make the slot, publish what was committed before it, then read, publish, confirm.
-Straight-line code: what can go wrong is raised to ``source.py``, which begins anew. How eagerly it works follows
-the load: at once when idle, in large bursts when much is coming in.
+One session: be the only relay, find or make the slot, publish what was committed before it, then read, publish,
+confirm. Straight-line code: what can go wrong is raised to ``source.py``, which begins anew. How eagerly it works
+follows the load: at once when idle, in large bursts when much is coming in.
 """
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import failpoints
-from outbox_relay.cleaner import Cleaner
-from outbox_relay.dead import dead_since, not_dead
-from outbox_relay.errors import StopRequestedError
+from outbox_relay import coverage, initial
+from outbox_relay.cleaner import Cleaner, Leftover
+from outbox_relay.columns import bytea_types
+from outbox_relay.coverage import PUBLICATION
+from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
+from outbox_relay.errors import PublicationMissingError, SetupError
+from outbox_relay.initial import AsTopicsTell, Wanted
 from outbox_relay.ledger import Ledger, Transaction
 from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
-from outbox_relay.publisher import Publish, Publisher, not_yet_published
-from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect
-from outbox_relay.slot import PUBLICATION, NewSlot, Slot, default_slot_name, find_slot, new_slot, reserve_slot
+from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_buried
+from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
+from outbox_relay.slot import NewSlot, Slot, drop_slot, find_slot, new_slot, usable
+from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
-from outbox_relay.table import find_columns, find_origin
+from outbox_relay.table import Table, find_origin, find_table, lock, may_delete
 
 # A source that has caught up rests before it reads again, the longer the more is coming in: a burst of tens of
 # rows costs broker, database and relay a fraction of what the rows one by one do. At 20 rows/s it is nothing, at
@@ -36,6 +41,11 @@ RATE_WINDOW_S = 0.1
 PUSH_WAIT_S = 0.005
 # With Kafka away the looks become rarer, down to this.
 ACK_LOOK_INTERVAL_MAX_S = 0.1
+
+# The IDs of a transaction that goes on are packed when there are so many.
+PACK_ROWS = 1_000
+# While rows are looked for that did not come, how often it is looked whether there are some.
+LEFTOVERS_LOOK_S = 0.02
 
 # The confirmed position is reported when it has moved, but no more often than this; each report costs the server.
 CONFIRM_INTERVAL_S = 0.1
@@ -52,45 +62,115 @@ def read(source: Source) -> None:
     Raises:
         RelayError, psycopg.Error: what ended it.
     """
-    slot_name = default_slot_name(source.database)
     with closing(connect(source.dsn)) as connection:
-        slot = find_slot(connection, slot_name, find_columns(connection))
+        lock(connection)
+        name = slot_name(connection)
+        table = find_table(connection)
+        bring_up_to_date(connection)
+        source.has_table(table)
+        _ensure_publication(source, connection, table)
+        slot = _keep_slot(source, connection, name)
         origin = find_origin(connection)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
         with (
             source.publishing() as (publisher, publish),
-            closing(Published(source.settings.kafka_bootstrap, origin)) as published,
+            closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
         ):
             if slot is None:
-                slot = _fill(source, connection, origin, publisher, not_yet_published(publish, published))
-            dead = dead_since(connection, slot.confirmed_lsn)
-            ledger = Ledger(replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits)
-            with ReplicationStream(connection, slot.name, PUBLICATION) as stream:
-                new = not_yet_published(publish, published)
-                pipeline = Pipeline(stream, ledger, publisher, not_dead(new, dead), source.progress, source.stop)
+                new = not_yet_published(publish, published, source.bury)
+                slot = _fill(source, connection, table, name, origin, publisher, new)
+            dead, bytea = dead_since(connection, slot.confirmed_lsn), bytea_types(connection)
+            ledger = Ledger(replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits, source.handled)
+            backend_pid = connection.info.backend_pid
+            is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
+            with ReplicationStream(connection, slot.name, PUBLICATION, is_there) as stream:
+                new = not_dead(not_yet_published(publish, published, source.bury), dead)
+                decoder = Decoder(bytea_types=bytea)
+                pipeline = Pipeline(
+                    stream, decoder, ledger, publisher, new, or_buried(publish, source.bury), source
+                )
+                published.meanwhile = pipeline.keep_alive
                 source.reading(ledger, pipeline.confirm)
-                with Cleaner(source):
-                    pipeline.run()
+                with Cleaner(source, table, origin):
+                    try:
+                        pipeline.run()
+                    except PublicationMissingError as error:
+                        source.lose_slot(str(error))
+                        raise
+
+
+def _ensure_publication(source: Source, connection: ReplicationConnection, table: Table) -> None:
+    """Make the publication, or mend it; go on with what it has where only its owner may mend it."""
+    gap = coverage.publication_gap(connection, table)
+    if gap is None:
+        return
+    try:
+        coverage.mend(connection, gap)
+    except SetupError:
+        if gap.is_missing:
+            raise
+        source.find_gap(str(gap))
+    else:
+        source.say("the publication is made, or mended", was=gap.reason)
+
+
+def _keep_slot(source: Source, connection: ReplicationConnection, name: str) -> Slot | None:
+    """The slot to read on from; None where a new one is to be made."""
+    slot = find_slot(connection, name)
+    if slot is None:
+        return None
+    lost = source.lost_slot or usable(connection, name)
+    if lost is None and source.confirmed_lsn is not None and slot.confirmed_lsn > source.confirmed_lsn:
+        source.warn("somebody has advanced the slot; rows that it left out are published from the table")
+        if _keeps_rows(source, connection):
+            lost = "somebody has advanced the slot"
+    if lost is None:
+        return slot
+    source.warn("the slot is made anew; rows that it did not bring are published from the table", why=lost)
+    drop_slot(connection, name)
+    return None
+
+
+def _keeps_rows(source: Source, connection: ReplicationConnection) -> bool:
+    return not (source.settings.relay_cleanup and may_delete(connection))
 
 
 def _fill(
-    source: Source, connection: ReplicationConnection, origin: Origin, publisher: Publisher, publish: Publish
+    source: Source,
+    connection: ReplicationConnection,
+    table: Table,
+    name: str,
+    origin: Origin,
+    publisher: Publisher,
+    publish: Publish,
 ) -> Slot:
     """Make the slot, and publish what was committed before it."""
-    name = default_slot_name(source.database)
-    reserve_slot(connection, name)
     source.making_slot(name)
-    with new_slot(connection, name) as slot:
-        ledger = Ledger(origin)
+    said = source.settings.relay_initial
+    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, origin.now_us)
+    if said is not None:
+        wanted: Wanted = initial.parse(said).wants
+    elif _keeps_rows(source, connection):
+        wanted = as_topics_tell.wants
+    else:
+        wanted = initial.parse("all").wants
+    with new_slot(connection, table, name) as slot:
+        ledger = Ledger(origin, handled=source.handled)
         source.filling(ledger)
-        dead = {(row_id, slot.starts_at_lsn - 1) for row_id, _ in dead_since(connection, 0)}
+        dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0)}
         publish = not_dead(publish, dead)
-        publish_rows_before(slot, ledger, publisher, publish, source.progress, source.stop)
+        publish_rows_before(slot, ledger, publisher, publish, wanted, source)
         made = slot.make_permanent()
-    source.say(
-        "slot made", slot=made.name, rows_before=ledger.acknowledged_rows, lsn=format_lsn(made.confirmed_lsn)
-    )
+    source.lost_slot = None
+    rows = ledger.acknowledged_rows
+    source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
+    if as_topics_tell.untold:
+        source.warn(
+            "rows were not published that are older than what their topics hold; if they are to be: drop the slot "
+            "(settle outbox slot drop) and start with --initial all",
+            rows=as_topics_tell.untold,
+        )
     return made
 
 
@@ -99,29 +179,35 @@ class Pipeline:
 
     Args:
         stream: where messages come from and positions are confirmed.
+        decoder: what they say.
         ledger: what is on its way.
         publisher: Kafka, for its acknowledgements.
-        publish: the stage that takes rows: the publisher's own, or those around it.
-        progress: called whenever the source has caught up or the confirmed position moved.
-        stop: set when the relay shall end.
+        publish: the stage that takes rows of the stream: the publisher's own, or those around it.
+        publish_leftover: the one that takes rows that the stream did not bring.
+        source: is told how it goes, and has those rows.
     """
 
     def __init__(
         self,
         stream: ReplicationStream,
+        decoder: Decoder,
         ledger: Ledger,
         publisher: Publisher,
         publish: Publish,
-        progress: Callable[[], None],
-        stop: threading.Event,
+        publish_leftover: Publish,
+        source: Source,
     ) -> None:
         self._stream = stream
         self._ledger = ledger
         self._publisher = publisher
         self._publish = publish
-        self._progress = progress
-        self._stop = stop
-        self._decoder = Decoder()
+        self._publish_leftover = publish_leftover
+        self._source = source
+        self._leftovers = source.leftovers
+        self._progress = source.progress
+        self._stop = source.stop
+        self._decoder = decoder
+        self._incomplete: str | None = None
         self._transaction: Transaction | None = None
         self._rate = Rate()
         self._reported_lsn = ledger.confirmed_lsn
@@ -137,6 +223,8 @@ class Pipeline:
         """
         while not self._may_end():
             self._rate.count(self._read_and_publish())
+            if self._leftovers and self._transaction is None:
+                self._publish_leftovers(self._leftovers.popleft())
             self._publisher.poll()
             self.confirm()
             if self._stream.wait(0):
@@ -157,7 +245,8 @@ class Pipeline:
             if type(event) is OutboxRow:
                 assert transaction is not None and delivered is not None, "a row outside of a transaction"
                 transaction.rows += 1
-                transaction.value_bytes += len(event.payload)
+                transaction.value_bytes += len(event.payload or b"")
+                transaction.ids.append(event.id)
                 publish(event, transaction, delivered)
                 rows += 1
             elif type(event) is Begin:
@@ -167,10 +256,37 @@ class Pipeline:
                 assert transaction is not None, "a commit outside of a transaction"
                 self._ledger.end(transaction, event.end_lsn)
                 transaction = self._transaction = None
+        if transaction is not None and len(transaction.ids) >= PACK_ROWS:
+            self._ledger.pack(transaction)
+        if self._decoder.incomplete != self._incomplete:
+            self._incomplete = self._decoder.incomplete
+            self._source.miss_columns(self._incomplete)
         if rows:
             failpoints.hit("relay.rows-sent")
         self._ledger.reached(self._stream.wal_end)
         return rows
+
+    def _publish_leftovers(self, leftovers: Sequence[Leftover]) -> None:
+        """Publish rows that the stream did not bring, as if they were a transaction that ends here."""
+        ledger = self._ledger
+        written_us = [one.created_us for one in leftovers if one.created_us]
+        # Their place is after all that was read, so that whoever reads the topic backwards later does not stop at
+        # them before rows that may come again.
+        transaction = ledger.begin(ledger.begun_lsn, min(written_us, default=int(time.time() * 1e6)))
+        delivered = transaction.delivered
+        for one in leftovers:
+            transaction.rows += 1
+            transaction.value_bytes += len(one.row.payload or b"")
+            transaction.ids.append(one.row.id)
+            self._publish_leftover(one.row, transaction, delivered)
+        ledger.end(transaction, max(ledger.confirmed_lsn, 1))
+
+    def keep_alive(self) -> None:
+        """While something else takes long: tell the server that somebody is there, and end if asked to."""
+        self._source.raise_if_stopped()
+        if time.monotonic() - self._reported_at >= HEARTBEAT_INTERVAL_S:
+            self._stream.confirm(self._reported_lsn)
+            self._reported_at = time.monotonic()
 
     def confirm(self) -> None:
         """Take note of what is acknowledged, and report it when it is time."""
@@ -206,6 +322,8 @@ class Pipeline:
         """How long to wait for new rows before something else is due, seconds."""
         interval = CONFIRM_INTERVAL_S if self._ledger.confirmed_lsn != self._reported_lsn else HEARTBEAT_INTERVAL_S
         due_s = max(0.0, self._reported_at + interval - time.monotonic())
+        if self._source.expects_leftovers:
+            due_s = min(due_s, LEFTOVERS_LOOK_S)
         if self._publisher.waiting:
             due_s = min(due_s, self._ack_look_s)
             self._ack_look_s = min(2 * self._ack_look_s, ACK_LOOK_INTERVAL_MAX_S)
@@ -218,12 +336,7 @@ class Pipeline:
 
 
 def publish_rows_before(
-    slot: NewSlot,
-    ledger: Ledger,
-    publisher: Publisher,
-    publish: Publish,
-    progress: Callable[[], None],
-    stop: threading.Event,
+    slot: NewSlot, ledger: Ledger, publisher: Publisher, publish: Publish, wanted: Wanted, source: Source
 ) -> None:
     """Publish what was committed before a new slot, and wait until Kafka has all of it.
 
@@ -231,33 +344,30 @@ def publish_rows_before(
         PublishError: Kafka refused a record.
         StopRequestedError: the relay shall end.
     """
+
+    def look() -> None:
+        publisher.poll()
+        ledger.advance()
+        source.progress()
+        source.raise_if_stopped()
+
     # These were committed before the slot; where exactly, nobody knows any more.
     transaction = ledger.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     delivered = transaction.delivered
-    for row in slot.rows_before():
-        transaction.rows += 1
-        transaction.value_bytes += len(row.payload)
-        publish(row, transaction, delivered)
-        if transaction.rows % 1_000 == 0:
-            publisher.poll()
-            ledger.advance()
-            progress()
-            _raise_if(stop)
+    for seen, (row, created_us) in enumerate(slot.rows_before(), 1):
+        transaction.ids.append(row.id)
+        if wanted(row, created_us):
+            transaction.rows += 1
+            transaction.value_bytes += len(row.payload or b"")
+            publish(row, transaction, delivered)
+        if seen % PACK_ROWS == 0:
+            ledger.pack(transaction)
+            look()
     ledger.end(transaction, slot.starts_at_lsn)
     while publisher.waiting:
         publisher.push(ACK_LOOK_INTERVAL_MAX_S)
-        ledger.advance()
-        progress()
-        _raise_if(stop)
-    ledger.advance()
-    progress()
-
-
-def _raise_if(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise StopRequestedError(
-            "stopped while the rows before the slot were published; the slot is made at the next start"
-        )
+        look()
+    look()
 
 
 class Rate:

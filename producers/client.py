@@ -38,6 +38,9 @@ WAIT_S = 0.05
 FLUSH_GRACE_S = 1.0
 POLL_EVERY = 64
 
+SPENT = frozenset((KafkaError._MSG_TIMED_OUT, KafkaError._FATAL))
+"""Reports after which a connection is not used for more."""
+
 _EVENT_TYPE = events.WithdrawalRequested.__name__.encode()
 
 
@@ -71,7 +74,8 @@ class WithdrawalClient:
     """Writes withdrawal requests to Kafka, each once and in order for its account; may be shared by threads.
 
     Where Kafka did not confirm a request in time, those that follow go by a new connection, and may arrive before
-    others that are still under way: the old one may have lost Kafka for good (:mod:`connectivity`).
+    others that are still under way: the old one may have lost Kafka for good (:mod:`connectivity`). The same where
+    it has failed, as it does rather than write something twice.
 
     Args:
         bootstrap: Kafka brokers, ``host:port``, comma-separated.
@@ -108,7 +112,7 @@ class WithdrawalClient:
             "log_level": 0,
         }
         self._producer = Producer(self._config)
-        self._timed_out = False
+        self._spent = False
         self._retired: list[Producer] = []
         self._renewing = threading.Lock()
 
@@ -168,7 +172,7 @@ class WithdrawalClient:
         ]
         if context.tracestate:
             carried.append((headers.TRACESTATE, context.tracestate))
-        if self._timed_out:
+        if self._spent:
             self._renew()
         producer = self._producer
         report = partial(self._report, producer, request.payment_id, context.trace_id or "", spans, on_delivery)
@@ -182,9 +186,9 @@ class WithdrawalClient:
     def poll(self, timeout_s: float = 0.0) -> None:
         """Hear delivery reports for a while: at once, or for up to ``timeout_s`` seconds until there are some."""
         self._unpolled = 0
-        self._producer.poll(timeout_s)
+        self._hear(self._producer.poll, timeout_s)
         for producer in [*self._retired]:
-            producer.poll(0)
+            self._hear(producer.poll, 0)
             if not len(producer):
                 with suppress(ValueError):  # another thread was first
                     self._retired.remove(producer)
@@ -193,11 +197,18 @@ class WithdrawalClient:
         """Wait until every request sent has been reported on, which the delivery timeout bounds."""
         deadline = time.monotonic() + self._delivery_timeout_s + FLUSH_GRACE_S
         while len(self._producer) or self._retired:
-            self._producer.flush(WAIT_S)
+            self._hear(self._producer.flush, WAIT_S)
             self.poll(WAIT_S if self._retired else 0.0)
             if time.monotonic() > deadline:
                 self._give_up()
                 deadline += FLUSH_GRACE_S
+
+    def _hear(self, reports: Callable[[float], int], timeout_s: float) -> None:
+        try:
+            reports(timeout_s)
+        except KafkaException as error:  # that one takes nothing more; the reports on what it has still come
+            self._trouble = error.args[0].str()
+            self._spent = True
 
     def _hasten(self) -> None:
         """Spare the first request half a second.
@@ -237,10 +248,10 @@ class WithdrawalClient:
 
     def _renew(self) -> None:
         with self._renewing:
-            if self._timed_out:
+            if self._spent:
                 self._retired.append(self._producer)
                 self._producer = Producer(self._config)
-                self._timed_out = self._delivered_once = False
+                self._spent = self._delivered_once = False
 
     def _report(
         self,
@@ -252,8 +263,8 @@ class WithdrawalClient:
         error: KafkaError | None,
         message: Message | None,
     ) -> None:
-        if error is not None and error.code() == KafkaError._MSG_TIMED_OUT and producer is self._producer:
-            self._timed_out = True
+        if error is not None and error.code() in SPENT and producer is self._producer:
+            self._spent = True
         if error is not None or message is None:
             on_delivery(self._not_delivered(payment_id, spans, error))
             return

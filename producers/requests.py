@@ -89,6 +89,10 @@ def check_request(request: events.WithdrawalRequested) -> None:
         raise InvalidRequestError(f"amount {format_amount(minor)} is not between 0.01 and {limit}")
     if request.currency not in CURRENCIES:
         raise InvalidRequestError(f"currency {request.currency!r} is not an ISO 4217 currency with two decimals")
+    at = request.occurred_at
+    if at.tzinfo is None or not events.FIRST_TIME <= at <= events.LAST_TIME:
+        first, last = events.FIRST_TIME, events.LAST_TIME
+        raise InvalidRequestError(f"time {at} has no zone, or is not from {first:%Y-%m-%d} to {last:%Y-%m-%d} UTC")
     if not isinstance(request.payment_id, UUID):
         raise InvalidRequestError(f"payment ID {request.payment_id!r} is not a UUID")
 

@@ -3,7 +3,7 @@
 import shutil
 import signal
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -83,6 +83,8 @@ class Kafka(Part):
         port: where clients connect.
         controller_port: where the node talks to itself.
         java_options: of the broker's Java, over :data:`JVM_FLAGS`.
+        settings: of server.properties, over :data:`SETTINGS`: a node of a cluster has its own ID and all voters.
+        cluster_id: which the nodes of a cluster share, a UUID in URL-safe Base64; by default a new one.
     """
 
     name = "kafka"
@@ -91,7 +93,16 @@ class Kafka(Part):
     stop_signal = signal.SIGTERM
     hurry_signal = signal.SIGKILL
 
-    def __init__(self, home: Home, jars: Path, port: int, controller_port: int, java_options: Sequence[str] = ()):
+    def __init__(
+        self,
+        home: Home,
+        jars: Path,
+        port: int,
+        controller_port: int,
+        java_options: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
+    ):
         self.address = f"{HOST}:{port}"
         self._home = home
         self._jars = jars
@@ -106,7 +117,9 @@ class Kafka(Part):
             "advertised.listeners": f"PLAINTEXT://{self.address}",
             "controller.quorum.voters": f"1@{HOST}:{controller_port}",
             "log.dirs": str(self._folder / "data"),
+            **(settings or {}),
         }
+        self._cluster_id = cluster_id or _cluster_id()
 
     def prepare(self) -> Child | None:
         """Format the storage folder; one whose formatting was interrupted is formatted anew."""
@@ -114,7 +127,7 @@ class Kafka(Part):
             return None
         shutil.rmtree(self._folder, ignore_errors=True)
         self._configure()
-        arguments = ["kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(self._properties)]
+        arguments = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(self._properties)]
         return start(self._home, "kafka-format", [*self._java("-XX:TieredStopAtLevel=1"), *arguments])
 
     def prepared(self) -> None:

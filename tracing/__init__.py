@@ -5,7 +5,7 @@ The ground floor of Settle, next to ``contracts``; imports nothing of ours. The 
 being traced.
 """
 
-from tracing.context import NO_CONTEXT, TraceContext, new_unsampled
+from tracing.context import NO_CONTEXT, TraceContext, new_unsampled, read_context
 from tracing.recording import LINKS_MAX
 from tracing.setup import configure, enabled, sample, shutdown
 from tracing.spans import context_of, is_sampled, is_sampled_parent, start_span
@@ -20,6 +20,7 @@ __all__ = [
     "is_sampled",
     "is_sampled_parent",
     "new_unsampled",
+    "read_context",
     "sample",
     "shutdown",
     "start_span",

@@ -1,11 +1,24 @@
-"""What travels with a message so that its spans find each other? The W3C trace context, as text.
+"""The W3C trace context that travels with a message, as text, so that its spans find each other.
 
 Source: W3C Trace Context, https://www.w3.org/TR/trace-context/
 """
 
 import random
+import re
 
 import msgspec
+
+TRACESTATE_MAX = 512
+"""Characters of a ``tracestate`` that are handed on; the specification asks for no more."""
+
+_IDS = rb"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_PARENT = re.compile(rb"00-%b" % _IDS)
+_LATER = re.compile(rb"(?!00|ff)[0-9a-f]{2}-(%b)(?:-.*)?" % _IDS, re.DOTALL)
+
+_KEY = rb"[a-z0-9][a-z0-9_*/-]{0,255}(?:@[a-z][a-z0-9_*/-]{0,13})?"
+_VALUE = rb"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_MEMBER = rb"[ \t]*(?:%b=%b)?[ \t]*" % (_KEY, _VALUE)
+_STATE = re.compile(rb"%b(?:,%b){0,31}" % (_MEMBER, _MEMBER))
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
@@ -22,6 +35,24 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_CONTEXT = TraceContext()
+
+
+def read_context(traceparent: bytes | None, tracestate: bytes | None) -> TraceContext:
+    """The context that two headers give; whatever they hold, the message itself is as good as any other.
+
+    A ``traceparent`` that is none drops both, a ``tracestate`` that is none or too long only itself. A later
+    version of the specification is read as far as this one goes, and handed on as this one.
+    """
+    if traceparent is None:
+        return NO_CONTEXT
+    if _PARENT.fullmatch(traceparent) is None:
+        later = _LATER.fullmatch(traceparent)
+        if later is None:
+            return NO_CONTEXT
+        traceparent = b"00-" + later[1]
+    if not tracestate or len(tracestate) > TRACESTATE_MAX or _STATE.fullmatch(tracestate) is None:
+        return TraceContext(traceparent.decode())
+    return TraceContext(traceparent.decode(), tracestate.decode())
 
 
 def new_unsampled() -> TraceContext:

@@ -8,7 +8,7 @@ import random
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracing.delivery import BoundedSpans
@@ -18,12 +18,19 @@ from tracing.recording import Recorder
 class TracingSettings(BaseSettings):
     """The OpenTelemetry variables that Settle reads itself; the exporter reads ``OTEL_EXPORTER_OTLP_*``."""
 
-    model_config = SettingsConfigDict(env_prefix="OTEL_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="OTEL_", env_ignore_empty=True, extra="ignore")
 
     exporter_otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector, http://host:4318")
     exporter_otlp_traces_endpoint: str | None = Field(None, description="for traces alone, full path")
     traces_sampler_arg: float = Field(1.0, ge=0, le=1, description="share of withdrawals traced, 0 to 1")
     sdk_disabled: bool = False
+
+    @field_validator("exporter_otlp_endpoint", "exporter_otlp_traces_endpoint")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("not a URL such as http://127.0.0.1:4318")
+        return url
 
     @property
     def endpoint(self) -> str | None:

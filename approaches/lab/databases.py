@@ -4,7 +4,7 @@ An approach's databases stand beside the services' on one server, which is nobod
 to span services still uses one connection and one transaction per database.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 _EXISTS: LiteralString = "SELECT 1 FROM pg_database WHERE datname = %s"
+_ANY_EXISTS: LiteralString = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = ANY(%s))"
 _END_SESSIONS: LiteralString = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()
 """
@@ -32,6 +33,12 @@ class Server:
     def dsn(self, database: str) -> str:
         """The URL of one of its databases."""
         return urlunsplit(self._parts._replace(path=f"/{database}"))
+
+    def any_exists(self, names: Sequence[str]) -> bool:
+        """Whether one of these databases is there; asked of the one that is known, which a reader may enter."""
+        with psycopg.connect(urlunsplit(self._parts), autocommit=True, connect_timeout=5) as known:
+            row = known.execute(_ANY_EXISTS, (list(names),)).fetchone()
+        return row is not None and bool(row[0])
 
     def create(self, schemas: Mapping[str, str], *, fresh: bool) -> None:
         """Create databases with their tables.

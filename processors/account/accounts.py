@@ -6,6 +6,8 @@ from datetime import datetime
 import msgspec
 import psycopg
 
+from processors.runtime import utc
+
 CONNECT_TIMEOUT_S = 5
 
 _OPEN = """
@@ -53,11 +55,11 @@ def open_accounts(dsn: str, account_ids: Sequence[str], balance_minor: int, curr
 def list_accounts(dsn: str, limit: int) -> list[AccountRow]:
     """The first accounts by name."""
     with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        return [AccountRow(*row) for row in connection.execute(_LIST, (limit,)).fetchall()]
+        return [AccountRow(*row) for row in utc.cursor(connection).execute(_LIST, (limit,)).fetchall()]
 
 
 def show_account(dsn: str, account_id: str) -> AccountRow | None:
     """One account, or None."""
     with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        row = connection.execute(_SHOW, (account_id,)).fetchone()
+        row = utc.cursor(connection).execute(_SHOW, (account_id,)).fetchone()
         return AccountRow(*row) if row else None

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
 from contracts.events import PaymentFailed, WithdrawalRequested
+from contracts.text import REASON_MAX, clean
 from contracts.topics import READ_BY
 from processors.account import store
 from processors.account.decide import Decision, decide
@@ -15,6 +17,7 @@ from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
 from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.due import SetAside, in_words
 from processors.runtime.hops import by_context, remark, transaction_spans
 from processors.runtime.logs import fields_of
 from processors.runtime.messages import Message, payment_ids
@@ -41,6 +44,7 @@ class AccountProcessor(Processor):
         super().__init__(settings)
         self._policy = settings.retry_policy()
         self._due_database = Database(settings.account_dsn, "account-due")
+        self._set_aside: SetAside[UUID] = SetAside()
 
     async def process(self, batch: Batch) -> None:
         """Lock, read, decide, write."""
@@ -53,39 +57,53 @@ class AccountProcessor(Processor):
         """A refund is kept; nothing was deducted for a request, so that may go to the dead letters."""
         if not isinstance(message.event, PaymentFailed):
             return False
-        next_attempt_at = self._policy.next_at(1, datetime.now(UTC))
+        next_attempt_at = self._policy.next_at(1, self.clock.now())
         metrics.RETRIES.labels(REFUND).inc()
-        await store.keep_refund(await self.database.connect(), message, error, next_attempt_at)
+        await store.keep_refund(await self.database.connect(), message, clean(error, REASON_MAX), next_attempt_at)
         fields = fields_of(message.context, message.event.payment_id)
         log.error("a refund is refused, trying again", error=error, **fields)
         return True
 
     async def work_due(self) -> int:
-        """Try a refund again that was refused, if one is due."""
+        """Try a refund again that was refused, if one is due; one that fails again is due later."""
         connection = await self._due_database.connect()
+        await self.clock.look(connection)
+        decision = Decision()
         async with connection.transaction():
-            due = await store.lock_refund(connection, datetime.now(UTC))
+            due = await store.lock_refund(connection, self.clock.now(), self._set_aside.keys())
             if due is None:
                 return 0
             try:
                 async with connection.transaction():
-                    contexts = [due.message.context]
-                    with transaction_spans(self.name, self._due_database, contexts) as hops:
-                        decision = await _apply(connection, [due.message])
-                        remark(decision.emitted, by_context(hops, contexts))
-                    await store.forget_refund(connection, due)
-                for letter in decision.dead_letters:  # not in the way of a request any more, but none of ours
-                    fields = fields_of(due.message.context, due.payment_id)
-                    log.error("a refund is not owed", reason=letter.reason, **fields)
-            except psycopg.Error as error:
+                    decision = await self._refund(connection, due)
+            except Exception as error:
                 if is_nobodys_fault(error):
                     raise
-                metrics.RETRIES.labels(REFUND).inc()
-                decision = Decision()
-                at = self._policy.next_at(due.attempts + 1, datetime.now(UTC))
-                await store.postpone_refund(connection, due, str(error), at)
+                await self._postpone(connection, due, error)
         metrics.count_decisions(decision.emitted)
         return 1
+
+    async def _refund(self, connection: AsyncConnection, due: store.RefundDue) -> Decision:
+        contexts = [due.context]
+        with transaction_spans(self.name, self._due_database, contexts) as hops:
+            decision = await _apply(connection, [due.message()])
+            remark(decision.emitted, by_context(hops, contexts))
+        await store.forget_refund(connection, due)
+        for letter in decision.dead_letters:  # not in the way of a request any more, but none of ours
+            log.error("a refund is not owed", reason=letter.reason, **fields_of(due.context, due.payment_id))
+        return decision
+
+    async def _postpone(self, connection: AsyncConnection, due: store.RefundDue, error: Exception) -> None:
+        log.error("a refund fails, trying again", exc_info=error, **fields_of(due.context, due.payment_id))
+        metrics.RETRIES.labels(REFUND).inc()
+        at = self._policy.next_at(due.attempts + 1, self.clock.now())
+        try:
+            async with connection.transaction():
+                await store.postpone_refund(connection, due, in_words(error), at)
+        except psycopg.Error as refused:
+            if is_nobodys_fault(refused):
+                raise
+            self._set_aside.add(due.payment_id)
 
     async def close(self) -> None:
         """Close the databases."""

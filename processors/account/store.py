@@ -51,7 +51,8 @@ VALUES (%b, %b::text::json, %b, %b, %b, %b) ON CONFLICT DO NOTHING
 
 # Another instance tries another one at the same time, never the same.
 _LOCK_REFUND = """
-SELECT payment_id, payload::text, traceparent, tracestate, attempts FROM refunds_due WHERE next_attempt_at <= %b
+SELECT payment_id, payload::text, traceparent, tracestate, attempts FROM refunds_due
+WHERE next_attempt_at <= %b AND payment_id <> ALL(%t::uuid[])
 ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 
@@ -68,8 +69,18 @@ class RefundDue(msgspec.Struct, frozen=True):
     """A refund that was refused ``attempts`` times."""
 
     payment_id: UUID
-    message: Message
+    body: bytes
+    context: TraceContext
     attempts: int
+
+    def message(self) -> Message:
+        """The message that it was.
+
+        Raises:
+            ContractError: what is stored is none.
+        """
+        record = Record(PAYMENT_EVENTS.name, 0, 0, None, self.body, [])
+        return Message(decode(PaymentFailed.__name__, self.body), self.payment_id, self.context, record)
 
 
 async def keep_refund(
@@ -81,18 +92,19 @@ async def keep_refund(
     await connection.execute(_KEEP_REFUND, (event.payment_id, *values))
 
 
-async def lock_refund(connection: AsyncConnection, now: datetime) -> RefundDue | None:
-    """The refund that has been due for longest, locked until the transaction ends."""
-    row = await (await connection.execute(_LOCK_REFUND, (now,))).fetchone()
+async def lock_refund(connection: AsyncConnection, now: datetime, but: Sequence[UUID]) -> RefundDue | None:
+    """The refund that has been due for longest, locked until the transaction ends.
+
+    Args:
+        connection: in a transaction.
+        now: the time.
+        but: refunds that are left alone.
+    """
+    row = await (await connection.execute(_LOCK_REFUND, (now, but))).fetchone()
     if row is None:
         return None
     payment_id, payload, traceparent, tracestate, attempts = row
-    body = payload.encode()
-    record = Record(PAYMENT_EVENTS.name, 0, 0, None, body, [])
-    event = decode(PaymentFailed.__name__, body)
-    return RefundDue(
-        payment_id, Message(event, payment_id, TraceContext(traceparent, tracestate), record), attempts
-    )
+    return RefundDue(payment_id, payload.encode(), TraceContext(traceparent, tracestate), attempts)
 
 
 async def forget_refund(connection: AsyncConnection, due: RefundDue) -> None:

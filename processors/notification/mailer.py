@@ -1,4 +1,4 @@
-"""How does mail leave? Through a mailer that takes a batch and says what became of each mail.
+"""Mailers: each takes a batch of mails and says what became of each.
 
 Mail can arrive twice: between a mail server's yes and the commit lies a moment in which this service can die.
 The ``Message-ID`` is the same both times, so that mail systems can tell.
@@ -17,7 +17,9 @@ from uuid import UUID
 
 import aiosmtplib
 import msgspec
+import structlog
 
+from contracts.text import REASON_MAX, clean
 from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
 from processors.runtime.calls import BUDGET_S, Calls
@@ -28,6 +30,8 @@ COLLECT_EVERY = 500
 """Each message is a tangle of objects that refer to each other; left to pile up, they are 100 MB."""
 
 _made = count(1)
+
+log = structlog.get_logger()
 
 SMTP_CONNECTIONS_MAX = 8
 """Mails under way at the same time."""
@@ -144,6 +148,8 @@ class FileMailer:
             os.replace(partial, path)
         except OSError as error:
             return Undelivered(f"{type(error).__name__}: {error.strerror}")
+        except Exception as error:
+            return _unexpected(mail, error)
         return Delivered()
 
 
@@ -173,6 +179,7 @@ class SmtpMailer:
     async def _send(self, mail: Mail) -> Delivery:
         composed = _compose(mail, self._sender)
         if isinstance(composed, Refused):
+            self._breaker.passed_over()
             return composed
         try:
             await aiosmtplib.send(
@@ -182,21 +189,28 @@ class SmtpMailer:
                 port=self._port,
                 timeout=self._timeout_s,
             )
+        # Only an answer to the recipient (RCPT) or the content (DATA) is about this mail.
         except aiosmtplib.SMTPRecipientsRefused as error:
-            codes = [refused.code for refused in error.recipients]
-            reason = _text("; ".join(f"{refused.code} {refused.message}" for refused in error.recipients))
-            self._breaker.succeeded()  # it is there, and speaks
-            return Refused(reason) if min(codes) >= 500 else Undelivered(reason)
-        except aiosmtplib.SMTPResponseException as error:
-            reason = _text(f"{error.code} {error.message}")
             self._breaker.succeeded()
-            return Refused(reason) if error.code >= 500 else Undelivered(reason)
+            codes = [refused.code for refused in error.recipients]
+            return _answered(
+                min(codes, default=0), "; ".join(f"{one.code} {one.message}" for one in error.recipients)
+            )
+        except aiosmtplib.SMTPDataError as error:
+            self._breaker.succeeded()
+            return _answered(error.code, f"{error.code} {error.message}")
+        # What the server answers to a connection, a greeting, a login or the sender would meet every mail.
         except (aiosmtplib.SMTPException, OSError) as error:
             self._breaker.failed()
+            if isinstance(error, aiosmtplib.SMTPResponseException):
+                return Undelivered(_text(f"{self._host}:{self._port}: {error.code} {error.message}"))
             return Undelivered(_text(f"{self._host}:{self._port}: {error}"))
         except ValueError as error:  # of this mail, not of the server
             self._breaker.succeeded()
             return Refused(_text(f"{type(error).__name__}: {error}"))
+        except Exception as error:
+            self._breaker.failed()
+            return _unexpected(mail, error)
         self._breaker.succeeded()
         return Delivered()
 
@@ -214,9 +228,20 @@ def mailer_for(settings: ServiceSettings) -> Mailer:
     return FileMailer(settings.data / "mail", settings.mail_from)
 
 
+def _answered(code: int, answer: str) -> Delivery:
+    """What a mail server's answer to one mail means (RFC 5321, 4.2.1): 5xx is for good, 4xx for now."""
+    return Refused(_text(answer)) if code >= 500 else Undelivered(_text(answer))
+
+
+def _unexpected(mail: Mail, error: Exception) -> Undelivered:
+    """A fault of ours, with this mail; the others of its batch have their own outcomes."""
+    log.exception("a mail failed", payment_id=str(mail.payment_id), template=mail.template)
+    return Undelivered(_text(f"{type(error).__name__}: {error}"))
+
+
 def _text(reason: str) -> str:
-    """A server may answer in any bytes; what is no text is taken by no event and no table."""
-    return reason.encode(errors="replace").decode().replace("\0", "?")
+    """A server may answer in any bytes and at any length."""
+    return clean(reason, REASON_MAX)
 
 
 class _Composed(msgspec.Struct, frozen=True):

@@ -1,11 +1,13 @@
 """The notification service: how a withdrawal went in, mails to the customer out."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from uuid import UUID
 
+import psycopg
+import structlog
 from opentelemetry.trace import Span, SpanKind
+from psycopg import AsyncConnection
 
 import failpoints
 from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
@@ -16,7 +18,8 @@ from processors.notification.mailer import Delivery, Mailer, NotTried, Refused, 
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
-from processors.runtime.database import Database
+from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.due import SetAside, in_words, isolate
 from processors.runtime.hops import by_context, fail, remark, retry, spans, transaction_spans
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
@@ -34,6 +37,8 @@ TEMPLATE = "settle.mail.template"
 MAIL = "mail"
 """What is tried again, in the metrics."""
 
+log = structlog.get_logger()
+
 
 class NotificationProcessor(Processor):
     """Sends one mail per payment ID and template; what cannot leave now is due again from the database."""
@@ -47,6 +52,7 @@ class NotificationProcessor(Processor):
         self._mailer = mailer or mailer_for(settings)
         self._policy = settings.retry_policy()
         self._due_database = Database(settings.notification_dsn, "notification-due")
+        self._set_aside: SetAside[store.Key] = SetAside()
         # What became of mails, as long as that is not committed: a batch that comes again, as the database went
         # away or refuses one of its rows, sends none of them a second time.
         self._fates: dict[tuple[UUID, str], Delivery] = {}
@@ -66,11 +72,27 @@ class NotificationProcessor(Processor):
 
         The rows stay locked while the mails leave: a mail has no key by which a second one could be told.
         """
+        await self.clock.look(await self._due_database.connect())
         limit = self._mailer.capacity(DUE_MAX)
         if not limit:
             return 0
+        now, but = self.clock.now(), self._set_aside.keys()
+        try:
+            return await self._send_due(partial(store.lock_due, now=now, but=but, limit=limit))
+        except Exception as error:
+            if is_nobodys_fault(error):
+                raise
+        keys = await store.due(await self._due_database.connect(), now, but, limit)
+
+        async def send(some: Sequence[store.Key]) -> None:
+            await self._send_due(partial(store.lock_these, keys=some, now=now))
+
+        await isolate(keys, send, self._push_back)
+        return len(keys)
+
+    async def _send_due(self, lock: Callable[[AsyncConnection], Awaitable[list[Notification]]]) -> int:
         async with self._due_database.transaction() as connection:
-            due = await store.lock_due(connection, datetime.now(UTC), limit)
+            due = await lock(connection)
             contexts = [one.context for one in due]
             with transaction_spans(self.name, self._due_database, contexts) as hops:
                 emitted = await self._attempt(due, probe=True)
@@ -79,6 +101,19 @@ class NotificationProcessor(Processor):
         self._forget(due)
         metrics.count_decisions(emitted)
         return len(due)
+
+    async def _push_back(self, key: store.Key, error: Exception) -> None:
+        """Have a mail that cannot be handled due again later, and say why where `settle stuck` looks."""
+        payment_id, template = key
+        log.error("a mail cannot be handled", payment_id=str(payment_id), template=template, exc_info=error)
+        metrics.RETRIES.labels(MAIL).inc()
+        at = self._policy.next_at(len(self._policy.backoff_s), self.clock.now())
+        try:
+            await store.push_back(await self._due_database.connect(), key, in_words(error), at)
+        except psycopg.Error as refused:
+            if is_nobodys_fault(refused):
+                raise
+            self._set_aside.add(key)
 
     async def close(self) -> None:
         """Close the databases."""
@@ -94,13 +129,13 @@ class NotificationProcessor(Processor):
         with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about) as hops:
             deliveries = await self._mailer.send([n.mail() for n in new], probe=probe)
             fates = known | dict(zip((n.key for n in new), deliveries, strict=True))
+            if len(self._fates) > FATES_MAX:
+                self._fates.clear()
+            self._fates |= fates
             for place, span in hops.items():
                 _tell(span, notifications[place], fates[notifications[place].key])
-        if len(self._fates) > FATES_MAX:
-            self._fates.clear()
-        self._fates |= fates
         failpoints.hit("notification.mail-sent")
-        now = datetime.now(UTC)
+        now = self.clock.now()
         concluded = (conclude(one, fates[one.key], now, self._policy) for one in notifications)
         emitted = [event for event in concluded if event is not None]
         metrics.RETRIES.labels(MAIL).inc(sum(isinstance(delivery, Undelivered) for delivery in deliveries))

@@ -13,6 +13,9 @@ from processors.runtime.messages import Emitted
 from processors.runtime.rows import Rows, Write, write_rows
 from tracing import TraceContext
 
+Key = tuple[UUID, str]
+"""Payment ID and template."""
+
 _COLUMNS = """
 payment_id, template, account_id, amount_minor, currency, recipient, status, reason, attempts, next_attempt_at,
 traceparent, tracestate
@@ -20,10 +23,27 @@ traceparent, tracestate
 
 _KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(%b)"
 
+# As text: of an array without elements the binary format would not know the type.
+_KEYS = "SELECT * FROM unnest(%t::uuid[], %t::text[])"
+
+_IS_DUE = f"""
+status = 'pending' AND next_attempt_at <= %b AND (payment_id, template) NOT IN ({_KEYS})
+ORDER BY next_attempt_at LIMIT %b
+"""
+
 # Another instance works on other rows at the same time, never on the same.
-_LOCK_DUE = f"""
-SELECT {_COLUMNS} FROM notifications WHERE status = 'pending' AND next_attempt_at <= %b
-ORDER BY next_attempt_at LIMIT %b FOR UPDATE SKIP LOCKED
+_LOCK_DUE = f"SELECT {_COLUMNS} FROM notifications WHERE {_IS_DUE} FOR UPDATE SKIP LOCKED"
+
+_DUE = f"SELECT payment_id, template FROM notifications WHERE {_IS_DUE}"
+
+_LOCK_THESE = f"""
+SELECT {_COLUMNS} FROM notifications
+WHERE (payment_id, template) IN ({_KEYS}) AND status = 'pending' AND next_attempt_at <= %b FOR UPDATE SKIP LOCKED
+"""
+
+_PUSH_BACK = """
+UPDATE notifications SET reason = %b, next_attempt_at = %b, updated_at = now()
+WHERE payment_id = %b AND template = %b AND status = 'pending'
 """
 
 _UNNEST = """
@@ -60,10 +80,40 @@ async def known(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set
     return {(row[0], row[1]) for row in await cursor.fetchall()}
 
 
-async def lock_due(connection: AsyncConnection, now: datetime, limit: int) -> list[Notification]:
-    """Pending notifications whose next attempt is due, oldest first, locked until the transaction ends."""
-    cursor = await connection.execute(_LOCK_DUE, (now, limit))
+async def lock_due(
+    connection: AsyncConnection, now: datetime, but: Sequence[Key], limit: int
+) -> list[Notification]:
+    """Pending notifications whose next attempt is due, oldest first, locked until the transaction ends.
+
+    Args:
+        connection: in a transaction.
+        now: the time.
+        but: notifications that are left alone.
+        limit: how many at the most.
+    """
+    cursor = await connection.execute(_LOCK_DUE, (now, *_keys(but), limit))
     return [_notification(row) for row in await cursor.fetchall()]
+
+
+async def due(connection: AsyncConnection, now: datetime, but: Sequence[Key], limit: int) -> list[Key]:
+    """The same by name only, without locks."""
+    cursor = await connection.execute(_DUE, (now, *_keys(but), limit))
+    return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+
+async def lock_these(connection: AsyncConnection, keys: Sequence[Key], now: datetime) -> list[Notification]:
+    """Those of some notifications that are due still, locked until the transaction ends."""
+    cursor = await connection.execute(_LOCK_THESE, (*_keys(keys), now))
+    return [_notification(row) for row in await cursor.fetchall()]
+
+
+async def push_back(connection: AsyncConnection, key: Key, reason: str, next_attempt_at: datetime) -> None:
+    """Have a notification that cannot be handled due again later."""
+    await connection.execute(_PUSH_BACK, (reason, next_attempt_at, *key))
+
+
+def _keys(keys: Sequence[Key]) -> tuple[list[UUID], list[str]]:
+    return [payment_id for payment_id, _ in keys], [template for _, template in keys]
 
 
 async def insert(

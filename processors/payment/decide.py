@@ -6,7 +6,7 @@ call from a charge into a void, and the provider's answer decides.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -52,7 +52,7 @@ class Payment(msgspec.Struct):
     Attributes:
         attempts: charges tried so far.
         next_attempt_at: when a pending payment is due; while an instance works on it, when others may take over.
-        deadline_at: from when on it is voided rather than paid.
+        deadline_at: from when on it is voided rather than paid; None before the first attempt.
         void_reason: why it is to be voided rather than paid; None while it is to be paid.
         cancel_refused: whether someone was told that it cannot be cancelled.
     """
@@ -94,20 +94,16 @@ class Admission(msgspec.Struct):
         return [payment for payment in self.new if payment.void_reason is None]
 
 
-def admit(
-    messages: Sequence[Message], known: Mapping[UUID, Payment], now: datetime, deadline_s: float
-) -> Admission:
+def admit(messages: Sequence[Message], known: Mapping[UUID, Payment], now: datetime) -> Admission:
     """Sort out the deductions of a batch: each payment ID once, none that is known already.
 
     Args:
         messages: ``MoneyDeducted``, and ``CancelRequested``, which count before deductions of the same batch.
         known: the payments that exist already.
         now: the time.
-        deadline_s: how long after its deduction a payment may still be made, seconds.
     """
     admission = Admission()
     seen = dict(known)
-    allowed = timedelta(seconds=deadline_s)
     wishes: dict[UUID, list[Withdrawal]] = {
         payment_id: [payment] for payment_id, payment in known.items() if payment.status == AWAITED
     }
@@ -127,13 +123,10 @@ def admit(
             payment = Payment(
                 event.payment_id, event.account_id, event.amount_minor, event.currency, message.context
             )
-            payment.deadline_at = event.occurred_at + allowed
             seen[event.payment_id] = payment
             # What was cancelled with other contents is something else, and what is deducted counts.
             if any(same_withdrawal(wish, event) for wish in wishes.get(event.payment_id, ())):
                 _void_instead(payment, CANCELLED, now)
-            elif payment.deadline_at <= now:
-                _void_instead(payment, DEADLINE, now)
             elif earlier is not None:
                 payment.next_attempt_at = now
             (admission.new if earlier is None else admission.awaited).append(payment)
@@ -194,16 +187,26 @@ def cancel(messages: Sequence[Message], known: Mapping[UUID, Payment], now: date
 
 def must_void(payment: Payment, now: datetime) -> bool:
     """Whether a due payment may no longer be charged; notes why."""
-    if payment.void_reason is None and payment.deadline_at is not None and payment.deadline_at <= now:
+    deadline_at = payment.deadline_at if payment.attempts else None
+    if payment.void_reason is None and deadline_at is not None and deadline_at <= now:
         payment.void_reason = DEADLINE
     return payment.void_reason is not None
 
 
-def count_attempt(payment: Payment, outcome: Outcome, policy: RetryPolicy) -> bool:
-    """Count a charge; True if it was the last one and got no answer, so that it is to be voided."""
+def count_attempt(payment: Payment, outcome: Outcome, policy: RetryPolicy, deadline_at: datetime) -> bool:
+    """Count a charge; True if it was the last one and got no answer, so that it is to be voided.
+
+    Args:
+        payment: what was charged; changed in place.
+        outcome: the provider's answer.
+        policy: how many charges there are.
+        deadline_at: the payment's deadline, if this was the first charge: until then nobody had tried to pay.
+    """
     if isinstance(outcome, NotTried):
         return False
     payment.attempts += 1
+    if payment.attempts == 1:
+        payment.deadline_at = deadline_at
     if isinstance(outcome, Unavailable) and policy.has_run_out(payment.attempts):
         payment.void_reason = PROVIDER_UNAVAILABLE
         return True

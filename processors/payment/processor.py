@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from copy import copy
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -40,8 +40,8 @@ from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
 from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.due import SetAside, in_words, isolate
 from processors.runtime.hops import Hops, by_context, context_in, fail, remark, retry, spans, transaction_spans
-from processors.runtime.logs import fields_of
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
@@ -50,7 +50,7 @@ from tracing import attributes as names
 DUE_MAX = 500
 """Payments tried again in one round at the most."""
 
-CHARGE, VOID = "charge", "void"
+CHARGE, VOID, DUE = "charge", "void", "payment"
 
 OUTCOME = "settle.provider.outcome"
 _OUTCOMES: dict[type[Outcome], str] = {
@@ -78,7 +78,9 @@ class PaymentProcessor(Processor):
         super().__init__(settings)
         self._gateway = gateway or gateway_for(settings)
         self._policy = settings.retry_policy()
+        self._allowed = timedelta(seconds=settings.deadline_s)
         self._due_database = Database(settings.payment_dsn, "payment-due")
+        self._set_aside: SetAside[UUID] = SetAside()
         # A round charges, and voids what ran out.
         self._claim_s = 2 * self._gateway.round_s_max + CLAIM_GRACE_S
 
@@ -90,15 +92,16 @@ class PaymentProcessor(Processor):
     async def process(self, batch: Batch) -> None:
         """Admit, charge, write. The provider is called outside the transaction: its answer can be asked again."""
         known = await store.read(await self.database.connect(), payment_ids(batch.messages))
-        admission = admit(batch.messages, known, datetime.now(UTC), self.settings.deadline_s)
+        began = self.clock.now()
+        admission = admit(batch.messages, known, began)
         chargeable = admission.chargeable()
         outcomes = await self._charge(chargeable, probe=False)
         if chargeable:
             failpoints.hit("payment.provider-answered")
-        now = datetime.now(UTC)
+        now = self.clock.now()
         emitted: list[Emitted] = []
         for payment in chargeable:
-            count_attempt(payment, outcomes[payment.payment_id], self._policy)
+            count_attempt(payment, outcomes[payment.payment_id], self._policy, began + self._allowed)
             emitted += conclude(payment, outcomes[payment.payment_id], now, self._policy)
         async with batch.transaction(self.database) as connection:
             await store.take_up(connection, admission.awaited)
@@ -121,24 +124,44 @@ class PaymentProcessor(Processor):
         They are claimed in one transaction and written in another, so that no lock is held while the provider is
         asked. Who dies in between leaves claims that end by themselves; who was overtaken writes nothing.
         """
+        connection = await self._due_database.connect()
+        await self.clock.look(connection)
         limit = self._gateway.capacity(DUE_MAX)
         if not limit:
             return 0
-        connection = await self._due_database.connect()
-        now, token = datetime.now(UTC), uuid7()
-        due = await store.claim(connection, now, limit, token, now + timedelta(seconds=self._claim_s))
-        if not due:
-            return 0
+        now, token = self.clock.now(), uuid7()
+        payments: list[Payment] = []
+        outcomes: dict[UUID, Outcome] = {}
+
+        async def read(payment_ids: Sequence[UUID]) -> None:
+            payments.extend((await store.read(connection, payment_ids)).values())
+
+        async def ask(some: Sequence[Payment]) -> None:
+            outcomes.update(await self._ask(some, now))
+
+        async def write(some: Sequence[Payment]) -> None:
+            await self._write(some, outcomes, token)
+
+        async def push_back(payment_id: UUID, error: Exception) -> None:
+            await self._push_back(payment_id, token, error)
+
+        async def push_back_payment(payment: Payment, error: Exception) -> None:
+            await self._push_back(payment.payment_id, token, error)
+
         try:
+            claimed = await self._claim(now, limit, token)
+            if not claimed:
+                return 0
             failpoints.hit("payment.due-claimed")
-            outcomes = await self._ask(due, now)
+            await isolate(claimed, read, push_back)
+            await isolate(payments, ask, push_back_payment)
             failpoints.hit("payment.due-answered")
-            await self._write_each(due, outcomes, token)
+            await isolate([p for p in payments if p.payment_id in outcomes], write, push_back_payment)
         except BaseException:
             with suppress(psycopg.Error):
                 await store.release(await self._due_database.connect(), token)
             raise
-        return len(due)
+        return len(claimed)
 
     async def close(self) -> None:
         """Close the databases and the gateway."""
@@ -151,7 +174,8 @@ class PaymentProcessor(Processor):
         to_charge = [payment for payment in due if payment.void_reason is None]
         outcomes = await self._charge(to_charge, probe=True)
         # No answer is not a refusal: only once the provider says that it never will, the payment has failed.
-        to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy)]
+        deadline_at = now + self._allowed
+        to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy, deadline_at)]
         if to_void:
             with _asking(VOID, to_void) as hops:
                 voided = await self._gateway.void(_charges(to_void, hops))
@@ -159,21 +183,37 @@ class PaymentProcessor(Processor):
             outcomes |= voided
         return outcomes
 
-    async def _write_each(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
-        """Write all at once; if the database refuses that, one by one, so that one cannot hold the others back."""
+    async def _claim(self, now: datetime, limit: int, token: UUID) -> list[UUID]:
+        connection, but = await self._due_database.connect(), self._set_aside.keys()
+        until = now + timedelta(seconds=self._claim_s)
         try:
-            await self._write(due, outcomes, token)
+            return await store.claim(connection, now, but, limit, token, until)
         except psycopg.Error as error:
-            if is_nobodys_fault(error) or len(due) == 1:
+            if is_nobodys_fault(error):
                 raise
-            for payment in due:
-                try:
-                    await self._write([payment], outcomes, token)
-                except psycopg.Error as refused:
-                    if is_nobodys_fault(refused):
-                        raise
-                    # It keeps its claim, and so is due again when that ends.
-                    log.exception("a payment cannot be written", **fields_of(payment.context, payment.payment_id))
+        claimed: list[UUID] = []
+
+        async def claim(payment_ids: Sequence[UUID]) -> None:
+            claimed.extend(await store.claim_these(connection, payment_ids, now, token, until))
+
+        async def set_aside(payment_id: UUID, error: Exception) -> None:
+            log.error("a payment cannot be claimed", payment_id=str(payment_id), error=str(error))
+            self._set_aside.add(payment_id)
+
+        await isolate(await store.due(connection, now, but, limit), claim, set_aside)
+        return claimed
+
+    async def _push_back(self, payment_id: UUID, token: UUID, error: Exception) -> None:
+        """Have a payment that cannot be handled due again later, and say why where `settle stuck` looks."""
+        log.error("a payment cannot be handled", payment_id=str(payment_id), exc_info=error)
+        metrics.RETRIES.labels(DUE).inc()
+        at = self._policy.next_at(len(self._policy.backoff_s), self.clock.now())
+        try:
+            await store.push_back(await self._due_database.connect(), payment_id, token, in_words(error), at)
+        except psycopg.Error as refused:
+            if is_nobodys_fault(refused):
+                raise
+            self._set_aside.add(payment_id)
 
     async def _write(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
         contexts = [payment.context for payment in due]
@@ -181,7 +221,7 @@ class PaymentProcessor(Processor):
             async with self._due_database.transaction() as connection:
                 ours = await store.lock_claimed(connection, [p.payment_id for p in due], token)
                 kept = [copy(payment) for payment in due if payment.payment_id in ours]
-                now = datetime.now(UTC)
+                now = self.clock.now()
                 emitted: list[Emitted] = []
                 for payment in kept:
                     payment_id = payment.payment_id

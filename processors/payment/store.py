@@ -62,13 +62,32 @@ FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id AND p.status 
 RETURNING p.payment_id
 """
 
+# As text: of an array without elements the binary format would not know the type.
+_DUE = """
+SELECT payment_id AS id FROM payments
+WHERE status = 'pending' AND next_attempt_at <= %b AND payment_id <> ALL(%t::uuid[])
+ORDER BY next_attempt_at LIMIT %b
+"""
+
 # Another instance takes other rows at the same time, never the same; and none that is being worked on, as a claim
 # moves the time at which a row is due.
 _CLAIM = f"""
 WITH due AS (
-    SELECT payment_id AS id FROM payments WHERE status = 'pending' AND next_attempt_at <= %b
-    ORDER BY next_attempt_at LIMIT %b FOR UPDATE SKIP LOCKED)
-UPDATE payments SET claim = %b, next_attempt_at = %b FROM due WHERE payment_id = due.id RETURNING {_COLUMNS}
+    {_DUE} FOR UPDATE SKIP LOCKED)
+UPDATE payments SET claim = %b, next_attempt_at = %b FROM due WHERE payment_id = due.id RETURNING payment_id
+"""
+
+_CLAIM_THESE = """
+WITH due AS (
+    SELECT payment_id AS id FROM payments
+    WHERE payment_id = ANY(%b) AND status = 'pending' AND next_attempt_at <= %b
+    FOR UPDATE SKIP LOCKED)
+UPDATE payments SET claim = %b, next_attempt_at = %b FROM due WHERE payment_id = due.id RETURNING payment_id
+"""
+
+_PUSH_BACK = """
+UPDATE payments SET claim = NULL, reason = %b, next_attempt_at = %b, updated_at = now()
+WHERE payment_id = %b AND claim = %b
 """
 
 _LOCK_CLAIMED = """
@@ -135,11 +154,41 @@ async def note_refused(connection: AsyncConnection, payments: Sequence[Payment])
 
 
 async def claim(
-    connection: AsyncConnection, now: datetime, limit: int, token: UUID, until: datetime
-) -> list[Payment]:
-    """Take pending payments that are due, oldest first; nobody else does before ``until``, or before an update."""
-    cursor = await connection.execute(_CLAIM, (now, limit, token, until))
-    return [_payment(row) for row in await cursor.fetchall()]
+    connection: AsyncConnection, now: datetime, but: Sequence[UUID], limit: int, token: UUID, until: datetime
+) -> list[UUID]:
+    """Take pending payments that are due, oldest first; nobody else does before ``until``, or before an update.
+
+    Args:
+        connection: outside of a transaction.
+        now: the time.
+        but: payments that are left alone.
+        limit: how many at the most.
+        token: who takes them.
+        until: when others may take over.
+    """
+    cursor = await connection.execute(_CLAIM, (now, but, limit, token, until))
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def due(connection: AsyncConnection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Pending payments that are due, oldest first, without taking them."""
+    cursor = await connection.execute(_DUE, (now, but, limit))
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def claim_these(
+    connection: AsyncConnection, payment_ids: Sequence[UUID], now: datetime, token: UUID, until: datetime
+) -> list[UUID]:
+    """Take those of some payments that are due still."""
+    cursor = await connection.execute(_CLAIM_THESE, (payment_ids, now, token, until))
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def push_back(
+    connection: AsyncConnection, payment_id: UUID, token: UUID, reason: str, next_attempt_at: datetime
+) -> None:
+    """Give back a payment that cannot be handled; it is due again later."""
+    await connection.execute(_PUSH_BACK, (reason, next_attempt_at, payment_id, token))
 
 
 async def lock_claimed(

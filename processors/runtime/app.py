@@ -7,8 +7,9 @@ confluent-kafka consumer instead of Faust's own, which costs some 110 µs an eve
 import asyncio
 import gc
 import threading
+import time
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -28,9 +29,10 @@ import tracing
 from contracts.topics import consumer_group
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
+from processors.runtime.database import is_nobodys_fault, is_refusal
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.messages import Record
-from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline
+from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline, first_line
 from processors.runtime.processor import Processor
 from processors.runtime.readiness import ANSWER_S, LOOK_AGAIN_S, LOOK_EVERY_S, Readiness
 from processors.runtime.settings import ServiceSettings
@@ -39,6 +41,12 @@ from tracing.setup import TracingSettings
 
 DUE_S = 0.5
 """How often a service looks for work that is due from its own database."""
+
+DUE_AGAIN_S = 2.0
+"""How long after it failed."""
+
+STANDS_S = 30.0
+"""A batch that is under way for so long does not go on: no transaction takes so long, nor does Kafka."""
 
 LAG_S = 5.0
 
@@ -67,11 +75,24 @@ class _App(faust.App):
 
 
 class _Delivery:
-    """A batch on its way through the agent, and a way to know that it is done."""
+    """A batch on its way through the agent, and a way to know that it is done, or what it failed of."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
+        self.since = time.monotonic()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def succeed(self) -> None:
+        """All that it causes is committed."""
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Whoever waits for it is told why it will never be done."""
+        if isinstance(error, asyncio.CancelledError):
+            error = RuntimeError("the agent was cancelled under a batch")
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class Intake(Service):
@@ -81,18 +102,20 @@ class Intake(Service):
     """
 
     def __init__(
-        self, app: faust.App, processor: Processor, settings: ServiceSettings, channel: ChannelT[Any]
+        self, app: faust.App, pipeline: Pipeline, processor: Processor, settings: ServiceSettings
     ) -> None:
         super().__init__()
         self._app = app
+        self._pipeline = pipeline
         self._processor = processor
         self._settings = settings
         self._tracing = TracingSettings()
-        self._channel = channel
+        self.channel: ChannelT[Any] = app.channel(maxsize=1)
         self._consumer: BatchConsumer | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="consumer")
         self._under_way: _Delivery | None = None
         self._due_work: asyncio.Future[int] | None = None
+        self._due_trouble: str | None = None
         self.readiness = Readiness(settings.dsn(processor.name), processor.name)
 
     async def on_start(self) -> None:
@@ -125,8 +148,8 @@ class Intake(Service):
             if records:
                 failpoints.hit(f"{processor.name}.batch-taken")
                 self._under_way = _Delivery(records)
-                await self._channel.send(value=self._under_way)
-                await self._under_way.done
+                await self.channel.send(value=self._under_way)
+                await self._under_way.done  # raises what leaves the pipeline: that ends the process
             consumer.store_offsets()
             if records:
                 failpoints.hit(f"{processor.name}.offsets-stored")
@@ -154,7 +177,7 @@ class Intake(Service):
                 await self._processor.open()
                 return
             except psycopg.OperationalError as error:
-                log.warning("database does not answer, waiting", error=str(error).strip().splitlines()[0])
+                log.warning("database does not answer, waiting", error=first_line(error))
                 await self.sleep(BATCH_RETRY_S[-1])
 
     @Service.task
@@ -165,22 +188,36 @@ class Intake(Service):
                 self._due_work = asyncio.ensure_future(self._processor.work_due())
                 try:
                     worked = await self._due_work
-                except psycopg.OperationalError as error:
-                    log.warning("database does not answer, waiting", error=str(error).strip().splitlines()[0])
+                    self._due_trouble = None
                 except asyncio.CancelledError:
                     if not self.should_stop:
                         raise
-                except Exception:
-                    log.exception("due work failed, trying again")
+                except Exception as error:
+                    if is_refusal(error):
+                        self._due_trouble = f"the database refuses due work: {first_line(error)}"
+                    if is_nobodys_fault(error):
+                        log.warning("due work waits for the database", error=first_line(error))
+                    else:
+                        log.exception("due work failed, trying again")
+                    await self.sleep(DUE_AGAIN_S)
             if not worked:
                 await self.sleep(DUE_S)
 
     @Service.task
     async def _look(self) -> None:
         while not self.should_stop:
-            await self.readiness.look(self._ask_kafka)
+            await self.readiness.look(self._ask_kafka, self._ask_itself)
             metrics.READY.set(not self.readiness.waits_for)
             await self.sleep(LOOK_AGAIN_S if self.readiness.waits_for else LOOK_EVERY_S)
+
+    def _ask_itself(self) -> Iterator[str]:
+        if self._due_trouble is not None:
+            yield self._due_trouble
+        if self._pipeline.trouble is not None:
+            yield self._pipeline.trouble
+        under_way = self._under_way
+        if under_way is not None and (stands_s := time.monotonic() - under_way.since) > STANDS_S:
+            yield f"a batch has stood for {stands_s:.0f} s: it waits for {self._pipeline.stage}"
 
     async def _ask_kafka(self) -> str | None:
         consumer = self._consumer
@@ -268,18 +305,22 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
         broker=f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}",
         web_enabled=settings.http_port > 0,
         web_bind=settings.http_host,
-        web_host=settings.http_host,
         web_port=settings.http_port or 6066,
     )
-    channel = app.channel(maxsize=1)
-    intake = Intake(app, processor, settings, channel)
+    intake = Intake(app, pipeline, processor, settings)
 
-    @app.agent(channel, name=processor.name)
+    @app.agent(intake.channel, name=processor.name)
     async def handle(deliveries: StreamT[_Delivery]) -> None:
         async for delivery in deliveries:
-            await pipeline.run(delivery.records)
-            if not delivery.done.done():
-                delivery.done.set_result(None)
+            try:
+                await pipeline.run(delivery.records)
+            except BaseException as error:
+                # Faust would start the agent anew, while the intake waits for ever: that one ends the process.
+                delivery.fail(error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                delivery.succeed()
 
     # Started after the agent and stopped before it, so a batch under way finds its agent alive.
     app.service(intake)  # type: ignore[arg-type] # an instance is as good as a class

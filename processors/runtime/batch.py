@@ -17,12 +17,14 @@ import failpoints
 from contracts.topics import consumer_group, dead_letter_topic
 from processors.runtime import metrics
 from processors.runtime.database import Database
-from processors.runtime.hops import fail, remark, retry, transaction_spans
+from processors.runtime.hops import TEXT_MAX, fail, remark, retry, transaction_spans
 from processors.runtime.messages import DeadLetter, Emitted, Message, Record, context_of_record
 from tracing import LINKS_MAX, TraceContext, context_of, is_sampled, start_span
 from tracing import attributes as names
 
 Place = tuple[str, int, int]
+
+KEY_BYTES_MAX = 64
 
 UNREADABLE = "unreadable"
 PROCESS_BATCH = "process batch"
@@ -124,10 +126,8 @@ class Batch:
             if span is None:
                 continue
             topic = dead_letter_topic(letter.record.topic)
-            span.add_event(
-                names.DEAD_LETTER,
-                {names.MESSAGING_DESTINATION_NAME: topic, names.REASON: letter.error or letter.reason},
-            )
+            reason = (letter.error or letter.reason)[:TEXT_MAX]
+            span.add_event(names.DEAD_LETTER, {names.MESSAGING_DESTINATION_NAME: topic, names.REASON: reason})
             about = {
                 **self._brokers,
                 names.MESSAGING_SYSTEM: "kafka",
@@ -209,8 +209,10 @@ def _place(record: Record) -> Place:
 
 
 def _key(record: Record) -> dict[str, str]:
-    """The key as an attribute, where it is text."""
+    """The key as an attribute, where it is a text that is no longer than any of ours."""
+    if record.key is None or len(record.key) > KEY_BYTES_MAX:
+        return {}
     try:
-        return {names.MESSAGING_KAFKA_MESSAGE_KEY: record.key.decode()} if record.key is not None else {}
+        return {names.MESSAGING_KAFKA_MESSAGE_KEY: record.key.decode()}
     except UnicodeDecodeError:
         return {}

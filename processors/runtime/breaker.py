@@ -1,4 +1,4 @@
-"""Is the other side down? A circuit breaker: after failures in a row nobody calls, until one probe succeeds."""
+"""A circuit breaker: after failures in a row nobody calls the other side, until one probe succeeds."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ class Breaker:
         self._failures = 0
         self._rests = 0
         self._rest_until: float | None = None
+        self._asked_until = 0.0
         self._probing = False
 
     @property
@@ -52,10 +53,11 @@ class Breaker:
         return False
 
     def succeeded(self) -> None:
-        """The other side answered."""
+        """The other side answered. A rest that it asked for goes on: the call may have been made before that."""
         self._failures = self._rests = 0
-        self._rest_until = None
         self._probing = False
+        if self._clock() >= self._asked_until:
+            self._rest_until = None
 
     def failed(self) -> None:
         """The other side did not answer, or said that it cannot."""
@@ -64,9 +66,14 @@ class Breaker:
             self._rest(self._rests_s[min(self._rests, len(self._rests_s) - 1)])
             self._rests += 1
 
+    def passed_over(self) -> None:
+        """Whoever was let in had no reason to call after all."""
+        self._probing = False
+
     def asked_to_wait(self, seconds: float) -> None:
         """The other side is there, and wants no calls for some time."""
         self._rest(seconds)
+        self._asked_until = max(self._asked_until, self._clock() + seconds)
 
     def _rest(self, seconds: float) -> None:
         self._probing = False

@@ -1,43 +1,138 @@
-"""How does a service wait for its database's answer? On the socket itself, and only then by way of the event loop.
+"""A service's connection to its database: every wait has a limit, and short ones are on the socket itself.
 
 A service has one batch under way, and an answer comes within a millisecond or few: for so short a wait the event
 loop's bookkeeping is dear. Of a transaction for two withdrawals it took a fifth of the CPU time (280 of 1,350 µs).
 A database that is slow, or waits for a lock, holds up nothing else: after :data:`PROMPT_MS` the event loop has it.
+
+No wait is without an end, whatever became of the other side: the server ends what takes too long, or is left open
+by a client that was frozen; the kernel notices a host that has vanished; a server that is there but says nothing
+is hung up on.
 """
 
+import asyncio
+import os
 import select
+import socket
+from contextlib import suppress
 from typing import Any, TypeVar
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.waiting import Ready, Wait
 
 PROMPT_MS = 20
 """How long one answer may hold up the event loop, milliseconds."""
+
+CONNECT_TIMEOUT_S = 5
+
+STATEMENT_S = 30
+"""For one statement. The largest, a COPY of a full batch, takes a hundredth of it."""
+
+LOCK_S = 10
+"""For a lock: rows that another instance holds, or a table that a migration alters. Then it is tried again."""
+
+IDLE_IN_TRANSACTION_S = 10
+"""Between two statements of a transaction, where a service only decides: a frozen one lets go of its rows."""
+
+TRANSACTION_S = 60
+"""For a transaction as a whole: it also ends one whose client takes no answers any more."""
+
+ANSWER_S = STATEMENT_S + 15
+"""Longer than the server lets anything take: who has not answered by then is not going to."""
+
+REACHABLE: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""libpq's parameters that notice a host which has vanished, within 25 s; a DSN may say otherwise."""
+
+# Rows are found by key: a table that is still empty PostgreSQL would rather read as a whole, and keep that plan
+# while the table grows. The last statement ends what none of the server's limits does: a COPY whose client was
+# frozen in the middle of it. Whoever has waited for its rows in vain comes by here with a new connection.
+_SESSION = f"""
+SET statement_timeout = '{STATEMENT_S}s';
+SET lock_timeout = '{LOCK_S}s';
+SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s';
+SET transaction_timeout = '{TRANSACTION_S}s';
+SET enable_seqscan = off;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'settle-%'
+AND state = 'active' AND wait_event = 'ClientRead' AND query_start < now() - interval '{STATEMENT_S}s'
+"""
 
 Result = TypeVar("Result")
 
 _EVENTS = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
 
 
+async def connect(dsn: str, name: str) -> "PromptConnection":
+    """A new connection with all limits.
+
+    Args:
+        dsn: ``postgresql://user@host:port/database``.
+        name: shown in ``pg_stat_activity``.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer, or turns it away.
+    """
+    about = conninfo_to_dict(dsn)
+    limits = {limit: value for limit, value in REACHABLE.items() if limit not in about}
+    connection = await PromptConnection.connect(dsn, autocommit=True, application_name=name, **limits)
+    try:
+        await connection.execute(_SESSION)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
 class PromptConnection(AsyncConnection):
-    """A psycopg connection that expects its answers at once."""
+    """A psycopg connection that expects its answers at once.
+
+    Attributes:
+        fit: False once the database has refused something that is not for the values' sake. It may be for the
+            session's (a server that takes no writes any more, a plan or a right that has changed), which no
+            attempt within it would mend.
+    """
+
+    fit = True
 
     async def wait(self, gen: PQGen[Result], *args: Any, **limits: Any) -> Result:
         """Take an operation of psycopg's to its end; as in the base class but for the way of waiting."""
-        poll, socket = select.poll(), self.pgconn.socket
         try:
-            state = next(gen)
-            while True:
-                poll.register(socket, _EVENTS[state])
-                events = poll.poll(PROMPT_MS)
-                if not events:
-                    break
-                state = gen.send(_ready(events[0][1]))
-        except StopIteration as done:
-            result: Result = done.value
-            return result
-        return await super().wait(_from(state, gen), *args, **limits)
+            poll, fd = select.poll(), self.pgconn.socket
+            try:
+                state = next(gen)
+                while True:
+                    poll.register(fd, _EVENTS[state])
+                    events = poll.poll(PROMPT_MS)
+                    if not events:
+                        break
+                    state = gen.send(_ready(events[0][1]))
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            hang_up = asyncio.get_running_loop().call_later(ANSWER_S, self._hang_up)
+            try:
+                return await super().wait(_from(state, gen), *args, **limits)
+            finally:
+                hang_up.cancel()
+        except (psycopg.DataError, psycopg.IntegrityError):
+            raise
+        except psycopg.Error:
+            self.fit = False
+            raise
+
+    def _hang_up(self) -> None:
+        """End the connection under whoever waits on it, as if the server had."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
 
 
 def _ready(events: int) -> int:

@@ -6,16 +6,17 @@ that each one is large: a transaction, a fetch and a produce request cost the sa
 
 import time
 from collections.abc import Sequence
-from typing import cast
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectivity import Lifeline
-from contracts.headers import Headers
+from contracts import headers
+from contracts.topics import DEAD_LETTER_BYTES_MAX
 from processors.runtime.gaps import Gap
 from processors.runtime.messages import Record
 from processors.runtime.offsets import Place
+from processors.runtime.unreadable import UNREADABLE, PassOver
 
 POLL_S = 0.5
 """How long a poll waits for a first record; also how late a stop may be noticed."""
@@ -33,6 +34,21 @@ ENOUGH_RECORDS = 2_000
 
 FETCH_BYTES = 128 * 1024
 """Of a partition in one answer; more where a single batch of records is larger."""
+
+FETCH_BYTES_ALL = 16 * 1024 * 1024
+"""Of all partitions in one answer."""
+
+AHEAD_KIB = 16 * 1024
+"""Bodies that wait to be taken; in full load 8,000 of them have 4 MB."""
+
+BATCH_BYTES = 16 * 1024 * 1024
+"""Once a batch has so many, no more are taken for it: a record may have 1 MB, and many more when decompressed."""
+
+TAKE_RECORDS = 50
+"""Taken at a time, before their bytes are counted: at the worst, each has :data:`RECORD_BYTES_MAX`."""
+
+RECORD_BYTES_MAX = DEAD_LETTER_BYTES_MAX
+"""More than any event has, and than a topic takes uncompressed: what is beyond is not kept."""
 
 SMALL = 100
 REST_S_MAX = 0.02
@@ -105,6 +121,10 @@ class BatchConsumer:
                 # A little of each partition rather than all of one: of a backlog, what belongs to the same
                 # withdrawals is then handled in the same batch, and less is held in memory.
                 "fetch.message.max.bytes": FETCH_BYTES,
+                # Whatever producers compress: what comes in is bounded, and so is what it becomes (zstd's does).
+                "fetch.max.bytes": FETCH_BYTES_ALL,
+                "receive.message.max.bytes": 2 * FETCH_BYTES_ALL,
+                "queued.max.messages.kbytes": AHEAD_KIB,
                 # A batch that waits for its database must not cost the membership.
                 "max.poll.interval.ms": 3_600_000,
                 "error_cb": self._on_error,  # says in our log what librdkafka would print
@@ -112,6 +132,7 @@ class BatchConsumer:
                 "reconnect.backoff.max.ms": 2_000,
             }
         )
+        self._pass_over = PassOver(self._consumer)
         self._consumer.subscribe(list(topics), on_assign=self._on_assign)
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -134,32 +155,45 @@ class BatchConsumer:
         time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
-        while not records and (left_s := deadline - time.monotonic()) > 0:
-            records = self._consume(left_s)
+        size = largest = 0
+        wanted = 1
+        while wanted > 0:
+            left_s = 0.0 if records else max(0.0, deadline - time.monotonic())
+            found = self._consumer.consume(wanted, left_s)
+            if not found:
+                break
+            taken = [record for message in found if (record := self._record(message)) is not None]
+            sizes = [len(record.value or b"") + len(record.key or b"") for record in taken]
+            records += taken
+            size += sum(sizes)
+            largest = max(largest, *sizes, 1)
+            if records:
+                wanted = min(self._batch_max - len(records), TAKE_RECORDS, (BATCH_BYTES - size) // largest)
         self._last_taken = time.monotonic()
         self._last_records = len(records)
         self._load.count(self._last_records, self._last_taken)
         return records
 
-    def _consume(self, timeout_s: float) -> list[Record]:
-        found = self._consumer.consume(1, timeout_s)
-        if found:
-            found += self._consumer.consume(self._batch_max - 1, 0)
-        records = []
-        for message in found:
-            error = message.error()
-            if error is None:
-                record = _record(message)
-                records.append(record)
-                self._reach((record.topic, record.partition), record.offset, record.offset + 1)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                topic, partition, offset = _place(message)
-                self._reach((topic, partition), offset, offset)
-            elif error.fatal():
-                raise KafkaException(error)
-            else:
-                log.warning("Kafka reports", error=error.str())
-        return records
+    def _record(self, message: Message) -> Record | None:
+        """A record as taken, be it without its contents; None for what is none."""
+        error = message.error()
+        if error is None:
+            record = _record(message)
+            self._reach((record.topic, record.partition), record.offset, record.offset + 1)
+            return record
+        if error.code() == KafkaError._PARTITION_EOF:
+            topic, partition, offset = _place(message)
+            self._reach((topic, partition), offset, offset)
+            return None
+        if error.fatal():
+            raise KafkaException(error)
+        log.warning("Kafka reports", error=error.str())
+        if error.code() not in UNREADABLE:
+            return None
+        topic, partition, offset = _place(message)
+        offset = self._pass_over(topic, partition, offset)
+        self._reach((topic, partition), offset, offset + 1)
+        return Record(topic, partition, offset, None, None, [], f"it cannot be read: {error.str()}")
 
     def _reach(self, place: Place, offset: int, until: int) -> None:
         before = self._reached.get(place)
@@ -252,7 +286,7 @@ class BatchConsumer:
         try:
             self._consumer.list_topics(self._topic, timeout_s)
         except KafkaException as error:
-            if self._lifeline.is_cut():
+            if self._lifeline.is_cut(error.args[0]):
                 raise CutOffError(
                     "Kafka answers others, but not this consumer, which has lost it for good"
                 ) from None
@@ -296,15 +330,21 @@ class _Load:
             self._since, self._records = now, 0
 
 
-def _record(message: Message) -> Record:
-    # confluent-kafka hands headers out as a list; the other shapes of its type are for producing.
-    fields = cast(Headers, message.headers() or [])
-    return Record(*_place(message), message.key(), message.value(), fields)
-
-
 def _place(message: Message) -> tuple[str, int, int]:
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None
     assert offset is not None
     return topic, partition, offset
+
+
+def _record(message: Message) -> Record:
+    topic, partition, offset = _place(message)
+    key, value = message.key(), message.value()
+    fields = headers.of(message)
+    if fields is None:
+        return Record(topic, partition, offset, key, value, [], "the name of a header is not UTF-8")
+    if value is not None and len(value) > RECORD_BYTES_MAX:
+        lacks = f"it has {len(value)} bytes, of which {RECORD_BYTES_MAX} are kept"
+        return Record(topic, partition, offset, key, value[:RECORD_BYTES_MAX], fields, lacks)
+    return Record(topic, partition, offset, key, value, fields)

@@ -10,10 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from processors.runtime import metrics
-from processors.runtime.connection import PromptConnection
+from processors.runtime.connection import PromptConnection, connect
 from tracing import attributes as names
-
-CONNECT_TIMEOUT_S = 5
 
 MANY = 100
 """From this number of messages on, what a COPY saves is more than what its round trip costs."""
@@ -36,9 +34,14 @@ _WAITING_HELPS = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
 )
 _SETUP = "42"
 """SQLSTATE class of what is not there or not allowed: a table, a column, a right."""
+
+_LIMIT = "54"
+"""SQLSTATE class of what is too large or too deep: operational to psycopg, but a single row may be the cause."""
 
 
 def is_nobodys_fault(error: Exception) -> bool:
@@ -47,9 +50,20 @@ def is_nobodys_fault(error: Exception) -> bool:
     Waiting (for the server, a lock, a migration, a grant) mends these. What remains (a value or a constraint that
     refuses, a limit that one row exceeds, an exception in our code) may be the fault of one message.
     """
-    if isinstance(error, psycopg.ProgrammingError):
-        return (error.sqlstate or "").startswith(_SETUP)
-    return isinstance(error, _WAITING_HELPS) and not isinstance(error, psycopg.errors.ProgramLimitExceeded)
+    state = (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
+    if state.startswith(_LIMIT):
+        return False
+    return state.startswith(_SETUP) or isinstance(error, _WAITING_HELPS)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the database answers, and refuses for nobody's fault: read-only, or without a table or a right.
+
+    A database that is away shows by itself; this only by what it says to those who write.
+    """
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return True
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_SETUP)
 
 
 class Database:
@@ -67,35 +81,28 @@ class Database:
         self._dsn = dsn
         self._service = service
         self.attributes = _attributes(dsn)
-        self._connection: AsyncConnection | None = None
+        self._connection: PromptConnection | None = None
         self._open = metrics.CONNECTIONS.labels(service)
         self._busy = metrics.CONNECTIONS_BUSY.labels(service)
         self._connects = metrics.CONNECTS.labels(service)
         self._seconds = metrics.TRANSACTION_SECONDS.labels(service)
 
-    async def connect(self) -> AsyncConnection:
-        """The open connection, or a new one.
+    async def connect(self) -> PromptConnection:
+        """The open connection, or a new one where there is none that is fit.
 
         Raises:
             psycopg.OperationalError: the database does not answer.
         """
+        if self._connection is not None and not self._connection.fit:
+            await self.close()
         if self._connection is None or self._connection.closed:
-            connection = await PromptConnection.connect(
-                self._dsn,
-                autocommit=True,
-                application_name=f"settle-{self._service}",
-                connect_timeout=CONNECT_TIMEOUT_S,
-            )
-            # Rows are found by key. A table that is still empty PostgreSQL would rather read as a whole, and
-            # keep that plan while the table grows.
-            await connection.execute("SET enable_seqscan = off")
-            self._connection = connection
+            self._connection = await connect(self._dsn, f"settle-{self._service}")
             self._open.set(1)
             self._connects.inc()
         return self._connection
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator[AsyncConnection]:
+    async def connected(self) -> AsyncIterator[PromptConnection]:
         """The connection, for statements that need no transaction around them.
 
         Raises:
@@ -106,11 +113,9 @@ class Database:
         self._busy.set(1)
         try:
             yield connection
-        except psycopg.OperationalError:
-            # A fresh connection asks the tables.
-            await self.close()
-            raise
         finally:
+            if not connection.fit:
+                await self.close()
             self._busy.set(0)
             self._seconds.observe(time.perf_counter() - started)
 

@@ -1,16 +1,35 @@
-"""Where does a message go that can never be handled? To ``<topic>.dlq``, byte for byte, with the reason."""
+"""Publisher of dead letters: what can never be handled goes to ``<topic>.dlq``, byte for byte, with the reason.
+
+A dead letter must never be what stops a service. Where Kafka does not take it as it is (it is too large for the
+topic, say), a *stub* goes there: its place, its reason, and as much of it as is taken.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from contracts import headers
-from contracts.topics import dead_letter_topic
-from processors.runtime.messages import DeadLetter
+from contracts.topics import DEAD_LETTER_BYTES_MAX, dead_letter_topic
+from processors.runtime.deliver import ANY_PARTITION, deliver
+from processors.runtime.messages import DeadLetter, Record
 
 DELIVERY_TIMEOUT_S = 30.0
+
+TEXT_MAX = 1_000
+"""Characters of a reason or an error: both may quote what came in."""
+
+STUB_BYTES_MAX = 1_000_000
+"""Of a stub: what any client and any broker takes unless it is told otherwise."""
+
+STUB_BYTES_MIN = 1_000
+"""Where not even that is taken, none of the original's bytes are to blame, nor worth another attempt."""
+
+KEY_BYTES_MAX = 1_024
+HEADERS_BYTES_MAX = 16_384
+BESIDE_BODY_BYTES = 32_768
+"""Of a stub: key, headers of both kinds, and what a batch adds."""
 
 
 class DeadLetters:
@@ -22,7 +41,7 @@ class DeadLetters:
         self._producer: Producer | None = None
 
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
-        """Write the letters and wait until Kafka has them all.
+        """Write the letters, or what Kafka takes of them, and wait until it has them all.
 
         Raises:
             KafkaException: at least one was not taken; publish all again (repeats are possible then).
@@ -38,33 +57,92 @@ class DeadLetters:
                     "enable.idempotence": True,
                     # As everybody who writes: a key has the same partition number as on the topic it came from.
                     "partitioner": "murmur2_random",
+                    "message.max.bytes": DEAD_LETTER_BYTES_MAX,
+                    # What came in a compressed batch may be larger than the topic takes without.
+                    "compression.type": "lz4",
                     "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
                     "log_level": 2,
                 }
             )
-        failures: list[KafkaException] = []
-        for letter in letters:
-            self._producer.produce(
-                dead_letter_topic(letter.record.topic),
-                value=letter.record.value,
-                key=letter.record.key,
-                headers=[*letter.record.headers, *self._place(letter)],
-                on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
-            )
-        self._producer.flush()
-        if failures:
+        try:
+            self._deliver(self._producer, letters)
+        except BaseException:
             self._producer = None  # that one may have lost Kafka for good (see `connectivity`)
-            raise failures[0]
+            raise
 
-    def _place(self, letter: DeadLetter) -> headers.Headers:
+    def _deliver(self, producer: Producer, letters: Sequence[DeadLetter]) -> None:
+        about = [self._about(letter) for letter in letters]
+        whole = [_whole(letter.record, fields) for letter, fields in zip(letters, about, strict=True)]
+        for letter, fields, result in zip(letters, about, deliver(producer, whole), strict=True):
+            if isinstance(result, KafkaError):
+                _deliver_stub(producer, letter.record, fields, result)
+
+    def _about(self, letter: DeadLetter) -> headers.Headers:
         record = letter.record
-        error = [(headers.DEAD_LETTER_ERROR, letter.error.encode())] if letter.error is not None else []
+        error = [(headers.DEAD_LETTER_ERROR, _encode(letter.error))] if letter.error is not None else []
         return [
             *error,
-            (headers.DEAD_LETTER_REASON, letter.reason.encode()),
+            (headers.DEAD_LETTER_REASON, _encode(letter.reason)),
             (headers.DEAD_LETTER_TOPIC, record.topic.encode()),
             (headers.DEAD_LETTER_PARTITION, b"%d" % record.partition),
             (headers.DEAD_LETTER_OFFSET, b"%d" % record.offset),
             (headers.DEAD_LETTER_SERVICE, self._service.encode()),
             (headers.DEAD_LETTER_AT, datetime.now(UTC).isoformat().encode()),
         ]
+
+
+def _whole(record: Record, about: headers.Headers) -> Record:
+    fields = [*record.headers, *about]
+    if record.lacks is not None:
+        fields.append((headers.DEAD_LETTER_CUT, record.lacks.encode()))
+    return _addressed(record, record.key, record.value, fields)
+
+
+def _deliver_stub(producer: Producer, record: Record, about: headers.Headers, refusal: KafkaError) -> None:
+    for stub in stubs(record, about):
+        (result,) = deliver(producer, [stub])
+        if not isinstance(result, KafkaError):
+            return
+    raise KafkaException(refusal)
+
+
+def stubs(record: Record, about: headers.Headers) -> Iterator[Record]:
+    """Ever smaller stubs of a dead letter, in the order in which to try them.
+
+    Args:
+        record: the original.
+        about: what a dead letter says of it, in headers.
+    """
+    body = record.value or b""
+    size = sum(len(name) + len(value or b"") for name, value in record.headers) + len(record.key or b"")
+    room = min(STUB_BYTES_MAX, size + len(body))
+    while room >= STUB_BYTES_MIN:
+        yield _stub(record, about, room)
+        room //= 2
+    # Nothing of the original's, not even its lack of a key, which a compacted topic refuses.
+    lacks = (headers.DEAD_LETTER_CUT, b"holds its place only")
+    yield _addressed(record, record.place.encode(), None, [*about, lacks])
+
+
+def _stub(record: Record, about: headers.Headers, room: int) -> Record:
+    key = record.key if len(record.key or b"") <= KEY_BYTES_MAX else None
+    kept: headers.Headers = []
+    left = min(HEADERS_BYTES_MAX, room // 4)
+    for name, value in record.headers:
+        if (size := len(name.encode()) + len(value or b"")) <= left:
+            kept.append((name, value))
+            left -= size
+    body = record.value
+    if body is not None:
+        body = body[: max(room - BESIDE_BODY_BYTES, room // 2)]
+    lacks = f"holds {len(body or b'')} of {len(record.value or b'')} bytes of the body"
+    lacks += f", {len(kept)} of {len(record.headers)} headers{', no key' if key is not record.key else ''}"
+    return _addressed(record, key, body, [*kept, *about, (headers.DEAD_LETTER_CUT, lacks.encode())])
+
+
+def _addressed(record: Record, key: bytes | None, value: bytes | None, fields: headers.Headers) -> Record:
+    return Record(dead_letter_topic(record.topic), ANY_PARTITION, 0, key, value, fields)
+
+
+def _encode(text: str) -> bytes:
+    return (text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}…").encode(errors="backslashreplace")

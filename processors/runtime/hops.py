@@ -30,6 +30,9 @@ _UNUSUAL = (
 )
 """Decisions that say why; they are worth a remark where they were made."""
 
+TEXT_MAX = 1_000
+"""Characters of an error or a reason in a span: they may quote what came in."""
+
 Hops = Mapping[int, Span]
 """The span of each traced context, by its place among those that were given; empty where none is traced."""
 
@@ -87,13 +90,13 @@ def fail(span: Span, error_type: str, message: str) -> None:
         error_type: a class of errors: an exception's name, a status code.
         message: what a person wants to read.
     """
-    span.set_attribute(names.ERROR_TYPE, error_type)
-    span.set_status(Status(StatusCode.ERROR, message))
+    span.set_attribute(names.ERROR_TYPE, error_type[:TEXT_MAX])
+    span.set_status(Status(StatusCode.ERROR, message[:TEXT_MAX]))
 
 
 def retry(span: Span, error_type: str, message: str) -> None:
     """Remark that what failed will be tried again."""
-    span.add_event(names.RETRY, {names.ERROR_TYPE: error_type, names.REASON: message})
+    span.add_event(names.RETRY, {names.ERROR_TYPE: error_type[:TEXT_MAX], names.REASON: message[:TEXT_MAX]})
 
 
 def remark(emitted: Iterable[Emitted], spans_by_context: Mapping[TraceContext, Span]) -> None:

@@ -17,11 +17,24 @@ from tracing import TraceContext
 
 LIBRARIES_FROM = "WARNING"
 
+TEXT_MAX = 2_000
+"""Characters of one field: it may quote what came in."""
+
+STACK_MAX = 20_000
+"""Characters of a stack trace; its end tells most."""
+
 _service = ""
 
 
 def _name_service(_logger: object, _method: str, line: EventDict) -> EventDict:
     line.setdefault("service", _service)  # not by a context variable: threads of others log as well
+    return line
+
+
+def _bound(_logger: object, _method: str, line: EventDict) -> EventDict:
+    for name, value in line.items():
+        if isinstance(value, str) and len(value) > TEXT_MAX:
+            line[name] = f"…{value[-STACK_MAX:]}" if name == "exception" else f"{value[:TEXT_MAX]}…"
     return line
 
 
@@ -31,6 +44,7 @@ _SHARED: tuple[Any, ...] = (
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
+    _bound,
 )
 
 

@@ -1,6 +1,5 @@
-"""What does a service see of a Kafka record? An event with its place and trace context, or why it is none."""
+"""What a service sees of a Kafka record: an event with its place and trace context, or why it is none."""
 
-import json
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
@@ -10,13 +9,15 @@ from uuid_utils.compat import uuid7
 
 from contracts import headers
 from contracts.events import EVENT_TYPES, ContractError, Event, decode
-from tracing import TraceContext
-
-_UUID = msgspec.json.Decoder(UUID)
+from tracing import TraceContext, read_context
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A record as Kafka holds it: its place, and its bytes untouched."""
+    """A record as Kafka holds it: its place, and its bytes untouched.
+
+    Attributes:
+        lacks: what is missing of it and why, where it could not be taken as a whole.
+    """
 
     topic: str
     partition: int
@@ -24,6 +25,7 @@ class Record(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: headers.Headers
+    lacks: str | None = None
 
     @property
     def place(self) -> str:
@@ -33,17 +35,13 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def trace_id(self) -> str | None:
         """Of the trace that its withdrawal has."""
-        return TraceContext(headers.text(self.headers, headers.TRACEPARENT), None).trace_id
+        return context_of_record(self).trace_id
 
     @property
     def payment_id(self) -> str | None:
         """Of its withdrawal, where the body can be read that far."""
-        try:
-            body = json.loads(self.value or b"")
-        except ValueError:
-            return None
-        found = body.get("payment_id") if isinstance(body, dict) else None
-        return found if isinstance(found, str) else None
+        found = payment_id_of(self)
+        return str(found) if found is not None else None
 
 
 class Message(msgspec.Struct):
@@ -101,25 +99,22 @@ def read(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadL
             return DeadLetter(record, f"header {headers.ID} is missing")
         if record.value is None:
             return DeadLetter(record, f"{event_type}: body is missing")
-        message_id = _UUID.decode(b'"%b"' % id_bytes)
+        message_id = headers.parse_id(id_bytes)
         event = decode(event_type, record.value)
-        context = TraceContext(_text(fields.get(headers.TRACEPARENT)), _text(fields.get(headers.TRACESTATE)))
     except ContractError as error:
         return DeadLetter(record, str(error))
     except UnicodeDecodeError as error:
-        return DeadLetter(record, f"a header is not text: {error}")
-    except msgspec.MsgspecError as error:
+        return DeadLetter(record, f"header {headers.EVENT_TYPE} is not text: {error}")
+    except ValueError as error:
         return DeadLetter(record, f"header {headers.ID} is not a UUID: {error}")
+    context = read_context(fields.get(headers.TRACEPARENT), fields.get(headers.TRACESTATE))
     return Message(event, message_id, context, record)
 
 
 def context_of_record(record: Record) -> TraceContext:
-    """The trace context that a record carries, even one that cannot be read; none where that is no text either."""
+    """The trace context that a record carries, even one that cannot be read."""
     fields = dict(record.headers)
-    try:
-        return TraceContext(_text(fields.get(headers.TRACEPARENT)), _text(fields.get(headers.TRACESTATE)))
-    except UnicodeDecodeError:
-        return TraceContext()
+    return read_context(fields.get(headers.TRACEPARENT), fields.get(headers.TRACESTATE))
 
 
 class _About(msgspec.Struct):
@@ -135,15 +130,6 @@ def payment_id_of(record: Record) -> UUID | None:
         return _ABOUT.decode(record.value or b"").payment_id
     except (msgspec.MsgspecError, RecursionError):
         return None
-
-
-def _text(value: bytes | None) -> str | None:
-    if not value:
-        return None
-    text = value.decode("ascii")
-    if "\0" in text:  # ASCII, but no text column of PostgreSQL takes it
-        raise UnicodeDecodeError("ascii", value, text.index("\0"), text.index("\0") + 1, "NUL is not text")
-    return text
 
 
 def by_payment_id(messages: Iterable[Message]) -> dict[UUID, list[Message]]:

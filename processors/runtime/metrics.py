@@ -15,7 +15,7 @@ from processors.runtime.messages import Emitted
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 MESSAGES = Counter("settle_messages_total", "Messages handled", ["event_type"])
-SKIPPED = Counter("settle_messages_skipped_total", "Messages of a type that does not exist", ["event_type"])
+SKIPPED = Counter("settle_messages_skipped_total", "Messages of a type that does not exist")
 DECISIONS = Counter("settle_decisions_total", "Events decided on and committed, by type", ["outcome"])
 DEAD_LETTERS = Counter("settle_dead_letters_total", "Messages sent to a dead-letter topic", ["topic"])
 MISSED = Counter("settle_missed_offsets_total", "Offsets that Kafka deleted before they were read", ["topic"])
@@ -29,6 +29,7 @@ BATCH_MESSAGES = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000),
 )
 READY = Gauge("settle_ready", "1 while nothing keeps the service from its work")
+CLOCK_SKEW = Gauge("settle_clock_skew_seconds", "How far this machine's clock is ahead of the database's")
 LAG = Gauge("settle_consumer_lag", "Records of the assigned partitions that are not done yet", ["topic"])
 
 CONNECTIONS = Gauge("settle_database_connections", "Open database connections", ["connection"])

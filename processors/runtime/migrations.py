@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
@@ -27,7 +28,7 @@ def migrate(service: str, dsn: str) -> None:
 
     Args:
         service: one of :data:`VERSIONS`.
-        dsn: ``postgresql://user@host:port/database`` of a role that may create tables.
+        dsn: of a role that may create tables; whatever libpq takes, several hosts as well.
 
     Raises:
         sqlalchemy.exc.OperationalError: the database does not answer.
@@ -36,7 +37,8 @@ def migrate(service: str, dsn: str) -> None:
     config.set_main_option("script_location", str(_PROCESSORS / "runtime" / "alembic"))
     config.set_main_option("version_locations", str(VERSIONS[service]))
     config.set_main_option("path_separator", "newline")
-    engine = create_engine(dsn.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
+    # SQLAlchemy reads URLs otherwise than libpq does, so it is handed connections.
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         config.attributes["connection"] = connection

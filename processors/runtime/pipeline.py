@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
-import psycopg
 import structlog
 from confluent_kafka import KafkaException
 from opentelemetry.util.types import AttributeValue
@@ -27,7 +26,7 @@ from opentelemetry.util.types import AttributeValue
 import failpoints
 from processors.runtime import metrics
 from processors.runtime.batch import Batch
-from processors.runtime.database import LOST_RACES, is_nobodys_fault
+from processors.runtime.database import LOST_RACES, is_nobodys_fault, is_refusal
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.hops import retry
 from processors.runtime.logs import fields_of, fields_of_record
@@ -48,6 +47,12 @@ ALL_FAIL_MIN = 20
 
 FAILS = "fails each time it is tried"
 
+ERROR_MAX = 500
+"""Characters of an error: it may quote what came in."""
+
+UNKNOWN_SHOWN = 5
+"""Unknown event types that one line names."""
+
 _NOT_OURS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 log = structlog.get_logger()
@@ -60,6 +65,10 @@ class Pipeline:
         processor: what handles them.
         dead_letters: where those go that it cannot handle.
         brokers: attributes of spans: where they come from.
+
+    Attributes:
+        stage: what the batch under way waits for, in words.
+        trouble: what keeps it from its end and mends by no waiting of its own, in words; None if nothing does.
     """
 
     def __init__(
@@ -68,11 +77,14 @@ class Pipeline:
         self._processor = processor
         self._brokers = brokers
         self._dead_letters = dead_letters
+        self.stage = ""
+        self.trouble: str | None = None
         self._handled = frozenset(event_type.__name__ for event_type in processor.handles)
 
     async def run(self, records: Sequence[Record]) -> None:
         """Process the records; returns when all they cause is committed, and only then."""
         started = time.perf_counter()
+        self.stage = "its transaction"
         batch = self._read(records)
         batch.begin_spans()
         try:
@@ -83,6 +95,7 @@ class Pipeline:
                     await self._publish(batch.dead_letters)
         finally:
             batch.end_spans()
+        self.trouble = None
         metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
         metrics.BATCH_MESSAGES.observe(len(records))
 
@@ -95,12 +108,13 @@ class Pipeline:
                 await self._processor.process(batch)
                 failpoints.hit(f"{service}.committed")
                 batch.committed()
+                self.trouble = None
                 return None
             except Exception as error:
                 batch.start_over()
-                if isinstance(error, psycopg.OperationalError) and not isinstance(error, LOST_RACES):
-                    log.warning("database does not answer, waiting", error=_first_line(error))
-                if not is_nobodys_fault(error):
+                if is_nobodys_fault(error):
+                    self._tell(error)
+                else:
                     failures += 1
                     if failures >= tries:
                         return error
@@ -120,6 +134,7 @@ class Pipeline:
             if done or count < ALL_FAIL_MIN:
                 return
             log.error("not one message of a batch succeeds: mend the service; it waits", messages=count)
+            self.trouble = f"not one message of a batch succeeds: {last_line(error)}"
             batch.start_over()
             await asyncio.sleep(BATCH_RETRY_S[-1])
 
@@ -144,18 +159,23 @@ class Pipeline:
         for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
             try:
                 return await self._processor.keep(message, error)
-            except psycopg.OperationalError as away:
-                log.warning("database does not answer, waiting", error=_first_line(away))
+            except Exception as refused:
+                if not is_nobodys_fault(refused):
+                    log.exception("a message cannot be kept", **_about([message]))
+                    return False
+                self._tell(refused)
             await asyncio.sleep(pause_s)
         raise AssertionError  # pauses never end
 
     async def _publish(self, letters: Sequence[DeadLetter]) -> None:
         service = self._processor.name
+        self.stage = "Kafka to take its dead letters"
         for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
             try:
                 await self._dead_letters.publish(letters)
                 break
             except KafkaException as error:
+                self.trouble = f"Kafka does not take dead letters: {error.args[0].str()}"
                 log.warning("Kafka does not take dead letters, waiting", error=str(error))
             await asyncio.sleep(pause_s)
         failpoints.hit(f"{service}.dead-letters-sent")
@@ -164,23 +184,41 @@ class Pipeline:
             fields = fields_of_record(letter.record)
             log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error, **fields)
 
+    def _tell(self, error: Exception) -> None:
+        """Say what is waited for, where it is more than a race that was lost."""
+        if isinstance(error, LOST_RACES):
+            return
+        if is_refusal(error):
+            self.trouble = f"the database refuses: {first_line(error)}"
+            log.warning("database refuses, waiting", error=first_line(error))
+        else:
+            log.warning("database does not answer, waiting", error=first_line(error))
+
     def _read(self, records: Sequence[Record]) -> Batch:
+        handled = self._handled
         messages: list[Message] = []
         dead_letters: list[DeadLetter] = []
         unknown: Tally[str] = Tally()
         for record in records:
-            found = read(record, self._handled)
+            try:
+                found = read(record, handled) if record.lacks is None else DeadLetter(record, record.lacks)
+            except Exception as error:  # a kind of nonsense that nobody has thought of is nonsense as well
+                log.exception("a record cannot be read", place=record.place)
+                found = DeadLetter(record, FAILS, last_line(error))
             if isinstance(found, Message):
                 messages.append(found)
             elif isinstance(found, DeadLetter):
                 dead_letters.append(found)
             elif not found.known:
                 unknown[found.event_type] += 1
-        for event_type, count in unknown.items():
-            metrics.SKIPPED.labels(event_type).inc(count)
-            log.warning("unknown event type skipped", event_type=event_type, count=count)
-        for handled, count in Tally(type(message.event).__name__ for message in messages).items():
-            metrics.MESSAGES.labels(handled).inc(count)
+        if unknown:
+            metrics.SKIPPED.inc(unknown.total())
+            shown = [event_type[:ERROR_MAX] for event_type, _ in unknown.most_common(UNKNOWN_SHOWN)]
+            log.warning(
+                "unknown event types skipped", event_types=shown, types=len(unknown), count=unknown.total()
+            )
+        for event_type, count in Tally(type(message.event).__name__ for message in messages).items():
+            metrics.MESSAGES.labels(event_type).inc(count)
         return Batch(self._processor.name, messages, dead_letters, self._brokers)
 
 
@@ -197,8 +235,9 @@ def last_line(error: Exception) -> str:
     # What we call by way of context managers comes back through the standard library.
     ours = [frame for frame in frames if not frame.filename.startswith(_NOT_OURS)] or frames
     place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno} in {ours[-1].name})" if ours else ""
-    return f"{type(error).__name__}: {_first_line(error)}{place}"
+    return f"{type(error).__name__}: {first_line(error)}{place}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+def first_line(error: Exception) -> str:
+    """What an error says, as one line of bounded length."""
+    return (str(error).strip().splitlines() or [""])[0][:ERROR_MAX]

@@ -6,6 +6,7 @@ from typing import ClassVar
 from contracts.events import Event
 from contracts.topics import Topic
 from processors.runtime.batch import Batch
+from processors.runtime.clock import DatabaseClock
 from processors.runtime.database import Database
 from processors.runtime.messages import Message
 from processors.runtime.settings import ServiceSettings
@@ -18,6 +19,7 @@ class Processor(ABC):
         name: of the service, its database and its consumer group.
         topics: what it subscribes to.
         handles: the event types it acts on; others are passed over.
+        clock: by which it tells what is due.
         gather_s_max: how long it may wait under load to make a batch larger.
     """
 
@@ -29,14 +31,15 @@ class Processor(ABC):
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         self.database = Database(settings.dsn(self.name), self.name)
+        self.clock = DatabaseClock()
 
     async def open(self) -> None:
-        """Connect.
+        """Connect, and set the clock.
 
         Raises:
             psycopg.OperationalError: the database does not answer.
         """
-        await self.database.connect()
+        await self.clock.look(await self.database.connect())
 
     @abstractmethod
     async def process(self, batch: Batch) -> None:

@@ -4,7 +4,7 @@ So a probe of ``/readyz`` costs nothing and is answered at once, also while ever
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import psycopg
 
@@ -34,13 +34,16 @@ class Readiness:
         self._database = Database(dsn, f"{service}-ready")
         self._asking: asyncio.Task[str | None] | None = None
 
-    async def look(self, ask_kafka: Callable[[], Awaitable[str | None]]) -> None:
-        """Ask the database and Kafka.
+    async def look(
+        self, ask_kafka: Callable[[], Awaitable[str | None]], ask_service: Callable[[], Iterable[str]]
+    ) -> None:
+        """Ask the database, Kafka, and the service itself.
 
         Args:
             ask_kafka: what is the matter with it, or None.
+            ask_service: what keeps its own work from its end.
         """
-        found = (await self._ask_database(), await ask_kafka())
+        found = (await self._ask_database(), await ask_kafka(), *ask_service())
         self.waits_for = tuple(reason for reason in found if reason is not None)
 
     async def close(self) -> None:
@@ -60,8 +63,12 @@ class Readiness:
 
     async def _select(self) -> str | None:
         try:
-            await (await self._database.connect()).execute("SELECT 1")
+            cursor = await (await self._database.connect()).execute("SHOW transaction_read_only")
+            (read_only,) = await cursor.fetchone() or ("",)
         except psycopg.Error as error:
             await self._database.close()
             return f"the database does not answer: {' '.join(str(error).split())}"
+        if read_only == "on":
+            await self._database.close()  # once it can be written to, a session may still be read-only
+            return "the database is read-only"
         return None

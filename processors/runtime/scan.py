@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from processors.runtime.offsets import TIMEOUT_S, Offsets
+from processors.runtime.unreadable import UNREADABLE, PassOver
 
 FETCH_RECORDS = 5_000
 FETCH_BYTES = 262_144
@@ -20,6 +21,8 @@ def scan(
     ends: dict[tuple[str, int], int] | None = None,
 ) -> Iterator[Message]:
     """Every record that is there now, in order per partition; topics that do not exist are empty.
+
+    Left out is what librdkafka cannot read; services have it among their dead letters.
 
     Args:
         bootstrap: Kafka, ``host:port``.
@@ -59,6 +62,7 @@ def _read(
 ) -> Iterator[Message]:
     left = {place for place, end in until.items() if end > starts.get(place, 0)}
     consumer.assign([TopicPartition(*place, starts.get(place, 0)) for place in left])
+    pass_over = PassOver(consumer)
     heard = time.monotonic()
     while left:
         found = consumer.consume(1, POLL_S)
@@ -74,9 +78,12 @@ def _read(
             assert offset is not None
             place, error = (topic, partition), message.error()
             if error is not None:
-                if error.code() != KafkaError._PARTITION_EOF:
+                if error.code() in UNREADABLE:
+                    offset = pass_over(topic, partition, offset)
+                elif error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
-                left.discard(place)
+                else:
+                    left.discard(place)
             elif offset < until[place]:
                 yield message
             if offset >= until[place] - 1:

@@ -59,6 +59,23 @@ GAPS_V1 = """
     )
 """
 
+OUTBOX_DEAD_V2 = """
+    -- It takes a row of any content: bytes, NULL, an ID of any length. A relay that owns it may have been faster.
+    DO $$ BEGIN
+        IF EXISTS (
+            SELECT FROM pg_attribute
+            WHERE attrelid = 'outbox_dead'::regclass AND attname = 'payload' AND atttypid = 'json'::regtype
+        ) THEN
+            ALTER TABLE outbox_dead
+                DROP CONSTRAINT IF EXISTS outbox_dead_pkey,
+                ALTER id DROP NOT NULL, ALTER aggregatetype DROP NOT NULL, ALTER aggregateid DROP NOT NULL,
+                ALTER type DROP NOT NULL, ALTER payload DROP NOT NULL,
+                ALTER payload TYPE bytea USING convert_to(payload::text, 'UTF8'),
+                ADD number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY;
+        END IF;
+    END $$
+"""
+
 
 def append_only_v1(table: str) -> str:
     """SQL that makes a table refuse UPDATE, DELETE and TRUNCATE, whoever asks."""

@@ -10,6 +10,7 @@ import platformdirs
 from pydantic import AnyHttpUrl, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from connectivity.databases import check_dsn
 from processors.runtime.retry import RetryPolicy
 
 DEFAULT_DSN = "postgresql://settle@127.0.0.1:5432"
@@ -49,7 +50,7 @@ class ServiceSettings(BaseSettings):
         0.2, ge=0, lt=1, allow_inf_nan=False, description="how far a pause may be off, as a share of it"
     )
     deadline_s: float = Field(
-        600.0, gt=0, le=PAUSE_S_MAX, description="how long after its deduction a payment may be made, seconds"
+        600.0, gt=0, le=PAUSE_S_MAX, description="how long after its first attempt a payment is tried, seconds"
     )
 
     stuck_s: float = Field(
@@ -122,25 +123,6 @@ class ServiceSettings(BaseSettings):
     def dsn(self, service: str) -> str:
         """The DSN of a service's database: ``account``, ``payment``, ``notification``, ``saga``, ``provider``."""
         return str(getattr(self, f"{service}_dsn"))
-
-
-def check_dsn(dsn: str) -> str:
-    """The URL of a database, as it is.
-
-    Raises:
-        ValueError: it is none.
-    """
-    # Imported here: most who read settings need no database.
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        conninfo_to_dict(dsn)
-        if dsn.startswith("postgresql://"):
-            return dsn
-    except psycopg.ProgrammingError:
-        pass  # what libpq says of it may contain a password
-    raise ValueError("not a URL such as postgresql://settle@127.0.0.1:5432/account")
 
 
 def recipient(template: str, account_id: str) -> str:

@@ -4,7 +4,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from contracts.topics import DEAD_LETTERS_HANDLED, TOPICS
+from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED, TOPICS
 
 TIMEOUT_S = 15.0
 DAY_MS = 86_400_000
@@ -34,12 +34,13 @@ def ensure_topics(
     existing = admin.list_topics(timeout=TIMEOUT_S).topics
     safe = {"min.insync.replicas": str(min_insync_replicas)}
     kept = {"retention.ms": str(round(retention_days * DAY_MS) or FOR_EVER)}
+    # Until someone has looked at them, which may be after a long holiday.
+    letters = {"retention.ms": str(FOR_EVER), "max.message.bytes": str(DEAD_LETTER_BYTES_MAX)}
     wanted = [
         NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=safe | config)
         for name, config, partitions in (
             *((topic.name, kept, partitions) for topic in TOPICS),
-            # Until someone has looked at them, which may be after a long holiday.
-            *((topic.dead_letters, {"retention.ms": str(FOR_EVER)}, partitions) for topic in TOPICS),
+            *((topic.dead_letters, letters, partitions) for topic in TOPICS),
             (DEAD_LETTERS_HANDLED, {"cleanup.policy": "compact"}, 1),
         )
         if name not in existing

@@ -52,7 +52,9 @@ class SagaProcessor(Processor):
         """Count now and then what is open and what makes no progress; nothing else is due here."""
         if (now := time.monotonic()) >= self._count_at:
             self._count_at = now + COUNT_OPEN_EVERY_S
-            counts = await store.count_open(await self._due_database.connect(), self.settings.stuck_s)
+            connection = await self._due_database.connect()
+            await self.clock.look(connection)
+            counts = await store.count_open(connection, self.settings.stuck_s)
             for state in OPEN:
                 open_, stuck = counts.get(state, (0, 0))
                 metrics.OPEN.labels(state).set(open_)

@@ -1,12 +1,19 @@
-"""Where is a withdrawal finished? The answer, from the event store."""
+"""Where a withdrawal stands, and by what it is finished, from the event store.
+
+Bodies are stored as they were received, so they are read here and not by the database: one with a time that it
+does not take, such as one in a time zone of 20 hours, would refuse the whole answer.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import psycopg
 
+from contracts.events import ContractError, decode
+from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
 CONNECT_TIMEOUT_S = 5
@@ -16,11 +23,7 @@ SELECT state, seen, account_id, amount_minor, currency, reason, trace_id, finish
 FROM withdrawals WHERE payment_id = %s
 """
 
-# Topics overtake each other, so the order of arrival is not the order of events.
-_STEPS = """
-SELECT type, (payload->>'occurred_at')::timestamptz AS at, payload->>'reason' FROM event_store
-WHERE payment_id = %s ORDER BY at, sequence
-"""
+_STEPS = "SELECT type, payload::text, recorded_at FROM event_store WHERE payment_id = %s ORDER BY sequence"
 
 # By the time of the end and not by payment ID: an ID that its sender chose says nothing of the time.
 _ENDED = """
@@ -31,7 +34,7 @@ ORDER BY finished_at DESC, payment_id DESC LIMIT %(count)s
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One event of the story, when it happened, and why where it says so."""
+    """One event of the story, when it happened (UTC), and why where it says so."""
 
     event: str
     at: datetime
@@ -68,17 +71,20 @@ def read(dsn: str, payment_id: UUID) -> Status | None:
 def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None:
     """The same on a connection that is kept, for those who ask again and again."""
     with connection.transaction():
-        row = connection.execute(_STANDING, (payment_id,)).fetchone()
+        row = utc.cursor(connection).execute(_STANDING, (payment_id,)).fetchone()
         if row is None:
             return None
-        steps = [Step(*step) for step in connection.execute(_STEPS, (payment_id,)).fetchall()]
+        steps = [_step(*stored) for stored in utc.cursor(connection).execute(_STEPS, (payment_id,))]
+    # Topics overtake each other, so the order of arrival is not the order of events.
+    steps.sort(key=lambda step: step.at)
     state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by = row
     return Status(
         payment_id=payment_id,
         state=state,
         finished=finished_by is not None,
         finished_by=finished_by,
-        steps=steps,
+        # Topics overtake each other, so the order of arrival is not the order of events.
+        steps=sorted(steps, key=lambda step: step.at),
         waiting_for=waiting_for(seen),
         trace_id=trace_id,
         account_id=account_id,
@@ -87,6 +93,35 @@ def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None
         reason=reason,
         finished_at=finished_at,
     )
+
+
+class _Said(msgspec.Struct):
+    """What a body says of itself, as far as it does."""
+
+    occurred_at: Any = None
+    reason: Any = None
+
+
+_SAID = msgspec.json.Decoder(_Said)
+
+
+def _step(event_type: str, body: str, recorded_at: datetime) -> Step:
+    """A stored event, read as it was when it came: what the contract takes, PostgreSQL's own parser may not."""
+    try:
+        event = decode(event_type, body.encode())
+    except (KeyError, ContractError):  # stored by a version that took more
+        return _step_as_said(event_type, body, recorded_at)
+    return Step(event_type, event.occurred_at, getattr(event, "reason", None))
+
+
+def _step_as_said(event_type: str, body: str, recorded_at: datetime) -> Step:
+    """A stored event that is none any more; where its body has no time that can be read, when it was recorded."""
+    try:
+        said = _SAID.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        said = _Said()
+    at = utc.parse(said.occurred_at) if isinstance(said.occurred_at, str) else None
+    return Step(event_type, at or recorded_at, said.reason if isinstance(said.reason, str) else None)
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -202,6 +202,10 @@ def test_the_command_leaves_in_doubt_lists_and_recovers(settle: Settle, monkeypa
             [sys.executable, "-m", "cli.main", "2pc", *arguments], capture_output=True, text=True
         )
 
+    databases = "SELECT datname FROM pg_database WHERE datname ~ '^two_phase_(coordinator|account)$'"
+    assert cli("in-doubt").stdout == "nothing is in doubt\n"
+    assert cli("recover").stdout == "0 settled, 0 left\n"
+    assert settle.query("account", databases) == []  # asking makes nothing
     ask = ("withdraw", "--account", "acc-1", "--amount", "100.00")
     assert cli(*ask).stdout.endswith(": completed\n")
     assert cli("in-doubt").stdout == "nothing is in doubt\n"

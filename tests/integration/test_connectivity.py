@@ -57,6 +57,17 @@ def test_a_client_that_is_cut_off_delivers_the_next_request(settle: Settle, nowh
     assert settle.finished(receipt.payment_id).state == "completed"
 
 
+def test_a_client_whose_producer_failed_for_good_delivers_the_next_request(settle: Settle):
+    account = settle.open_account()
+    with WithdrawalClient(settle.bootstrap) as client:
+        fails = {"enable.gapless.guarantee": True, "message.max.bytes": 4_000_000}
+        client._producer = Producer({**client._config, **fails})
+        client._producer.produce(WITHDRAWAL_REQUESTS.name, os.urandom(3_000_000))  # which the topic never takes
+        client.flush()
+        receipt = client.request(account, "1.00")
+    assert settle.finished(receipt.payment_id).state == "completed"
+
+
 def test_a_consumer_that_is_not_answered_where_others_are_says_so(
     settle: Settle, lost: BatchConsumer, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,11 +1,21 @@
 """Is a transaction all or nothing, whatever ends it, and does the next one begin clean?"""
 
 import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
 
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from processors.runtime.database import MANY, Database
+from contracts.events import ContractError, MoneyDeducted, decode, encode
+from processors.runtime import connection
+from processors.runtime.database import MANY, Database, is_nobodys_fault
+from tests.unit.messages import after, request
 
 KINDS = pytest.mark.parametrize("messages", [1, MANY], ids=["pipeline", "one by one"])
 ADD = "INSERT INTO numbers VALUES (%s)"
@@ -25,15 +35,15 @@ def numbers(dsn):
         return [number for (number,) in connection.execute("SELECT number FROM numbers ORDER BY number")]
 
 
-def run(dsn, work):
+def run(dsn, work, limited=True):
     """Run it with a database, under a limit of time."""
 
     async def with_database():
         database = Database(dsn, "test")
         try:
             async with asyncio.timeout(30):
-                # Also where the event loop is held up, and with it the limit above.
-                await (await database.connect()).execute("SET statement_timeout = '10s'")
+                if limited:  # also where the event loop is held up, and with it the limit above
+                    await (await database.connect()).execute("SET statement_timeout = '10s'")
                 return await work(database)
         finally:
             await database.close()
@@ -143,3 +153,154 @@ async def _until_blocked(dsn):
             if (await cursor.fetchone())[0]:
                 return
             await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """All limits of a connection are short, but for the one of a whole transaction."""
+    short = re.sub(r"'\d+s'", "'1s'", connection._SESSION)
+    short = short.replace("SET transaction_timeout = '1s'", "SET transaction_timeout = '60s'")
+    monkeypatch.setattr(connection, "_SESSION", short)
+    monkeypatch.setattr(connection, "ANSWER_S", 1)
+
+
+FROZEN = """
+import asyncio, sys
+from processors.runtime import connection
+from processors.runtime.database import Database, is_nobodys_fault
+
+async def main():
+    async with Database(sys.argv[1], "frozen").transaction(1000) as open:
+        await open.execute("INSERT INTO numbers VALUES (1)")
+        print("written", flush=True)
+        sys.stdin.readline()
+        await open.execute("INSERT INTO numbers VALUES (2)")
+
+connection._SESSION = sys.argv[2]
+try:
+    asyncio.run(main())
+except Exception as error:
+    print(is_nobodys_fault(error), flush=True)
+"""
+
+
+def test_an_instance_that_is_frozen_in_a_transaction_lets_go_of_its_rows(dsn, soon):
+    frozen = subprocess.Popen(
+        [sys.executable, "-c", FROZEN, dsn, connection._SESSION],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert frozen.stdout.readline() == "written\n"
+        frozen.send_signal(signal.SIGSTOP)
+
+        async def work(database):
+            await add(database, 1, 1)  # waits for the other, who wrote the same
+
+        run(dsn, work, limited=False)
+        frozen.send_signal(signal.SIGCONT)
+        said, _ = frozen.communicate("go on\n", timeout=30)
+    finally:
+        frozen.kill()
+    assert said == "True\n"
+    assert numbers(dsn) == [1]
+
+
+def test_an_instance_that_is_frozen_in_a_copy_lets_go_of_its_rows(dsn, soon):
+    """No limit of PostgreSQL's ends a COPY whose client neither sends nor leaves."""
+
+    async def work(database):
+        frozen = Database(dsn, "frozen")
+        try:
+            session = await frozen.connect()
+            await session.execute("BEGIN")
+            await session.execute(ADD, (1,))
+            session.pgconn.send_query(b"COPY numbers FROM STDIN")
+            session.pgconn.flush()
+            failures = 0
+            while not numbers(dsn):
+                try:
+                    await add(database, 1, 1)
+                except psycopg.OperationalError as error:
+                    assert is_nobodys_fault(error)
+                    failures += 1
+            assert 0 < failures < 5
+        finally:
+            await frozen.close()
+
+    run(dsn, work, limited=False)
+    assert numbers(dsn) == [1]
+
+
+def test_a_server_that_says_nothing_is_hung_up_on(dsn, soon):
+    async def work(database):
+        backend = (await database.connect()).info.backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            with pytest.raises(psycopg.OperationalError):
+                await add(database, 1, 1)
+            await add(database, 1, 2)
+        finally:
+            os.kill(backend, signal.SIGCONT)
+
+    run(dsn, work, limited=False)
+    assert 2 in numbers(dsn)  # what was sent to the other may be written yet: whether it is committed is unknown
+
+
+def test_a_session_has_limits_of_its_own_and_a_dsn_may_set_the_kernels(dsn):
+    async def work(database):
+        cursor = await (await database.connect()).execute(
+            "SELECT name, setting::int / 1000 FROM pg_settings "
+            "WHERE name LIKE '%\\_timeout' AND source = 'session'"
+        )
+        assert dict(await cursor.fetchall()) == {
+            "statement_timeout": connection.STATEMENT_S,
+            "lock_timeout": connection.LOCK_S,
+            "idle_in_transaction_session_timeout": connection.IDLE_IN_TRANSACTION_S,
+            "transaction_timeout": connection.TRANSACTION_S,
+        }
+        told = (await database.connect()).info.get_parameters()
+        assert told["tcp_user_timeout"] == str(connection.REACHABLE["tcp_user_timeout"])
+        assert told["keepalives_idle"] == "7"
+
+    run(f"{dsn}?keepalives_idle=7&options=-cstatement_timeout%3D1", work, limited=False)
+
+
+def test_a_session_that_was_read_only_is_not_kept(dsn):
+    async def work(database):
+        session = await database.connect()
+        await session.execute("SET default_transaction_read_only = on")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await (await database.connect()).execute(ADD, (1,))
+        await add(database, 1, 2)
+        assert session.closed
+
+    run(dsn, work, limited=False)
+    assert numbers(dsn) == [2]
+
+
+ESCAPES = ["\\u0000", "\\ud800", "\\udc00", "\\u00e4", "\\\\", '"a":', "true"]
+PIECES = st.lists(st.sampled_from([*'"\\{}[],:0-19.eE+ \t\n', *"/ubnaü\u200b\x7f\x00\x1f", *ESCAPES]), max_size=12)
+
+
+def test_whatever_the_contract_takes_the_event_store_can_keep_and_read_again(dsn):
+    good = encode(after(request(), MoneyDeducted))[:-1]
+    taken = 0
+    with psycopg.connect(dsn, autocommit=True) as connection:
+
+        @given(PIECES.map("".join), st.sampled_from(['"%s"', "%s", '{"%s": 1}', "[%s]"]))
+        @settings(max_examples=1_500, deadline=None, database=None)
+        def fuzz(pieces, around):
+            nonlocal taken
+            body = good + b', "unknown": ' + (around % pieces).encode() + b"}"
+            try:
+                event = decode("MoneyDeducted", body)
+            except ContractError:
+                return
+            taken += 1
+            query = "SELECT (j->>'payment_id')::uuid, j->>'unknown' FROM (SELECT %s::text::json) AS body (j)"
+            assert connection.execute(query, (body.decode(),)).fetchone()[0] == event.payment_id
+
+        fuzz()
+    assert taken > 100

@@ -101,6 +101,8 @@ def test_every_service_does_its_work_with_its_own_role(server, tmp_path):
         )
 
         verdict = server.settle("operator", "audit", "--wait=60")
+        handed = server.settle("operator", "republish", "--every-event", "--quiet=0", "--limit=1", "--yes")
+        assert "of 1 withdrawal handed to the relay" in handed
 
     assert "the audit holds: 400 withdrawals (40 compensated, 320 completed, 40 rejected)" in " ".join(
         verdict.split()

@@ -156,7 +156,8 @@ def test_what_a_shell_exports_leads_no_service_away_from_its_stack(stack: Stack)
     found = psutil.Process(stack.pid("relay")).environ()
     assert stack.environment().items() <= found.items()
     assert not [name for name, value in EXPORTED.items() if found[name] == value]
-    assert RelaySettings(relay_sources=found["SETTLE_RELAY_SOURCES"], account_dsn="own").sources == ["own"]
+    relay = RelaySettings(relay_sources=found["SETTLE_RELAY_SOURCES"], account_dsn="dbname=own")
+    assert relay.sources == ["dbname=own"]
 
 
 def test_topics_and_schemas_are_there(stack: Stack) -> None:

@@ -1,6 +1,7 @@
 """Does ``settle`` say in one line what is wrong, with the right exit code, and find the stack that runs?"""
 
 import importlib
+import io
 import os
 import signal
 import socket
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 
 from cli import settings
 from cli.commands import COMMANDS
-from cli.errors import EXIT_CODES, exit_code
+from cli.confirm import confirm
+from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
 from cli.main import app
 from stack import state
 from stack.errors import NotRunning, StackError
@@ -134,6 +136,102 @@ def test_a_value_that_is_wrong_is_named_in_one_line_with_exit_code_2(arguments):
     assert line.startswith("settle: Invalid value for '")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ("stuck --limit 99999999999999999999", "--limit 99999999999999999999"),
+        ("stuck --older-than 1e300", "--older-than 1e+300"),
+        ("trace check --wait inf", "--wait inf"),
+        ("load --count 1 --rate nan", "--rate nan"),
+    ],
+)
+def test_a_number_that_no_database_and_no_clock_takes_is_refused(arguments, option):
+    result = settle(*arguments.split())
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"settle: {option} is not a number up to ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", ["load --count 1", "accounts open acc-1", "2pc withdraw --account acc-1 --amount 1"]
+)
+def test_what_is_for_trying_things_out_refuses_production_unless_that_is_meant(arguments, monkeypatch):
+    monkeypatch.setenv("SETTLE_ENV", "production")
+    monkeypatch.setenv("SETTLE_ACCOUNT_DSN", f"postgresql://settle@{NOBODY}/account")
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", NOBODY)
+    monkeypatch.setenv("SETTLE_DELIVERY_TIMEOUT_S", "0.1")
+
+    refused = settle(*arguments.split())
+    meant = settle(*arguments.split(), "--in-production")
+
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr.endswith("and SETTLE_ENV is production; if that is meant, pass --in-production\n")
+    assert len(refused.stderr.splitlines()) == 1
+    assert meant.exit_code == 1
+    assert NOBODY in meant.stderr
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("YES\n", True), ("n\n", False), ("", False)])
+def test_a_person_at_a_terminal_is_asked(answer, goes_on, monkeypatch, capsys):
+    terminal = io.StringIO(answer)
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+
+    if goes_on:
+        confirm("redrive 2 dead letters", yes=False)
+    else:
+        with pytest.raises(CommandError, match="nothing was done"):
+            confirm("redrive 2 dead letters", yes=False)
+    assert capsys.readouterr().out == "redrive 2 dead letters? [y/N] "
+
+
+def test_where_nobody_can_be_asked_it_must_have_been_said(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+
+    with pytest.raises(BadInputError, match="to redrive 2 dead letters without a terminal to ask at, pass --yes"):
+        confirm("redrive 2 dead letters", yes=False)
+    confirm("redrive 2 dead letters", yes=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("arguments", ["failpoints", "failpoints --json"])
+def test_a_reader_that_has_gone_is_no_error(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as gone:
+        result = subprocess.run(
+            [*SETTLE, *arguments.split()], stdout=gone, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+
+    assert (result.returncode, result.stderr) == (NOT_READ, "")
+
+
+def test_output_that_cannot_be_written_is_said_in_one_line():
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [*SETTLE, "failpoints"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+
+    assert (result.returncode, result.stderr) == (1, "settle: [Errno 28] No space left on device\n")
+
+
+def test_an_argument_that_is_not_utf_8_is_refused():
+    command = [*(word.encode() for word in SETTLE), b"accounts", b"show", b"acc-\xff"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "settle: acc-\\udcff is not UTF-8\n"
+
+
+def test_a_terminal_without_a_character_gets_its_code():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "SETTLE_FOO": "25 €"}
+    result = subprocess.run([*SETTLE, "settings"], env=environment, capture_output=True, text=True, timeout=30)
+
+    assert result.stderr == ""
+    assert "SETTLE_FOO=25 \\u20ac\n" in result.stdout
+
+
 @pytest.mark.parametrize("arguments", ["", "accounts", "trace", "dead-letters", "2pc"])
 def test_without_a_command_the_help_page_is_shown(arguments):
     result = settle(*arguments.split())
@@ -157,11 +255,26 @@ def test_without_kafka_a_command_fails_and_names_the_address(arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["accounts list", f"status {UUID(int=1)}", "stuck", "migrate", "2pc recover"]
+    "arguments",
+    ["accounts list", f"status {UUID(int=1)}", "stuck", "migrate", "2pc recover", "2pc in-doubt", "republish"],
 )
 def test_without_a_database_a_command_fails_and_names_the_address(arguments, monkeypatch):
     for database in state.DATABASES:
         monkeypatch.setenv(f"SETTLE_{database.upper()}_DSN", f"postgresql://settle@{NOBODY}/{database}")
+
+    result = settle(*arguments.split())
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"settle: PostgreSQL at {NOBODY} does not answer: Connection refused\n"
+
+
+@pytest.mark.parametrize(
+    "dsn", [f"postgresql://settle@{NOBODY},{NOBODY}/x", "host=127.0.0.1,127.0.0.1 port=9 dbname=x"]
+)
+@pytest.mark.parametrize("arguments", ["accounts list", "migrate", "outbox dead list"])
+def test_without_any_of_several_hosts_a_command_fails_in_one_line(arguments, dsn, monkeypatch):
+    for database in state.DATABASES:
+        monkeypatch.setenv(f"SETTLE_{database.upper()}_DSN", dsn)
 
     result = settle(*arguments.split())
 

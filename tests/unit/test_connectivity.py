@@ -1,6 +1,10 @@
 """When is a client taken for one that will never find Kafka again?"""
 
+from confluent_kafka import KafkaError
+
 from connectivity import ANSWERS_TO_OTHERS, ASK_EVERY_S, Lifeline
+
+UNCONNECTED, UNANSWERED = KafkaError(KafkaError._TRANSPORT), KafkaError(KafkaError._TIMED_OUT)
 
 
 class Kafka:
@@ -16,9 +20,9 @@ class Kafka:
         self.asked += 1
         return self.answers
 
-    def after(self, seconds: float) -> bool:
+    def after(self, seconds: float, error: KafkaError = UNCONNECTED) -> bool:
         self.now_s += seconds
-        return self.lifeline.is_cut()
+        return self.lifeline.is_cut(error)
 
 
 def test_a_client_is_cut_off_once_others_were_answered_several_times():
@@ -52,3 +56,11 @@ def test_a_process_that_stood_still_is_not_cut_off():
     kafka = Kafka()
     assert not kafka.after(ASK_EVERY_S)
     assert not kafka.after(1_000 * ASK_EVERY_S)
+
+
+def test_a_client_that_is_connected_is_not_cut_off_however_long_it_waits():
+    kafka = Kafka()
+    assert not any(kafka.after(ASK_EVERY_S, UNANSWERED) for _ in range(3 * ANSWERS_TO_OTHERS))
+    assert not any(kafka.after(ASK_EVERY_S) for _ in range(ANSWERS_TO_OTHERS - 1))
+    assert not kafka.after(ASK_EVERY_S, UNANSWERED)
+    assert not any(kafka.after(ASK_EVERY_S) for _ in range(ANSWERS_TO_OTHERS - 1))

@@ -1,7 +1,7 @@
 """Do two services that share contracts/ understand each other, and refuse what they would misunderstand?"""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
@@ -13,13 +13,15 @@ from contracts import events, headers, topics
 from contracts.money import AMOUNT_MINOR_MAX
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4_000)
 FIELDS = {
     "payment_id": st.uuids(),
     "account_id": st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True),
     "amount_minor": st.integers(1, AMOUNT_MINOR_MAX),
     "currency": st.from_regex(r"[A-Z]{3}", fullmatch=True),
-    "occurred_at": st.datetimes(timezones=st.just(UTC)),
+    "occurred_at": st.datetimes(
+        events.FIRST_TIME.replace(tzinfo=None), events.LAST_TIME.replace(tzinfo=None), timezones=st.just(UTC)
+    ),
     "balance_minor": st.integers(-(2**63), 2**63 - 1),
     "sufficient": st.booleans(),
     "reason": TEXT,
@@ -106,7 +108,21 @@ def test_a_missing_field_is_an_error_that_names_type_and_field(event_type, field
         ("currency", "USD\n"),
         ("occurred_at", "yesterday"),
         ("occurred_at", "2026-01-02T03:04:05"),
+        ("occurred_at", "9999-12-31T23:59:59-01:00"),
+        ("occurred_at", "9999-12-31T23:59:59Z"),
+        ("occurred_at", "0001-01-01T00:00:00+01:00"),
+        ("occurred_at", "1969-12-31T23:59:59.999999Z"),
+        ("occurred_at", "1970-01-01T00:00:00+00:01"),
+        ("occurred_at", "9998-12-31T23:59:59-00:01"),
+        ("occurred_at", "2016-12-31T23:59:60Z"),
+        ("occurred_at", "2026-01-02T03:04:05+24:00"),
+        ("occurred_at", "infinity"),
+        ("occurred_at", 1_767_225_600),
         ("balance_minor", "5"),
+        ("balance_minor", 2**63),
+        ("balance_minor", -(2**63) - 1),
+        ("balance_minor", 10**30),
+        ("balance_minor", 1e30),
     ],
 )
 def test_a_wrong_field_is_an_error_that_names_it(field, value):
@@ -114,6 +130,61 @@ def test_a_wrong_field_is_an_error_that_names_it(field, value):
         events.decode("MoneyDeducted", body_of(events.MoneyDeducted, **{field: value}))
 
     assert "not JSON" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "event_type"),
+    [
+        ("reason", events.PaymentFailed),
+        ("provider_reference", events.PaymentProcessed),
+        ("template", events.NotificationSent),
+        ("recipient", events.NotificationSent),
+    ],
+)
+def test_a_text_has_a_bound_so_that_what_follows_from_it_can_be_published(field, event_type):
+    assert events.decode(event_type.__name__, body_of(event_type, **{field: "ü" * 4_000}))
+    with pytest.raises(events.ContractError, match=rf"<= 4000 - at `\$\.{field}`"):
+        events.decode(event_type.__name__, body_of(event_type, **{field: "ü" * 4_001}))
+
+
+@pytest.mark.parametrize(
+    ("written", "instant"),
+    [
+        ("2026-01-02T03:04:05+23:59", datetime(2026, 1, 1, 3, 5, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05-23:59", datetime(2026, 1, 3, 3, 3, 5, tzinfo=UTC)),
+        ("2026-01-02 03:04:05-0000", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02t03:04:05." + "1" * 300 + "z", datetime(2026, 1, 2, 3, 4, 5, 111_111, tzinfo=UTC)),
+        ("1970-01-01T01:00:00+01:00", events.FIRST_TIME),
+        ("9999-01-01T00:59:59.999999+01:00", events.LAST_TIME),
+    ],
+)
+def test_a_time_is_read_as_the_same_instant_in_utc(written, instant):
+    event = events.decode("MoneyDeducted", body_of(events.MoneyDeducted, occurred_at=written))
+
+    assert (event.occurred_at, event.occurred_at.utcoffset()) == (instant, timedelta(0))
+    assert events.decode("MoneyDeducted", events.encode(event)) == event
+
+
+def test_nesting_has_one_bound_wherever_it_is_read():
+    def nested(depth, inside=b"1"):
+        body = body_of(events.MoneyDeducted)[:-1] + b', "unknown": '
+        return body + b"[" * (depth - 1) + inside + b"]" * (depth - 1) + b"}"
+
+    for harmless in (
+        nested(events.NESTING_MAX),
+        nested(2, b'"\\"' + b"[{" * 100 + b'"'),
+        nested(2, b"[],{}," * 99 + b"1"),
+    ):
+        assert events.decode("MoneyDeducted", harmless) == an_event(events.MoneyDeducted)
+    for depth in (events.NESTING_MAX + 1, 5_000, 500_000):
+        with pytest.raises(events.ContractError, match=r"^MoneyDeducted: body is nested too deeply$"):
+            events.decode("MoneyDeducted", nested(depth))
+
+
+def test_of_a_field_that_is_there_twice_the_last_one_counts():
+    body = body_of(events.MoneyDeducted)[:-1] + b', "balance_minor": 6}'
+
+    assert events.decode("MoneyDeducted", body).balance_minor == 6
 
 
 def test_a_wrong_text_is_refused_however_often_it_comes_and_whatever_came_with_it():
@@ -233,3 +304,16 @@ def test_every_topic_has_dead_letters():
 )
 def test_the_last_header_of_a_name_counts(given_headers, expected):
     assert headers.text(given_headers, headers.ID) == expected
+
+
+@pytest.mark.parametrize("written", [str.upper, str.lower, lambda text: text.replace("-", "")])
+def test_a_message_id_is_the_same_in_any_spelling(written):
+    one = uuid4()
+
+    assert headers.message_id([("id", b"x"), ("id", written(str(one)).encode())]) == one
+
+
+@pytest.mark.parametrize("value", [None, b"", b"4711", b"\xff", b'"', b"\0" * 36, b"a" * 100_000])
+def test_what_is_no_message_id_is_none(value):
+    assert headers.message_id([("id", str(uuid4()).encode()), ("id", value)]) is None
+    assert headers.message_id(None) is None

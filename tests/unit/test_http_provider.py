@@ -1,19 +1,20 @@
 """Is only a clear answer of the provider taken for one? A real HTTP server that answers whatever a test wants."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from uuid import uuid4
 
-import httpx
 import msgspec
 import pytest
 from aiohttp import web
 
 from processors.payment.gateway import Charge, Declined, NotTried, Paid, Unavailable, Voided
-from processors.payment.provider.http import HttpProvider, _retry_after_s
+from processors.payment.provider import http
+from processors.payment.provider.http import ANSWER_BYTES_MAX, HttpProvider, _retry_after_s
 from processors.runtime.breaker import FAILURES_MAX
 from processors.runtime.settings import ServiceSettings
 
@@ -81,6 +82,10 @@ def test_a_clear_answer_is_taken(body, outcome):
         (200, {"status": "maybe"}, "provider_answer_unreadable"),
         (200, {"status": "paid"}, "provider_answer_unreadable"),
         (200, {"status": "declined"}, "provider_answer_unreadable"),
+        (200, b'{"status": "paid", "reference": "\xff"}', "provider_answer_unreadable"),
+        (200, b'{"status": "paid", "reference": ' + b"[" * 20_000, "provider_answer_unreadable"),
+        (200, b'{"status": "paid", "reference": "r"}' + b" " * ANSWER_BYTES_MAX, "provider_answer_too_long"),
+        (503, b" " * 10 * ANSWER_BYTES_MAX, "provider_error_503"),
         (201, {"status": "paid", "reference": "r"}, "provider_error_201"),
         (302, b"", "provider_error_302"),
         (400, {"status": "declined", "reason": "x"}, "provider_error_400"),
@@ -92,6 +97,62 @@ def test_a_clear_answer_is_taken(body, outcome):
 )
 def test_whatever_else_it_says_leaves_the_outcome_unknown(status, body, reason):
     assert outcome_of(says(status, body)) == Unavailable(reason)
+
+
+def test_a_compressed_answer_is_not_unpacked():
+    body = gzip.compress(b'{"status": "paid", "reference": "' + b"r" * 10_000_000 + b'"}')
+    assert len(body) < ANSWER_BYTES_MAX
+    answer = says(200, body, **{"Content-Encoding": "gzip"})
+    assert outcome_of(answer) == Unavailable("provider_answer_unreadable")
+
+
+def test_an_answer_without_end_is_cut_off():
+    sent = 0
+
+    async def endless(request):
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * ANSWER_BYTES_MAX)
+            sent += ANSWER_BYTES_MAX
+
+    assert outcome_of(endless, provider_timeout_s=30) == Unavailable("provider_answer_too_long")
+    assert sent < 200 * ANSWER_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("no \0\x1b[31m\u202e\ud83d\ude00\n\x85end", "no ??[31m?\U0001f600  end"),
+        ("x" * 501, "x" * 499 + "…"),
+        ("y" * 500, "y" * 500),
+        ("", ""),
+    ],
+)
+def test_the_provider_s_words_are_cleaned_and_cut(word, kept):
+    word = word.encode("utf-16", "surrogatepass").decode("utf-16")
+    assert outcome_of(says(body={"status": "declined", "reason": word})) == Declined(kept)
+    paid = outcome_of(says(body={"status": "paid", "reference": word}))
+    assert paid == Paid(kept if len(kept) < 200 else kept[:199] + "…")
+
+
+def test_a_rate_limit_is_not_ended_by_the_answer_to_an_earlier_call():
+    limited = asyncio.Event()
+
+    async def answer(request):
+        if request.path == "/voids":
+            limited.set()
+            return web.Response(status=429, headers={"Retry-After": "30"})
+        await limited.wait()
+        return web.json_response({"status": "paid", "reference": "r"})
+
+    async def wanted(provider):
+        early = asyncio.create_task(provider.charge(charges(), probe=False))
+        await provider.void(charges())
+        return set((await early).values()), provider.capacity(10)
+
+    assert ask(answer, wanted) == ({Paid("r")}, 0)
 
 
 def test_silence_ends_after_the_time_limit():
@@ -120,7 +181,7 @@ def test_a_fault_of_ours_leaves_the_outcome_unknown(monkeypatch):
     async def broken(*_args, **_kwargs):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(httpx.AsyncClient, "post", broken)
+    monkeypatch.setattr(http, "_ask", broken)
     assert outcome_of(says()) == Unavailable("provider_call_failed: ZeroDivisionError")
 
 
@@ -165,7 +226,8 @@ def test_a_rate_limit_is_kept_by_all_for_as_long_as_the_provider_says():
     assert capacity == 0
 
 
-def test_a_provider_that_is_down_is_probed_and_then_used_again():
+def test_a_provider_that_is_down_is_probed_and_then_used_again(monkeypatch):
+    monkeypatch.setattr(http, "BUDGET_S", 60.0)
     state = {"down": True, "asked": 0}
 
     async def answer(_request):
@@ -178,7 +240,7 @@ def test_a_provider_that_is_down_is_probed_and_then_used_again():
         first = await provider.charge(charges(50), probe=False)
         asked_first = state["asked"]
         assert provider.capacity(500) == 0
-        await asyncio.sleep(0.11)  # the rest that was configured
+        provider._breaker._clock = lambda: time.monotonic() + 60  # its rest is over
         assert provider.capacity(500) == 1
         assert set((await provider.charge(charges(3), probe=False)).values()) == {NotTried()}
         state["down"] = False
@@ -186,7 +248,7 @@ def test_a_provider_that_is_down_is_probed_and_then_used_again():
         assert provider.capacity(500) == 500
         return first, asked_first, await provider.charge(charges(50), probe=False)
 
-    first, asked_first, last = ask(answer, wanted, provider_connections=4)
+    first, asked_first, last = ask(answer, wanted, provider_connections=4, retry_backoff_s=(5.0,))
     assert FAILURES_MAX <= asked_first < FAILURES_MAX + 4
     assert list(first.values()).count(NotTried()) == 50 - asked_first
     assert set(last.values()) == {Paid("r")}
@@ -200,6 +262,9 @@ def test_a_provider_that_is_down_is_probed_and_then_used_again():
         ("999999", 300),
         ("-1", 0),
         ("soon", 0),
+        ("²", 0),
+        ("9" * 5_000, 300),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", 0),
         (format_datetime(datetime(2026, 1, 1, 0, 0, 9, tzinfo=UTC), usegmt=True), 9),
         (format_datetime(datetime(2025, 1, 1, tzinfo=UTC), usegmt=True), 0),
     ],

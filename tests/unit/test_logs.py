@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from contracts import headers
 from processors.runtime import pipeline
-from processors.runtime.logs import fields_of_record
+from processors.runtime.logs import STACK_MAX, TEXT_MAX, fields_of_record
 from processors.runtime.messages import Record
 from tests.unit.test_pipeline import Service
 
@@ -34,6 +34,11 @@ try:
     raise ValueError("a bug")
 except ValueError:
     logging.getLogger("faust").exception("failed")
+structlog.get_logger().error("dead letter", reason="x" * 1_000_000)
+try:
+    raise ValueError("y" * 1_000_000)
+except ValueError:
+    structlog.get_logger().exception("long")
 logging.getLogger("faust").info("nothing of interest")
 """
 
@@ -43,7 +48,7 @@ def test_every_line_is_json_also_of_libraries(again):
     done = subprocess.run(
         [sys.executable, "-c", LOGS.format(again=again)], capture_output=True, text=True, timeout=60
     )
-    ours, threads, theirs, failed = (json.loads(line) for line in done.stderr.splitlines())
+    ours, threads, theirs, failed, quoting, long = (json.loads(line) for line in done.stderr.splitlines())
     assert (ours["event"], ours["service"], ours["level"], ours["payment_id"]) == (
         "ours",
         "account",
@@ -53,6 +58,8 @@ def test_every_line_is_json_also_of_libraries(again):
     assert (theirs["event"], theirs["service"], theirs["logger"]) == ("theirs said", "account", "aiohttp.access")
     assert (threads["event"], threads["service"]) == ("from a thread", "account")
     assert "ValueError: a bug" in failed["exception"]
+    assert quoting["reason"] == "x" * TEXT_MAX + "…"
+    assert long["exception"] == "…" + "y" * STACK_MAX
     assert ours["timestamp"]
     assert theirs["timestamp"]
 

@@ -1,11 +1,13 @@
 """Does a mail leave as it should, and is one that never can said to be so instead of tried for ever?"""
 
 import asyncio
+import time
 from email import message_from_bytes, policy
 from itertools import count
 from types import SimpleNamespace
 from uuid import uuid4
 
+import aiosmtplib
 import pytest
 
 from processors.notification import mailer
@@ -18,6 +20,7 @@ from processors.notification.mailer import (
     SmtpMailer,
     Undelivered,
 )
+from processors.runtime.breaker import FAILURES_MAX
 from processors.runtime.calls import BUDGET_S
 from processors.runtime.settings import recipient
 
@@ -42,10 +45,10 @@ def mail_to(address):
 
 
 class SmtpServer:
-    """Takes mail as a server at the outer edge would; the answer to a recipient is given."""
+    """Takes mail as a server at the outer edge would; answers that are no yes are given by what they answer."""
 
-    def __init__(self, answer=b"250 ok"):
-        self.answer, self.recipients, self.mails = answer, [], []
+    def __init__(self, **answers):
+        self.answers, self.recipients, self.mails = answers, [], []
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
@@ -58,19 +61,23 @@ class SmtpServer:
     def mailer(self):
         return SmtpMailer("127.0.0.1", self.server.sockets[0].getsockname()[1], SENDER, 5.0, (1.0,))
 
+    def _answer(self, word, yes=b"250 ok"):
+        return self.answers.get(word, yes) + b"\r\n"
+
     async def _talk(self, reader, writer):
-        writer.write(b"220 test\r\n")
+        writer.write(self._answer("connect", b"220 test"))
         while line := await reader.readline():
-            word = line[:4].upper()
-            answer = b"250 ok"
-            if word == b"RCPT":
+            word = line[:4].strip().upper().decode()
+            if word == "RCPT":
                 self.recipients.append(line[len("RCPT TO:") :].split(b" ")[0].strip())
-                answer = self.answer
-            elif word == b"DATA":
-                writer.write(b"354 go on\r\n")
+            elif word == "DATA":
+                writer.write(self._answer("DATA", b"354 go on"))
+                if "DATA" in self.answers:
+                    continue
                 self.mails.append(await reader.readuntil(b"\r\n.\r\n"))
-            writer.write(answer + b"\r\n")
-            if word == b"QUIT":
+                word = "end"
+            writer.write(self._answer(word))
+            if word == "QUIT":
                 break
         writer.close()
 
@@ -124,18 +131,79 @@ def test_a_batch_over_its_time_begins_no_more_mails(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"), [(b"550 no such user", Refused), (b"450 later", Undelivered), (b"550 \xff\0", Refused)]
+    ("word", "answer", "kind"),
+    [
+        ("connect", b"554 no service", Undelivered),
+        ("connect", b"421 later", Undelivered),
+        ("EHLO", b"550 who are you", Undelivered),
+        ("MAIL", b"550 not from you", Undelivered),
+        ("MAIL", b"451 later", Undelivered),
+        ("RCPT", b"550 no such user", Refused),
+        ("RCPT", b"450 later", Undelivered),
+        ("RCPT", b"550 \xff\0\x1b[31m\xe2\x80\xae", Refused),
+        ("RCPT", b"550 " + b"x" * 400 + b"\r\n550 " + b"y" * 400, Refused),
+        ("DATA", b"554 no", Refused),
+        ("end", b"552 no", Refused),
+        ("end", b"452 later", Undelivered),
+    ],
 )
-def test_what_the_server_answers_decides_and_is_told_as_text(answer, kind):
-    async def send():
-        async with SmtpServer(answer) as server:
-            return await server.mailer().send([mail_to("a@b")])
+def test_only_what_is_answered_to_recipient_or_content_refuses_a_mail(word, answer, kind):
+    also = {"HELO": answer} if word == "EHLO" else {}
 
-    (outcome,) = asyncio.run(send())
-    assert isinstance(outcome, kind)
-    assert outcome.reason.startswith(answer[:3].decode())
-    assert "\0" not in outcome.reason
-    outcome.reason.encode()
+    async def send():
+        async with SmtpServer(**{word: answer}, **also) as server:
+            mailer = server.mailer()
+            outcomes = [(await mailer.send([mail_to("a@b")]))[0] for _ in range(FAILURES_MAX)]
+            return outcomes, mailer.capacity(10)
+
+    outcomes, capacity = asyncio.run(send())
+    assert {type(outcome) for outcome in outcomes} == {kind}
+    assert answer[:3].decode() in outcomes[0].reason
+    assert outcomes[0].reason.isprintable()
+    assert len(outcomes[0].reason) <= 500
+    # Where it is about the server, every other mail would meet the same.
+    assert capacity == (10 if word in ("RCPT", "DATA", "end") else 0)
+
+
+def test_a_mail_that_fails_unexpectedly_repeats_no_other_of_its_batch(tmp_path, monkeypatch):
+    mails = [mail_to(address) for address in ("a@b", "broken@b", "c@d")]
+    send, replace = aiosmtplib.send, mailer.os.replace
+
+    async def send_or_break(message, **about):
+        if "broken" in about["recipients"][0]:
+            raise ZeroDivisionError("no\0thing")
+        return await send(message, **about)
+
+    def replace_or_break(source, target):
+        if str(mails[1].payment_id) in str(source):
+            raise ZeroDivisionError("no\0thing")
+        return replace(source, target)
+
+    monkeypatch.setattr(mailer, "BUDGET_S", 60.0)
+    monkeypatch.setattr(mailer.aiosmtplib, "send", send_or_break)
+    monkeypatch.setattr(mailer.os, "replace", replace_or_break)
+
+    async def both():
+        async with SmtpServer() as server:
+            return await server.mailer().send(mails), await FileMailer(tmp_path, SENDER).send(mails)
+
+    failed = Undelivered("ZeroDivisionError: no?thing")
+    for outcomes in asyncio.run(both()):
+        assert outcomes == [Delivered(), failed, Delivered()]
+
+
+def test_a_mail_that_is_none_takes_no_probe_from_the_others(monkeypatch):
+    monkeypatch.setattr(mailer, "BUDGET_S", 60.0)
+
+    async def send():
+        smtp = SmtpMailer("127.0.0.1", 9, SENDER, 5.0, (0.1,))
+        await smtp.send([mail_to("a@b")] * FAILURES_MAX)
+        smtp._breaker._clock = lambda: time.monotonic() + 60  # its rest is over
+        (outcome,) = await smtp.send([mail_to("")])
+        return outcome, smtp.capacity(10)
+
+    outcome, capacity = asyncio.run(asyncio.wait_for(send(), 30))
+    assert (type(outcome), capacity) == (Refused, 1)
 
 
 def test_a_server_that_is_away_is_worth_another_attempt():

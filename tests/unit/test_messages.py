@@ -35,6 +35,93 @@ def test_a_record_without_trace_context_is_an_event_all_the_same():
     assert found.context == TraceContext()
 
 
+TRACE_ID, SPAN_ID = PARENT[3:35], PARENT[36:52]
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        b"",
+        b"garbage",
+        b"\xff\xfe",
+        PARENT.upper().encode(),
+        PARENT[:-1].encode(),
+        f"{PARENT}\n".encode(),
+        f"{PARENT}-more".encode(),
+        f"{PARENT}\0".encode(),
+        PARENT.replace("00-", "ff-", 1).encode(),
+        f"01{PARENT[2:]}more".encode(),
+        PARENT.replace(TRACE_ID, "0" * 32).encode(),
+        PARENT.replace(SPAN_ID, "0" * 16).encode(),
+        PARENT.replace("a", "ａ").encode(),
+        b"0" * 100_000,
+    ],
+)
+def test_a_traceparent_that_is_none_costs_the_context_and_never_the_message(parent):
+    found = read(record(encode(request()), **good(traceparent=parent, tracestate=b"a=b")), HANDLED)
+    assert isinstance(found, Message)
+    assert found.context == TraceContext()
+    assert found.record.trace_id is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        "v=café".encode(),
+        b"\xff",
+        b"a=\0",
+        b"a=b\n",
+        b"no member",
+        b"A=b",
+        b"a=b=c",
+        b"a=" + b"b" * 255 + b",c=" + b"d" * 253,
+        b"a=" + b"b" * 9000,
+        b",".join(b"k%d=v" % number for number in range(33)),
+    ],
+)
+def test_a_tracestate_that_is_none_or_too_long_costs_only_itself(state):
+    found = read(record(encode(request()), **good(traceparent=PARENT.encode(), tracestate=state)), HANDLED)
+    assert found.context == TraceContext(PARENT)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"congo=t61rcWkgMzE,rojo=00f067aa0ba902b7",
+        b"tenant@vendor=a b , k*/-_1=~!",
+        b"a=1,,b=2",
+        b",".join(b"k%d=v" % number for number in range(32)),
+        b"a=" + b"b" * 250 + b",c=" + b"d" * 251,
+    ],
+)
+def test_a_tracestate_is_handed_on_as_it_came(state):
+    found = read(record(encode(request()), **good(traceparent=PARENT.encode(), tracestate=state)), HANDLED)
+    assert found.context == TraceContext(PARENT, state.decode())
+
+
+@pytest.mark.parametrize("parent", [f"cc{PARENT[2:]}", f"cc{PARENT[2:]}-what-the-future-will-be-like"])
+def test_a_later_version_of_the_trace_context_is_handed_on_as_this_one(parent):
+    found = read(record(encode(request()), **good(traceparent=parent.encode())), HANDLED)
+    assert found.context == TraceContext(PARENT)
+
+
+def test_of_headers_with_the_same_name_the_last_one_counts():
+    one, known = request(), uuid4()
+    twice = [("id", b"4711"), ("eventType", b"Nonsense"), ("traceparent", b"garbage"), *good().items()]
+    twice += [("id", str(known).upper().encode()), ("traceparent", PARENT.encode())]
+    found = read(Record("withdrawal.requests", 1, 2, b"acc-1", encode(one), twice), HANDLED)
+    assert (found.event, found.id, found.context) == (one, known, TraceContext(PARENT))
+
+
+def test_of_a_record_that_cannot_be_read_the_payment_is_still_named():
+    one = request()
+    wrong = encode(one).replace(b"10000", b"0")
+    assert record(wrong).payment_id == str(one.payment_id)
+    for value in (None, b"junk", b"[]", b'{"payment_id": "x"}', b"[" * 100_000):
+        assert record(value).payment_id is None
+
+
 @pytest.mark.parametrize(
     ("value", "headers", "words"),
     [
@@ -47,8 +134,8 @@ def test_a_record_without_trace_context_is_an_event_all_the_same():
         (encode(request()), good(id=b"4711"), "not a UUID"),
         (encode(request()), good(id=b'x"y'), "not a UUID"),
         (encode(request()), good(eventType=None), "header eventType is missing"),
-        (encode(request()), good(traceparent=b"\xff"), "not text"),
-        (encode(request()), good(tracestate=b"a=\0"), "not text"),
+        (encode(request()), good(id=b"\xff"), "header id is not a UUID"),
+        (encode(request()), good(eventType=b"\xff"), "header eventType is not text"),
         (encode(request())[:-1] + b',"memo":"\xff"}', good(), "not JSON"),
         (encode(request()).replace(b"10000", b"0"), good(), "amount_minor"),
         (encode(request()).replace(b"10000", b'"10000"'), good(), "amount_minor"),

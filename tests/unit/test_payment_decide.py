@@ -10,7 +10,7 @@ from tests.unit.messages import NOW, after, message, request
 
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 POLICY = RetryPolicy(BACKOFF_S)
-DEADLINE_S = 600.0
+DEADLINE_AT = NOW + timedelta(seconds=600)
 
 
 def deduction(**about):
@@ -23,7 +23,7 @@ def wish(of, **changed):
 
 
 def admitted(messages, known=(), now=NOW):
-    return admit(messages, {p.payment_id: p for p in known}, now, DEADLINE_S)
+    return admit(messages, {p.payment_id: p for p in known}, now)
 
 
 def payment():
@@ -40,7 +40,7 @@ def types(emitted):
 
 def charge(one, outcome):
     """As the processor does it: count, then conclude."""
-    ran_out = count_attempt(one, outcome, POLICY)
+    ran_out = count_attempt(one, outcome, POLICY, DEADLINE_AT)
     return ran_out, conclude(one, outcome, NOW, POLICY)
 
 
@@ -85,7 +85,7 @@ def test_no_answer_is_tried_again_after_1_2_4_8_16_seconds_and_then_voided():
         assert not must_void(one, NOW)
     assert pauses == [1, 2, 4, 8, 16]
     assert one.status == "pending"
-    assert count_attempt(one, Unavailable("down"), POLICY)
+    assert count_attempt(one, Unavailable("down"), POLICY, DEADLINE_AT)
     assert must_void(one, NOW)
     (emitted,) = conclude(one, Voided(), NOW, POLICY)
     assert emitted.event.reason == "provider_unavailable"
@@ -128,20 +128,43 @@ def test_pauses_are_off_by_the_jitter(drawn, share):
     assert policy.next_at(3, NOW) == NOW + timedelta(seconds=4 * share)
 
 
-def test_a_deadline_that_has_passed_voids_instead_of_paying():
-    (late,) = admitted([deduction()], now=NOW + timedelta(seconds=DEADLINE_S)).new
-    assert late.void_reason == "deadline"
-    assert late.next_attempt_at is not None
-    admission = admitted([deduction()], now=NOW + timedelta(seconds=DEADLINE_S - 1))
-    assert admission.chargeable() == admission.new
+@pytest.mark.parametrize("minutes", [-60 * 24 * 365, -15, 15])
+def test_what_another_clock_says_of_the_deduction_makes_no_payment_late(minutes):
+    admission = admitted([deduction()], now=NOW + timedelta(minutes=minutes))
+    (one,) = admission.new
+    assert admission.chargeable() == [one]
+    assert not must_void(one, NOW + timedelta(minutes=minutes))
+
+
+def test_a_deadline_counts_from_the_first_attempt():
+    one = payment()
+    charge(one, NotTried())
+    assert one.deadline_at is None
+    assert not must_void(one, NOW + timedelta(days=1))
+    later = DEADLINE_AT + timedelta(days=1)
+    assert not count_attempt(one, Unavailable("down"), POLICY, later)
+    assert not count_attempt(one, Unavailable("down"), POLICY, later + timedelta(days=1))
+    assert one.deadline_at == later
+    assert not must_void(one, later - timedelta(seconds=1))
+    assert must_void(one, later)
+    assert one.void_reason == "deadline"
+
+
+def test_a_deadline_that_an_earlier_version_set_does_not_count_before_the_first_attempt():
+    one = payment()
+    one.deadline_at = NOW - timedelta(days=1)
+    assert not must_void(one, NOW)
+    charge(one, Unavailable("down"))
+    assert one.deadline_at == DEADLINE_AT
 
 
 def test_a_payment_that_waits_is_due_at_its_deadline_at_the_latest():
     one = payment()
-    one.deadline_at = NOW + timedelta(seconds=0.5)
-    charge(one, Unavailable("down"))
-    assert one.next_attempt_at == one.deadline_at
-    assert must_void(one, one.deadline_at)
+    deadline_at = NOW + timedelta(seconds=0.5)
+    assert not count_attempt(one, Unavailable("down"), POLICY, deadline_at)
+    conclude(one, Unavailable("down"), NOW, POLICY)
+    assert one.next_attempt_at == one.deadline_at == deadline_at
+    assert must_void(one, deadline_at)
     (emitted,) = conclude(one, Voided(), NOW, POLICY)
     assert emitted.event.reason == "deadline"
 
@@ -189,7 +212,7 @@ def test_a_cancellation_that_lost_the_race_at_the_provider_is_refused():
 
 def test_a_cancellation_while_the_provider_is_asked_counts_as_soon_as_it_has_not_answered():
     one = payment()
-    count_attempt(one, Unavailable("timeout"), POLICY)
+    count_attempt(one, Unavailable("timeout"), POLICY, DEADLINE_AT)
     assert conclude(one, Unavailable("timeout"), NOW, POLICY, "cancelled") == []
     assert (one.next_attempt_at, one.void_reason) == (NOW, "cancelled")
     other = payment()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from contracts.events import WithdrawalRequested, encode
-from processors.runtime import pipeline
+from processors.runtime import metrics, pipeline
 from processors.runtime.database import LostRace, is_nobodys_fault
 from processors.runtime.messages import Record
 from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline, last_line
@@ -110,6 +110,12 @@ def test_a_batch_that_succeeds_costs_one_transaction_and_a_culprit_a_logarithm()
         psycopg.errors.UndefinedTable('relation "saga_log" does not exist'),
         psycopg.errors.InsufficientPrivilege("permission denied"),
         psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction"),
+        psycopg.errors.IdleInTransactionSessionTimeout(
+            "terminating connection due to idle-in-transaction timeout"
+        ),
+        psycopg.errors.TransactionTimeout("terminating connection due to transaction timeout"),
+        psycopg.errors.LockNotAvailable("canceling statement due to lock timeout"),
+        psycopg.errors.QueryCanceled("canceling statement due to statement timeout"),
         psycopg.InterfaceError("the connection is closed"),
     ],
 )
@@ -133,6 +139,8 @@ def test_a_database_that_goes_away_while_the_culprit_is_looked_for_condemns_nobo
         psycopg.errors.NumericValueOutOfRange("bigint out of range"),
         psycopg.errors.RaiseException("a trigger says no"),
         psycopg.errors.ProgramLimitExceeded("index row size exceeds maximum"),
+        psycopg.errors.StatementTooComplex("stack depth limit exceeded"),
+        psycopg.errors.TooManyArguments("cannot pass more than 100 arguments"),
         psycopg.errors.UniqueViolation("duplicate key"),
         psycopg.ProgrammingError("cannot adapt type"),
         KeyError("a bug"),
@@ -165,3 +173,72 @@ def test_the_last_line_of_an_error_names_the_place_in_our_code_and_not_in_a_libr
     assert line.startswith("JSONDecodeError: Expecting property name")
     assert "(test_pipeline.py:" in line
     assert line.endswith("in test_the_last_line_of_an_error_names_the_place_in_our_code_and_not_in_a_library)")
+
+
+def test_what_is_not_all_there_or_cannot_be_read_at_all_is_a_dead_letter(monkeypatch):
+    def read(record, _handled):
+        if record.offset == 1:
+            raise RecursionError("too deep")
+        return actual(record, _handled)
+
+    actual = pipeline.read
+    monkeypatch.setattr(pipeline, "read", read)
+    service = Service()
+    whole, deep, part = records(3)
+    part = Record(*(getattr(part, name) for name in part.__struct_fields__[:-1]), "half of it is missing")
+    asyncio.run(Pipeline(service, service).run([whole, deep, part]))
+    assert service.done == [0]
+    assert [(one.record.offset, one.reason) for one in service.letters] == [
+        (1, FAILS),
+        (2, "half of it is missing"),
+    ]
+    assert service.letters[0].error.startswith("RecursionError: too deep")
+
+
+@pytest.mark.parametrize("refusal", [psycopg.errors.StatementTooComplex("stack depth"), KeyError("a bug")])
+def test_what_cannot_be_kept_is_a_dead_letter(refusal):
+    class Refusing(Service):
+        async def keep(self, message, error):
+            raise refusal
+
+    assert [letter.record.offset for letter in Refusing(culprits={1}).run(3).letters] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (
+            psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT"),
+            "the database refuses: cannot execute INSERT",
+        ),
+        (psycopg.errors.UndefinedTable("no relation\nLINE 1"), "the database refuses: no relation"),
+        (psycopg.OperationalError("away"), None),
+        (LostRace("1 of 3 have moved on"), None),
+    ],
+)
+def test_a_refusal_that_waiting_does_not_mend_is_shown_until_it_is_over(error, trouble):
+    shown = []
+
+    class Watched(Service):
+        async def process(self, batch):
+            shown.append(watched.trouble)
+            await super().process(batch)
+
+    service = Watched(first=[error])
+    watched = Pipeline(service, service)
+    asyncio.run(watched.run(records(1)))
+    assert (shown, watched.trouble) == ([None, trouble], None)
+
+
+def test_unknown_types_make_no_metric_and_one_line_of_bounded_length():
+    unknown = [
+        Record("withdrawal.requests", 0, n, b"k", b"{}", [("eventType", b"Type%d" % n * 5_000)])
+        for n in range(500)
+    ]
+    service = Service()
+    with capture_logs() as lines:
+        asyncio.run(Pipeline(service, service).run(unknown))
+    (line,) = lines
+    assert (line["types"], line["count"]) == (500, 500)
+    assert len(str(line)) < 5_000
+    assert b"Type1" not in metrics.page("")[0]

@@ -58,6 +58,8 @@ def test_a_wrong_argument_is_refused_with_one_clear_line(change, reason):
         {"account_id": "acc 1"},
         {"amount_minor": 0},
         {"currency": "usd"},
+        {"occurred_at": GOOD.occurred_at.replace(tzinfo=None)},
+        {"occurred_at": GOOD.occurred_at.replace(year=9999)},
     ],
 )
 def test_a_request_made_by_hand_is_checked_as_well_and_never_sent(change):

@@ -39,7 +39,7 @@ def in_words(default):
     if default == DATA_FOLDER:
         return "a folder in your data directory"
     if isinstance(default, tuple):
-        return json.dumps([int(value) if value == int(value) else value for value in default])
+        return json.dumps([int(value) if value == int(value) else value for value in default]) if default else ""
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default if default is not None else "")

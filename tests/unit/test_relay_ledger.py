@@ -132,6 +132,17 @@ def test_the_record_that_kafka_will_never_take_counts_before_those_that_fell_wit
     assert (refused.value.row, refused.value.lsn) == (row, 20)
 
 
+@pytest.mark.parametrize("code", [KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT])
+def test_what_the_end_of_a_session_drops_is_not_taken_for_its_reason(code):
+    ledger = Ledger(ORIGIN)
+    begun = transaction(ledger, 10, rows=2)
+    begun.delivered(Refusal(code), Refusal())
+    assert ledger.refusal is None
+    begun.delivered(None, None)
+    ledger.advance()
+    assert ledger.confirmed_lsn == 1
+
+
 def test_skipped_rows_neither_count_nor_hold_the_position():
     ledger = Ledger(ORIGIN)
     row = OutboxRow(b"1", b"account", b"acc-1", b"T", b"{}")

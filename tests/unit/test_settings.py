@@ -2,16 +2,26 @@
 
 import logging
 import os
+import signal
 import sys
+import urllib.request
 
 import faust
 import pytest
 import structlog
+import typer
 from typer.testing import CliRunner
 
 from cli.main import app
+from outbox_relay.__main__ import relay
+from outbox_relay.health import HealthServer
+from outbox_relay.settings import RelaySettings
+from outbox_relay.source import Source
 from processors.runtime.settings import ServiceSettings
+from processors.runtime.worker import load_app
+from producers.settings import ProducerSettings
 from stack import state
+from tracing.setup import TracingSettings
 
 
 @pytest.fixture
@@ -57,6 +67,8 @@ def environment(monkeypatch):
         ("SETTLE_MAIL_FROM", "a@b, c@d", "not an address such as settle@bank.example"),
         ("SETTLE_BATCH_MAX", "0", "greater than or equal to 1"),
         ("OTEL_TRACES_SAMPLER_ARG", "5", "less than or equal to 1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "not a URL such as http://127.0.0.1:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector", "not a URL such as http://127.0.0.1:4318"),
     ],
 )
 def test_a_service_with_a_wrong_setting_does_not_start_and_says_which(monkeypatch, name, value, reason):
@@ -71,11 +83,69 @@ def test_a_service_with_a_wrong_setting_does_not_start_and_says_which(monkeypatc
     assert reason in line
 
 
-def test_a_variable_that_is_empty_is_not_set(monkeypatch):
-    for name in ("SETTLE_DATA", "SETTLE_KAFKA_BOOTSTRAP", "SETTLE_RETRY_BACKOFF_S", "SETTLE_MAILER"):
-        monkeypatch.setenv(name, "")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SETTLE_RELAY_READER", "eyes", "SETTLE_RELAY_READER=eyes is wrong: Input should be 'wal' or 'polling'"),
+        ("SETTLE_HTTP_PORT", "x", "SETTLE_HTTP_PORT=x is wrong: Input should be a valid integer"),
+        ("SETTLE_RELAY_SOURCES", "host=a password=b nonsense", "SETTLE_RELAY_SOURCES is wrong: not a list of"),
+        ("SETTLE_SAGA_DSN", "saga:password", "SETTLE_SAGA_DSN is wrong: not a database such as postgresql://"),
+        ("SETTLE_HTTP_HOST", "nowhere.invalid", "nothing can listen on SETTLE_HTTP_HOST=nowhere.invalid, SETTLE_"),
+        ("OTEL_SDK_DISABLED", "x", "OTEL_SDK_DISABLED=x is wrong: Input should be a valid boolean"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "x", "OTEL_EXPORTER_OTLP_ENDPOINT=x is wrong: not a URL such as"),
+    ],
+)
+def test_a_relay_with_a_wrong_setting_does_not_start_and_says_which(monkeypatch, name, value, said):
+    monkeypatch.setenv("SETTLE_ACCOUNT_DSN", "host=127.0.0.1 dbname=account")
+    monkeypatch.setenv("SETTLE_HTTP_PORT", "1")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Source, "start", lambda source: pytest.fail("it started"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    alone = typer.Typer()
+    alone.command()(relay)
 
-    assert ServiceSettings() == ServiceSettings.model_construct()
+    for program, command, arguments in (("outbox-relay", alone, []), ("settle", app, ["run", "relay"])):
+        result = CliRunner().invoke(command, arguments)
+        assert result.exit_code in (1, 2), result.exception
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith(program)]
+        assert line.startswith(f"{program}: {said}")
+        assert "password" not in line
+
+
+def test_a_source_that_is_none_is_refused():
+    alone = typer.Typer()
+    alone.command()(relay)
+
+    result = CliRunner().invoke(alone, ["--source", "host=a dbname=x", "--source", "b"])
+
+    assert (result.exit_code, result.stderr.partition(": not")[0]) == (2, "outbox-relay: --source is wrong")
+
+
+@pytest.mark.parametrize("kind", [ServiceSettings, ProducerSettings, RelaySettings, TracingSettings])
+def test_a_variable_that_is_empty_is_not_set(monkeypatch, kind):
+    for field in kind.model_fields:
+        monkeypatch.setenv(f"{kind.model_config['env_prefix']}{field}".upper(), "")
+
+    assert kind() == kind.model_construct()
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost"])
+def test_health_answers_on_addresses_of_either_family(host):
+    server = HealthServer(host, 0, [])
+    try:
+        name = f"[{host}]" if ":" in host else host
+        with urllib.request.urlopen(f"http://{name}:{server.port}/readyz", timeout=5) as answer:
+            assert answer.read() == b"ready\n"
+    finally:
+        server.close()
+
+
+@pytest.mark.usefixtures("no_trace_of_a_service")
+def test_a_service_has_an_address_of_either_family(monkeypatch):
+    monkeypatch.setenv("SETTLE_HTTP_HOST", "::1")
+    monkeypatch.setenv("SETTLE_HTTP_PORT", "8001")
+    conf = load_app("notification").conf
+    assert (conf.web_bind, conf.canonical_url.port) == ("::1", 8001)
 
 
 def test_service_and_stack_look_for_data_in_the_same_folder(monkeypatch, tmp_path):

@@ -1,8 +1,8 @@
-"""How is a provider behind HTTP asked? By a few connections at a time, with a time limit and a circuit breaker.
+"""A payment provider behind HTTP: a few connections at a time, with a time limit and a circuit breaker.
 
 Every call carries the payment ID as its idempotency key. Only an answer that says what became of the payment is
 one: whatever else happens (no connection, no answer in time, a status that is not 200, a body that makes no
-sense) leaves the outcome unknown, and it is asked again.
+sense or has no end) leaves the outcome unknown, and it is asked again.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
+from contracts.text import REASON_MAX, REFERENCE_MAX, clean
 from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
 from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
@@ -30,6 +31,9 @@ RETRY_AFTER_S_MAX = 300.0
 """A provider that wants longer is asked after this time all the same."""
 
 TOO_MANY_REQUESTS = 429
+
+ANSWER_BYTES_MAX = 64 * 1024
+"""An answer has some hundred bytes; of a longer one nothing is believed."""
 
 PORTS = {"http": 80, "https": 443}
 
@@ -112,12 +116,9 @@ class HttpProvider:
         try:
             with self._call(path, charge) as span:
                 async with asyncio.timeout(self._timeout_s):
-                    response = await client.post(
-                        path,
-                        content=_body(charge),
-                        headers={"Content-Type": "application/json", "Idempotency-Key": str(charge.payment_id)},
-                    )
+                    response, body = await _ask(client, path, charge)
                 _note_status(span, response.status_code)
+            return self._understand(response, body)
         except TimeoutError:
             self._breaker.failed()
             return Unavailable("provider_timeout")
@@ -131,16 +132,37 @@ class HttpProvider:
             return Unavailable(f"provider_call_failed: {type(error).__name__}")
         finally:
             self._idle.append(client)
+
+    def _understand(self, response: httpx.Response, body: bytes | None) -> Outcome:
         retry_after_s = _retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
         if response.status_code == TOO_MANY_REQUESTS:
             self._breaker.asked_to_wait(retry_after_s or 1.0)
             return Unavailable("provider_rate_limit", retry_after_s)
-        outcome = _outcome(response)
+        outcome = _outcome(response.status_code, body)
         if isinstance(outcome, Unavailable):
             self._breaker.failed()
             return Unavailable(outcome.reason, retry_after_s)
         self._breaker.succeeded()
         return outcome
+
+
+async def _ask(client: httpx.AsyncClient, path: str, charge: Charge) -> tuple[httpx.Response, bytes | None]:
+    """An answer and its body; None for one that is longer than :data:`ANSWER_BYTES_MAX`.
+
+    Nothing is decompressed: a few bytes could become any number of them.
+    """
+    fields = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": str(charge.payment_id),
+        "Accept-Encoding": "identity",
+    }
+    async with client.stream("POST", path, content=_body(charge), headers=fields) as response:
+        body = bytearray()
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > ANSWER_BYTES_MAX:
+                return response, None
+        return response, bytes(body)
 
 
 def _body(charge: Charge) -> bytes:
@@ -161,18 +183,20 @@ def _note_status(span: Span | None, status: int) -> None:
             fail(span, str(status), f"HTTP {status}")
 
 
-def _outcome(response: httpx.Response) -> Outcome:
-    if response.status_code != httpx.codes.OK:
-        return Unavailable(f"provider_error_{response.status_code}")
+def _outcome(status: int, body: bytes | None) -> Outcome:
+    if status != httpx.codes.OK:
+        return Unavailable(f"provider_error_{status}")
+    if body is None:
+        return Unavailable("provider_answer_too_long")
     try:
-        answer = _ANSWER.decode(response.content)
-    except msgspec.MsgspecError:
+        answer = _ANSWER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Unavailable("provider_answer_unreadable")
     match answer:
         case Answer("paid", str(reference)):
-            return Paid(reference)
+            return Paid(clean(reference, REFERENCE_MAX))
         case Answer("declined", _, str(reason)):
-            return Declined(reason)
+            return Declined(clean(reason, REASON_MAX))
         case Answer("voided"):
             return Voided()
     return Unavailable("provider_answer_unreadable")
@@ -187,6 +211,6 @@ def _retry_after_s(header: str | None, now: datetime) -> float:
             wait_s = float(header)
         else:
             wait_s = (parsedate_to_datetime(header) - now).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     return min(max(wait_s, 0.0), RETRY_AFTER_S_MAX)

@@ -39,8 +39,8 @@ CREATE_OUTBOX = """
 class Outbox:
     """A database with an outbox, and the topic that its rows belong on."""
 
-    def __init__(self, stack, *, table=True, topic=True, topic_config=None):
-        self.name = next(NAMES)
+    def __init__(self, stack, *, table=True, topic=True, topic_config=None, name=None):
+        self.name = name or next(NAMES)
         self.stack = stack
         self.bootstrap = stack.state.kafka_bootstrap
         self.dsn = stack.state.dsns["account"].rpartition("/")[0] + f"/{self.name}"
@@ -48,7 +48,7 @@ class Outbox:
         self.slot = f"settle_outbox_{self.name}"
         self._numbers = count(1)
         with psycopg.connect(stack.state.dsns["account"], autocommit=True) as server:
-            server.execute(f"CREATE DATABASE {self.name}")
+            server.execute(f'CREATE DATABASE "{self.name}"')
         self.connection = psycopg.connect(self.dsn, autocommit=True)
         if table:
             self.connection.execute(CREATE_OUTBOX)
@@ -125,7 +125,14 @@ class Outbox:
     @contextmanager
     def consumer(self):
         """Someone who can ask how long the topic is, and read it."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test", "enable.auto.commit": False})
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "test",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+            }
+        )
         try:
             yield consumer
         finally:
@@ -137,13 +144,16 @@ class Outbox:
 
     def length(self, consumer):
         """How many records the topic has."""
-        return sum(end_of(consumer, partition) for partition in self.partitions())
+        return sum(end - first for first, end in (bounds(consumer, place) for place in self.partitions()))
 
     def records(self):
         """All records of the topic, partition by partition in order."""
         with self.consumer() as consumer:
             wanted, found = self.length(consumer), []
-            consumer.assign(self.partitions())
+            places = self.partitions()
+            for place in places:
+                place.offset = bounds(consumer, place)[0]
+            consumer.assign(places)
             while len(found) < wanted:
                 found += taken(consumer)
         return sorted(found, key=lambda record: (record.partition(), record.offset()))
@@ -200,12 +210,12 @@ def names(record):
     return [name for name, _ in record.headers()]
 
 
-def end_of(consumer, partition):
-    """The offset after the partition's last record; a new topic takes a moment until all know it."""
+def bounds(consumer, partition):
+    """The offsets of the partition's first record and after its last; a new topic takes a moment to be known."""
     give_up = time.monotonic() + DEADLINE_S
     while True:
         try:
-            return consumer.get_watermark_offsets(partition, timeout=DEADLINE_S)[1]
+            return consumer.get_watermark_offsets(partition, timeout=DEADLINE_S)
         except KafkaException:
             assert time.monotonic() < give_up
             time.sleep(0.1)
@@ -220,7 +230,7 @@ def wait_until(condition, what, deadline_s=DEADLINE_S):
 
 
 @contextmanager
-def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True):
+def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initial=None):
     """A relay in this process."""
     stop = threading.Event()
     dsns = [*dsns, *(outbox.dsn for outbox in outboxes)] if dsns else [outbox.dsn for outbox in outboxes]
@@ -231,6 +241,7 @@ def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True):
         relay_reader=reader,
         relay_poll_interval_s=0.05,
         relay_cleanup=cleanup,
+        relay_initial=initial,
     )
     thread = threading.Thread(target=run_relay, args=(settings, stop))
     thread.start()

@@ -1,6 +1,7 @@
 """What the relay looks for at the end of a topic when it starts."""
 
 from dataclasses import replace
+from uuid import UUID
 
 import psycopg
 
@@ -25,6 +26,6 @@ def test_only_rows_that_may_come_again_are_waited_for(outbox):
     }
     positions = sorted(by_position.values())
     for confirmed_lsn in (positions[0], positions[20], positions[39] + 1):
-        expected = {row_id.encode() for row_id, lsn in by_position.items() if lsn >= confirmed_lsn}
+        expected = {UUID(row_id).bytes for row_id, lsn in by_position.items() if lsn >= confirmed_lsn}
         found = set(tail_ids(outbox.bootstrap, outbox.topic, origin_of(outbox, confirmed_lsn), 0))
         assert found == expected

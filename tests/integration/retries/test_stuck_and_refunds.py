@@ -7,10 +7,10 @@ from urllib.request import urlopen
 from confluent_kafka import TopicPartition
 from uuid_utils.compat import uuid7
 
-from audit.nudge import to_say_again
+from audit import lost
+from audit.republish import find, republish
 from audit.run import run as run_audit
 from contracts.events import PaymentFailed, encode, follow
-from producers.publish import publish
 from producers.requests import new_request
 from tests.conftest import OPENING_MINOR, WAIT_S, wait_until
 from tests.integration.retries.stack import Retrying
@@ -74,7 +74,7 @@ def test_what_makes_no_progress_is_listed_with_what_it_waits_for(retrying: Retry
             assert 'settle_stuck_withdrawals{state="deducted"} 0.0' in page.read().decode()  # not for a minute yet
         nudged = retrying.settle("nudge", str(payment_id))
         assert nudged.returncode == 0
-        assert "said again on account.events: MoneyDeducted" in nudged.stdout
+        assert "republished on account.events: MoneyDeducted" in nudged.stdout
         assert "which is in hand: 3 attempts" in nudged.stdout
     retrying.due_now(payment_id)
     assert retrying.finished(payment_id).state == "completed"
@@ -101,11 +101,13 @@ def test_a_nudge_mends_a_story_with_holes_and_is_harmless_when_repeated(retrying
             ends += [TopicPartition(topic, p.partition, consumer.get_watermark_offsets(p, 10)[1]) for p in places]
     retrying.set_offsets("saga", ends)
     retrying.stack.start_service("saga")
-    said = []
-    for payment_id, state in zip(ids, ("completed", "compensated"), strict=True):
+    for payment_id in ids:
         wait_until(lambda one=payment_id: retrying.status(one), "the saga knows of the request")
+    # On the topics, with their message IDs: to be found there and not made again.
+    said = find(retrying.dsns, retrying.bootstrap, lost.lacking, payment_ids=ids)
+    assert not any(one.made_again for one in said)
+    for payment_id, state in zip(ids, ("completed", "compensated"), strict=True):
         assert retrying.status(payment_id).state == "requested"
-        said += to_say_again(retrying.dsns, retrying.bootstrap, payment_id)
         nudged = retrying.settle("nudge", str(payment_id))
         assert nudged.returncode == 0, nudged.stderr
         for event_type in ("WithdrawalRequested", "BalanceChecked", "MoneyDeducted", "NotificationSent"):
@@ -113,7 +115,7 @@ def test_a_nudge_mends_a_story_with_holes_and_is_harmless_when_repeated(retrying
         assert retrying.finished(payment_id).state == state
     retrying.audit()
     before = retrying.counts()
-    publish(retrying.bootstrap, said)
+    republish(retrying.dsns, retrying.bootstrap, said, WAIT_S)
     retrying.audit()
     # What was sent, and nothing that came of it.
     sent = Counter(message.topic for message in said)

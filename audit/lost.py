@@ -1,0 +1,142 @@
+"""Which events does a service lack, though another one's tables prove that they happened?
+
+Plain rules on what the services know of one withdrawal; no SQL, no Kafka. It does not matter how an event was
+lost: with a volume of Kafka's, to a retention shorter than an outage, or to offsets that somebody moved.
+"""
+
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, TOPICS, WITHDRAWAL_EVENTS
+from processors.account import decide as account
+from processors.notification import decide as notification
+from processors.payment import decide as payment
+from processors.saga.decide import BITS, needed_for
+
+WRITTEN_BY = {
+    event_type.__name__: service
+    for service, topic in (
+        ("account", ACCOUNT_EVENTS),
+        ("payment", PAYMENT_EVENTS),
+        ("notification", NOTIFICATION_EVENTS),
+        ("saga", WITHDRAWAL_EVENTS),
+    )
+    for event_type in topic.event_types
+}
+"""Whose outbox an event leaves by; requests and cancellations are written by producers."""
+
+TOPIC_OF = {event_type.__name__: topic.name for topic in TOPICS for event_type in topic.event_types}
+
+REQUEST = "WithdrawalRequested"
+_NAMES = {bit: event_type.__name__ for event_type, bit in BITS.items()}
+
+
+class Known(NamedTuple):
+    """What the services know of one withdrawal.
+
+    Attributes:
+        account: status in the account service's saga log; None where it knows nothing.
+        requested: whether that service has seen the request, and not only hearsay of a failed payment.
+        refund_due: whether that service is trying to refund.
+        payment: status of the payment; None where that service knows nothing.
+        cancel_refused: whether it refused a cancellation.
+        templates: of the customer's mails that the notification service knows.
+        notifications: status of these.
+        seen: bits of what is in the event store; None where the saga service knows nothing.
+    """
+
+    account: str | None = None
+    requested: bool = False
+    refund_due: bool = False
+    payment: str | None = None
+    cancel_refused: bool = False
+    templates: frozenset[str] = frozenset()
+    notifications: frozenset[str] = frozenset()
+    seen: int | None = None
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """An event to be published once more.
+
+    Attributes:
+        message_id: the original's, or where nobody knows it any more the one that payment ID and type give.
+        key: of the record.
+        body: JSON text, as it was where it is known.
+        made_again: whether it is not the original, but made from its service's tables.
+    """
+
+    payment_id: UUID
+    event_type: str
+    message_id: UUID
+    key: str
+    body: str
+    traceparent: str | None = None
+    tracestate: str | None = None
+    made_again: bool = False
+
+    @property
+    def topic(self) -> str:
+        """Where it belongs."""
+        return TOPIC_OF[self.event_type]
+
+
+def stored(known: Known) -> set[str]:
+    """The types in the event store."""
+    return {name for bit, name in _NAMES.items() if (known.seen or 0) & bit}
+
+
+def happened(known: Known) -> set[str]:
+    """The types of the events that the services' own tables prove."""
+    types = set()
+    if known.requested:
+        types.add(REQUEST)
+    if known.account in (account.DEDUCTED, account.COMPENSATED):
+        types |= {"BalanceChecked", "MoneyDeducted"}
+    if known.account == account.COMPENSATED:
+        types.add("MoneyRefunded")
+    if known.account == account.REJECTED:
+        types.add("WithdrawalRejected")
+    if known.payment == payment.PROCESSED:
+        types.add("PaymentProcessed")
+    if known.payment == payment.FAILED:
+        types.add("PaymentFailed")
+    if known.cancel_refused:
+        types.add("CancelRefused")
+    if notification.SENT in known.notifications:
+        types.add("NotificationSent")
+    if notification.FAILED in known.notifications:
+        types.add("NotificationFailed")
+    return types
+
+
+def lacking(known: Known) -> set[str]:
+    """The types of the events that some service would act on, and has not."""
+    is_stored, types = stored(known), happened(known)
+    lacks = types - is_stored
+    if known.account is None and REQUEST in is_stored:
+        lacks.add(REQUEST)
+    if known.account == account.DEDUCTED and known.payment in (None, payment.AWAITED):
+        lacks.add("MoneyDeducted")
+    if known.account == account.DEDUCTED and known.payment == payment.FAILED and not known.refund_due:
+        lacks.add("PaymentFailed")
+    for event_type, template in (
+        ("PaymentProcessed", notification.PAID),
+        ("MoneyRefunded", notification.REFUNDED),
+        ("WithdrawalRejected", notification.REJECTED),
+    ):
+        if event_type in types and template not in known.templates:
+            lacks.add(event_type)
+    return lacks
+
+
+def acted_on(known: Known) -> set[str]:
+    """The type of the event that the waiting step acts on, where the event store has it."""
+    needed = needed_for(known.seen) if known.seen is not None else None
+    return {needed.__name__} & stored(known) if needed is not None else set()
+
+
+def everything(known: Known) -> set[str]:
+    """The types of all its events, for topics that others read too."""
+    return stored(known) | happened(known)

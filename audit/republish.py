@@ -1,0 +1,284 @@
+"""Events that Kafka lost, found in the services' own tables and put into their outboxes once more.
+
+The event store has most of them whole, with their message IDs. What the saga service never received is looked for
+in the outboxes and on the topics, where it may stand unread, and else made again from what its service has in its
+tables: under a message ID that is the same each time, so that whoever is told twice knows it. Nobody acts on a
+payment ID twice anyway.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from functools import cache
+from itertools import groupby, islice
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from audit.lost import TOPIC_OF, WRITTEN_BY, Known, Lost
+from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS
+from audit.rebuild import rebuild
+from contracts import headers
+from contracts.events import EVENT_TYPES, decode, same_withdrawal
+from processors.account import decide as account
+from processors.runtime.messages import Message, Record, read
+from processors.runtime.scan import scan
+from producers.publish import Outgoing, publish
+
+SERVICES = ("account", "payment", "notification")
+DATABASES = (*SERVICES, "saga")
+
+REQUESTS_AT_ONCE = 1_000
+"""Requests that are handed to Kafka's client before it is waited for."""
+
+_AGGREGATES = {"saga": "withdrawal"}
+_ORDER = {event_type: place for place, event_type in enumerate(EVENT_TYPES)}
+
+# All streams are ordered alike; whether something is old enough is for the database's clock to say.
+_OLD = """
+    coalesce(%(since)s::timestamptz <= {table}.created_at, true),
+    {table}.updated_at < now() - make_interval(secs => %(quiet_s)s)
+"""
+_WANTED = "(%(ids)s::uuid[] IS NULL OR payment_id = ANY(%(ids)s))"
+_REFUSED = [account.UNKNOWN_ACCOUNT, account.CURRENCY_MISMATCH, account.INSUFFICIENT_FUNDS]
+
+_KNOWN = {
+    "saga": f"""
+        SELECT payment_id, {_OLD.format(table="w")}, seen FROM withdrawals w WHERE {_WANTED} ORDER BY payment_id
+    """,
+    "notification": f"""
+        SELECT payment_id, bool_and(since), bool_and(quiet), array_agg(template), array_agg(status)
+        FROM (SELECT payment_id, {_OLD.format(table="n")}, template, status FROM notifications n WHERE {_WANTED})
+            AS n (payment_id, since, quiet, template, status)
+        GROUP BY payment_id ORDER BY payment_id
+    """,
+    "payment": f"""
+        SELECT payment_id, {_OLD.format(table="p")}, status, cancel_refused FROM payments p
+        WHERE {_WANTED} ORDER BY payment_id
+    """,
+    "account": f"""
+        SELECT payment_id, {_OLD.format(table="l")}, status, status <> 'rejected' OR reason = ANY(%(refused)s),
+            EXISTS (SELECT FROM refunds_due d WHERE d.payment_id = l.payment_id)
+        FROM saga_log l WHERE {_WANTED} ORDER BY payment_id
+    """,
+}
+
+_STORED = """
+SELECT DISTINCT ON (payment_id, type) payment_id, type, event_id, payload::text, w.account_id
+FROM event_store e JOIN withdrawals w USING (payment_id) WHERE payment_id = ANY(%s)
+ORDER BY payment_id, type, sequence
+"""
+
+# Not by an operator on JSON, which would fail on one body that cannot be taken apart.
+_PAYMENT_ID = """substring(payload::text from '"payment_id": ?"([0-9a-f-]{36})"')"""
+_WAITING = f"""
+SELECT {_PAYMENT_ID}, type, id::text, aggregateid, payload::text, traceparent, tracestate FROM outbox
+WHERE {_PAYMENT_ID} = ANY(%(ids)s)
+UNION ALL
+SELECT {_PAYMENT_ID}, type, id, aggregateid, payload::text, traceparent, tracestate FROM outbox_dead
+WHERE {_PAYMENT_ID} = ANY(%(ids)s)
+"""
+
+_INSERT = """
+INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
+VALUES (%s, %s, %s, %s, %s::text::json, %s, %s)
+"""
+
+
+Choose = Callable[[Known], set[str]]
+"""From what is known of a withdrawal to the types of the events to publish."""
+
+
+def find(
+    dsns: Mapping[str, str],
+    bootstrap: str,
+    choose: Choose,
+    *,
+    payment_ids: Sequence[UUID] | None = None,
+    since: datetime | None = None,
+    quiet_s: float = 0.0,
+    limit: int | None = None,
+) -> list[Lost]:
+    """The events to publish once more, by withdrawal and in the order in which they happened.
+
+    Reads what is on the topics (some 10 s per million records) where the event store does not have an event.
+
+    Args:
+        dsns: of :data:`DATABASES`.
+        bootstrap: Kafka, ``host:port``.
+        choose: which of a withdrawal's.
+        payment_ids: of these withdrawals; without them, of all.
+        since: only of withdrawals that began then or later.
+        quiet_s: leave out what has changed in the last so many seconds: it is on its way.
+        limit: withdrawals at the most, by ascending payment ID.
+
+    Raises:
+        psycopg.OperationalError: a database does not answer.
+        KafkaException: Kafka does not answer.
+    """
+    about = {
+        "ids": list(payment_ids) if payment_ids is not None else None,
+        "since": since,
+        "quiet_s": quiet_s,
+        "refused": _REFUSED,
+    }
+    of = cache(choose)  # there are few ways for withdrawals to stand
+    chosen = ((payment_id, of(known)) for payment_id, known in _known(dsns, about))
+    wanted = dict(islice(((payment_id, types) for payment_id, types in chosen if types), limit))
+    found = _stored(dsns["saga"], wanted)
+    missing = {payment_id: types - found[payment_id].keys() for payment_id, types in wanted.items()}
+    missing = {payment_id: types for payment_id, types in missing.items() if types}
+    if missing:
+        again = rebuild(dsns, missing)
+        # What has left an outbox is on its topic, so the topics are read last.
+        originals = _waiting(dsns, missing)
+        for payment_id, event_type, one in _on_topics(bootstrap, missing, again):
+            originals.setdefault((payment_id, event_type), one)
+        for payment_id, types in missing.items():
+            for event_type in types & again[payment_id].keys():
+                original = originals.get((payment_id, event_type))
+                found[payment_id][event_type] = original or again[payment_id][event_type]
+    return [
+        found[payment_id][event_type]
+        for payment_id, types in wanted.items()
+        for event_type in sorted(types & found[payment_id].keys(), key=_ORDER.__getitem__)
+    ]
+
+
+def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], timeout_s: float) -> None:
+    """Put events into their services' outboxes, for the relay to publish; requests go to Kafka, as they came.
+
+    Safe to repeat, whether it failed or not.
+
+    Args:
+        dsns: of :data:`DATABASES`.
+        bootstrap: Kafka, ``host:port``.
+        events: as :func:`find` returned them.
+        timeout_s: how long Kafka may take to confirm a request, seconds.
+
+    Raises:
+        psycopg.OperationalError: a database does not answer.
+        NotDeliveredError: Kafka did not confirm a request in time.
+    """
+    by_service: dict[str | None, list[Lost]] = defaultdict(list)
+    for event in events:
+        by_service[WRITTEN_BY.get(event.event_type)].append(event)
+    requests = by_service.pop(None, [])
+    for first in range(0, len(requests), REQUESTS_AT_ONCE):
+        publish(bootstrap, [_outgoing(one) for one in requests[first : first + REQUESTS_AT_ONCE]], timeout_s)
+    for service, some in by_service.items():
+        assert service is not None
+        with (
+            psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.executemany(_INSERT, [_row(service, one) for one in some])
+
+
+def _row(service: str, event: Lost) -> tuple[object, ...]:
+    aggregate = _AGGREGATES.get(service, service)
+    context = (event.traceparent, event.tracestate)
+    return event.message_id, aggregate, event.key, event.event_type, event.body, *context
+
+
+def _outgoing(event: Lost) -> Outgoing:
+    fields: headers.Headers = [
+        (headers.ID, str(event.message_id).encode()),
+        (headers.EVENT_TYPE, event.event_type.encode()),
+    ]
+    return Outgoing(event.topic, event.key, event.event_type, event.body.encode(), fields)
+
+
+def _known(dsns: Mapping[str, str], about: Mapping[str, object]) -> Iterator[tuple[UUID, Known]]:
+    """What is known of each withdrawal that is old enough, by ascending payment ID; in little memory."""
+    with ExitStack() as stack:
+        streams = []
+        for service, query in _KNOWN.items():
+            connection = stack.enter_context(psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S))
+            cursor = connection.cursor(f"republish_{service}")
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(query.encode(), about)
+            streams.append(_tagged(service, cursor))
+        merged = heapq.merge(*streams, key=lambda item: item[0])
+        for payment_id, sides in groupby(merged, key=lambda item: item[0]):
+            rows = {service: row for _, service, row in sides}
+            if all(since and quiet for _, since, quiet, *_ in rows.values()):
+                yield payment_id, _as_known(rows)
+
+
+def _tagged(service: str, rows: Any) -> Iterator[tuple[UUID, str, tuple[Any, ...]]]:
+    for row in rows:
+        yield row[0], service, row
+
+
+def _as_known(rows: Mapping[str, tuple[Any, ...]]) -> Known:
+    nothing = (None,) * 6
+    _, _, _, status, requested, refund_due = rows.get("account", nothing)
+    _, _, _, paid, cancel_refused, *_ = rows.get("payment", nothing)
+    _, _, _, templates, notifications, *_ = rows.get("notification", nothing)
+    return Known(
+        account=status,
+        requested=bool(requested),
+        refund_due=bool(refund_due),
+        payment=paid,
+        cancel_refused=bool(cancel_refused),
+        templates=frozenset(templates or ()),
+        notifications=frozenset(notifications or ()),
+        seen=rows["saga"][3] if "saga" in rows else None,
+    )
+
+
+def _stored(dsn: str, wanted: Mapping[UUID, set[str]]) -> dict[UUID, dict[str, Lost]]:
+    """What of it the event store has, whole."""
+    found: dict[UUID, dict[str, Lost]] = {payment_id: {} for payment_id in wanted}
+    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        for payment_id, event_type, event_id, body, account_id in connection.execute(_STORED, (list(wanted),)):
+            if event_type in wanted[payment_id]:
+                key = str(payment_id) if WRITTEN_BY.get(event_type) == "saga" else account_id
+                found[payment_id][event_type] = Lost(payment_id, event_type, event_id, key, body)
+    return found
+
+
+def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[tuple[UUID, str], Lost]:
+    """What of it is still in an outbox, published or not."""
+    found: dict[tuple[UUID, str], Lost] = {}
+    for service in SERVICES:
+        with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            rows = connection.execute(_WAITING.encode(), {"ids": [str(payment_id) for payment_id in missing]})
+            for payment_id, event_type, message_id, key, body, *context in rows:
+                one = Lost(UUID(payment_id), event_type, UUID(message_id), key, body, *context)
+                found.setdefault((one.payment_id, event_type), one)
+    return found
+
+
+def _on_topics(
+    bootstrap: str, missing: Mapping[UUID, set[str]], again: Mapping[UUID, Mapping[str, Lost]]
+) -> Iterator[tuple[UUID, str, Lost]]:
+    """What of it stands on the topics, though the saga service has not taken it in."""
+    types = frozenset[str]().union(*missing.values())
+    topics = {TOPIC_OF[event_type] for event_type in types}
+    for record in scan(bootstrap, topics):
+        topic, partition, offset = record.topic(), record.partition(), record.offset()
+        assert topic is not None
+        assert partition is not None
+        assert offset is not None
+        fields = headers.of(record) or []
+        message = read(Record(topic, partition, offset, record.key(), record.value(), fields), types)
+        if not isinstance(message, Message):
+            continue
+        event, event_type = message.event, type(message.event).__name__
+        made = again.get(event.payment_id, {}).get(event_type)
+        if made is None or TOPIC_OF[event_type] != topic:
+            continue
+        # Who says something else of it is somebody else.
+        if same_withdrawal(event, decode(event_type, made.body.encode())):
+            context = message.context.traceparent, message.context.tracestate
+            body = (record.value() or b"").decode()
+            yield (
+                event.payment_id,
+                event_type,
+                Lost(event.payment_id, event_type, message.id, made.key, body, *context),
+            )

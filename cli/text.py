@@ -1,0 +1,42 @@
+"""Lines on the terminal, of which foreign text is shown and never obeyed.
+
+What came from a topic, a database, a header, a provider or a variable may hold anything: escapes that a terminal
+would obey, line breaks that forge a line. So commands print by these functions, and tables by :mod:`cli.screen`.
+"""
+
+import json
+import sys
+
+
+def plain(text: str, most: int | None = None) -> str:
+    """A text of which a terminal shows every character: control and formatting characters are escaped.
+
+    Args:
+        text: any.
+        most: characters to keep; what is cut is counted.
+    """
+    if most is not None and len(text) > most:
+        text = f"{text[:most]}… ({len(text) - most:,} more characters)"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """Print one line, and have it seen at once."""
+    print(plain(text), end=end, flush=True)
+
+
+def say_json(value: object) -> None:
+    """Print JSON in ASCII: another program gets every character, a terminal none that it would obey."""
+    print(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+
+
+def say_to_shell(line: str) -> None:
+    """Print a line that a shell is to read, which quoting has made safe for it."""
+    print(line)
+
+
+def complain(text: str) -> None:
+    """Print what is wrong to standard error, as one line."""
+    print(f"settle: {plain(text)}", file=sys.stderr)

@@ -1,0 +1,145 @@
+"""Whether the stream covers the outbox: publication and slot, as the catalogs have them, against the table.
+
+A publication that no longer matches its table is silent loss: the log is read to its end, and rows are not in what
+is read. So this is asked again and again while a source reads, and what can be mended is mended.
+"""
+
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from outbox_relay.errors import SetupError
+from outbox_relay.pgoutput import COLUMNS
+from outbox_relay.table import Connection, Table
+
+PUBLICATION = "settle_outbox"
+
+# Only what a record is made of: to write out a timestamp for each row costs the server more than the rest of it.
+COLUMN_LISTS_SINCE = 150_000
+
+_PUBLICATION = """
+    SELECT p.pubinsert, p.pubviaroot OR c.relkind <> 'p', t.tablename IS NOT NULL, {attnames},
+        {rowfilter} IS NOT NULL
+    FROM pg_publication AS p
+    JOIN pg_class AS c ON c.oid = 'public.outbox'::regclass
+    LEFT JOIN pg_publication_tables AS t
+        ON t.pubname = p.pubname AND t.schemaname = 'public' AND t.tablename = 'outbox'
+    WHERE p.pubname = {name}
+"""
+# Where a publication was changed and changed back, its rows in the catalogs are other ones.
+_FINGERPRINT = """
+    SELECT string_agg(f, ' ' ORDER BY f) FROM (
+        SELECT 'outbox ' || 'public.outbox'::regclass::oid
+        UNION ALL SELECT 'publication ' || oid || ' ' || xmin FROM pg_publication WHERE pubname = {name}
+        UNION ALL SELECT 'member ' || r.oid || ' ' || r.xmin FROM pg_publication_rel AS r
+            JOIN pg_publication AS p ON p.oid = r.prpubid WHERE p.pubname = {name}
+    ) AS facts (f)
+"""
+_SLOT = """
+    SELECT plugin, database = current_database(), wal_status,
+        confirmed_flush_lsn > CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() END
+    FROM pg_replication_slots WHERE slot_name = {name}
+"""
+
+_OPTIONS = "publish = 'insert', publish_via_partition_root = true"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Why rows of the outbox do not come with the stream, and what mends it.
+
+    Attributes:
+        reason: in one line, for a person.
+        statements: to be run by the owner of table and publication; none where SQL does not mend it.
+        is_ours: whether what is wrong belongs to the relay, which may then make it anew.
+        is_missing: there is nothing at all to read.
+    """
+
+    reason: str
+    statements: tuple[str, ...] = ()
+    is_ours: bool = True
+    is_missing: bool = False
+
+    def __str__(self) -> str:
+        if not self.statements:
+            return self.reason
+        return f"{self.reason}: let the table's owner run: {'; '.join(self.statements)}"
+
+
+def publication_gap(connection: Connection, table: Table) -> Gap | None:
+    """What the publication lacks; None where it has every row of the outbox with all that a record is made of."""
+    with_lists = connection.info.server_version >= COLUMN_LISTS_SINCE
+    names = [name for name in COLUMNS if name in table.columns]
+    listed = f" ({', '.join(names)})" if with_lists else ""
+    found = _one(
+        connection,
+        _PUBLICATION,
+        name=sql.Literal(PUBLICATION),
+        attnames=sql.SQL("t.attnames::text[]" if with_lists else "NULL::text[]"),
+        rowfilter=sql.SQL("t.rowfilter" if with_lists else "NULL"),
+    )
+    if found is None:
+        create = f"CREATE PUBLICATION {PUBLICATION} FOR TABLE public.outbox{listed} WITH ({_OPTIONS})"
+        return Gap(f"there is no publication {PUBLICATION}", (create,), is_missing=True)
+    inserts, via_root, is_member, columns, is_filtered = found
+    flags = (f"ALTER PUBLICATION {PUBLICATION} SET ({_OPTIONS})",)
+    drop = f"ALTER PUBLICATION {PUBLICATION} DROP TABLE public.outbox"
+    add = f"ALTER PUBLICATION {PUBLICATION} ADD TABLE public.outbox{listed}"
+    if not inserts:
+        return Gap(f"publication {PUBLICATION} does not publish inserts", flags)
+    if not via_root:
+        return Gap(f"publication {PUBLICATION} publishes partitions under their own names", flags)
+    if not is_member:
+        return Gap(f"publication {PUBLICATION} does not have the table public.outbox", (add,))
+    if columns is not None and (missing := [name for name in names if name not in columns]):
+        return Gap(
+            f"publication {PUBLICATION} lacks the column {', '.join(missing)} of public.outbox", (drop, add)
+        )
+    if is_filtered:
+        return Gap(f"publication {PUBLICATION} has a row filter on public.outbox", (drop, add))
+    return None
+
+
+def slot_gap(connection: Connection, name: str) -> Gap | None:
+    """Why the slot does not bring what is committed; None where it does, or where there is none."""
+    found = _one(connection, _SLOT, name=sql.Literal(name))
+    if found is None:
+        return None
+    plugin, in_this_database, wal_status, is_ahead = found
+    if plugin != "pgoutput" or not in_this_database:
+        return Gap(
+            f"slot {name} exists, but for another plugin or database; drop it or name another", is_ours=False
+        )
+    if wal_status == "lost":
+        return Gap(f"slot {name} was invalidated by the server (max_slot_wal_keep_size)")
+    if is_ahead:
+        return Gap(f"slot {name} is ahead of the log: the database was set back without it")
+    return None
+
+
+def fingerprint(connection: Connection) -> str:
+    """What is other once table or publication have been changed, though they may be as before."""
+    return str(_one(connection, _FINGERPRINT, name=sql.Literal(PUBLICATION))[0])
+
+
+def mend(connection: Connection, gap: Gap) -> None:
+    """Run what mends a gap.
+
+    Raises:
+        SetupError: the role may not; the text says what to run.
+        psycopg.Error: the database cannot now.
+    """
+    try:
+        for statement in gap.statements:
+            connection.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise SetupError(f"{reason}: {gap}") from None
+    except (psycopg.errors.DuplicateObject, psycopg.errors.UndefinedObject):
+        pass  # somebody else was faster
+
+
+def _one(connection: Connection, query: LiteralString, **parts: sql.Composable) -> Any:
+    return connection.execute(sql.SQL(query).format(**parts)).fetchone()

@@ -1,0 +1,99 @@
+"""Which rows are published that stood in the table before there was a slot, or a mark on what is published.
+
+Where published rows are removed, all that are left, less what the topics hold. A table that keeps its rows has
+mostly rows that were published long ago, and topics forget: there, without a word from a person, only rows are
+published of which the topics can tell that they have not been.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from outbox_relay.errors import SetupError, UnpublishableError
+from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.published import NEVER_US, told_since_us
+from outbox_relay.topic import topic_of
+
+_FORM = re.compile(r"all|none|since=(\S+)")
+
+Wanted = Callable[[OutboxRow, "int | None"], bool]
+"""Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is to be published."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """What a person said.
+
+    Attributes:
+        since_us: rows written before were published otherwise, microseconds since the Unix epoch.
+    """
+
+    since_us: int
+
+    def wants(self, _row: OutboxRow, created_us: int | None) -> bool:
+        """Whether the row is to be published; where its time is not known, yes, unless none is."""
+        return self.since_us < NEVER_US and (created_us is None or created_us >= self.since_us)
+
+
+def parse(text: str) -> Initial:
+    """``all``, ``none``, or ``since=`` and a time with its zone, ``since=2026-11-28T10:00:00Z``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    form = _FORM.fullmatch(text)
+    if form is None:
+        raise ValueError("not all, none, or since=2026-11-28T10:00:00Z")
+    if form[1] is None:
+        return Initial(0 if text == "all" else NEVER_US)
+    try:
+        since = datetime.fromisoformat(form[1])
+    except ValueError:
+        raise ValueError(f"{form[1]} is no time such as 2026-11-28T10:00:00Z") from None
+    if since.tzinfo is None:
+        raise ValueError(f"{form[1]} has no time zone, as in 2026-11-28T10:00:00Z")
+    return Initial(int(since.timestamp() * 1e6))
+
+
+class AsTopicsTell:
+    """The rule for a table that keeps its rows, where nobody said anything.
+
+    Args:
+        bootstrap: ``host:port[,host:port…]``.
+        now_us: when the session began, by the database's clock: what was written since is published even where
+            the topic is empty.
+
+    Attributes:
+        untold: how many rows were left alone, as their topic may have forgotten them.
+    """
+
+    def __init__(self, bootstrap: str, now_us: int) -> None:
+        self.untold = 0
+        self._bootstrap = bootstrap
+        self._now_us = now_us
+        self._told_since_us: dict[bytes | None, int] = {}
+
+    def wants(self, row: OutboxRow, created_us: int | None) -> bool:
+        """Whether the topic would know the row if it had been published.
+
+        Raises:
+            SetupError: the table does not say when rows were written.
+            PublishError: the topic does not exist, or Kafka does not answer.
+        """
+        since_us = self._told_since_us.get(row.aggregate_type)
+        if since_us is None:
+            try:
+                since_us = min(told_since_us(self._bootstrap, topic_of(row, 0)), self._now_us)
+            except UnpublishableError:
+                return True  # it is put aside when it is tried
+            self._told_since_us[row.aggregate_type] = since_us
+        if since_us == 0:
+            return True
+        if created_us is None:
+            raise SetupError(
+                "public.outbox keeps published rows, has no created_at, and its topics no longer hold all: say "
+                "which rows are to be published: --initial all or none (SETTLE_RELAY_INITIAL)"
+            )
+        self.untold += created_us < since_us
+        return created_us >= since_us

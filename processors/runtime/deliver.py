@@ -1,0 +1,78 @@
+"""Delivery of records to Kafka, each with its own result: where it stands, or why Kafka will never take it."""
+
+from collections.abc import Sequence
+from functools import partial
+from math import inf
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from connectivity import flush
+from processors.runtime.messages import Record
+
+ANY_PARTITION = -1
+"""The one that the key decides on."""
+
+REFUSALS = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_RECORD,
+        KafkaError._INVALID_DIFFERENT_RECORD,
+    }
+)
+"""What Kafka says of the record itself; all else (no broker, no right, no topic) waiting or an operator mends."""
+
+
+def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | KafkaError]:
+    """Write records to their topics and partitions, and wait until Kafka has them.
+
+    Args:
+        producer: its ``delivery.timeout.ms`` bounds the wait.
+        records: what to write; their offsets do not matter, a partition may be :data:`ANY_PARTITION`.
+
+    Returns:
+        For each record the one that Kafka has, or one of :data:`REFUSALS`.
+
+    Raises:
+        KafkaException: another error; some of the records may have been written.
+    """
+    results = _deliver(producer, records)
+    if len(records) > 1:
+        for number, result in enumerate(results):
+            if isinstance(result, KafkaError):  # maybe for the sake of others that shared its batch
+                (results[number],) = _deliver(producer, [records[number]])
+    return results
+
+
+def _deliver(producer: Producer, records: Sequence[Record]) -> list[Message | KafkaError]:
+    results: dict[int, Message | KafkaError] = {}
+
+    def note(number: int, error: KafkaError | None, message: Message) -> None:
+        results[number] = error or message
+
+    for number, record in enumerate(records):
+        fields: list[tuple[str, str | bytes | None]] = list(record.headers)
+        produce = partial(
+            producer.produce,
+            record.topic,
+            record.value,
+            record.key,
+            partition=record.partition,
+            headers=fields,
+            on_delivery=partial(note, number),
+        )
+        try:
+            try:
+                produce()
+            except BufferError:  # its queue is full
+                flush(producer, inf)
+                produce()
+        except KafkaException as error:
+            results[number] = error.args[0]
+    flush(producer, inf)
+    for result in results.values():
+        if isinstance(result, KafkaError) and result.code() not in REFUSALS:
+            raise KafkaException(result)
+    return [results[number] for number in range(len(records))]

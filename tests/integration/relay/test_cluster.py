@@ -1,0 +1,111 @@
+"""Does the relay keep its promises where Kafka is three brokers, one of which dies or stands still?"""
+
+import signal
+
+import pytest
+from structlog.testing import capture_logs
+
+import connectivity
+from outbox_relay import publisher
+from stack import ports
+from tests.integration.relay.cluster import NODES, Cluster, on
+from tests.integration.relay.outbox import Outbox, answer, metric, relay_process, relaying, wait_until, writing
+
+# Seconds are enough where cores are free.
+GOES_ON_S = 90.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def outbox(cluster, stack, request):
+    outbox = Outbox(on(cluster, stack), topic_config=getattr(request, "param", None))
+    cluster.wait_whole(outbox.topic)
+    yield outbox
+    cluster.mend()
+
+
+@pytest.fixture
+def said():
+    """What the relay logs; it must not take a broker's death for a bug of its own."""
+    with capture_logs() as lines:
+        yield lines
+    print(*lines, sep="\n")
+    assert not [line for line in lines if "exc_info" in line or "bug" in line["event"]]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Acknowledgements are late sooner than the cluster notices that a broker is dead."""
+    monkeypatch.setattr(publisher, "ACKNOWLEDGED_LATE_S", 0.3)
+    monkeypatch.setattr(publisher, "KAFKA_PROBE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(publisher, "KAFKA_PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.1)
+
+
+def other(cluster, outbox):
+    """A node that follows partition 0."""
+    return next(node for node in NODES if node != cluster.leader(outbox.topic))
+
+
+def test_a_partition_that_loses_its_leader_gets_each_row_once_from_the_same_producer(
+    cluster, outbox, said, impatient
+):
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        reconnects = metric(port, outbox, "reconnects_total")
+        with writing(outbox):
+            died = cluster.leader(outbox.topic)
+            cluster.kill(died)
+            wait_until(
+                lambda: "acknowledges nothing" in answer(port, "/readyz")[1], "the relay says that it waits"
+            )
+            wait_until(lambda: cluster.leader(outbox.topic) not in (-1, died), "another node leads")
+            outbox.wait_published(outbox.written(), GOES_ON_S)
+            cluster.start(died)
+            cluster.wait_whole(outbox.topic)
+        outbox.wait_published(outbox.written())
+        outbox.wait_confirmed()
+        assert metric(port, outbox, "reconnects_total") == reconnects
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_session_that_ends_with_records_in_flight_says_why_and_the_next_repeats_none(cluster, outbox, said):
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        cluster.signal(other(cluster, outbox), signal.SIGSTOP)
+        outbox.insert_many(1_000)
+        wait_until(lambda: metric(port, outbox, "unacknowledged"), "records are in flight")
+        outbox.one(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", outbox.slot
+        )
+        outbox.wait_published(outbox.written(), GOES_ON_S)
+        assert metric(port, outbox, "reconnects_total") >= 1
+    outbox.assert_exactly_once_in_order()
+    assert "terminating connection" in str(said)
+
+
+@pytest.mark.parametrize("outbox", [{"min.insync.replicas": "3"}], indirect=True)
+def test_records_that_a_replica_has_not_got_are_not_sent_again_by_whoever_starts_then(cluster, outbox, said):
+    port = ports.choose(taken=set())
+    with relay_process(outbox, SETTLE_HTTP_PORT=str(port)):
+        outbox.insert_many(100)
+        outbox.wait_published(outbox.written())
+        frozen = other(cluster, outbox)
+        cluster.signal(frozen, signal.SIGSTOP)
+        outbox.insert_many(200)
+        wait_until(lambda: metric(port, outbox, "unacknowledged") == 200, "all are on their way")
+    lsn = outbox.lsn()
+    with relaying(outbox, http_port=port):
+        wait_until(lambda: len(cluster.partitions(outbox.topic)[0].isrs) < len(NODES), "a replica is missing")
+        assert not outbox.confirmed_passes(lsn)
+        cluster.signal(frozen, signal.SIGCONT)
+        outbox.wait_published(outbox.written(), GOES_ON_S)
+        outbox.wait_confirmed()
+    outbox.assert_exactly_once_in_order()

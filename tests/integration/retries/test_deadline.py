@@ -1,0 +1,69 @@
+"""A deadline counts from the first attempt to pay, and neither from an outage before it nor by another clock."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from contracts.events import MoneyDeducted
+from tests.conftest import wait_until
+from tests.integration.retries.stack import TIMEOUT_S, Retrying
+
+DEADLINE_S = 1.0
+
+
+@contextmanager
+def with_a_short_deadline(retrying: Retrying) -> Iterator[None]:
+    """The payment service by itself, instead of the stack's."""
+    environment = {
+        **os.environ,
+        **retrying.stack.environment(),
+        "SETTLE_PROVIDER_URL": f"http://127.0.0.1:{retrying.stack.state.http['provider']}",
+        "SETTLE_PROVIDER_TIMEOUT_S": str(10 * TIMEOUT_S),
+        "SETTLE_RETRY_BACKOFF_S": json.dumps([0.2] * 20),
+        "SETTLE_DEADLINE_S": str(DEADLINE_S),
+        "SETTLE_HTTP_PORT": "0",
+    }
+    service = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "run", "payment"], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        service.terminate()
+        assert service.wait(60) == 0
+
+
+def test_what_waited_out_an_outage_is_paid_and_what_was_tried_for_too_long_is_not(retrying: Retrying):
+    retrying.stack.stop_service("payment")
+    waited, redriven = retrying.ask(), retrying.ask()
+
+    def age_s(payment_id) -> float:
+        said = [step.at for step in retrying.status(payment_id).steps if step.event == MoneyDeducted.__name__]
+        return (datetime.now(UTC) - said[0]).total_seconds() if said else 0.0
+
+    for one in (waited, redriven):
+        wait_until(lambda one=one: retrying.status(one), "it is known")
+        wait_until(lambda one=one: age_s(one) > 2 * DEADLINE_S, "it is older than the deadline")
+    nudged = retrying.settle("nudge", str(redriven))
+    assert "said again on account.events: MoneyDeducted" in nudged.stdout
+    with with_a_short_deadline(retrying):
+        assert {retrying.finished(one).state for one in (waited, redriven)} == {"completed"}
+        with retrying.faults(error_share=1, voids=False):
+            tried = retrying.ask()
+            status = retrying.finished(tried)
+    assert (status.state, status.reason) == ("compensated", "deadline")
+    assert retrying.at_provider(tried) == ["voided"]
+    ((attempts, took_s),) = retrying.query(
+        "payment",
+        "SELECT attempts, extract(epoch FROM updated_at - created_at) FROM payments WHERE payment_id = %s",
+        tried,
+    )
+    assert attempts > 1
+    assert took_s > 0.5 * DEADLINE_S
+    retrying.stack.start_service("payment")
+    retrying.stack.wait_ready("payment")
+    retrying.audit()

@@ -1,0 +1,204 @@
+"""What Kafka lost comes back from the services' own tables; and what is said twice changes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from audit import lost
+from audit.republish import find, republish
+from audit.run import run as run_audit
+from chaos.arming import Arming
+from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, TOPICS, WITHDRAWAL_REQUESTS
+from processors.runtime.scan import scan
+from producers.client import WithdrawalClient
+from stack.supervisor import Stack
+from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until
+
+MONEY = ("balances", "ledger", "payments", "provider", "saga", "events", "finished")
+AMOUNTS = {"100.00": "completed", "100.05": "compensated", "1000000.00": "rejected"}
+TAKEN = {"WithdrawalRequested", "BalanceChecked", "MoneyDeducted", "NotificationSent"}
+EVENTS = {
+    "completed": TAKEN | {"PaymentProcessed"},
+    "compensated": TAKEN | {"PaymentFailed", "MoneyRefunded"},
+    "rejected": {"WithdrawalRequested", "WithdrawalRejected", "NotificationSent"},
+}
+
+
+class Lossy(Settle):
+    """A stack of its own, whose topics lose records."""
+
+    def lose(self, *topics) -> None:
+        """As a retention does that is shorter than an outage; also what was read is gone."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        known = admin.list_topics(timeout=10).topics
+        places = [TopicPartition(t.name, number, -1) for t in topics for number in known[t.name].partitions]
+        for future in admin.delete_records(places).values():
+            future.result(timeout=30)
+
+    def ask(self, account: str) -> dict:
+        """Three withdrawals that end differently, with their ends."""
+        return {self.client.request(account, amount).payment_id: end for amount, end in AMOUNTS.items()}
+
+    def known(self, database: str, table: str, payment_ids, condition: str = "true") -> bool:
+        query = f"SELECT count(DISTINCT payment_id) FROM {table} WHERE payment_id = ANY(%s) AND {condition}"
+        return self.query(database, query, list(payment_ids))[0][0] == len(payment_ids)
+
+    def published(self, topic, payment_ids) -> set[str]:
+        """The payment IDs of which a topic holds something."""
+        bodies = b"".join(message.value() for message in scan(self.bootstrap, [topic.name]))
+        return {str(one) for one in payment_ids if str(one).encode() in bodies}
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments],
+            env={**os.environ, **self.stack.environment(), "COLUMNS": "100"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def lacking(self, payment_ids) -> list[lost.Lost]:
+        return find(self.dsns, self.bootstrap, lost.lacking, payment_ids=list(payment_ids))
+
+    def end(self, asked) -> None:
+        """All end as they should, and the money is where it should be."""
+        for payment_id, state in asked.items():
+            assert self.finished(payment_id).state == state
+        wait_until(lambda: self.lacking(asked) == [], "nobody lacks anything")
+        audit = run_audit(self.dsns, self.bootstrap, WAIT_S)
+        assert [check for check in audit.checks if check.name in MONEY and not check.ok] == []
+
+
+@pytest.fixture(scope="module")
+def lossy(tmp_path_factory):
+    data, arming = tmp_path_factory.mktemp("lossy"), Arming()
+    with (
+        Stack(data, command=arming) as stack,
+        WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,
+        closing(Lossy(stack, arming, None, client)) as lossy,
+    ):
+        yield lossy
+
+
+def test_what_was_lost_before_anybody_read_it_is_published_from_the_tables(lossy: Lossy):
+    account = lossy.open_account()
+    for service in ("payment", "notification"):
+        lossy.stack.stop_service(service)
+    asked = lossy.ask(account)
+    for payment_id in asked:
+        last = "WithdrawalRejected" if asked[payment_id] == "rejected" else "MoneyDeducted"
+        wait_until(lambda one=payment_id, event=last: event in lossy.events(one), "the saga knows so far")
+    lossy.lose(ACCOUNT_EVENTS)
+    for service in ("payment", "notification"):
+        lossy.stack.start_service(service)
+
+    shown = lossy.cli("republish", "--quiet", "0", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    rows = [line.split() for line in shown.stdout.splitlines() if line.startswith(" account.events")]
+    assert rows == [
+        ["account.events", "MoneyDeducted", "2", "0"],
+        ["account.events", "WithdrawalRejected", "1", "0"],
+    ]
+    refused = lossy.cli("republish", "--quiet", "0")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "settle: to publish 3 events of 3 withdrawals again without a terminal to ask at, pass --yes\n",
+    )
+    assert lossy.cli("republish").stdout == "no service lacks an event that another one knows of\n"  # too young
+    originals = lossy.lacking(asked)
+
+    done = lossy.cli("republish", "--quiet", "0", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "3 events of 3 withdrawals handed to the relay" in done.stdout
+    lossy.end(asked)
+    assert lossy.balance(account) == OPENING_MINOR - 10_000
+    # As they were: the same message IDs, byte for byte.
+    query = "SELECT payment_id, type, event_id, payload::text FROM event_store WHERE payment_id = ANY(%s)"
+    stored = lossy.query("saga", query, list(asked))
+    assert {(one.payment_id, one.event_type, one.message_id, one.body) for one in originals} <= set(stored)
+
+
+def test_what_the_saga_never_heard_is_made_again_and_is_the_same_each_time(lossy: Lossy):
+    account = lossy.open_account()
+    lossy.stack.stop_service("saga")
+    asked = lossy.ask(account)
+    wait_until(lambda: lossy.known("notification", "notifications", asked, "status = 'sent'"), "all are told")
+    wait_until(lambda: len(lossy.published(NOTIFICATION_EVENTS, asked)) == len(asked), "all is published")
+    lossy.lose(WITHDRAWAL_REQUESTS, ACCOUNT_EVENTS, PAYMENT_EVENTS, NOTIFICATION_EVENTS)
+    for service in ("account", "payment", "notification"):  # as a cleaner does, sooner or later
+        lossy.execute(service, "DELETE FROM outbox")
+    lossy.stack.start_service("saga")
+
+    found = lossy.lacking(asked)
+    assert found == lossy.lacking(asked)
+    kinds: dict = {}
+    for one in found:
+        kinds.setdefault(one.payment_id, []).append(one.event_type)
+        assert one.made_again
+    assert {payment_id: set(types) for payment_id, types in kinds.items()} == {
+        payment_id: EVENTS[end] for payment_id, end in asked.items()
+    }
+    deducted = [one for one in found if one.event_type == "MoneyDeducted"]
+    (deducted,) = [one for one in deducted if asked[one.payment_id] == "completed"]
+    assert json.loads(deducted.body)["balance_minor"] == OPENING_MINOR - 10_000
+    republish(lossy.dsns, lossy.bootstrap, found, WAIT_S)
+    lossy.end(asked)
+    before = lossy.query("saga", "SELECT count(*) FROM event_store")
+    republish(lossy.dsns, lossy.bootstrap, found, WAIT_S)
+    lossy.end(asked)
+    assert lossy.query("saga", "SELECT count(*) FROM event_store") == before
+    assert lossy.balance(account) == OPENING_MINOR - 10_000
+
+
+def test_a_request_that_only_the_saga_heard_is_sent_again_as_it_was(lossy: Lossy):
+    account = lossy.open_account()
+    lossy.stack.stop_service("account")
+    asked = lossy.ask(account)
+    wait_until(lambda: lossy.known("saga", "withdrawals", asked), "the saga knows the requests")
+    lossy.lose(WITHDRAWAL_REQUESTS)
+    lossy.stack.start_service("account")
+    one = next(iter(asked))
+    done = lossy.cli("nudge", str(one))
+    assert done.stdout.startswith("republished on withdrawal.requests: WithdrawalRequested\n"), done.stderr
+    assert lossy.finished(one).state == asked[one]
+    republish(lossy.dsns, lossy.bootstrap, lossy.lacking(asked), WAIT_S)
+    lossy.end(asked)
+    ids = {dict(message.headers())["id"].decode() for message in scan(lossy.bootstrap, [WITHDRAWAL_REQUESTS.name])}
+    stored = lossy.query(
+        "saga",
+        "SELECT event_id::text FROM event_store WHERE payment_id = ANY(%s) AND type = 'WithdrawalRequested'",
+        list(asked),
+    )
+    assert {row[0] for row in stored} <= ids
+
+
+def test_topics_that_others_read_are_filled_again_with_every_event(lossy: Lossy):
+    account = lossy.open_account()
+    asked = lossy.ask(account)
+    lossy.end(asked)
+    lossy.lose(*TOPICS)
+    before = lossy.query("saga", "SELECT count(*) FROM event_store")
+    options = [word for payment_id in asked for word in ("--payment", str(payment_id))]
+    listed = json.loads(lossy.cli("republish", "--every-event", "--quiet", "0", "--json", *options).stdout)
+    assert {event["payment_id"] for event in listed} == {str(payment_id) for payment_id in asked}
+    done = lossy.cli("republish", "--every-event", "--quiet", "0", "--yes", *options)
+    assert f"{len(listed)} events of 3 withdrawals handed to the relay" in done.stdout, done.stderr
+
+    def there():
+        found = list(scan(lossy.bootstrap, [topic.name for topic in TOPICS]))
+        return len(found) >= len(listed) and found
+
+    records = wait_until(there, "all are published again")
+    fields = ((r.topic(), dict(r.headers())["id"].decode(), r.value().decode(), r.key().decode()) for r in records)
+    wanted = ((one["topic"], one["message_id"], one["body"], one["key"]) for one in listed)
+    assert Counter(fields) == Counter(wanted)
+    lossy.end(asked)
+    assert lossy.query("saga", "SELECT count(*) FROM event_store") == before
