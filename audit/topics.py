@@ -262,14 +262,14 @@ def _not_stored(connection: psycopg.Connection, events: Sequence[tuple[UUID, UUI
 
 
 def _readable(record: KafkaMessage) -> Message | None:
-    fields = cast(headers.Headers, record.headers() or [])
+    fields = headers.of(record) or []
     found = read(Record(*_place(record), record.key(), record.value(), fields), _KNOWN)
     return found if isinstance(found, Message) else None
 
 
 def _message_id(record: KafkaMessage) -> UUID | None:
     """The ID of a record that the saga service might store, however it is spelled."""
-    fields = dict(cast(headers.Headers, record.headers() or []))
+    fields = dict(headers.of(record) or ())
     event_type, text = fields.get(headers.EVENT_TYPE), fields.get(headers.ID)
     if event_type not in _STORABLE or text is None:
         return None

@@ -9,6 +9,7 @@ import typer
 from cli import settings
 from cli.errors import BadInputError
 from cli.settings import DataOption
+from cli.text import say, say_json
 from contracts.topics import READ_BY
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ def list_(
 
     found = _noted(data)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        say_json(msgspec.to_builtins(found))
         return
     if not found:
-        print("no service has missed anything")
+        say("no service has missed anything")
         return
     _print(found)
 
@@ -42,12 +43,12 @@ def acknowledge(
     data: DataOption = None,
 ) -> None:
     """Say what became of the gaps that are listed, so that the audit holds again."""
-    from processors.runtime.gaps import acknowledge as say
+    from processors.runtime.gaps import acknowledge as note_down
 
     if not note.strip():
         raise BadInputError("--note is empty; say what was done, for whoever asks later")
-    count = say(_dsns(data), [noted for noted in _noted(data) if noted.acknowledged_at is None], note)
-    print(f"{count:,} gap{'s' if count != 1 else ''} acknowledged")
+    count = note_down(_dsns(data), [noted for noted in _noted(data) if noted.acknowledged_at is None], note)
+    say(f"{count:,} gap{'s' if count != 1 else ''} acknowledged")
 
 
 def _dsns(data: Any) -> dict[str, str]:
@@ -61,23 +62,20 @@ def _noted(data: Any) -> list[NotedGap]:
 
 
 def _print(found: list[NotedGap]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from cli.screen import Grid, Screen
+    from processors.runtime.utc import in_utc
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Grid()
     table.add_column("service", style="bold")
     table.add_column("deleted unread", overflow="fold")
     table.add_column("noticed")
     table.add_column("acknowledged", overflow="fold")
     for noted in found:
         gap = noted.gap
-        note = "no" if noted.note is None else "".join(c if c.isprintable() else "?" for c in noted.note)
         table.add_row(
             noted.service,
             f"{gap.topic}/{gap.partition}@{gap.first} to {gap.until - 1}",
-            f"{noted.noticed_at:%Y-%m-%d %H:%M:%S%z}",
-            Text(note),
+            f"{in_utc(noted.noticed_at):%F %T} UTC",
+            "no" if noted.note is None else noted.note,
         )
-    Console(highlight=False).print(table)
+    Screen().print(table)
