@@ -9,7 +9,7 @@ STACK := $(VENV)/.stack
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-compose lint chaos compare bench bench-relay bench-tracing lock clean
+.PHONY: help demo up test test-compose mutate lint chaos compare bench bench-relay bench-tracing lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: $(STACK) ## Run all tests on real Kafka and real PostgreSQL
 
 test-compose: $(READY) ## Test the compose stack; needs a Docker engine
 	@$(BIN)/python -m pytest tests/compose
+
+mutate: $(READY) ## Change one expression at a time where money is judged; list what no test notices
+	@$(BIN)/python -m tests.mutate $(MUTATE)
 
 lint: $(READY) ## Check style and types, and the compose file where it can be
 	@$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from contracts.topics import READ_BY, consumer_group
+from processors.runtime.gaps import Gap
 from processors.runtime.offsets import Offsets
 
 
@@ -22,3 +23,24 @@ def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:
         for place, end in ends.items():
             behind[service, place[0]] += max(end - max(confirmed.get(place, 0), first[place]), 0)
     return sorted((service, topic, lag) for (service, topic), lag in behind.items() if lag)
+
+
+def deleted_unread(bootstrap: str) -> list[tuple[str, Gap]]:
+    """What Kafka has deleted and a service has neither read nor noticed yet, as (service, gap).
+
+    A group that has confirmed nothing has read nothing.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    offsets = Offsets(bootstrap)
+    found = []
+    for service, subscribed in READ_BY.items():
+        topics = [topic.name for topic in subscribed]
+        # Beginnings first: what is confirmed in between is not counted as missed.
+        first, confirmed = offsets.first(topics), offsets.confirmed(consumer_group(service), topics)
+        for place, begin in first.items():
+            since = max(confirmed.get(place, 0), 0)
+            if begin > since:
+                found.append((service, Gap(*place, since, begin)))
+    return found

@@ -1,85 +1,121 @@
 """Do outboxes, topics and event store hold the same events? Each message ID is looked for on the other side.
 
-Topics and event store are read side by side, both roughly in the order of events, and what has been met on both
-sides is forgotten. So memory holds what is only on one side so far, and not all there is.
+Topics and event store are each read once, in any order; what is compared is spilled to disk (:mod:`audit.spill`),
+so memory does not grow with their number.
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
+from contextlib import closing
+from itertools import islice
+from struct import Struct
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 import psycopg
 from confluent_kafka import Message as KafkaMessage
 
+from audit.offenders import Offenders
+from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS
+from audit.spill import BUCKETS, ID_BYTES, Spill
 from contracts import headers
 from contracts.events import EVENT_TYPES, WithdrawalRequested
 from contracts.topics import READ_BY, WITHDRAWAL_EVENTS, consumer_group
 from processors.runtime.messages import Message, Record, read
-from processors.runtime.offsets import Offsets
+from processors.runtime.offsets import Offsets, Place
 from processors.runtime.scan import scan
 
-FETCH_ROWS = 5_000
-CONNECT_TIMEOUT_S = 5
+CLOCKS_OFF_S = 300.0
+"""How far the clocks of the saga service and the relay may be apart."""
+
+STRANGERS_MAX = 50_000
+"""Records that are read once more in one go, as the event store does not have them."""
 
 _OWN = WITHDRAWAL_EVENTS.name
 _TOPICS = tuple(dict.fromkeys([*(topic.name for topic in READ_BY["saga"]), _OWN]))
+_TYPES = tuple(EVENT_TYPES)
 _KNOWN = frozenset(EVENT_TYPES)
+_STORABLE = frozenset(name.encode() for name in _TYPES)
+_UUID = msgspec.json.Decoder(UUID)
 
-# Append-only, so the order of the table is about that of the events.
-_STORED = 'SELECT event_id::text, payment_id, type, topic, "partition", "offset" FROM event_store'
+_ON_TOPIC = Struct(f">{ID_BYTES}sBiq")
+"""Message ID; topic, partition and offset."""
 
-_FIND = "SELECT event_id::text FROM event_store WHERE event_id = ANY(%s::uuid[])"
+_STORED = Struct(f">{ID_BYTES}s16siiiq")
+"""As the query packs it: message ID; payment ID, type; topic, partition, offset: below zero for the saga's own."""
+
+# Left out is what the topics have dropped. The saga's own events have no place, but IDs that are ordered by time.
+_EVENTS = """
+SELECT uuid_send(event_id) || uuid_send(payment_id)
+    || int4send(coalesce(array_position(%(types)s::text[], type), 0) - 1)
+    || int4send(coalesce(array_position(%(topics)s::text[], topic), 0) - 1)
+    || int4send(coalesce("partition", -1)) || int8send(coalesce("offset", -1))
+FROM event_store e
+WHERE (topic IS NOT NULL OR event_id >= %(own_since)s) AND NOT EXISTS (
+    SELECT FROM unnest(%(first_topics)s::text[], %(first_partitions)s::integer[], %(first_offsets)s::bigint[])
+        AS f (topic, "partition", "offset")
+    WHERE f.topic = e.topic AND f."partition" = e."partition" AND e."offset" < f."offset")
+"""
 
 _CONTENTS = """
 SELECT payment_id, account_id, amount_minor, currency FROM withdrawals WHERE payment_id = ANY(%s::uuid[])
 """
 
-_OUTBOX = "SELECT id, (payload->>'payment_id')::uuid, type FROM outbox"
+_OUTBOX = "SELECT id, payload->>'payment_id', type FROM outbox WHERE type = ANY(%s)"
 
 _DEAD = "SELECT payload, type, reason FROM outbox_dead"
+
 _NOT_STORED = """
-SELECT n.payment_id, n.type FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS n (id, payment_id, type)
-WHERE NOT EXISTS (SELECT FROM event_store e WHERE e.payment_id = n.payment_id AND e.event_id = n.id)
+SELECT n.id FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS n (id, payment_id, type)
+WHERE NOT EXISTS (
+    SELECT FROM event_store e WHERE e.payment_id = n.payment_id AND e.type = n.type AND e.event_id = n.id)
 """
 
 
-class _Stored(NamedTuple):
-    payment_id: UUID
-    type: str
-    topic: str | None
-    partition: int | None
-    offset: int | None
+class _Kept(NamedTuple):
+    """What the topics still have: the first offset of each partition, and from when on the saga's own events."""
+
+    first: dict[Place, int]
+    own_since_s: float
+
+    def dropped(self, place: Place | None, offset: int, message_id: UUID) -> bool:
+        """Whether an event may be gone from its topic for its age."""
+        if place is None:
+            return message_id < _first_id(self.own_since_s)
+        return offset < self.first.get(place, 0)
 
 
-def unpublished(dsns: Mapping[str, str]) -> list[str]:
+def unpublished(dsns: Mapping[str, str]) -> Offenders:
     """Rows that are in an outbox and whose event is not in the event store, in words.
 
     Published rows may have been removed from the outbox; what is still there must have arrived. Rows that the
-    relay put aside, as Kafka will never take them, have not.
+    relay put aside, as Kafka will never take them, have not. Rows of types that are not
+    Settle's tell the saga nothing.
 
     Args:
         dsns: of ``account``, ``payment``, ``notification`` and ``saga``.
     """
-    found = []
+    found = Offenders()
     with psycopg.connect(dsns["saga"], connect_timeout=CONNECT_TIMEOUT_S) as saga:
-        for service in ("account", "payment", "notification", "saga"):
+        for service in READ_BY:
             with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
                 cursor = connection.cursor("audit_outbox")
                 cursor.itersize = FETCH_ROWS
-                cursor.execute(_OUTBOX)
+                cursor.execute(_OUTBOX, (list(_TYPES),))
                 while rows := cursor.fetchmany(FETCH_ROWS):
-                    columns = [list(column) for column in zip(*rows, strict=True)]
-                    missing = saga.execute(_NOT_STORED, columns).fetchall()
-                    found += [
-                        f"{payment_id}: {event_type} is in the outbox of {service}, but did not arrive"
-                        for payment_id, event_type in missing
-                    ]
-                found += [
-                    f"{_payment_id(payload)}: {event_type} of {service} can never be published: {reason}"
-                    for payload, event_type, reason in connection.execute(_DEAD)
-                ]
+                    events = [(row_id, _uuid(payment_id), event_type) for row_id, payment_id, event_type in rows]
+                    missing = _not_stored(saga, events)
+                    for row_id, payment_id, event_type in rows:
+                        if row_id in missing:
+                            found.add(
+                                f"{payment_id}: {event_type} is in the outbox of {service}, but did not arrive"
+                            )
+                for payload, event_type, reason in connection.execute(_DEAD):
+                    found.add(
+                        f"{_payment_id(payload)}: {event_type} of {service} can never be published: {reason}"
+                    )
     return found
 
 
@@ -91,95 +127,173 @@ def _payment_id(payload: bytes | None) -> str:
         return "no withdrawal"
 
 
-def differences(saga_dsn: str, bootstrap: str) -> list[str]:
+def differences(saga_dsn: str, bootstrap: str) -> Offenders:
     """What is on a topic and not in the event store, or the reverse, in words.
 
     Left out is what never belongs there: what cannot be read, what contradicts the withdrawal, what the saga
     service has not read yet, and what the topics have dropped for its age.
 
     Raises:
+        OSError: there is no room for it in the folder for temporary files.
         psycopg.OperationalError: the database does not answer.
         KafkaException: Kafka does not answer.
     """
-    with psycopg.connect(saga_dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        cursor = connection.cursor("audit_events")
-        cursor.itersize = FETCH_ROWS
-        cursor.execute(_STORED)  # what is there now, however long the reading takes
-        on_topics, in_store = _only_on_one_side(scan(bootstrap, _TOPICS), cursor)
-        offsets = Offsets(bootstrap)
-        first = offsets.first(_TOPICS)
-        found = list(_lost(in_store, first))
-        if on_topics:
-            found += _strangers(connection, on_topics, offsets.confirmed(consumer_group("saga"), _TOPICS))
+    found = Offenders()
+    with (
+        psycopg.connect(saga_dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection,
+        Spill(_STORED.size) as in_store,
+        Spill(_ON_TOPIC.size) as on_topics,
+    ):
+        # Events first: what is stored by now is on its topic when that is read after it.
+        for entry in _events(connection, _kept(bootstrap)):
+            in_store.add(entry)
+        for record in scan(bootstrap, _TOPICS):
+            if (message_id := _message_id(record)) is not None:
+                topic, partition, offset = _place(record)
+                on_topics.add(_ON_TOPIC.pack(message_id.bytes, _TOPICS.index(topic), partition, offset))
+        kept = _kept(bootstrap)
+        for words in _lost(in_store, on_topics, kept):
+            found.add(words)
+        confirmed = Offsets(bootstrap).confirmed(consumer_group("saga"), _TOPICS)
+        strangers = _strangers(in_store, on_topics, confirmed)
+        while places := list(islice(strangers, STRANGERS_MAX)):
+            for words in _not_excused(connection, bootstrap, places):
+                found.add(words)
     return found
 
 
-def _only_on_one_side(
-    records: Iterator[KafkaMessage], rows: Any
-) -> tuple[dict[str, KafkaMessage], dict[str, _Stored]]:
-    on_topics: dict[str, KafkaMessage] = {}
-    in_store: dict[str, _Stored] = {}
-    for record, row in zip_longest(records, rows):
-        if record is not None:
-            message_id = headers.text(headers.of(record), headers.ID)
-            if message_id is not None and in_store.pop(message_id, None) is None:
-                on_topics.setdefault(message_id, record)
-        if row is not None:
-            event_id, *about = row
-            if on_topics.pop(event_id, None) is None:
-                in_store[event_id] = _Stored(*about)
-    return on_topics, in_store
+def _kept(bootstrap: str) -> _Kept:
+    first = Offsets(bootstrap).first(_TOPICS)
+    since_s = 0.0
+    for place, offset in first.items():
+        if place[0] == _OWN and offset > 0:
+            with closing(scan(bootstrap, [_OWN], {place: offset})) as records:  # type: ignore[type-var]
+                oldest = next(records, None)
+            # Of a partition that has nothing left, it cannot be told what it had.
+            since_s = max(since_s, time.time() if oldest is None else oldest.timestamp()[1] / 1000)
+    return _Kept(first, since_s + CLOCKS_OFF_S if since_s else 0.0)
 
 
-def _lost(in_store: Mapping[str, _Stored], first: Mapping[tuple[str, int], int]) -> Iterator[str]:
+def _events(connection: psycopg.Connection, kept: _Kept) -> Iterator[bytes]:
+    dropped = [(*place, offset) for place, offset in kept.first.items() if offset > 0]
+    topics, partitions, offsets = zip(*dropped, strict=True) if dropped else ((), (), ())
+    cursor = connection.cursor("audit_events", binary=True)
+    cursor.itersize = FETCH_ROWS
+    cursor.execute(
+        _EVENTS,
+        {
+            "types": list(_TYPES),
+            "topics": list(_TOPICS),
+            "own_since": _first_id(kept.own_since_s),
+            "first_topics": list(topics),
+            "first_partitions": list(partitions),
+            "first_offsets": list(offsets),
+        },
+    )
+    for (entry,) in cursor:
+        yield entry
+    cursor.close()
+
+
+def _lost(in_store: Spill, on_topics: Spill, kept: _Kept) -> Iterator[str]:
     """Stored events that are on no topic."""
-    dropped_own = any(offset > 0 for (topic, _), offset in first.items() if topic == _OWN)
-    for event in in_store.values():
-        if event.topic is None or event.partition is None or event.offset is None:
-            if not dropped_own:
-                yield f"{event.payment_id}: {event.type} is in the event store, but not on {_OWN}"
-        elif event.offset >= first.get((event.topic, event.partition), 0):
-            place = f"{event.topic}/{event.partition}@{event.offset}"
-            yield f"{event.payment_id}: {event.type} is in the event store, but not on its topic ({place})"
+    for number in range(BUCKETS):
+        there = {entry[0] for entry in _ON_TOPIC.iter_unpack(on_topics.bucket(number))}
+        for event_id, payment_id, kind, topic, partition, offset in _STORED.iter_unpack(in_store.bucket(number)):
+            if event_id in there:
+                continue
+            place = (_TOPICS[topic], partition) if topic >= 0 else None
+            if not kept.dropped(place, offset, UUID(bytes=event_id)):
+                what = _TYPES[kind] if kind >= 0 else "an event"
+                where = f"its topic ({place[0]}/{place[1]}@{offset})" if place else _OWN
+                yield f"{UUID(bytes=payment_id)}: {what} is in the event store, but not on {where}"
 
 
 def _strangers(
-    connection: psycopg.Connection, on_topics: Mapping[str, KafkaMessage], confirmed: Mapping[tuple[str, int], int]
-) -> list[str]:
-    """Records that are not in the event store and should be."""
-    readable = {name: message for name, message in ((n, _readable(r)) for n, r in on_topics.items()) if message}
-    # A record that comes again was met the first time; and some arrived while we read.
-    stored = {row[0] for row in connection.execute(_FIND, (list(readable),)).fetchall()}
-    left = [message for name, message in readable.items() if name not in stored]
-    ids = list({message.event.payment_id for message in left})
-    contents = {row[0]: row[1:] for row in connection.execute(_CONTENTS, (ids,)).fetchall()}
-    return [
-        f"{message.event.payment_id}: {type(message.event).__name__} is on {message.record.place}, "
-        "but not in the event store"
-        for message in left
-        if not _is_excused(message, contents, confirmed)
-    ]
+    in_store: Spill, on_topics: Spill, confirmed: Mapping[Place, int]
+) -> Iterator[tuple[str, int, int]]:
+    """Where records are that the saga service has read, and that were not in the event store."""
+    for number in range(BUCKETS):
+        stored = {entry[0] for entry in _STORED.iter_unpack(in_store.bucket(number))}
+        for message_id, topic, partition, offset in _ON_TOPIC.iter_unpack(on_topics.bucket(number)):
+            place = _TOPICS[topic], partition
+            if message_id not in stored and (place[0] == _OWN or offset < confirmed.get(place, 0)):
+                yield *place, offset
+
+
+def _not_excused(
+    connection: psycopg.Connection, bootstrap: str, places: Sequence[tuple[str, int, int]]
+) -> Iterator[str]:
+    """Records that should be in the event store and are not, in words; of those at these places."""
+    starts: dict[Place, int] = {}
+    ends: dict[Place, int] = {}
+    for topic, partition, offset in places:
+        place = topic, partition
+        starts[place] = min(starts.get(place, offset), offset)
+        ends[place] = max(ends.get(place, 0), offset + 1)
+    wanted = set(places)
+    records = (r for r in scan(bootstrap, {topic for topic, _ in starts}, starts, ends) if _place(r) in wanted)
+    messages = (message for record in records if (message := _readable(record)) is not None)
+    while part := list(islice(messages, FETCH_ROWS)):
+        missing = _not_stored(
+            connection, [(one.id, one.event.payment_id, type(one.event).__name__) for one in part]
+        )
+        left = [one for one in part if one.id in missing]
+        ids = [one.event.payment_id for one in left]
+        contents = {row[0]: row[1:] for row in connection.execute(_CONTENTS, (ids,)).fetchall()}
+        for one in left:
+            if not _contradicts(one, contents.get(one.event.payment_id)):
+                what = type(one.event).__name__
+                yield f"{one.event.payment_id}: {what} is on {one.record.place}, but not in the event store"
+
+
+def _contradicts(message: Message, contents: Sequence[Any] | None) -> bool:
+    """Whether it is a request that contradicts the withdrawal, and so no part of its story."""
+    event = message.event
+    if contents is None or not isinstance(event, WithdrawalRequested):
+        return False
+    return tuple(contents) != (event.account_id, event.amount_minor, event.currency)
+
+
+def _not_stored(connection: psycopg.Connection, events: Sequence[tuple[UUID, UUID | None, str]]) -> set[UUID]:
+    """Of events (message ID, payment ID, type), the message IDs of those that the event store does not have."""
+    columns = [list(column) for column in zip(*events, strict=True)] or [[], [], []]
+    return {row[0] for row in connection.execute(_NOT_STORED, columns)}
 
 
 def _readable(record: KafkaMessage) -> Message | None:
+    fields = headers.of(record) or []
+    found = read(Record(*_place(record), record.key(), record.value(), fields), _KNOWN)
+    return found if isinstance(found, Message) else None
+
+
+def _message_id(record: KafkaMessage) -> UUID | None:
+    """The ID of a record that the saga service might store, however it is spelled."""
+    fields = dict(headers.of(record) or ())
+    event_type, text = fields.get(headers.EVENT_TYPE), fields.get(headers.ID)
+    if event_type not in _STORABLE or text is None:
+        return None
+    try:
+        return _UUID.decode(b'"%b"' % text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return UUID(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _place(record: KafkaMessage) -> tuple[str, int, int]:
     topic, partition, offset = record.topic(), record.partition(), record.offset()
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    fields = headers.of(record) or []
-    found = read(Record(topic, partition, offset, record.key(), record.value(), fields), _KNOWN)
-    return found if isinstance(found, Message) else None
+    return topic, partition, offset
 
 
-def _is_excused(
-    message: Message, contents: Mapping[UUID, Sequence[Any]], confirmed: Mapping[tuple[str, int], int]
-) -> bool:
-    record, event = message.record, message.event
-    if record.topic != _OWN and record.offset >= confirmed.get((record.topic, record.partition), 0):
-        return True
-    # A request that contradicts the withdrawal is no part of its story.
-    told = tuple(contents.get(event.payment_id, ()))
-    return isinstance(event, WithdrawalRequested) and told not in (
-        (),
-        (event.account_id, event.amount_minor, event.currency),
-    )
+def _first_id(moment_s: float) -> UUID:
+    """The smallest UUID of version 7 of a time, seconds since the epoch."""
+    return UUID(int=int(moment_s * 1000) << 80)

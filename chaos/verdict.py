@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from audit.run import Audit, Check
 from chaos.operators import PLANTED
 from chaos.plan import Fault
 from contracts import headers
-from dead_letters.letters import Letter, read_letters
+from dead_letters.letters import read_letters
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 from tracing.collector import SpanCollector
 from tracing.whole import what_is_missing
@@ -125,13 +125,8 @@ def check_dead_letters(bootstrap: str, planted: Set[str]) -> Check:
         bootstrap: Kafka, ``host:port``.
         planted: names of records that cannot be read, by their header.
     """
-    return judge_dead_letters(read_letters(bootstrap), planted)
-
-
-def judge_dead_letters(letters: Iterable[Letter], planted: Set[str]) -> Check:
-    """:func:`check_dead_letters`, of the letters that there are."""
     wrong, refused = [], set()
-    for one in letters:
+    for one in read_letters(bootstrap):
         name = headers.text(one.record.headers, PLANTED)
         if name is None:
             wrong.append(f"{one.id}: {one.refusals[0].reason}")

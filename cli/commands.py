@@ -47,6 +47,7 @@ COMMANDS = {
     "republish": Command("cli.republish", "republish", LOOK),
     "trace": Command("cli.trace", "app", LOOK),
     "audit": Command("cli.audit", "audit", LOOK),
+    "gaps": Command("cli.gaps", "app", LOOK),
     "outbox": Command("cli.outbox", "app", LOOK),
     "dead-letters": Command("cli.dead_letters", "app", LOOK),
     "compare": Command("cli.compare", "compare", COMPARE),

@@ -1,6 +1,6 @@
 """Removes published rows from the outbox in the background, and finds those that the stream did not bring.
 
-A row is removed because its own ID was acknowledged (:mod:`outbox_relay.handled`), never because the log went past
+A row is removed because its own key is acknowledged (:mod:`outbox_relay.handled`), never because the log went past
 it. So what the log went past without bringing is still there, whatever the reason: the publication did not have
 the table, the slot was advanced, or the row was published by a relay that died before it could remove it. Every
 few seconds such rows are looked for: a transaction takes a snapshot, asks where the log ends, and waits until
@@ -22,10 +22,11 @@ import psycopg
 from psycopg import sql
 
 from outbox_relay import coverage
-from outbox_relay.columns import as_bytes, is_row
-from outbox_relay.dead import contents, dead_since
+from outbox_relay.columns import is_row
+from outbox_relay.dead import dead_since
 from outbox_relay.errors import PublishError, RelayError, SetupError, StopRequestedError, UnpublishableError
 from outbox_relay.handled import Chunk, Handled
+from outbox_relay.identity import contents, key_in_table
 from outbox_relay.pgoutput import COLUMNS_REQUIRED, OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
@@ -111,10 +112,10 @@ class Cleaner:
         self._origin = origin
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"cleaner-{source.name}", daemon=True)
-        self._id = as_bytes("id", table.columns)
-        # By UUIDs an index may help; other IDs are compared as they come.
-        by_id = (sql.SQL("id"), sql.SQL(table.id_type)) if table.has_uuids else (self._id, sql.SQL("bytea"))
-        self._delete = sql.SQL(_DELETE).format(*by_id)
+        self._key = key_in_table(table.columns)
+        # By UUIDs an index may help.
+        by_key = (sql.SQL("id"), sql.SQL("uuid")) if table.has_uuids else (self._key, sql.SQL("bytea"))
+        self._delete = sql.SQL(_DELETE).format(*by_key)
         self._handed: set[bytes] = set()
         self._unvacuumed = 0
         self._looked_at = 0.0
@@ -224,14 +225,14 @@ class Cleaner:
 
     def _has_suspects(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether this transaction's snapshot shows a row that the log went past, and that was not handled."""
-        query = sql.SQL(_SUSPECTS).format(self._id, self._table.unpublished)
-        found = {row_id for (row_id,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
-        return bool(found) and bool(found - self._gather().texts())
+        query = sql.SQL(_SUSPECTS).format(self._key, self._table.unpublished)
+        found = {key for (key,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
+        return bool(found) and bool(found - self._gather().keys())
 
     def _search(self, connection: psycopg.Connection[Any]) -> None:
         """Tell apart which of the rows that did not come are on their topics, and hand over the others."""
         source, handled, table = self._source, self._source.handled, self._table
-        known = handled.texts()
+        known, key_of = handled.keys(), table.key
         dead = {digest for _, digest in dead_since(connection, 0)}
         with closing(Published(source.settings.kafka_bootstrap, self._origin, self._raise_if_stopped)) as topics:
             topics.look_back_to(oldest_us(connection, table))
@@ -239,12 +240,12 @@ class Cleaner:
             buried: list[OutboxRow] = []
             missing: list[Leftover] = []
             for row, created_us in self._rows(connection):
-                if row.id in known:
+                if (key := key_of(row)) in known:
                     continue
                 if dead and contents(row) in dead:
                     buried.append(row)
                 elif _is_on_topic(topics, row, created_us):
-                    on_topic.append(row.id)
+                    on_topic.append(key)
                 else:
                     missing.append(Leftover(row, created_us))
                 if len(on_topic) >= HAND_OVER_ROWS:
@@ -275,7 +276,8 @@ class Cleaner:
         """
         if not missing:
             return
-        self._handed.update(one.row.id for one in missing if one.row.id is not None)
+        keys = (self._table.key(one.row) for one in missing)
+        self._handed.update(key for key in keys if key is not None)
         self._source.take_leftovers(missing)
         give_up = time.monotonic() + HAND_OVER_WAIT_S
         while self._handed:
@@ -290,7 +292,7 @@ class Cleaner:
         handled = self._source.handled
         handled.gather(DELETE_ROWS)
         if self._handed:
-            self._handed -= handled.texts()
+            self._handed -= handled.keys()
         return handled
 
     def _raise_if_stopped(self) -> None:

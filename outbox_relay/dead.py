@@ -10,7 +10,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -21,6 +20,7 @@ from psycopg.rows import class_row
 
 from outbox_relay.columns import Columns, find_columns, is_row
 from outbox_relay.errors import RelayError, SetupError, UnpublishableError
+from outbox_relay.identity import contents
 from outbox_relay.ledger import Transaction
 from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED, OutboxRow
 from outbox_relay.position import format_lsn, parse_lsn
@@ -144,11 +144,6 @@ class _LenientLoader(Loader):
 
     def load(self, data: Buffer) -> str:
         return bytes(data).decode(errors="backslashreplace")
-
-
-def contents(row: OutboxRow) -> bytes:
-    """What tells a row from all others, be its ID unique or not; the trace context does not count."""
-    return b"".join(sha256(value).digest() if value is not None else b"-" for value in row[:COLUMNS_REQUIRED])
 
 
 def has_dead(connection: psycopg.Connection[Any]) -> bool:

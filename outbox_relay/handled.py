@@ -1,30 +1,35 @@
-"""The IDs of rows that need not be published any more, kept until those rows are out of the table.
+"""The rows that need not be published any more, by their keys, kept until they are out of the table.
 
-A row is removed because *its* ID is here: Kafka has acknowledged it, or its topic was found to hold it. That the
-log went past a row proves nothing, as the log may have gone past without bringing it.
+A row is removed because *its* key is here: Kafka has acknowledged it, or its topic was found to hold it. That the
+log went past a row proves nothing, as the log may have gone past without bringing it. A key is the row's UUID; of
+a table with other IDs, the digest of all that a row says (:mod:`outbox_relay.identity`).
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-UUID_BYTES = 16
+from outbox_relay.identity import UUID_BYTES
+
+DIGEST_BYTES = 32
 # Most that is kept; of what is forgotten beyond it, the topics are asked.
-IDS_MAX = 5_000_000
+KEYS_MAX = 5_000_000
 
 
 @dataclass(eq=False)
 class Chunk:
-    """Some IDs, in the order in which they were handled.
+    """Some keys, in the order in which they were handled.
 
     Attributes:
-        ids: 16 bytes each where they are UUIDs, else one by one.
+        packed: 16 bytes each for UUIDs, 32 for digests.
+        width: how many.
         missing: how many of their rows were not seen in the table yet.
         looks: how often it was looked for them.
     """
 
-    ids: bytes | list[bytes]
+    packed: bytes
+    width: int
     missing: int = field(init=False)
     looks: int = 0
 
@@ -32,65 +37,65 @@ class Chunk:
         self.missing = len(self)
 
     def __len__(self) -> int:
-        return len(self.ids) // UUID_BYTES if isinstance(self.ids, bytes) else len(self.ids)
+        return len(self.packed) // self.width
 
     def as_parameter(self) -> str | list[bytes]:
-        """All of them as PostgreSQL takes an array: of UUIDs, or of the bytes of texts."""
-        if isinstance(self.ids, bytes):
-            return "{" + self.ids.hex(",", UUID_BYTES) + "}"
-        return self.ids
+        """All of them as PostgreSQL takes an array: of ``uuid``, or of ``bytea``."""
+        if self.width == UUID_BYTES:
+            return "{" + self.packed.hex(",", UUID_BYTES) + "}"
+        return list(self._each())
 
-    def texts(self) -> Iterable[bytes]:
-        """Each as the table has it, as text."""
-        if not isinstance(self.ids, bytes):
-            return self.ids
-        starts = range(0, len(self.ids), UUID_BYTES)
-        return (str(UUID(bytes=self.ids[at : at + UUID_BYTES])).encode() for at in starts)
+    def keys(self) -> Iterator[bytes]:
+        """Each as the table has it: a UUID's text, or a digest."""
+        if self.width == UUID_BYTES:
+            return (str(UUID(bytes=key)).encode() for key in self._each())
+        return self._each()
+
+    def _each(self) -> Iterator[bytes]:
+        return (self.packed[at : at + self.width] for at in range(0, len(self.packed), self.width))
 
 
 class Handled:
-    """IDs on their way from the thread that publishes to the one that removes.
+    """Keys on their way from the thread that publishes to the one that removes.
 
     Args:
-        uuids: whether all IDs are UUIDs in PostgreSQL's way of writing them.
+        uuids: whether all are UUIDs in PostgreSQL's way of writing them, and not digests.
     """
 
     def __init__(self, *, uuids: bool) -> None:
         self.uuids = uuids
-        self._incoming: deque[tuple[Sequence[bytes | None], Sequence[bytes | list[bytes]]]] = deque()
+        self._width = UUID_BYTES if uuids else DIGEST_BYTES
+        self._incoming: deque[tuple[Sequence[bytes | None], Sequence[bytes]]] = deque()
         self._chunks: deque[Chunk] = deque()
         self._count = 0
 
     # Called by the thread that publishes.
 
-    def add(self, ids: Sequence[bytes | None], packed: Sequence[bytes | list[bytes]] = ()) -> None:
-        """These need not be published any more: some as text, some as :meth:`pack` made of them."""
-        self._incoming.append((ids, packed))
+    def add(self, keys: Sequence[bytes | None], packed: Sequence[bytes] = ()) -> None:
+        """These need not be published any more: some as they are, some as :meth:`pack` made of them."""
+        self._incoming.append((keys, packed))
 
-    def pack(self, ids: Sequence[bytes | None]) -> bytes | list[bytes]:
-        """IDs, given as text, in as little memory as may be; rows without one are known otherwise."""
-        known = [row_id for row_id in ids if row_id is not None]
-        if not self.uuids:
-            return known
-        return bytes.fromhex(b"".join(known).replace(b"-", b"").decode())
+    def pack(self, keys: Sequence[bytes | None]) -> bytes:
+        """Keys in as little memory as may be; a row without an ID, which has none, is known otherwise."""
+        together = b"".join([key for key in keys if key is not None])
+        return bytes.fromhex(together.replace(b"-", b"").decode()) if self.uuids else together
 
     # Called by the thread that removes.
 
-    def gather(self, chunk_ids: int) -> None:
+    def gather(self, chunk_keys: int) -> None:
         """Take in what was added since, in chunks of so many; forget the oldest where there are too many."""
-        texts: list[bytes | None] = []
-        packed: list[bytes | list[bytes]] = []
+        loose: list[bytes | None] = []
+        packed: list[bytes] = []
         while self._incoming:
-            ids, parts = self._incoming.popleft()
-            texts += ids
+            keys, parts = self._incoming.popleft()
+            loose += keys
             packed += parts
-        packed.append(self.pack(texts))
-        together = b"".join(packed) if self.uuids else [row_id for part in packed for row_id in part]  # type: ignore[arg-type]
-        size = chunk_ids * (UUID_BYTES if self.uuids else 1)
-        for at in range(0, len(together), size):
-            self._chunks.append(chunk := Chunk(together[at : at + size]))  # type: ignore[arg-type]
+        packed.append(self.pack(loose))
+        together = b"".join(packed)
+        for at in range(0, len(together), chunk_keys * self._width):
+            self._chunks.append(chunk := Chunk(together[at : at + chunk_keys * self._width], self._width))
             self._count += len(chunk)
-        while self._count > IDS_MAX:
+        while self._count > KEYS_MAX:
             self.drop(self._chunks[0])
 
     def __len__(self) -> int:
@@ -107,6 +112,6 @@ class Handled:
         self._chunks.remove(chunk)
         self._count -= len(chunk)
 
-    def texts(self) -> set[bytes]:
-        """All that have been taken in, as text."""
-        return {text for chunk in self._chunks for text in chunk.texts()}
+    def keys(self) -> set[bytes]:
+        """All that have been taken in, as the table has them."""
+        return {key for chunk in self._chunks for key in chunk.keys()}  # noqa: SIM118 - no mapping

@@ -1,7 +1,7 @@
 """The transactions that are on their way to Kafka, and the log position before which all is acknowledged.
 
 Transactions stand in commit order. Acknowledgements arrive in any order across partitions; the position
-moves over a transaction only when it and all before it are complete. Its rows' IDs are then noted as handled.
+moves over a transaction only when it and all before it are complete. Its rows' keys are then noted as handled.
 """
 
 import time
@@ -34,7 +34,7 @@ class Transaction:
         end_lsn: what to confirm once it is done; 0 while rows may still come.
         rows, value_bytes: how much it has published.
         acknowledged: how many of them Kafka has.
-        ids: of its rows, those too that need not be published; see :meth:`Ledger.pack`. None where a row has none.
+        keys: of its rows, those too that need not be published; None for a row without one.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Transaction:
         "commit_lsn",
         "committed_us",
         "end_lsn",
-        "ids",
+        "keys",
         "packed",
         "position",
         "rows",
@@ -59,8 +59,8 @@ class Transaction:
         self.rows = 0
         self.value_bytes = 0
         self.acknowledged = 0
-        self.ids: list[bytes | None] = []
-        self.packed: list[bytes | list[bytes]] = []
+        self.keys: list[bytes | None] = []
+        self.packed: list[bytes] = []
 
     def skip(self, row: OutboxRow) -> None:
         """A row that was counted need not be published."""
@@ -70,8 +70,8 @@ class Transaction:
     def leave(self, row: OutboxRow) -> None:
         """The row that came last is not to be published, and is not handled either."""
         self.skip(row)
-        if self.ids:
-            self.ids.pop()
+        if self.keys:
+            self.keys.pop()
 
     def unpublishable(self, row: OutboxRow, reason: str) -> None:
         """Kafka will never take this row."""
@@ -111,7 +111,7 @@ class Ledger:
     Args:
         origin: where the rows come from, and what is confirmed already.
         waits: is told how long rows were on their way.
-        handled: is told the IDs of rows that need not be published any more.
+        handled: is told the keys of rows that need not be published any more.
 
     Attributes:
         confirmed_lsn: everything before it is acknowledged.
@@ -139,10 +139,10 @@ class Ledger:
         return transaction
 
     def pack(self, transaction: Transaction) -> None:
-        """Keep the IDs of a transaction that goes on in little memory; called every now and then."""
+        """Keep the keys of a transaction that goes on in little memory; called every now and then."""
         if self._handled is not None:
-            transaction.packed.append(self._handled.pack(transaction.ids))
-        transaction.ids = []
+            transaction.packed.append(self._handled.pack(transaction.keys))
+        transaction.keys = []
 
     def end(self, transaction: Transaction, end_lsn: int) -> None:
         """Its rows are all handed over. One without rows leaves only its position."""
@@ -183,8 +183,8 @@ class Ledger:
             self._note(done)
 
     def _note(self, done: Transaction) -> None:
-        if self._handled is not None and (done.ids or done.packed):
-            self._handled.add(done.ids, done.packed)
+        if self._handled is not None and (done.keys or done.packed):
+            self._handled.add(done.keys, done.packed)
 
     def refused(self, error: Any, message: Any) -> None:
         """Kafka did not take this record.

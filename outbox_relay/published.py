@@ -7,24 +7,22 @@ there are skipped. By source and ID, not by positions: a database that was resto
 anew, and a new row must never be taken for an old one, nor for another database's with the same number.
 """
 
-import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectivity import SILENT
 from contracts import headers
 from outbox_relay.errors import PublishError
-from outbox_relay.handled import UUID_BYTES
+from outbox_relay.identity import UUID_BYTES, identity
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.replicas import await_replicas
-from outbox_relay.topic import topic_of
+from outbox_relay.topic import SUFFIX, topic_of
 
 # Rows committed this long after the start are on no topic yet; clocks of relay and database may be so far apart.
 CLOCKS_OFF_US = 60_000_000
@@ -95,7 +93,7 @@ class Published:
             since_us = committed_us if self._since_us is None else self._since_us
             ids.add(tail_ids(self._bootstrap, topic, self._origin, since_us - CLOCKS_OFF_US, self._meanwhile))
             self._on_topic[row.aggregate_type] = ids
-        return bool(ids) and ids.remove(identity(row.id, row.aggregate_id, row.event_type, row.payload))
+        return bool(ids) and ids.remove(identity(row))
 
     def _meanwhile(self) -> None:
         self.meanwhile()
@@ -140,21 +138,6 @@ class Ids:
         self._database.close()
 
 
-def identity(row_id: bytes, key: bytes | None, event_type: bytes | None, value: bytes | None) -> bytes:
-    """What tells a row of one source from all others, in a few bytes.
-
-    A UUID does by itself. Other IDs may be given out anew (a table that was made again counts from 1), so what the
-    row says is part of it.
-    """
-    try:
-        return UUID(row_id.decode()).bytes
-    except ValueError:
-        said = hashlib.blake2b(digest_size=16)
-        for part in (key, event_type, value):
-            said.update(b"-" if part is None else b"%d:%b" % (len(part), part))
-        return row_id + b"\0" + said.digest()
-
-
 def tail_ids(
     bootstrap: str, topic: str, origin: Origin, since_us: int, meanwhile: Callable[[], None] = lambda: None
 ) -> Iterator[bytes]:
@@ -167,6 +150,7 @@ def tail_ids(
     Raises:
         PublishError: the topic does not exist, or Kafka does not answer.
     """
+    aggregate_type = topic.removesuffix(SUFFIX).encode()
     consumer = Consumer({**_READER, "bootstrap.servers": bootstrap}, logger=SILENT)
     try:
         tails = _tails(bootstrap, consumer, topic, since_us // 1_000, meanwhile)
@@ -181,7 +165,8 @@ def tail_ids(
                     # Its row does not come again, and would be waited for.
                     tails = [tail for tail in tails if tail.partition != record.partition()]
                 elif (row_id := fields.get(headers.ID)) is not None:
-                    key = identity(row_id, record.key(), fields.get(headers.EVENT_TYPE), record.value())
+                    event_type = fields.get(headers.EVENT_TYPE)
+                    key = identity(OutboxRow(row_id, aggregate_type, record.key(), event_type, record.value()))
                     if origin.is_of(position) or (position is None and len(key) == UUID_BYTES):
                         yield key
             step = min(step * TAIL_GROWTH, TAIL_RECORDS_MAX)

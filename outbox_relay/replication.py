@@ -66,8 +66,6 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
             keepalives_interval=5,
             keepalives_count=3,
         )
-        connection.execute("SET bytea_output = hex")  # as the decoder reads it
-        return connection
     except psycopg.OperationalError as error:
         if replication and "WAL sender" in str(error):
             role = conninfo_to_dict(dsn).get("user")

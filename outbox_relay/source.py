@@ -27,6 +27,7 @@ from outbox_relay.errors import (
     UnpublishableError,
 )
 from outbox_relay.handled import Handled
+from outbox_relay.identity import Key
 from outbox_relay.instrumentation import traced
 from outbox_relay.ledger import Ledger, Waits
 from outbox_relay.position import Origin, format_lsn
@@ -81,7 +82,8 @@ class Source:
         reconnects: how often it had to begin again.
         waits: how long rows took from commit to acknowledgement.
         ledger: what is on its way.
-        handled: the IDs of rows that may be removed from the table.
+        handled: the keys of rows that may be removed from the table, and
+        key: what a row's key is.
         leftovers: rows that the log did not bring, to be published.
         expects_leftovers: such rows are being looked for.
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
@@ -105,6 +107,7 @@ class Source:
         self.waits = Waits()
         self.ledger = Ledger(Origin(b"", 0, 0))
         self.handled = Handled(uuids=True)
+        self.key: Key
         self.leftovers: deque[Sequence[Leftover]] = deque()
         self.expects_leftovers = False
         self.gap: str | None = None
@@ -168,6 +171,7 @@ class Source:
 
     def has_table(self, table: Table) -> None:
         """The outbox is like this."""
+        self.key = table.key
         if self.handled.uuids != table.has_uuids:
             self.handled = Handled(uuids=table.has_uuids)
 

@@ -8,15 +8,12 @@ from psycopg import sql
 
 from outbox_relay.columns import Columns, as_bytes, find_columns
 from outbox_relay.errors import SetupError, SlotBusyError
-from outbox_relay.pgoutput import COLUMNS
+from outbox_relay.identity import Key, digest
+from outbox_relay.pgoutput import COLUMNS, OutboxRow
 from outbox_relay.position import Origin, parse_lsn, tag
 
 Connection = psycopg.Connection[Any]
 
-_ID_TYPE = """
-    SELECT format_type(atttypid, NULL) FROM pg_attribute
-    WHERE attrelid = to_regclass('public.outbox') AND attname = 'id'
-"""
 _HIDES_ROWS = "SELECT row_security_active('public.outbox')"
 _ORIGIN = """
     SELECT c.system_identifier::text, d.oid::int8, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
@@ -49,16 +46,19 @@ class Table:
 
     Attributes:
         columns: their types by name.
-        id_type: of the column ``id``, as SQL names it.
     """
 
     columns: Columns
-    id_type: str
 
     @property
     def has_uuids(self) -> bool:
         """Whether IDs are UUIDs by type, which are unique wherever they come from."""
         return self.columns["id"] == "uuid"
+
+    @property
+    def key(self) -> Key:
+        """What a row is known by once it is handled."""
+        return _row_id if self.has_uuids else digest
 
     @property
     def created_us(self) -> sql.SQL | None:
@@ -77,6 +77,10 @@ class Table:
         return UNMARKED if self.is_marked else ALL_ROWS
 
 
+def _row_id(row: OutboxRow) -> bytes | None:
+    return row.id
+
+
 def find_table(connection: Connection) -> Table:
     """The outbox, of which this role sees every row.
 
@@ -85,8 +89,7 @@ def find_table(connection: Connection) -> Table:
         SetupError: a column that every record needs is missing or of a type that makes no record, or rows are
             hidden from the role.
     """
-    columns = find_columns(connection)
-    table = Table(columns, scalar(connection, _ID_TYPE))
+    table = Table(find_columns(connection))
     if scalar(connection, _HIDES_ROWS):
         role = connection.info.user
         raise SetupError(

@@ -42,7 +42,7 @@ PUSH_WAIT_S = 0.005
 # With Kafka away the looks become rarer, down to this.
 ACK_LOOK_INTERVAL_MAX_S = 0.1
 
-# The IDs of a transaction that goes on are packed when there are so many.
+# The keys of a transaction that goes on are packed when there are so many.
 PACK_ROWS = 1_000
 # While rows are looked for that did not come, how often it is looked whether there are some.
 LEFTOVERS_LOOK_S = 0.02
@@ -239,6 +239,8 @@ class Pipeline:
         decode, publish, transaction = self._decoder.decode, self._publish, self._transaction
         # Looked up once a transaction: a bound method for each row would be kept until its acknowledgement.
         delivered = transaction.delivered if transaction is not None else None
+        keys: list[bytes | None] = transaction.keys if transaction is not None else []
+        digest = None if self._source.handled.uuids else self._source.key
         rows = 0
         for message in self._stream.messages():
             event = decode(message)
@@ -246,17 +248,17 @@ class Pipeline:
                 assert transaction is not None and delivered is not None, "a row outside of a transaction"
                 transaction.rows += 1
                 transaction.value_bytes += len(event.payload or b"")
-                transaction.ids.append(event.id)
+                keys.append(event.id if digest is None else digest(event))
                 publish(event, transaction, delivered)
                 rows += 1
             elif type(event) is Begin:
                 transaction = self._transaction = self._ledger.begin(event.commit_lsn, event.committed_us)
-                delivered = transaction.delivered
+                delivered, keys = transaction.delivered, transaction.keys
             elif type(event) is Commit:
                 assert transaction is not None, "a commit outside of a transaction"
                 self._ledger.end(transaction, event.end_lsn)
                 transaction = self._transaction = None
-        if transaction is not None and len(transaction.ids) >= PACK_ROWS:
+        if transaction is not None and len(transaction.keys) >= PACK_ROWS:
             self._ledger.pack(transaction)
         if self._decoder.incomplete != self._incomplete:
             self._incomplete = self._decoder.incomplete
@@ -277,7 +279,7 @@ class Pipeline:
         for one in leftovers:
             transaction.rows += 1
             transaction.value_bytes += len(one.row.payload or b"")
-            transaction.ids.append(one.row.id)
+            transaction.keys.append(self._source.key(one.row))
             self._publish_leftover(one.row, transaction, delivered)
         ledger.end(transaction, max(ledger.confirmed_lsn, 1))
 
@@ -355,7 +357,7 @@ def publish_rows_before(
     transaction = ledger.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     delivered = transaction.delivered
     for seen, (row, created_us) in enumerate(slot.rows_before(), 1):
-        transaction.ids.append(row.id)
+        transaction.keys.append(source.key(row))
         if wanted(row, created_us):
             transaction.rows += 1
             transaction.value_bytes += len(row.payload or b"")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 import faust
+import msgspec
 import psycopg
 import structlog
 from confluent_kafka import KafkaException
@@ -26,7 +27,7 @@ from mode import Service
 import failpoints
 import tracing
 from contracts.topics import consumer_group
-from processors.runtime import metrics
+from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.database import is_nobodys_fault, is_refusal
 from processors.runtime.dead_letters import DeadLetters
@@ -141,14 +142,34 @@ class Intake(Service):
         self._consumer = consumer
         while not self.should_stop:
             records = await loop.run_in_executor(self._thread, consumer.take)
-            if records and not self.should_stop:
+            await self._note_gaps(consumer)
+            if self.should_stop:
+                break
+            if records:
                 failpoints.hit(f"{processor.name}.batch-taken")
                 self._under_way = _Delivery(records)
                 await self.channel.send(value=self._under_way)
                 await self._under_way.done  # raises what leaves the pipeline: that ends the process
-                consumer.store_offsets(records)
+            consumer.store_offsets()
+            if records:
                 failpoints.hit(f"{processor.name}.offsets-stored")
                 self._under_way = None
+
+    async def _note_gaps(self, consumer: BatchConsumer) -> None:
+        """Write down what was deleted unread, before anything behind it is confirmed."""
+        loop = asyncio.get_running_loop()
+        while consumer.jumped and not self.should_stop:
+            try:
+                if found := await loop.run_in_executor(self._thread, consumer.gaps):
+                    async with self._processor.database.transaction() as connection:
+                        await gaps.write(connection, found)
+                    for gap in found:
+                        metrics.MISSED.labels(gap.topic).inc(gap.until - gap.first)
+                        log.error("Kafka deleted records before they were read", **msgspec.structs.asdict(gap))
+                return
+            except (KafkaException, psycopg.Error) as error:
+                log.warning("what was deleted unread is not noted yet, waiting", error=str(error).strip())
+            await self.sleep(BATCH_RETRY_S[-1])
 
     async def _open(self) -> None:
         while not self.should_stop:

@@ -13,7 +13,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from connectivity import Lifeline
 from contracts import headers
 from contracts.topics import DEAD_LETTER_BYTES_MAX
+from processors.runtime.gaps import Gap
 from processors.runtime.messages import Record
+from processors.runtime.offsets import Place
 from processors.runtime.unreadable import UNREADABLE, PassOver
 
 POLL_S = 0.5
@@ -92,6 +94,9 @@ class BatchConsumer:
         self._topic = topics[0]
         self._lifeline = Lifeline(bootstrap)
         self.assigned = False
+        self._reached: dict[Place, int] = {}
+        self._unconfirmed: set[Place] = set()
+        self._jumps: list[tuple[Place, int | None, int]] = []
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -102,6 +107,9 @@ class BatchConsumer:
                 # The default counts partitions of any topic, and may leave an instance with those of a silent one.
                 "group.remote.assignor": "range",
                 "auto.offset.reset": "earliest",
+                # Says how far a partition has been read also where its last offsets are no records, as the end of
+                # a transaction is none. Once confirmed, it is no lag, and not missed when it is deleted.
+                "enable.partition.eof": True,
                 "enable.auto.offset.store": False,
                 "auto.commit.interval.ms": 500,
                 # What librdkafka counts is all that waits to be taken, of any partition. At the limit it asks for
@@ -129,6 +137,8 @@ class BatchConsumer:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.assigned = True
+        for place in partitions:  # somebody else may have come further with them meanwhile
+            self._reached.pop((place.topic, place.partition), None)
         log.info("partitions assigned", partitions=len(partitions))
 
     def _on_error(self, error: KafkaError) -> None:
@@ -143,19 +153,22 @@ class BatchConsumer:
         """
         took_s = time.monotonic() - self._last_taken
         time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
+        deadline = time.monotonic() + POLL_S
         records: list[Record] = []
         size = largest = 0
-        found = self._consumer.consume(1, POLL_S)
-        while found:
+        wanted = 1
+        while wanted > 0:
+            left_s = 0.0 if records else max(0.0, deadline - time.monotonic())
+            found = self._consumer.consume(wanted, left_s)
+            if not found:
+                break
             taken = [record for message in found if (record := self._record(message)) is not None]
             sizes = [len(record.value or b"") + len(record.key or b"") for record in taken]
             records += taken
             size += sum(sizes)
             largest = max(largest, *sizes, 1)
-            wanted = min(self._batch_max - len(records), TAKE_RECORDS, (BATCH_BYTES - size) // largest)
-            if wanted <= 0:
-                break
-            found = self._consumer.consume(wanted, 0)
+            if records:
+                wanted = min(self._batch_max - len(records), TAKE_RECORDS, (BATCH_BYTES - size) // largest)
         self._last_taken = time.monotonic()
         self._last_records = len(records)
         self._load.count(self._last_records, self._last_taken)
@@ -165,7 +178,13 @@ class BatchConsumer:
         """A record as taken, be it without its contents; None for what is none."""
         error = message.error()
         if error is None:
-            return _record(message)
+            record = _record(message)
+            self._reach((record.topic, record.partition), record.offset, record.offset + 1)
+            return record
+        if error.code() == KafkaError._PARTITION_EOF:
+            topic, partition, offset = _place(message)
+            self._reach((topic, partition), offset, offset)
+            return None
         if error.fatal():
             raise KafkaException(error)
         log.warning("Kafka reports", error=error.str())
@@ -173,19 +192,66 @@ class BatchConsumer:
             return None
         topic, partition, offset = _place(message)
         offset = self._pass_over(topic, partition, offset)
+        self._reach((topic, partition), offset, offset + 1)
         return Record(topic, partition, offset, None, None, [], f"it cannot be read: {error.str()}")
 
-    def store_offsets(self, records: Sequence[Record]) -> None:
-        """Remember that these records are done; Kafka is told within half a second, and on close."""
-        next_offsets: dict[tuple[str, int], int] = {}
-        for record in records:
-            next_offsets[record.topic, record.partition] = record.offset + 1
-        for (topic, partition), offset in next_offsets.items():
+    def _reach(self, place: Place, offset: int, until: int) -> None:
+        before = self._reached.get(place)
+        if offset != before:
+            self._jumps.append((place, before, offset))
+        if until != before:
+            self._reached[place] = until
+            self._unconfirmed.add(place)
+
+    @property
+    def jumped(self) -> bool:
+        """Whether offsets were passed over that :meth:`gaps` has to explain."""
+        return bool(self._jumps)
+
+    def gaps(self) -> list[Gap]:
+        """What was deleted before this group read it, of all that was taken since offsets were last stored.
+
+        Other offsets that are passed over are no records: ends of transactions, those that were aborted, and what
+        compaction left out.
+
+        Raises:
+            KafkaException: Kafka does not answer; to be asked again before the offsets are stored.
+        """
+        unknown = [TopicPartition(*place) for place, before, _ in self._jumps if before is None]
+        confirmed = self._confirmed(unknown) if unknown else {}
+        first: dict[Place, int] = {}
+        found = []
+        for place, before, offset in self._jumps:
+            since = confirmed[place] if before is None else before
+            if offset <= since:
+                continue
+            if place not in first:
+                first[place], _ = self._consumer.get_watermark_offsets(TopicPartition(*place), WATERMARK_TIMEOUT_S)
+            if first[place] > since:
+                found.append(Gap(*place, since, min(first[place], offset)))
+        return found
+
+    def _confirmed(self, places: list[TopicPartition]) -> dict[Place, int]:
+        found = {}
+        for place in self._consumer.committed(places, WATERMARK_TIMEOUT_S):
+            if place.error is not None:
+                raise KafkaException(place.error)
+            found[place.topic, place.partition] = max(place.offset, 0)  # below zero: nothing yet
+        return found
+
+    def store_offsets(self) -> None:
+        """Remember that all that was taken is done; Kafka is told within half a second, and on close."""
+        for topic, partition in self._unconfirmed:
+            offset = self._reached.get((topic, partition))
+            if offset is None:  # taken away and given back in the meantime: it is read again
+                continue
             try:
                 self._consumer.store_offsets(offsets=[TopicPartition(topic, partition, offset)])
             except KafkaException as error:
                 # Taken away in the meantime: whoever has the partition now repeats these, which changes nothing.
                 log.info("partition lost before its offset was stored", partition=partition, error=str(error))
+        self._unconfirmed.clear()
+        self._jumps.clear()
 
     def lag(self, ask_kafka: bool) -> dict[str, int]:
         """Records that have not been taken yet, of the assigned partitions, by topic.
@@ -203,7 +269,8 @@ class BatchConsumer:
                 _, high = self._consumer.get_watermark_offsets(place, timeout=WATERMARK_TIMEOUT_S)
             else:
                 _, high = self._consumer.get_watermark_offsets(place, cached=True)
-            taken = high - place.offset if high > place.offset >= 0 else 0
+            next_offset = max(place.offset, self._reached.get((place.topic, place.partition), place.offset))
+            taken = high - next_offset if high > next_offset >= 0 else 0
             behind[place.topic] = behind.get(place.topic, 0) + taken
         return behind
 

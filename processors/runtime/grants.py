@@ -56,6 +56,12 @@ GRANT SELECT, DELETE ON outbox_dead TO operator;
 GRANT INSERT, DELETE ON outbox TO operator;
 """
 
+# A service says what it has missed; people say what became of it.
+_GAPS = """
+GRANT SELECT, INSERT, UPDATE ON gaps TO {service};
+GRANT UPDATE (acknowledged_at, note) ON gaps TO operator;
+"""
+
 _OPERATOR = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO operator"
 
 _OPEN_ACCOUNTS = "GRANT INSERT ON accounts TO operator"
@@ -76,7 +82,7 @@ def grant(database: str, dsn: str) -> None:
     if database == "account":
         statements.append(_OPEN_ACCOUNTS)
     if database != "provider":
-        statements += [PUBLICATION, _RELAY, _DEAD_ROWS]
+        statements += [PUBLICATION, _RELAY, _DEAD_ROWS, _GAPS.format(service=database)]
     with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
         for statement in statements:
             connection.execute(statement)

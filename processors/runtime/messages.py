@@ -1,6 +1,7 @@
 """What a service sees of a Kafka record: an event with its place and trace context, or why it is none."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -10,6 +11,13 @@ from uuid_utils.compat import uuid7
 from contracts import headers
 from contracts.events import EVENT_TYPES, ContractError, Event, decode
 from tracing import TraceContext, read_context
+
+
+class _Body(msgspec.Struct):
+    payment_id: Any = None
+
+
+_BODY = msgspec.json.Decoder(_Body)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -40,8 +48,11 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def payment_id(self) -> str | None:
         """Of its withdrawal, where the body can be read that far."""
-        found = payment_id_of(self)
-        return str(found) if found is not None else None
+        try:
+            found = _BODY.decode(self.value or b"").payment_id
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        return found if isinstance(found, str) else None
 
 
 class Message(msgspec.Struct):

@@ -15,7 +15,10 @@ POLL_S = 0.5
 
 
 def scan(
-    bootstrap: str, topics: Iterable[str], starts: dict[tuple[str, int], int] | None = None
+    bootstrap: str,
+    topics: Iterable[str],
+    starts: dict[tuple[str, int], int] | None = None,
+    ends: dict[tuple[str, int], int] | None = None,
 ) -> Iterator[Message]:
     """Every record that is there now, in order per partition; topics that do not exist are empty.
 
@@ -25,13 +28,14 @@ def scan(
         bootstrap: Kafka, ``host:port``.
         topics: their names.
         starts: first offset by topic and partition, where only some partitions are wanted, and those from there.
+        ends: the offset that each of these is read up to, where not all that is there is wanted.
 
     Raises:
         KafkaException: Kafka does not answer.
     """
     until = Offsets(bootstrap).end(topics)
     if starts is not None:
-        until = {place: end for place, end in until.items() if place in starts}
+        until = {place: min(end, (ends or until)[place]) for place, end in until.items() if place in starts}
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,

@@ -43,6 +43,22 @@ OUTBOX_WITHOUT_INDEX_V1 = """
     ALTER TABLE outbox DROP CONSTRAINT outbox_pkey
 """
 
+GAPS_V1 = """
+    -- Offsets from first to before until, deleted by Kafka before this service had read them; see gaps.py.
+    CREATE TABLE gaps (
+        topic           text NOT NULL,
+        "partition"     integer NOT NULL,
+        first           bigint NOT NULL,
+        until           bigint NOT NULL,
+        noticed_at      timestamptz NOT NULL DEFAULT now(),
+        acknowledged_at timestamptz,
+        note            text,
+        PRIMARY KEY (topic, "partition", first),
+        CHECK (first < until),
+        CHECK ((acknowledged_at IS NULL) = (note IS NULL))
+    )
+"""
+
 OUTBOX_DEAD_V2 = """
     -- It takes a row of any content: bytes, NULL, an ID of any length. A relay that owns it may have been faster.
     DO $$ BEGIN

@@ -1,13 +1,20 @@
-"""When recovery took too long, counted from the last fault that struck before it; which dead letters may be."""
+"""What a chaos run proves: each check fails by what it is there for, and by nothing else."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from uuid import RFC_4122, UUID
 
 import pytest
 
+from audit.run import Audit, Check
+from chaos import verdict
 from chaos.operators import PLANTED
 from chaos.plan import FAILPOINT, FREEZE, KILL, Fault
 from chaos.run import _note_when_struck
-from chaos.verdict import RECOVERY_S_MAX, Done, judge_dead_letters, too_long
+from chaos.verdict import P99_S_MAX, RECOVERY_S_MAX, Done, Latency, too_long
 from dead_letters.letters import Letter, Refusal
 from processors.runtime.messages import Record
+from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 
 MOMENT = 1_700_000_000.0
 
@@ -65,29 +72,210 @@ def test_a_failpoint_touches_traces_from_the_kill_that_arms_it_on(asked_s, finis
     assert one.touched(MOMENT + asked_s, MOMENT + finished_s) == touched
 
 
+class Database:
+    """Answers each query with the rows that are planted for it."""
+
+    def __init__(self, monkeypatch, answers):
+        self._answers = answers
+        self.asked = []
+        monkeypatch.setattr(verdict.psycopg, "connect", lambda dsn: nullcontext(self))
+
+    def execute(self, query, values=None):
+        self.asked.append(values)
+        found = self._answers[query]
+        rows = found(*values) if callable(found) else found
+        return SimpleNamespace(fetchall=lambda: rows, fetchone=lambda: rows[0] if rows else None)
+
+
+A, B = (UUID(int=number) for number in range(2))
+AMOUNTS = {"completed": 10_000, "compensated": 10_000 + CENTS_DECLINED, "rejected": INSUFFICIENT_AMOUNT_MINOR}
+
+
+@pytest.mark.parametrize("wanted", AMOUNTS)
+@pytest.mark.parametrize("state", [*AMOUNTS, "deducted", None])
+@pytest.mark.parametrize("provider_faults", [False, True])
+def test_each_withdrawal_ends_as_it_had_to(monkeypatch, wanted, state, provider_faults):
+    """Where the provider has faults, a payment may have failed after its last attempt."""
+    Database(monkeypatch, {verdict._STATES: [] if state is None else [(A, state)]})
+    check = verdict.check_outcomes("saga", {A: AMOUNTS[wanted]}, provider_faults)
+    assert check.ok == (state == wanted or (provider_faults and state == "compensated"))
+    if not check.ok:
+        assert check.detail == f"{A} is {state or 'unknown'}, not {wanted}"
+
+
+def test_a_withdrawal_that_nobody_asked_for_is_off(monkeypatch):
+    Database(monkeypatch, {verdict._STATES: [(A, "completed"), (B, "completed")]})
+    check = verdict.check_outcomes("saga", {A: 10_000}, False)
+    assert (check.ok, check.detail) == (False, f"{B} was never asked for")
+    assert verdict.check_outcomes("saga", {A: 10_000, B: 10_000}, False).ok
+
+
+@pytest.mark.parametrize("field", [None, 0, 1, 2])
+def test_the_cents_that_left_are_the_cents_that_were_paid(monkeypatch, field):
+    amounts = [10_001] * 3
+    if field is not None:
+        amounts[field] += 1
+    queries = (verdict._HELD, verdict._NET, verdict._PAID)
+    Database(monkeypatch, {query: [(amount,)] for query, amount in zip(queries, amounts, strict=True)})
+    check = verdict.check_money({"account": "account", "provider": "provider"})
+    said = "100.01 left the accounts, and that is what the provider paid"
+    if field is not None:
+        left, net, paid = amounts
+        said = f"balances fell by {left}, ledger says {net}, provider paid {paid}"
+    assert (check.ok, check.detail) == (field is None, said)
+
+
 def _letter(offset, planted=None):
     fields = [] if planted is None else [(PLANTED, planted.encode())]
-    return Letter(Record("account.events", 0, offset, None, b"", fields), [Refusal("saga", "why", None, None)])
+    return Letter(Record("t", 0, offset, None, b"", fields), [Refusal("saga", "conflict", None, None)])
 
 
-def test_what_was_planted_is_refused_and_may_come_again():
-    check = judge_dead_letters(
-        [_letter(1, "junk 1"), _letter(2, "junk 2"), _letter(3, "junk 1")], {"junk 1", "junk 2"}
+@pytest.mark.parametrize(
+    ("letters", "planted", "ok", "said"),
+    [
+        ([], set(), True, "no message was given up"),
+        ([_letter(1)], set(), False, "t/0@1: conflict"),
+        # What was planted is refused, and may come again; it excuses no other.
+        ([_letter(1, "a"), _letter(2, "b"), _letter(3, "a")], {"a", "b"}, True, None),
+        ([_letter(1, "a"), _letter(7)], {"a"}, False, "t/0@7: conflict"),
+        ([_letter(1, "a")], {"a", "b"}, False, "b was planted, but not refused"),
+    ],
+)
+def test_no_message_is_given_up_but_what_was_planted(monkeypatch, letters, planted, ok, said):
+    monkeypatch.setattr(verdict, "read_letters", lambda _: letters)
+
+    check = verdict.check_dead_letters("kafka", planted)
+
+    assert (check.ok, check.detail) == (ok, said or "no message was given up but the 2 planted ones")
+
+
+class Collector:
+    """Spans of traces, of which some come late."""
+
+    def __init__(self, late=0):
+        self._late = late
+
+    def trace_ids(self):
+        return ["a"]
+
+    def trace(self, trace_id):
+        self._late -= 1
+        return "whole" if self._late < 0 else "holes"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(verdict, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(
+        verdict, "what_is_missing", lambda spans, *_: None if spans == "whole" else "a hop missing"
     )
-
-    assert check.ok
-    assert check.detail == "no message was given up but the 2 planted ones"
+    return now
 
 
-def test_what_was_planted_excuses_no_other_dead_letter():
-    check = judge_dead_letters([_letter(1, "junk 1"), _letter(7)], {"junk 1"})
-
-    assert not check.ok
-    assert check.detail == "account.events/0@7: why"
+def trace_row(trace_id="a", asked_s=0.0):
+    return trace_id, "completed", None, MOMENT + asked_s, MOMENT + asked_s + 1.0
 
 
-def test_what_was_planted_and_not_refused_has_been_lost():
-    check = judge_dead_letters([_letter(1, "junk 1")], {"junk 1", "junk 2"})
+def test_a_trace_with_holes_is_off_unless_a_fault_touched_it(monkeypatch, clock):
+    Database(monkeypatch, {verdict._TRACED: [trace_row()]})
+    check = verdict.check_traces("saga", Collector(10**6), [])
+    assert (check.ok, check.detail) == (False, "a (completed): a hop missing")
+    assert clock[0] == pytest.approx(verdict.SPANS_AFTER_S, abs=verdict.SPANS_POLL_S)
+    check = verdict.check_traces("saga", Collector(10**6), [_done(0.0, 1.0)])
+    assert (check.ok, check.detail) == (True, "0 of 1 sampled are whole, of 0 that no fault touched all")
+    assert not verdict.check_traces("saga", Collector(10**6), [_done(60.0, 1.0)]).ok
 
-    assert not check.ok
-    assert check.detail == "junk 2 was planted, but not refused"
+
+def test_a_trace_whose_last_spans_are_on_their_way_is_waited_for(monkeypatch, clock):
+    Database(monkeypatch, {verdict._TRACED: [trace_row(), trace_row("b", 5.0)]})
+    check = verdict.check_traces("saga", Collector(3), [_done(-60.0, 1.0)])
+    assert (check.ok, check.detail) == (True, "2 of 2 sampled are whole, of 2 that no fault touched all")
+    assert clock[0] == pytest.approx(3 * verdict.SPANS_POLL_S)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "finished_s", "touched"),
+    [
+        (0.0, 3.9, False),  # over SPANS_AFTER_S + SPANS_BEFORE_S before it
+        (0.0, 4.0, False),
+        (0.0, 4.1, True),
+        (25.9, 26.0, True),
+        (26.0, 26.1, False),  # SPANS_AFTER_S after recovery
+    ],
+)
+def test_a_fault_touches_what_was_under_way_shortly_before_and_until_recovery(asked_s, finished_s, touched):
+    one = Done(Fault(10.0, KILL, "account"), MOMENT + 10.0, MOMENT + 20.0, 2.0)
+    assert one.touched(MOMENT + asked_s, MOMENT + finished_s) == touched
+    assert Done(one.fault, one.began, one.ended).touched(MOMENT + 23.9, MOMENT + 24.0)
+    assert not Done(one.fault, one.began, one.ended).touched(MOMENT + 24.0, MOMENT + 24.1)
+
+
+@pytest.mark.parametrize(
+    ("finished_s", "recovery_s"),
+    [(3.5, 3.5), (-1.0, 0.0), (None, None), (RECOVERY_S_MAX + 1.0, RECOVERY_S_MAX + 1.0)],
+)
+def test_recovery_is_from_a_fault_to_the_first_that_completes(monkeypatch, finished_s, recovery_s):
+    one = _done(4.0, None)
+    row = (None if finished_s is None else one.began + finished_s,)
+    database = Database(monkeypatch, {verdict._RECOVERED: [row]})
+    check = verdict.check_recovery("saga", [one])
+    assert one.recovery_s == recovery_s
+    first_id, moment = database.asked[0]
+    assert uuid_time(first_id) == moment.timestamp() == one.began
+    assert check.ok == (recovery_s is not None and recovery_s <= RECOVERY_S_MAX)
+    if check.ok:
+        assert check.detail == f"withdrawals completed again after {recovery_s:.1f} s at the most"
+    else:
+        how_long = "never" if recovery_s is None else f"{recovery_s:.1f} s"
+        assert check.detail == f"{one.fault.in_words()}: {how_long}"
+
+
+def test_the_longest_recovery_is_told_and_none_without_faults(monkeypatch):
+    rows = iter([MOMENT + 1.0, MOMENT + 12.0])
+    Database(monkeypatch, {verdict._RECOVERED: lambda *_: [(next(rows),)]})
+    assert "after 2.0 s" in verdict.check_recovery("saga", [_done(0.0, None), _done(10.0, None)]).detail
+    assert "after 0.0 s" in verdict.check_recovery("saga", []).detail
+
+
+def test_a_database_without_rows_says_never(monkeypatch):
+    Database(monkeypatch, {verdict._RECOVERED: []})
+    assert not verdict.check_recovery("saga", [one := _done(0.0, None)]).ok
+    assert one.recovery_s is None
+
+
+def uuid_time(one):
+    assert (one.version, one.variant) == (7, RFC_4122)
+    assert one.int & ((1 << 62) - 1) == 0
+    return (one.int >> 80) / 1000
+
+
+@pytest.mark.parametrize(
+    ("p99_s", "ok"), [(0.1, True), (P99_S_MAX - 0.01, True), (P99_S_MAX, False), (9.0, False)]
+)
+def test_nobody_waits_long_where_services_are_only_restarted(p99_s, ok):
+    check = verdict.check_latency(Latency(0.1, p99_s, 10.0))
+    assert (check.ok, check.detail) == (ok, f"p99 {p99_s:.2f} s" + (f", limit {P99_S_MAX:g} s" if ok else ""))
+
+
+def test_latency_is_what_the_database_says(monkeypatch):
+    Database(monkeypatch, {verdict._LATENCIES: [([0.1, 0.2, 0.3],)]})
+    assert verdict.measure_latency("saga") == Latency(0.1, 0.2, 0.3)
+
+
+def test_the_audit_holds_where_all_its_checks_do():
+    good, bad = Check("saga", True, "well"), Check("ledger", False, "x is off")
+    check = verdict.audit_check(Audit(True, [good, good], 1, {}))
+    assert (check.ok, check.detail) == (True, "all 2 checks over all databases and topics hold")
+    check = verdict.audit_check(Audit(False, [good, bad], 1, {}))
+    assert (check.ok, check.detail) == (False, "ledger: x is off")
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (3, ""), (4, "; and 1 more"), (9, "; and 6 more")])
+def test_some_faults_are_named_and_all_are_counted(count, more):
+    check = verdict._check("x", [str(number) for number in range(count)], "good")
+    assert (check.ok, check.detail) == (False, "; ".join("012345678"[: min(count, 3)]) + more)

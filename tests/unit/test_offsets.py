@@ -57,6 +57,11 @@ def test_a_leader_that_is_not_known_yet_is_asked_again():
     assert Offsets("", admin).first(["there"]) == Offsets("", admin).end(["there"]) == {("there", 0): 7}
 
 
+def test_a_leader_that_has_just_started_and_knows_of_an_older_epoch_is_asked_again():
+    admin = Admin(KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.FENCED_LEADER_EPOCH)
+    assert Offsets("", admin).end(["there"]) == {("there", 0): 7}
+
+
 def test_other_errors_are_raised_at_once_and_those_of_a_start_in_the_end(monkeypatch):
     admin = Admin(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
     with pytest.raises(KafkaException, match="GROUP_AUTHORIZATION_FAILED"):

@@ -122,3 +122,21 @@ def test_a_jaeger_that_is_away_is_named():
         traces("http://127.0.0.1:9", ["a" * 32])
     with pytest.raises(JaegerError, match="is not the address of a Jaeger"):
         traces("file:///etc", ["a" * 32])
+
+
+@pytest.mark.parametrize(("state", "hops"), [("completed", 25), ("rejected", 18), ("compensated", 30)])
+def test_a_whole_trace_has_so_many_hops(state, hops):
+    assert sum(HOPS[state].values()) == hops
+
+
+def test_a_trace_without_a_span_is_not_whole():
+    assert what_is_missing([], "completed") == "there is no span"
+
+
+def test_a_rejection_without_a_look_at_the_balance_has_one_saga_transaction_less_and_no_fewer():
+    spans = spans_of("rejected", [hop for hop in HOPS["rejected"] if hop[2] == "BalanceChecked"])
+    saga = [one for one in spans if one.name == "transaction saga"]
+    less = [one for one in spans if one not in saga[:1]]
+    assert what_is_missing(less, "rejected", "unknown_account") is None
+    least = [one for one in spans if one not in saga[:2]]
+    assert what_is_missing(least, "rejected", "unknown_account") == "saga transaction saga missing"

@@ -124,8 +124,10 @@ def test_dead_rows_are_listed_retried_and_discarded_by_commands(stack, outbox, m
     assert nameless in shown
     assert "tombstone" in shown
     assert "not among the dead rows: nobody" in settle("discard", "nobody", nameless, code=2)
-    assert "discard 2 rows for good: pass --yes" in settle("discard", "--all", code=2)
-    assert "put 2 rows back into the outbox: pass --yes" in settle("retry", "--all", code=2)
+    assert "to discard 2 rows for good without a terminal to ask at, pass --yes" in settle(
+        "discard", "--all", code=2
+    )
+    assert "to put 2 rows back into the outbox without a terminal" in settle("retry", "--all", code=2)
     assert len(dead_rows(outbox.connection)) == 2
     assert "1 row discarded" in settle("discard", nameless)
     assert [row.name for row in dead_rows(outbox.connection)] == [named]

@@ -1,0 +1,49 @@
+"""What tells a row from all others of its source: its UUID, or where the ID is none, all that it says.
+
+A UUID is given out once. Other IDs may be given out again: a table that was made anew, or emptied with its
+sequence, counts from 1.
+"""
+
+from collections.abc import Callable
+from hashlib import sha256
+from uuid import UUID
+
+from psycopg import sql
+
+from outbox_relay.columns import Columns, as_bytes
+from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED, OutboxRow
+
+UUID_BYTES = 16
+
+Key = Callable[[OutboxRow], bytes | None]
+"""The key of a row, as :func:`key_in_table` gives it."""
+
+
+def contents(row: OutboxRow) -> bytes:
+    """What tells a row from all others, be its ID unique or not; the trace context does not count."""
+    return b"".join(sha256(value).digest() if value is not None else b"-" for value in row[:COLUMNS_REQUIRED])
+
+
+def digest(row: OutboxRow) -> bytes:
+    """The same in 32 bytes."""
+    return sha256(contents(row)).digest()
+
+
+def identity(row: OutboxRow) -> bytes:
+    """What a row and its record have in common: the 16 bytes of a UUID, or the digest."""
+    if row.id is not None:
+        try:
+            return UUID(row.id.decode()).bytes
+        except ValueError:
+            pass
+    return digest(row)
+
+
+def key_in_table(columns: Columns) -> sql.Composable:
+    """SQL for the key of a row of the table: the text of its UUID, or the digest, as bytes."""
+    if columns["id"] == "uuid":
+        return as_bytes("id", columns)
+    parts = [
+        sql.SQL("coalesce(sha256({}), '-')").format(as_bytes(name, columns)) for name in COLUMNS[:COLUMNS_REQUIRED]
+    ]
+    return sql.SQL("sha256({})").format(sql.SQL(" || ").join(parts))

@@ -1,0 +1,20 @@
+"""Mutants that change nothing that could be seen, and why; named as :mod:`tests.mutate` prints them."""
+
+_CHOICE = "how long is a choice; that it is so long, and no longer, is tested by its name"
+_FROZEN = "nothing changes one; frozen says so to the type checker"
+_STATEMENT = "each statement in a transaction has a snapshot of its own, so it sees the same"
+
+EQUIVALENT = {
+    "audit/run.py module: 5.0 -> 6.0": _CHOICE,
+    "audit/run.py Check: True -> False": _FROZEN,
+    "audit/run.py Audit: True -> False": _FROZEN,
+    "audit/run.py _wait_until_quiet: True -> False": _STATEMENT,
+    "audit/run.py _published: True -> False": _STATEMENT,
+    "chaos/verdict.py module: 60.0 -> 61.0": _CHOICE,
+    "chaos/verdict.py module: 2.0 -> 3.0": _CHOICE,
+    "chaos/verdict.py module: 0.1 -> 1.1": _CHOICE,
+    "chaos/verdict.py Latency: True -> False": _FROZEN,
+    "chaos/verdict.py check_traces: time.monotonic() < deadline -> time.monotonic() <= deadline": (
+        "one more look at the very moment of the deadline"
+    ),
+}

@@ -1,0 +1,293 @@
+"""The audit as a whole: each check fails by a fault of its own and no other, and waits no longer than it may."""
+
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+
+from audit import lag, run
+from audit.offenders import EXAMPLES_MAX, Offenders
+from audit.story import AccountSide, NotificationSide, SagaSide, Story
+from contracts.topics import READ_BY
+from processors.runtime.gaps import Gap, NotedGap
+
+SERVICES = ("account", "payment", "notification", "saga")
+DSNS = {name: name for name in (*SERVICES, "provider")}
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+GAP = Gap("withdrawal.requests", 3, 5, 9)
+OURS = [("settle_outbox_x", 0)]
+BEHIND = [("settle_outbox_x", 1)]
+
+
+class Clock:
+    """Time that passes by sleeping only."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class World:
+    """What the audit finds, which is in order; a test changes one thing."""
+
+    def __init__(self, monkeypatch):
+        self.lag = []
+        self.unnoticed = []
+        self.noted = []
+        self.balances = []
+        self.open = 0
+        self.slots = dict.fromkeys(SERVICES, OURS)
+        self.rows = False
+        self.stories = [whole()]
+        self.outbox, self.topics = [], []
+        self.asked = []
+        self.clock = Clock()
+        monkeypatch.setattr(run, "time", self.clock)
+        monkeypatch.setattr(run.psycopg, "connect", lambda dsn, **_: nullcontext(Connection(self, dsn)))
+        monkeypatch.setattr(run, "consumer_lag", lambda _: value_of(self.lag))
+        monkeypatch.setattr(run, "deleted_unread", lambda _: self.unnoticed)
+        monkeypatch.setattr(
+            run, "noted_gaps", lambda dsns: self.noted if dsns == {s: s for s in SERVICES} else None
+        )
+        monkeypatch.setattr(run, "stories", lambda _: iter(self.stories))
+        monkeypatch.setattr(run, "unpublished", lambda _: self._look("outbox"))
+        monkeypatch.setattr(run, "differences", lambda *_: self._look("topics"))
+
+    def _look(self, name):
+        self.asked.append(name)
+        return Offenders(getattr(self, name))
+
+    def off(self, wait_s=0.0):
+        """What does not hold, by check."""
+        found = run.run(DSNS, "kafka:9092", wait_s)
+        off = {check.name: check.detail for check in found.checks if not check.ok}
+        assert found.ok == (not off)
+        return off
+
+
+class Connection:
+    """A database that answers the audit's questions."""
+
+    def __init__(self, world, name):
+        self._world, self._name = world, name
+
+    def cursor(self, _):
+        return self
+
+    def __iter__(self):
+        return iter(self._world.balances)
+
+    def execute(self, query, values=None):
+        world = self._world
+        answers = {
+            run._BALANCES: lambda: None,
+            run._OPEN: lambda: [(value_of(world.open),)],
+            run._POSITION: lambda: [("0/9",)],
+            run._SLOTS: lambda: value_of(world.slots[self._name]) if values == ("0/9", "settle_outbox_") else None,
+            run._HAS_ROWS: lambda: [(value_of(world.rows),)],
+        }
+        rows = answers[query]()
+        return SimpleNamespace(fetchone=lambda: rows[0], fetchall=lambda: rows)
+
+
+def value_of(planned):
+    """A value, or what a function of the moment says."""
+    return planned() if callable(planned) else planned
+
+
+def whole():
+    contents = ("acc-1", 100, "USD")
+    types = ["WithdrawalRequested", "WithdrawalRejected", "NotificationSent"]
+    saga, account = SagaSide(contents, "rejected", types), AccountSide(contents, "rejected", 0, 0, 0)
+    return Story(uuid4(), account, saga=saga, notification=NotificationSide(1, 0))
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def test_where_nothing_is_off_it_holds_and_every_check_says_what_that_means(world):
+    found = run.run(DSNS, "kafka:9092")
+    assert found.ok
+    assert {check.name: check.detail for check in found.checks} == run._MEANING
+    assert (found.withdrawals, found.outcomes) == (1, {"rejected": 1})
+    assert world.asked == ["outbox", "topics"]
+
+
+PLANTED = {
+    "balances": ({"balances": [("acc-1", 5), ("acc-2", None)]}, "acc-1: off by 5; acc-2: no account"),
+    "consumed": ({"lag": [("saga", "account.events", 7)]}, "saga: 7 records of account.events"),
+    "outbox": ({"outbox": ["x did not arrive"]}, "x did not arrive"),
+    "topics": ({"topics": ["x is not on its topic"]}, "x is not on its topic"),
+    "published": (
+        {"slots": {**dict.fromkeys(SERVICES, OURS), "saga": [("settle_outbox_saga", 1)]}},
+        "saga: slot settle_outbox_saga is 1 bytes behind",
+    ),
+}
+
+
+@pytest.mark.parametrize("check", PLANTED)
+def test_each_check_finds_its_fault_and_no_other_does(world, check):
+    planted, said = PLANTED[check]
+    for name, value in planted.items():
+        setattr(world, name, value)
+    assert world.off() == {check: said}
+
+
+def test_what_a_service_missed_is_off_until_it_is_acknowledged(world):
+    said = "saga: 4 offsets from withdrawal.requests/3@5 on were deleted unread (settle gaps)"
+    world.noted = [NotedGap("saga", GAP, NOW, None, None)]
+    assert world.off() == {"gaps": said}
+    world.noted = [NotedGap("saga", GAP, NOW, NOW, "resent")]
+    assert world.off() == {}
+    world.unnoticed = [("saga", GAP)]
+    assert world.off() == {"gaps": said}
+
+
+def test_faults_of_a_withdrawal_are_off_under_their_check(world):
+    good = whole()
+    bad = good._replace(account=good.account._replace(refunds=1))
+    world.stories = [good, bad, good._replace(saga=None)]
+    off = world.off()
+    assert off == {
+        "ledger": f"{bad.payment_id}: rejected, but the ledger has 0 deductions, 1 refunds, net 0",
+        "finished": f"{good.payment_id}: rejected, not yet known to the saga",
+    }
+    assert run.run(DSNS, "").outcomes == {"rejected": 2, "requested": 1}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [{"lag": [("saga", "account.events", 7)]}, {"slots": dict.fromkeys(SERVICES, BEHIND)}],
+)
+def test_with_something_under_way_what_is_late_is_not_lost(world, way):
+    """Neither are topics compared, nor is an event missed in a withdrawal that has not ended."""
+    world.stories = [Story(uuid4(), saga=SagaSide(("acc-1", 100, "USD"), "incomplete", []))]
+    assert set(world.off()) == {"finished", "events"}
+    world.asked.clear()
+    for name, value in way.items():
+        setattr(world, name, value)
+    world.outbox = world.topics = ["late"]
+    assert set(world.off()) == {"finished", "consumed" if "lag" in way else "published"}
+    assert world.asked == []
+
+
+def test_it_waits_until_everything_is_read(world):
+    world.lag = lambda: [] if world.clock.now >= 3.0 else [("saga", "account.events", 7)]
+    assert world.off(wait_s=3.0) == {}
+    assert world.clock.now == 3.0
+    world.lag = [("saga", "account.events", 7)]
+    assert set(world.off(wait_s=2.0)) == {"consumed"}
+    assert world.clock.now == 5.0
+
+
+def test_it_waits_until_withdrawals_have_ended(world):
+    world.open = lambda: int(world.clock.now < 3.0)
+    assert world.off(wait_s=10.0) == {}
+    assert world.clock.now == 3.0
+    world.open = 1
+    assert world.off(wait_s=2.0) == {}
+    assert world.clock.now == 5.0
+
+
+def test_the_relay_has_time_of_its_own_to_confirm(world):
+    world.slots = dict.fromkeys(SERVICES, lambda: [("settle_outbox_x", int(world.clock.now < run.CONFIRM_S))])
+    assert world.off() == {}
+    assert world.clock.now == run.CONFIRM_S
+    world.slots = dict.fromkeys(SERVICES, BEHIND)
+    assert set(world.off()) == {"published"}
+    assert world.clock.now == 2 * run.CONFIRM_S
+    assert set(world.off(wait_s=20.0)) == {"published"}
+    assert world.clock.now == 2 * run.CONFIRM_S + 20.0
+
+
+def test_of_several_slots_of_ours_one_that_has_confirmed_is_enough(world):
+    world.slots["saga"] = [("settle_outbox_old", 99), ("settle_outbox_new", -8)]
+    assert world.off() == {}
+    world.slots["saga"] = [("settle_outbox_old", 99), ("settle_outbox_new", 1)]
+    assert world.off() == {"published": "saga: slot settle_outbox_new is 1 bytes behind"}
+
+
+def test_without_a_slot_an_outbox_must_become_empty(world):
+    world.slots["saga"] = []
+    assert world.off() == {}
+    world.rows = lambda: world.clock.now < 2.0
+    assert world.off() == {}
+    world.rows = True
+    assert world.off() == {"published": "saga: no replication slot, so no relay has read its outbox"}
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, ""),
+        (1, "0"),
+        (EXAMPLES_MAX, "0; 1; 2; 3; 4"),
+        (EXAMPLES_MAX + 1, "0; 1; 2; 3; 4; and 1 more"),
+        (1_000, "0; 1; 2; 3; 4; and 995 more"),
+    ],
+)
+def test_some_offenders_are_named_and_all_are_counted(count, said):
+    found = Offenders(str(number) for number in range(count))
+    assert (found.count, found.in_words()) == (count, said)
+    assert len(found._examples) <= EXAMPLES_MAX
+
+
+class Offsets:
+    """Of one partition of each topic."""
+
+    def __init__(self, confirmed, first, end):
+        self._confirmed, self._first, self._end = confirmed, first, end
+
+    def confirmed(self, group, topics):
+        assert group.startswith("settle-")
+        return {(topic, 0): self._confirmed for topic in topics if self._confirmed is not None}
+
+    def first(self, topics):
+        return {(topic, 0): self._first for topic in topics}
+
+    def end(self, topics):
+        return {(topic, 0): self._end for topic in topics}
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "first", "end", "behind", "missed"),
+    [
+        (5, 0, 5, 0, None),
+        (5, 0, 6, 1, None),
+        (5, 5, 5, 0, None),
+        (5, 6, 8, 2, (5, 6)),  # what is gone is not behind, it is missed
+        (0, 0, 3, 3, None),
+        (-1001, 0, 3, 3, None),  # confirmed nothing
+        (-1001, 2, 3, 1, (0, 2)),
+        (None, 2, 3, 1, (0, 2)),
+        (5, 0, 4, 0, None),  # confirmed meanwhile
+    ],
+)
+def test_what_is_behind_and_what_was_deleted_unread(monkeypatch, confirmed, first, end, behind, missed):
+    monkeypatch.setattr(lag, "Offsets", lambda _: Offsets(confirmed, first, end))
+    reads = [(service, topic.name) for service, topics in READ_BY.items() for topic in topics]
+    assert lag.consumer_lag("") == sorted((*one, behind) for one in reads if behind)
+    assert lag.deleted_unread("") == [(s, Gap(t, 0, *missed)) for s, t in reads if missed]
+
+
+def test_the_lag_of_a_topic_is_that_of_its_partitions(monkeypatch):
+    offsets = Offsets(0, 0, 0)
+    offsets.end = lambda topics: {(topic, partition): 3 for topic in topics for partition in range(4)}
+    offsets.first = lambda topics: dict.fromkeys(offsets.end(topics), 0)
+    monkeypatch.setattr(lag, "Offsets", lambda _: offsets)
+    assert {behind for _, _, behind in lag.consumer_lag("")} == {12}
+
+
+def test_who_does_not_ask_it_to_wait_does_not_wait(world):
+    world.lag, world.open = [("saga", "account.events", 7)], 1
+    assert not run.run(DSNS, "kafka:9092").ok
+    assert world.clock.now == 0.0

@@ -1,0 +1,294 @@
+"""Topics against event store: each difference is found, and what is none is not."""
+
+import json
+from types import SimpleNamespace
+from uuid import UUID, uuid4
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from audit import topics
+from audit.spill import BUCKETS, PAGE_ENTRIES, Spill
+from audit.topics import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Kept
+
+REQUESTS, OWN = "withdrawal.requests", "withdrawal.events"
+KEPT = _Kept({}, 0.0)
+PAYMENT = uuid7()
+
+
+class Record:
+    """A record as confluent-kafka hands it out."""
+
+    def __init__(self, topic=REQUESTS, partition=0, offset=0, headers=(), value=b"", timestamp_ms=0):
+        self._fields = topic, partition, offset, list(headers), value, timestamp_ms
+
+    def topic(self):
+        return self._fields[0]
+
+    def partition(self):
+        return self._fields[1]
+
+    def offset(self):
+        return self._fields[2]
+
+    def headers(self):
+        return self._fields[3]
+
+    def value(self):
+        return self._fields[4]
+
+    def key(self):
+        return b"acc-1"
+
+    def timestamp(self):
+        return 1, self._fields[5]
+
+
+def on_topic(*entries):
+    spill = Spill(_ON_TOPIC.size)
+    for message_id, topic, partition, offset in entries:
+        spill.add(_ON_TOPIC.pack(message_id.bytes, _TOPICS.index(topic), partition, offset))
+    return spill
+
+
+def stored(*entries):
+    spill = Spill(_STORED.size)
+    for message_id, event_type, topic, partition, offset in entries:
+        kind = _TYPES.index(event_type) if event_type in _TYPES else -1
+        place = _TOPICS.index(topic) if topic else -1
+        spill.add(_STORED.pack(message_id.bytes, PAYMENT.bytes, kind, place, partition, offset))
+    return spill
+
+
+@pytest.mark.parametrize("count", [0, 1, PAGE_ENTRIES, BUCKETS * PAGE_ENTRIES // 2])
+def test_what_was_spilled_is_found_once_in_the_bucket_of_its_id(count):
+    ids = [uuid4().bytes for _ in range(count)]
+    with Spill(20) as spill, Spill(16) as others:
+        for number, one in enumerate(ids):
+            spill.add(one + number.to_bytes(4, "big"))
+            others.add(one)
+        found = {}
+        for number in range(BUCKETS):
+            entries, same = spill.bucket(number), others.bucket(number)
+            here = {entries[at : at + 16]: entries[at + 16 : at + 20] for at in range(0, len(entries), 20)}
+            assert len(entries) == 20 * len(here)
+            assert {same[at : at + 16] for at in range(0, len(same), 16)} == set(here)
+            found |= here
+    assert found == {one: number.to_bytes(4, "big") for number, one in enumerate(ids)}
+
+
+def test_a_full_page_is_on_disk_and_not_in_memory():
+    with Spill(16) as spill:
+        for _ in range(PAGE_ENTRIES):
+            spill.add(bytes(16))
+        assert sum(map(len, spill._buffers)) == 0
+        spill.add(bytes(16))
+        assert sum(map(len, spill._buffers)) == 16
+        assert sum(len(spill.bucket(number)) for number in range(BUCKETS)) == 16 * (PAGE_ENTRIES + 1)
+
+
+def test_ids_spread_over_the_buckets():
+    with Spill(16) as spill:
+        for _ in range(20 * BUCKETS):
+            spill.add(uuid4().bytes)
+        sizes = [len(spill.bucket(number)) // 16 for number in range(BUCKETS)]
+    assert min(sizes) > 0
+    assert max(sizes) < 100
+
+
+def test_an_event_is_not_lost_where_its_id_is_on_a_topic_at_any_place():
+    one = uuid7()
+    held = on_topic((one, REQUESTS, 1, 7))
+    assert list(topics._lost(stored((one, "WithdrawalRequested", REQUESTS, 0, 3)), held, KEPT)) == []
+
+
+def test_lost_events_are_named_with_their_place():
+    one, own, new = uuid7(), uuid7(), uuid7()
+    events = stored(
+        (one, "WithdrawalRequested", REQUESTS, 2, 3),
+        (own, "WithdrawalCompleted", None, -1, -1),
+        (new, "New", None, -1, -1),
+    )
+    assert set(topics._lost(events, on_topic(), KEPT)) == {
+        f"{PAYMENT}: WithdrawalRequested is in the event store, but not on its topic ({REQUESTS}/2@3)",
+        f"{PAYMENT}: WithdrawalCompleted is in the event store, but not on {OWN}",
+        f"{PAYMENT}: an event is in the event store, but not on {OWN}",
+    }
+
+
+def test_the_first_type_and_topic_are_told_from_none():
+    (said,) = topics._lost(stored((uuid7(), _TYPES[0], _TOPICS[0], 0, 0)), on_topic(), KEPT)
+    assert said == f"{PAYMENT}: {_TYPES[0]} is in the event store, but not on its topic ({_TOPICS[0]}/0@0)"
+
+
+@pytest.mark.parametrize(("offset", "lost"), [(4, False), (5, True), (6, True)])
+def test_what_a_partition_has_dropped_is_not_lost(offset, lost):
+    kept = _Kept({(REQUESTS, 0): 5}, 0.0)
+    found = list(topics._lost(stored((uuid7(), "WithdrawalRequested", REQUESTS, 0, offset)), on_topic(), kept))
+    assert bool(found) == lost
+
+
+@pytest.mark.parametrize(("after_ms", "lost"), [(-1, False), (0, True), (1, True)])
+def test_of_the_sagas_own_events_what_is_older_than_the_oldest_record_is_not_lost(after_ms, lost):
+    moment_s = 1_800_000_000.0
+    one = UUID(int=(int(moment_s * 1000) + after_ms) << 80)
+    found = list(topics._lost(stored((one, "WithdrawalCompleted", None, -1, -1)), on_topic(), _Kept({}, moment_s)))
+    assert bool(found) == lost
+
+
+@pytest.mark.parametrize(
+    ("topic", "offset", "confirmed", "stranger"),
+    [
+        (REQUESTS, 3, 3, False),  # not read yet
+        (REQUESTS, 3, 4, True),
+        (REQUESTS, 0, None, False),
+        (OWN, 3, None, True),  # the saga reads it not, it writes it
+    ],
+)
+def test_a_record_that_was_read_belongs_into_the_event_store(topic, offset, confirmed, stranger):
+    one = uuid7()
+    known = {} if confirmed is None else {(topic, 1): confirmed}
+    held = on_topic((one, topic, 1, offset))
+    assert list(topics._strangers(stored(), held, known)) == ([(topic, 1, offset)] if stranger else [])
+    assert list(topics._strangers(stored((one, "WithdrawalRequested", REQUESTS, 0, 0)), held, known)) == []
+
+
+@pytest.mark.parametrize("spelled", [str, lambda one: str(one).upper(), lambda one: one.hex])
+def test_an_id_is_the_same_however_it_is_spelled(spelled):
+    one = uuid4()
+    headers = [("eventType", b"WithdrawalRequested"), ("id", spelled(one).encode())]
+    assert topics._message_id(Record(headers=headers)) == one
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        None,
+        [("id", str(uuid4()).encode())],
+        [("eventType", b"SomebodyElses"), ("id", str(uuid4()).encode())],
+        [("eventType", b"WithdrawalRequested")],
+        [("eventType", b"WithdrawalRequested"), ("id", None)],
+        [("eventType", b"WithdrawalRequested"), ("id", b"7")],
+        [("eventType", b"WithdrawalRequested"), ("id", b"\xff")],
+        [("eventType", None), ("id", str(uuid4()).encode())],
+    ],
+)
+def test_what_the_saga_cannot_store_has_no_id(headers):
+    record = Record()
+    record._fields = (*record._fields[:3], headers, *record._fields[4:])
+    assert topics._message_id(record) is None
+
+
+def test_of_several_headers_with_one_name_the_last_one_counts():
+    first, last = uuid4(), uuid4()
+    headers = [
+        ("eventType", b"x"),
+        ("id", str(first).encode()),
+        ("eventType", b"PaymentFailed"),
+        ("id", last.hex.encode()),
+    ]
+    assert topics._message_id(Record(headers=headers)) == last
+
+
+def body(**changed):
+    fields = {
+        "payment_id": str(PAYMENT),
+        "account_id": "acc-1",
+        "amount_minor": 100,
+        "currency": "USD",
+        "occurred_at": "2026-11-28T10:00:00Z",
+    }
+    return json.dumps(fields | changed).encode()
+
+
+class Saga:
+    """The saga's database: which message IDs it lacks, and what it knows of withdrawals."""
+
+    def __init__(self, missing=(), contents=()):
+        self._missing, self._contents = set(missing), contents
+
+    def execute(self, sql, values):
+        if sql == topics._CONTENTS:
+            return SimpleNamespace(fetchall=lambda: list(self._contents))
+        assert sql == topics._NOT_STORED
+        return [(one,) for one in values[0] if one in self._missing]
+
+
+def strangers(monkeypatch, saga, records, places):
+    asked = []
+
+    def scan(bootstrap, names, starts, ends):
+        asked.append((set(names), starts, ends))
+        return iter(records)
+
+    monkeypatch.setattr(topics, "scan", scan)
+    return list(topics._not_excused(saga, "kafka:9092", places)), asked
+
+
+def test_a_record_that_the_event_store_lacks_is_named(monkeypatch):
+    one, other = uuid4(), uuid4()
+
+    def record(offset, message_id, value=None):
+        headers = [("eventType", b"WithdrawalRequested"), ("id", str(message_id).encode())]
+        return Record(REQUESTS, 1, offset, headers, value or body())
+
+    records = [
+        record(5, one),
+        record(6, other),  # stored meanwhile, or the same again
+        record(7, one),  # not asked for
+        record(9, one, b"junk"),
+    ]
+    places = [(REQUESTS, 1, 9), (REQUESTS, 1, 5), (REQUESTS, 1, 6), (REQUESTS, 2, 4)]
+    found, asked = strangers(monkeypatch, Saga([one]), records, places)
+    assert found == [f"{PAYMENT}: WithdrawalRequested is on {REQUESTS}/1@5, but not in the event store"]
+    assert asked == [({REQUESTS}, {(REQUESTS, 1): 5, (REQUESTS, 2): 4}, {(REQUESTS, 1): 10, (REQUESTS, 2): 5})]
+
+
+@pytest.mark.parametrize(
+    ("contents", "off"),
+    [
+        ((PAYMENT, "acc-1", 100, "USD"), True),
+        ((PAYMENT, "acc-2", 100, "USD"), False),
+        ((PAYMENT, "acc-1", 101, "USD"), False),
+        ((PAYMENT, "acc-1", 100, "EUR"), False),
+        (None, True),
+    ],
+)
+def test_a_request_that_contradicts_its_withdrawal_is_excused(monkeypatch, contents, off):
+    one = uuid4()
+    record = Record(headers=[("eventType", b"WithdrawalRequested"), ("id", one.hex.encode())], value=body())
+    saga = Saga([one], [contents] if contents else [])
+    found, _ = strangers(monkeypatch, saga, [record], [(REQUESTS, 0, 0)])
+    assert bool(found) == off
+
+
+def test_another_event_that_contradicts_is_not(monkeypatch):
+    one = uuid4()
+    headers = [("eventType", b"MoneyDeducted"), ("id", one.hex.encode())]
+    record = Record(headers=headers, value=body(balance_minor=1))
+    saga = Saga([one], [(PAYMENT, "acc-2", 100, "USD")])
+    found, _ = strangers(monkeypatch, saga, [record], [(REQUESTS, 0, 0)])
+    assert len(found) == 1
+
+
+def test_from_when_on_the_sagas_own_events_must_be_there(monkeypatch):
+    """From the youngest of the records that are the oldest of their partition; nothing where one is empty."""
+    first = {(OWN, 0): 0, (OWN, 1): 5, (OWN, 2): 6, (REQUESTS, 0): 7}
+    moments = {(OWN, 1): 1_000, (OWN, 2): 2_000}
+    monkeypatch.setattr(topics, "Offsets", lambda _: SimpleNamespace(first=lambda _: dict(first)))
+
+    def scan(_, names, starts):
+        assert names == [OWN]
+        ((place, offset),) = starts.items()
+        assert offset == first[place]
+        yield from [Record(timestamp_ms=moments[place])] if place in moments else []
+
+    monkeypatch.setattr(topics, "scan", scan)
+    assert topics._kept("kafka:9092") == _Kept(first, 2.0 + topics.CLOCKS_OFF_S)
+    del moments[OWN, 1]
+    monkeypatch.setattr(topics, "time", SimpleNamespace(time=lambda: 1_000.0))
+    assert topics._kept("kafka:9092") == _Kept(first, 1_000.0 + topics.CLOCKS_OFF_S)
+    for place in ((OWN, 1), (OWN, 2)):
+        first[place] = 0
+    assert topics._kept("kafka:9092") == _Kept(first, 0.0)
