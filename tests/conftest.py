@@ -41,10 +41,10 @@ from tracing.setup import TracingSettings
 WAIT_S = 60.0
 LONGEST = (
     "test_faults.py",
+    "test_chaos.py",
     "retries",
     "test_compare.py",
     "relay/test_faults.py",
-    "test_chaos.py",
     "test_crashes.py",
     "relay/test_table.py",
     "test_stack.py",
