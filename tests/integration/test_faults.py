@@ -20,7 +20,7 @@ from contracts.topics import READ_BY
 from processors.runtime.scan import scan
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
-from tests.conftest import Settle, wait_until
+from tests.conftest import WAIT_S, Settle, wait_until
 
 MIXED = {"duplicates": 0.1, "declined": 0.1, "insufficient": 0.05}
 
