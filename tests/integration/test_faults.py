@@ -146,7 +146,7 @@ def second_instance(settle: Settle, service: str) -> Iterator[subprocess.Popen[s
         joined = time.monotonic()
         while "partitions assigned" not in (line := second.stderr.readline()):
             assert line, "the second instance ended"
-        assert time.monotonic() - joined < 30
+        assert time.monotonic() - joined < WAIT_S
         yield second
     finally:
         second.terminate()
