@@ -20,7 +20,7 @@ from contracts.topics import READ_BY
 from processors.runtime.scan import scan
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
-from tests.conftest import Settle, wait_until
+from tests.conftest import WAIT_S, Settle, wait_until
 
 MIXED = {"duplicates": 0.1, "declined": 0.1, "insufficient": 0.05}
 
@@ -146,7 +146,7 @@ def second_instance(settle: Settle, service: str) -> Iterator[subprocess.Popen[s
         joined = time.monotonic()
         while "partitions assigned" not in (line := second.stderr.readline()):
             assert line, "the second instance ended"
-        assert time.monotonic() - joined < 30
+        assert time.monotonic() - joined < WAIT_S
         yield second
     finally:
         second.terminate()

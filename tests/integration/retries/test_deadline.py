@@ -49,7 +49,7 @@ def test_what_waited_out_an_outage_is_paid_and_what_was_tried_for_too_long_is_no
         wait_until(lambda one=one: retrying.status(one), "it is known")
         wait_until(lambda one=one: age_s(one) > 2 * DEADLINE_S, "it is older than the deadline")
     nudged = retrying.settle("nudge", str(redriven))
-    assert "said again on account.events: MoneyDeducted" in nudged.stdout
+    assert "republished on account.events: MoneyDeducted" in nudged.stdout
     with with_a_short_deadline(retrying):
         assert {retrying.finished(one).state for one in (waited, redriven)} == {"completed"}
         with retrying.faults(error_share=1, voids=False):
