@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STACK := $(VENV)/.stack
 # Each has a stack of its own; most tests wait for something most of the time.
-WORKERS ?= 4
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-compose mutate lint chaos compare bench bench-relay bench-tracing lock clean

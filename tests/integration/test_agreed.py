@@ -83,7 +83,7 @@ def test_dead_rows_that_come_meanwhile_stay_where_they_are(settle: Settle, meanw
     die("1")
     asked = meanwhile(lambda: die("2"))
     done = CliRunner().invoke(app, ["outbox", "dead", "retry", "--all"], env={**environment, "COLUMNS": "120"})
-    assert asked == ["put 1 row back"]
+    assert asked == ["put 1 row back into the outbox"]
     assert done.stdout.endswith("1 row put back\n"), done.stderr
     listed = CliRunner().invoke(app, ["outbox", "dead", "list", "--json"], env=environment)
     assert [row["id"][-1] for row in json.loads(listed.stdout)] == ["2"]

@@ -170,7 +170,7 @@ def test_a_charge_without_a_payment_and_one_that_was_made_twice(settle: Settle, 
 
 
 def test_an_outbox_row_that_did_not_arrive(settle: Settle, completed):
-    """The relay's slot was set forward behind its back: the row is there, and Kafka has never seen it."""
+    """The log did not bring it, and it has no topic to be published to from the table."""
     payment_id, account = completed
     row_id = uuid7()
     # What is published is removed first, or the row would be removed with it: it never was in the relay's log.
@@ -183,7 +183,7 @@ def test_an_outbox_row_that_did_not_arrive(settle: Settle, completed):
         # What happens outside of the publication stays there.
         "ALTER PUBLICATION settle_outbox SET (publish = 'truncate'); "
         "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES "
-        f"""('{row_id}', 'payment', '{account}', 'PaymentProcessed', '{{"payment_id": "{payment_id}"}}'); """
+        f"""('{row_id}', 'nowhere', '{account}', 'PaymentProcessed', '{{"payment_id": "{payment_id}"}}'); """
         "ALTER PUBLICATION settle_outbox SET (publish = 'insert')",
         f"DELETE FROM outbox WHERE id = '{row_id}'",
     ):

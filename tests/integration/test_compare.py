@@ -20,8 +20,8 @@ from cli.compare import run_on, show, write
 from tests.conftest import Settle
 
 QUICK_S_MAX = 90.0
-"""With two cores of its own. Longer as workers share them, and by half where the machine has a slow hour."""
-LONGER = 1.5 * max(1.0, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) / 2)
+"""With two cores of its own. Longer as workers share them, and where the machine has a slow hour."""
+LONGER = 2.5 * max(1.0, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) / 2)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
