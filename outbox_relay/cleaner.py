@@ -64,9 +64,10 @@ LOCK_WAIT = "5s"
 
 _DELETE = "DELETE FROM public.outbox WHERE {} = ANY(%s::{}[])"
 _DELETE_DEAD = "DELETE FROM public.outbox WHERE {}"
+# A row at '-infinity' waits for a poller's decision whether it is published: it is not known to be.
 _DELETE_MARKED = """
-    DELETE FROM public.outbox WHERE published_at IS NOT NULL
-        AND id = ANY(ARRAY(SELECT id FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s))
+    DELETE FROM public.outbox WHERE published_at > '-infinity'
+        AND id = ANY(ARRAY(SELECT id FROM public.outbox WHERE published_at > '-infinity' LIMIT %s))
 """
 _SUSPECTS = "SELECT {} FROM public.outbox WHERE {} LIMIT %s"
 # As the background process would, and without the lock that gives space back to the operating system.
