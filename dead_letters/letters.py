@@ -2,8 +2,11 @@
 
 A dead letter is named by the place of its original, ``<topic>/<partition>@<offset>``, as the services' logs name
 it. Two services that refuse the same message, or one that refuses it twice around a crash, make one dead letter.
+What does not say where its original is, or names the place of one with other contents (a topic made anew counts
+from 0 again, and anybody may write to these topics), is named by its own place: it hides no other.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -36,20 +39,17 @@ class Letter(msgspec.Struct):
     """A message that could not be handled.
 
     Attributes:
+        id: the place of the original; of the letter itself, ``<topic>.dlq/…``, where that says nothing.
         record: the original: place, key, value and headers, byte for byte; or what is left of it, where it lacks
             something.
         refusals: one or more, in the order of the topic.
         handled: what became of it; None as long as it waits.
     """
 
+    id: str
     record: Record
     refusals: list[Refusal]
     handled: Handled | None = None
-
-    @property
-    def id(self) -> str:
-        """The place of the original."""
-        return self.record.place
 
     @property
     def open(self) -> bool:
@@ -115,16 +115,23 @@ def read_letters(bootstrap: str) -> list[Letter]:
     """
     # What became of them is read first: whatever is added meanwhile is then open, which is looked at again.
     handled = read_handled(bootstrap)
-    letters: dict[str, Letter] = {}
+    letters: dict[str, list[Letter]] = defaultdict(list)
     for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
         letter = _letter(message)
-        known = letters.setdefault(letter.id, letter)
-        if known is not letter:
-            known.refusals += letter.refusals
-            if letter.record.lacks is None:
-                known.record = letter.record
-        known.handled = handled.get(known.id)
-    return sorted(letters.values(), key=_age)
+        there = letters[letter.id]
+        known = next((one for one in there if _is_one(one.record, letter.record)), None)
+        if known is None:
+            if there:
+                letter.id = _place(message)
+            there.append(letter)
+            continue
+        known.refusals += letter.refusals
+        if letter.record.lacks is None:
+            known.record = letter.record
+    found = [letter for there in letters.values() for letter in there]
+    for letter in found:
+        letter.handled = handled.get(letter.id)
+    return sorted(found, key=_age)
 
 
 def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:
@@ -166,6 +173,15 @@ def _age(letter: Letter) -> tuple[datetime, str, int, int]:
     return at or _NO_TIME, record.topic, record.partition, record.offset
 
 
+def _is_one(one: Record, other: Record) -> bool:
+    """Whether two with the same place can be the same: a stub lacks something, what is whole must be equal."""
+    return one.lacks is not None or other.lacks is not None or one == other
+
+
+def _place(letter: Message) -> str:
+    return f"{letter.topic()}/{letter.partition()}@{letter.offset()}"
+
+
 def _letter(message: Message) -> Letter:
     found = headers.of(message) or []
     about: Mapping[str, str | None] = {
@@ -173,10 +189,15 @@ def _letter(message: Message) -> Letter:
     }
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    origin = about.get(headers.DEAD_LETTER_TOPIC)
+    place = _number(about.get(headers.DEAD_LETTER_PARTITION)), _number(about.get(headers.DEAD_LETTER_OFFSET))
+    says_where = bool(origin) and None not in place
     record = Record(
-        about.get(headers.DEAD_LETTER_TOPIC) or topic.removesuffix(".dlq"),
-        _number(about.get(headers.DEAD_LETTER_PARTITION), partition),
-        _number(about.get(headers.DEAD_LETTER_OFFSET), offset),
+        origin or topic.removesuffix(".dlq"),
+        partition if place[0] is None else place[0],
+        offset if place[1] is None else place[1],
         message.key(),
         message.value(),
         [(name, value) for name, value in found if not name.startswith(_OURS)],
@@ -188,9 +209,9 @@ def _letter(message: Message) -> Letter:
         about.get(headers.DEAD_LETTER_ERROR),
         utc.parse(about.get(headers.DEAD_LETTER_AT)),
     )
-    return Letter(record, [refusal])
+    return Letter(record.place if says_where else _place(message), record, [refusal])
 
 
-def _number(text: str | None, otherwise: int | None) -> int:
+def _number(text: str | None) -> int | None:
     is_number = text is not None and text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
-    return int(text) if text is not None and is_number else otherwise or 0
+    return int(text) if text is not None and is_number else None

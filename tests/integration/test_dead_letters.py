@@ -170,3 +170,31 @@ def test_dead_letters_are_chosen_by_topic_type_reason_and_id(settle: Settle):
     assert ours(reason="NOT JSON") == {"withdrawal.requests"}
     assert ours(ids=(mark,)) == {"account.events"}
     assert ours(ids=(mark,), topic="withdrawal.requests") == set()
+
+
+def test_no_foreign_dead_letter_hides_another_or_is_taken_for_it(settle: Settle):
+    """Whoever may write to the topic can name any place, or none; a topic made anew counts from 0 again."""
+    body, key = uuid4().bytes, settle.open_account()
+    partition, offset = settle.send("account.events", body, key, id=str(uuid7()), eventType="MoneyDeducted")
+    place = f"account.events/{partition}@{offset}"
+    refused = letter_of(settle, place)
+    assert refused.record.value == body
+    claims = {"dlq.topic": "account.events", "dlq.partition": str(partition), "dlq.offset": str(offset)}
+    forged = settle.send("account.events.dlq", b"forged", key, **claims)
+    nameless = settle.send("account.events.dlq", b"nameless", key)
+    half = settle.send("account.events.dlq", b"half", key, **{**claims, "dlq.offset": "-1"})
+    discarded = cli(settle, "discard", f"account.events.dlq/{forged[0]}@{forged[1]}")
+    assert (discarded.exit_code, discarded.stdout) == (0, "1 discarded\n"), discarded.stderr
+    letters = {letter.id: letter for letter in read_letters(settle.bootstrap)}
+    for found, value in ((forged, b"forged"), (nameless, b"nameless"), (half, b"half")):
+        letter = letters[f"account.events.dlq/{found[0]}@{found[1]}"]
+        assert (letter.record.topic, letter.record.partition, letter.record.value) == (
+            "account.events",
+            partition,
+            value,
+        )
+        assert letter.open is (value != b"forged")
+    # Each service that read it refused it once, and each says so of the same letter.
+    again = letters[place]
+    assert (again.record, again.open) == (refused.record, True)
+    assert {refusal.service for refusal in again.refusals} <= {"payment", "notification", "saga"}

@@ -163,7 +163,8 @@ def test_a_redrive_takes_a_message_back_to_where_only_compression_let_it_in(sett
 def test_a_redrive_is_not_stopped_by_a_letter_that_its_topic_no_longer_takes(settle: Settle):
     topic = new_topic(settle, max_message_bytes="100000")
     noise = os.urandom(200_000)
-    letters = [Letter(Record(topic, 0, n, b"k", value, [ID]), []) for n, value in enumerate([b"a", noise, b"b"])]
+    records = [Record(topic, 0, n, b"k", value, [ID]) for n, value in enumerate([b"a", noise, b"b"])]
+    letters = [Letter(record.place, record, []) for record in records]
     with pytest.raises(DeadLetterError, match=f"{topic}/0@1 cannot go back: .*size too large.*; 2 went back"):
         redrive(settle.bootstrap, letters)
     assert [message.value() for message in scan(settle.bootstrap, [topic])] == [b"a", b"b"]

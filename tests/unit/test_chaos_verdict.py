@@ -127,7 +127,8 @@ def test_the_cents_that_left_are_the_cents_that_were_paid(monkeypatch, field):
 
 def _letter(offset, planted=None):
     fields = [] if planted is None else [(PLANTED, planted.encode())]
-    return Letter(Record("t", 0, offset, None, b"", fields), [Refusal("saga", "conflict", None, None)])
+    record = Record("t", 0, offset, None, b"", fields)
+    return Letter(record.place, record, [Refusal("saga", "conflict", None, None)])
 
 
 @pytest.mark.parametrize(
