@@ -67,7 +67,7 @@ class Supervised:
         self._ask()
 
     def tick(self) -> None:
-        """Look after it: notice its end, start it again when its pause is over, ask how it is."""
+        """Look after it: notice its end, start it again when its pause is over, ask how it is. Raises nothing."""
         if self._state in ("pending", "stopped"):
             return
         if self.child is None:
@@ -114,7 +114,10 @@ class Supervised:
         if self._state != "starting" and now < self._act_at:
             return
         self._act_at = now + PROBE_EVERY_S
-        self._waits_for = self.part.waits_for()
+        try:
+            self._waits_for = self.part.waits_for()
+        except Exception as error:  # with the thread that asks, every part would end
+            self._waits_for = f"it cannot be asked: {error!r}"
         if self._waits_for is None:
             self._state = "ready"
             self._ready_since = self._ready_since or now
@@ -135,5 +138,5 @@ class Supervised:
         self._restarts += 1
         try:
             self.launch()
-        except (StackError, OSError) as error:
-            self._died(str(error))
+        except Exception as error:  # with the thread that starts it, every part would end
+            self._died(str(error) if isinstance(error, StackError | OSError) else repr(error))

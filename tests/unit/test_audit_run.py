@@ -50,7 +50,8 @@ class World:
         self.asked = []
         self.clock = Clock()
         monkeypatch.setattr(run, "time", self.clock)
-        monkeypatch.setattr(run.psycopg, "connect", lambda dsn, **_: nullcontext(Connection(self, dsn)))
+        psycopg = SimpleNamespace(connect=lambda dsn, **_: nullcontext(Connection(self, dsn)))
+        monkeypatch.setattr(run, "psycopg", psycopg)
         monkeypatch.setattr(run, "consumer_lag", lambda _: value_of(self.lag))
         monkeypatch.setattr(run, "deleted_unread", lambda _: self.unnoticed)
         monkeypatch.setattr(

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -128,6 +129,27 @@ def test_a_part_that_runs_but_does_not_work_is_shown_and_left_alone(bench: Bench
     bench.part.healthy = True
     bench.until("ready", limit_s=5)
     assert len(bench.part.children) == 1
+
+
+def test_a_part_that_cannot_be_asked_or_started_is_shown_and_tried_again(bench: Bench) -> None:
+    """What asks and starts is a thread with which every part would end."""
+
+    def fails() -> NoReturn:
+        raise KeyError("a bug")
+
+    bench.supervised.launch()
+    bench.part.waits_for = fails  # type: ignore[method-assign]
+    assert bench.after(0) == "starting"
+    assert bench.supervised.status().waits_for == "it cannot be asked: KeyError('a bug')"
+    del bench.part.waits_for  # type: ignore[method-assign]
+    assert bench.after(2) == "ready"
+    bench.part.children[0].code = 1
+    bench.after(0)
+    launch, bench.part.launch = bench.part.launch, fails  # type: ignore[method-assign]
+    assert bench.after(0.5) == "restarting"
+    assert bench.notes[-1] == "fake ended (KeyError('a bug')); it starts again in 1 s"
+    bench.part.launch = launch  # type: ignore[method-assign]
+    assert bench.after(1) == "starting"
 
 
 def test_a_stopped_part_stays_stopped(bench: Bench) -> None:
