@@ -6,19 +6,41 @@ published of which the topics can tell that they have not been.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar, Protocol
 
 from outbox_relay.errors import SetupError, UnpublishableError
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.published import NEVER_US, told_since_us
+from outbox_relay.settings import RelaySettings
 from outbox_relay.topic import topic_of
 
 _FORM = re.compile(r"all|none|since=(\S+)")
 
-Wanted = Callable[[OutboxRow, "int | None"], bool]
-"""Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is to be published."""
+
+class Rule(Protocol):
+    """Which rows are to be published."""
+
+    @property
+    def untold(self) -> int:
+        """How many rows were left alone, as their topic may have forgotten them."""
+
+    def wants(self, row: OutboxRow, created_us: int | None, /) -> bool:
+        """Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is."""
+
+
+def rule(settings: RelaySettings, now_us: int, *, keeps: bool) -> Rule:
+    """What a person said, or else what is safe.
+
+    Args:
+        settings: what was said, and where the topics are.
+        now_us: when the session began, by the database's clock.
+        keeps: whether published rows stay in the table.
+    """
+    if settings.relay_initial is not None:
+        return parse(settings.relay_initial)
+    return AsTopicsTell(settings.kafka_bootstrap, now_us) if keeps else Initial(0)
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,7 @@ class Initial:
     """
 
     since_us: int
+    untold: ClassVar[int] = 0
 
     def wants(self, _row: OutboxRow, created_us: int | None) -> bool:
         """Whether the row is to be published; where its time is not known, yes, unless none is."""

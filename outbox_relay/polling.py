@@ -6,21 +6,19 @@ all the same. Rows of one key keep their order if those who write them take turn
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import closing
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 import failpoints
-from outbox_relay import initial
+from outbox_relay import marks
 from outbox_relay.columns import as_bytes
 from outbox_relay.dead import bring_up_to_date, has_dead
-from outbox_relay.errors import PublishError, SetupError
-from outbox_relay.initial import AsTopicsTell, Wanted
+from outbox_relay.errors import PublishError
 from outbox_relay.ledger import Ledger
+from outbox_relay.marks import PLACE, in_each_partition
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
@@ -43,16 +41,6 @@ _AND_NOT_DEAD = sql.SQL(
     "AND (id IS NULL OR {} NOT IN (SELECT textsend(id) FROM public.outbox_dead WHERE id IS NOT NULL))"
 )
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-# Where a row lies: its place is unique within its partition only.
-_PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
-_ADD = "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz"
-_INDEX = "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL"
-# A default is there for all rows at once, without rewriting them: nobody who writes is held up.
-_ADD_UNDECIDED = f"{_ADD} DEFAULT '-infinity'"
-_DROP_DEFAULT = "ALTER TABLE public.outbox ALTER COLUMN published_at DROP DEFAULT"
-_UNDECIDED = sql.SQL("published_at = '-infinity'")
-_HAS_UNDECIDED = "SELECT FROM public.outbox WHERE published_at = '-infinity' LIMIT 1"
-_UNMARK = "UPDATE ONLY {} SET published_at = NULL WHERE ctid = ANY(%s::tid[])"
 _MARK = "UPDATE ONLY {} SET published_at = now() WHERE ctid = ANY(%s::tid[])"
 _MARKED = "SELECT tableoid::regclass::text, ctid::text FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s"
 _REMOVE = "DELETE FROM ONLY {} WHERE ctid = ANY(%s::tid[]) AND published_at IS NOT NULL"
@@ -60,9 +48,6 @@ _SLOT = """
     SELECT active, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
     FROM pg_replication_slots WHERE slot_name = %s
 """
-
-Places = Iterable[tuple[str, str]]
-"""Partition, as SQL names it, and place within it."""
 
 
 def read(source: Source) -> None:
@@ -78,10 +63,9 @@ def read(source: Source) -> None:
             source.settings.relay_cleanup and may_delete(connection)
         )
         if not table.is_marked:
-            _prepare(source, connection, keeps=keeps)
+            marks.prepare(source, connection, keeps=keeps)
         bring_up_to_date(connection)
-        if keeps:
-            _decide(source, connection, find_table(connection))
+        marks.decide(source, connection, keeps=keeps)
         origin = find_origin(connection)
         with (
             source.publishing() as (publisher, publish),
@@ -119,7 +103,7 @@ class _Worker:
         condition = [UNMARKED, *([not_dead] if has_dead(connection) else [])]
         order = order_of(connection, table)
         # When it was committed is not on record; when its transaction began mostly is.
-        also = (*_PLACE, _NOW_US)
+        also = (*PLACE, _NOW_US)
         self._query = sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(
             select(table, order, sql.SQL(" ").join(condition), also=also), sql.Literal(POLL_ROWS)
         )
@@ -187,55 +171,3 @@ class _Worker:
                 "nobody reads the slot any more, and the server keeps its log for it: settle outbox slot drop",
                 kept_bytes=kept_bytes,
             )
-
-
-def _prepare(source: Source, connection: psycopg.Connection[Any], *, keeps: bool) -> None:
-    """Give the table its mark; in one that keeps its rows, those that are there wait for a decision."""
-    statements = (_ADD_UNDECIDED, _DROP_DEFAULT, _INDEX) if keeps else (_ADD, _INDEX)
-    try:
-        with connection.transaction():
-            for statement in statements:
-                connection.execute(statement.encode())
-    except psycopg.errors.InsufficientPrivilege as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise SetupError(f"{reason}: let the table's owner run: {'; '.join(statements)}") from None
-    source.say("the outbox has a mark on published rows now")
-
-
-def _decide(source: Source, connection: psycopg.Connection[Any], table: Table) -> None:
-    """Which of the rows that were there before the mark are to be published; the others are marked."""
-    if connection.execute(_HAS_UNDECIDED).fetchone() is None:
-        return
-    said = source.settings.relay_initial
-    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, find_origin(connection).now_us)
-    wanted: Wanted = initial.parse(said).wants if said is not None else as_topics_tell.wants
-    query = select(table, order_of(connection, table), _UNDECIDED, also=_PLACE)
-    query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(REMOVE_ROWS))
-    while rows := connection.execute(query, binary=True).fetchall():
-        source.raise_if_stopped()
-        open_: list[tuple[str, str]] = []
-        done: list[tuple[str, str]] = []
-        for *values, created_us, partition, place in rows:
-            row = OutboxRow._make(values)
-            (open_ if wanted(row, created_us) else done).append((partition, place))
-        with connection.transaction():
-            in_each_partition(connection, _UNMARK, open_)
-            in_each_partition(connection, _MARK, done)
-    if as_topics_tell.untold:
-        source.warn(
-            "rows were not published that are older than what their topics hold; if they are to be: set their "
-            "published_at to NULL",
-            rows=as_topics_tell.untold,
-        )
-
-
-def in_each_partition(connection: psycopg.Connection[Any], statement: LiteralString, places: Places) -> int:
-    """Do something with rows by their places; with how many it was done."""
-    done = 0
-    by_partition = defaultdict(list)
-    for partition, place in places:
-        by_partition[partition].append(place)
-    for partition, there in by_partition.items():
-        query = sql.SQL(statement).format(sql.SQL(partition))
-        done += connection.execute(query, (there,)).rowcount
-    return done

@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import partial
 
 import failpoints
-from outbox_relay import coverage, initial
+from outbox_relay import coverage, initial, marks
 from outbox_relay.cleaner import Cleaner, Leftover
 from outbox_relay.columns import bytea_types
 from outbox_relay.coverage import PUBLICATION
 from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import PublicationMissingError, SetupError
-from outbox_relay.initial import AsTopicsTell, Wanted
+from outbox_relay.initial import Rule
 from outbox_relay.ledger import Ledger, Transaction
 from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
 from outbox_relay.position import Origin, format_lsn
@@ -69,6 +69,8 @@ def read(source: Source) -> None:
         bring_up_to_date(connection)
         source.has_table(table)
         _ensure_publication(source, connection, table)
+        if table.is_marked:
+            _decide_marks(source, connection)
         slot = _keep_slot(source, connection, name)
         origin = find_origin(connection)
         if slot is not None:
@@ -115,6 +117,14 @@ def _ensure_publication(source: Source, connection: ReplicationConnection, table
         source.say("the publication is made, or mended", was=gap.reason)
 
 
+def _decide_marks(source: Source, connection: ReplicationConnection) -> None:
+    """Finish what a poller began, who was stopped before every row that it found was decided on."""
+    keeps = _keeps_rows(source, connection)
+    with closing(connect(source.dsn, replication=False)) as ordinary:
+        if marks.decide(source, ordinary, keeps=keeps) and keeps:
+            source.lost_slot = "rows that waited for the decision are to be published"
+
+
 def _keep_slot(source: Source, connection: ReplicationConnection, name: str) -> Slot | None:
     """The slot to read on from; None where a new one is to be made."""
     slot = find_slot(connection, name)
@@ -147,29 +157,22 @@ def _fill(
 ) -> Slot:
     """Make the slot, and publish what was committed before it."""
     source.making_slot(name)
-    said = source.settings.relay_initial
-    as_topics_tell = AsTopicsTell(source.settings.kafka_bootstrap, origin.now_us)
-    if said is not None:
-        wanted: Wanted = initial.parse(said).wants
-    elif _keeps_rows(source, connection):
-        wanted = as_topics_tell.wants
-    else:
-        wanted = initial.parse("all").wants
+    rule = initial.rule(source.settings, origin.now_us, keeps=_keeps_rows(source, connection))
     with new_slot(connection, table, name) as slot:
         ledger = Ledger(origin, handled=source.handled)
         source.filling(ledger)
         dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0)}
         publish = not_dead(publish, dead)
-        publish_rows_before(slot, ledger, publisher, publish, wanted, source)
+        publish_rows_before(slot, ledger, publisher, publish, rule, source)
         made = slot.make_permanent()
     source.lost_slot = None
     rows = ledger.acknowledged_rows
     source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
-    if as_topics_tell.untold:
+    if rule.untold:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: drop the slot "
             "(settle outbox slot drop) and start with --initial all",
-            rows=as_topics_tell.untold,
+            rows=rule.untold,
         )
     return made
 
@@ -338,7 +341,7 @@ class Pipeline:
 
 
 def publish_rows_before(
-    slot: NewSlot, ledger: Ledger, publisher: Publisher, publish: Publish, wanted: Wanted, source: Source
+    slot: NewSlot, ledger: Ledger, publisher: Publisher, publish: Publish, rule: Rule, source: Source
 ) -> None:
     """Publish what was committed before a new slot, and wait until Kafka has all of it.
 
@@ -358,7 +361,7 @@ def publish_rows_before(
     delivered = transaction.delivered
     for seen, (row, created_us) in enumerate(slot.rows_before(), 1):
         transaction.keys.append(source.key(row))
-        if wanted(row, created_us):
+        if rule.wants(row, created_us):
             transaction.rows += 1
             transaction.value_bytes += len(row.payload or b"")
             publish(row, transaction, delivered)

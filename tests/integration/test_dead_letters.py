@@ -184,7 +184,7 @@ def test_no_foreign_dead_letter_hides_another_or_is_taken_for_it(settle: Settle)
     nameless = settle.send("account.events.dlq", b"nameless", key)
     half = settle.send("account.events.dlq", b"half", key, **{**claims, "dlq.offset": "-1"})
     discarded = cli(settle, "discard", f"account.events.dlq/{forged[0]}@{forged[1]}")
-    assert (discarded.exit_code, discarded.stdout) == (0, "1 discarded\n"), discarded.stderr
+    assert (discarded.exit_code, discarded.stdout) == (0, "1 dead letter discarded\n"), discarded.stderr
     letters = {letter.id: letter for letter in read_letters(settle.bootstrap)}
     for found, value in ((forged, b"forged"), (nameless, b"nameless"), (half, b"half")):
         letter = letters[f"account.events.dlq/{found[0]}@{found[1]}"]

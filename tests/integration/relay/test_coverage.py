@@ -212,6 +212,28 @@ def test_rows_that_the_topics_have_forgotten_are_published_again_only_if_somebod
         assert len(outbox.published()) == published + 1
 
 
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+@pytest.mark.parametrize("cleanup", [True, False])
+@pytest.mark.parametrize(("initial", "published"), [("none", 0), ("all", 10)])
+def test_rows_that_a_poller_left_undecided_are_decided_on_by_whoever_reads_next(
+    outbox, initial, published, cleanup, reader
+):
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        outbox.wait_confirmed()
+    forget(outbox)
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    outbox.connection.execute("UPDATE outbox SET published_at = '-infinity'")
+    with relaying(outbox, cleanup=cleanup, initial=initial, reader=reader):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: len(outbox.published()) == published + 1, "what was decided on is published")
+        if cleanup:
+            wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all are removed")
+        else:
+            assert outbox.one("SELECT count(*) FROM outbox") == 11
+    assert len(outbox.published()) == published + 1
+
+
 def test_a_table_that_keeps_rows_without_a_time_asks_what_to_do(outbox):
     outbox.connection.execute("ALTER TABLE outbox DROP COLUMN created_at")
     with relaying(outbox, cleanup=False):

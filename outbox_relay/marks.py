@@ -1,0 +1,100 @@
+"""The mark on published rows, which those who poll a table set: its column, and the rows older than the mark."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from outbox_relay import initial
+from outbox_relay.errors import SetupError
+from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.table import find_origin, find_table, order_of, select_rows
+
+if TYPE_CHECKING:
+    from outbox_relay.source import Source
+
+DECIDE_ROWS = 10_000
+
+# Where a row lies: its place is unique within its partition only.
+PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
+
+_ADD = "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz"
+_INDEX = "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL"
+# A default is there for all rows at once, without rewriting them: nobody who writes is held up.
+_ADD_UNDECIDED = f"{_ADD} DEFAULT '-infinity'"
+_DROP_DEFAULT = "ALTER TABLE public.outbox ALTER COLUMN published_at DROP DEFAULT"
+_UNDECIDED = sql.SQL("published_at = '-infinity'")
+_HAS_UNDECIDED = "SELECT FROM public.outbox WHERE published_at = '-infinity' LIMIT 1"
+_UNMARK = "UPDATE ONLY {} SET published_at = NULL WHERE ctid = ANY(%s::tid[])"
+_MARK = "UPDATE ONLY {} SET published_at = now() WHERE ctid = ANY(%s::tid[])"
+
+Places = Iterable[tuple[str, str]]
+"""Partition, as SQL names it, and place within it."""
+
+
+def prepare(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool) -> None:
+    """Give the table its mark; in one that keeps its rows, those that are there wait for a decision.
+
+    Raises:
+        SetupError: the role may not.
+    """
+    statements = (_ADD_UNDECIDED, _DROP_DEFAULT, _INDEX) if keeps else (_ADD, _INDEX)
+    try:
+        with connection.transaction():
+            for statement in statements:
+                connection.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise SetupError(f"{reason}: let the table's owner run: {'; '.join(statements)}") from None
+    source.say("the outbox has a mark on published rows now")
+
+
+def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool) -> bool:
+    """Which of the rows that were there before the mark are to be published; the others are marked.
+
+    Returns:
+        Whether any of them are.
+
+    Raises:
+        SetupError: nobody can tell which are to be published.
+        PublishError: their topics do not tell.
+    """
+    table = find_table(connection)
+    if not table.is_marked or connection.execute(_HAS_UNDECIDED).fetchone() is None:
+        return False
+    any_open = False
+    rule = initial.rule(source.settings, find_origin(connection).now_us, keeps=keeps)
+    query = select_rows(table, order_of(connection, table), _UNDECIDED, also=PLACE)
+    query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(DECIDE_ROWS))
+    while rows := connection.execute(query, binary=True).fetchall():
+        source.raise_if_stopped()
+        open_: list[tuple[str, str]] = []
+        done: list[tuple[str, str]] = []
+        for *values, created_us, partition, place in rows:
+            row = OutboxRow._make(values)
+            (open_ if rule.wants(row, created_us) else done).append((partition, place))
+        any_open = any_open or bool(open_)
+        with connection.transaction():
+            in_each_partition(connection, _UNMARK, open_)
+            in_each_partition(connection, _MARK, done)
+    if rule.untold:
+        source.warn(
+            "rows were not published that are older than what their topics hold; if they are to be: set their "
+            "published_at to NULL",
+            rows=rule.untold,
+        )
+    return any_open
+
+
+def in_each_partition(connection: psycopg.Connection[Any], statement: LiteralString, places: Places) -> int:
+    """Do something with rows by their places; with how many it was done."""
+    done = 0
+    by_partition = defaultdict(list)
+    for partition, place in places:
+        by_partition[partition].append(place)
+    for partition, there in by_partition.items():
+        query = sql.SQL(statement).format(sql.SQL(partition))
+        done += connection.execute(query, (there,)).rowcount
+    return done
