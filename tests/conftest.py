@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
+import hypothesis
 import psycopg
 import pytest
 from confluent_kafka import (
@@ -55,6 +56,12 @@ OPENING_MINOR = 1_000_000
 # No broker here lives long enough for Java's optimizing compiler to give back what it takes.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
+# How long an example takes says something about the machine: nothing is timed.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
+
 T = TypeVar("T")
 
 
@@ -100,6 +107,7 @@ class Settle:
         self.bootstrap = stack.state.kafka_bootstrap
         self.dsns = stack.state.dsns
         self._connections: dict[str, psycopg.Connection] = {}
+        self._producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"})
 
     def open_account(self, balance_minor: int = OPENING_MINOR, currency: str = "USD") -> str:
         """A new account of its own for a test."""
@@ -193,16 +201,15 @@ class Settle:
 
     def send(self, topic: str, value: bytes, key: str, **headers: str | bytes) -> tuple[int, int]:
         """Write any record; its partition and offset."""
-        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"})
         placed: list[Message] = []
-        producer.produce(
+        self._producer.produce(
             topic,
             value,
             key=key,
             headers=list(headers.items()),
             on_delivery=lambda error, message: placed.append(message) if error is None else None,
         )
-        producer.flush(WAIT_S)
+        self._producer.flush(WAIT_S)
         return placed[0].partition(), placed[0].offset()
 
     def send_request(self, request: WithdrawalRequested) -> None:

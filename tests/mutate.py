@@ -226,7 +226,7 @@ def _run(file: str, tree: ast.Module) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
     # A counterexample will do: the simplest one is not looked for, and none is kept.
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-    hypothesis.settings.register_profile("mutants", phases=phases, database=None)
+    hypothesis.settings.register_profile("mutants", phases=phases, database=None, deadline=None)
     hypothesis.settings.load_profile("mutants")
     name = file.removesuffix(".py").replace("/", ".")
     spec = importlib.util.spec_from_file_location(name, ROOT / file)

@@ -1,6 +1,7 @@
 """What a person agreed to is what they were shown: what comes meanwhile is not touched, nor what others did."""
 
 import json
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -12,24 +13,33 @@ from dead_letters.redrive import discard
 from tests.conftest import Settle, wait_until
 
 
+class Terminal:
+    """A person who thinks, while something happens, and then says yes."""
+
+    def __init__(self, meanwhile):
+        self._meanwhile = meanwhile
+        self.answers = 0
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        self.answers += 1
+        self._meanwhile()
+        return "y\n"
+
+
 @pytest.fixture
-def meanwhile(monkeypatch):
-    """Say what happens while the person thinks; then they say yes."""
+def person(monkeypatch):
+    def thinks(meanwhile):
+        terminal = Terminal(meanwhile)
+        monkeypatch.setattr("cli.confirm.sys", SimpleNamespace(stdin=terminal))
+        return terminal
 
-    def happens(what):
-        asked = []
-
-        def confirm(question, *, yes):
-            asked.append(question)
-            what()
-
-        monkeypatch.setattr("cli.confirm.confirm", confirm)
-        return asked
-
-    return happens
+    return thinks
 
 
-def test_dead_letters_that_come_or_go_meanwhile_are_not_touched(settle: Settle, meanwhile):
+def test_dead_letters_that_come_or_go_meanwhile_are_not_touched(settle: Settle, person):
     mark = f"agreed-{uuid4().hex}"
 
     def refuse() -> str:
@@ -54,20 +64,20 @@ def test_dead_letters_that_come_or_go_meanwhile_are_not_touched(settle: Settle, 
         discard(settle.bootstrap, ours()[:1], "theirs")
         refuse()
 
-    asked = meanwhile(somebody_else)
+    terminal = person(somebody_else)
     command = ["dead-letters", "discard", "--reason", mark, "--note", "mine"]
     done = CliRunner().invoke(app, command, env={**settle.stack.environment(), "COLUMNS": "120"})
-    assert asked == ["discard 2 dead letters"]
+    assert "discard 2 dead letters? [y/N] " in done.stdout
     (row,) = [line.split() for line in done.stdout.splitlines() if mark in line]
     assert row == ["2", "account.events", mark]
     assert done.stdout.endswith("1 dead letter discarded\n"), done.stderr
     assert states() == ["theirs", "mine", None]
     left = CliRunner().invoke(app, [*command, "--yes"], env=settle.stack.environment())
     assert left.stdout == "1 dead letter discarded\n"
-    assert asked == ["discard 2 dead letters"]
+    assert terminal.answers == 1
 
 
-def test_dead_rows_that_come_meanwhile_stay_where_they_are(settle: Settle, meanwhile):
+def test_dead_rows_that_come_meanwhile_stay_where_they_are(settle: Settle, person):
     environment = dict(settle.stack.environment())
     for kind in ("account", "payment", "notification", "saga"):
         environment[f"SETTLE_{kind.upper()}_DSN"] = settle.new_database(kind, f"agreed_{kind}")
@@ -81,9 +91,9 @@ def test_dead_rows_that_come_meanwhile_stay_where_they_are(settle: Settle, meanw
         )
 
     die("1")
-    asked = meanwhile(lambda: die("2"))
+    person(lambda: die("2"))
     done = CliRunner().invoke(app, ["outbox", "dead", "retry", "--all"], env={**environment, "COLUMNS": "120"})
-    assert asked == ["put 1 row back into the outbox"]
+    assert "put 1 row back into the outbox? [y/N] " in done.stdout, (done.stderr, done.exception)
     assert done.stdout.endswith("1 row put back\n"), done.stderr
     listed = CliRunner().invoke(app, ["outbox", "dead", "list", "--json"], env=environment)
     assert [row["id"][-1] for row in json.loads(listed.stdout)] == ["2"]

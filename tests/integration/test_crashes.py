@@ -53,7 +53,7 @@ def test_a_death_at_any_failpoint_of_any_service_loses_and_doubles_nothing(settl
                 settle.send(topic, b"junk", account)
         return all(len(deaths(settle, s)) - before[s] == len(places[s]) for s in SERVICES)
 
-    wait_until(all_dead, "every failpoint was reached", 120)
+    wait_until(all_dead, "every failpoint was reached", 300)
     for service in SERVICES:
         settle.stack.wait_ready(service)
         assert deaths(settle, service)[before[service] :] == places[service]

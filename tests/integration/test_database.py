@@ -290,7 +290,7 @@ def test_whatever_the_contract_takes_the_event_store_can_keep_and_read_again(dsn
     with psycopg.connect(dsn, autocommit=True) as connection:
 
         @given(PIECES.map("".join), st.sampled_from(['"%s"', "%s", '{"%s": 1}', "[%s]"]))
-        @settings(max_examples=1_500, deadline=None, database=None)
+        @settings(max_examples=1_500, database=None)
         def fuzz(pieces, around):
             nonlocal taken
             body = good + b', "unknown": ' + (around % pieces).encode() + b"}"

@@ -244,8 +244,8 @@ def test_no_dead_letter_ends_the_commands(settle: Settle):
 
     wait_until(lambda: len(ours()) == len(bodies), "all are there")
     environment = settle.stack.environment()
-    assert cli(environment, "dead-letters", "list").stdout.count(SHOWN) > len(bodies)
-    listed = json.loads(cli(environment, "dead-letters", "list", "--json").stdout)
+    assert cli(environment, "dead-letters", "list", "--limit", "1000000").stdout.count(SHOWN) > len(bodies)
+    listed = json.loads(cli(environment, "dead-letters", "list", "--json", "--limit", "1000000").stdout)
     for letter in ours():
         shown = cli(environment, "dead-letters", "show", letter.id)
         assert shown.exit_code == 0

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4, uuid5
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import events, headers, topics
@@ -55,7 +55,6 @@ def body_of(event_type, **changed):
 
 @every_type
 @given(data=st.data())
-@settings(deadline=None)
 def test_every_event_arrives_as_it_was_sent(event_type, data):
     event = event_type(**{name: data.draw(FIELDS[name], name) for name in fields_of(event_type)})
 

@@ -73,7 +73,7 @@ class Service:
 
 
 @given(count=st.integers(1, 60), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_culprits_are_found_and_everybody_else_is_done_once_and_in_order(count, data):
     most = count if count < ALL_FAIL_MIN else count - 1
     culprits = data.draw(st.sets(st.integers(0, count - 1), max_size=most))

@@ -6,7 +6,7 @@ from itertools import count
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processors.payment.provider import simulated
@@ -93,7 +93,6 @@ def test_accounts_share_the_load():
     SHARES.filter(lambda share: share <= 0.5),
     st.integers(),
 )
-@settings(deadline=None)
 def test_a_repeat_has_the_contents_of_its_first_and_comes_soon_after_it(
     withdrawals, accounts, hot, duplicates, failing, seed
 ):

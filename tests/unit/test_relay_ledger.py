@@ -1,11 +1,16 @@
 """Does the confirmed position move over what is acknowledged, and over nothing else?"""
 
+from types import SimpleNamespace
+from uuid import uuid4
+
 import pytest
 from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
+import outbox_relay.ledger
 from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableError
+from outbox_relay.handled import Handled
 from outbox_relay.ledger import Ledger, Waits
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin, format_lsn, parse_lsn, tag
@@ -16,8 +21,9 @@ ORIGIN = Origin(tag=b"1f0c9a3e", confirmed_lsn=1, now_us=0)
 class Refusal:
     """An error of Kafka's, and the record that it is about."""
 
-    def __init__(self, code=KafkaError.TOPIC_AUTHORIZATION_FAILED):
+    def __init__(self, code=KafkaError.TOPIC_AUTHORIZATION_FAILED, key=b"acc-1"):
         self._code = code
+        self._key = key
 
     def code(self):
         return self._code
@@ -29,7 +35,7 @@ class Refusal:
         return "account.events"
 
     def key(self):
-        return b"acc-1"
+        return self._key
 
 
 def transaction(ledger, lsn, rows):
@@ -89,10 +95,20 @@ def test_what_the_server_has_passed_does_not_close_the_transaction_being_read():
     second = ledger.begin(40, 40)
     second.rows = 1
     ledger.reached(30)
+    ledger.advance()
+    assert ledger.confirmed_lsn == 1
     first.delivered(None, None)
     ledger.advance()
     assert ledger.confirmed_lsn == 30
     assert second.end_lsn == 0
+
+
+def test_while_the_only_transaction_is_being_read_what_the_server_has_passed_is_confirmed_at_once():
+    ledger = Ledger(ORIGIN)
+    being_read = ledger.begin(40, 40)
+    being_read.rows = 1
+    ledger.reached(30)
+    assert (ledger.confirmed_lsn, being_read.end_lsn) == (30, 0)
 
 
 def test_transactions_without_rows_are_not_kept():
@@ -111,9 +127,18 @@ def test_a_refused_record_stops_everything_after_it():
     first, second = transaction(ledger, 10, rows=1), transaction(ledger, 20, rows=1)
     first.delivered(Refusal(), Refusal())
     second.delivered(None, None)
-    with pytest.raises(PublishError, match=r"account\.events with key 'acc-1': not taken"):
+    with pytest.raises(PublishError, match=r"account\.events with key 'acc-1': not taken") as refused:
         ledger.advance()
+    assert refused.type is PublishError
     assert ledger.confirmed_lsn == 1
+
+
+@pytest.mark.parametrize("code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD])
+def test_what_kafka_will_never_take_is_told_apart(code):
+    ledger = Ledger(ORIGIN)
+    transaction(ledger, 10, rows=1).delivered(Refusal(code), Refusal(key=b"k" * 1_000 + b"\xff"))
+    with pytest.raises(BatchRefusedError, match=f"with key '{'k' * 60}': not taken"):
+        ledger.advance()
 
 
 def test_the_record_that_kafka_will_never_take_counts_before_those_that_fell_with_it():
@@ -148,15 +173,104 @@ def test_skipped_rows_neither_count_nor_hold_the_position():
     row = OutboxRow(b"1", b"account", b"acc-1", b"T", b"{}")
     begun = ledger.begin(10, 10)
     begun.rows = 2
-    begun.value_bytes = 4
+    begun.value_bytes = 2
     begun.skip(row)
-    begun.skip(row)
+    begun.skip(row._replace(payload=None))
+    assert (begun.rows, begun.value_bytes) == (0, 0)
     ledger.end(begun, 15)
     ledger.advance()
     assert (ledger.confirmed_lsn, ledger.acknowledged_rows, ledger.acknowledged_bytes) == (15, 0, 0)
 
 
+def test_rows_and_bytes_are_counted_once_kafka_has_them():
+    ledger = Ledger(ORIGIN)
+    begun = ledger.begin(10, 10)
+    assert (begun.rows, begun.value_bytes, begun.acknowledged) == (0, 0, 0)
+    begun.rows, begun.value_bytes = 2, 7
+    ledger.end(begun, 15)
+    for count in (0, 2):
+        begun.delivered(None, None)
+        ledger.advance()
+        assert ledger.acknowledged_rows == count
+    assert ledger.acknowledged_bytes == 7
+
+
+def handled_keys(ledger, store):
+    ledger.advance()
+    store.gather(10)
+    return store.keys()
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("rows", [2, 0])
+def test_keys_are_handled_once_their_transaction_is_acknowledged_or_has_nothing_to_publish(is_packed, rows):
+    keys = [str(uuid4()).encode() for _ in range(2)]
+    store = Handled(uuids=True)
+    ledger = Ledger(ORIGIN, handled=store)
+    begun = ledger.begin(10, 10)
+    begun.keys, begun.rows = [*keys, None], rows
+    if is_packed:
+        ledger.pack(begun)
+        assert begun.keys == []
+    ledger.end(begun, 15)
+    assert handled_keys(ledger, store) == (set() if rows else set(keys))
+    for _ in range(rows):
+        begun.delivered(None, None)
+    assert handled_keys(ledger, store) == set(keys)
+
+
+def test_a_row_that_is_left_is_neither_counted_nor_handled():
+    store = Handled(uuids=True)
+    ledger = Ledger(ORIGIN, handled=store)
+    row, other = (str(uuid4()).encode() for _ in range(2))
+    begun = ledger.begin(10, 10)
+    begun.keys, begun.rows, begun.value_bytes = [other, row], 2, 4
+    begun.leave(OutboxRow(row, b"account", b"acc-1", b"T", b"{}"))
+    assert (begun.keys, begun.rows, begun.value_bytes) == ([other], 1, 2)
+    ledger.pack(begun)
+    begun.leave(OutboxRow(other, b"account", b"acc-1", b"T", b"{}"))
+    assert begun.rows == 0
+
+
+def test_without_anybody_to_tell_keys_are_not_kept():
+    ledger = Ledger(ORIGIN)
+    begun = ledger.begin(10, 10)
+    begun.keys, begun.rows = [b"1"], 1
+    ledger.pack(begun)
+    assert (begun.keys, begun.packed) == ([], [])
+    begun.keys = [b"2"]
+    ledger.end(begun, 15)
+    begun.delivered(None, None)
+    ledger.advance()
+    assert ledger.confirmed_lsn == 15
+
+
+def test_what_is_on_its_way_says_since_when_and_where():
+    ledger = Ledger(ORIGIN)
+    assert (ledger.newest_lsn, ledger.oldest_committed_us()) == (0, None)
+    for lsn in (10, 20, 30):
+        transaction(ledger, lsn, rows=1)
+    assert (ledger.newest_lsn, ledger.oldest_committed_us()) == (30, 10)
+
+
+@pytest.mark.parametrize(("committed_us", "waited_s"), [(40_000_000, 60.0), (100_500_000, 0.0)])
+def test_how_long_rows_were_on_their_way_is_told(committed_us, waited_s, monkeypatch):
+    monkeypatch.setattr(outbox_relay.ledger, "time", SimpleNamespace(time=lambda: 100.0))
+    waits = Waits()
+    ledger = Ledger(ORIGIN, waits)
+    begun = ledger.begin(10, committed_us)
+    begun.rows = 2
+    ledger.end(begun, 15)
+    for _ in range(2):
+        begun.delivered(None, None)
+    ledger.advance()
+    assert waits.sum_s == pytest.approx(2 * waited_s)
+    assert sum(waits.counts) == 2
+
+
 def test_waits_are_counted_by_rows():
+    assert Waits.BOUNDS_S[:7] == (0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.02)
+    assert Waits.BOUNDS_S[-1] == 70.0
     waits = Waits()
     waits.add(0.0015, 3)
     waits.add(1_000, 1)
