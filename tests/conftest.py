@@ -1,5 +1,6 @@
 """What the integration tests share: one real stack with every service, and what they ask of it."""
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,17 +41,21 @@ from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
 
 WAIT_S = 60.0
-LONGEST = (
-    "test_faults.py",
-    "test_chaos.py",
+OWN_STACKS = (
     "retries",
-    "test_compare.py",
+    "test_chaos.py",
+    "relay",
     "relay/test_faults.py",
-    "test_crashes.py",
-    "relay/test_table.py",
+    "relay/test_cluster.py",
     "test_stack.py",
+    "test_republish.py",
+    "test_grants.py",
+    "test_demo.py",
 )
-"""In this order they begin, where tests are run by several workers: so none of them is left over at the end."""
+"""What runs on a stack of its own comes first, the longest soonest: none of it is left over at the end, and each
+worker's shared stack, which costs something at rest too, starts when it is needed."""
+LONGEST_SHARED = ("test_faults.py", "test_crashes.py", "test_compare.py")
+RELAY_ALONE = ("relay/test_faults.py", "relay/test_cluster.py")
 OPENING_MINOR = 1_000_000
 
 # No broker here lives long enough for Java's optimizing compiler to give back what it takes.
@@ -65,22 +70,37 @@ hypothesis.settings.load_profile("untimed")
 T = TypeVar("T")
 
 
-def file_of(nodeid: str) -> str:
-    """What tests must stay together with, as they share a stack: a file, or the folder of the retries."""
+def scope_of(nodeid: str) -> str:
+    """What tests must stay together with, as they share a stack: a file, or those of a folder."""
     path = nodeid.partition("::")[0].removeprefix("tests/integration/")
-    return "retries" if path.startswith("retries/") else path
+    if path.startswith("retries/"):
+        return "retries"
+    return "relay" if path.startswith("relay/") and path not in RELAY_ALONE else path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    files = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: files.get(file_of(item.nodeid), len(files)))
+    order = (*OWN_STACKS, "unit", *LONGEST_SHARED)
+    places = {scope: place for place, scope in enumerate(order)}
+
+    def place(item: pytest.Item) -> int:
+        scope = scope_of(item.nodeid)
+        return places.get("unit" if scope.startswith("tests/unit/") else scope, len(places))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clients_are_gone() -> Iterator[None]:
+    """Kafka's clients end when they are collected, which is late: each has threads, and looks for its broker."""
+    yield
+    gc.collect()
 
 
 class ByFile(LoadScopeScheduling):
-    """Hands each worker a whole file."""
+    """Hands each worker what must stay together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return file_of(nodeid)
+        return scope_of(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -17,4 +17,5 @@ EQUIVALENT = {
     "chaos/verdict.py check_traces: time.monotonic() < deadline -> time.monotonic() <= deadline": (
         "one more look at the very moment of the deadline"
     ),
+    "outbox_relay/ledger.py Waits: 6 -> 7": "there are no more digits to round",
 }

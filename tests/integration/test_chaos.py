@@ -35,24 +35,24 @@ def run(tmp_path, arguments):
 
 
 def test_a_minute_of_chaos_breaks_no_promise(tmp_path):
-    printed, report = run(tmp_path, f"--minutes 1 --seed {SEED} --pause --duplicates")
+    printed, report = run(tmp_path, f"--minutes 1 --seed {SEED} --pause --duplicates --rate 40")
 
     # It was no quiet minute: every part suffered, some were frozen, and the load was what was asked for.
     suffered = {done["fault"]["part"] for done in report["faults"]}
     assert suffered >= set(PARTS)
     assert FREEZE in {done["fault"]["kind"] for done in report["faults"]}
     assert report["deaths"] >= 4
-    assert report["sent"] >= 5_900
+    assert report["sent"] >= 2_350
     assert max(map(len, printed.splitlines())) <= 80
     assert f"seed {SEED}: the promises hold" in printed
 
 
 def test_a_minute_of_operators_breaks_no_promise(tmp_path):
-    arguments = f"--minutes 1 --seed {OPERATORS_SEED} --operators --kill relay --rate 60"
+    arguments = f"--minutes 1 --seed {OPERATORS_SEED} --operators --kill relay --rate 40"
 
     _, report = run(tmp_path, arguments)
 
     assert {done["fault"]["kind"] for done in report["faults"]} >= set(OPERATORS)
-    assert report["sent"] >= 3_500
+    assert report["sent"] >= 2_350
     planted = next(check for check in report["checks"] if check["name"] == "dead letters")
     assert "planted" in planted["detail"]
