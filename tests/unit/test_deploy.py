@@ -23,6 +23,7 @@ ALERTS = (
     "SettleStuckWithdrawals",
     "SettleRelayLag",
     "SettleRelayDown",
+    "SettleRelayNotCovering",
     "SettleDeadLetters",
     "SettleOutboxDeadRows",
     "SettleSlotRetention",
