@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from contracts.topics import READ_BY
-from tests.conftest import Settle, wait_until
+from tests.conftest import WAIT_S, Settle, wait_until
 from tracing.whole import HOPS
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -78,7 +78,7 @@ def test_a_collector_that_hangs_holds_up_no_withdrawal_and_its_spans_wait(settle
         wait_until(spans_wait, "spans wait")
     whole = sum(HOPS["completed"].values())
     for receipt in receipts:
-        assert len(settle.collector.wait_for(receipt.trace_id, whole, timeout_s=30)) == whole
+        assert len(settle.collector.wait_for(receipt.trace_id, whole, timeout_s=WAIT_S)) == whole
     wait_until(lambda: samples(settle, "account")["settle_spans_queued",].value == 0, "no span waits")
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from uuid_utils.compat import uuid7
 
-from tests.conftest import Settle, wait_until
+from tests.conftest import WAIT_S, Settle, wait_until
 from tracing.whole import HOPS, hops_of, what_is_missing
 
 COMPLETED, REJECTED, COMPENSATED = HOPS["completed"], HOPS["rejected"], HOPS["compensated"]
@@ -15,7 +15,7 @@ KINDS = {"process": "CONSUMER", "send": "PRODUCER", "transaction": "CLIENT", "ch
 def trace_of(settle: Settle, amount: str, hops):
     receipt = settle.client.request(settle.open_account(), amount)
     settle.finished(receipt.payment_id)
-    return receipt, settle.collector.wait_for(receipt.trace_id, sum(hops.values()), timeout_s=20)
+    return receipt, settle.collector.wait_for(receipt.trace_id, sum(hops.values()), timeout_s=WAIT_S)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_batch_of_traced_withdrawals_links_them_all_and_mixes_none(settle: Set
     settle.client.flush()
     for receipt in receipts:
         settle.finished(receipt.payment_id)
-        spans = settle.collector.wait_for(receipt.trace_id, sum(COMPLETED.values()), timeout_s=20)
+        spans = settle.collector.wait_for(receipt.trace_id, sum(COMPLETED.values()), timeout_s=WAIT_S)
         assert len(spans) == sum(COMPLETED.values())
     batches = [
         span

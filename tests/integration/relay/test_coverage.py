@@ -111,14 +111,14 @@ def test_a_publication_that_the_role_may_not_mend_is_told_everywhere_and_its_row
         outbox.connection.execute(PUBLISH.format("update"))
         outbox.insert_many(10)
         said = "publication settle_outbox does not publish inserts: let the table's owner run: ALTER PUBLICATION"
-        wait_until(lambda: said in answer(port, "/readyz")[1], "what to run is told", 10)
+        wait_until(lambda: said in answer(port, "/readyz")[1], "what to run is told")
         assert answer(port, "/readyz")[0] == 503
         assert metric(port, outbox, "covered") == 0
         assert said in outbox_status(outbox.connection).gap
         wait_for_all(outbox)
         assert metric(port, outbox, "rows_recovered_total") == 10
         outbox.connection.execute(PUBLISH.format("insert"))
-        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready again", 10)
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready again")
         assert metric(port, outbox, "covered") == 1
         assert outbox_status(outbox.connection).gap is None
     assert outbox.assert_exactly_once_in_order() == 11
@@ -145,7 +145,7 @@ def test_the_columns_of_a_trace_that_are_added_later_are_published(outbox):
         outbox.wait_published(outbox.written())
         outbox.connection.execute("ALTER TABLE outbox ADD traceparent text, ADD tracestate text")
         member = "SELECT 'traceparent' = ANY(attnames) FROM pg_publication_tables WHERE pubname = 'settle_outbox'"
-        wait_until(lambda: outbox.one(member), "the publication has the columns", 10)
+        wait_until(lambda: outbox.one(member), "the publication has the columns")
         traced = outbox.insert(traceparent=trace)
         outbox.wait_published([traced])
     (record,) = [record for record in outbox.records() if header(record, "id") == traced]
@@ -389,7 +389,7 @@ def test_somebodys_open_transaction_does_not_hide_the_end_of_a_topic(outbox):
     hanging.flush()
     outbox.drop_slot()
     with relaying(outbox):
-        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "its row is found on the topic", 30)
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "its row is found on the topic")
     hanging.abort_transaction()
 
 

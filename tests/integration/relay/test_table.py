@@ -66,7 +66,7 @@ def test_the_outbox_stays_small_under_sustained_load(outbox):
             sizes.append(outbox.one("SELECT count(*) FROM outbox"))
             return outbox.one("SELECT count(*) FROM written")
 
-        wait_until(lambda: written() > 20_000, "20,000 rows are written", 90)
+        wait_until(lambda: written() > 20_000, "20,000 rows are written", 240)
     total = written()
     assert max(sizes) < total / 2, f"{max(sizes)} of {total} rows were in the outbox at once"
 
