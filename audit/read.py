@@ -18,6 +18,9 @@ from audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide
 FETCH_ROWS = 5_000
 CONNECT_TIMEOUT_S = 5
 
+PAYMENT_ID_OF_DEAD = """substring(encode(payload, 'escape') from '"payment_id": ?"([0-9a-f-]{36})"')"""
+"""SQL for the payment ID, as text, in a row of ``outbox_dead``, whatever else it holds."""
+
 _ACCOUNT = """
 SELECT payment_id, l.account_id, l.amount_minor, l.currency, l.status,
     coalesce(b.deductions, 0), coalesce(b.refunds, 0), coalesce(b.net, 0)::bigint

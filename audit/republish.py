@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 
 from audit.lost import TOPIC_OF, WRITTEN_BY, Known, Lost
-from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS
+from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD
 from audit.rebuild import rebuild
 from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
@@ -75,16 +75,19 @@ ORDER BY payment_id, type, sequence
 # Not by an operator on JSON, which would fail on one body that cannot be taken apart.
 _PAYMENT_ID = """substring(payload::text from '"payment_id": ?"([0-9a-f-]{36})"')"""
 _WAITING = f"""
-SELECT {_PAYMENT_ID}, type, id::text, aggregateid, payload::text, traceparent, tracestate FROM outbox
-WHERE {_PAYMENT_ID} = ANY(%(ids)s)
+SELECT {_PAYMENT_ID}, type, id::text, aggregateid, convert_to(payload::text, 'UTF8'), traceparent, tracestate
+FROM outbox WHERE {_PAYMENT_ID} = ANY(%(ids)s)
 UNION ALL
-SELECT {_PAYMENT_ID}, type, id, aggregateid, payload::text, traceparent, tracestate FROM outbox_dead
-WHERE {_PAYMENT_ID} = ANY(%(ids)s)
+SELECT {PAYMENT_ID_OF_DEAD}, type, id, aggregateid, payload, traceparent, tracestate
+FROM outbox_dead WHERE {PAYMENT_ID_OF_DEAD} = ANY(%(ids)s) AND num_nulls(type, id, aggregateid) = 0
 """
 
+_DEAD = "SELECT id FROM outbox_dead WHERE id = ANY(%s)"
+# One that is in the outbox already is published without us.
 _INSERT = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
-VALUES (%s, %s, %s, %s, %s::text::json, %s, %s)
+SELECT n.* FROM (VALUES (%s::uuid, %s, %s, %s, %s::text::json, %s, %s)) AS n (id)
+WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.id = n.id)
 """
 
 
@@ -148,16 +151,20 @@ def find(
     ]
 
 
-def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], timeout_s: float) -> None:
+def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], timeout_s: float) -> list[Lost]:
     """Put events into their services' outboxes, for the relay to publish; requests go to Kafka, as they came.
 
-    Safe to repeat, whether it failed or not.
+    Safe to repeat, whether it failed or not. An event that the relay has put aside, as Kafka did not take it, is
+    left there: a person puts that very row back once the cause is mended.
 
     Args:
         dsns: of :data:`DATABASES`.
         bootstrap: Kafka, ``host:port``.
         events: as :func:`find` returned them.
         timeout_s: how long Kafka may take to confirm a request, seconds.
+
+    Returns:
+        Those that are dead rows of their outbox.
 
     Raises:
         psycopg.OperationalError: a database does not answer.
@@ -169,13 +176,18 @@ def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], t
     requests = by_service.pop(None, [])
     for first in range(0, len(requests), REQUESTS_AT_ONCE):
         publish(bootstrap, [_outgoing(one) for one in requests[first : first + REQUESTS_AT_ONCE]], timeout_s)
+    left: list[Lost] = []
     for service, some in by_service.items():
         assert service is not None
         with (
             psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.executemany(_INSERT, [_row(service, one) for one in some])
+            ids = [str(one.message_id) for one in some]
+            dead = {row_id for (row_id,) in cursor.execute(_DEAD, (ids,))}
+            left += [one for one in some if str(one.message_id) in dead]
+            cursor.executemany(_INSERT, [_row(service, one) for one in some if str(one.message_id) not in dead])
+    return left
 
 
 def _row(service: str, event: Lost) -> tuple[object, ...]:
@@ -243,13 +255,16 @@ def _stored(dsn: str, wanted: Mapping[UUID, set[str]]) -> dict[UUID, dict[str, L
 
 
 def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[tuple[UUID, str], Lost]:
-    """What of it is still in an outbox, published or not."""
+    """What of it is still in an outbox, published or not, or was put aside from there."""
     found: dict[tuple[UUID, str], Lost] = {}
     for service in SERVICES:
         with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
             rows = connection.execute(_WAITING.encode(), {"ids": [str(payment_id) for payment_id in missing]})
             for payment_id, event_type, message_id, key, body, *context in rows:
-                one = Lost(UUID(payment_id), event_type, UUID(message_id), key, body, *context)
+                try:
+                    one = Lost(UUID(payment_id), event_type, UUID(message_id), key, body.decode(), *context)
+                except ValueError:
+                    continue  # somebody else's row
                 found.setdefault((one.payment_id, event_type), one)
     return found
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from audit.read import CONNECT_TIMEOUT_S
+from audit.read import CONNECT_TIMEOUT_S, PAYMENT_ID_OF_DEAD
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
@@ -33,6 +33,11 @@ WHERE payment_id = ANY(%s) AND status = 'pending'
 
 _PENDING_REFUNDS = """
 SELECT payment_id, attempts, error, NULL, next_attempt_at, false FROM refunds_due WHERE payment_id = ANY(%s)
+"""
+
+_DEAD = f"""
+SELECT ({PAYMENT_ID_OF_DEAD})::uuid, min(type) FROM outbox_dead
+WHERE {PAYMENT_ID_OF_DEAD} = ANY(%s) AND type IS NOT NULL GROUP BY 1
 """
 
 _PENDING = {"notification": _PENDING_MAILS, "payment": _PENDING_PAYMENTS, "account": _PENDING_REFUNDS}
@@ -99,6 +104,7 @@ def stuck(dsns: Mapping[str, str], older_than_s: float, limit: int) -> list[Stuc
         rows = utc.cursor(connection).execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
     payment_ids = [row[0] for row in rows]
     pending = waiting(dsns, payment_ids)
+    dead = _dead(dsns, payment_ids)
     return [
         Stuck(
             payment_id,
@@ -109,11 +115,22 @@ def stuck(dsns: Mapping[str, str], older_than_s: float, limit: int) -> list[Stuc
             reason,
             created_at,
             updated_at,
-            waiting_for(seen),
+            dead.get(payment_id) or waiting_for(seen),
             pending.get(payment_id),
         )
         for payment_id, state, seen, account_id, amount_minor, currency, reason, created_at, updated_at in rows
     ]
+
+
+def _dead(dsns: Mapping[str, str], payment_ids: list[UUID]) -> dict[UUID, str]:
+    """What was done, while its event could not be published, in words."""
+    found = {}
+    ids = [str(payment_id) for payment_id in payment_ids]
+    for service in ("account", "payment", "notification"):
+        with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            for payment_id, event_type in connection.execute(_DEAD.encode(), (ids,)):
+                found[payment_id] = f"{event_type}, a dead row of the {service} outbox: `settle outbox dead list`"
+    return found
 
 
 def waiting(dsns: Mapping[str, str], payment_ids: list[UUID]) -> dict[UUID, Pending]:

@@ -37,8 +37,15 @@ def nudge(
     waits_for = status.waiting_for if status is not None else "the saga service to hear of it"
     if not found:
         raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits_for}")
-    republish(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
+    dead = republish(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
+    for one in dead:
+        say(
+            f"{one.event_type} could not be published: `settle outbox dead list` says why, and "
+            f"`settle outbox dead retry {one.message_id}` puts it back"
+        )
     for one in found:
+        if one in dead:
+            continue
         say(f"republished on {one.topic}: {one.event_type}")
     say(f"it waits for {waits_for}")
     pending = waiting(dsns, [payment_id]).get(payment_id)

@@ -88,7 +88,10 @@ def republish(
         return
     events, of = counted(len(found), "event"), counted(withdrawals, "withdrawal")
     confirm(f"publish {events} of {of} again", yes=yes)
-    put_into_outboxes(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
+    dead = put_into_outboxes(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
+    if dead:
+        say(f"{counted(len(dead), 'event')} could not be published before: `settle outbox dead list` says why")
+    events = counted(len(found) - len(dead), "event")
     say(f"{events} of {of} handed to the relay; `settle stuck` shows what still stands")
 
 

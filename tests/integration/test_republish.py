@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from audit import lost
 from audit.republish import find, republish
@@ -202,3 +202,50 @@ def test_topics_that_others_read_are_filled_again_with_every_event(lossy: Lossy)
     assert Counter(fields) == Counter(wanted)
     lossy.end(asked)
     assert lossy.query("saga", "SELECT count(*) FROM event_store") == before
+
+
+def limit_records(lossy: Lossy, topic: str, max_bytes: int) -> None:
+    admin = AdminClient({"bootstrap.servers": lossy.bootstrap})
+    entry = ConfigEntry("max.message.bytes", str(max_bytes), incremental_operation=AlterConfigOpType.SET)
+    change = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([change]).values():
+        future.result(timeout=30)
+
+
+def test_what_the_relay_put_aside_is_put_back_by_a_person_and_made_by_nobody_else(lossy: Lossy):
+    """Under another message ID it would be told twice, and the event store forgets nothing."""
+    limit_records(lossy, PAYMENT_EVENTS.name, 60)
+    try:
+        payment_id = lossy.client.request(lossy.open_account(), "100.00").payment_id
+        dead = "SELECT id FROM outbox_dead WHERE type = 'PaymentProcessed'"
+        ((row_id,),) = wait_until(lambda: lossy.query("payment", dead), "the payment's event is put aside")
+        wait_until(lambda: lossy.events(payment_id)[-1:] == ["MoneyDeducted"], "the saga waits")
+        shown = json.loads(lossy.cli("stuck", "--older-than", "0", "--json").stdout)
+        (stuck,) = [one for one in shown if one["payment_id"] == str(payment_id)]
+        assert "PaymentProcessed, a dead row of the payment outbox" in stuck["waiting_for"]
+        for command in (["nudge", str(payment_id)], ["republish", "--quiet", "0", "--yes"]):
+            done = lossy.cli(*command)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "settle outbox dead list" in done.stdout
+        assert lossy.query("payment", dead) == [(row_id,)]
+    finally:
+        limit_records(lossy, PAYMENT_EVENTS.name, 1_048_588)
+    put_back = lossy.cli("outbox", "dead", "retry", row_id)
+    assert put_back.stdout == "1 row put back\n"
+    lossy.end({payment_id: "completed"})
+    assert Counter(lossy.events(payment_id))["PaymentProcessed"] == 1
+
+
+def test_what_is_still_in_an_outbox_is_not_put_there_again(lossy: Lossy):
+    """The relay is away: what was done waits in the outbox, and a nudge finds it there."""
+    lossy.stack.stop_service("relay")
+    try:
+        payment_id = lossy.client.request(lossy.open_account(), "100.00").payment_id
+        mine = f"SELECT count(*) FROM outbox WHERE payload::text LIKE '%{payment_id}%'"
+        told = wait_until(lambda: lossy.query("account", mine)[0][0], "the account service has said something")
+        done = lossy.cli("nudge", str(payment_id))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert lossy.query("account", mine)[0][0] == told
+    finally:
+        lossy.stack.start_service("relay")
+    lossy.end({payment_id: "completed"})
