@@ -95,7 +95,7 @@ class BatchConsumer:
         self._lifeline = Lifeline(bootstrap)
         self.assigned = False
         self._reached: dict[Place, int] = {}
-        self._unconfirmed: set[Place] = set()
+        self._stored: dict[Place, int] = {}
         self._jumps: list[tuple[Place, int | None, int]] = []
         self._consumer = Consumer(
             {
@@ -139,6 +139,7 @@ class BatchConsumer:
         self.assigned = True
         for place in partitions:  # somebody else may have come further with them meanwhile
             self._reached.pop((place.topic, place.partition), None)
+            self._stored.pop((place.topic, place.partition), None)
         log.info("partitions assigned", partitions=len(partitions))
 
     def _on_error(self, error: KafkaError) -> None:
@@ -155,18 +156,21 @@ class BatchConsumer:
         time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
-        size = largest = 0
+        size, largest = 0, 1
         wanted = 1
         while wanted > 0:
             left_s = 0.0 if records else max(0.0, deadline - time.monotonic())
             found = self._consumer.consume(wanted, left_s)
             if not found:
                 break
-            taken = [record for message in found if (record := self._record(message)) is not None]
-            sizes = [len(record.value or b"") + len(record.key or b"") for record in taken]
-            records += taken
-            size += sum(sizes)
-            largest = max(largest, *sizes, 1)
+            for message in found:
+                record = self._record(message)
+                if record is not None:
+                    records.append(record)
+                    length = len(record.value or b"") + len(record.key or b"")
+                    size += length
+                    if length > largest:
+                        largest = length
             if records:
                 wanted = min(self._batch_max - len(records), TAKE_RECORDS, (BATCH_BYTES - size) // largest)
         self._last_taken = time.monotonic()
@@ -197,11 +201,9 @@ class BatchConsumer:
 
     def _reach(self, place: Place, offset: int, until: int) -> None:
         before = self._reached.get(place)
-        if offset != before:
+        if before != offset:
             self._jumps.append((place, before, offset))
-        if until != before:
-            self._reached[place] = until
-            self._unconfirmed.add(place)
+        self._reached[place] = until
 
     @property
     def jumped(self) -> bool:
@@ -241,16 +243,16 @@ class BatchConsumer:
 
     def store_offsets(self) -> None:
         """Remember that all that was taken is done; Kafka is told within half a second, and on close."""
-        for topic, partition in self._unconfirmed:
-            offset = self._reached.get((topic, partition))
-            if offset is None:  # taken away and given back in the meantime: it is read again
-                continue
-            try:
-                self._consumer.store_offsets(offsets=[TopicPartition(topic, partition, offset)])
-            except KafkaException as error:
-                # Taken away in the meantime: whoever has the partition now repeats these, which changes nothing.
-                log.info("partition lost before its offset was stored", partition=partition, error=str(error))
-        self._unconfirmed.clear()
+        new = [place for place, offset in self._reached.items() if self._stored.get(place) != offset]
+        try:
+            if new:
+                self._consumer.store_offsets(
+                    offsets=[TopicPartition(*place, self._reached[place]) for place in new]
+                )
+        except KafkaException as error:
+            # Taken away in the meantime: whoever has them now repeats these, which changes nothing.
+            log.info("partitions lost before their offsets were stored", partitions=new, error=str(error))
+        self._stored.update((place, self._reached[place]) for place in new)
         self._jumps.clear()
 
     def lag(self, ask_kafka: bool) -> dict[str, int]:
