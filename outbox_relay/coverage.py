@@ -28,6 +28,11 @@ _PUBLICATION = """
         ON t.pubname = p.pubname AND t.schemaname = 'public' AND t.tablename = 'outbox'
     WHERE p.pubname = {name}
 """
+_KIND = """
+    SELECT c.relkind IN ('r', 'p'), c.relpersistence = 'u',
+        NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {name})
+    FROM pg_class AS c WHERE c.oid = 'public.outbox'::regclass
+"""
 # Where a publication was changed and changed back, its rows in the catalogs are other ones.
 _FINGERPRINT = """
     SELECT string_agg(f, ' ' ORDER BY f) FROM (
@@ -70,6 +75,15 @@ class Gap:
 
 def publication_gap(connection: Connection, table: Table) -> Gap | None:
     """What the publication lacks; None where it has every row of the outbox with all that a record is made of."""
+    is_table, is_unlogged, is_missing = _one(connection, _KIND, name=sql.Literal(PUBLICATION))
+    if not is_table:
+        return Gap("public.outbox is no table of this database: the log has nothing of it", is_missing=is_missing)
+    if is_unlogged:
+        return Gap(
+            "public.outbox is UNLOGGED: the log has nothing of it, and a crash of the server empties it; let the "
+            "table's owner run: ALTER TABLE public.outbox SET LOGGED",
+            is_missing=is_missing,
+        )
     with_lists = connection.info.server_version >= COLUMN_LISTS_SINCE
     names = [name for name in COLUMNS if name in table.columns]
     listed = f" ({', '.join(names)})" if with_lists else ""
@@ -128,17 +142,21 @@ def mend(connection: Connection, gap: Gap) -> None:
     """Run what mends a gap.
 
     Raises:
-        SetupError: the role may not; the text says what to run.
-        psycopg.Error: the database cannot now.
+        SetupError: the role may not, the database refuses, or SQL does not mend it; the text says what to do.
+        psycopg.OperationalError: the database cannot now.
     """
+    if not gap.statements:
+        raise SetupError(str(gap))
     try:
         for statement in gap.statements:
             connection.execute(statement.encode())
-    except psycopg.errors.InsufficientPrivilege as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise SetupError(f"{reason}: {gap}") from None
     except (psycopg.errors.DuplicateObject, psycopg.errors.UndefinedObject):
         pass  # somebody else was faster
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        reason = " ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+        raise SetupError(f"{reason}: {gap}") from None
 
 
 def _one(connection: Connection, query: LiteralString, **parts: sql.Composable) -> Any:

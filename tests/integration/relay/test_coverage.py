@@ -155,6 +155,33 @@ def test_the_columns_of_a_trace_that_are_added_later_are_published(outbox):
 # Tables that keep their rows.
 
 
+@pytest.mark.parametrize("when", ["while it runs", "while it is away"])
+def test_an_outbox_that_the_log_has_nothing_of_is_published_from_the_table(outbox, when):
+    port = ports.choose(taken=set())
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        if when == "while it runs":
+            unlog(outbox)
+    if when == "while it is away":
+        unlog(outbox)
+    with relaying(outbox, http_port=port):
+        wait_until(
+            lambda: "ALTER TABLE public.outbox SET LOGGED" in answer(port, "/readyz")[1], "it says what to do"
+        )
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        outbox.connection.execute("ALTER TABLE outbox SET LOGGED")
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it reads the log again")
+        outbox.wait_published([outbox.insert()])
+    outbox.assert_exactly_once_in_order()
+
+
+def unlog(outbox):
+    with outbox.connection.transaction():
+        outbox.connection.execute("ALTER PUBLICATION settle_outbox DROP TABLE outbox")
+        outbox.connection.execute("ALTER TABLE outbox SET UNLOGGED")
+
+
 def test_a_table_that_keeps_its_rows_is_covered_too(outbox):
     """There, only the catalogs can tell that something was changed."""
     with relaying(outbox, cleanup=False):
