@@ -31,7 +31,7 @@ def request(
         str | None, typer.Option(help="UUID, to repeat a request.", show_default="a new one")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the withdrawal to its end.")] = False,
-    timeout: Annotated[float, typer.Option(help="How long to follow it, seconds.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="How long to follow it, seconds.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     data: DataOption = None,
 ) -> None:

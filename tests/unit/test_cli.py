@@ -119,6 +119,11 @@ def a_stack_on(folder, port):
         ("nonsense", "No such command 'nonsense' (see `settle --help`)"),
         ("status", "Missing argument 'PAYMENT_ID' (see `settle status --help`)"),
         ("request --account acc-1", "Missing option '--amount' (see `settle request --help`)"),
+        (
+            "request --account acc-1 --amount 1 --wait --timeout -1",
+            "Invalid value for '--timeout': Input should be greater than or equal to 0 (see "
+            "`settle request --help`)",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_line_with_exit_code_2(arguments, line):
