@@ -18,7 +18,7 @@ from approaches.lab.specs import SPECS
 from cli.compare import run_on, show, write
 from tests.conftest import Settle
 
-PLAN = QUICK._replace(withdrawals=60, watched=10)
+PLAN = QUICK._replace(withdrawals=60)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
