@@ -18,4 +18,6 @@ EQUIVALENT = {
         "one more look at the very moment of the deadline"
     ),
     "outbox_relay/ledger.py Waits: 6 -> 7": "there are no more digits to round",
+    "processors/account/decide.py Booking: True -> False": _FROZEN,
+    "processors/saga/decide.py StoredEvent: True -> False": _FROZEN,
 }

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from contracts.events import CancelRefused, CancelRequested, MoneyDeducted, PaymentFailed, PaymentProcessed
-from processors.payment.decide import admit, cancel, conclude, count_attempt, must_void
+from processors.payment.decide import NOT_TRIED, admit, cancel, conclude, count_attempt, must_void
 from processors.payment.gateway import Declined, NotTried, Paid, Unavailable, Voided
 from processors.runtime.retry import RetryPolicy
 from tests.unit.messages import NOW, after, message, request
@@ -114,6 +114,17 @@ def test_a_provider_that_rests_costs_no_attempt():
     for _ in range(100):
         assert charge(one, NotTried()) == (False, [])
     assert (one.attempts, one.status, one.next_attempt_at) == (0, "pending", NOW)
+    assert one.reason == NOT_TRIED
+    one.reason = "down"
+    charge(one, NotTried())
+    assert one.reason == "down"
+
+
+def test_what_is_asked_of_the_provider_is_what_the_payment_says():
+    one = payment()
+    asked = one.charge()
+    assert (asked.payment_id, asked.account_id) == (one.payment_id, one.account_id)
+    assert (asked.amount_minor, asked.currency) == (one.amount_minor, one.currency)
 
 
 def test_a_provider_that_asks_for_time_gets_it():
@@ -164,6 +175,9 @@ def test_a_payment_that_waits_is_due_at_its_deadline_at_the_latest():
     assert not count_attempt(one, Unavailable("down"), POLICY, deadline_at)
     conclude(one, Unavailable("down"), NOW, POLICY)
     assert one.next_attempt_at == one.deadline_at == deadline_at
+    # From that moment on it is no longer looked at for the deadline's sake.
+    conclude(one, Unavailable("down"), deadline_at, POLICY)
+    assert one.next_attempt_at > deadline_at
     assert must_void(one, deadline_at)
     (emitted,) = conclude(one, Voided(), NOW, POLICY)
     assert emitted.event.reason == "deadline"

@@ -17,7 +17,7 @@ from contracts.events import (
     WithdrawalRejected,
     WithdrawalRequested,
 )
-from processors.saga.decide import FINISHED, decide, needed_for, waiting_for
+from processors.saga.decide import BITS, FINISHED, decide, needed_for, waiting_for
 from tests.unit.messages import NOW, after, message, request
 from tracing import TraceContext
 
@@ -102,6 +102,14 @@ def test_it_says_what_a_withdrawal_waits_for():
     assert waits[2] == "the payment service to pay"
     assert waits[3] == "the account service to refund"
     assert waits[4] is None
+
+
+def test_it_says_what_is_left_once_the_money_is_taken_or_paid():
+    requested, checked, paid = (BITS[one] for one in (WithdrawalRequested, BalanceChecked, PaymentProcessed))
+    taken = requested | checked | BITS[MoneyDeducted]
+    assert waiting_for(requested | checked) == "the account service to deduct"
+    assert waiting_for(taken | paid) == "the notification service to tell the customer"
+    assert waiting_for(taken | paid | BITS[NotificationSent]) == "the saga service to close"
 
 
 def test_it_says_which_event_the_waiting_step_acts_on():
