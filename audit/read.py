@@ -18,7 +18,11 @@ from audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide
 FETCH_ROWS = 5_000
 CONNECT_TIMEOUT_S = 5
 
-PAYMENT_ID_OF_DEAD = """substring(encode(payload, 'escape') from '"payment_id": ?"([0-9a-f-]{36})"')"""
+_PAYMENT_ID = """substring({} from '"payment_id": ?"([0-9a-f-]{{36}})"')"""
+# Not by an operator on JSON, which would fail on one body that cannot be taken apart.
+PAYMENT_ID_OF_ROW = _PAYMENT_ID.format("payload::text")
+"""SQL for the payment ID, as text, in a row of ``outbox``."""
+PAYMENT_ID_OF_DEAD = _PAYMENT_ID.format("encode(payload, 'escape')")
 """SQL for the payment ID, as text, in a row of ``outbox_dead``, whatever else it holds."""
 
 _ACCOUNT = """

@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 
 from audit.lost import TOPIC_OF, WRITTEN_BY, Known, Lost
-from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD
+from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from audit.rebuild import rebuild
 from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
@@ -72,11 +72,9 @@ FROM event_store e JOIN withdrawals w USING (payment_id) WHERE payment_id = ANY(
 ORDER BY payment_id, type, sequence
 """
 
-# Not by an operator on JSON, which would fail on one body that cannot be taken apart.
-_PAYMENT_ID = """substring(payload::text from '"payment_id": ?"([0-9a-f-]{36})"')"""
 _WAITING = f"""
-SELECT {_PAYMENT_ID}, type, id::text, aggregateid, convert_to(payload::text, 'UTF8'), traceparent, tracestate
-FROM outbox WHERE {_PAYMENT_ID} = ANY(%(ids)s)
+SELECT {PAYMENT_ID_OF_ROW}, type, id::text, aggregateid, convert_to(payload::text, 'UTF8'), traceparent, tracestate
+FROM outbox WHERE {PAYMENT_ID_OF_ROW} = ANY(%(ids)s)
 UNION ALL
 SELECT {PAYMENT_ID_OF_DEAD}, type, id, aggregateid, payload, traceparent, tracestate
 FROM outbox_dead WHERE {PAYMENT_ID_OF_DEAD} = ANY(%(ids)s) AND num_nulls(type, id, aggregateid) = 0

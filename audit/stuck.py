@@ -126,7 +126,7 @@ def _dead(dsns: Mapping[str, str], payment_ids: list[UUID]) -> dict[UUID, str]:
     """What was done, while its event could not be published, in words."""
     found = {}
     ids = [str(payment_id) for payment_id in payment_ids]
-    for service in ("account", "payment", "notification"):
+    for service in _PENDING:
         with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
             for payment_id, event_type in connection.execute(_DEAD.encode(), (ids,)):
                 found[payment_id] = f"{event_type}, a dead row of the {service} outbox: `settle outbox dead list`"

@@ -239,6 +239,7 @@ def decode(event_type: str, body: bytes) -> Event:
         if event.currency not in CURRENCIES:
             _check_currency(event.currency)
         at = event.occurred_at
+        # Those two are the first and the last moment of their years.
         if at.tzinfo is not UTC or not FIRST_TIME.year <= at.year <= LAST_TIME.year:
             msgspec.structs.force_setattr(event, "occurred_at", _in_utc(at))
     except msgspec.ValidationError as error:

@@ -118,10 +118,11 @@ class Writer:
             For each the place where it is now, or why Kafka will not have it.
         """
         results = deliver(self._producer, records)
-        return [result if isinstance(result, KafkaError) else _place(result) for result in results]
+        return [result if isinstance(result, KafkaError) else place_of(result) for result in results]
 
 
-def _place(message: Message) -> str:
+def place_of(message: Message) -> str:
+    """Where a message is, as :attr:`Record.place` says it."""
     return f"{message.topic()}/{message.partition()}@{message.offset()}"
 
 

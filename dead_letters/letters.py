@@ -16,7 +16,7 @@ from confluent_kafka import Message
 from contracts import headers
 from contracts.topics import TOPICS
 from dead_letters.errors import DeadLetterError
-from dead_letters.handled import Handled, read_handled
+from dead_letters.handled import Handled, place_of, read_handled
 from processors.runtime import utc
 from processors.runtime.messages import Record
 from processors.runtime.scan import scan
@@ -122,7 +122,7 @@ def read_letters(bootstrap: str) -> list[Letter]:
         known = next((one for one in there if _is_one(one.record, letter.record)), None)
         if known is None:
             if there:
-                letter.id = _place(message)
+                letter.id = place_of(message)
             there.append(letter)
             continue
         known.refusals += letter.refusals
@@ -178,10 +178,6 @@ def _is_one(one: Record, other: Record) -> bool:
     return one.lacks is not None or other.lacks is not None or one == other
 
 
-def _place(letter: Message) -> str:
-    return f"{letter.topic()}/{letter.partition()}@{letter.offset()}"
-
-
 def _letter(message: Message) -> Letter:
     found = headers.of(message) or []
     about: Mapping[str, str | None] = {
@@ -209,7 +205,7 @@ def _letter(message: Message) -> Letter:
         about.get(headers.DEAD_LETTER_ERROR),
         utc.parse(about.get(headers.DEAD_LETTER_AT)),
     )
-    return Letter(record.place if says_where else _place(message), record, [refusal])
+    return Letter(record.place if says_where else place_of(message), record, [refusal])
 
 
 def _number(text: str | None) -> int | None:

@@ -28,7 +28,7 @@ _DROP_DEFAULT = "ALTER TABLE public.outbox ALTER COLUMN published_at DROP DEFAUL
 _UNDECIDED = sql.SQL("published_at = '-infinity'")
 _HAS_UNDECIDED = "SELECT FROM public.outbox WHERE published_at = '-infinity' LIMIT 1"
 _UNMARK = "UPDATE ONLY {} SET published_at = NULL WHERE ctid = ANY(%s::tid[])"
-_MARK = "UPDATE ONLY {} SET published_at = now() WHERE ctid = ANY(%s::tid[])"
+MARK = "UPDATE ONLY {} SET published_at = now() WHERE ctid = ANY(%s::tid[])"
 
 Places = Iterable[tuple[str, str]]
 """Partition, as SQL names it, and place within it."""
@@ -78,7 +78,7 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
         any_open = any_open or bool(open_)
         with connection.transaction():
             in_each_partition(connection, _UNMARK, open_)
-            in_each_partition(connection, _MARK, done)
+            in_each_partition(connection, MARK, done)
     if rule.untold:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: set their "

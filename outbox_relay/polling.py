@@ -18,7 +18,7 @@ from outbox_relay.columns import as_bytes
 from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError
 from outbox_relay.ledger import Ledger
-from outbox_relay.marks import PLACE, in_each_partition
+from outbox_relay.marks import MARK, PLACE, in_each_partition
 from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
@@ -41,7 +41,6 @@ _AND_NOT_DEAD = sql.SQL(
     "AND (id IS NULL OR {} NOT IN (SELECT textsend(id) FROM public.outbox_dead WHERE id IS NOT NULL))"
 )
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-_MARK = "UPDATE ONLY {} SET published_at = now() WHERE ctid = ANY(%s::tid[])"
 _MARKED = "SELECT tableoid::regclass::text, ctid::text FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s"
 _REMOVE = "DELETE FROM ONLY {} WHERE ctid = ANY(%s::tid[]) AND published_at IS NOT NULL"
 _SLOT = """
@@ -126,7 +125,7 @@ class _Worker:
                 places.append((partition, place))
             self._wait_acknowledged()
             failpoints.hit("relay.acknowledged")
-            in_each_partition(self._connection, _MARK, places)
+            in_each_partition(self._connection, MARK, places)
         ledger.reached(lsn)
         self._source.progress()
         return len(places)

@@ -55,7 +55,6 @@ OWN_STACKS = (
 """What runs on a stack of its own comes first, the longest soonest: none of it is left over at the end, and each
 worker's shared stack, which costs something at rest too, starts when it is needed."""
 LONGEST_SHARED = ("test_faults.py", "test_crashes.py", "test_compare.py")
-RELAY_ALONE = ("relay/test_faults.py", "relay/test_cluster.py")
 OPENING_MINOR = 1_000_000
 
 # No broker here lives long enough for Java's optimizing compiler to give back what it takes.
@@ -73,9 +72,8 @@ T = TypeVar("T")
 def scope_of(nodeid: str) -> str:
     """What tests must stay together with, as they share a stack: a file, or those of a folder."""
     path = nodeid.partition("::")[0].removeprefix("tests/integration/")
-    if path.startswith("retries/"):
-        return "retries"
-    return "relay" if path.startswith("relay/") and path not in RELAY_ALONE else path
+    folder = path.partition("/")[0]
+    return folder if folder in OWN_STACKS and path not in OWN_STACKS else path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
