@@ -75,12 +75,18 @@ def of(message: object) -> Headers | None:
     return found
 
 
-def text(headers: Headers | None, name: str) -> str | None:
-    """The value of a header as text, or None where it is absent, null or not UTF-8."""
+def last(headers: Headers | None, name: str) -> bytes | None:
+    """The value of a header, or None where it is absent or null."""
     for key, value in reversed(headers or ()):
         if key == name:
-            try:
-                return value.decode() if value is not None else None
-            except UnicodeDecodeError:
-                return None
+            return value
     return None
+
+
+def text(headers: Headers | None, name: str) -> str | None:
+    """The value of a header as text, or None where it is absent, null or not UTF-8."""
+    value = last(headers, name)
+    try:
+        return value.decode() if value is not None else None
+    except UnicodeDecodeError:
+        return None

@@ -26,6 +26,7 @@ from mode import Service
 
 import failpoints
 import tracing
+from contracts.events import EVENT_TYPES
 from contracts.topics import consumer_group
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
@@ -136,8 +137,14 @@ class Intake(Service):
         topics = [topic.name for topic in processor.topics]
         loop = asyncio.get_running_loop()
         group = consumer_group(processor.name)
+        handled = {event_type.__name__ for event_type in processor.handles}
         consumer = BatchConsumer(
-            settings.kafka_bootstrap, group, topics, settings.batch_max, processor.gather_s_max
+            settings.kafka_bootstrap,
+            group,
+            topics,
+            settings.batch_max,
+            processor.gather_s_max,
+            ignored=EVENT_TYPES.keys() - handled,
         )
         self._consumer = consumer
         while not self.should_stop:

@@ -5,7 +5,7 @@ that each one is large: a transaction, a fetch and a produce request cost the sa
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -81,11 +81,19 @@ class BatchConsumer:
         topics: what to subscribe to.
         batch_max: records in a batch at the most.
         gather_s_max: how long to wait under load for a batch to grow, seconds.
+        ignored: event types that the service has no use for: no record is made of such a message.
     """
 
     def __init__(
-        self, bootstrap: str, group: str, topics: Sequence[str], batch_max: int, gather_s_max: float
+        self,
+        bootstrap: str,
+        group: str,
+        topics: Sequence[str],
+        batch_max: int,
+        gather_s_max: float,
+        ignored: Iterable[str] = (),
     ) -> None:
+        self._ignored = frozenset(event_type.encode() for event_type in ignored)
         self._batch_max = batch_max
         self._gather_s_max = gather_s_max
         self._last_taken = time.monotonic()
@@ -149,6 +157,8 @@ class BatchConsumer:
     def take(self) -> list[Record]:
         """The next batch, in order per partition; empty when nothing came within :data:`POLL_S`.
 
+        Empty as well when all that came is ignored.
+
         Raises:
             KafkaException: an error that waiting does not mend.
         """
@@ -156,35 +166,62 @@ class BatchConsumer:
         time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
-        size, largest = 0, 1
+        count, size, largest = 0, 0, 1
         wanted = 1
         while wanted > 0:
-            left_s = 0.0 if records else max(0.0, deadline - time.monotonic())
+            left_s = 0.0 if count else max(0.0, deadline - time.monotonic())
             found = self._consumer.consume(wanted, left_s)
             if not found:
                 break
             for message in found:
-                record = self._record(message)
+                error = message.error()
+                if error is not None:
+                    record = self._unreadable(message, error)
+                    if record is None:
+                        continue
+                else:
+                    record = self._record(message)
+                count += 1
                 if record is not None:
                     records.append(record)
                     length = len(record.value or b"") + len(record.key or b"")
                     size += length
                     if length > largest:
                         largest = length
-            if records:
-                wanted = min(self._batch_max - len(records), TAKE_RECORDS, (BATCH_BYTES - size) // largest)
+            if count:
+                wanted = min(self._batch_max - count, TAKE_RECORDS, (BATCH_BYTES - size) // largest)
         self._last_taken = time.monotonic()
-        self._last_records = len(records)
-        self._load.count(self._last_records, self._last_taken)
+        self._last_records = count
+        self._load.count(count, self._last_taken)
         return records
 
     def _record(self, message: Message) -> Record | None:
-        """A record as taken, be it without its contents; None for what is none."""
-        error = message.error()
-        if error is None:
-            record = _record(message)
-            self._reach((record.topic, record.partition), record.offset, record.offset + 1)
-            return record
+        """A message as taken, be it without its contents; None where it is ignored."""
+        topic, partition, offset = _place(message)
+        place = topic, partition
+        reached = self._reached
+        if reached.get(place) == offset:
+            reached[place] = offset + 1
+        else:
+            self._reach(place, offset, offset + 1)
+        fields = headers.of(message)
+        if fields is None:
+            lacks = "the name of a header is not UTF-8"
+            return Record(topic, partition, offset, message.key(), message.value(), [], lacks)
+        if self._ignored and headers.last(fields, headers.EVENT_TYPE) in self._ignored:
+            return None
+        key, value = message.key(), message.value()
+        if value is not None and len(value) > RECORD_BYTES_MAX:
+            lacks = f"it has {len(value)} bytes, of which {RECORD_BYTES_MAX} are kept"
+            return Record(topic, partition, offset, key, value[:RECORD_BYTES_MAX], fields, lacks)
+        return Record(topic, partition, offset, key, value, fields)
+
+    def _unreadable(self, message: Message, error: KafkaError) -> Record | None:
+        """What stands for a record that cannot be had; None for what is none.
+
+        Raises:
+            KafkaException: an error that waiting does not mend.
+        """
         if error.code() == KafkaError._PARTITION_EOF:
             topic, partition, offset = _place(message)
             self._reach((topic, partition), offset, offset)
@@ -338,15 +375,3 @@ def _place(message: Message) -> tuple[str, int, int]:
     assert partition is not None
     assert offset is not None
     return topic, partition, offset
-
-
-def _record(message: Message) -> Record:
-    topic, partition, offset = _place(message)
-    key, value = message.key(), message.value()
-    fields = headers.of(message)
-    if fields is None:
-        return Record(topic, partition, offset, key, value, [], "the name of a header is not UTF-8")
-    if value is not None and len(value) > RECORD_BYTES_MAX:
-        lacks = f"it has {len(value)} bytes, of which {RECORD_BYTES_MAX} are kept"
-        return Record(topic, partition, offset, key, value[:RECORD_BYTES_MAX], fields, lacks)
-    return Record(topic, partition, offset, key, value, fields)

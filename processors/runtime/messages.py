@@ -9,7 +9,7 @@ from opentelemetry.trace import Span
 from uuid_utils.compat import uuid7
 
 from contracts import headers
-from contracts.events import EVENT_TYPES, ContractError, Event, decode
+from contracts.events import ContractError, Event, decode
 from tracing import TraceContext, read_context
 
 
@@ -90,10 +90,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class Unhandled(msgspec.Struct, frozen=True):
-    """A record that is well-formed but of no interest here; ``known`` tells whether the type exists at all."""
+    """A record of a type that is not handled here."""
 
     event_type: str
-    known: bool
 
 
 def read(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadLetter:
@@ -105,7 +104,7 @@ def read(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadL
     try:
         event_type = type_bytes.decode()
         if event_type not in handled:
-            return Unhandled(event_type, event_type in EVENT_TYPES)
+            return Unhandled(event_type)
         if id_bytes is None:
             return DeadLetter(record, f"header {headers.ID} is missing")
         if record.value is None:

@@ -209,7 +209,7 @@ class Pipeline:
                 messages.append(found)
             elif isinstance(found, DeadLetter):
                 dead_letters.append(found)
-            elif not found.known:
+            else:  # those of the types that exist are left out by the consumer
                 unknown[found.event_type] += 1
         if unknown:
             metrics.SKIPPED.inc(unknown.total())

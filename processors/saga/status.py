@@ -75,8 +75,6 @@ def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None
         if row is None:
             return None
         steps = [_step(*stored) for stored in utc.cursor(connection).execute(_STEPS, (payment_id,))]
-    # Topics overtake each other, so the order of arrival is not the order of events.
-    steps.sort(key=lambda step: step.at)
     state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by = row
     return Status(
         payment_id=payment_id,

@@ -8,7 +8,7 @@ from contextlib import closing
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -194,6 +194,33 @@ def test_a_batch_is_bounded_in_bytes_too(settle: Settle):
     assert [record.offset for batch in batches for record in batch] == list(range(12))
     most = max(sum(len(record.value) for record in batch) for batch in batches)
     assert most <= BATCH_BYTES
+
+
+def test_ignored_types_become_no_record_and_are_confirmed(settle: Settle):
+    topic, group = new_topic(settle), f"test-{uuid4().hex}"
+    ignored, wanted = (headers.EVENT_TYPE, b"BalanceChecked"), (headers.EVENT_TYPE, b"MoneyDeducted")
+    for fields in (
+        (ID, ignored),
+        (ID, wanted),
+        (ID, ignored, wanted),
+        (ID, wanted, ignored),
+        (ID,),
+        (ID, ignored),
+    ):
+        send(settle, topic, b"{}", "k", fields=[ID, *fields])
+    consumer = BatchConsumer(settle.bootstrap, group, [topic], 8_000, 0, ignored=["BalanceChecked"])
+    found: list[int] = []
+    with closing(consumer):
+
+        def all_read() -> bool:
+            found.extend(record.offset for record in consumer.take())
+            consumer.store_offsets()
+            return consumer.lag(ask_kafka=True) == {topic: 0}
+
+        wait_until(all_read, "all are taken")
+    with closing(Consumer({"bootstrap.servers": settle.bootstrap, "group.id": group})) as member:
+        (place,) = member.committed([TopicPartition(topic, 0)], 10)
+    assert (found, place.offset) == ([1, 2, 4], 6)
 
 
 def test_a_compressed_batch_that_cannot_be_read_is_passed_over_record_by_record(settle: Settle):

@@ -150,5 +150,5 @@ def test_what_cannot_be_read_says_why(value, headers, words):
 
 
 def test_types_of_no_interest_are_passed_over_and_unknown_ones_are_told_apart():
-    assert read(record(eventType=b"MoneyDeducted"), HANDLED) == Unhandled("MoneyDeducted", known=True)
-    assert read(record(eventType=b"Nonsense"), HANDLED) == Unhandled("Nonsense", known=False)
+    assert read(record(eventType=b"MoneyDeducted"), HANDLED) == Unhandled("MoneyDeducted")
+    assert read(record(eventType=b"Nonsense"), HANDLED) == Unhandled("Nonsense")
