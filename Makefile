@@ -1,6 +1,7 @@
 # Every target sets up what it needs: only Python 3.11+ and make are assumed.
 
-PYTHON ?= python3
+# As given; otherwise the fastest build there is of the version that python3 has.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -61,10 +62,10 @@ clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis settle.egg-info
 
 $(READY): pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@$(or $(PYTHON),python3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'settle needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...'; exit 1; }
-	@echo 'setting up $(VENV) (once, about a minute)'
-	@$(PYTHON) -m venv $(VENV)
+	@python="$(PYTHON)"; python="$${python:-$$(python3 stack/interpreter.py)}"; \
+		echo "setting up $(VENV) with $$python (once, about a minute)"; "$$python" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
