@@ -3,6 +3,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from contracts.events import (
     BalanceChecked,
@@ -200,3 +201,54 @@ def test_finished_states_are_those_with_an_end():
         (standing,) = known.values()
         assert waiting_for(standing.seen) is None
         assert standing.finished_by is not None
+
+
+def test_each_event_has_the_bit_that_stored_standings_have():
+    ordered = sorted(BITS, key=lambda event_type: BITS[event_type])
+    assert [event_type.__name__ for event_type in ordered] == [
+        "WithdrawalRequested",
+        "BalanceChecked",
+        "MoneyDeducted",
+        "WithdrawalRejected",
+        "PaymentProcessed",
+        "PaymentFailed",
+        "MoneyRefunded",
+        "NotificationSent",
+        "NotificationFailed",
+        "WithdrawalCompleted",
+        "WithdrawalCompensated",
+        "CancelRefused",
+    ]
+    assert [BITS[event_type] for event_type in ordered] == [2**place for place in range(12)]
+
+
+@pytest.mark.parametrize("said", TAKEN)
+def test_the_trace_that_the_account_service_acted_in_is_not_that_of_a_later_request(said):
+    one = request()
+    mine, later = (TraceContext(f"00-{digit * 32}-{'b' * 16}-01") for digit in "12")
+    known, _, _ = tell([[message(after(one, said), context=mine)], [message(one, context=later)]])
+    assert known[one.payment_id].trace_id == "1" * 32
+
+
+def test_no_other_service_changes_what_a_withdrawal_is():
+    one = request()
+    known, _, _ = tell([[message(one)], [message(after(request(1, payment_id=one.payment_id), PaymentProcessed))]])
+    assert known[one.payment_id].amount_minor == one.amount_minor
+
+
+def test_a_withdrawal_was_requested_when_its_request_says():
+    one = request()
+    later = [message(replace(after(one, t), occurred_at=LATER)) for t in STORIES["completed"]]
+    for told in ([message(one), *later], [*later, message(one)]):
+        known, _, _ = tell([told])
+        assert known[one.payment_id].requested_at == NOW
+    known, _, _ = tell([later])
+    assert known[one.payment_id].requested_at is None
+
+
+def test_while_nobody_knows_which_of_two_requests_will_be_taken_both_are_stored():
+    one = request()
+    other = request(1, payment_id=one.payment_id)
+    checked = after(one, BalanceChecked)
+    _, stored, _ = tell([[message(one)], [message(other)], [message(checked)], [message(other)]])
+    assert [s.event.amount_minor for s in stored] == [one.amount_minor, 1, one.amount_minor]
