@@ -360,6 +360,7 @@ def test_a_slot_that_nobody_reads_any_more_is_told_and_can_be_dropped(outbox, tm
 
     with relaying(outbox):
         outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
     said = tmp_path / "stderr"
     with said.open("w") as stderr, relay_process(outbox, stderr=stderr, SETTLE_RELAY_READER="polling"):
         wait_until(lambda: "settle outbox slot drop" in said.read_text(), "it is told")
