@@ -45,15 +45,15 @@ chaos: $(STACK) ## Break everything for 10 minutes; prove that nothing was lost
 compare: $(STACK) ## Run five ways to withdraw; rewrites docs/choosing.md
 	@$(BIN)/settle compare --markdown docs/choosing.md --chart docs/choosing.png --json docs/choosing.json
 
-bench: $(STACK) ## Measure the pipeline and what tracing costs; writes benchmarks/results/
-	@$(BIN)/python -m benchmarks.pipeline
-	@$(BIN)/python -m benchmarks.tracing
+bench: $(STACK) ## Measure the pipeline and what tracing costs; writes lab/benchmarks/results/
+	@$(BIN)/python -m lab.benchmarks.pipeline
+	@$(BIN)/python -m lab.benchmarks.tracing
 
 bench-tracing: $(STACK) ## Measure what tracing costs, alone
-	@$(BIN)/python -m benchmarks.tracing
+	@$(BIN)/python -m lab.benchmarks.tracing
 
-bench-relay: $(STACK) ## Measure the relay; writes benchmarks/results/relay.json
-	@$(BIN)/python -m benchmarks.relay
+bench-relay: $(STACK) ## Measure the relay; writes lab/benchmarks/results/relay.json
+	@$(BIN)/python -m lab.benchmarks.relay
 
 lock: $(READY) ## Write the exact versions now installed to requirements.lock
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^settle' > requirements.lock

@@ -15,9 +15,9 @@ from cli.errors import FAILED, BadInputError
 from cli.signals import on_end
 
 if TYPE_CHECKING:
-    from chaos.plan import Options
-    from chaos.run import Report
     from cli.screen import Screen
+    from lab.chaos.plan import Options
+    from lab.chaos.run import Report
 
 
 def chaos(
@@ -52,8 +52,8 @@ def chaos(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data folder; a run that fails keeps it.")] = False,
 ) -> None:
     """Break a stack of its own under load, wait until all is quiet, and prove that nothing was lost or doubled."""
-    from chaos.plan import ALIASES, Options
     from cli.screen import Screen
+    from lab.chaos.plan import ALIASES, Options
 
     names = (name.strip() for name in kill.split(",") if name.strip())
     parts = tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
@@ -88,8 +88,8 @@ def chaos(
 
 
 def _print_plan(options: Options, console: Screen) -> None:
-    from chaos.plan import plan
     from cli.screen import styled
+    from lab.chaos.plan import plan
 
     faults = plan(options)
     load = f"{options.minutes:g} minutes at {options.rate:g} requests a second"
@@ -99,7 +99,7 @@ def _print_plan(options: Options, console: Screen) -> None:
 
 
 def _run(options: Options, folder: Path, console: Screen) -> Report:
-    from chaos.run import Note, run
+    from lab.chaos.run import Note, run
 
     def on_note(note: Note) -> None:
         console.print(f"{note.at_s:8.1f} s  {note.text}")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import typer
@@ -19,11 +20,20 @@ from cli.text import complain
 
 
 class Command(NamedTuple):
-    """Where a command is: a function of a module, or a ``typer.Typer`` with commands of its own."""
+    """Where a command is: a function of a module, or a ``typer.Typer`` with commands of its own.
+
+    ``needs`` is a package of ours that not every installation has, such as that of the production image.
+    """
 
     module: str
     attribute: str
     panel: str
+    needs: str | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this installation has what it needs."""
+        return self.needs is None or find_spec(self.needs) is not None
 
 
 RUN, ASK, LOOK, COMPARE, BREAK = "Run it", "Withdraw", "See where it stands", "Other ways", "Break it"
@@ -50,9 +60,9 @@ COMMANDS = {
     "gaps": Command("cli.gaps", "app", LOOK),
     "outbox": Command("cli.outbox", "app", LOOK),
     "dead-letters": Command("cli.dead_letters", "app", LOOK),
-    "compare": Command("cli.compare", "compare", COMPARE),
-    "2pc": Command("cli.two_phase", "app", COMPARE),
-    "chaos": Command("cli.chaos", "chaos", BREAK),
+    "compare": Command("cli.compare", "compare", COMPARE, needs="lab"),
+    "2pc": Command("cli.two_phase", "app", COMPARE, needs="lab"),
+    "chaos": Command("cli.chaos", "chaos", BREAK, needs="lab"),
     "failpoints": Command("cli.failpoints", "failpoints", BREAK),
 }
 
@@ -66,13 +76,15 @@ class LazyCommands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """The names, in the order of the help page."""
-        return list(COMMANDS)
+        return [name for name, command in COMMANDS.items() if command.is_here]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """The command of that name, imported now; None without one."""
         command = COMMANDS.get(cmd_name)
         if command is None:
             return None
+        if not command.is_here:
+            raise BadInputError(f"{cmd_name} needs {command.needs}/, which is not installed here")
         found = getattr(import_module(command.module), command.attribute)
         holder = typer.Typer(add_completion=False)
         if isinstance(found, typer.Typer):

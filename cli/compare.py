@@ -14,10 +14,10 @@ from cli.signals import on_end
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from approaches.lab.compare import Plan
-    from approaches.lab.results import Comparison
-    from approaches.lab.sheets import Sheet
     from cli.screen import Grid, Screen
+    from lab.comparison.compare import Plan
+    from lab.comparison.results import Comparison
+    from lab.comparison.sheets import Sheet
     from stack.supervisor import Stack
 
 COUNT_MAX = 1_000_000
@@ -43,9 +43,9 @@ def compare(
     chart_file: Annotated[Path | None, typer.Option("--chart", help="Draw a PNG.", dir_okay=False)] = None,
 ) -> None:
     """Run five ways to withdraw money (and a naive one) under the same load and faults, on a stack of its own."""
-    from approaches.lab.compare import FULL, QUICK
-    from approaches.lab.specs import SPECS
     from cli.screen import Screen
+    from lab.comparison.compare import FULL, QUICK
+    from lab.comparison.specs import SPECS
     from stack.supervisor import Stack
 
     _check(only or [], list(SPECS), (json_file, markdown_file, chart_file))
@@ -73,8 +73,8 @@ def compare(
 
 def run_on(stack: Stack, plan: Plan, names: Sequence[str], console: Screen) -> Comparison:
     """Measure on a running stack, and say what is being done."""
-    from approaches.lab import compare as lab
     from cli.screen import styled
+    from lab.comparison import compare as lab
 
     with console.status("") as status:
 
@@ -91,8 +91,8 @@ def show(found: Comparison, console: Screen) -> None:
     """Print tables and advice."""
     from rich.padding import Padding
 
-    from approaches.lab.sheets import sheets
     from cli.screen import styled
+    from lab.comparison.sheets import sheets
 
     for sheet in sheets(found):
         console.print()
@@ -117,12 +117,12 @@ def write(found: Comparison, json_file: Path | None, markdown_file: Path | None,
 
     import msgspec
 
-    from approaches.lab import markdown
+    from lab.comparison import markdown
 
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     if chart_file is not None:
-        from approaches.lab.chart import draw
+        from lab.comparison.chart import draw
 
         draw(found, chart_file)
     if markdown_file is not None:

@@ -20,10 +20,10 @@ NOT_READ = 141
 EXIT_CODES = {
     "cli.errors.BadInputError": BAD_INPUT,
     "builtins.OSError": FAILED,
-    "approaches.lab.caller.NotInTimeError": FAILED,
-    "approaches.withdrawal.PaymentIdReusedError": BAD_INPUT,
+    "lab.comparison.caller.NotInTimeError": FAILED,
+    "lab.approaches.withdrawal.PaymentIdReusedError": BAD_INPUT,
     "cli.errors.CommandError": FAILED,
-    "chaos.plan.ChaosError": BAD_INPUT,
+    "lab.chaos.plan.ChaosError": BAD_INPUT,
     "cimpl.KafkaException": FAILED,
     "contracts.events.ContractError": BAD_INPUT,
     "contracts.money.MoneyError": BAD_INPUT,

@@ -20,7 +20,7 @@ from cli.text import say, say_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from approaches.recovery import InDoubt
+    from lab.approaches.recovery import InDoubt
 
 app = typer.Typer(help="Try two-phase commit, and its trouble: transactions in doubt.", no_args_is_help=True)
 
@@ -42,10 +42,10 @@ def withdraw(
 ) -> None:
     """Withdraw by two-phase commit; with --die-at, leave participants in doubt. Not in production."""
     import failpoints
-    from approaches import tables
-    from approaches.connections import connect
-    from approaches.two_phase_commit import TwoPhaseCommit
-    from approaches.withdrawal import TryAgainError
+    from lab.approaches import tables
+    from lab.approaches.connections import connect
+    from lab.approaches.two_phase_commit import TwoPhaseCommit
+    from lab.approaches.withdrawal import TryAgainError
     from producers.requests import new_request
 
     request = new_request(account, amount)
@@ -72,7 +72,7 @@ def withdraw(
 @app.command(name="in-doubt")
 def in_doubt(as_json: JsonOption = False, data: DataOption = None) -> None:
     """List prepared transactions that nobody has ended: since when, and how many requests wait for them."""
-    from approaches import recovery
+    from lab.approaches import recovery
 
     dsns = _databases_that_exist(data)
     _print(recovery.in_doubt(dsns) if dsns else [], as_json)
@@ -87,7 +87,7 @@ def recover(
     data: DataOption = None,
 ) -> None:
     """End what is in doubt as the log says, and abort what the log does not know; fail if something is left."""
-    from approaches import recovery
+    from lab.approaches import recovery
 
     dsns = _databases_that_exist(data)
     found = recovery.recover(dsns, older_than) if dsns else recovery.Recovered([], [])
@@ -108,8 +108,8 @@ def recover(
 
 def _databases(data: Path | None) -> dict[str, str]:
     """The databases' URLs by role, once all are there."""
-    from approaches.lab.databases import Server
-    from approaches.two_phase_commit import SCHEMAS
+    from lab.approaches.two_phase_commit import SCHEMAS
+    from lab.comparison.databases import Server
 
     server = Server(settings.dsn("account", data))
     server.create({_database(role): schema for role, schema in SCHEMAS.items()}, fresh=False)
@@ -118,8 +118,8 @@ def _databases(data: Path | None) -> dict[str, str]:
 
 def _databases_that_exist(data: Path | None) -> dict[str, str]:
     """The databases' URLs by role; empty where nobody has ever withdrawn like this."""
-    from approaches.lab.databases import Server
-    from approaches.two_phase_commit import SCHEMAS
+    from lab.approaches.two_phase_commit import SCHEMAS
+    from lab.comparison.databases import Server
 
     server = Server(settings.dsn("account", data))
     if not server.any_exists([_database(role) for role in SCHEMAS]):

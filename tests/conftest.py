@@ -28,9 +28,9 @@ from xdist.scheduler import LoadScopeScheduling
 import tracing
 from audit.run import Audit
 from audit.run import run as run_audit
-from chaos.arming import Arming
 from contracts.events import WithdrawalRequested, encode
 from contracts.topics import TOPICS, consumer_group
+from lab.chaos.arming import Arming
 from processors.account.accounts import open_accounts, show_account
 from processors.runtime.offsets import Offsets
 from processors.saga.status import Status, read_from

@@ -10,11 +10,11 @@ EQUIVALENT = {
     "audit/run.py Audit: True -> False": _FROZEN,
     "audit/run.py _wait_until_quiet: True -> False": _STATEMENT,
     "audit/run.py _published: True -> False": _STATEMENT,
-    "chaos/verdict.py module: 60.0 -> 61.0": _CHOICE,
-    "chaos/verdict.py module: 2.0 -> 3.0": _CHOICE,
-    "chaos/verdict.py module: 0.1 -> 1.1": _CHOICE,
-    "chaos/verdict.py Latency: True -> False": _FROZEN,
-    "chaos/verdict.py check_traces: time.monotonic() < deadline -> time.monotonic() <= deadline": (
+    "lab/chaos/verdict.py module: 60.0 -> 61.0": _CHOICE,
+    "lab/chaos/verdict.py module: 2.0 -> 3.0": _CHOICE,
+    "lab/chaos/verdict.py module: 0.1 -> 1.1": _CHOICE,
+    "lab/chaos/verdict.py Latency: True -> False": _FROZEN,
+    "lab/chaos/verdict.py check_traces: time.monotonic() < deadline -> time.monotonic() <= deadline": (
         "one more look at the very moment of the deadline"
     ),
     "outbox_relay/ledger.py Waits: 6 -> 7": "there are no more digits to round",

@@ -51,7 +51,7 @@ TARGETS = {
     "audit/offenders.py": ("tests/unit/test_audit_run.py",),
     "audit/spill.py": ("tests/unit/test_audit_topics.py",),
     "tracing/whole.py": ("tests/unit/test_trace_whole.py",),
-    "chaos/verdict.py": ("tests/unit/test_chaos_verdict.py",),
+    "lab/chaos/verdict.py": ("tests/unit/test_chaos_verdict.py",),
     "outbox_relay/ledger.py": ("tests/unit/test_relay_ledger.py",),
     "outbox_relay/pgoutput.py": ("tests/unit/test_pgoutput.py",),
     "processors/runtime/pipeline.py": ("tests/unit/test_pipeline.py",),

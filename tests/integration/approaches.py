@@ -2,10 +2,10 @@
 
 from uuid_utils.compat import uuid7
 
-from approaches.lab.books import verdict
-from approaches.lab.sites import Site
-from approaches.withdrawal import ACCEPTED, Approach, Outcome, TryAgainError
 from contracts.events import WithdrawalRequested
+from lab.approaches.withdrawal import ACCEPTED, Approach, Outcome, TryAgainError
+from lab.comparison.books import verdict
+from lab.comparison.sites import Site
 from producers.requests import new_request
 from tests.conftest import wait_until
 

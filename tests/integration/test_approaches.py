@@ -8,11 +8,11 @@ from contextlib import ExitStack, closing
 import psycopg
 import pytest
 
-from approaches.lab.books import balances, payments, verdict
-from approaches.lab.sites import Site, site
-from approaches.lab.specs import SPECS
-from approaches.withdrawal import COMPENSATED, COMPLETED, PUBLISHED, REJECTED, PaymentIdReusedError
 from failpoints import EXIT_CODE
+from lab.approaches.withdrawal import COMPENSATED, COMPLETED, PUBLISHED, REJECTED, PaymentIdReusedError
+from lab.comparison.books import balances, payments, verdict
+from lab.comparison.sites import Site, site
+from lab.comparison.specs import SPECS
 from producers.requests import new_request
 from tests.conftest import Settle, wait_until
 from tests.integration.approaches import HUNDRED, REFUSED, account, request, settled, withdraw

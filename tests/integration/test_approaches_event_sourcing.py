@@ -8,12 +8,12 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from approaches import event_sourcing
-from approaches.connections import Connection, connect
-from approaches.event_sourcing import SNAPSHOT_EVERY, EventSourced, balance, balance_at, rebuild
-from approaches.lab.books import balances
-from approaches.lab.sites import Site, site
-from approaches.withdrawal import ACCEPTED, COMPLETED
+from lab.approaches import event_sourcing
+from lab.approaches.connections import Connection, connect
+from lab.approaches.event_sourcing import SNAPSHOT_EVERY, EventSourced, balance, balance_at, rebuild
+from lab.approaches.withdrawal import ACCEPTED, COMPLETED
+from lab.comparison.books import balances
+from lab.comparison.sites import Site, site
 from tests.conftest import Settle, wait_until
 from tests.integration.approaches import HUNDRED, OPENING_MINOR, REFUSED, account, request, settled, withdraw
 

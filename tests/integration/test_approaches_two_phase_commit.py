@@ -11,13 +11,13 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from approaches import recovery
-from approaches.connections import connect
-from approaches.lab.books import balances, payments
-from approaches.lab.sites import Site, site
-from approaches.two_phase_commit import ABORT, COMMIT, PARTICIPANTS, TwoPhaseCommit, decide
-from approaches.withdrawal import ACCEPTED, COMPLETED, TryAgainError
 from failpoints import EXIT_CODE, FAILPOINTS
+from lab.approaches import recovery
+from lab.approaches.connections import connect
+from lab.approaches.two_phase_commit import ABORT, COMMIT, PARTICIPANTS, TwoPhaseCommit, decide
+from lab.approaches.withdrawal import ACCEPTED, COMPLETED, TryAgainError
+from lab.comparison.books import balances, payments
+from lab.comparison.sites import Site, site
 from tests.conftest import Settle, wait_until
 from tests.integration.approaches import HUNDRED, OPENING_MINOR, account, request, settled, withdraw
 

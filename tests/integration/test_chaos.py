@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from chaos.plan import FREEZE, OPERATORS, PARTS
+from lab.chaos.plan import FREEZE, OPERATORS, PARTS
 
 SEED = 7
 OPERATORS_SEED = 29

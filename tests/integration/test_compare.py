@@ -9,13 +9,13 @@ import psycopg
 import pytest
 from rich.console import Console
 
-from approaches.lab.compare import QUICK
-from approaches.lab.facts import facts
-from approaches.lab.load import AMOUNT_MINOR, run_load
-from approaches.lab.results import Comparison, Result
-from approaches.lab.sites import site
-from approaches.lab.specs import SPECS
 from cli.compare import run_on, show, write
+from lab.comparison.compare import QUICK
+from lab.comparison.facts import facts
+from lab.comparison.load import AMOUNT_MINOR, run_load
+from lab.comparison.results import Comparison, Result
+from lab.comparison.sites import site
+from lab.comparison.specs import SPECS
 from tests.conftest import Settle
 
 PLAN = QUICK._replace(withdrawals=60)

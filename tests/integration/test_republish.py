@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from audit import lost
 from audit.republish import find, republish
 from audit.run import run as run_audit
-from chaos.arming import Arming
 from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, TOPICS, WITHDRAWAL_REQUESTS
+from lab.chaos.arming import Arming
 from processors.runtime.scan import scan
 from producers.client import WithdrawalClient
 from stack.supervisor import Stack

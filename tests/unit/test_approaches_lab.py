@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from approaches.lab.books import Verdict
-from approaches.lab.facts import _code_lines
-from approaches.lab.load import latency, plan
-from approaches.lab.markdown import BEGIN, END, write
-from approaches.lab.specs import SPECS
 from failpoints import FAILPOINTS
+from lab.comparison.books import Verdict
+from lab.comparison.facts import _code_lines
+from lab.comparison.load import latency, plan
+from lab.comparison.markdown import BEGIN, END, write
+from lab.comparison.specs import SPECS
 
 SOURCE = '''"""What is it?
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from chaos.arming import Arming
+from lab.chaos.arming import Arming
 
 SHOW = """
 import datetime, json, sys, time
@@ -42,7 +42,7 @@ def test_only_that_service_and_only_until_its_clock_is_set_again():
     assert arming("payment") == ["python", "-m", "cli.main", "run", "payment"]
     armed = arming("account")
     assert armed[:1] == ["env"]
-    assert armed[2:] == ["python", "-m", "chaos.clock", "600", "cli.main", "run", "account"]
+    assert armed[2:] == ["python", "-m", "lab.chaos.clock", "600", "cli.main", "run", "account"]
     assert arming("account") == armed[2:]
     arming.set_clock("account", 0.0)
     assert arming("account") == ["python", "-m", "cli.main", "run", "account"]

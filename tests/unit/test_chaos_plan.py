@@ -2,7 +2,9 @@
 
 import pytest
 
-from chaos.plan import (
+from contracts.topics import READ_BY
+from failpoints import FAILPOINTS
+from lab.chaos.plan import (
     CALM_S,
     CLOCK,
     CLOCK_OFF_S,
@@ -25,8 +27,6 @@ from chaos.plan import (
     Options,
     plan,
 )
-from contracts.topics import READ_BY
-from failpoints import FAILPOINTS
 
 ALL = {"pause": True, "duplicates": True, "operators": True}
 

@@ -7,12 +7,12 @@ from uuid import RFC_4122, UUID
 import pytest
 
 from audit.run import Audit, Check
-from chaos import verdict
-from chaos.operators import PLANTED
-from chaos.plan import FAILPOINT, FREEZE, KILL, Fault
-from chaos.run import _note_when_struck
-from chaos.verdict import P99_S_MAX, RECOVERY_S_MAX, Done, Latency, too_long
 from dead_letters.letters import Letter, Refusal
+from lab.chaos import verdict
+from lab.chaos.operators import PLANTED
+from lab.chaos.plan import FAILPOINT, FREEZE, KILL, Fault
+from lab.chaos.run import _note_when_struck
+from lab.chaos.verdict import P99_S_MAX, RECOVERY_S_MAX, Done, Latency, too_long
 from processors.runtime.messages import Record
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 

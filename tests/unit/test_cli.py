@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import KafkaException
 from typer.testing import CliRunner
 
-from cli import settings
+from cli import commands, settings
 from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
@@ -472,3 +472,12 @@ def test_a_folder_that_is_named_must_have_a_running_stack(tmp_path):
 
     assert result.exit_code == 2
     assert result.stderr.startswith(f"settle: no stack is running on {tmp_path}")
+
+
+@pytest.mark.parametrize("command", ["chaos", "compare", "2pc"])
+def test_a_command_of_the_lab_says_so_where_there_is_none(command, monkeypatch):
+    monkeypatch.setattr(commands, "find_spec", lambda _name: None)
+    result = settle(command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"settle: {command} needs lab/, which is not installed here\n"
+    assert command not in settle("--help").stdout

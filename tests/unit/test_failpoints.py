@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import failpoints
-from approaches.two_phase_commit import PARTICIPANTS
 from failpoints import EXIT_CODE, FAILPOINTS, FailpointError, arm, hit
+from lab.approaches.two_phase_commit import PARTICIPANTS
 
 ROOT = Path(__file__).parents[2]
 

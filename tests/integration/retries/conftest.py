@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from chaos.arming import Arming
+from lab.chaos.arming import Arming
 from producers.client import WithdrawalClient
 from stack.supervisor import SERVICES, Stack
 from tests.conftest import WAIT_S

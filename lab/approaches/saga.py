@@ -1,0 +1,65 @@
+"""How do services that share nothing withdraw together? Each commits its step, tells the next, and can undo it.
+
+This is Settle itself; the page only shows where to look. Producer, topics, services, relay: all as they are.
+
+What happens
+    The request goes to Kafka (:mod:`producers.client`). Account deducts and writes its event to its outbox, in one
+    local transaction (:mod:`processors.account.decide`). The relay publishes the event (:mod:`outbox_relay`).
+    Payment pays and tells (:mod:`processors.payment.decide`); notification tells the customer. If the payment is
+    refused, account hears of it and refunds: the *compensation*.
+
+Where it is finished
+    When the saga service has seen the whole story and stores ``WithdrawalCompleted`` or ``WithdrawalCompensated``
+    (:mod:`processors.saga.decide`). Until then the event store says which step is next.
+
+What can go wrong
+    Any process and any database may be away: the work waits in Kafka and goes on later, and nobody holds locks
+    meanwhile. A message may come twice: every step has the payment ID as its key. The price is that the steps are
+    visible one by one: for some milliseconds (or as long as the payment service is away) the money is gone and not
+    yet paid, and before a refund it was really gone. And it is more to run than any other way.
+"""
+
+from uuid import UUID
+
+import psycopg
+
+from contracts.events import WithdrawalRequested
+from lab.approaches.withdrawal import ACCEPTED, Outcome, TryAgainError
+from processors.saga.status import read_from
+from producers.client import WithdrawalClient
+from producers.errors import NotDeliveredError
+
+
+class Saga:
+    """The pipeline, asked through its front door.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        saga_dsn: database of the saga service.
+    """
+
+    def __init__(self, bootstrap: str, saga_dsn: str) -> None:
+        self._client = WithdrawalClient(bootstrap)
+        self._saga = psycopg.connect(saga_dsn, autocommit=True)
+
+    def withdraw(self, request: WithdrawalRequested) -> Outcome:
+        """Accepted when this returns: Kafka has the request, and it will end, one way or the other."""
+        try:
+            self._client.request(
+                request.account_id,
+                amount_minor=request.amount_minor,
+                currency=request.currency,
+                payment_id=request.payment_id,
+            )
+        except NotDeliveredError as error:
+            raise TryAgainError(str(error)) from None
+        return Outcome(ACCEPTED)
+
+    def finished(self, payment_id: UUID) -> Outcome | None:
+        """What the event store says."""
+        status = read_from(self._saga, payment_id)
+        return Outcome(status.state, status.reason) if status and status.finished else None
+
+    def close(self) -> None:
+        """Close the connection; the client has nothing under way."""
+        self._saga.close()

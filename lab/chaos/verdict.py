@@ -1,0 +1,225 @@
+"""What does a run prove? The audit, and what only a run knows: what was asked for, when what was done to whom."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence, Set
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from audit.run import Audit, Check
+from contracts import headers
+from dead_letters.letters import read_letters
+from lab.chaos.operators import PLANTED
+from lab.chaos.plan import Fault
+from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
+from tracing.collector import SpanCollector
+from tracing.whole import what_is_missing
+
+RECOVERY_S_MAX = 60.0
+P99_S_MAX = 2.0
+EXAMPLES_MAX = 3
+
+SPANS_POLL_S = 0.1
+SPANS_BEFORE_S = 2.0
+SPANS_AFTER_S = 4.0
+"""A span that a killed process had not sent yet is gone: it sends once a second."""
+
+_STATES = "SELECT payment_id, state FROM withdrawals"
+
+# Payment IDs are UUIDs of version 7: they say when the withdrawal was asked for, and are in that order.
+_RECOVERED = """
+SELECT extract(epoch FROM min(finished_at))::float8 FROM withdrawals
+WHERE payment_id > %s AND uuid_extract_timestamp(payment_id) > %s AND state = 'completed'
+"""
+
+_LATENCIES = """
+SELECT coalesce(percentile_cont(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (
+    ORDER BY extract(epoch FROM finished_at - uuid_extract_timestamp(payment_id))), '{0,0,0}')::float8[]
+FROM withdrawals WHERE finished_at IS NOT NULL
+"""
+
+_TRACED = """
+SELECT trace_id, state, reason, extract(epoch FROM uuid_extract_timestamp(payment_id))::float8,
+    extract(epoch FROM finished_at)::float8
+FROM withdrawals WHERE trace_id = ANY(%s) AND finished_at IS NOT NULL
+"""
+
+_NET = "SELECT coalesce(-sum(amount_minor), 0)::bigint FROM ledger"
+_HELD = "SELECT coalesce(sum(opening_balance_minor - balance_minor), 0)::bigint FROM accounts"
+_PAID = "SELECT coalesce(sum(amount_minor), 0)::bigint FROM charges WHERE status = 'paid'"
+
+
+class Done(msgspec.Struct):
+    """A fault that was done.
+
+    Attributes:
+        fault: as planned.
+        began: when it struck, with
+        ended: when nothing was done to the part any more, seconds since the epoch.
+        recovery_s: until a withdrawal that was asked for after it struck was completed; None: never.
+        armed: when the process was killed, to be started with its failpoint; None for faults of other kinds.
+    """
+
+    fault: Fault
+    began: float
+    ended: float
+    recovery_s: float | None = None
+    armed: float | None = None
+
+    def touched(self, asked: float, finished: float) -> bool:
+        """Whether spans of a withdrawal of that time may have died with the process."""
+        since = (self.began if self.armed is None else self.armed) - SPANS_BEFORE_S
+        until = self.ended + (self.recovery_s or 0.0) + SPANS_AFTER_S
+        return asked < until and finished + SPANS_AFTER_S > since
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """From request to end, seconds."""
+
+    p50_s: float
+    p99_s: float
+    max_s: float
+
+
+def check_outcomes(dsn: str, asked: Mapping[UUID, int], provider_faults: bool) -> Check:
+    """Whether every withdrawal that Kafka took has ended, and as it had to.
+
+    Args:
+        dsn: of the saga service's database.
+        asked: amount in minor units by payment ID.
+        provider_faults: a payment may have failed after its last attempt.
+    """
+    with psycopg.connect(dsn) as connection:
+        states: dict[UUID, str] = dict(connection.execute(_STATES).fetchall())
+    wrong = []
+    for payment_id, amount_minor in asked.items():
+        wanted = {_ending(amount_minor)} | ({"compensated"} if provider_faults else set())
+        if (state := states.get(payment_id, "unknown")) not in wanted:
+            wrong.append(f"{payment_id} is {state}, not {_ending(amount_minor)}")
+    wrong += [f"{payment_id} was never asked for" for payment_id in states.keys() - asked.keys()]
+    return _check("outcomes", wrong, f"all {len(asked):,} withdrawals asked for ended as they had to")
+
+
+def _ending(amount_minor: int) -> str:
+    if amount_minor == INSUFFICIENT_AMOUNT_MINOR:
+        return "rejected"
+    return "compensated" if amount_minor % 100 == CENTS_DECLINED else "completed"
+
+
+def check_money(dsns: Mapping[str, str]) -> Check:
+    """Whether what left the accounts is what the provider paid out, to the cent."""
+    left, net, paid = (
+        _number(dsns[name], sql) for name, sql in (("account", _HELD), ("account", _NET), ("provider", _PAID))
+    )
+    wrong = [] if left == net == paid else [f"balances fell by {left}, ledger says {net}, provider paid {paid}"]
+    return _check("money", wrong, f"{left / 100:,.2f} left the accounts, and that is what the provider paid")
+
+
+def check_dead_letters(bootstrap: str, planted: Set[str]) -> Check:
+    """Whether no message was given up, as an outage is no reason to; and whether what was planted was.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        planted: names of records that cannot be read, by their header.
+    """
+    wrong, refused = [], set()
+    for one in read_letters(bootstrap):
+        name = headers.text(one.record.headers, PLANTED)
+        if name is None:
+            wrong.append(f"{one.id}: {one.refusals[0].reason}")
+        else:
+            refused.add(name)
+    wrong += [f"{name} was planted, but not refused" for name in sorted(planted - refused)]
+    good = f"no message was given up but the {len(planted)} planted ones" if planted else "no message was given up"
+    return _check("dead letters", wrong, good)
+
+
+def check_traces(dsn: str, collector: SpanCollector, done: Sequence[Done]) -> Check:
+    """Whether the traces of withdrawals that no fault touched are whole.
+
+    What a process has not sent when it is killed is lost: a trace that a fault touched may have holes.
+    """
+    with psycopg.connect(dsn) as connection:
+        traced = connection.execute(_TRACED, (collector.trace_ids(),)).fetchall()
+    deadline = time.monotonic() + SPANS_AFTER_S
+    wrong, whole, untouched = [], 0, 0
+    for trace_id, state, reason, asked, finished in traced:
+        missing = what_is_missing(collector.trace(trace_id), state, reason)
+        while missing is not None and time.monotonic() < deadline:
+            time.sleep(SPANS_POLL_S)  # the last spans are on their way
+            missing = what_is_missing(collector.trace(trace_id), state, reason)
+        whole += missing is None
+        if any(one.touched(asked, finished) for one in done):
+            continue
+        untouched += 1
+        if missing is not None:
+            wrong.append(f"{trace_id} ({state}): {missing}")
+    good = f"{whole:,} of {len(traced):,} sampled are whole, of {untouched:,} that no fault touched all"
+    return _check("traces", wrong, good)
+
+
+def check_recovery(dsn: str, done: Sequence[Done]) -> Check:
+    """Measure how long each fault kept withdrawals from completing, and whether none did so for too long."""
+    with psycopg.connect(dsn) as connection:
+        for one in done:
+            moment = datetime.fromtimestamp(one.began, UTC)
+            row = connection.execute(_RECOVERED, (_first_id(one.began), moment)).fetchone()
+            if row is not None and row[0] is not None:
+                one.recovery_s = max(row[0] - one.began, 0.0)
+    wrong = [
+        f"{one.fault.in_words()}: " + ("never" if one.recovery_s is None else f"{one.recovery_s:.1f} s")
+        for one in too_long(done)
+    ]
+    longest = max((one.recovery_s or 0.0 for one in done), default=0.0)
+    return _check("recovery", wrong, f"withdrawals completed again after {longest:.1f} s at the most")
+
+
+def too_long(done: Sequence[Done]) -> list[Done]:
+    """Faults after which nothing was completed for :data:`RECOVERY_S_MAX`, with no other one meanwhile."""
+    late = []
+    for one in done:
+        completed = math.inf if one.recovery_s is None else one.began + one.recovery_s
+        struck_last = max(other.began for other in done if other.began <= completed)
+        if completed - struck_last > RECOVERY_S_MAX:
+            late.append(one)
+    return late
+
+
+def measure_latency(dsn: str) -> Latency:
+    """How long withdrawals took, all of them."""
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(_LATENCIES).fetchone()
+    assert row is not None
+    return Latency(*row[0])
+
+
+def check_latency(latency: Latency) -> Check:
+    """Whether nobody had to wait: for a run that only restarts services."""
+    found = f"p99 {latency.p99_s:.2f} s"
+    return _check("latency", [found] if latency.p99_s >= P99_S_MAX else [], f"{found}, limit {P99_S_MAX:g} s")
+
+
+def audit_check(audit: Audit) -> Check:
+    """The audit's verdict in a line; its own checks say the rest."""
+    wrong = [f"{check.name}: {check.detail}" for check in audit.checks if not check.ok]
+    return _check("audit", wrong, f"all {len(audit.checks)} checks over all databases and topics hold")
+
+
+def _first_id(moment: float) -> UUID:
+    """The smallest UUID of version 7 of a time, seconds since the epoch."""
+    return UUID(int=(int(moment * 1000) << 80) | (7 << 76) | (2 << 62))
+
+
+def _number(dsn: str, query: str) -> int:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _check(name: str, wrong: Sequence[str], good: str) -> Check:
+    more = f"; and {len(wrong) - EXAMPLES_MAX} more" if len(wrong) > EXAMPLES_MAX else ""
+    return Check(name, not wrong, "; ".join(wrong[:EXAMPLES_MAX]) + more if wrong else good)
