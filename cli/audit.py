@@ -14,8 +14,8 @@ from cli.text import say_json
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from audit.run import Audit
     from cli.screen import Grid
+    from operations.audit.run import Audit
 
 DATABASES = ("account", "payment", "notification", "saga", "provider")
 
@@ -30,8 +30,8 @@ def audit(
     """Prove from all databases that no money is lost or doubled; fail if anything is off."""
     import msgspec
 
-    from audit.run import run
     from cli.screen import Screen
+    from operations.audit.run import run
 
     dsns = {database: settings.dsn(database, data) for database in DATABASES}
     found = run(dsns, settings.kafka_bootstrap(data), wait)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from cli.screen import Screen
-    from dead_letters.letters import Letter, Wanted
+    from operations.dead_letters.letters import Letter, Wanted
 
 app = typer.Typer(help="See what could not be handled, send it back or give it up.", no_args_is_help=True)
 
@@ -96,9 +96,9 @@ def redrive(
     """Send originals back to their partition, each once, and put that on record; asks unless IDs are named."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    import failpoints
     from cli.screen import Screen
-    from dead_letters.redrive import redrive as send_back
+    from contracts import failpoints
+    from operations.dead_letters.redrive import redrive as send_back
 
     failpoints.arm_from_environment()
     letters = _agreed("redrive", _wanted(ids, topic, event_type, reason), everything, yes, data)
@@ -126,7 +126,7 @@ def discard(
     data: DataOption = None,
 ) -> None:
     """Put on record that nobody needs to look at these; they stay where they are, and can be redriven yet."""
-    from dead_letters.redrive import discard as give_up
+    from operations.dead_letters.redrive import discard as give_up
 
     letters = _agreed("discard", _wanted(ids, topic, event_type, reason), everything, yes, data)
     give_up(settings.kafka_bootstrap(data), letters, note)
@@ -161,13 +161,13 @@ def as_fields(letter: Letter) -> dict[str, object]:
 
 
 def _wanted(ids: list[str] | None, topic: str | None, event_type: str | None, reason: str | None) -> Wanted:
-    from dead_letters.letters import Wanted
+    from operations.dead_letters.letters import Wanted
 
     return Wanted(tuple(ids or ()), topic, event_type, reason)
 
 
 def _chosen(wanted: Wanted, data: DataOption) -> list[Letter]:
-    from dead_letters.letters import choose, read_letters
+    from operations.dead_letters.letters import choose, read_letters
 
     return choose(read_letters(settings.kafka_bootstrap(data)), wanted)
 
@@ -175,8 +175,8 @@ def _chosen(wanted: Wanted, data: DataOption) -> list[Letter]:
 def _agreed(verb: str, wanted: Wanted, everything: bool, yes: bool, data: DataOption) -> list[Letter]:
     """Those to act on: what is named; or the open ones that fit, once a person has seen how many and said yes."""
     from cli.confirm import confirm
-    from dead_letters.errors import DeadLetterError
-    from dead_letters.letters import still_open
+    from operations.dead_letters.errors import DeadLetterError
+    from operations.dead_letters.letters import still_open
 
     if wanted.anything and not everything:
         raise DeadLetterError("say which dead letters: IDs, --topic, --type, --reason, or --all")

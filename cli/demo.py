@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from uuid import UUID
 
-    from audit.run import Audit
     from cli.screen import Screen
+    from operations.audit.run import Audit
     from processors.saga.status import Status
     from producers.client import WithdrawalClient
     from producers.plan import LoadPlan
@@ -95,8 +95,8 @@ def _folder(keep: bool, console: Screen) -> Iterator[Path]:
 
 def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Screen) -> _Seen:
     import tracing
-    from audit.run import run
     from contracts.money import format_amount
+    from operations.audit.run import run
     from processors.account.accounts import open_accounts
     from processors.saga.status import read
     from producers.client import WithdrawalClient

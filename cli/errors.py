@@ -27,8 +27,8 @@ EXIT_CODES = {
     "cimpl.KafkaException": FAILED,
     "contracts.events.ContractError": BAD_INPUT,
     "contracts.money.MoneyError": BAD_INPUT,
-    "dead_letters.errors.DeadLetterError": BAD_INPUT,
-    "failpoints.FailpointError": BAD_INPUT,
+    "operations.dead_letters.errors.DeadLetterError": BAD_INPUT,
+    "contracts.failpoints.FailpointError": BAD_INPUT,
     "outbox_relay.errors.RelayError": BAD_INPUT,
     "producers.errors.InvalidRequestError": BAD_INPUT,
     "producers.errors.ProducerError": FAILED,
@@ -104,7 +104,7 @@ def one_line(error: Exception) -> str:
     """What an error says, without line breaks; where something is away, its address."""
     module = type(error).__module__
     if module == "pydantic_core._pydantic_core":
-        from connectivity.variables import complaint
+        from contracts.variables import complaint
 
         return complaint(error)  # type: ignore[arg-type]
     if module == "cimpl":

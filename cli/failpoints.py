@@ -14,7 +14,7 @@ def failpoints(
 ) -> None:
     """List the places where SETTLE_FAILPOINT=NAME[:COUNT] ends a process, for tests of crashes."""
     from cli.screen import Grid, Screen
-    from failpoints import EXIT_CODE, FAILPOINTS
+    from contracts.failpoints import EXIT_CODE, FAILPOINTS
 
     if as_json:
         say_json(FAILPOINTS)

@@ -20,9 +20,9 @@ def nudge(
     data: DataOption = None,
 ) -> None:
     """Publish again what the waiting step of a withdrawal acts on, and what a service lacks of it; harmless."""
-    from audit import lost
-    from audit.republish import DATABASES, find, republish
-    from audit.stuck import waiting
+    from operations import lost
+    from operations.republish import DATABASES, find, republish
+    from operations.stuck import waiting
     from processors.saga.status import read
     from producers.settings import ProducerSettings
 

@@ -22,9 +22,9 @@ def migrate(
     data: DataOption = None,
 ) -> None:
     """Bring every database to the newest schema; harmless when it is there already."""
-    from processors.runtime.grants import grant as let_work
-    from processors.runtime.migrations import VERSIONS
-    from processors.runtime.migrations import migrate as bring_up
+    from operations.grants import grant as let_work
+    from operations.migrations import VERSIONS
+    from operations.migrations import migrate as bring_up
 
     for database in VERSIONS:
         dsn = settings.dsn(database, data)
@@ -46,8 +46,8 @@ def topics(
     data: DataOption = None,
 ) -> None:
     """Create the topics that are missing, and their dead-letter topics."""
+    from broker.topics import ensure_topics
     from contracts.topics import DEAD_LETTERS_HANDLED, all_topic_names
-    from processors.runtime.topics import ensure_topics
 
     if min_insync > replication:
         raise BadInputError(f"of {replication} copies never {min_insync} are in sync: nothing could be written")

@@ -17,7 +17,7 @@ from cli.text import say, say_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from audit.lost import Lost
+    from operations.lost import Lost
 
 LIMIT = 10_000
 
@@ -54,10 +54,10 @@ def republish(
     data: DataOption = None,
 ) -> None:
     """Publish again what Kafka lost and a service needs, from the services' own tables; harmless when repeated."""
-    from audit import lost
-    from audit.lag import consumer_lag
-    from audit.republish import DATABASES, find
-    from audit.republish import republish as put_into_outboxes
+    from operations import lost
+    from operations.lag import consumer_lag
+    from operations.republish import DATABASES, find
+    from operations.republish import republish as put_into_outboxes
     from processors.runtime.settings import ServiceSettings
     from producers.settings import ProducerSettings
 

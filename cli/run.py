@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-import failpoints
 from cli.errors import BadInputError, CommandError
+from contracts import failpoints
 
 
 class ServiceName(StrEnum):

@@ -46,7 +46,7 @@ def dsn(database: str, data: Path | None = None) -> str:
         NotRunning: no stack runs on the folder that ``data`` names.
         BadInputError: the variable says of no database where it is.
     """
-    from connectivity.databases import check_dsn
+    from contracts.dsn import check_dsn
     from processors.runtime.settings import ServiceSettings
 
     name = f"SETTLE_{database.upper()}_DSN"

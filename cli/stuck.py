@@ -12,8 +12,8 @@ from cli.settings import DataOption
 from cli.text import say_json
 
 if TYPE_CHECKING:
-    from audit.stuck import Stuck
     from cli.screen import Grid
+    from operations.stuck import Stuck
 
 DATABASES = ("saga", "account", "payment", "notification")
 
@@ -30,8 +30,8 @@ def stuck(
     """List the withdrawals that make no progress, and what each waits for."""
     import msgspec
 
-    from audit.stuck import stuck as find
     from cli.screen import Screen
+    from operations.stuck import stuck as find
     from processors.runtime.settings import ServiceSettings
 
     older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s

@@ -41,7 +41,7 @@ def withdraw(
     data: DataOption = None,
 ) -> None:
     """Withdraw by two-phase commit; with --die-at, leave participants in doubt. Not in production."""
-    import failpoints
+    from contracts import failpoints
     from lab.approaches import tables
     from lab.approaches.connections import connect
     from lab.approaches.two_phase_commit import TwoPhaseCommit

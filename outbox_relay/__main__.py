@@ -5,9 +5,9 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-import failpoints
-from connectivity.databases import check_dsn
-from connectivity.variables import complaint
+from contracts import failpoints
+from contracts.dsn import check_dsn
+from contracts.variables import complaint
 from outbox_relay.errors import RelayError
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings

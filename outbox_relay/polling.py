@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-import failpoints
+from contracts import failpoints
 from outbox_relay import marks
 from outbox_relay.columns import as_bytes
 from outbox_relay.dead import bring_up_to_date, has_dead

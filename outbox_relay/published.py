@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectivity import SILENT
+from broker.lifeline import SILENT
 from contracts import headers
 from outbox_relay.errors import PublishError
 from outbox_relay.identity import UUID_BYTES, identity

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from connectivity import SILENT
+from broker.lifeline import SILENT
 
 # A broker that died is out of sync after broker.session.timeout.ms (9 s by default), one that lags after
 # replica.lag.time.max.ms (30 s). Where it takes longer, too few replicas are left, and nothing can be sent anyway.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from connectivity.databases import check_dsn, split_dsns
+from contracts.dsn import check_dsn, split_dsns
 from outbox_relay import initial
 
 

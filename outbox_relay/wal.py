@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-import failpoints
+from contracts import failpoints
 from outbox_relay import coverage, initial, marks
 from outbox_relay.cleaner import Cleaner, Leftover
 from outbox_relay.columns import bytea_types

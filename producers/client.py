@@ -74,8 +74,8 @@ class WithdrawalClient:
     """Writes withdrawal requests to Kafka, each once and in order for its account; may be shared by threads.
 
     Where Kafka did not confirm a request in time, those that follow go by a new connection, and may arrive before
-    others that are still under way: the old one may have lost Kafka for good (:mod:`connectivity`). The same where
-    it has failed, as it does rather than write something twice.
+    others that are still under way: the old one may have lost Kafka for good (:mod:`broker.lifeline`). The same
+    where it has failed, as it does rather than write something twice.
 
     Args:
         bootstrap: Kafka brokers, ``host:port``, comma-separated.

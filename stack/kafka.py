@@ -9,7 +9,7 @@ from pathlib import Path
 
 from uuid_utils.compat import uuid7
 
-from connectivity import why_unanswered
+from broker.lifeline import why_unanswered
 from stack.errors import StackError
 from stack.part import Part
 from stack.ports import HOST, accepts

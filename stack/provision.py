@@ -6,13 +6,13 @@ Imported inside the functions: `settle --help` needs neither Alembic nor SQLAlch
 
 def migrate(database: str, dsn: str) -> None:
     """Bring one of :data:`stack.state.DATABASES` to its newest schema."""
-    from processors.runtime import migrations
+    from operations import migrations
 
     migrations.migrate(database, dsn)
 
 
 def ensure_topics(bootstrap: str, partitions: int) -> None:
     """Create the topics that are missing."""
-    from processors.runtime import topics
+    from broker import topics
 
     topics.ensure_topics(bootstrap, partitions)

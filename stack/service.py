@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 
-import failpoints
+from contracts import failpoints
 from stack.part import Part
 from stack.ports import HOST, choose
 from stack.process import Child, Home, start

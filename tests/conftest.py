@@ -26,13 +26,13 @@ from uuid_utils.compat import uuid7
 from xdist.scheduler import LoadScopeScheduling
 
 import tracing
-from audit.run import Audit
-from audit.run import run as run_audit
+from broker.offsets import Offsets
 from contracts.events import WithdrawalRequested, encode
 from contracts.topics import TOPICS, consumer_group
 from lab.chaos.arming import Arming
+from operations.audit.run import Audit
+from operations.audit.run import run as run_audit
 from processors.account.accounts import open_accounts, show_account
-from processors.runtime.offsets import Offsets
 from processors.saga.status import Status, read_from
 from producers.client import WithdrawalClient
 from stack.provision import migrate

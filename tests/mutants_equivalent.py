@@ -5,11 +5,11 @@ _FROZEN = "nothing changes one; frozen says so to the type checker"
 _STATEMENT = "each statement in a transaction has a snapshot of its own, so it sees the same"
 
 EQUIVALENT = {
-    "audit/run.py module: 5.0 -> 6.0": _CHOICE,
-    "audit/run.py Check: True -> False": _FROZEN,
-    "audit/run.py Audit: True -> False": _FROZEN,
-    "audit/run.py _wait_until_quiet: True -> False": _STATEMENT,
-    "audit/run.py _published: True -> False": _STATEMENT,
+    "operations/audit/run.py module: 5.0 -> 6.0": _CHOICE,
+    "operations/audit/run.py Check: True -> False": _FROZEN,
+    "operations/audit/run.py Audit: True -> False": _FROZEN,
+    "operations/audit/run.py _wait_until_quiet: True -> False": _STATEMENT,
+    "operations/audit/run.py _published: True -> False": _STATEMENT,
     "lab/chaos/verdict.py module: 60.0 -> 61.0": _CHOICE,
     "lab/chaos/verdict.py module: 2.0 -> 3.0": _CHOICE,
     "lab/chaos/verdict.py module: 0.1 -> 1.1": _CHOICE,

@@ -1,6 +1,6 @@
 """Mutation testing of what decides and what judges: one expression is changed, and a unit test has to notice.
 
-    make mutate [MUTATE="audit/story.py …"]
+    make mutate [MUTATE="operations/audit/story.py …"]
 
 Each mutant lives in a process of its own, forked off one that has imported pytest, and in memory: no file is
 touched. It is killed where a test fails or takes too long. What survives is printed: a condition that no test
@@ -44,12 +44,12 @@ TARGETS = {
     "processors/payment/decide.py": ("tests/unit/test_payment_decide.py",),
     "processors/notification/decide.py": ("tests/unit/test_notification_decide.py",),
     "processors/saga/decide.py": ("tests/unit/test_saga_decide.py",),
-    "audit/story.py": ("tests/unit/test_audit_story.py",),
-    "audit/topics.py": ("tests/unit/test_audit_topics.py",),
-    "audit/run.py": ("tests/unit/test_audit_run.py",),
-    "audit/lag.py": ("tests/unit/test_audit_run.py",),
-    "audit/offenders.py": ("tests/unit/test_audit_run.py",),
-    "audit/spill.py": ("tests/unit/test_audit_topics.py",),
+    "operations/audit/story.py": ("tests/unit/test_audit_story.py",),
+    "operations/audit/topics.py": ("tests/unit/test_audit_topics.py",),
+    "operations/audit/run.py": ("tests/unit/test_audit_run.py",),
+    "operations/lag.py": ("tests/unit/test_audit_run.py",),
+    "operations/audit/offenders.py": ("tests/unit/test_audit_run.py",),
+    "operations/audit/spill.py": ("tests/unit/test_audit_topics.py",),
     "tracing/whole.py": ("tests/unit/test_trace_whole.py",),
     "lab/chaos/verdict.py": ("tests/unit/test_chaos_verdict.py",),
     "outbox_relay/ledger.py": ("tests/unit/test_relay_ledger.py",),

@@ -27,8 +27,7 @@ from uuid import UUID
 
 from psycopg.errors import OperationalError, UniqueViolation
 
-import failpoints
-from contracts import events
+from contracts import events, failpoints
 from contracts.events import Event, WithdrawalRequested, follow
 from lab.approaches import tables
 from lab.approaches.connections import Connection, connect

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from psycopg.errors import OperationalError, UniqueViolation
 
-import failpoints
+from contracts import failpoints
 from contracts.events import WithdrawalRequested
 from lab.approaches import tables
 from lab.approaches.connections import connect

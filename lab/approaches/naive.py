@@ -22,7 +22,7 @@ from uuid import UUID
 from confluent_kafka import KafkaException, Producer
 from psycopg.errors import OperationalError
 
-import failpoints
+from contracts import failpoints
 from contracts.events import MoneyDeducted, WithdrawalRequested, encode, follow
 from lab.approaches import tables
 from lab.approaches.connections import connect

@@ -29,7 +29,7 @@ from uuid import UUID
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from psycopg.errors import OperationalError, UniqueViolation
 
-import failpoints
+from contracts import failpoints
 from contracts.events import MoneyDeducted, WithdrawalRequested, decode, encode, follow
 from lab.approaches import tables
 from lab.approaches.connections import connect

@@ -29,7 +29,7 @@ from psycopg import sql
 from psycopg.errors import ObjectNotInPrerequisiteState, OperationalError, UndefinedObject, UniqueViolation
 from uuid_utils.compat import uuid7
 
-import failpoints
+from contracts import failpoints
 from contracts.events import WithdrawalRequested
 from lab.approaches import tables
 from lab.approaches.connections import LOCK_TIMEOUT_S, Connection, connect

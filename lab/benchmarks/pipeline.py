@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 import tracing
-from audit.run import run as run_audit
 from contracts.topics import WITHDRAWAL_EVENTS
 from lab.benchmarks.machine import write
+from operations.audit.run import run as run_audit
 from processors.account.accounts import open_accounts
 from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS, WithdrawalClient
 from producers.load import run_load

@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 import tracing
-from audit.run import run as run_audit
 from lab.benchmarks.machine import write
 from lab.benchmarks.pipeline import (
     ACCOUNTS,
@@ -35,6 +34,7 @@ from lab.benchmarks.pipeline import (
     cpu_s,
     wait_quiet,
 )
+from operations.audit.run import run as run_audit
 from processors.account.accounts import open_accounts
 from producers.client import LINGER_UNDER_LOAD_MS, WithdrawalClient
 from producers.load import run_load

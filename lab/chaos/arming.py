@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-import failpoints
+from contracts import failpoints
 from lab.chaos import clock
 from stack.service import Command, settle_run
 

@@ -13,10 +13,10 @@ from urllib.request import urlopen
 import psutil
 from confluent_kafka import Message, Producer
 
+from broker.scan import scan
 from lab.chaos.arming import Arming
 from lab.chaos.operators import PRODUCER
 from lab.chaos.plan import FAILPOINT, FREEZE, KILL, REPEAT, ROLL, STOP, Fault
-from processors.runtime.scan import scan
 from stack.errors import StackError
 from stack.supervisor import Stack
 

@@ -20,6 +20,7 @@ from confluent_kafka.cimpl import NewPartitions
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from broker.offsets import Offsets
 from contracts import headers
 from contracts.topics import READ_BY, TOPICS, consumer_group
 from lab.chaos.arming import Arming
@@ -38,7 +39,6 @@ from lab.chaos.plan import (
 )
 from outbox_relay.coverage import PUBLICATION as PUBLICATION_NAME
 from outbox_relay.slot_name import slot_name
-from processors.runtime.offsets import Offsets
 from stack.errors import StackError
 from stack.postgres import USER
 from stack.supervisor import Stack

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from contracts.failpoints import FAILPOINTS
 from contracts.topics import READ_BY, TOPICS
-from failpoints import FAILPOINTS
 
 SERVICES = ("relay", *READ_BY)
 PARTS = ("kafka", "postgres", *SERVICES)

@@ -11,14 +11,14 @@ import msgspec
 import psycopg
 
 import tracing
-from audit.run import Audit, Check
-from audit.run import run as run_audit
 from lab.chaos import verdict
 from lab.chaos.arming import Arming
 from lab.chaos.faults import Faults, Watchdog
 from lab.chaos.operators import Operators
 from lab.chaos.plan import FAILPOINT, REPEAT, Options, plan
 from lab.chaos.verdict import Done, Latency
+from operations.audit.run import Audit, Check
+from operations.audit.run import run as run_audit
 from processors.account.accounts import open_accounts
 from producers.client import WithdrawalClient
 from producers.load import LoadReport, run_load

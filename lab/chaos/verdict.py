@@ -9,11 +9,11 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from audit.run import Audit, Check
 from contracts import headers
-from dead_letters.letters import read_letters
 from lab.chaos.operators import PLANTED
 from lab.chaos.plan import Fault
+from operations.audit.run import Audit, Check
+from operations.dead_letters.letters import read_letters
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 from tracing.collector import SpanCollector
 from tracing.whole import what_is_missing

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
-import failpoints
+from contracts import failpoints
 from contracts.events import WithdrawalRequested, decode, encode
 
 READY = "ready"

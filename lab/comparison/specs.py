@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from failpoints import FAILPOINTS
+from contracts.failpoints import FAILPOINTS
 from lab.approaches import event_sourcing, monolith, naive, outbox, two_phase_commit
 from stack.supervisor import SERVICES
 

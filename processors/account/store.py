@@ -7,11 +7,12 @@ from uuid import UUID
 import msgspec
 from psycopg import AsyncConnection
 
+from broker.records import Record
 from contracts.events import PaymentFailed, decode, encode
 from contracts.topics import PAYMENT_EVENTS
 from processors.account.decide import Account, Decision, LogEntry
 from processors.runtime import outbox
-from processors.runtime.messages import Message, Record
+from processors.runtime.messages import Message
 from processors.runtime.rows import Rows, Write, write_rows
 from tracing import TraceContext
 

@@ -9,7 +9,7 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 from psycopg import AsyncConnection
 
-import failpoints
+from contracts import failpoints
 from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
 from contracts.topics import READ_BY
 from processors.notification import store

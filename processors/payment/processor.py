@@ -11,7 +11,7 @@ import structlog
 from opentelemetry.trace import SpanKind
 from uuid_utils.compat import uuid7
 
-import failpoints
+from contracts import failpoints
 from contracts.events import CancelRequested, MoneyDeducted
 from contracts.topics import READ_BY
 from processors.payment import store

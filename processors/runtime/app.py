@@ -24,15 +24,15 @@ from faust.types import ChannelT, StreamT
 from faust.web import Request, Response, View
 from mode import Service
 
-import failpoints
 import tracing
+from broker.records import Record
+from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.topics import consumer_group
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.database import is_nobodys_fault, is_refusal
 from processors.runtime.dead_letters import DeadLetters
-from processors.runtime.messages import Record
 from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline, first_line
 from processors.runtime.processor import Processor
 from processors.runtime.readiness import ANSWER_S, LOOK_AGAIN_S, LOOK_EVERY_S, Readiness

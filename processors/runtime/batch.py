@@ -13,12 +13,13 @@ from opentelemetry.trace import Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 from psycopg import AsyncConnection
 
-import failpoints
+from broker.records import Record, context_of_record
+from contracts import failpoints
 from contracts.topics import consumer_group, dead_letter_topic
 from processors.runtime import metrics
 from processors.runtime.database import Database
 from processors.runtime.hops import TEXT_MAX, fail, remark, retry, transaction_spans
-from processors.runtime.messages import DeadLetter, Emitted, Message, Record, context_of_record
+from processors.runtime.messages import DeadLetter, Emitted, Message
 from tracing import LINKS_MAX, TraceContext, context_of, is_sampled, start_span
 from tracing import attributes as names
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectivity import Lifeline
+from broker.lifeline import Lifeline
+from broker.offsets import Place
+from broker.records import Record
+from broker.unreadable import UNREADABLE, PassOver
 from contracts import headers
 from contracts.topics import DEAD_LETTER_BYTES_MAX
 from processors.runtime.gaps import Gap
-from processors.runtime.messages import Record
-from processors.runtime.offsets import Place
-from processors.runtime.unreadable import UNREADABLE, PassOver
 
 POLL_S = 0.5
 """How long a poll waits for a first record; also how late a stop may be noticed."""

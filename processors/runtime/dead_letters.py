@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from broker.deliver import ANY_PARTITION, deliver
+from broker.records import Record
 from contracts import headers
 from contracts.topics import DEAD_LETTER_BYTES_MAX, dead_letter_topic
-from processors.runtime.deliver import ANY_PARTITION, deliver
-from processors.runtime.messages import DeadLetter, Record
+from processors.runtime.messages import DeadLetter
 
 DELIVERY_TIMEOUT_S = 30.0
 
@@ -67,7 +68,7 @@ class DeadLetters:
         try:
             self._deliver(self._producer, letters)
         except BaseException:
-            self._producer = None  # that one may have lost Kafka for good (see `connectivity`)
+            self._producer = None  # that one may have lost Kafka for good (see `broker.lifeline`)
             raise
 
     def _deliver(self, producer: Producer, letters: Sequence[DeadLetter]) -> None:

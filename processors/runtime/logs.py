@@ -12,7 +12,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
-from processors.runtime.messages import Record, context_of_record, payment_id_of
+from broker.records import Record, context_of_record, payment_id_of
 from tracing import TraceContext
 
 LIBRARIES_FROM = "WARNING"

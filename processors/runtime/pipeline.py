@@ -23,14 +23,15 @@ import structlog
 from confluent_kafka import KafkaException
 from opentelemetry.util.types import AttributeValue
 
-import failpoints
+from broker.records import Record
+from contracts import failpoints
 from processors.runtime import metrics
 from processors.runtime.batch import Batch
 from processors.runtime.database import LOST_RACES, is_nobodys_fault, is_refusal
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.hops import retry
 from processors.runtime.logs import fields_of, fields_of_record
-from processors.runtime.messages import DeadLetter, Message, Record, read
+from processors.runtime.messages import DeadLetter, Message, read
 from processors.runtime.processor import Processor
 
 BATCH_RETRY_S = (0.0, 0.5, 1.0, 2.0, 5.0)

@@ -10,7 +10,7 @@ import platformdirs
 from pydantic import AnyHttpUrl, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from connectivity.databases import check_dsn
+from contracts.dsn import check_dsn
 from processors.runtime.retry import RetryPolicy
 
 DEFAULT_DSN = "postgresql://settle@127.0.0.1:5432"

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from broker.records import Record
 from contracts.events import (
     BalanceChecked,
     CancelRefused,
@@ -28,7 +29,7 @@ from contracts.events import (
     follow,
     same_withdrawal,
 )
-from processors.runtime.messages import Emitted, Message, Record
+from processors.runtime.messages import Emitted, Message
 from tracing import TraceContext
 
 INCOMPLETE = "incomplete"

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from dead_letters.letters import Wanted, choose, read_letters
-from dead_letters.redrive import discard
+from operations.dead_letters.letters import Wanted, choose, read_letters
+from operations.dead_letters.redrive import discard
 from tests.conftest import Settle, wait_until
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 import psycopg
 import pytest
 
-from failpoints import EXIT_CODE
+from contracts.failpoints import EXIT_CODE
 from lab.approaches.withdrawal import COMPENSATED, COMPLETED, PUBLISHED, REJECTED, PaymentIdReusedError
 from lab.comparison.books import balances, payments, verdict
 from lab.comparison.sites import Site, site

@@ -11,7 +11,7 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from failpoints import EXIT_CODE, FAILPOINTS
+from contracts.failpoints import EXIT_CODE, FAILPOINTS
 from lab.approaches import recovery
 from lab.approaches.connections import connect
 from lab.approaches.two_phase_commit import ABORT, COMMIT, PARTICIPANTS, TwoPhaseCommit, decide

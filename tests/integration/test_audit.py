@@ -10,7 +10,7 @@ import psutil
 import pytest
 from uuid_utils.compat import uuid7
 
-from audit.run import run
+from operations.audit.run import run
 from tests.conftest import OPENING_MINOR, Settle, wait_until
 from tests.integration.test_withdrawals import request
 
@@ -230,7 +230,7 @@ def test_the_relay_has_time_of_its_own(settle: Settle, monkeypatch):
         relay.resume()
         time.sleep(seconds)
 
-    monkeypatch.setattr("audit.run.time", SimpleNamespace(monotonic=time.monotonic, sleep=first_wait))
+    monkeypatch.setattr("operations.audit.run.time", SimpleNamespace(monotonic=time.monotonic, sleep=first_wait))
     relay.suspend()
     try:
         settle.open_account()

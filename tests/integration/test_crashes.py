@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
+from contracts.failpoints import FAILPOINTS
 from contracts.topics import READ_BY
-from failpoints import FAILPOINTS
 from tests.conftest import Settle, wait_until
 from tests.integration.test_withdrawals import request
 

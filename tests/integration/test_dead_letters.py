@@ -11,11 +11,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
+from broker.scan import scan
 from cli.main import app
-from dead_letters.handled import same
-from dead_letters.letters import Wanted, choose, read_letters
-from failpoints import EXIT_CODE, VARIABLE
-from processors.runtime.scan import scan
+from contracts.failpoints import EXIT_CODE, VARIABLE
+from operations.dead_letters.handled import same
+from operations.dead_letters.letters import Wanted, choose, read_letters
 from tests.conftest import Settle, wait_until
 from tests.integration.test_withdrawals import request
 

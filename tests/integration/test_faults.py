@@ -16,8 +16,8 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 import tracing
+from broker.scan import scan
 from contracts.topics import READ_BY
-from processors.runtime.scan import scan
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
 from tests.conftest import WAIT_S, Settle, wait_until

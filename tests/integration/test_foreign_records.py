@@ -12,16 +12,17 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from broker.deliver import deliver
+from broker.records import Record
+from broker.scan import scan
 from contracts import headers
 from contracts.topics import WITHDRAWAL_REQUESTS
-from dead_letters.errors import DeadLetterError
-from dead_letters.letters import Letter, _letter, read_letters
-from dead_letters.redrive import redrive
+from operations.dead_letters.errors import DeadLetterError
+from operations.dead_letters.letters import Letter, _letter, read_letters
+from operations.dead_letters.redrive import redrive
 from processors.runtime.consumer import BATCH_BYTES, BatchConsumer
 from processors.runtime.dead_letters import DeadLetters
-from processors.runtime.deliver import deliver
-from processors.runtime.messages import DeadLetter, Record
-from processors.runtime.scan import scan
+from processors.runtime.messages import DeadLetter
 from tests.conftest import Settle, wait_until
 
 ID, TYPE = (headers.ID, b"1"), (headers.EVENT_TYPE, b"WithdrawalRequested")

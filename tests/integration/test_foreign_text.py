@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from dead_letters.letters import Wanted, choose, read_letters
+from operations.dead_letters.letters import Wanted, choose, read_letters
 from processors.runtime import utc
 from tests.conftest import Settle, wait_until
 

@@ -11,11 +11,11 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from audit.lag import consumer_lag, deleted_unread
-from audit.run import run
+from broker.offsets import Offsets
 from contracts.events import encode
 from contracts.topics import TOPICS, WITHDRAWAL_REQUESTS
-from processors.runtime.offsets import Offsets
+from operations.audit.run import run
+from operations.lag import consumer_lag, deleted_unread
 from stack.state import environment
 from tests.conftest import WAIT_S, Settle, wait_until
 from tests.integration.test_withdrawals import request

@@ -11,12 +11,12 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from audit import lost
-from audit.republish import find, republish
-from audit.run import run as run_audit
+from broker.scan import scan
 from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, TOPICS, WITHDRAWAL_REQUESTS
 from lab.chaos.arming import Arming
-from processors.runtime.scan import scan
+from operations import lost
+from operations.audit.run import run as run_audit
+from operations.republish import find, republish
 from producers.client import WithdrawalClient
 from stack.supervisor import Stack
 from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from broker.records import Record
 from contracts.events import Event, WithdrawalRequested, follow
-from processors.runtime.messages import Message, Record
+from processors.runtime.messages import Message
 from tracing import TraceContext
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from failpoints import FAILPOINTS
+from contracts.failpoints import FAILPOINTS
 from lab.comparison.books import Verdict
 from lab.comparison.facts import _code_lines
 from lab.comparison.load import latency, plan

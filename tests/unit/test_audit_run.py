@@ -7,10 +7,11 @@ from uuid import uuid4
 
 import pytest
 
-from audit import lag, run
-from audit.offenders import EXAMPLES_MAX, Offenders
-from audit.story import AccountSide, NotificationSide, SagaSide, Story
 from contracts.topics import READ_BY
+from operations import lag
+from operations.audit import run
+from operations.audit.offenders import EXAMPLES_MAX, Offenders
+from operations.audit.story import AccountSide, NotificationSide, SagaSide, Story
 from processors.runtime.gaps import Gap, NotedGap
 
 SERVICES = ("account", "payment", "notification", "saga")

@@ -4,7 +4,15 @@ from uuid import uuid4
 
 import pytest
 
-from audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide, SagaSide, Story, faults
+from operations.audit.story import (
+    AccountSide,
+    NotificationSide,
+    PaymentSide,
+    ProviderSide,
+    SagaSide,
+    Story,
+    faults,
+)
 
 TOLD = NotificationSide(1, 0)
 CONTENTS = ("acc-1", 10_000, "USD")

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
-from audit import topics
-from audit.spill import BUCKETS, PAGE_ENTRIES, Spill
-from audit.topics import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Kept
+from operations.audit import topics
+from operations.audit.spill import BUCKETS, PAGE_ENTRIES, Spill
+from operations.audit.topics import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Kept
 
 REQUESTS, OWN = "withdrawal.requests", "withdrawal.events"
 KEPT = _Kept({}, 0.0)

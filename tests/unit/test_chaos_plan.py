@@ -2,8 +2,8 @@
 
 import pytest
 
+from contracts.failpoints import FAILPOINTS
 from contracts.topics import READ_BY
-from failpoints import FAILPOINTS
 from lab.chaos.plan import (
     CALM_S,
     CLOCK,

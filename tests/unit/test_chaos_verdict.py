@@ -6,14 +6,14 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from audit.run import Audit, Check
-from dead_letters.letters import Letter, Refusal
+from broker.records import Record
 from lab.chaos import verdict
 from lab.chaos.operators import PLANTED
 from lab.chaos.plan import FAILPOINT, FREEZE, KILL, Fault
 from lab.chaos.run import _note_when_struck
 from lab.chaos.verdict import P99_S_MAX, RECOVERY_S_MAX, Done, Latency, too_long
-from processors.runtime.messages import Record
+from operations.audit.run import Audit, Check
+from operations.dead_letters.letters import Letter, Refusal
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 
 MOMENT = 1_700_000_000.0

@@ -2,7 +2,7 @@
 
 from confluent_kafka import KafkaError
 
-from connectivity import ANSWERS_TO_OTHERS, ASK_EVERY_S, Lifeline
+from broker.lifeline import ANSWERS_TO_OTHERS, ASK_EVERY_S, Lifeline
 
 UNCONNECTED, UNANSWERED = KafkaError(KafkaError._TRANSPORT), KafkaError(KafkaError._TIMED_OUT)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from connectivity.databases import check_dsn, split_dsns
+from contracts.dsn import check_dsn, split_dsns
 from outbox_relay.settings import RelaySettings
 
 HOSTS = "postgresql://relay@db1:5432,db2:5433/account?target_session_attrs=read-write"

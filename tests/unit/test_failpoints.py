@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import failpoints
-from failpoints import EXIT_CODE, FAILPOINTS, FailpointError, arm, hit
+from contracts import failpoints
+from contracts.failpoints import EXIT_CODE, FAILPOINTS, FailpointError, arm, hit
 from lab.approaches.two_phase_commit import PARTICIPANTS
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +23,8 @@ def disarmed():
 
 
 def comes_by(text, times):
-    code = f"import failpoints\nfor n in range({times}):\n print(n, flush=True); failpoints.hit('relay.confirmed')"
-    code = "import failpoints; failpoints.arm_from_environment()\n" + code
+    code = f"for n in range({times}):\n print(n, flush=True); failpoints.hit('relay.confirmed')"
+    code = "from contracts import failpoints; failpoints.arm_from_environment()\n" + code
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {failpoints.VARIABLE: text},

@@ -39,7 +39,7 @@ def test_packages_import_each_other_without_cycles():
     assert order[-1] == "cli"
 
 
-@pytest.mark.parametrize("package", ["contracts", "tracing", "failpoints", "connectivity"])
+@pytest.mark.parametrize("package", ["contracts", "tracing"])
 def test_the_ground_floor_imports_nothing_of_ours(package):
     assert imported_by(package) == set()
 

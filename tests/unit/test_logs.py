@@ -7,10 +7,10 @@ import sys
 import pytest
 from structlog.testing import capture_logs
 
+from broker.records import Record
 from contracts import headers
 from processors.runtime import pipeline
 from processors.runtime.logs import STACK_MAX, TEXT_MAX, fields_of_record
-from processors.runtime.messages import Record
 from tests.unit.test_pipeline import Service
 
 TRACE_ID = "0a" * 16

@@ -2,8 +2,8 @@
 
 import pytest
 
-from audit.lost import Known, acted_on, everything, happened, lacking
 from contracts.events import EVENT_TYPES
+from operations.lost import Known, acted_on, everything, happened, lacking
 from processors.notification.decide import PAID, REFUNDED, REJECTED
 from processors.saga.decide import BITS
 

@@ -2,8 +2,9 @@ from uuid import uuid4
 
 import pytest
 
+from broker.records import Record
 from contracts.events import encode
-from processors.runtime.messages import DeadLetter, Message, Record, Unhandled, read
+from processors.runtime.messages import DeadLetter, Message, Unhandled, read
 from tests.unit.messages import request
 from tracing import TraceContext
 

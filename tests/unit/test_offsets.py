@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from processors.runtime import offsets
-from processors.runtime.offsets import Offsets
+from broker import offsets
+from broker.offsets import Offsets
 
 
 class Admin:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from broker.records import Record
 from contracts.events import WithdrawalRequested, encode
 from processors.runtime import metrics, pipeline
 from processors.runtime.database import LostRace, is_nobodys_fault
-from processors.runtime.messages import Record
 from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline, last_line
 from tests.unit.messages import request
 

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
+from broker.records import Record
 from contracts import headers
 from contracts.events import PaymentFailed, WithdrawalRequested, encode, follow
 from processors.notification.decide import Notification
@@ -20,7 +21,7 @@ from processors.payment.provider.http import HttpProvider
 from processors.runtime import pipeline
 from processors.runtime.database import Database
 from processors.runtime.hops import transaction_spans
-from processors.runtime.messages import Emitted, Record
+from processors.runtime.messages import Emitted
 from processors.runtime.pipeline import Pipeline
 from processors.runtime.settings import ServiceSettings
 from tests.unit.messages import NOW, request

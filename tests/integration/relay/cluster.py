@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from connectivity import SILENT, why_unanswered
+from broker.lifeline import SILENT, why_unanswered
 from stack.jars import kafka_jars
 from stack.kafka import Kafka
 from stack.ports import HOST, choose

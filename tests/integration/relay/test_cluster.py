@@ -5,7 +5,7 @@ import signal
 import pytest
 from structlog.testing import capture_logs
 
-import connectivity
+from broker import lifeline
 from outbox_relay import publisher
 from stack import ports
 from tests.integration.relay.cluster import NODES, Cluster, on
@@ -44,7 +44,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(publisher, "ACKNOWLEDGED_LATE_S", 0.3)
     monkeypatch.setattr(publisher, "KAFKA_PROBE_INTERVAL_S", 0.1)
     monkeypatch.setattr(publisher, "KAFKA_PROBE_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(lifeline, "ASK_EVERY_S", 0.1)
 
 
 def other(cluster, outbox):

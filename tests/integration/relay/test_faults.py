@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from confluent_kafka import Producer
 
-import connectivity
+from broker import lifeline
 from outbox_relay import publisher
 from stack import ports
 from tests.integration.relay.outbox import (
@@ -94,7 +94,7 @@ def test_a_relay_killed_while_it_makes_the_slot_leaves_none_and_the_next_one_pub
 
 def test_a_producer_that_is_cut_off_is_replaced_and_each_row_is_published_once(outbox, monkeypatch):
     addresses = [f"127.0.0.1:{ports.choose(taken=set())}"]
-    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(lifeline, "ASK_EVERY_S", 0.1)
     monkeypatch.setattr(publisher, "ACKNOWLEDGED_LATE_S", 0.5)
     monkeypatch.setattr(publisher, "KAFKA_PROBE_INTERVAL_S", 0.1)
     monkeypatch.setattr(

@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from operations.grants import grant
+from operations.migrations import migrate
 from outbox_relay.dead import CREATE_TABLE, dead_rows
 from outbox_relay.slot_name import slot_name, slot_names
 from outbox_relay.status import outbox_status
-from processors.runtime.grants import grant
-from processors.runtime.migrations import migrate
 from stack import ports
 from tests.integration.relay.outbox import Outbox, metric, relaying, wait_until
 

@@ -7,10 +7,10 @@ from urllib.request import urlopen
 from confluent_kafka import TopicPartition
 from uuid_utils.compat import uuid7
 
-from audit import lost
-from audit.republish import find, republish
-from audit.run import run as run_audit
 from contracts.events import PaymentFailed, encode, follow
+from operations import lost
+from operations.audit.run import run as run_audit
+from operations.republish import find, republish
 from producers.requests import new_request
 from tests.conftest import OPENING_MINOR, WAIT_S, wait_until
 from tests.integration.retries.stack import Retrying

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import psycopg
 
-from audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide, SagaSide, Story
+from operations.audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide, SagaSide, Story
 
 FETCH_ROWS = 5_000
 CONNECT_TIMEOUT_S = 5

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 import msgspec
 from confluent_kafka import Message
 
+from broker.records import Record
+from broker.scan import scan
 from contracts import headers
 from contracts.topics import TOPICS
-from dead_letters.errors import DeadLetterError
-from dead_letters.handled import Handled, place_of, read_handled
+from operations.dead_letters.errors import DeadLetterError
+from operations.dead_letters.handled import Handled, place_of, read_handled
 from processors.runtime import utc
-from processors.runtime.messages import Record
-from processors.runtime.scan import scan
 
 _OURS = "dlq."
 _NO_TIME = datetime.min.replace(tzinfo=UTC)

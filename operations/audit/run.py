@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import msgspec
 import psycopg
 
-from audit import story
-from audit.lag import consumer_lag, deleted_unread
-from audit.offenders import Offenders
-from audit.read import CONNECT_TIMEOUT_S, stories
-from audit.topics import differences, unpublished
 from contracts.topics import READ_BY
+from operations.audit import story
+from operations.audit.offenders import Offenders
+from operations.audit.read import CONNECT_TIMEOUT_S, stories
+from operations.audit.topics import differences, unpublished
+from operations.lag import consumer_lag, deleted_unread
 from outbox_relay.slot_name import SLOT_PREFIX
 from processors.runtime.gaps import Gap, noted_gaps
 

@@ -11,8 +11,6 @@ from uuid import UUID, uuid5
 
 import psycopg
 
-from audit.lost import Lost
-from audit.read import CONNECT_TIMEOUT_S
 from contracts.events import (
     BalanceChecked,
     CancelRefused,
@@ -29,6 +27,8 @@ from contracts.events import (
     follow,
     request_id,
 )
+from operations.audit.read import CONNECT_TIMEOUT_S
+from operations.lost import Lost
 from processors.account import decide as account
 from processors.notification import decide as notification
 from processors.payment import decide as payment

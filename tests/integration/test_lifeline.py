@@ -11,7 +11,7 @@ import sys
 import pytest
 from confluent_kafka import Producer
 
-import connectivity
+from broker import lifeline
 from contracts.topics import WITHDRAWAL_REQUESTS
 from processors.runtime.consumer import BatchConsumer, CutOffError
 from producers.client import WithdrawalClient
@@ -21,9 +21,9 @@ from stack.state import environment
 from tests.conftest import WAIT_S, Settle
 
 CUT_OFF_AT_ONCE = (
-    "import connectivity, processors.runtime.app as app;"
-    "connectivity.why_unanswered = lambda bootstrap: None;"
-    "connectivity.ASK_EVERY_S = 0.05; app.ANSWER_S = 0.2; app.LEAVE_S = 0.5"
+    "from broker import lifeline; import processors.runtime.app as app;"
+    "lifeline.why_unanswered = lambda bootstrap: None;"
+    "lifeline.ASK_EVERY_S = 0.05; app.ANSWER_S = 0.2; app.LEAVE_S = 0.5"
 )
 RUN = "from processors.runtime.worker import run_service; run_service('account')"
 
@@ -71,17 +71,17 @@ def test_a_client_whose_producer_failed_for_good_delivers_the_next_request(settl
 def test_a_consumer_that_is_not_answered_where_others_are_says_so(
     settle: Settle, lost: BatchConsumer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.0)
-    monkeypatch.setattr(lost, "_lifeline", connectivity.Lifeline(settle.bootstrap))
-    is_not_answered(lost, connectivity.ANSWERS_TO_OTHERS - 1)
+    monkeypatch.setattr(lifeline, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(lost, "_lifeline", lifeline.Lifeline(settle.bootstrap))
+    is_not_answered(lost, lifeline.ANSWERS_TO_OTHERS - 1)
     with pytest.raises(CutOffError, match="answers others"):
         lost.waits_for(0.1)
 
 
 def test_one_that_waits_as_everybody_does_is_not_cut_off(lost: BatchConsumer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(connectivity, "ASK_EVERY_S", 0.0)
-    monkeypatch.setattr(connectivity, "ANSWER_S", 0.1)
-    is_not_answered(lost, 2 * connectivity.ANSWERS_TO_OTHERS)
+    monkeypatch.setattr(lifeline, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(lifeline, "ANSWER_S", 0.1)
+    is_not_answered(lost, 2 * lifeline.ANSWERS_TO_OTHERS)
 
 
 def test_a_service_that_is_cut_off_ends_to_be_started_anew(settle: Settle, nowhere: str):

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from processors.runtime.offsets import TIMEOUT_S, Offsets
-from processors.runtime.unreadable import UNREADABLE, PassOver
+from broker.offsets import TIMEOUT_S, Offsets
+from broker.unreadable import UNREADABLE, PassOver
 
 FETCH_RECORDS = 5_000
 FETCH_BYTES = 262_144

@@ -6,8 +6,8 @@ from math import inf
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from connectivity import flush
-from processors.runtime.messages import Record
+from broker.lifeline import flush
+from broker.records import Record
 
 ANY_PARTITION = -1
 """The one that the key decides on."""

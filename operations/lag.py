@@ -2,9 +2,9 @@
 
 from collections import Counter
 
+from broker.offsets import Offsets
 from contracts.topics import READ_BY, consumer_group
 from processors.runtime.gaps import Gap
-from processors.runtime.offsets import Offsets
 
 
 def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:

@@ -18,14 +18,15 @@ from uuid import UUID
 
 import psycopg
 
-from audit.lost import TOPIC_OF, WRITTEN_BY, Known, Lost
-from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
-from audit.rebuild import rebuild
+from broker.records import Record
+from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
+from operations.audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
+from operations.lost import TOPIC_OF, WRITTEN_BY, Known, Lost
+from operations.rebuild import rebuild
 from processors.account import decide as account
-from processors.runtime.messages import Message, Record, read
-from processors.runtime.scan import scan
+from processors.runtime.messages import Message, read
 from producers.publish import Outgoing, publish
 
 SERVICES = ("account", "payment", "notification")

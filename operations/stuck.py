@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from audit.read import CONNECT_TIMEOUT_S, PAYMENT_ID_OF_DEAD
+from operations.audit.read import CONNECT_TIMEOUT_S, PAYMENT_ID_OF_DEAD
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 

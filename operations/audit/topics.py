@@ -1,7 +1,7 @@
 """Do outboxes, topics and event store hold the same events? Each message ID is looked for on the other side.
 
-Topics and event store are each read once, in any order; what is compared is spilled to disk (:mod:`audit.spill`),
-so memory does not grow with their number.
+Topics and event store are each read once, in any order; what is compared is spilled to disk
+(:mod:`operations.audit.spill`), so memory does not grow with their number.
 """
 
 import json
@@ -17,15 +17,16 @@ import msgspec
 import psycopg
 from confluent_kafka import Message as KafkaMessage
 
-from audit.offenders import Offenders
-from audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS
-from audit.spill import BUCKETS, ID_BYTES, Spill
+from broker.offsets import Offsets, Place
+from broker.records import Record
+from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, WithdrawalRequested
 from contracts.topics import READ_BY, WITHDRAWAL_EVENTS, consumer_group
-from processors.runtime.messages import Message, Record, read
-from processors.runtime.offsets import Offsets, Place
-from processors.runtime.scan import scan
+from operations.audit.offenders import Offenders
+from operations.audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS
+from operations.audit.spill import BUCKETS, ID_BYTES, Spill
+from processors.runtime.messages import Message, read
 
 CLOCKS_OFF_S = 300.0
 """How far the clocks of the saga service and the relay may be apart."""

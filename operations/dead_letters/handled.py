@@ -12,13 +12,13 @@ from typing import Final, Literal, Self
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from connectivity import flush
+from broker.deliver import deliver
+from broker.lifeline import flush
+from broker.records import Record
+from broker.scan import scan
+from broker.topics import ensure_topics
 from contracts import headers
 from contracts.topics import DEAD_LETTERS_HANDLED
-from processors.runtime.deliver import deliver
-from processors.runtime.messages import Record
-from processors.runtime.scan import scan
-from processors.runtime.topics import ensure_topics
 
 DELIVERY_TIMEOUT_S = 30.0
 RECORD_BYTES_MAX = 100_000_000

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError
 
-import failpoints
-from dead_letters.errors import DeadLetterError
-from dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
-from dead_letters.letters import Letter
-from processors.runtime.offsets import Offsets
-from processors.runtime.scan import scan
+from broker.offsets import Offsets
+from broker.scan import scan
+from contracts import failpoints
+from operations.dead_letters.errors import DeadLetterError
+from operations.dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
+from operations.dead_letters.letters import Letter
 
 CHUNK = 500
 """Letters between two entries on record."""

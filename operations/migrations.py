@@ -8,7 +8,9 @@ from alembic.config import Config
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-_PROCESSORS = Path(__file__).parent.parent
+import processors
+
+_PROCESSORS = Path(processors.__file__).parent
 
 VERSIONS = {
     "account": _PROCESSORS / "account" / "migrations",
