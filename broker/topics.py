@@ -4,7 +4,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED, TOPICS
+from contracts.services import TOPICS
+from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED
 
 TIMEOUT_S = 15.0
 DAY_MS = 86_400_000

@@ -10,14 +10,13 @@ from cli import settings
 from cli.errors import FAILED
 from cli.settings import DataOption
 from cli.text import say_json
+from contracts.services import DATABASES
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from cli.screen import Grid
     from operations.audit.run import Audit
-
-DATABASES = ("account", "payment", "notification", "saga", "provider")
 
 
 def audit(

@@ -10,7 +10,7 @@ from cli import settings
 from cli.errors import BadInputError
 from cli.settings import DataOption
 from cli.text import say, say_json
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 
 if TYPE_CHECKING:
     from processors.runtime.gaps import NotedGap

@@ -11,6 +11,7 @@ from cli import settings
 from cli.errors import BadInputError, CommandError
 from cli.settings import DataOption
 from cli.text import say
+from contracts.services import NAMES
 
 
 def nudge(
@@ -21,12 +22,12 @@ def nudge(
 ) -> None:
     """Publish again what the waiting step of a withdrawal acts on, and what a service lacks of it; harmless."""
     from operations import lost
-    from operations.republish import DATABASES, find, republish
+    from operations.republish import find, republish
     from operations.stuck import waiting
     from processors.saga.status import read
     from producers.settings import ProducerSettings
 
-    dsns = {name: settings.dsn(name, data) for name in DATABASES}
+    dsns = {name: settings.dsn(name, data) for name in NAMES}
     status = read(dsns["saga"], payment_id)
     if status is not None and status.finished:
         raise BadInputError(f"withdrawal {payment_id} is finished: {status.state}; there is nothing to nudge")

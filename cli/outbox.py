@@ -12,6 +12,7 @@ from cli.confirm import YesOption, confirm
 from cli.errors import BadInputError
 from cli.settings import DataOption
 from cli.text import say, say_json
+from contracts.services import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from outbox_relay.dead import DeadRow
     from outbox_relay.status import OutboxStatus
 
-SOURCES = ("account", "payment", "notification", "saga")
 
 app = typer.Typer(help="See how the outboxes stand; mend rows that cannot be published.", no_args_is_help=True)
 dead_app = typer.Typer(help="Rows that Kafka will never take, put aside.", no_args_is_help=True)
@@ -122,7 +122,7 @@ def _take_out(
 
 @slot_app.command()
 def drop(
-    source: Annotated[str, typer.Argument(help=f"Which outbox: {', '.join(SOURCES)}.", show_default=False)],
+    source: Annotated[str, typer.Argument(help=f"Which outbox: {', '.join(NAMES)}.", show_default=False)],
     data: DataOption = None,
 ) -> None:
     """Drop the slot that nobody reads any more, so that the server lets go of its log.
@@ -135,8 +135,8 @@ def drop(
     from outbox_relay.slot import drop_slot
     from outbox_relay.slot_name import slot_name
 
-    if source not in SOURCES:
-        raise BadInputError(f"no outbox {source}; there are {', '.join(SOURCES)}")
+    if source not in NAMES:
+        raise BadInputError(f"no outbox {source}; there are {', '.join(NAMES)}")
     dsn = settings.dsn(source, data)
     with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
         name = slot_name(connection)
@@ -153,7 +153,7 @@ def _rows(count: int) -> str:
 
 
 def _connections(
-    data: Any, services: Collection[str] = SOURCES
+    data: Any, services: Collection[str] = NAMES
 ) -> Iterator[tuple[str, str, psycopg.Connection[Any]]]:
     """The databases of some services, one after the other: the service, the source's name, and a connection."""
     import psycopg

@@ -47,7 +47,8 @@ def topics(
 ) -> None:
     """Create the topics that are missing, and their dead-letter topics."""
     from broker.topics import ensure_topics
-    from contracts.topics import DEAD_LETTERS_HANDLED, all_topic_names
+    from contracts.services import all_topic_names
+    from contracts.topics import DEAD_LETTERS_HANDLED
 
     if min_insync > replication:
         raise BadInputError(f"of {replication} copies never {min_insync} are in sync: nothing could be written")

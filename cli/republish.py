@@ -13,6 +13,7 @@ from cli import settings
 from cli.confirm import YesOption, confirm
 from cli.settings import DataOption
 from cli.text import say, say_json
+from contracts.services import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,12 +57,12 @@ def republish(
     """Publish again what Kafka lost and a service needs, from the services' own tables; harmless when repeated."""
     from operations import lost
     from operations.lag import consumer_lag
-    from operations.republish import DATABASES, find
+    from operations.republish import find
     from operations.republish import republish as put_into_outboxes
     from processors.runtime.settings import ServiceSettings
     from producers.settings import ProducerSettings
 
-    dsns = {name: settings.dsn(name, data) for name in DATABASES}
+    dsns = {name: settings.dsn(name, data) for name in NAMES}
     bootstrap = settings.kafka_bootstrap(data)
     found = find(
         dsns,

@@ -1,36 +1,26 @@
 """How is one service run alone? ``settle run account``, configured by environment variables."""
 
 import socket
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from cli.errors import BadInputError, CommandError
 from contracts import failpoints
+from contracts.services import NAMES, PROVIDER
 
-
-class ServiceName(StrEnum):
-    """What can be run."""
-
-    ACCOUNT = "account"
-    PAYMENT = "payment"
-    NOTIFICATION = "notification"
-    SAGA = "saga"
-    RELAY = "relay"
-    PROVIDER = "provider"
+RELAY = "relay"
+CHOICES = (*NAMES, RELAY, PROVIDER)
 
 
 def run(
-    service: Annotated[
-        str, typer.Argument(metavar="SERVICE", help=f"{', '.join(ServiceName)}.", show_default=False)
-    ],
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help=f"{', '.join(CHOICES)}.", show_default=False)],
 ) -> None:
     """Run one service until SIGTERM or Ctrl-C; environment variables configure it."""
-    if service not in list(ServiceName):
-        raise BadInputError(f"there is no service {service!r}: it is one of {', '.join(ServiceName)}")
+    if service not in CHOICES:
+        raise BadInputError(f"there is no service {service!r}: it is one of {', '.join(CHOICES)}")
     failpoints.arm_from_environment()
-    if service == ServiceName.RELAY:
+    if service == RELAY:
         from outbox_relay.relay import run_relay
         from outbox_relay.settings import RelaySettings
 
@@ -44,7 +34,7 @@ def run(
     settings = ServiceSettings()
     TracingSettings()  # a variable that makes no sense is said before anything starts
     _check_address(settings.http_host, settings.http_port)
-    if service == ServiceName.PROVIDER:
+    if service == PROVIDER:
         from processors.payment.provider.service import run_provider
 
         run_provider(settings)

@@ -10,12 +10,11 @@ import typer
 from cli import settings
 from cli.settings import DataOption
 from cli.text import say_json
+from contracts.services import NAMES
 
 if TYPE_CHECKING:
     from cli.screen import Grid
     from operations.stuck import Stuck
-
-DATABASES = ("saga", "account", "payment", "notification")
 
 
 def stuck(
@@ -35,7 +34,7 @@ def stuck(
     from processors.runtime.settings import ServiceSettings
 
     older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s
-    found = find({name: settings.dsn(name, data) for name in DATABASES}, older_than_s, limit)
+    found = find({name: settings.dsn(name, data) for name in NAMES}, older_than_s, limit)
     if as_json:
         say_json(msgspec.to_builtins(found))
         return

@@ -1,13 +1,15 @@
-"""Where can a process be told to die? At named places between two steps, where a crash is worst.
+"""Failpoints: named places between two steps where a process can be told to die, as a crash there is worst.
 
 ``SETTLE_FAILPOINT=account.committed`` ends the process the first time it comes by that place, and
 ``account.committed:3`` the third time: at once, with exit code 86, without cleaning up, as a crash would. For
-tests and for ``settle chaos``. Imports nothing of ours.
+tests and for ``settle chaos``.
 """
 
 import os
 import sys
 import threading
+
+from contracts.services import SERVICES
 
 VARIABLE = "SETTLE_FAILPOINT"
 EXIT_CODE = 86
@@ -19,14 +21,13 @@ _OF_EVERY_PROCESSOR = {
     "dead-letters-sent": "dead letters are in Kafka, the offsets are not stored",
     "offsets-stored": "the offsets are stored, Kafka does not know them yet",
 }
-PROCESSORS = ("account", "payment", "notification", "saga")
 
 FAILPOINTS: dict[str, str] = {
-    **{f"{service}.{place}": meaning for service in PROCESSORS for place, meaning in _OF_EVERY_PROCESSOR.items()},
-    "payment.provider-answered": "the provider has answered a batch of charges, nothing is committed",
-    "payment.due-claimed": "payments that were due are claimed, the provider has not been asked",
-    "payment.due-answered": "the provider has answered for payments that were due, nothing is committed",
-    "notification.mail-sent": "mails have left, nothing is committed",
+    **{
+        f"{service.name}.{place}": meaning
+        for service in SERVICES
+        for place, meaning in {**_OF_EVERY_PROCESSOR, **service.failpoints}.items()
+    },
     "relay.rows-sent": "rows are on their way to Kafka, none is acknowledged",
     "relay.acknowledged": "Kafka has the rows, the slot's position is not confirmed",
     "relay.confirmed": "the slot's position is confirmed",

@@ -1,6 +1,5 @@
-"""Which topics are there, what is said on each, and who is keyed by what?"""
+"""The topics: what is said on each, and by what it is keyed."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from contracts import events
@@ -48,35 +47,13 @@ WITHDRAWAL_EVENTS = Topic(
     "withdrawal.events", (events.WithdrawalCompleted, events.WithdrawalCompensated), key="payment ID"
 )
 
-TOPICS = (
-    WITHDRAWAL_REQUESTS,
-    ACCOUNT_EVENTS,
-    PAYMENT_REQUESTS,
-    PAYMENT_EVENTS,
-    NOTIFICATION_EVENTS,
-    WITHDRAWAL_EVENTS,
-)
-
 DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
 """Of a record on a dead-letter topic: the other topics' limit (Kafka's default, 1 MiB) and room for the reason."""
 
 DEAD_LETTERS_HANDLED = "dead-letters.handled"
 """What people did about dead letters, keyed by the original's place; compacted, read by people's tools."""
 
-READ_BY = {
-    "account": (WITHDRAWAL_REQUESTS, PAYMENT_EVENTS),
-    "payment": (ACCOUNT_EVENTS, PAYMENT_REQUESTS),
-    "notification": (ACCOUNT_EVENTS, PAYMENT_EVENTS),
-    "saga": (WITHDRAWAL_REQUESTS, ACCOUNT_EVENTS, PAYMENT_EVENTS, NOTIFICATION_EVENTS),
-}
-"""What each service reads."""
-
 
 def consumer_group(service: str) -> str:
     """The consumer group of a service."""
     return f"settle-{service}"
-
-
-def all_topic_names(topics: Iterable[Topic] = TOPICS) -> list[str]:
-    """The names of the topics and of their dead-letter topics."""
-    return [name for topic in topics for name in (topic.name, topic.dead_letters)]

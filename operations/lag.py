@@ -3,7 +3,8 @@
 from collections import Counter
 
 from broker.offsets import Offsets
-from contracts.topics import READ_BY, consumer_group
+from contracts.services import READ_BY
+from contracts.topics import consumer_group
 from processors.runtime.gaps import Gap
 
 

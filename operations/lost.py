@@ -9,23 +9,11 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, TOPICS, WITHDRAWAL_EVENTS
+from contracts.services import TOPICS
 from processors.account import decide as account
 from processors.notification import decide as notification
 from processors.payment import decide as payment
 from processors.saga.decide import BITS, needed_for
-
-WRITTEN_BY = {
-    event_type.__name__: service
-    for service, topic in (
-        ("account", ACCOUNT_EVENTS),
-        ("payment", PAYMENT_EVENTS),
-        ("notification", NOTIFICATION_EVENTS),
-        ("saga", WITHDRAWAL_EVENTS),
-    )
-    for event_type in topic.event_types
-}
-"""Whose outbox an event leaves by; requests and cancellations are written by producers."""
 
 TOPIC_OF = {event_type.__name__: topic.name for topic in TOPICS for event_type in topic.event_types}
 

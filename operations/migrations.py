@@ -9,15 +9,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 import processors
+from contracts.services import NAMES, PROVIDER
 
 _PROCESSORS = Path(processors.__file__).parent
 
 VERSIONS = {
-    "account": _PROCESSORS / "account" / "migrations",
-    "payment": _PROCESSORS / "payment" / "migrations",
-    "notification": _PROCESSORS / "notification" / "migrations",
-    "saga": _PROCESSORS / "saga" / "migrations",
-    "provider": _PROCESSORS / "payment" / "provider" / "migrations",
+    **{name: _PROCESSORS / name / "migrations" for name in NAMES},
+    PROVIDER: _PROCESSORS / "payment" / "provider" / "migrations",
 }
 """Where the versions of each database's schema are."""
 

@@ -22,20 +22,21 @@ from broker.records import Record
 from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
+from contracts.services import NAMES, SERVICES, WRITTEN_BY
 from operations.audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
-from operations.lost import TOPIC_OF, WRITTEN_BY, Known, Lost
+from operations.lost import TOPIC_OF, Known, Lost
 from operations.rebuild import rebuild
 from processors.account import decide as account
 from processors.runtime.messages import Message, read
 from producers.publish import Outgoing, publish
 
-SERVICES = ("account", "payment", "notification")
-DATABASES = (*SERVICES, "saga")
-
 REQUESTS_AT_ONCE = 1_000
 """Requests that are handed to Kafka's client before it is waited for."""
 
-_AGGREGATES = {"saga": "withdrawal"}
+_TELL = tuple(name for name in NAMES if name != "saga")
+"""Those whose events others need; what the saga emits nobody acts on."""
+
+_AGGREGATES = {service.name: service.aggregate for service in SERVICES}
 _ORDER = {event_type: place for place, event_type in enumerate(EVENT_TYPES)}
 
 # All streams are ordered alike; whether something is old enough is for the database's clock to say.
@@ -109,7 +110,7 @@ def find(
     Reads what is on the topics (some 10 s per million records) where the event store does not have an event.
 
     Args:
-        dsns: of :data:`DATABASES`.
+        dsns: by service, of :data:`contracts.services.NAMES`.
         bootstrap: Kafka, ``host:port``.
         choose: which of a withdrawal's.
         payment_ids: of these withdrawals; without them, of all.
@@ -157,7 +158,7 @@ def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], t
     left there: a person puts that very row back once the cause is mended.
 
     Args:
-        dsns: of :data:`DATABASES`.
+        dsns: by service, of :data:`contracts.services.NAMES`.
         bootstrap: Kafka, ``host:port``.
         events: as :func:`find` returned them.
         timeout_s: how long Kafka may take to confirm a request, seconds.
@@ -256,7 +257,7 @@ def _stored(dsn: str, wanted: Mapping[UUID, set[str]]) -> dict[UUID, dict[str, L
 def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[tuple[UUID, str], Lost]:
     """What of it is still in an outbox, published or not, or was put aside from there."""
     found: dict[tuple[UUID, str], Lost] = {}
-    for service in SERVICES:
+    for service in _TELL:
         with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
             rows = connection.execute(_WAITING.encode(), {"ids": [str(payment_id) for payment_id in missing]})
             for payment_id, event_type, message_id, key, body, *context in rows:

@@ -5,7 +5,7 @@ Imported inside the functions: `settle --help` needs neither Alembic nor SQLAlch
 
 
 def migrate(database: str, dsn: str) -> None:
-    """Bring one of :data:`stack.state.DATABASES` to its newest schema."""
+    """Bring one of :data:`contracts.services.DATABASES` to its newest schema."""
     from operations import migrations
 
     migrations.migrate(database, dsn)

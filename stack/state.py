@@ -12,7 +12,6 @@ from stack.errors import NotRunning
 from stack.lock import is_held
 
 FILE_NAME = "stack.json"
-DATABASES = ("account", "payment", "notification", "saga", "provider")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from contracts.services import DATABASES, NAMES, PROVIDER
 from stack import ports
 from stack import state as stack_json
 from stack.errors import ChildFailed, StackError
@@ -26,8 +27,8 @@ from stack.provision import ensure_topics, migrate
 from stack.service import Command, Service, settle_run
 from stack.supervised import Supervised
 
-SERVICES = ("relay", "account", "payment", "notification", "saga")
-FIRST = ("relay", "provider")
+SERVICES = ("relay", *NAMES)
+FIRST = ("relay", PROVIDER)
 """Services that must be ready before the others start, and end after them: the relay creates the publications and
 slots without which an outbox row could go unseen. The provider, where it is a service, is what payment calls."""
 
@@ -298,12 +299,12 @@ class Stack:
             data=str(self.data),
             pid=os.getpid(),
             kafka_bootstrap=kafka.address,
-            dsns={name: postgres.dsn(name) for name in stack_json.DATABASES},
+            dsns={name: postgres.dsn(name) for name in DATABASES},
             http={name: ports.choose(old_ports.get(name), taken=taken) for name in self._services},
         )
         variables = {**stack_json.environment(self._state), **self._environment}
-        if "provider" in self._services:
-            variables["SETTLE_PROVIDER_URL"] = f"http://{ports.HOST}:{self._state.http['provider']}"
+        if PROVIDER in self._services:
+            variables["SETTLE_PROVIDER_URL"] = f"http://{ports.HOST}:{self._state.http[PROVIDER]}"
         parts = [
             postgres,
             kafka,
@@ -316,7 +317,7 @@ class Stack:
         self._prepare([self._supervised["postgres"], self._supervised["kafka"]])
         self._await_ready(["postgres"])
         # Kafka needs seconds to start: the database is made ready meanwhile.
-        postgres.create_databases(stack_json.DATABASES)
+        postgres.create_databases(DATABASES)
         for name, dsn in self._state.dsns.items():
             self._go_on()
             migrate(name, dsn)

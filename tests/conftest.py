@@ -28,7 +28,8 @@ from xdist.scheduler import LoadScopeScheduling
 import tracing
 from broker.offsets import Offsets
 from contracts.events import WithdrawalRequested, encode
-from contracts.topics import TOPICS, consumer_group
+from contracts.services import TOPICS
+from contracts.topics import consumer_group
 from lab.chaos.arming import Arming
 from operations.audit.run import Audit
 from operations.audit.run import run as run_audit

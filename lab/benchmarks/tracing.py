@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tracing
+from contracts.services import NAMES
 from lab.benchmarks.machine import write
 from lab.benchmarks.pipeline import (
     ACCOUNTS,
@@ -56,8 +57,6 @@ ALL_TRACED_MIN = 1_000
 UNDER_WAY_MAX = {0.0: 20_000, 0.01: 20_000, 1.0: 4_000}
 """Withdrawals under way at the most: some seconds' worth, or a window would see no more than the line fill up."""
 
-PROCESSORS = ("account", "payment", "notification", "saga")
-
 
 def main(
     window: Annotated[float, typer.Option(min=1, help="Length of a window, seconds.")] = 8.0,
@@ -82,7 +81,7 @@ def main(
                     console.print(
                         f"  round {number + 1}: {ratio:.0%} traced, {run.rate:,.0f}/s, {run.cpu_us:.0f} µs"
                     )
-            spans = {service: _spans(stack, service) for service in PROCESSORS}
+            spans = {service: _spans(stack, service) for service in NAMES}
             audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, AUDIT_WAIT_S)
     result = {
         "withdrawals_per_second": {f"{ratio:g}": [round(r.rate) for r in found] for ratio, found in runs.items()},

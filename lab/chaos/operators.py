@@ -22,7 +22,8 @@ from psycopg.conninfo import make_conninfo
 
 from broker.offsets import Offsets
 from contracts import headers
-from contracts.topics import READ_BY, TOPICS, consumer_group
+from contracts.services import READ_BY, TOPICS
+from contracts.topics import consumer_group
 from lab.chaos.arming import Arming
 from lab.chaos.plan import (
     CLOCK,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from contracts.failpoints import FAILPOINTS
-from contracts.topics import READ_BY, TOPICS
+from contracts.services import READ_BY, TOPICS
 
 SERVICES = ("relay", *READ_BY)
 PARTS = ("kafka", "postgres", *SERVICES)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from contracts.failpoints import FAILPOINTS
+from contracts.services import NAMES
 from lab.approaches import event_sourcing, monolith, naive, outbox, two_phase_commit
 from stack.supervisor import SERVICES
 
@@ -45,7 +46,7 @@ class Spec:
     @property
     def databases(self) -> tuple[str, ...]:
         """The databases it uses, by role."""
-        return tuple(self.schemas) or ("account", "payment", "notification", "saga")
+        return tuple(self.schemas) or NAMES
 
     @property
     def processes(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 import psycopg
 
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from operations.audit import story
 from operations.audit.offenders import Offenders
 from operations.audit.read import CONNECT_TIMEOUT_S, stories

@@ -22,7 +22,8 @@ from broker.records import Record
 from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, WithdrawalRequested
-from contracts.topics import READ_BY, WITHDRAWAL_EVENTS, consumer_group
+from contracts.services import READ_BY
+from contracts.topics import WITHDRAWAL_EVENTS, consumer_group
 from operations.audit.offenders import Offenders
 from operations.audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS
 from operations.audit.spill import BUCKETS, ID_BYTES, Spill

@@ -16,7 +16,7 @@ from confluent_kafka import Message
 from broker.records import Record
 from broker.scan import scan
 from contracts import headers
-from contracts.topics import TOPICS
+from contracts.services import TOPICS
 from operations.dead_letters.errors import DeadLetterError
 from operations.dead_letters.handled import Handled, place_of, read_handled
 from processors.runtime import utc

@@ -9,8 +9,8 @@ import structlog
 from psycopg import AsyncConnection
 
 from contracts.events import PaymentFailed, WithdrawalRequested
+from contracts.services import READ_BY
 from contracts.text import REASON_MAX, clean
-from contracts.topics import READ_BY
 from processors.account import store
 from processors.account.decide import Decision, decide
 from processors.runtime import metrics

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from contracts import failpoints
 from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from processors.notification import store
 from processors.notification.decide import Notification, admit, conclude
 from processors.notification.mailer import Delivery, Mailer, NotTried, Refused, Undelivered, mailer_for

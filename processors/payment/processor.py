@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from contracts import failpoints
 from contracts.events import CancelRequested, MoneyDeducted
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from processors.payment import store
 from processors.payment.decide import (
     CANCELLED,

@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 
 from contracts.events import EVENT_TYPES, CancelRequested, WithdrawalCompensated, WithdrawalCompleted
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from contracts.failpoints import FAILPOINTS
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from tests.conftest import Settle, wait_until
 from tests.integration.test_withdrawals import request
 

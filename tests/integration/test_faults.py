@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 import tracing
 from broker.scan import scan
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
 from tests.conftest import WAIT_S, Settle, wait_until

@@ -13,7 +13,8 @@ from confluent_kafka.admin import AdminClient
 
 from broker.offsets import Offsets
 from contracts.events import encode
-from contracts.topics import TOPICS, WITHDRAWAL_REQUESTS
+from contracts.services import TOPICS
+from contracts.topics import WITHDRAWAL_REQUESTS
 from operations.audit.run import run
 from operations.lag import consumer_lag, deleted_unread
 from stack.state import environment

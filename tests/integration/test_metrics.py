@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from tests.conftest import WAIT_S, Settle, wait_until
 from tracing.whole import HOPS
 

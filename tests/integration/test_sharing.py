@@ -4,7 +4,7 @@ from contextlib import ExitStack, closing
 
 from uuid_utils.compat import uuid7
 
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from processors.runtime.consumer import BatchConsumer
 from tests.conftest import wait_until
 

@@ -18,12 +18,12 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
-from contracts.topics import all_topic_names
+from contracts.services import DATABASES, all_topic_names
 from outbox_relay.settings import RelaySettings
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, ChildFailed
 from stack.lock import holders
-from stack.state import DATABASES, State
+from stack.state import State
 from stack.supervisor import Stack
 
 WAIT_S = 30.0

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from operations import lag
 from operations.audit import run
 from operations.audit.offenders import EXAMPLES_MAX, Offenders

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.failpoints import FAILPOINTS
-from contracts.topics import READ_BY
+from contracts.services import READ_BY
 from lab.chaos.plan import (
     CALM_S,
     CLOCK,

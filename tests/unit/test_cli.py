@@ -19,6 +19,7 @@ from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
 from cli.main import app
+from contracts.services import DATABASES
 from stack import state
 from stack.errors import NotRunning, StackError
 from stack.lock import FolderLock
@@ -47,7 +48,7 @@ def a_stack_was_on(folder, port):
             data=str(folder),
             pid=os.getpid(),
             kafka_bootstrap=f"127.0.0.1:{port}",
-            dsns={name: f"postgresql://settle@127.0.0.1:{port}/{name}" for name in state.DATABASES},
+            dsns={name: f"postgresql://settle@127.0.0.1:{port}/{name}" for name in DATABASES},
             http={"saga": 2222},
             pids={"kafka": 1},
         )
@@ -267,7 +268,7 @@ def test_without_kafka_a_command_fails_and_names_the_address(arguments):
     ["accounts list", f"status {UUID(int=1)}", "stuck", "migrate", "2pc recover", "2pc in-doubt", "republish"],
 )
 def test_without_a_database_a_command_fails_and_names_the_address(arguments, monkeypatch):
-    for database in state.DATABASES:
+    for database in DATABASES:
         monkeypatch.setenv(f"SETTLE_{database.upper()}_DSN", f"postgresql://settle@{NOBODY}/{database}")
 
     result = settle(*arguments.split())
@@ -281,7 +282,7 @@ def test_without_a_database_a_command_fails_and_names_the_address(arguments, mon
 )
 @pytest.mark.parametrize("arguments", ["accounts list", "migrate", "outbox dead list"])
 def test_without_any_of_several_hosts_a_command_fails_in_one_line(arguments, dsn, monkeypatch):
-    for database in state.DATABASES:
+    for database in DATABASES:
         monkeypatch.setenv(f"SETTLE_{database.upper()}_DSN", dsn)
 
     result = settle(*arguments.split())

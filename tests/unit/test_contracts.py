@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import events, headers, topics
+from contracts import events, headers, services
 from contracts.money import AMOUNT_MINOR_MAX
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -280,14 +280,14 @@ def test_what_follows_belongs_to_the_same_withdrawal(event_type):
 
 @every_type
 def test_every_event_type_has_one_topic(event_type):
-    assert sum(event_type in topic.event_types for topic in topics.TOPICS) == 1
+    assert sum(event_type in topic.event_types for topic in services.TOPICS) == 1
 
 
 def test_every_topic_has_dead_letters():
-    names = topics.all_topic_names()
+    names = services.all_topic_names()
 
-    assert len(names) == len(set(names)) == 2 * len(topics.TOPICS)
-    assert {topic.dead_letters for topic in topics.TOPICS} < set(names)
+    assert len(names) == len(set(names)) == 2 * len(services.TOPICS)
+    assert {topic.dead_letters for topic in services.TOPICS} < set(names)
 
 
 @pytest.mark.parametrize(

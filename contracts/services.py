@@ -1,0 +1,87 @@
+"""The registry: one record per service. Whatever lists services, topics or databases derives from it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from contracts.topics import (
+    ACCOUNT_EVENTS,
+    NOTIFICATION_EVENTS,
+    PAYMENT_EVENTS,
+    PAYMENT_REQUESTS,
+    WITHDRAWAL_EVENTS,
+    WITHDRAWAL_REQUESTS,
+    Topic,
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A stream processor: its code is in ``processors/<name>/``, its tables in a database of the same name.
+
+    Attributes:
+        name: also of its consumer group, its role, its database, and its part of the stack.
+        reads: the topics that it consumes.
+        emits: the topic that its outbox leaves by: ``<aggregatetype>.events``.
+        failpoints: places of its own where it can be told to die, and what has happened there.
+    """
+
+    name: str
+    reads: tuple[Topic, ...]
+    emits: Topic
+    failpoints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def aggregate(self) -> str:
+        """What its outbox rows have as their ``aggregatetype``."""
+        return self.emits.name.removesuffix(".events")
+
+
+SERVICES = (
+    Service("account", reads=(WITHDRAWAL_REQUESTS, PAYMENT_EVENTS), emits=ACCOUNT_EVENTS),
+    Service(
+        "payment",
+        reads=(ACCOUNT_EVENTS, PAYMENT_REQUESTS),
+        emits=PAYMENT_EVENTS,
+        failpoints={
+            "provider-answered": "the provider has answered a batch of charges, nothing is committed",
+            "due-claimed": "payments that were due are claimed, the provider has not been asked",
+            "due-answered": "the provider has answered for payments that were due, nothing is committed",
+        },
+    ),
+    Service(
+        "notification",
+        reads=(ACCOUNT_EVENTS, PAYMENT_EVENTS),
+        emits=NOTIFICATION_EVENTS,
+        failpoints={"mail-sent": "mails have left, nothing is committed"},
+    ),
+    Service(
+        "saga",
+        reads=(WITHDRAWAL_REQUESTS, ACCOUNT_EVENTS, PAYMENT_EVENTS, NOTIFICATION_EVENTS),
+        emits=WITHDRAWAL_EVENTS,
+    ),
+)
+
+NAMES = tuple(service.name for service in SERVICES)
+
+PROVIDER = "provider"
+"""The bank's side, where it is simulated: a database without an outbox, and with HTTP a process of its own."""
+
+DATABASES = (*NAMES, PROVIDER)
+
+READ_BY = {service.name: service.reads for service in SERVICES}
+"""What each service reads."""
+
+REQUESTS = (WITHDRAWAL_REQUESTS, PAYMENT_REQUESTS)
+"""What producers write, and no service."""
+
+TOPICS = (*REQUESTS, *(service.emits for service in SERVICES))
+
+WRITTEN_BY = {
+    event_type.__name__: service.name for service in SERVICES for event_type in service.emits.event_types
+}
+"""Whose outbox an event leaves by; requests and cancellations are written by producers."""
+
+
+def all_topic_names(topics: Iterable[Topic] = TOPICS) -> list[str]:
+    """The names of the topics and of their dead-letter topics."""
+    return [name for topic in topics for name in (topic.name, topic.dead_letters)]
