@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -39,8 +39,12 @@ class ContractError(ValueError):
     """A message that is not what its type promises; the text names the field and the reason."""
 
 
+EVENT_TYPES: "dict[str, type[Event]]" = {}
+"""Every event type by the name it has in the ``eventType`` header; a subclass of :class:`Event` is one."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What every event says about its withdrawal.
+    """What every event says about its withdrawal. A subclass declares an event type: once, here or in a service.
 
     Attributes:
         payment_id: names the withdrawal, everywhere; the idempotency key of every step.
@@ -49,7 +53,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         currency: ISO 4217 code.
         occurred_at: when the service decided it, by the clock of that service; with an offset on the wire, UTC
             once read, and from :data:`FIRST_TIME` to :data:`LAST_TIME`.
+        topic: of the type: where it is written.
+        saga_bit: of the type: its place in the set of what the saga service has seen, which is stored; None for
+            what is no part of a story.
+        unusual: of the type: that it says why, which is worth a remark in a trace.
     """
+
+    topic: ClassVar[str]
+    saga_bit: ClassVar[int | None] = None
+    unusual: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        EVENT_TYPES[cls.__name__] = cls
 
     payment_id: UUID
     account_id: str  # an AccountId
@@ -61,9 +77,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class WithdrawalRequested(Event, frozen=True, kw_only=True, gc=False):
     """A customer asks for money. Written by producers."""
 
+    topic = "withdrawal.requests"
+    saga_bit = 0
+
 
 class BalanceChecked(Event, frozen=True, kw_only=True, gc=False):
     """The account service compared the amount with the balance (minor units, before any deduction)."""
+
+    topic = "account.events"
+    saga_bit = 1
 
     balance_minor: BalanceMinor
     sufficient: bool
@@ -72,17 +94,28 @@ class BalanceChecked(Event, frozen=True, kw_only=True, gc=False):
 class MoneyDeducted(Event, frozen=True, kw_only=True, gc=False):
     """The amount left the account; ``balance_minor`` is what remains."""
 
+    topic = "account.events"
+    saga_bit = 2
+
     balance_minor: BalanceMinor
 
 
 class WithdrawalRejected(Event, frozen=True, kw_only=True, gc=False):
     """Nothing was taken and nothing will be: the end of this withdrawal."""
 
+    topic = "account.events"
+    saga_bit = 3
+    unusual = True
+
     reason: Text
 
 
 class MoneyRefunded(Event, frozen=True, kw_only=True, gc=False):
     """The amount went back to the account (the compensation); ``balance_minor`` is the balance after it."""
+
+    topic = "account.events"
+    saga_bit = 6
+    unusual = True
 
     balance_minor: BalanceMinor
     reason: Text
@@ -91,11 +124,18 @@ class MoneyRefunded(Event, frozen=True, kw_only=True, gc=False):
 class PaymentProcessed(Event, frozen=True, kw_only=True, gc=False):
     """The provider paid out: the pivot, after which nothing is undone."""
 
+    topic = "payment.events"
+    saga_bit = 4
+
     provider_reference: Text
 
 
 class PaymentFailed(Event, frozen=True, kw_only=True, gc=False):
     """The provider did not and will not pay out; the account service must refund."""
+
+    topic = "payment.events"
+    saga_bit = 5
+    unusual = True
 
     reason: Text
 
@@ -103,15 +143,24 @@ class PaymentFailed(Event, frozen=True, kw_only=True, gc=False):
 class CancelRequested(Event, frozen=True, kw_only=True, gc=False):
     """Someone wishes the withdrawal undone; the payment service decides. Written by ``settle cancel``."""
 
+    topic = "payment.requests"
+
 
 class CancelRefused(Event, frozen=True, kw_only=True, gc=False):
     """The withdrawal cannot be cancelled any more: it was paid, or has failed already."""
+
+    topic = "payment.events"
+    saga_bit = 11
+    unusual = True
 
     reason: Text
 
 
 class NotificationSent(Event, frozen=True, kw_only=True, gc=False):
     """The customer was told, with this template, at this address."""
+
+    topic = "notification.events"
+    saga_bit = 7
 
     template: Text
     recipient: Text
@@ -120,6 +169,10 @@ class NotificationSent(Event, frozen=True, kw_only=True, gc=False):
 class NotificationFailed(Event, frozen=True, kw_only=True, gc=False):
     """The customer could not be told; this undoes nothing."""
 
+    topic = "notification.events"
+    saga_bit = 8
+    unusual = True
+
     template: Text
     reason: Text
 
@@ -127,36 +180,32 @@ class NotificationFailed(Event, frozen=True, kw_only=True, gc=False):
 class WithdrawalCompleted(Event, frozen=True, kw_only=True, gc=False):
     """Deducted, paid and told: the end of a withdrawal that went well. Written by the saga service."""
 
+    topic = "withdrawal.events"
+    saga_bit = 9
+
 
 class WithdrawalCompensated(Event, frozen=True, kw_only=True, gc=False):
     """Deducted, not paid and refunded: the end of one that did not. Written by the saga service."""
 
+    topic = "withdrawal.events"
+    saga_bit = 10
+    unusual = True
+
     reason: Text
 
 
-EVENT_TYPES: dict[str, type[Event]] = {
-    event_type.__name__: event_type
-    for event_type in (
-        WithdrawalRequested,
-        BalanceChecked,
-        MoneyDeducted,
-        WithdrawalRejected,
-        MoneyRefunded,
-        PaymentProcessed,
-        PaymentFailed,
-        NotificationSent,
-        NotificationFailed,
-        WithdrawalCompleted,
-        WithdrawalCompensated,
-        CancelRequested,
-        CancelRefused,
-    )
-}
-"""Every event type by the name it has in the ``eventType`` header."""
-
 E = TypeVar("E", bound=Event)
 
-_DECODERS = {name: msgspec.json.Decoder(event_type) for name, event_type in EVENT_TYPES.items()}
+
+class _Decoders(dict[str, msgspec.json.Decoder[Event]]):
+    """One for each event type, made when it is first needed."""
+
+    def __missing__(self, event_type: str) -> msgspec.json.Decoder[Event]:
+        decoder = self[event_type] = msgspec.json.Decoder(EVENT_TYPES[event_type])
+        return decoder
+
+
+_DECODERS = _Decoders()
 _ENCODER = msgspec.json.Encoder()
 
 REMEMBERED_MAX = 50_000

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 
 from contracts.topics import (
     ACCOUNT_EVENTS,
@@ -61,12 +63,21 @@ SERVICES = (
     ),
 )
 
+# What is one service's own affair may be declared in its folder, where that is installed; known it is everywhere.
+if find_spec("processors") is not None:
+    for _service in SERVICES:
+        if find_spec(f"processors.{_service.name}.events") is not None:
+            import_module(f"processors.{_service.name}.events")
+
 NAMES = tuple(service.name for service in SERVICES)
 
 PROVIDER = "provider"
 """The bank's side, where it is simulated: a database without an outbox, and with HTTP a process of its own."""
 
 DATABASES = (*NAMES, PROVIDER)
+
+FOLDERS = {**{name: f"processors.{name}" for name in NAMES}, PROVIDER: "processors.payment.provider"}
+"""The package of each database: its migrations and its grants."""
 
 READ_BY = {service.name: service.reads for service in SERVICES}
 """What each service reads."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from contracts import events
+from contracts.events import EVENT_TYPES, Event
 
 
 @dataclass(frozen=True)
@@ -11,13 +11,16 @@ class Topic:
 
     Attributes:
         name: as Kafka knows it.
-        event_types: what may be written to it.
         key: what the message key holds; order is kept per key.
     """
 
     name: str
-    event_types: tuple[type[events.Event], ...]
-    key: str
+    key: str = "account ID"
+
+    @property
+    def event_types(self) -> tuple[type[Event], ...]:
+        """What may be written to it."""
+        return tuple(event_type for event_type in EVENT_TYPES.values() if event_type.topic == self.name)
 
     @property
     def dead_letters(self) -> str:
@@ -30,22 +33,12 @@ def dead_letter_topic(topic: str) -> str:
     return f"{topic}.dlq"
 
 
-WITHDRAWAL_REQUESTS = Topic("withdrawal.requests", (events.WithdrawalRequested,), key="account ID")
-ACCOUNT_EVENTS = Topic(
-    "account.events",
-    (events.BalanceChecked, events.MoneyDeducted, events.WithdrawalRejected, events.MoneyRefunded),
-    key="account ID",
-)
-PAYMENT_REQUESTS = Topic("payment.requests", (events.CancelRequested,), key="account ID")
-PAYMENT_EVENTS = Topic(
-    "payment.events", (events.PaymentProcessed, events.PaymentFailed, events.CancelRefused), key="account ID"
-)
-NOTIFICATION_EVENTS = Topic(
-    "notification.events", (events.NotificationSent, events.NotificationFailed), key="account ID"
-)
-WITHDRAWAL_EVENTS = Topic(
-    "withdrawal.events", (events.WithdrawalCompleted, events.WithdrawalCompensated), key="payment ID"
-)
+WITHDRAWAL_REQUESTS = Topic("withdrawal.requests")
+ACCOUNT_EVENTS = Topic("account.events")
+PAYMENT_REQUESTS = Topic("payment.requests")
+PAYMENT_EVENTS = Topic("payment.events")
+NOTIFICATION_EVENTS = Topic("notification.events")
+WITHDRAWAL_EVENTS = Topic("withdrawal.events", key="payment ID")
 
 DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
 """Of a record on a dead-letter topic: the other topics' limit (Kafka's default, 1 MiB) and room for the reason."""

@@ -1,10 +1,14 @@
-"""Who may do what in each database? A service what its statements need; the relay and the people less still.
+"""Grants: a service may do what its statements need (its own ``grants.py``), the relay and the people less still.
 
 The roles are those of ``deploy/postgres/roles.sql``. Tables belong to the role that migrates, so no service can
 change a schema, nor switch off the triggers by which ``ledger``, ``event_store`` and ``charges`` only grow.
 """
 
+from importlib import import_module
+
 import psycopg
+
+from contracts.services import FOLDERS, NAMES
 
 CONNECT_TIMEOUT_S = 5
 
@@ -18,32 +22,6 @@ DO $$ BEGIN
 END $$
 """
 """What the relay would make by itself, had it the right: only a table's owner has."""
-
-_SERVICE = {
-    "account": """
-        GRANT SELECT, UPDATE ON accounts TO account;
-        GRANT SELECT, INSERT, UPDATE ON saga_log TO account;
-        GRANT SELECT, INSERT ON ledger TO account;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON refunds_due TO account;
-        GRANT INSERT ON outbox TO account;
-    """,
-    "payment": """
-        GRANT SELECT, INSERT, UPDATE ON payments TO payment;
-        GRANT INSERT ON outbox TO payment;
-    """,
-    "notification": """
-        GRANT SELECT, INSERT, UPDATE ON notifications TO notification;
-        GRANT INSERT ON outbox TO notification;
-    """,
-    "saga": """
-        GRANT SELECT, INSERT, UPDATE ON withdrawals TO saga;
-        GRANT SELECT, INSERT ON event_store TO saga;
-        GRANT INSERT ON outbox TO saga;
-    """,
-    "provider": """
-        GRANT SELECT, INSERT ON charges TO provider;
-    """,
-}
 
 _RELAY = """
 GRANT SELECT, DELETE, MAINTAIN ON outbox TO relay;
@@ -71,17 +49,18 @@ def grant(database: str, dsn: str) -> None:
     """Let each role do its work in a database that has its newest schema; safe to run again.
 
     Args:
-        database: ``account``, ``payment``, ``notification``, ``saga`` or ``provider``.
+        database: of :data:`contracts.services.DATABASES`.
         dsn: of the role that migrates: the owner of tables and database.
 
     Raises:
         psycopg.errors.UndefinedObject: a role does not exist.
         psycopg.OperationalError: the database does not answer.
     """
-    statements = [_SERVICE[database], _OPERATOR]
+    own: str = import_module(f"{FOLDERS[database]}.grants").GRANTS
+    statements = [own, _OPERATOR]
     if database == "account":
         statements.append(_OPEN_ACCOUNTS)
-    if database != "provider":
+    if database in NAMES:
         statements += [PUBLICATION, _RELAY, _DEAD_ROWS, _GAPS.format(service=database)]
     with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
         for statement in statements:

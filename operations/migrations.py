@@ -1,4 +1,4 @@
-"""How does a service's database get its schema? By Alembic, each service with versions of its own."""
+"""Migrations: each database's schema by Alembic, each service with versions of its own."""
 
 from pathlib import Path
 
@@ -9,14 +9,11 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 import processors
-from contracts.services import NAMES, PROVIDER
+from contracts.services import DATABASES, FOLDERS
 
 _PROCESSORS = Path(processors.__file__).parent
 
-VERSIONS = {
-    **{name: _PROCESSORS / name / "migrations" for name in NAMES},
-    PROVIDER: _PROCESSORS / "payment" / "provider" / "migrations",
-}
+VERSIONS = {name: _PROCESSORS.parent.joinpath(*FOLDERS[name].split("."), "migrations") for name in DATABASES}
 """Where the versions of each database's schema are."""
 
 # Any number: it only has to be the same for everyone who migrates a Settle database.

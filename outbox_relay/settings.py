@@ -1,16 +1,27 @@
 """The relay's settings: which databases, which Kafka, and where it answers. From the environment."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, create_model, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.dsn import check_dsn, split_dsns
+from contracts.services import NAMES
 from outbox_relay import initial
 
+# One variable for each service that the registry knows: SETTLE_ACCOUNT_DSN and so on.
+_FIELDS: Any = {
+    f"{name}_dsn": (
+        Annotated[str | None, AfterValidator(lambda dsn: dsn if dsn is None else check_dsn(dsn))],
+        Field(None, description=f"without relay_sources: database of the {name} service"),
+    )
+    for name in NAMES
+}
+_Databases = create_model("_Databases", __base__=BaseSettings, **_FIELDS)
 
-class RelaySettings(BaseSettings):
+
+class RelaySettings(_Databases):
     """The relay's settings; each is an environment variable with the prefix ``SETTLE_``."""
 
     model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
@@ -19,10 +30,6 @@ class RelaySettings(BaseSettings):
     relay_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="databases: URLs, separated by white space or commas, or key-value strings, one a line"
     )
-    account_dsn: str | None = Field(None, description="without relay_sources: the account database")
-    payment_dsn: str | None = None
-    notification_dsn: str | None = None
-    saga_dsn: str | None = None
     relay_reader: Literal["wal", "polling"] = Field("wal", description="how the outbox is read")
     relay_poll_interval_s: float = Field(
         1.0, gt=0, le=3600, description="polling: pause between two looks, seconds"
@@ -39,11 +46,6 @@ class RelaySettings(BaseSettings):
     def _are_databases(cls, sources: str | Sequence[str]) -> list[str]:
         return split_dsns(sources) if isinstance(sources, str) else [check_dsn(dsn) for dsn in sources]
 
-    @field_validator("account_dsn", "payment_dsn", "notification_dsn", "saga_dsn")
-    @classmethod
-    def _is_a_database(cls, dsn: str | None) -> str | None:
-        return check_dsn(dsn) if dsn is not None else None
-
     @field_validator("relay_initial")
     @classmethod
     def _is_a_choice_of_rows(cls, text: str | None) -> str | None:
@@ -54,5 +56,5 @@ class RelaySettings(BaseSettings):
     @property
     def sources(self) -> list[str]:
         """The DSNs of the databases whose outbox is relayed."""
-        services = (self.account_dsn, self.payment_dsn, self.notification_dsn, self.saga_dsn)
+        services = (getattr(self, f"{name}_dsn") for name in NAMES)
         return list(self.relay_sources) or [dsn for dsn in services if dsn]

@@ -43,7 +43,7 @@ class AccountProcessor(Processor):
     def __init__(self, settings: ServiceSettings) -> None:
         super().__init__(settings)
         self._policy = settings.retry_policy()
-        self._due_database = Database(settings.account_dsn, "account-due")
+        self._due_database = Database(settings.dsn(self.name), "account-due")
         self._set_aside: SetAside[UUID] = SetAside()
 
     async def process(self, batch: Batch) -> None:

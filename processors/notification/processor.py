@@ -51,7 +51,7 @@ class NotificationProcessor(Processor):
         super().__init__(settings)
         self._mailer = mailer or mailer_for(settings)
         self._policy = settings.retry_policy()
-        self._due_database = Database(settings.notification_dsn, "notification-due")
+        self._due_database = Database(settings.dsn(self.name), "notification-due")
         self._set_aside: SetAside[store.Key] = SetAside()
         # What became of mails, as long as that is not committed: a batch that comes again, as the database went
         # away or refuses one of its rows, sends none of them a second time.

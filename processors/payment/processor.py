@@ -79,7 +79,7 @@ class PaymentProcessor(Processor):
         self._gateway = gateway or gateway_for(settings)
         self._policy = settings.retry_policy()
         self._allowed = timedelta(seconds=settings.deadline_s)
-        self._due_database = Database(settings.payment_dsn, "payment-due")
+        self._due_database = Database(settings.dsn(self.name), "payment-due")
         self._set_aside: SetAside[UUID] = SetAside()
         # A round charges, and voids what ran out.
         self._claim_s = 2 * self._gateway.round_s_max + CLAIM_GRACE_S

@@ -7,28 +7,10 @@ import psycopg
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
-from contracts.events import (
-    CancelRefused,
-    MoneyRefunded,
-    NotificationFailed,
-    PaymentFailed,
-    WithdrawalCompensated,
-    WithdrawalRejected,
-)
 from processors.runtime.database import Database
 from processors.runtime.messages import Emitted
 from tracing import TraceContext, context_of, is_sampled, start_span
 from tracing import attributes as names
-
-_UNUSUAL = (
-    WithdrawalRejected,
-    PaymentFailed,
-    MoneyRefunded,
-    WithdrawalCompensated,
-    NotificationFailed,
-    CancelRefused,
-)
-"""Decisions that say why; they are worth a remark where they were made."""
 
 TEXT_MAX = 1_000
 """Characters of an error or a reason in a span: they may quote what came in."""
@@ -106,5 +88,5 @@ def remark(emitted: Iterable[Emitted], spans_by_context: Mapping[TraceContext, S
     for one in emitted:
         event = one.event
         span = spans_by_context.get(one.context)
-        if span is not None and isinstance(event, _UNUSUAL):
-            span.add_event(type(event).__name__, {names.REASON: event.reason})
+        if span is not None and event.unusual:
+            span.add_event(type(event).__name__, {names.REASON: getattr(event, "reason", "")})

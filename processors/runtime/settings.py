@@ -4,13 +4,14 @@ import json
 from email.headerregistry import Address
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AnyHttpUrl, Field, field_validator
+from pydantic import AfterValidator, AnyHttpUrl, Field, create_model, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.dsn import check_dsn
+from contracts.services import DATABASES
 from processors.runtime.retry import RetryPolicy
 
 DEFAULT_DSN = "postgresql://settle@127.0.0.1:5432"
@@ -23,17 +24,23 @@ PAUSE_S_MAX = 86_400.0
 Pause = Annotated[float, Field(ge=0, le=PAUSE_S_MAX, allow_inf_nan=False)]
 
 
-class ServiceSettings(BaseSettings):
+# One variable for each database that the registry knows: SETTLE_ACCOUNT_DSN and so on.
+_FIELDS: Any = {
+    f"{name}_dsn": (
+        Annotated[str, AfterValidator(check_dsn)],
+        Field(f"{DEFAULT_DSN}/{name}", description=f"database of the {name} service"),
+    )
+    for name in DATABASES
+}
+_Databases = create_model("_Databases", __base__=BaseSettings, **_FIELDS)
+
+
+class ServiceSettings(_Databases):
     """What every service reads. A variable that makes no sense stops the service at its start, with its name."""
 
     model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated")
-    account_dsn: str = Field(f"{DEFAULT_DSN}/account", description="database of the account service")
-    payment_dsn: str = Field(f"{DEFAULT_DSN}/payment", description="database of the payment service")
-    notification_dsn: str = Field(f"{DEFAULT_DSN}/notification", description="database of notification")
-    saga_dsn: str = Field(f"{DEFAULT_DSN}/saga", description="database of the saga service")
-    provider_dsn: str = Field(f"{DEFAULT_DSN}/provider", description="database of the simulated provider")
 
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics listen")
     http_port: int = Field(0, ge=0, le=65535, description="their port; 0 = none")
@@ -81,11 +88,6 @@ class ServiceSettings(BaseSettings):
     provider_decline_share: float = Field(0.0, ge=0, le=1, description="simulated provider: share declined")
     provider_outage_share: float = Field(0.0, ge=0, le=1, description="simulated provider: share unavailable")
 
-    @field_validator("account_dsn", "payment_dsn", "notification_dsn", "saga_dsn", "provider_dsn")
-    @classmethod
-    def _is_a_database(cls, dsn: str) -> str:
-        return check_dsn(dsn)
-
     @field_validator("retry_backoff_s", mode="before")
     @classmethod
     def _is_a_json_list(cls, value: object) -> object:
@@ -121,7 +123,7 @@ class ServiceSettings(BaseSettings):
         return RetryPolicy(self.retry_backoff_s, self.retry_jitter)
 
     def dsn(self, service: str) -> str:
-        """The DSN of a service's database: ``account``, ``payment``, ``notification``, ``saga``, ``provider``."""
+        """Where a database of :data:`contracts.services.DATABASES` is."""
         return str(getattr(self, f"{service}_dsn"))
 
 

@@ -13,8 +13,8 @@ import msgspec
 
 from broker.records import Record
 from contracts.events import (
+    EVENT_TYPES,
     BalanceChecked,
-    CancelRefused,
     Event,
     MoneyDeducted,
     MoneyRefunded,
@@ -43,22 +43,10 @@ REJECTED = "rejected"
 
 FINISHED = frozenset({COMPLETED, COMPENSATED, REJECTED})
 
-# One bit per event type; the order is part of the stored data.
-_ORDER: tuple[type[Event], ...] = (
-    WithdrawalRequested,
-    BalanceChecked,
-    MoneyDeducted,
-    WithdrawalRejected,
-    PaymentProcessed,
-    PaymentFailed,
-    MoneyRefunded,
-    NotificationSent,
-    NotificationFailed,
-    WithdrawalCompleted,
-    WithdrawalCompensated,
-    CancelRefused,
-)
-BITS = {event_type: 1 << position for position, event_type in enumerate(_ORDER)}
+BITS = {
+    event_type: 1 << event_type.saga_bit for event_type in EVENT_TYPES.values() if event_type.saga_bit is not None
+}
+"""One bit per event type of a story; stored."""
 
 _REQUESTED = BITS[WithdrawalRequested]
 _TAKEN = _REQUESTED | BITS[BalanceChecked] | BITS[MoneyDeducted]

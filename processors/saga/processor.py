@@ -3,8 +3,8 @@
 import time
 from datetime import UTC, datetime
 
-from contracts.events import EVENT_TYPES, CancelRequested, WithdrawalCompensated, WithdrawalCompleted
 from contracts.services import READ_BY
+from contracts.topics import WITHDRAWAL_EVENTS
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
@@ -12,17 +12,12 @@ from processors.runtime.database import Database
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
 from processors.saga import store
-from processors.saga.decide import COMPENSATING, DEDUCTED, INCOMPLETE, PAID, REQUESTED, Standing, decide
+from processors.saga.decide import BITS, COMPENSATING, DEDUCTED, INCOMPLETE, PAID, REQUESTED, Standing, decide
 from tracing import TraceContext, is_sampled
 
 COUNT_OPEN_EVERY_S = 5.0
 
 OPEN = (INCOMPLETE, REQUESTED, DEDUCTED, PAID, COMPENSATING)
-
-# This service writes these itself, in the transaction that closes the withdrawal.
-_OWN = (WithdrawalCompleted, WithdrawalCompensated)
-# A wish is no event of the story; what became of it is.
-_WISHES = (CancelRequested,)
 
 
 class SagaProcessor(Processor):
@@ -31,11 +26,12 @@ class SagaProcessor(Processor):
     name = "saga"
     gather_s_max = 1.0
     topics = READ_BY["saga"]
-    handles = tuple(event_type for event_type in EVENT_TYPES.values() if event_type not in (*_OWN, *_WISHES))
+    # What it writes itself, it stores in the transaction that closes the withdrawal.
+    handles = tuple(event_type for event_type in BITS if event_type.topic != WITHDRAWAL_EVENTS.name)
 
     def __init__(self, settings: ServiceSettings) -> None:
         super().__init__(settings)
-        self._due_database = Database(settings.saga_dsn, "saga-due")
+        self._due_database = Database(settings.dsn(self.name), "saga-due")
         self._count_at = 0.0
 
     async def process(self, batch: Batch) -> None:

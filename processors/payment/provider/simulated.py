@@ -23,6 +23,7 @@ import msgspec
 import psycopg
 from psycopg import AsyncConnection
 
+from contracts.services import PROVIDER
 from processors.payment.gateway import Charge, Declined, Outcome, Paid, Unavailable, Voided
 from processors.runtime.database import MANY, Database
 from processors.runtime.rows import Row, Rows, columns, write_rows
@@ -91,7 +92,7 @@ class SimulatedProvider:
         self.round_s_max = ANSWER_S_MAX + self._latency_s
         self._decline_share = settings.provider_decline_share
         self._outage_share = settings.provider_outage_share
-        self._database = Database(settings.provider_dsn, "provider")
+        self._database = Database(settings.dsn(PROVIDER), "provider")
         self._lock = asyncio.Lock()
         self._turned_away: set[UUID] = set()
 

@@ -1,0 +1,6 @@
+"""What the notification service may do in its database, beside what every service may."""
+
+GRANTS = """
+GRANT SELECT, INSERT, UPDATE ON notifications TO notification;
+GRANT INSERT ON outbox TO notification;
+"""

@@ -1,0 +1,6 @@
+"""What the payment service may do in its database, beside what every service may."""
+
+GRANTS = """
+GRANT SELECT, INSERT, UPDATE ON payments TO payment;
+GRANT INSERT ON outbox TO payment;
+"""
