@@ -97,7 +97,7 @@ def test_recovery_takes_the_decision_away_from_a_coordinator_that_lives(place: S
     """Both want to decide; the first row in the log stands, for both."""
     name = account(place)
     monkeypatch.setattr(
-        "failpoints.hit",
+        "contracts.failpoints.hit",
         lambda point: recovery.recover(place.addresses) if point == HALFWAY else None,
     )
     with closing(place.client()) as client, pytest.raises(TryAgainError, match="somebody recovered"):
@@ -137,7 +137,7 @@ def test_a_participant_that_goes_after_its_vote_is_in_doubt_until_it_is_back(pla
     name = account(place)
     wanted = request(name)
     monkeypatch.setattr(
-        "failpoints.hit",
+        "contracts.failpoints.hit",
         lambda point: (
             place.server.close(place.database("payment")) if point == "two-phase-commit.decided" else None
         ),
@@ -159,7 +159,7 @@ def test_a_log_that_does_not_answer_leaves_the_withdrawal_in_doubt_and_not_undon
     name = account(place)
     wanted = request(name)
     monkeypatch.setattr(
-        "failpoints.hit",
+        "contracts.failpoints.hit",
         lambda point: place.server.close(place.database("coordinator")) if point == HALFWAY else None,
     )
     with closing(place.client()) as client:
