@@ -52,6 +52,7 @@ OWN_STACKS = (
     "test_republish.py",
     "test_grants.py",
     "test_demo.py",
+    "test_add_a_service.py",
 )
 """What runs on a stack of its own comes first, the longest soonest: none of it is left over at the end, and each
 worker's shared stack, which costs something at rest too, starts when it is needed."""

@@ -1,4 +1,4 @@
-"""Which tables look the same in every service's database?
+"""Tables that look the same in every service's database.
 
 Migrations are frozen in time, so each definition carries a version and is never edited: a change is a new
 one.
@@ -75,6 +75,12 @@ OUTBOX_DEAD_V2 = """
         END IF;
     END $$
 """
+
+
+SERVICE_V1 = "; ".join(
+    (OUTBOX_V1, OUTBOX_DEAD_V1, OUTBOX_WITHOUT_INDEX_V1, OUTBOX_DEAD_V2, GAPS_V1),
+)
+"""What the first migration of a service creates, beside its own tables."""
 
 
 def append_only_v1(table: str) -> str:

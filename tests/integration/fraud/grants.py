@@ -1,0 +1,6 @@
+"""What the fraud service may do in its database, beside what every service may."""
+
+GRANTS = """
+GRANT SELECT, INSERT ON checks TO fraud;
+GRANT INSERT ON outbox TO fraud;
+"""
