@@ -97,12 +97,12 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Scree
     import tracing
     from contracts.money import format_amount
     from operations.audit.run import run
+    from operations.trace_check import HOPS
     from processors.account.accounts import open_accounts
     from processors.saga.status import read
     from producers.client import WithdrawalClient
     from producers.plan import LoadPlan
     from tracing.setup import TracingSettings
-    from tracing.whole import HOPS
 
     dsns = stack.state.dsns
     names = [f"acc-{number}" for number in range(1, ACCOUNTS + 1)]

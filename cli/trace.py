@@ -61,9 +61,9 @@ def show(
     """Draw the trace of a withdrawal as a tree, and say where Jaeger shows it."""
     from cli.screen import Screen, styled
     from cli.trace_tree import as_tree
+    from operations.trace_check import HOPS, what_is_missing
     from processors.saga.status import read
     from tracing.jaeger import traces
-    from tracing.whole import HOPS, what_is_missing
 
     found = read(settings.dsn("saga", data), payment_id)
     if found is None or found.trace_id is None:
@@ -102,8 +102,8 @@ def check(
     """Verify that no hop of the newest finished withdrawals is missing and no span is an orphan."""
     from cli.screen import Screen, styled
     from processors.saga.status import ended
+    from producers.spans import ROOT
     from tracing.jaeger import latest
-    from tracing.whole import ROOT
 
     url, dsn = jaeger or settings.jaeger_url(), settings.dsn("saga", data)
     if sampled:
@@ -133,8 +133,8 @@ def check(
 
 def _faults(url: str, withdrawals: Sequence[Ended], wait_s: float) -> tuple[list[tuple[Ended, str]], int]:
     """Those whose trace is not whole when the time is up, with the reason; and how many spans were seen."""
+    from operations.trace_check import what_is_missing
     from tracing.jaeger import traces
-    from tracing.whole import what_is_missing
 
     deadline = time.monotonic() + wait_s
     open_, seen = list(withdrawals), 0

@@ -9,7 +9,9 @@ import tracing
 from contracts import events
 from contracts.topics import WITHDRAWAL_REQUESTS
 from tracing import attributes as names
-from tracing.whole import ROOT
+
+ROOT = "withdraw-money"
+"""The root span of a withdrawal's trace."""
 
 SEND = f"send {WITHDRAWAL_REQUESTS.name}"
 

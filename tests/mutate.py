@@ -50,7 +50,7 @@ TARGETS = {
     "operations/lag.py": ("tests/unit/test_audit_run.py",),
     "operations/audit/offenders.py": ("tests/unit/test_audit_run.py",),
     "operations/audit/spill.py": ("tests/unit/test_audit_topics.py",),
-    "tracing/whole.py": ("tests/unit/test_trace_whole.py",),
+    "operations/trace_check.py": ("tests/unit/test_trace_check.py",),
     "lab/chaos/verdict.py": ("tests/unit/test_chaos_verdict.py",),
     "outbox_relay/ledger.py": ("tests/unit/test_relay_ledger.py",),
     "outbox_relay/pgoutput.py": ("tests/unit/test_pgoutput.py",),

@@ -14,9 +14,9 @@ from lab.chaos.operators import PLANTED
 from lab.chaos.plan import Fault
 from operations.audit.run import Audit, Check
 from operations.dead_letters.letters import read_letters
+from operations.trace_check import what_is_missing
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 from tracing.collector import SpanCollector
-from tracing.whole import what_is_missing
 
 RECOVERY_S_MAX = 60.0
 P99_S_MAX = 2.0

@@ -6,7 +6,7 @@ import sys
 
 import psutil
 
-from tracing.whole import HOPS
+from operations.trace_check import HOPS
 
 
 def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_path):

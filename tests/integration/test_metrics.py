@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from contracts.services import READ_BY
+from operations.trace_check import HOPS
 from tests.conftest import WAIT_S, Settle, wait_until
-from tracing.whole import HOPS
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from operations.trace_check import HOPS
 from tests.conftest import Settle, wait_until
-from tracing.whole import HOPS
 
 
 def as_jaeger(span):

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from uuid_utils.compat import uuid7
 
+from operations.trace_check import HOPS, hops_of, what_is_missing
 from tests.conftest import WAIT_S, Settle, wait_until
-from tracing.whole import HOPS, hops_of, what_is_missing
 
 COMPLETED, REJECTED, COMPENSATED = HOPS["completed"], HOPS["rejected"], HOPS["compensated"]
 KINDS = {"process": "CONSUMER", "send": "PRODUCER", "transaction": "CLIENT", "charge": "CLIENT"}

@@ -1,4 +1,4 @@
-"""Is a withdrawal's trace whole? One root, every parent there, and every hop of its ending.
+"""Whether a withdrawal's trace is whole: one root, every parent there, and every hop of its ending.
 
 What a whole trace is stands here and nowhere else: tests compare with it, ``settle trace check`` asks a Jaeger for
 it, and whoever breaks things on purpose looks whether it is still there.
@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from producers.spans import ROOT
 from tracing import attributes as names
 
 if TYPE_CHECKING:
     from tracing.collector import CollectedSpan
-
-ROOT = "withdraw-money"
 
 Hop = tuple[str, str, str | None]
 """Service, span, and the event type it is about; None where it is about none."""

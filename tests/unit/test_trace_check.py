@@ -2,9 +2,10 @@
 
 import pytest
 
+from operations.trace_check import HOPS, what_is_missing
+from producers.spans import ROOT
 from tracing.collector import CollectedSpan
 from tracing.jaeger import JaegerError, _read, traces
-from tracing.whole import HOPS, ROOT, what_is_missing
 
 
 def span(number, service, name, event_type=None, parent=0):
