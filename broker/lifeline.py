@@ -10,12 +10,12 @@ after the other, so while it holds back an acknowledgement until the replicas ha
 else, which takes until the cluster notices that a broker has died. Such a client waits. Imports nothing of ours.
 """
 
-import logging
 from collections.abc import Callable
 from time import monotonic
 
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+
+from broker.clients import admin
 
 ASK_EVERY_S = 2.0
 ANSWER_S = 1.0
@@ -26,13 +26,10 @@ FLUSH_S_MAX = 0.1
 """From 0.2 s on, confluent-kafka's ``flush`` goes on after an error was raised in it, and the next delivery report
 fails for no reason of its own, with a :class:`SystemError`."""
 
-SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
-"""For clients whose troubles are told in words of our own."""
-
 
 def why_unanswered(bootstrap: str) -> str | None:
     """What keeps a new client from Kafka, in words; None if nothing does. Takes :data:`ANSWER_S` at the most."""
-    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}, logger=SILENT)
+    client = admin(bootstrap)
     try:
         known = client.list_topics(timeout=ANSWER_S)
     except KafkaException as error:

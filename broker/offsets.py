@@ -9,6 +9,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaExcep
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from broker.clients import admin
+
 TIMEOUT_S = 15.0
 """How long an answer may take, and how long a broker that has just started may say that it is not ready."""
 
@@ -42,11 +44,11 @@ class Offsets:
 
     Args:
         bootstrap: ``host:port``.
-        admin: the client to ask with; without it, one of its own.
+        client: to ask with; without it, one of its own.
     """
 
-    def __init__(self, bootstrap: str, admin: AdminClient | None = None) -> None:
-        self._admin = admin or AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    def __init__(self, bootstrap: str, client: AdminClient | None = None) -> None:
+        self._admin = client or admin(bootstrap)
 
     def first(self, topics: Iterable[str]) -> dict[Place, int]:
         """The oldest offset that each partition still has."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from broker.clients import reader
 from broker.offsets import TIMEOUT_S, Offsets
 from broker.unreadable import UNREADABLE, PassOver
 
@@ -36,20 +37,17 @@ def scan(
     until = Offsets(bootstrap).end(topics)
     if starts is not None:
         until = {place: min(end, (ends or until)[place]) for place, end in until.items() if place in starts}
-    consumer = Consumer(
+    consumer = reader(
+        bootstrap,
+        "settle-scan",
         {
-            "bootstrap.servers": bootstrap,
-            # No member of any group: it assigns itself and commits nothing.
-            "group.id": "settle-scan",
-            "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 10,
             # Little of each partition at a time: they come in about evenly, and what is fetched ahead is bounded.
             "fetch.message.max.bytes": FETCH_BYTES,
             "queued.max.messages.kbytes": FETCH_AHEAD_KIB,
-            "log_level": 0,
-        }
+        },
     )
     try:
         yield from _read(consumer, until, starts or {})

@@ -1,9 +1,9 @@
 """Are all topics there? Creates those that are missing."""
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from broker.clients import admin
 from contracts.services import TOPICS
 from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED
 
@@ -31,8 +31,8 @@ def ensure_topics(
     Raises:
         KafkaException: the broker does not answer, or refuses.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    existing = admin.list_topics(timeout=TIMEOUT_S).topics
+    client = admin(bootstrap)
+    existing = client.list_topics(timeout=TIMEOUT_S).topics
     safe = {"min.insync.replicas": str(min_insync_replicas)}
     kept = {"retention.ms": str(round(retention_days * DAY_MS) or FOR_EVER)}
     # Until someone has looked at them, which may be after a long holiday.
@@ -49,7 +49,7 @@ def ensure_topics(
     if not wanted:
         return []
     created = []
-    for name, future in admin.create_topics(wanted, operation_timeout=TIMEOUT_S).items():
+    for name, future in client.create_topics(wanted, operation_timeout=TIMEOUT_S).items():
         try:
             future.result(timeout=TIMEOUT_S)
             created.append(name)

@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from broker.lifeline import SILENT
+from broker.clients import SILENT, reader
 from contracts import headers
 from outbox_relay.errors import PublishError
 from outbox_relay.identity import UUID_BYTES, identity
@@ -35,8 +35,6 @@ READ_RECORDS = 1_000
 NEVER_US = 1 << 62
 
 _READER = {
-    "group.id": "settle-relay",  # never joined: partitions are assigned
-    "enable.auto.commit": False,
     "enable.partition.eof": True,
     # Somebody's open transaction must not hide what stands behind it.
     "isolation.level": "read_uncommitted",
@@ -151,7 +149,7 @@ def tail_ids(
         PublishError: the topic does not exist, or Kafka does not answer.
     """
     aggregate_type = topic.removesuffix(SUFFIX).encode()
-    consumer = Consumer({**_READER, "bootstrap.servers": bootstrap}, logger=SILENT)
+    consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
     try:
         tails = _tails(bootstrap, consumer, topic, since_us // 1_000, meanwhile)
         step = TAIL_RECORDS_MIN
@@ -184,7 +182,7 @@ def told_since_us(bootstrap: str, topic: str) -> int:
     Raises:
         PublishError: the topic does not exist, or Kafka does not answer.
     """
-    consumer = Consumer({**_READER, "bootstrap.servers": bootstrap}, logger=SILENT)
+    consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
     try:
         places, forgot = [], False
         for partition in _partitions(consumer, topic):

@@ -10,9 +10,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
-from broker.lifeline import SILENT, Lifeline, flush
+from broker.clients import SILENT, idempotent_producer
+from broker.lifeline import Lifeline, flush
 from contracts import headers
 from outbox_relay.errors import PublishError, UnpublishableError
 from outbox_relay.ledger import NEVER, Transaction
@@ -142,12 +143,10 @@ class Publisher:
         self._done_at = 0.0
         self._topics: dict[bytes | None, str] = {}
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
-        self._producer = Producer(
+        self._producer = idempotent_producer(
+            bootstrap,
             {
-                "bootstrap.servers": bootstrap,
                 "client.id": f"settle-relay-{source}",
-                "acks": "all",
-                "enable.idempotence": True,
                 "enable.gapless.guarantee": True,
                 # Of a new producer a broker takes the second batch even where it has refused the first.
                 "max.in.flight.requests.per.connection": 1,
@@ -160,7 +159,6 @@ class Publisher:
                 "batch.size": BATCH_BYTES_MAX,
                 **({"batch.num.messages": 1} if one_by_one else {}),
                 "compression.type": "lz4",
-                "partitioner": "murmur2_random",
                 "reconnect.backoff.max.ms": 1_000,
                 "socket.keepalive.enable": True,
                 "error_cb": self._on_error,  # this and the delivery reports tell all that matters

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from broker.lifeline import SILENT
+from broker.clients import admin
 
 # A broker that died is out of sync after broker.session.timeout.ms (9 s by default), one that lags after
 # replica.lag.time.max.ms (30 s). Where it takes longer, too few replicas are left, and nothing can be sent anyway.
@@ -45,24 +45,24 @@ def await_replicas(
     Raises:
         KafkaException: Kafka does not answer.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap}, logger=SILENT)
+    client = admin(bootstrap)
     give_up = time.monotonic() + REPLICAS_WAIT_S
-    waiting = _ends_of_those_that_hide(admin, consumer, topic, partitions)
+    waiting = _ends_of_those_that_hide(client, consumer, topic, partitions)
     while waiting and time.monotonic() < give_up:
         meanwhile()
         time.sleep(LOOK_EVERY_S)
         # Where the end moves, replicas get what is written, and have what was there at the look before.
-        ends = _ends_of_those_that_hide(admin, consumer, topic, waiting)
+        ends = _ends_of_those_that_hide(client, consumer, topic, waiting)
         waiting = {partition: end for partition, end in ends.items() if end == waiting[partition]}
 
 
 def _ends_of_those_that_hide(
-    admin: AdminClient, consumer: Consumer, topic: str, partitions: Iterable[int]
+    client: AdminClient, consumer: Consumer, topic: str, partitions: Iterable[int]
 ) -> dict[int, int]:
     """Where partitions seem to end, of those that have records behind that."""
     ends = {}
     asked = {TopicPartition(topic, partition): NEWEST for partition in partitions}
-    for place, answer in admin.list_offsets(asked, request_timeout=ANSWER_S).items():
+    for place, answer in client.list_offsets(asked, request_timeout=ANSWER_S).items():
         try:
             shows_newest = answer.result().offset >= 0
         except KafkaException as error:

@@ -18,6 +18,7 @@ from uuid import UUID
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 import tracing
+from broker.clients import idempotent_producer
 from contracts import events, headers
 from contracts.topics import WITHDRAWAL_REQUESTS
 from producers.errors import NotDeliveredError
@@ -93,10 +94,7 @@ class WithdrawalClient:
         self._unpolled = 0
         self._delivered_once = False
         self._config: dict[str, Any] = {
-            "bootstrap.servers": bootstrap,
             "client.id": CLIENT_ID,
-            "acks": "all",
-            "enable.idempotence": True,
             "delivery.timeout.ms": int(delivery_timeout_s * 1000),
             # So that a topic that is missing is the reason, and not the time that it took.
             "topic.metadata.propagation.max.ms": int(delivery_timeout_s * 500),
@@ -104,14 +102,11 @@ class WithdrawalClient:
             "batch.size": BATCH_BYTES_MAX,
             "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
             "compression.type": "lz4",
-            # As every Kafka client in Java does: an account has one partition, whoever writes.
-            "partitioner": "murmur2_random",
             "reconnect.backoff.max.ms": 1_000,
             # What matters reaches the caller as an error, in our words.
             "error_cb": self._note_trouble,
-            "log_level": 0,
         }
-        self._producer = Producer(self._config)
+        self._producer = idempotent_producer(self._bootstrap, self._config)
         self._spent = False
         self._retired: list[Producer] = []
         self._renewing = threading.Lock()
@@ -250,7 +245,7 @@ class WithdrawalClient:
         with self._renewing:
             if self._spent:
                 self._retired.append(self._producer)
-                self._producer = Producer(self._config)
+                self._producer = idempotent_producer(self._bootstrap, self._config)
                 self._spent = self._delivered_once = False
 
     def _report(

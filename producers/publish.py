@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
+from broker.clients import plain_producer
 from contracts.headers import Headers
 from producers.errors import NotDeliveredError
 from producers.settings import DELIVERY_TIMEOUT_S
@@ -44,16 +45,13 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
         NotDeliveredError: Kafka did not confirm one in time; safe to repeat.
     """
     # Not idempotent: that costs the first message half a second, and nothing here depends on it.
-    producer = Producer(
+    producer = plain_producer(
+        bootstrap,
         {
-            "bootstrap.servers": bootstrap,
             "client.id": "settle-producer",
-            "acks": "all",
             "delivery.timeout.ms": int(timeout_s * 1000),
             "topic.metadata.propagation.max.ms": int(timeout_s * 500),
-            "partitioner": "murmur2_random",
-            "log_level": 0,
-        }
+        },
     )
     reports: list[KafkaError | None] = []
 

@@ -19,9 +19,10 @@ What can go wrong
 from typing import Any, LiteralString
 from uuid import UUID
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 from psycopg.errors import OperationalError
 
+from broker.clients import plain_producer
 from contracts import failpoints
 from contracts.events import MoneyDeducted, WithdrawalRequested, encode, follow
 from lab.approaches import tables
@@ -47,7 +48,7 @@ class Naive:
     def __init__(self, dsn: str, bootstrap: str, aggregate: str) -> None:
         self._db = connect(dsn)
         self._topic = f"{aggregate}.events"
-        self._producer = Producer({"bootstrap.servers": bootstrap, "acks": "all"})
+        self._producer = plain_producer(bootstrap)
 
     def withdraw(self, request: WithdrawalRequested) -> Outcome:
         """Deducted and sent when this returns, unless something happened in between."""

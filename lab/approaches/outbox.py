@@ -26,9 +26,10 @@ import threading
 from typing import Any, LiteralString
 from uuid import UUID
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaException, Message, TopicPartition
 from psycopg.errors import OperationalError, UniqueViolation
 
+from broker.clients import group_consumer, idempotent_producer
 from contracts import failpoints
 from contracts.events import MoneyDeducted, WithdrawalRequested, decode, encode, follow
 from lab.approaches import tables
@@ -154,7 +155,7 @@ class PollingWorker:
         self._dsn = dsn
         self._db = connect(dsn)
         self._poll_every_s = poll_every_s
-        self._producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True})
+        self._producer = idempotent_producer(bootstrap)
 
     def run(self, stop: threading.Event) -> None:
         """Publish until told to stop, whatever becomes of the database meanwhile."""
@@ -211,13 +212,8 @@ class PaymentService:
     def __init__(self, dsn: str, bootstrap: str, aggregate: str) -> None:
         self._dsn = dsn
         self._db = connect(dsn)
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": aggregate,
-                "enable.auto.commit": False,
-                "fetch.wait.max.ms": 20,
-            }
+        self._consumer = group_consumer(
+            bootstrap, aggregate, {"enable.auto.commit": False, "fetch.wait.max.ms": 20}
         )
         topic = f"{aggregate}.events"
         partitions = self._consumer.list_topics(topic, FLUSH_S).topics[topic].partitions

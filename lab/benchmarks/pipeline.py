@@ -18,12 +18,13 @@ from typing import Annotated, Any
 import psutil
 import psycopg
 import typer
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import tracing
+from broker.clients import reader
 from contracts.topics import WITHDRAWAL_EVENTS
 from lab.benchmarks.machine import write
 from operations.audit.run import run as run_audit
@@ -64,9 +65,7 @@ class Watch:
     """Knows how many withdrawals are completed, by the length of the topic that tells of them."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": "bench", "enable.auto.commit": False}
-        )
+        self._consumer = reader(bootstrap, "bench")
         partitions = (
             self._consumer.list_topics(WITHDRAWAL_EVENTS.name, 10).topics[WITHDRAWAL_EVENTS.name].partitions
         )

@@ -6,7 +6,6 @@ the same rows read to nothing by ``pg_recvlogical``, which is what the server ca
 taken at a steady rate, from the commit of a row to the moment the relay knows that Kafka has it.
 """
 
-import logging
 import os
 import signal
 import statistics
@@ -24,13 +23,13 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import psutil
 import psycopg
 import typer
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from broker.clients import SILENT, admin, reader
 from lab.benchmarks.machine import write
 from outbox_relay.coverage import PUBLICATION
 from outbox_relay.ledger import Waits
@@ -41,7 +40,6 @@ from stack.postgres import programs
 from stack.supervisor import Stack
 
 T = TypeVar("T")
-SILENT = logging.Logger("silent")
 
 RESULTS = Path(__file__).parent / "results" / "relay.json"
 
@@ -78,13 +76,10 @@ class Outbox:
             server.execute(f"CREATE DATABASE {name}".encode())
         self.connection = psycopg.connect(self.dsn, autocommit=True)
         self.connection.execute(CREATE_OUTBOX)
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        client = admin(self.bootstrap)
         topic = f"{name}.events"
-        admin.create_topics([NewTopic(topic, PARTITIONS)])[topic].result(60)
-        self._consumer = Consumer(
-            {"bootstrap.servers": self.bootstrap, "group.id": "bench", "enable.auto.commit": False},
-            logger=SILENT,
-        )
+        client.create_topics([NewTopic(topic, PARTITIONS)])[topic].result(60)
+        self._consumer = reader(self.bootstrap, "bench", logger=SILENT)
         self._places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         _wait_until(self._is_known, f"Kafka knows {topic}")
 
@@ -320,9 +315,9 @@ def _print(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row("  CPU of the relay an event", f"{one['cpu_us']} µs")
     table.add_row("CPU of the relay an event", f"{result['relay_cpu_us_per_event']} µs")
     table.add_row("memory of the relay at its peak", f"{result['memory_mb']} MB")
-    for reader, key in (("wal", "ack_latency_ms"), ("polling", "polling_ack_latency_ms")):
+    for way, key in (("wal", "ack_latency_ms"), ("polling", "polling_ack_latency_ms")):
         table.add_row(
-            f"commit to acknowledgement at {result['latency_at_rate']:.0f}/s, {reader}, p50",
+            f"commit to acknowledgement at {result['latency_at_rate']:.0f}/s, {way}, p50",
             f"{result[key]['p50']} ms",
         )
         table.add_row("  p99", f"{result[key]['p99']} ms")

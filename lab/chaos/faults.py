@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from urllib.request import urlopen
 
 import psutil
-from confluent_kafka import Message, Producer
+from confluent_kafka import Message
 
+from broker.clients import idempotent_producer
 from broker.scan import scan
 from lab.chaos.arming import Arming
 from lab.chaos.operators import PRODUCER
@@ -123,7 +124,7 @@ class Faults:
         """Write the newest records of a topic once more, as a relay that died before it confirmed them does."""
         bootstrap = self._stack.state.kafka_bootstrap
         newest: deque[Message] = deque(scan(bootstrap, [fault.part]), maxlen=REPEAT_RECORDS)
-        producer = Producer({"bootstrap.servers": bootstrap, **PRODUCER})
+        producer = idempotent_producer(bootstrap, PRODUCER)
         for message in newest:
             producer.produce(
                 fault.part,

@@ -13,13 +13,13 @@ from itertools import count
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from confluent_kafka import KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewPartitions
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from broker.clients import admin, idempotent_producer
 from broker.offsets import Offsets
 from contracts import headers
 from contracts.services import READ_BY, TOPICS
@@ -64,10 +64,8 @@ COMPRESSED_BYTES = 8_000_000
 """Far beyond what a topic takes, before it is compressed."""
 NESTED = 100_000
 PRODUCER = {
-    "enable.idempotence": True,
     "message.max.bytes": 2 * COMPRESSED_BYTES,
     "compression.type": "lz4",  # of what it makes no smaller, it leaves as it is
-    "log_level": 0,
 }
 
 _SWAP: tuple[LiteralString, ...] = (
@@ -121,7 +119,7 @@ class Operators:
         self._stack = stack
         self._arming = arming
         self._numbers = count(1)
-        self._admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 0})
+        self._admin = admin(self._bootstrap)
         self._password = secrets.token_urlsafe()
         with psycopg.connect(stack.state.dsns["account"]) as connection:
             role = sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}")
@@ -253,7 +251,7 @@ class Operators:
         Raises:
             KafkaException: one was not taken.
         """
-        producer = Producer({"bootstrap.servers": self._bootstrap, **PRODUCER})
+        producer = idempotent_producer(self._bootstrap, PRODUCER)
         failures: list[KafkaException] = []
         for value, fields, partition in records:
             name = f"{topic} {next(self._numbers)}"

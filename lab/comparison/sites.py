@@ -6,9 +6,9 @@ from uuid import UUID
 
 import psycopg
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from broker.clients import admin, reader
 from contracts.events import WithdrawalRequested
 from lab.approaches import event_sourcing, outbox, recovery, tables
 from lab.approaches.connections import connect
@@ -75,7 +75,7 @@ class Site:
         if self.spec.workers:
             aggregate, bootstrap = self.addresses["aggregate"], self.addresses["kafka"]
             _ensure_topic(bootstrap, f"{aggregate}.events")
-            self._lag = Consumer({"bootstrap.servers": bootstrap, "group.id": aggregate})
+            self._lag = reader(bootstrap, aggregate)
         started = {name: self._launch(name) for name in self.spec.workers}
         for process in started.values():
             process.wait_ready()
@@ -216,10 +216,10 @@ class _SagaSite(Site):
 
 
 def _ensure_topic(bootstrap: str, name: str) -> None:
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    if name in admin.list_topics(timeout=TOPIC_S).topics:
+    client = admin(bootstrap)
+    if name in client.list_topics(timeout=TOPIC_S).topics:
         return
-    for future in admin.create_topics([NewTopic(name, PARTITIONS, 1)], operation_timeout=TOPIC_S).values():
+    for future in client.create_topics([NewTopic(name, PARTITIONS, 1)], operation_timeout=TOPIC_S).values():
         future.result(timeout=TOPIC_S)
 
 

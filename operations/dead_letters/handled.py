@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
+from broker.clients import idempotent_producer
 from broker.deliver import deliver
 from broker.lifeline import flush
 from broker.records import Record
@@ -81,16 +82,14 @@ class Writer:
 
     def __init__(self, bootstrap: str) -> None:
         ensure_topics(bootstrap)
-        self._producer = Producer(
+        self._producer = idempotent_producer(
+            bootstrap,
             {
-                "bootstrap.servers": bootstrap,
-                "enable.idempotence": True,
                 # What a topic takes it decides itself; what came in a compressed batch may need compression again.
                 "message.max.bytes": RECORD_BYTES_MAX,
                 "compression.type": "lz4",
                 "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
-                "log_level": 0,
-            }
+            },
         )
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from broker.clients import group_consumer
 from broker.lifeline import Lifeline
 from broker.offsets import Place
 from broker.records import Record
@@ -105,11 +106,10 @@ class BatchConsumer:
         self._reached: dict[Place, int] = {}
         self._stored: dict[Place, int] = {}
         self._jumps: list[tuple[Place, int | None, int]] = []
-        self._consumer = Consumer(
+        self._consumer = group_consumer(
+            bootstrap,
+            group,
             {
-                "bootstrap.servers": bootstrap,
-                "group.id": group,
-                "client.id": group,
                 "group.protocol": "consumer",  # KIP-848: no stop-the-world rebalance
                 # Each topic is shared out evenly, and all alike: an account is with one instance, on every topic.
                 # The default counts partitions of any topic, and may leave an instance with those of a silent one.
@@ -138,7 +138,7 @@ class BatchConsumer:
                 "error_cb": self._on_error,  # says in our log what librdkafka would print
                 "log_level": 2,
                 "reconnect.backoff.max.ms": 2_000,
-            }
+            },
         )
         self._pass_over = PassOver(self._consumer)
         self._consumer.subscribe(list(topics), on_assign=self._on_assign)

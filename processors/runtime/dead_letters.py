@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from broker.clients import idempotent_producer
 from broker.deliver import ANY_PARTITION, deliver
 from broker.records import Record
 from contracts import headers
@@ -52,18 +53,15 @@ class DeadLetters:
 
     def _publish(self, letters: Sequence[DeadLetter]) -> None:
         if self._producer is None:
-            self._producer = Producer(
+            self._producer = idempotent_producer(
+                self._bootstrap,
                 {
-                    "bootstrap.servers": self._bootstrap,
-                    "enable.idempotence": True,
-                    # As everybody who writes: a key has the same partition number as on the topic it came from.
-                    "partitioner": "murmur2_random",
                     "message.max.bytes": DEAD_LETTER_BYTES_MAX,
                     # What came in a compressed batch may be larger than the topic takes without.
                     "compression.type": "lz4",
                     "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
                     "log_level": 2,
-                }
+                },
             )
         try:
             self._deliver(self._producer, letters)

@@ -1,6 +1,7 @@
 """Does the code read as its map says? Imports flow down without cycles, and no file is long."""
 
 import ast
+import re
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -59,3 +60,12 @@ def test_deciding_knows_no_database_no_kafka_and_no_faust(service):
 def test_no_file_is_longer_than_a_question_takes_to_answer():
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
     assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
+
+
+def test_kafka_is_spoken_to_by_clients_of_one_module():
+    naming = {
+        file
+        for file in FILES
+        if re.search(r"bootstrap\.servers|\b(Producer|Consumer|AdminClient)\(", file.read_text())
+    }
+    assert naming == {ROOT / "broker" / "clients.py"}

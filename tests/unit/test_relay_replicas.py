@@ -40,7 +40,7 @@ def looks_at(monkeypatch):
 
     def wait(*looks, meanwhile=lambda: None):
         kafka = Kafka(*looks)
-        monkeypatch.setattr(replicas, "AdminClient", lambda config, logger: kafka)
+        monkeypatch.setattr(replicas, "admin", lambda _: kafka)
         replicas.await_replicas("kafka:9092", kafka, "account.events", [0], meanwhile)
         return kafka.looked
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from broker.lifeline import SILENT, why_unanswered
+from broker.clients import SILENT
+from broker.lifeline import why_unanswered
 from stack.jars import kafka_jars
 from stack.kafka import Kafka
 from stack.ports import HOST, choose

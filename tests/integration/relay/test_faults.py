@@ -9,9 +9,9 @@ import time
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
 
 from broker import lifeline
+from broker.clients import idempotent_producer
 from outbox_relay import publisher
 from stack import ports
 from tests.integration.relay.outbox import (
@@ -99,9 +99,9 @@ def test_a_producer_that_is_cut_off_is_replaced_and_each_row_is_published_once(o
     monkeypatch.setattr(publisher, "KAFKA_PROBE_INTERVAL_S", 0.1)
     monkeypatch.setattr(
         publisher,
-        "Producer",
-        lambda config, **rest: Producer(
-            {**config, "bootstrap.servers": addresses.pop() if addresses else outbox.bootstrap}, **rest
+        "idempotent_producer",
+        lambda _, *rest, **named: idempotent_producer(
+            addresses.pop() if addresses else outbox.bootstrap, *rest, **named
         ),
     )
     outbox.insert_many(100)
