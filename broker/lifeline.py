@@ -1,4 +1,4 @@
-"""Is Kafka away, or is it this client that will never find it again?
+"""Detection of a client that will never find Kafka again, as distinct from Kafka being away.
 
 librdkafka lets go of every broker that an answer of Kafka's does not name, and a cluster that starts, or goes on
 after it stood still, may for a moment name none. The client then begins anew with its bootstrap servers; or its

@@ -1,4 +1,4 @@
-"""Where do topics begin and end, and how far has a consumer group come? For people's tools and audits."""
+"""The offsets where topics begin and end, and those of a consumer group. For people's tools and audits."""
 
 import time
 from collections.abc import Callable, Iterable

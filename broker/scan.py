@@ -1,4 +1,4 @@
-"""What is in some topics, from their beginning to their end as it is now? For people's tools and audits."""
+"""A read of whole topics, from their beginning to their end as it is now. For people's tools and audits."""
 
 import time
 from collections.abc import Iterable, Iterator

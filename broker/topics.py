@@ -1,4 +1,4 @@
-"""Are all topics there? Creates those that are missing."""
+"""Creation of those topics that are missing."""
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic

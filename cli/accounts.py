@@ -1,4 +1,4 @@
-"""Which accounts are there to take money from? ``settle accounts open|list|show``."""
+"""``settle accounts open|list|show``: the accounts that there are to take money from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the money all there? ``settle audit``."""
+"""``settle audit``: whether the money is all there."""
 
 from __future__ import annotations
 

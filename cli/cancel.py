@@ -1,4 +1,4 @@
-"""How does a person take a withdrawal back? ``settle cancel PAYMENT_ID``."""
+"""``settle cancel PAYMENT_ID``: takes a withdrawal back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does it hold whatever dies? ``settle chaos``: load, faults by a seeded plan, and the proof afterwards."""
+"""``settle chaos``: load, faults by a seeded plan, and the proof afterwards that it holds whatever dies."""
 
 from __future__ import annotations
 

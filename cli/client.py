@@ -1,4 +1,4 @@
-"""How does a command get at Kafka? With a client, traced as ``settle-producer`` where tracing is configured."""
+"""The Kafka client of a command, traced as ``settle-producer`` where tracing is configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which commands does ``settle`` have, and where is each?
+"""The commands that ``settle`` has, and where each is.
 
 A command's module is imported when the command is run or shown, so ``settle run`` does not wait for what
 ``settle load`` needs.

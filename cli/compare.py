@@ -1,4 +1,4 @@
-"""Which way to withdraw money is right for whom? ``settle compare`` runs them, and shows what each really does."""
+"""``settle compare``: runs ways to withdraw money, and shows what each really does and for whom it is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What could not be handled, and what to do about it? ``settle dead-letters list|show|redrive|discard``."""
+"""``settle dead-letters list|show|redrive|discard``: what could not be handled, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does Settle do, seen in a minute? Real withdrawals through real Kafka and real PostgreSQL."""
+"""``settle demo``: what Settle does, seen in a minute, with real withdrawals through real Kafka and PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do the environment variables say, and may it be so in production? ``settle settings``.
+"""``settle settings``: what the environment variables say, and whether it may be so in production.
 
 A development stack has passwords that everybody knows. They say so themselves, and where ``SETTLE_ENV`` is
 ``production`` no command runs with one.

@@ -1,4 +1,4 @@
-"""How does an error reach a person? As one line on standard error, with an exit code; tracebacks are for bugs."""
+"""Errors as they reach a person: one line on standard error, with an exit code; tracebacks are for bugs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Where can a process be told to die? ``settle failpoints``."""
+"""``settle failpoints``: the places where a process can be made to die."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are many withdrawals made at once? ``settle load --count 10000``."""
+"""``settle load --count 10000``: many withdrawals made at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is ``settle``? One program for everything; its commands are listed in :mod:`cli.commands`."""
+"""``settle``, one program for everything; its commands are listed in :mod:`cli.commands`."""
 
 from importlib.metadata import version
 from typing import Annotated

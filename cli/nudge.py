@@ -1,4 +1,4 @@
-"""How is a withdrawal that stands still set going again? ``settle nudge PAYMENT_ID``."""
+"""``settle nudge PAYMENT_ID``: sets a withdrawal that stands still going again."""
 
 from __future__ import annotations
 

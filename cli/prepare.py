@@ -1,4 +1,4 @@
-"""What has to be there before the services start? ``settle migrate`` and ``settle topics``."""
+"""``settle migrate`` and ``settle topics``: what has to be there before the services start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What if Kafka has lost events? ``settle republish``."""
+"""``settle republish``: publishes again the events that Kafka has lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a person withdraw money? ``settle request --account acc-1 --amount 100.00``."""
+"""``settle request --account acc-1 --amount 100.00``: withdraws money."""
 
 from __future__ import annotations
 

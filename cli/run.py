@@ -1,4 +1,4 @@
-"""How is one service run alone? ``settle run account``, configured by environment variables."""
+"""``settle run account``: one service run alone, configured by environment variables."""
 
 import socket
 from typing import Annotated

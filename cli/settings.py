@@ -1,4 +1,4 @@
-"""Where do commands find Kafka and the databases?
+"""The addresses of Kafka and the databases, as commands find them.
 
 In this order: ``--data`` names a running stack; environment variables; the stack that runs on the default data
 folder; the defaults of the services. So ``settle up`` in one terminal and ``settle request`` in another need no

@@ -1,4 +1,4 @@
-"""How is a command that runs a stack told to end? By Ctrl-C, and likewise by SIGTERM or a terminal that closes."""
+"""The signals that end a command that runs a stack: Ctrl-C, and likewise SIGTERM or a terminal that closes."""
 
 import signal
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Where is a withdrawal finished? ``settle status PAYMENT_ID``."""
+"""``settle status PAYMENT_ID``: where a withdrawal stands, and where it is finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which withdrawals make no progress? ``settle stuck``."""
+"""``settle stuck``: the withdrawals that make no progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a withdrawal look like in Jaeger, and are all traces whole? ``settle trace PAYMENT_ID|check``."""
+"""``settle trace PAYMENT_ID|check``: what a withdrawal looks like in Jaeger, and whether all traces are whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a trace look like? Its spans as a tree, drawn in the terminal."""
+"""A trace as a tree of its spans, drawn in the terminal."""
 
 from __future__ import annotations
 

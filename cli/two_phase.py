@@ -1,4 +1,4 @@
-"""What is in doubt after a coordinator died, and how does it end? ``settle 2pc withdraw|in-doubt|recover``.
+"""``settle 2pc withdraw|in-doubt|recover``: what is in doubt after a coordinator died, and how it ends.
 
 Two-phase commit is not how Settle moves money; it is here to be tried. Its four databases (``two_phase_account``
 and so on) are made beside the account database when they are first needed.

@@ -1,4 +1,4 @@
-"""How is everything started on one machine, and how do other programs join? ``settle up`` and ``settle env``."""
+"""``settle up`` and ``settle env``: starts everything on one machine, and lets other programs join."""
 
 import queue
 import shlex

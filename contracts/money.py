@@ -1,4 +1,4 @@
-"""How is money written down? As an integer of minor units (cents) with an ISO 4217 currency.
+"""Money as it is written down: an integer of minor units (cents) with an ISO 4217 currency.
 
 JSON numbers are floats to many readers, so an amount never travels as a decimal fraction; people type and
 read ``100.00``, and these two functions stand between the two.

@@ -1,4 +1,4 @@
-"""How was docs/trace.png drawn? From what Jaeger says of a trace: python docs/trace.py TRACE_ID [JAEGER_URL]."""
+"""The drawing of docs/trace.png from what Jaeger says of a trace: python docs/trace.py TRACE_ID [JAEGER_URL]."""
 
 import sys
 from collections.abc import Iterator, Sequence

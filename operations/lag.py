@@ -1,4 +1,4 @@
-"""How far is each service behind its topics? Asked of Kafka, so it counts when the service is down, too."""
+"""The lag of each service behind its topics: asked of Kafka, so it counts when the service is down, too."""
 
 from collections import Counter
 

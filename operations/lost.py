@@ -1,4 +1,4 @@
-"""Which events does a service lack, though another one's tables prove that they happened?
+"""Lost events: those that a service lacks, though another one's tables prove that they happened.
 
 Plain rules on what the services know of one withdrawal; no SQL, no Kafka. It does not matter how an event was
 lost: with a volume of Kafka's, to a retention shorter than an outage, or to offsets that somebody moved.

@@ -1,4 +1,4 @@
-"""Which withdrawals make no progress, and what does each of them wait for?"""
+"""Stuck withdrawals: those that make no progress, and what each of them waits for."""
 
 from collections.abc import Mapping
 from datetime import datetime

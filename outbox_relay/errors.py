@@ -1,4 +1,4 @@
-"""What can stop a source, and what is to be done about it? One base class, one line of text each.
+"""The errors that stop a source, and what is to be done about each: one base class, one line of text each.
 
 None of these ends the relay: the source that met one says so, waits and starts again from its slot.
 """

@@ -1,4 +1,4 @@
-"""What does a message of PostgreSQL's ``pgoutput`` plugin say about the outbox?
+"""A decoder of what messages of PostgreSQL's ``pgoutput`` plugin say about the outbox.
 
 Pure: bytes in, rows out, no socket. Protocol version 1 in text mode, in which every column arrives as the
 UTF-8 text that goes into a Kafka header, key or value, whatever its type. Only of ``bytea`` it is not the bytes

@@ -1,4 +1,4 @@
-"""Where in a database's log does a row stand? Log positions, and the header of a record that says its own."""
+"""Log positions: where a row stands in a database's log, and the header of a record that says its own."""
 
 import zlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How does an outbox row become a Kafka record, and what happens while Kafka does not answer?
+"""The stage that publishes an outbox row as a Kafka record, and waits while Kafka does not answer.
 
 The record is the one that Debezium's outbox event router makes of the same row, down to the partition (Java's
 murmur2), so that either can take over from the other.

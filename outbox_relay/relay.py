@@ -1,4 +1,4 @@
-"""How does the whole relay run? A thread per source, an address for its health, and an orderly end."""
+"""The whole relay: a thread per source, an address for its health, and an orderly end."""
 
 import signal
 import sys

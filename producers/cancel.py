@@ -1,4 +1,4 @@
-"""How does a program ask for a withdrawal to be cancelled? By a request to the payment service, which decides."""
+"""Cancellation of a withdrawal: a request to the payment service, which decides."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""How does a program ask for a withdrawal, and know that Kafka has it? With a client that awaits the report.
+"""A client that requests withdrawals, and knows by Kafka's delivery report that Kafka has them.
 
 ::
 

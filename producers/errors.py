@@ -1,4 +1,4 @@
-"""What can go wrong with a request? One base class, one line of text each."""
+"""The errors that a request can end with: one base class, one line of text each."""
 
 
 class ProducerError(Exception):

@@ -1,4 +1,4 @@
-"""How is a load sent? As fast as Kafka takes it, or at a rate, counting what becomes of each message."""
+"""A load, sent as fast as Kafka takes it, or at a rate, counting what becomes of each message."""
 
 import math
 import threading

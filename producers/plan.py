@@ -1,4 +1,4 @@
-"""Which withdrawals make up a load? A seeded plan: the same numbers give the same load, with new payment IDs."""
+"""A seeded plan of a load's withdrawals: the same numbers give the same load, with new payment IDs."""
 
 import heapq
 import random

@@ -1,4 +1,4 @@
-"""How do a few messages get onto any topics? Written by a producer of their own, and waited for."""
+"""Publishes a few messages to any topics with a producer of their own, and waits for their delivery."""
 
 from collections.abc import Sequence
 

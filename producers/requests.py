@@ -1,4 +1,4 @@
-"""Is this a withdrawal that may be asked for? Checked here, before anything is sent.
+"""Withdrawal requests, made and checked here before anything is sent.
 
 What only the account service knows (an unknown account, the account's currency, its balance) is not checked: it
 ends as a rejected withdrawal.

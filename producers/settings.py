@@ -1,4 +1,4 @@
-"""Which Kafka does a producer write to, and how long does it wait? From the environment."""
+"""The producers' settings: which Kafka they write to, and how long they wait. From the environment."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict

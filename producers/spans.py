@@ -1,4 +1,4 @@
-"""How does a withdrawal's trace begin? With its root, ``withdraw-money``, and the sending of its request."""
+"""The spans that begin a withdrawal's trace: its root, ``withdraw-money``, and the sending of its request."""
 
 from collections.abc import Mapping
 

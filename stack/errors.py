@@ -1,4 +1,4 @@
-"""What can go wrong with the embedded stack? Errors that reach a person as one line."""
+"""The errors of the embedded stack, each of which reaches a person as one line."""
 
 
 class StackError(Exception):

@@ -1,4 +1,4 @@
-"""Where does Apache Kafka come from? From Maven Central, once, into the user's cache folder."""
+"""Apache Kafka's jars: downloaded from Maven Central, once, into the user's cache folder."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""How does Apache Kafka run from packages? One node, broker and controller in one, on a Java from a wheel."""
+"""Apache Kafka from packages: one node, broker and controller in one, on a Java from a wheel."""
 
 import shutil
 import signal

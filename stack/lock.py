@@ -1,4 +1,4 @@
-"""Who may use a data folder? One ``settle up`` at a time, and only when no child of an earlier one is left.
+"""The lock on a data folder: one ``settle up`` at a time, and only when no child of an earlier one is left.
 
 Two ``flock`` files. The supervisor holds ``supervisor.lock`` alone. ``children.lock`` is inherited by every child,
 so the kernel keeps it locked until the last one is gone, however its supervisor ended.

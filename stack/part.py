@@ -1,4 +1,4 @@
-"""What does the supervisor know of a broker, a database or a service? How to start it, ask it and stop it."""
+"""A part (broker, database or service) as the supervisor knows it: how to start it, ask it and stop it."""
 
 import signal
 from dataclasses import dataclass

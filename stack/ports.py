@@ -1,4 +1,4 @@
-"""On which port can a part listen? A free one of 127.0.0.1, the same as last time where possible."""
+"""The ports that parts listen on: free ones of 127.0.0.1, the same as last time where possible."""
 
 import random
 import socket

@@ -1,4 +1,4 @@
-"""How does PostgreSQL run from a Python package? One server, a database for each service, durable."""
+"""PostgreSQL from a Python package: one server, a database for each service, durable."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""How does a child start, so that it never outlives us? With a parent-death signal, in a session of its own.
+"""Child processes that never outlive us: with a parent-death signal, each in a session of its own.
 
 On Linux every child is started through ``setpriv --pdeathsig``: should this process die, even by SIGKILL, the
 kernel sends the child its stop signal. The signal fires when the *thread* that forked the child ends, so children

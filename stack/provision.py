@@ -1,4 +1,4 @@
-"""What must be in the database and the broker before a service starts? Its schema, and everybody's topics.
+"""Provisioning before a service starts: its schema in the database, and everybody's topics in the broker.
 
 Imported inside the functions: `settle --help` needs neither Alembic nor SQLAlchemy.
 """

@@ -1,4 +1,4 @@
-"""How does one of our own services run in the stack? As ``settle run <name>``, ready when ``/readyz`` says so."""
+"""One of our own services in the stack: run as ``settle run <name>``, ready when ``/readyz`` says so."""
 
 import signal
 import sys

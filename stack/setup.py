@@ -1,4 +1,4 @@
-"""What does a first start take that later ones need not? ``python -m stack.setup`` fetches Kafka, trains its Java.
+"""The work that only a first start takes: ``python -m stack.setup`` fetches Kafka, trains its Java.
 
 A broker that stops writes down which classes it loaded, how they were linked and which methods were hot (JEP 483,
 514 and 515), and brokers that start from this file are ready a second sooner. Without it they start as well.

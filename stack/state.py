@@ -1,4 +1,4 @@
-"""Where does a running stack listen? ``stack.json`` in its data folder, and the variables made from it."""
+"""The addresses of a running stack: ``stack.json`` in its data folder, and the variables made from it."""
 
 import contextlib
 import json

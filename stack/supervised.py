@@ -1,4 +1,4 @@
-"""Is a part alive, and when does it get another chance? One part's life: started, asked, restarted, stopped."""
+"""One part's life under the supervisor: started, asked whether it is alive, restarted after a pause, stopped."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""Who starts the parts in order, keeps them running and stops them in order? One thread of the supervisor's."""
+"""The supervisor: one thread that starts the parts in order, keeps them running, and stops them in order."""
 
 import atexit
 import os

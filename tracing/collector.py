@@ -1,4 +1,4 @@
-"""Who receives spans where there is no collector? A small OTLP/HTTP receiver inside a process.
+"""A small OTLP/HTTP receiver of spans inside a process, for where there is no collector.
 
 For the demo, which draws a trace in the terminal, and for tests, which check whole trees.
 Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp

@@ -1,4 +1,4 @@
-"""How do spans leave without ever holding anybody up? Through a bounded queue, and what is given up is counted.
+"""Delivery of spans through a bounded queue that never holds anybody up; what is given up is counted.
 
 The SDK's batch processor sends; this wraps it from outside. Where the queue is full (a collector that is away or
 slow) a span is dropped before it costs anything, and a stop waits a stated time and no longer.

@@ -1,4 +1,4 @@
-"""What does a Jaeger know of a trace? Asked over its query API, the one its own pages use.
+"""A client of Jaeger's query API, the one its own pages use: what a Jaeger knows of a trace.
 
 Source: https://www.jaegertracing.io/docs/latest/apis/ (HTTP JSON)
 """

@@ -1,4 +1,4 @@
-"""How does a span look on the wire? As bytes of OTLP's protobuf, written straight away.
+"""An encoder that writes spans straight away as bytes of OTLP's protobuf.
 
 OpenTelemetry's own encoder builds an object for each attribute of each span: 65 µs for one of ours, where this
 takes 8, and a traced withdrawal has 25. What it cannot write is left to that encoder, and so is all else of an

@@ -1,4 +1,4 @@
-"""What is a span while it is open? OpenTelemetry's interface over a dictionary; then, a record to be sent.
+"""A span while it is open: OpenTelemetry's interface over a dictionary; then, a record to be sent.
 
 The SDK's own copies and checks every attribute, asks a sampler, and locks, as anybody might have started it with
 anything: 38 µs for one of ours, where this takes 10. Here everybody is known: who is traced was decided at the

@@ -1,4 +1,4 @@
-"""Where do spans go, and which withdrawals are traced?
+"""Set-up of tracing in a process: where spans go, and which withdrawals are traced.
 
 Configured by OpenTelemetry's own environment variables: without an OTLP endpoint nothing is exported and
 nothing is paid for.

@@ -1,4 +1,4 @@
-"""How does one hop become a span, child of the hop before it?"""
+"""Spans of single hops, each the child of the hop before it."""
 
 import re
 from collections.abc import Iterable, Mapping

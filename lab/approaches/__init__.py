@@ -1,4 +1,4 @@
-"""How else could $100 be withdrawn? Five ways, each a page, on the same request, load and faults.
+"""Five ways to withdraw $100, each a page, on the same request, load and faults.
 
 The pages: :mod:`lab.approaches.monolith`, :mod:`lab.approaches.two_phase_commit`, :mod:`lab.approaches.saga`,
 :mod:`lab.approaches.event_sourcing`, :mod:`lab.approaches.outbox`; and :mod:`lab.approaches.naive`, the way that

@@ -1,4 +1,4 @@
-"""How does an approach reach a database? By a connection that counts how often it waited for the server."""
+"""An approach's connection to a database, which counts how often it waited for the server."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How is money withdrawn when nothing is ever overwritten? The account is its events; its balance is their sum.
+"""Event sourcing: nothing is ever overwritten. The account is its events; its balance is their sum.
 
 What happens
     An account is a *stream* of events with versions 1, 2, 3, … Fold them and you have its balance. A withdrawal

@@ -1,4 +1,4 @@
-"""How is money withdrawn when everything is in one database? In one ACID transaction.
+"""The monolith: everything is in one database, and money is withdrawn in one ACID transaction.
 
 What happens
     BEGIN; lock the account; check the balance; deduct; record the withdrawal with its time, the payment and the

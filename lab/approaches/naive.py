@@ -1,4 +1,4 @@
-"""How is money lost? Two writes without a transaction around them, and nobody who knows a request again.
+"""The naive way, which loses money: two writes without a transaction around them, and no check for repeats.
 
 What happens
     Read the balance, compare, write the new balance, COMMIT; then send the event to Kafka; somebody reads it and

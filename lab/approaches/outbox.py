@@ -1,4 +1,4 @@
-"""How does a service change its database *and* tell the others? It writes both into one transaction.
+"""The outbox: a service changes its database *and* tells the others, by writing both into one transaction.
 
 What happens
     BEGIN; deduct; record; insert the event into the ``outbox`` table; COMMIT. Kafka is not involved, so there is

@@ -1,4 +1,4 @@
-"""What is in doubt, and how does it end? The other half of two-phase commit: after a death, the log decides.
+"""Recovery, the other half of two-phase commit: after a death, the log decides how what is in doubt ends.
 
 A prepared transaction survives the death of its coordinator and of its own server, with its locks. This reads
 ``pg_prepared_xacts`` of each participant, asks the coordinator's log, and tells each what was decided. It may run

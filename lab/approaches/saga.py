@@ -1,4 +1,4 @@
-"""How do services that share nothing withdraw together? Each commits its step, tells the next, and can undo it.
+"""The saga: services that share nothing withdraw together. Each commits its step, tells the next, and can undo it.
 
 This is Settle itself; the page only shows where to look. Producer, topics, services, relay: all as they are.
 

@@ -1,4 +1,4 @@
-"""Which tables do the approaches use? The same four everywhere; only the databases they are in differ.
+"""The tables that the approaches use: the same four everywhere; only the databases they are in differ.
 
 Where an approach needs one more (a decision log, an event store, an outbox), it stands on that approach's page.
 """

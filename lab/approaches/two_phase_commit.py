@@ -1,4 +1,4 @@
-"""How do three databases commit together? A coordinator asks each to *prepare*, decides, and tells each to commit.
+"""Two-phase commit of three databases: a coordinator asks each to *prepare*, decides, and tells each to commit.
 
 What happens
     Phase one: each participant (account, payment, notification) does its work and ``PREPARE TRANSACTION``s it.

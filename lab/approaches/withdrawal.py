@@ -1,4 +1,4 @@
-"""What do all approaches have in common? One request, one outcome, one small interface."""
+"""What all approaches have in common: one request, one outcome, one small interface."""
 
 from typing import NamedTuple, Protocol
 from uuid import UUID

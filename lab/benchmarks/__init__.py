@@ -1,1 +1,1 @@
-"""How fast is it, measured: programs that run real load on a real stack and write what they saw."""
+"""Benchmarks: programs that run real load on a real stack and write what they saw."""

@@ -1,4 +1,4 @@
-"""On what were figures measured? What every result says of its machine, and how it is filed."""
+"""The machine that figures were measured on: what every result says of it, and how the result is filed."""
 
 import json
 import platform

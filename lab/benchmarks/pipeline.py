@@ -1,4 +1,4 @@
-"""How many withdrawals a second go through the whole pipeline, and how long does one take?
+"""The benchmark of the whole pipeline: how many withdrawals a second go through it, and how long one takes.
 
 Throughput is taken at steady state: the load generator keeps a bounded number of withdrawals under way, and what
 counts is how many were completed, by the saga's own clock, in each of several windows. Latency is taken at a low

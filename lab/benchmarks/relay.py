@@ -1,4 +1,4 @@
-"""How many outbox rows a second does the relay carry to Kafka, and how long does one wait for its acknowledgement?
+"""The relay's benchmark: outbox rows a second to Kafka, and how long one waits for its acknowledgement.
 
 A backlog is written while no relay runs, then one is started as its own process (two cores hold the database, the
 broker and the relay); the clock runs from the first record that Kafka has to the last. Beside it, in turn with it:

@@ -1,4 +1,4 @@
-"""What does tracing cost? Throughput with none, one in a hundred and all withdrawals traced, on one stack.
+"""The cost of tracing: throughput with none, one in a hundred and all withdrawals traced, on one stack.
 
 Who is traced is decided where a request is made, so only the load generator changes between the runs: every
 service exports to the same collector all the time. The runs take turns, in another order each round, and each

@@ -1,1 +1,1 @@
-"""Does the promise hold whatever dies, whenever? Load, faults by a seeded plan, recovery, proof."""
+"""Chaos runs: load, faults by a seeded plan, recovery, proof that the promise holds whatever dies, whenever."""

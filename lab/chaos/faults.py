@@ -1,4 +1,4 @@
-"""How is a fault done to a stack, and who puts the part on its feet again? By signals to its own processes."""
+"""The faults, done to a stack by signals to its own processes, and the watchdog that starts again what died."""
 
 import contextlib
 import os

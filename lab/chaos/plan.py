@@ -1,4 +1,4 @@
-"""Which faults, when? A pure function of the options: the same seed gives the same plan, on any machine."""
+"""The plan of faults and their times: a pure function of the options. Same seed, same plan, on any machine."""
 
 import random
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How does a run go? Start, load, faults at their times, quiet, proof."""
+"""A chaos run: start, load, faults at their times, quiet, proof."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What does a run prove? The audit, and what only a run knows: what was asked for, when what was done to whom."""
+"""The verdict on a run: the audit, and what only a run knows: what was asked for, when what was done to whom."""
 
 import math
 import time

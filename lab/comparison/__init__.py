@@ -1,1 +1,1 @@
-"""Where are the approaches run, measured and hurt? Here, so that their pages need not know of it."""
+"""The comparison: where approaches are run, measured and made to fail, so that their pages need not know of it."""

@@ -1,4 +1,4 @@
-"""Which approach for which need? The one whose figures are best among those that can do it."""
+"""The advice: for each need, the approach whose figures are best among those that can do it."""
 
 from collections.abc import Callable, Sequence
 

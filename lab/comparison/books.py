@@ -1,4 +1,4 @@
-"""Where is the money? What an outsider reads in the tables of an approach, each database by itself."""
+"""The books: where the money is, as an outsider reads it in an approach's tables, each database by itself."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, LiteralString, NamedTuple

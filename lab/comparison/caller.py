@@ -1,4 +1,4 @@
-"""How does a sensible caller behave? It asks again, with the same payment ID, until it has an answer."""
+"""A sensible caller: one that asks again, with the same payment ID, until it has an answer."""
 
 import time
 from collections.abc import Callable, Iterable

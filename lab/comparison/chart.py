@@ -1,4 +1,4 @@
-"""How does a comparison look? One picture: how fast, how long in between, and what faults do."""
+"""The chart of a comparison, in one picture: how fast, how long in between, and what faults do."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How are all approaches measured? One after the other, on one stack, by the same load and the same faults."""
+"""The measurement of all approaches, one after the other, on one stack, by the same load and the same faults."""
 
 import platform
 import time

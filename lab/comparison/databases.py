@@ -1,4 +1,4 @@
-"""How does an approach get databases of its own, and how does one go away? By the server the stack runs.
+"""An approach's own databases, made and removed on the server that the stack runs.
 
 An approach's databases stand beside the services' on one server, which is nobody's secret: an approach that claims
 to span services still uses one connection and one transaction per database.

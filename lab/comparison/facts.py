@@ -1,4 +1,4 @@
-"""What does an approach take to run? Lines counted by a program, waits counted by the connection."""
+"""The facts of what an approach takes to run: lines counted by a program, waits counted by the connection."""
 
 import ast
 import io

@@ -1,4 +1,4 @@
-"""What does each fault do to each approach? The same experiments for all, with real deaths and real waiting."""
+"""What each fault does to each approach: the same experiments for all, with real deaths and real waiting."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

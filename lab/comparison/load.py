@@ -1,4 +1,4 @@
-"""How fast is an approach? Clients that each ask for the next withdrawal when they have the answer to the last."""
+"""The load that measures speed: clients that each ask for the next withdrawal once the last is answered."""
 
 import math
 import threading

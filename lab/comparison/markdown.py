@@ -1,4 +1,4 @@
-"""How does a comparison become a document? The same tables, with where and when they were measured."""
+"""A comparison as a Markdown document: the same tables, with where and when they were measured."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which parts has an approach, and how is each made from addresses? Clients and workers, by name."""
+"""The parts of each approach, clients and workers, made by name from addresses."""
 
 import os
 import threading

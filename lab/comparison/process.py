@@ -1,4 +1,4 @@
-"""How does a part of an approach die for real? As a process of its own: ``python -m lab.comparison.process``.
+"""A part of an approach as a process of its own, so that it dies for real: ``python -m lab.comparison.process``.
 
 The first line of standard input says as JSON what to do. A worker runs until its standard input ends, so it never
 outlives whoever started it, however that one died.

@@ -1,4 +1,4 @@
-"""Can others see money that is gone and not paid? A reader that looks at both sides, again and again."""
+"""A reader that looks at both sides, again and again, for money that is gone and not paid."""
 
 import statistics
 import threading

@@ -1,4 +1,4 @@
-"""What does a comparison say? Its figures, as they are written to JSON. Times in the unit of the name."""
+"""The results of a comparison: its figures, as they are written to JSON. Times in the unit of the name."""
 
 from msgspec import Struct
 

@@ -1,4 +1,4 @@
-"""How are the figures read? As a few small tables of text, the same on a terminal and in a document."""
+"""The figures as a few small tables of text, the same on a terminal and in a document."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

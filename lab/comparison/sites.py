@@ -1,4 +1,4 @@
-"""How does an approach come to run on a stack? With databases, a topic and workers of its own."""
+"""An approach as it runs on a stack: with databases, a topic and workers of its own."""
 
 from collections.abc import Mapping, Sequence
 from typing import LiteralString, Self

@@ -1,4 +1,4 @@
-"""What is known of each approach before it runs? Its pages, its databases, its workers, where it may be killed."""
+"""What is known of each approach before it runs: its pages, databases and workers, and where it may be killed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""Is the money all there? Proof from the databases of all services, read one by one and never joined."""
+"""The audit: proof that the money is all there, from all services' databases, read one by one and never joined."""

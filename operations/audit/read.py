@@ -1,4 +1,4 @@
-"""How are the stories of all withdrawals read? One ordered stream per database, merged by payment ID.
+"""The stories of all withdrawals, as the audit reads them: one ordered stream per database, merged by payment ID.
 
 Memory stays flat however many withdrawals there are: each database sends its rows in order, and rows of the same
 payment ID meet here.

@@ -1,4 +1,4 @@
-"""Does everything add up? Runs all checks over the databases and says of each whether it holds."""
+"""A run of the audit: all checks over the databases, and of each whether it holds."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Does what each service says of one withdrawal fit together?
+"""The audit's rules on one withdrawal: whether what each service says of it fits together.
 
 Plain rules on one withdrawal's :class:`Story`; no SQL. Each rule belongs to a check of the audit and says in words
 what is off.

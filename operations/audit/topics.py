@@ -1,4 +1,4 @@
-"""Do outboxes, topics and event store hold the same events? Each message ID is looked for on the other side.
+"""The audit's comparison of outboxes, topics and event store: each message ID is looked for on the other side.
 
 Topics and event store are each read once, in any order; what is compared is spilled to disk
 (:mod:`operations.audit.spill`), so memory does not grow with their number.

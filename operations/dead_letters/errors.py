@@ -1,4 +1,4 @@
-"""What can be wrong with a wish about dead letters?"""
+"""The error of a request about dead letters that cannot be carried out."""
 
 
 class DeadLetterError(ValueError):

@@ -1,4 +1,4 @@
-"""What became of each dead letter? The last record with its name on a compacted topic says so.
+"""The log of what became of each dead letter: on a compacted topic, the last record with its name says so.
 
 Dead letters themselves are never changed or removed: a topic is a log. What people did about them is another log,
 ``dead-letters.handled``, of which Kafka keeps the newest record per key for ever.

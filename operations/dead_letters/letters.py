@@ -1,4 +1,4 @@
-"""Which messages are dead letters, why, and is each still waiting for someone?
+"""The dead letters that the topics hold: which messages they are, why, and whether each still waits for someone.
 
 A dead letter is named by the place of its original, ``<topic>/<partition>@<offset>``, as the services' logs name
 it. Two services that refuse the same message, or one that refuses it twice around a crash, make one dead letter.

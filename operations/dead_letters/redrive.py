@@ -1,4 +1,4 @@
-"""How does a dead letter get another chance, once? Intention on record, original sent back, done on record.
+"""Redrive of dead letters, each once: intention on record, original sent back, done on record.
 
 Whoever dies between two of these steps leaves an intention. The next one to redrive looks whether the original
 stands in its partition again, from the offset on that the intention names: if so it is put on record, if not it is

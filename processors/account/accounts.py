@@ -1,4 +1,4 @@
-"""Which accounts are there? Opening, listing and showing them, for demos, tests and operators."""
+"""The accounts there are: opening, listing and showing them, for demos, tests and operators."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""May this account pay? And what goes back if the payment failed?
+"""Decisions of the account service: whether an account may pay, and what goes back if the payment failed.
 
 Plain functions from state and messages to outcomes; no SQL, no Kafka. Messages for the same account are decided
 in order on the running balance.

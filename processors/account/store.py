@@ -1,4 +1,4 @@
-"""How are accounts read and written? All SQL of the account service."""
+"""All SQL of the account service: how accounts are read and written."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What is the customer told, and what follows from how the mail fared?
+"""Decisions of the notification service: which mail a customer gets, and what follows from how it fared.
 
 Plain functions from state and messages to outcomes; no SQL, no Kafka, no SMTP.
 """

@@ -1,4 +1,4 @@
-"""How are notifications read and written? All SQL of the notification service."""
+"""All SQL of the notification service: how notifications are read and written."""
 
 from collections.abc import Sequence
 from datetime import datetime

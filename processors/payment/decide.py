@@ -1,4 +1,4 @@
-"""Is this payment new, may it still be paid, and what does the provider's answer mean for it?
+"""Decisions of the payment service: which payments are new or still payable, and what an answer means.
 
 Plain functions from state and messages to outcomes; no SQL, no Kafka. A payment ends in one of two ways: the
 provider paid, or the provider declined or voided it. A cancellation and a deadline are wishes: they turn the next

@@ -1,4 +1,4 @@
-"""What does Settle need from a payment provider? To charge once per payment ID, and to say that it never will.
+"""The interface to a payment provider: it charges once per payment ID, and can say that it never will.
 
 The payment ID is the provider's idempotency key: charging it again must give the first answer again. Voiding it
 is the question *and* the fence: whoever was paid is told so, and what was not taken by then never will be, not

@@ -1,4 +1,4 @@
-"""How are payments read and written? All SQL of the payment service."""
+"""All SQL of the payment service: how payments are read and written."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""How does a processor run? As a Faust app whose agent is fed whole batches.
+"""A processor as a Faust app whose agent is fed whole batches.
 
 Faust gives the app, the agent, the channel, services, the worker and its web server. Records come from a
 confluent-kafka consumer instead of Faust's own, which costs some 110 µs an event.

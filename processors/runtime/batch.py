@@ -1,4 +1,4 @@
-"""What is one batch, and what is seen of it in the traces?
+"""One batch of messages, and what is seen of it in the traces.
 
 Each message of a traced withdrawal gets a ``process`` span of its own, child of whoever sent that message, so
 traces never mix. What is done once for the whole batch (a transaction, a call) appears below each of them with

@@ -1,4 +1,4 @@
-"""How are many outside calls made without being held up by one? A few at a time, and only for a while.
+"""Many outside calls, a few at a time and only for a while, so that one does not hold up the others.
 
 A call that was not begun is no failed call: its place in the answers stays empty, and whoever asked has it due
 again from its database.

@@ -1,7 +1,8 @@
-"""How do records come in? In batches that grow with the load, from a confluent-kafka consumer.
+"""Batches of records from a consumer group, sized by the load.
 
-Idle, a record is handed on the moment it arrives. Under load the consumer waits a little between batches, so
-that each one is large: a transaction, a fetch and a produce request cost the same for one record as for many.
+A confluent-kafka consumer reads them. Idle, a record is handed on the moment it arrives. Under load the consumer
+waits a little between batches, so that each one is large: a transaction, a fetch and a produce request cost the
+same for one record as for many.
 """
 
 import time

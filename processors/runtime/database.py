@@ -1,4 +1,4 @@
-"""How does a service talk to its database? One connection, one transaction per batch, in one round trip."""
+"""A service's access to its database: one connection, one transaction per batch, in one round trip."""
 
 import time
 from collections.abc import AsyncIterator

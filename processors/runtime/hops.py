@@ -1,4 +1,4 @@
-"""How is one thing that is done for many seen in the trace of each? As a span of the same times in all of them."""
+"""Spans of one thing that is done for many, with the same times in the trace of each."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager

@@ -1,4 +1,4 @@
-"""How does a service log? One structured line per event on standard error: JSON, or readable on a terminal.
+"""A service's log: one structured line per event on standard error, as JSON or readable on a terminal.
 
 A line about one message carries its ``payment_id`` and ``trace_id``. What libraries log takes the same form.
 """

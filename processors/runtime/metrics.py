@@ -1,4 +1,4 @@
-"""What can be counted about a service? Prometheus metrics, served at ``/metrics``.
+"""A service's Prometheus metrics, served at ``/metrics``.
 
 No metric names its service: whoever scrapes knows whom it asked, and labels what it hears.
 """

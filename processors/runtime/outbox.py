@@ -1,4 +1,4 @@
-"""How does an event leave a service? As a row of its outbox, in the transaction that made it true.
+"""A service's outbox: each event is a row of it, written in the transaction that made it true.
 
 A separate process, the relay, reads the rows from the write-ahead log and publishes them.
 """

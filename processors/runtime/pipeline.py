@@ -1,4 +1,4 @@
-"""What happens to a batch? Decode once, process in one transaction, then dead letters, then offsets.
+"""The pipeline of a batch: decode once, process in one transaction, then dead letters, then offsets.
 
 Whatever fails before the offsets are stored makes the batch come again, and every step is idempotent by
 payment ID, so coming again changes nothing.

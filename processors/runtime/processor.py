@@ -1,4 +1,4 @@
-"""What is a processor? A service that acts on batches, with a database of its own."""
+"""A processor: a service that acts on batches, with a database of its own."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Can a service do its work now, and if not, what does it wait for? Looked after in the background.
+"""A service's readiness: whether it can work now, and if not, what it waits for. Looked after in the background.
 
 So a probe of ``/readyz`` costs nothing and is answered at once, also while everything else hangs.
 """

@@ -1,4 +1,4 @@
-"""Should it be tried again, and when? Once at once, then after each pause of a list, a little apart from others.
+"""The retry policy: one attempt at once, then one after each pause of a list, a little apart from others.
 
 Plain functions; what is due is kept in each service's own database, so it survives a crash.
 """

@@ -1,4 +1,4 @@
-"""How does what was decided get into the tables? Few rows in one statement, many by COPY.
+"""Rows of what was decided, written to the tables: few in one statement, many by COPY.
 
 Of few rows it is the statements that cost: so all that a transaction writes is one. Many rows go by COPY, which
 needs a round trip of its own but writes a page's rows as one record of the write-ahead log instead of one each;

@@ -1,4 +1,4 @@
-"""How is a service told where things are? By environment variables with the prefix ``SETTLE_``."""
+"""The services' settings: where things are. From environment variables with the prefix ``SETTLE_``."""
 
 import json
 from email.headerregistry import Address

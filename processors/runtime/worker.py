@@ -1,4 +1,4 @@
-"""How is a processor started? ``settle run account``, or Faust's own ``faust -A … worker``."""
+"""The worker that runs a processor: ``settle run account``, or Faust's own ``faust -A … worker``."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Where does a withdrawal stand, and is it finished?
+"""Decisions of the saga service: where a withdrawal stands, and whether it is finished.
 
 Plain functions from what has been seen to what is so; no SQL, no Kafka. The order of arrival does not matter:
 a withdrawal stands where the *set* of its events says, and it is closed when its whole story is there.

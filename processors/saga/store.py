@@ -1,4 +1,4 @@
-"""How are the event store and the standings read and written? All SQL of the saga service's batches."""
+"""All SQL of the saga service's batches: how the event store and the standings are read and written."""
 
 from collections.abc import Sequence
 from uuid import UUID

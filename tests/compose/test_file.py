@@ -1,4 +1,4 @@
-"""Does docker-compose.yml keep its rules: loopback ports, limits, probes, restarts, and a stack that is whole?"""
+"""The rules that docker-compose.yml keeps: loopback ports, limits, probes, restarts, and a stack that is whole."""
 
 import json
 

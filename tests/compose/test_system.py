@@ -1,4 +1,4 @@
-"""Does the whole system do its work in containers, and lose nothing when they die, go, come or multiply?
+"""The whole system in containers: it does its work, and loses nothing when they die, go, come or multiply.
 
 In this order: each test leaves the system up, and withdrawals behind that the next audits prove as well.
 """

@@ -1,4 +1,4 @@
-"""A quick comparison of everything on the shared stack: does it show what each approach really does?"""
+"""A quick comparison of everything on the shared stack shows what each approach really does."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Is a transaction all or nothing, whatever ends it, and does the next one begin clean?"""
+"""A transaction is all or nothing, whatever ends it, and the next one begins clean."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Does the demo keep its word: all end as planned, the audit holds, one is seen closely, and nothing is left?"""
+"""The demo keeps its word: all end as planned, the audit holds, one is seen closely, and nothing is left."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Does Faust's own command start a service, and end it in order?"""
+"""Faust's own command starts a service, and ends it in order."""
 
 import os
 import signal

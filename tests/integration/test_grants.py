@@ -1,4 +1,4 @@
-"""Does each role do its work, and nothing else? On a server that only `deploy/postgres/roles.sql` has set up."""
+"""Each role does its work, and nothing else, on a server that only `deploy/postgres/roles.sql` has set up."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Does a client notice that Kafka answers all others but will never answer it again, and does the work go on?
+"""A client notices that Kafka answers all others but will never answer it again, and the work goes on.
 
 How librdkafka comes to that is a race among its threads: here a client is cut off by an address where nobody
 listens.

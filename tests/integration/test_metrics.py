@@ -1,4 +1,4 @@
-"""What does Prometheus read of a running stack? Every service's page, parsed as strictly as Prometheus does."""
+"""What Prometheus reads of a running stack: every service's page, parsed as strictly as Prometheus does."""
 
 from urllib.request import Request, urlopen
 

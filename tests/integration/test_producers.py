@@ -1,4 +1,4 @@
-"""Does a withdrawal arrive on the topic as promised, and is a producer's word on it true? On real Kafka."""
+"""A withdrawal arrives on the topic as promised, and a producer's word on it is true. On real Kafka."""
 
 import json
 import os
@@ -181,7 +181,7 @@ def test_a_sampled_request_begins_its_trace_and_the_message_continues_it(settle,
 
 
 def test_a_topic_that_is_missing_is_named_as_the_reason(bootstrap, monkeypatch):
-    monkeypatch.setattr("producers.client.WITHDRAWAL_REQUESTS", Topic("no.such.topic", (), "account ID"))
+    monkeypatch.setattr("producers.client.WITHDRAWAL_REQUESTS", Topic("no.such.topic"))
 
     with (
         WithdrawalClient(bootstrap, delivery_timeout_s=4) as client,

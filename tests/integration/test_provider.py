@@ -1,4 +1,4 @@
-"""Does the simulated bank keep one entry per payment ID, of few charges and of many at once?"""
+"""The simulated bank keeps one entry per payment ID, of few charges and of many at once."""
 
 import asyncio
 

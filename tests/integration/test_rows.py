@@ -1,4 +1,4 @@
-"""Do few rows and many get into a table alike, and does nobody write over what another instance wrote?"""
+"""Few rows and many get into a table alike, and nobody writes over what another instance wrote."""
 
 import asyncio
 from datetime import UTC, datetime

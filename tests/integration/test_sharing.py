@@ -1,4 +1,4 @@
-"""Do several instances of a service share its work evenly, and each account undivided?"""
+"""Several instances of a service share its work evenly, and each account undivided."""
 
 from contextlib import ExitStack, closing
 

@@ -1,4 +1,4 @@
-"""Does ``settle trace`` show a trace, and does its check notice what is missing? (Real Jaeger: tests/compose.)"""
+"""``settle trace`` shows a trace, and its check notices what is missing (real Jaeger: tests/compose)."""
 
 import json
 import re

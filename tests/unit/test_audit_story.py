@@ -1,4 +1,4 @@
-"""Does the audit see what is off in one withdrawal's story?"""
+"""The audit sees what is off in one withdrawal's story."""
 
 from uuid import uuid4
 

@@ -1,4 +1,4 @@
-"""Does ``settle`` say in one line what is wrong, with the right exit code, and find the stack that runs?"""
+"""``settle`` says in one line what is wrong, with the right exit code, and finds the stack that runs."""
 
 import importlib
 import io

@@ -1,4 +1,4 @@
-"""When is a client taken for one that will never find Kafka again?"""
+"""The rule by which a client is taken for one that will never find Kafka again."""
 
 from confluent_kafka import KafkaError
 

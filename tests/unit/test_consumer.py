@@ -1,4 +1,4 @@
-"""How long does a service let records gather between two batches?"""
+"""The time that a service lets records gather between two batches."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Do two services that share contracts/ understand each other, and refuse what they would misunderstand?"""
+"""Two services that share contracts/ understand each other, and refuse what they would misunderstand."""
 
 import json
 from datetime import UTC, datetime, timedelta

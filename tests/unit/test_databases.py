@@ -1,4 +1,4 @@
-"""Is each of several databases one source, however it is written?"""
+"""Each of several databases is one source, however it is written."""
 
 import pytest
 

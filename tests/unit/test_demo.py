@@ -1,4 +1,4 @@
-"""Is the demo's exit code 0 only if the audit holds and all ended as planned?"""
+"""The demo's exit code is 0 only if the audit holds and all ended as planned."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Do Prometheus and Grafana ask for what the services say, and does every alert have a page?"""
+"""Prometheus and Grafana ask for what the services say, and every alert has a page."""
 
 import json
 import re

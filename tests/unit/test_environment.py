@@ -1,4 +1,4 @@
-"""Does production refuse the passwords that everybody knows, and does nobody see the others?"""
+"""Production refuses the passwords that everybody knows, and nobody sees the others."""
 
 import os
 import re

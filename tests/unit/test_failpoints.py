@@ -1,4 +1,4 @@
-"""Does a process die where it is told to, and nowhere else?"""
+"""A process dies at the failpoint that is armed, and nowhere else."""
 
 import os
 import re

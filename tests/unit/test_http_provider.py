@@ -1,4 +1,4 @@
-"""Is only a clear answer of the provider taken for one? A real HTTP server that answers whatever a test wants."""
+"""Only a clear answer of the provider is taken for one; a real HTTP server answers whatever a test wants."""
 
 import asyncio
 import gzip

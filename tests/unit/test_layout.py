@@ -1,4 +1,4 @@
-"""Does the code read as its map says? Imports flow down without cycles, and no file is long."""
+"""The code reads as its map says: imports flow down without cycles, and no file is long."""
 
 import ast
 import re

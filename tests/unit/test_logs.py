@@ -1,4 +1,4 @@
-"""Is every line of a service's log JSON, and does one about a withdrawal name it and its trace?"""
+"""Every line of a service's log is JSON, and one about a withdrawal names it and its trace."""
 
 import json
 import subprocess

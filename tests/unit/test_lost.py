@@ -1,4 +1,4 @@
-"""Which events are lost? Only those that a service has not acted on, and another one's tables prove."""
+"""Lost events are only those that a service has not acted on, and another one's tables prove."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Does a mail leave as it should, and is one that never can said to be so instead of tried for ever?"""
+"""A mail leaves as it should, and one that never can is reported as such instead of tried for ever."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Do the numbers say what happened: decisions once they are committed, examples that lead to a recorded trace?"""
+"""The numbers say what happened: decisions once they are committed, exemplars that lead to a recorded trace."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Does an amount survive being typed, sent and read, and is every other text refused?"""
+"""An amount survives being typed, sent and read, and every other text is refused."""
 
 import pytest
 from hypothesis import given

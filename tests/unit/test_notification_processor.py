@@ -1,4 +1,4 @@
-"""Does a mail leave once, however often its batch comes again?"""
+"""A mail leaves once, however often its batch is redelivered."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress

@@ -1,4 +1,4 @@
-"""Are offsets asked for once more where the broker has just started, and given up for every other error?"""
+"""Offsets are asked for once more where the broker has just started, and given up for every other error."""
 
 from concurrent.futures import Future
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Does a collector read from our bytes what it would read from OpenTelemetry's own?"""
+"""A collector reads from our bytes what it would read from OpenTelemetry's own."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Does the decoder read what a server says, and refuse everything else?"""
+"""The decoder reads what a server says, and refuses everything else."""
 
 import struct
 from contextlib import suppress

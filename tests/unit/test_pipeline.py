@@ -1,4 +1,4 @@
-"""Which failures are waited for, which are dead-lettered, and does everybody else go on in order?"""
+"""Failures in the pipeline: which are waited for, which are dead-lettered, and everybody else goes on in order."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Is a load what was asked for: its shares, its repeats, the same again for the same seed?"""
+"""A load is what was asked for: its shares, its repeats, the same again for the same seed."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Is a wrong request refused before anything is sent, and said to be wrong in one line?"""
+"""A wrong request is refused before anything is sent, and reported as wrong in one line."""
 
 from datetime import UTC, datetime
 from uuid import UUID, uuid4

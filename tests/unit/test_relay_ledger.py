@@ -1,4 +1,4 @@
-"""Does the confirmed position move over what is acknowledged, and over nothing else?"""
+"""The confirmed position moves over what is acknowledged, and over nothing else."""
 
 from types import SimpleNamespace
 from uuid import uuid4

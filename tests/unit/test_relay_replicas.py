@@ -1,4 +1,4 @@
-"""For how long does a relay wait for records that it may not see yet?"""
+"""The time that a relay waits for records that it may not see yet."""
 
 from concurrent.futures import Future
 from types import SimpleNamespace

@@ -78,8 +78,8 @@ def test_each_database_has_its_role():
 def test_each_database_has_its_variable():
     assert variables(DATABASES) <= {f"SETTLE_{name.upper()}" for name in ServiceSettings.model_fields}
     assert variables(NAMES) <= {f"SETTLE_{name.upper()}" for name in RelaySettings.model_fields}
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in variables(DATABASES) if f"`{name}`" not in readme] == []
+    told = (ROOT / "docs" / "configuration.md").read_text()
+    assert [name for name in variables(DATABASES) if f"`{name}`" not in told] == []
 
 
 def test_the_bank_has_no_outbox():

@@ -1,4 +1,4 @@
-"""Is every setting that makes no sense refused at the start, in one line with its name?"""
+"""Every setting that makes no sense is refused at the start, in one line with its name."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Do spans ever hold anybody up? Not with a collector that is away, slow, or refuses."""
+"""Spans never hold anybody up, not even with a collector that is away, slow, or refuses."""
 
 import socket
 import threading

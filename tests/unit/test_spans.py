@@ -1,4 +1,4 @@
-"""Does a trace say what went wrong, and do its spans carry what the OpenTelemetry conventions ask for?"""
+"""A trace says what went wrong, and its spans carry what the OpenTelemetry conventions ask for."""
 
 import asyncio
 from collections import Counter

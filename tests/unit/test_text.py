@@ -1,4 +1,4 @@
-"""Is foreign text shown and never obeyed, and does no command print past the functions that see to it?"""
+"""Foreign text is shown and never obeyed, and no command prints past the functions that see to it."""
 
 import ast
 import io

@@ -1,4 +1,4 @@
-"""Is a trace called whole only if nothing is missing from it?"""
+"""A trace is called whole only if nothing is missing from it."""
 
 import pytest
 

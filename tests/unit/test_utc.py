@@ -1,4 +1,4 @@
-"""Are times in UTC, whatever they are?"""
+"""Every time is in UTC, whether it comes with a zone or without."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""How does a bank look from outside? The simulated provider as an HTTP service: ``settle run provider``.
+"""The simulated provider as an HTTP service, a bank as it looks from outside: ``settle run provider``.
 
 =======================  ==============================================================================
 ``POST /charges``        pay once per payment ID; 200 with ``status`` ``paid``, ``declined`` or ``voided``

@@ -1,4 +1,4 @@
-"""How does a bank behave? Idempotent by payment ID, with a ledger, delays, refusals and outages.
+"""A simulated bank: idempotent by payment ID, with a ledger, delays, refusals and outages.
 
 Amounts with certain cents have a fixed outcome, as test card numbers do, so that a demo or a test can ask for it:
 

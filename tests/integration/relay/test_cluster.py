@@ -1,4 +1,4 @@
-"""Does the relay keep its promises where Kafka is three brokers, one of which dies or stands still?"""
+"""The relay keeps its promises where Kafka is three brokers, one of which dies or stands still."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Does the decoder read what a real server sends, of every column type, and refuse what is hurt of it?
+"""The decoder reads what a real server sends, of every column type, and refuses what is damaged of it.
 
 The messages are recorded from PostgreSQL by the test itself.
 """

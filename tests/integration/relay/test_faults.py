@@ -1,4 +1,4 @@
-"""Does the relay keep its place, whatever happens to it, to Kafka or to the database?"""
+"""The relay keeps its place, whatever happens to it, to Kafka or to the database."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Does every way of reading an outbox make the same records of it, in the order of commits?"""
+"""Every way of reading an outbox makes the same records of it, in the order of commits."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""Does a row of any content become a record, or is it put aside, whatever the table's columns are?"""
+"""A row of any content becomes a record, or is quarantined, whatever the table's columns are."""
 
 import json
 import random

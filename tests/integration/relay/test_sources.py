@@ -1,4 +1,4 @@
-"""Is a database one source, whatever it is called and however one is told where it is?"""
+"""A database is one source, whatever it is called and however its address is written."""
 
 import json
 from urllib.parse import urlsplit

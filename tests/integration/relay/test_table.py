@@ -1,4 +1,4 @@
-"""Does the outbox stay small and clean: published rows go, dead rows are put aside, and rights are asked for?"""
+"""The outbox stays small and clean: published rows go, dead rows are quarantined, and rights are asked for."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Does the README tell every setting, with its true default, and none that is not there?"""
+"""docs/configuration.md tells every setting, with its true default, and none that is not there."""
 
 import json
 import os
@@ -27,8 +27,8 @@ OTHERS = {
 
 
 def told():
-    """Name and default of each variable in the README's table."""
-    text = (ROOT / "README.md").read_text()
+    """Name and default of each variable in the table of docs/configuration.md."""
+    text = (ROOT / "docs" / "configuration.md").read_text()
     rows = re.findall(r"^\| `((?:SETTLE|OTEL)_[A-Z_]+)` \| (.*?) ?\|", text, re.MULTILINE)
     assert len(rows) == len(dict(rows)), "a variable is told twice"
     base = dict(rows)["SETTLE_ACCOUNT_DSN"].strip("`").removesuffix("/account")
@@ -57,7 +57,7 @@ def settings():
 
 @pytest.mark.parametrize(("name", "defaults"), settings().items())
 def test_a_setting_is_told_with_its_default(name, defaults):
-    # The relay takes only the databases that it is told of; the README says so.
+    # The relay takes only the databases that it is told of; docs/configuration.md says so.
     assert defaults - {""} <= {told().get(name, "nothing")}
     assert name in told()
 
