@@ -12,7 +12,7 @@ from io import TextIOWrapper
 gc.set_threshold(50_000)
 
 
-def main() -> None:
+def start() -> None:
     """Run ``settle`` with the arguments of this process."""
     # Ctrl-C before there is anything to end in order: just go, without a traceback out of an import.
     is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -10,6 +10,9 @@ import typer
 
 from cli.text import complain
 
+_kafka_asked: str | None = None
+"""The Kafka that this command uses: errors of Kafka's client do not name it."""
+
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -122,6 +125,12 @@ def one_line(error: Exception) -> str:
     return "; ".join("PostgreSQL at {}:{} does not answer: {}".format(*host) for host in hosts) or text
 
 
+def note_kafka(address: str) -> None:
+    """Have errors of Kafka's client name the Kafka that is asked."""
+    global _kafka_asked
+    _kafka_asked = address
+
+
 def of_command_line(error: Exception) -> str | None:
     """What is wrong with a command line; empty where the help page has just said it, None for any other error."""
     message = getattr(error, "format_message", None)
@@ -135,8 +144,6 @@ def of_command_line(error: Exception) -> str | None:
 
 
 def _of_kafka(error: Exception) -> str:
-    from cli import settings
-
     cause = error.args[0]
     verb = "does not answer" if cause.code() < 0 else "refuses"  # below zero it is librdkafka that says so
-    return f"Kafka at {settings.kafka_asked} {verb}: {' '.join(cause.str().split())}"
+    return f"Kafka at {_kafka_asked} {verb}: {' '.join(cause.str().split())}"

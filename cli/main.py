@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import main
+from cli import start
 from cli.commands import LazyCommands
 from cli.text import say
 
@@ -30,4 +30,4 @@ def _settle(
 
 
 if __name__ == "__main__":
-    main()
+    start()

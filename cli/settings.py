@@ -11,12 +11,9 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import BadInputError
+from cli.errors import BadInputError, note_kafka
 
 DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
-
-kafka_asked: str | None = None
-"""The Kafka that this command uses: errors of Kafka's client do not name it."""
 
 DataOption = Annotated[
     Path | None,
@@ -34,9 +31,9 @@ def kafka_bootstrap(data: Path | None = None) -> str:
     """
     from producers.settings import ProducerSettings
 
-    global kafka_asked
-    kafka_asked = _variable("SETTLE_KAFKA_BOOTSTRAP", data) or ProducerSettings().kafka_bootstrap
-    return kafka_asked
+    found = _variable("SETTLE_KAFKA_BOOTSTRAP", data) or ProducerSettings().kafka_bootstrap
+    note_kafka(found)
+    return found
 
 
 def dsn(database: str, data: Path | None = None) -> str:

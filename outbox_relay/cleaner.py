@@ -14,9 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -27,15 +26,14 @@ from outbox_relay.dead import dead_since
 from outbox_relay.errors import PublishError, RelayError, SetupError, StopRequestedError, UnpublishableError
 from outbox_relay.handled import Chunk, Handled
 from outbox_relay.identity import contents, key_in_table
-from outbox_relay.pgoutput import COLUMNS_REQUIRED, OutboxRow
+from outbox_relay.pgoutput import COLUMNS_REQUIRED
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.replication import connect
+from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.slot_name import slot_name
+from outbox_relay.source import Source
 from outbox_relay.table import Table, current_lsn, find_table, may_delete, oldest_us, order_of, scalar, select_rows
-
-if TYPE_CHECKING:
-    from outbox_relay.source import Source
 
 CLEAN_INTERVAL_S = 1.0
 # How often table, publication and slot are looked at, and rows are looked for that did not come.
@@ -85,19 +83,6 @@ _GAUGES = """
 _DEAD = "SELECT count(*) FROM public.outbox_dead"
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """A row that did not come with the stream and is on no topic.
-
-    Attributes:
-        row: what to publish.
-        created_us: when it was written, or a little earlier, microseconds since the Unix epoch; 0: not known.
-    """
-
-    row: OutboxRow
-    created_us: int
-
-
 class Cleaner:
     """Removes published rows while a source reads; a context manager with a thread of its own.
 
@@ -107,7 +92,7 @@ class Cleaner:
         origin: its database.
     """
 
-    def __init__(self, source: "Source", table: Table, origin: Origin) -> None:
+    def __init__(self, source: Source, table: Table, origin: Origin) -> None:
         self._source = source
         self._table = table
         self._origin = origin

@@ -3,10 +3,7 @@
 None of these ends the relay: the source that met one says so, waits and starts again from its slot.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.row import OutboxRow
 
 
 class RelayError(Exception):
@@ -54,7 +51,7 @@ class UnpublishableError(PublishError):
         reason: in one line.
     """
 
-    def __init__(self, row: "OutboxRow", lsn: int, reason: str) -> None:
+    def __init__(self, row: OutboxRow, lsn: int, reason: str) -> None:
         super().__init__(reason)
         self.row = row
         self.lsn = lsn

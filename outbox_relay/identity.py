@@ -11,7 +11,8 @@ from uuid import UUID
 from psycopg import sql
 
 from outbox_relay.columns import Columns, as_bytes
-from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED, OutboxRow
+from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.row import OutboxRow
 
 UUID_BYTES = 16
 

@@ -1,4 +1,4 @@
-"""Which rows are published that stood in the table before there was a slot, or a mark on what is published.
+"""The choice of rows that stood in the table before there was a slot, or a mark on what is published.
 
 Where published rows are removed, all that are left, less what the topics hold. A table that keeps its rows has
 mostly rows that were published long ago, and topics forget: there, without a word from a person, only rows are
@@ -11,9 +11,8 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from outbox_relay.errors import SetupError, UnpublishableError
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.published import NEVER_US, told_since_us
-from outbox_relay.settings import RelaySettings
+from outbox_relay.row import OutboxRow
 from outbox_relay.topic import topic_of
 
 _FORM = re.compile(r"all|none|since=(\S+)")
@@ -30,17 +29,18 @@ class Rule(Protocol):
         """Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is."""
 
 
-def rule(settings: RelaySettings, now_us: int, *, keeps: bool) -> Rule:
+def rule(said: str | None, bootstrap: str, now_us: int, *, keeps: bool) -> Rule:
     """What a person said, or else what is safe.
 
     Args:
-        settings: what was said, and where the topics are.
+        said: what a person said: of the setting ``relay_initial``.
+        bootstrap: where the topics are.
         now_us: when the session began, by the database's clock.
         keeps: whether published rows stay in the table.
     """
-    if settings.relay_initial is not None:
-        return parse(settings.relay_initial)
-    return AsTopicsTell(settings.kafka_bootstrap, now_us) if keeps else Initial(0)
+    if said is not None:
+        return parse(said)
+    return AsTopicsTell(bootstrap, now_us) if keeps else Initial(0)
 
 
 @dataclass(frozen=True)

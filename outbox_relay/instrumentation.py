@@ -15,9 +15,9 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 import tracing
 from outbox_relay.errors import RelayError, UnpublishableError
 from outbox_relay.ledger import Transaction
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import format_lsn
 from outbox_relay.publisher import TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX, DeliveryReport, Publish
+from outbox_relay.row import OutboxRow
 from tracing import attributes as names
 
 OUTBOX_LSN = "settle.outbox.lsn"

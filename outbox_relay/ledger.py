@@ -14,8 +14,8 @@ from confluent_kafka import KafkaError
 from contracts import headers
 from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableError
 from outbox_relay.handled import Handled
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
+from outbox_relay.row import OutboxRow
 
 # What Kafka answers to a record that it will never take, however often it is sent.
 NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD))

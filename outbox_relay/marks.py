@@ -9,7 +9,7 @@ from psycopg import sql
 
 from outbox_relay import initial
 from outbox_relay.errors import SetupError
-from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.row import OutboxRow
 from outbox_relay.table import find_origin, find_table, order_of, select_rows
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
     if not table.is_marked or connection.execute(_HAS_UNDECIDED).fetchone() is None:
         return False
     any_open = False
-    rule = initial.rule(source.settings, find_origin(connection).now_us, keeps=keeps)
+    rule = initial.rule(
+        source.settings.relay_initial, source.settings.kafka_bootstrap, find_origin(connection).now_us, keeps=keeps
+    )
     query = select_rows(table, order_of(connection, table), _UNDECIDED, also=PLACE)
     query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(DECIDE_ROWS))
     while rows := connection.execute(query, binary=True).fetchall():

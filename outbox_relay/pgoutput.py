@@ -13,6 +13,7 @@ from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from outbox_relay.errors import DecodeError
+from outbox_relay.row import OutboxRow
 
 # What the outbox must have, in the order of `OutboxRow`; the table may have more, in any order.
 COLUMNS = ("id", "aggregatetype", "aggregateid", "type", "payload", "traceparent", "tracestate")
@@ -55,21 +56,6 @@ class Commit(NamedTuple):
     """The transaction is complete; whoever has handled it may confirm ``end_lsn``."""
 
     end_lsn: int
-
-
-class OutboxRow(NamedTuple):
-    """One row of the outbox, each column as UTF-8 text or as the bytes that it holds (see :data:`COLUMNS`).
-
-    Whatever is NULL in the table is None. Not every row can become a record: that is for others to say.
-    """
-
-    id: bytes | None
-    aggregate_type: bytes | None
-    aggregate_id: bytes | None
-    event_type: bytes | None
-    payload: bytes | None
-    traceparent: bytes | None = None
-    tracestate: bytes | None = None
 
 
 class Decoder:

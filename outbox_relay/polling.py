@@ -19,11 +19,11 @@ from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError
 from outbox_relay.ledger import Ledger
 from outbox_relay.marks import MARK, PLACE, in_each_partition
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
+from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import UNMARKED, Table, current_lsn, find_origin, find_table, lock, may_delete, order_of

@@ -19,9 +19,9 @@ from broker.clients import SILENT, reader
 from contracts import headers
 from outbox_relay.errors import PublishError
 from outbox_relay.identity import UUID_BYTES, identity
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
 from outbox_relay.replicas import await_replicas
+from outbox_relay.row import OutboxRow
 from outbox_relay.topic import SUFFIX, topic_of
 
 # Rows committed this long after the start are on no topic yet; clocks of relay and database may be so far apart.

@@ -17,8 +17,8 @@ from broker.lifeline import Lifeline, flush
 from contracts import headers
 from outbox_relay.errors import PublishError, UnpublishableError
 from outbox_relay.ledger import NEVER, Transaction
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.published import Published
+from outbox_relay.row import OutboxRow
 from outbox_relay.topic import topic_of
 
 # What is on its way to Kafka is bounded, and the sources share it: with Kafka away and all queues full the relay

@@ -15,9 +15,9 @@ from psycopg import sql
 
 from outbox_relay.coverage import slot_gap
 from outbox_relay.errors import SetupError, SlotBusyError
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
+from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import NAME_LENGTH_MAX
 from outbox_relay.table import Connection, Table, oldest_us, order_of, select_rows
 

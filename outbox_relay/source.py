@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import structlog
@@ -32,11 +32,9 @@ from outbox_relay.instrumentation import traced
 from outbox_relay.ledger import Ledger, Waits
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.publisher import Publish, Publisher
+from outbox_relay.row import Leftover
 from outbox_relay.settings import RelaySettings
 from outbox_relay.table import Table
-
-if TYPE_CHECKING:
-    from outbox_relay.cleaner import Leftover
 
 BACKOFF_MIN_S = 0.5
 BACKOFF_MAX_S = 10.0
@@ -233,7 +231,7 @@ class Source:
         if self._keeps_rows:
             self.lose_slot(f"rows came without the column {names}")
 
-    def take_leftovers(self, leftovers: Sequence["Leftover"]) -> None:
+    def take_leftovers(self, leftovers: Sequence[Leftover]) -> None:
         """The log did not bring these rows, and no topic has them: publish them."""
         self._log.warning("rows that the log did not bring are published from the table", rows=len(leftovers))
         self.recovered_rows += len(leftovers)

@@ -9,8 +9,9 @@ from psycopg import sql
 from outbox_relay.columns import Columns, as_bytes, find_columns
 from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.identity import Key, digest
-from outbox_relay.pgoutput import COLUMNS, OutboxRow
+from outbox_relay.pgoutput import COLUMNS
 from outbox_relay.position import Origin, parse_lsn, tag
+from outbox_relay.row import OutboxRow
 
 Connection = psycopg.Connection[Any]
 

@@ -3,7 +3,7 @@
 import re
 
 from outbox_relay.errors import UnpublishableError
-from outbox_relay.pgoutput import OutboxRow
+from outbox_relay.row import OutboxRow
 
 SUFFIX = ".events"
 # What Kafka allows, less the suffix.

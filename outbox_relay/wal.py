@@ -13,18 +13,19 @@ from functools import partial
 
 from contracts import failpoints
 from outbox_relay import coverage, initial, marks
-from outbox_relay.cleaner import Cleaner, Leftover
+from outbox_relay.cleaner import Cleaner
 from outbox_relay.columns import bytea_types
 from outbox_relay.coverage import PUBLICATION
 from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import PublicationMissingError, SetupError
 from outbox_relay.initial import Rule
 from outbox_relay.ledger import Ledger, Transaction
-from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
+from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_buried
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
+from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.slot import NewSlot, Slot, drop_slot, find_slot, new_slot, usable
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
@@ -157,7 +158,12 @@ def _fill(
 ) -> Slot:
     """Make the slot, and publish what was committed before it."""
     source.making_slot(name)
-    rule = initial.rule(source.settings, origin.now_us, keeps=_keeps_rows(source, connection))
+    rule = initial.rule(
+        source.settings.relay_initial,
+        source.settings.kafka_bootstrap,
+        origin.now_us,
+        keeps=_keeps_rows(source, connection),
+    )
     with new_slot(connection, table, name) as slot:
         ledger = Ledger(origin, handled=source.handled)
         source.filling(ledger)

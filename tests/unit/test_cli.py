@@ -396,7 +396,7 @@ class CtrlC:
         if name == "cli.main":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, CtrlC())
-cli.main()
+cli.start()
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
 

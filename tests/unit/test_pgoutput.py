@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox_relay.errors import DecodeError
-from outbox_relay.pgoutput import BYTEA, COLUMNS, POSTGRES_EPOCH_US, Begin, Commit, Decoder, OutboxRow
+from outbox_relay.pgoutput import BYTEA, COLUMNS, POSTGRES_EPOCH_US, Begin, Commit, Decoder
+from outbox_relay.row import OutboxRow
 
 STANDARD = (*COLUMNS, "created_at")
 RELATION = 16_387

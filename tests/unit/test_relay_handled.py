@@ -8,8 +8,8 @@ from outbox_relay import handled, initial
 from outbox_relay.handled import Handled
 from outbox_relay.identity import digest, identity
 from outbox_relay.ledger import Ledger
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin
+from outbox_relay.row import OutboxRow
 
 ORIGIN = Origin(tag=b"1f0c9a3e", confirmed_lsn=1, now_us=0)
 ROW = OutboxRow(b"1", b"account", b"acc-1", b"MoneyDeducted", b"{}")

@@ -12,8 +12,8 @@ import outbox_relay.ledger
 from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableError
 from outbox_relay.handled import Handled
 from outbox_relay.ledger import Ledger, Waits
-from outbox_relay.pgoutput import OutboxRow
 from outbox_relay.position import Origin, format_lsn, parse_lsn, tag
+from outbox_relay.row import OutboxRow
 
 ORIGIN = Origin(tag=b"1f0c9a3e", confirmed_lsn=1, now_us=0)
 

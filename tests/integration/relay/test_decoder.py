@@ -10,8 +10,9 @@ from contextlib import closing, suppress
 import pytest
 
 from outbox_relay.errors import DecodeError
-from outbox_relay.pgoutput import Begin, Commit, Decoder, OutboxRow
+from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.replication import ReplicationStream, connect
+from outbox_relay.row import OutboxRow
 from tests.integration.relay.outbox import DEADLINE_S, Outbox
 
 ROWS = 60
