@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from cli import start
 from cli.commands import LazyCommands
 from cli.text import say
 
@@ -27,7 +26,3 @@ def _settle(
     ] = False,
 ) -> None:
     """Move money between services that do not share a database, and always know where it stands."""
-
-
-if __name__ == "__main__":
-    start()

@@ -19,7 +19,7 @@ Command = Callable[[str], Sequence[str]]
 
 def settle_run(name: str) -> list[str]:
     """``settle run <name>`` with this interpreter; ``-P``: whatever lies in the current folder is not imported."""
-    return [sys.executable, "-P", "-m", "cli.main", "run", name]
+    return [sys.executable, "-P", "-m", "cli", "run", name]
 
 
 class Service(Part):

@@ -76,7 +76,7 @@ class Copy:
         )
 
     def settle(self, arguments: str) -> str:
-        command = [sys.executable, "-m", "cli.main", *arguments.split()]
+        command = [sys.executable, "-m", "cli", *arguments.split()]
         done = subprocess.run(command, cwd=self._tree, env=self._environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -198,9 +198,7 @@ def test_the_command_leaves_in_doubt_lists_and_recovers(settle: Settle, monkeypa
     monkeypatch.setenv("COLUMNS", "80")
 
     def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "cli.main", "2pc", *arguments], capture_output=True, text=True
-        )
+        return subprocess.run([sys.executable, "-m", "cli", "2pc", *arguments], capture_output=True, text=True)
 
     databases = "SELECT datname FROM pg_database WHERE datname ~ '^two_phase_(coordinator|account)$'"
     assert cli("in-doubt").stdout == "nothing is in doubt\n"

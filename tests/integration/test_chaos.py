@@ -16,7 +16,7 @@ def run(tmp_path, arguments):
     """What ``settle chaos`` printed, and its report, whose every check holds."""
     report_file = tmp_path / "report.json"
     run = subprocess.run(
-        [sys.executable, "-m", "cli.main", *f"chaos {arguments} --json {report_file}".split()],
+        [sys.executable, "-m", "cli", *f"chaos {arguments} --json {report_file}".split()],
         env={**os.environ, "COLUMNS": "80", "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,

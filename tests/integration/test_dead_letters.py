@@ -95,7 +95,7 @@ def test_a_redrive_that_is_killed_loses_none_and_the_next_one_doubles_none(settl
     ids = [letter.id for letter in poisoned.letters]
     poisoned.mend()
     killed = subprocess.run(
-        [sys.executable, "-m", "cli.main", "dead-letters", "redrive", *ids],
+        [sys.executable, "-m", "cli", "dead-letters", "redrive", *ids],
         env={**os.environ, **settle.stack.environment(), VARIABLE: place},
         check=False,
     )

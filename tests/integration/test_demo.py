@@ -11,7 +11,7 @@ from operations.trace_check import HOPS
 
 def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "80"}
-    command = [sys.executable, "-m", "cli.main", "demo", "--count", "100"]
+    command = [sys.executable, "-m", "cli", "demo", "--count", "100"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     said = ended.stdout
     assert ended.returncode == 0, said + ended.stderr

@@ -139,7 +139,7 @@ def test_the_broker_away_is_waited_for(settle: Settle):
 def second_instance(settle: Settle, service: str) -> Iterator[subprocess.Popen[str]]:
     """Another instance that works beside the first; it must end in good order."""
     environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0"}
-    command = [sys.executable, "-m", "cli.main", "run", service]
+    command = [sys.executable, "-m", "cli", "run", service]
     second = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     assert second.stderr is not None
     try:

@@ -62,7 +62,7 @@ def said(settle: Settle, wait_s: float = WAIT_S) -> dict[str, str]:
 
 def gaps(settle: Settle, *arguments: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-m", "cli.main", "gaps", *arguments],
+        [sys.executable, "-m", "cli", "gaps", *arguments],
         env={**environment(settle.stack.state), "COLUMNS": "200"},
         capture_output=True,
         text=True,

@@ -47,7 +47,7 @@ class Server:
 
     def settle(self, role, *arguments):
         environment = clean_environment() | self.dsns(role) | {"SETTLE_KAFKA_BOOTSTRAP": self.bootstrap}
-        command = [sys.executable, "-m", "cli.main", *arguments]
+        command = [sys.executable, "-m", "cli", *arguments]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
@@ -55,7 +55,7 @@ class Server:
     @contextmanager
     def running(self, service, **variables):
         environment = clean_environment() | {"SETTLE_KAFKA_BOOTSTRAP": self.bootstrap} | variables
-        process = subprocess.Popen([sys.executable, "-m", "cli.main", "run", service], env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "cli", "run", service], env=environment)
         try:
             yield process
         finally:

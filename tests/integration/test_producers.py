@@ -51,7 +51,7 @@ def command(settle):
 
     def start(arguments, **changed):
         return subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *arguments.split()],
+            [sys.executable, "-m", "cli", *arguments.split()],
             env=variables | changed,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

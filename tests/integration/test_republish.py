@@ -58,7 +58,7 @@ class Lossy(Settle):
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "cli.main", *arguments],
+            [sys.executable, "-m", "cli", *arguments],
             env={**os.environ, **self.stack.environment(), "COLUMNS": "100"},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -35,14 +35,14 @@ def test_a_service_is_started_with_its_clock_off(tmp_path, off_s):
 
 
 def test_only_that_service_and_only_until_its_clock_is_set_again():
-    arming = Arming(lambda service: ["python", "-m", "cli.main", "run", service])
+    arming = Arming(lambda service: ["python", "-m", "cli", "run", service])
     arming.set_clock("account", 600.0)
     arming.arm("account", "account.committed")
 
-    assert arming("payment") == ["python", "-m", "cli.main", "run", "payment"]
+    assert arming("payment") == ["python", "-m", "cli", "run", "payment"]
     armed = arming("account")
     assert armed[:1] == ["env"]
-    assert armed[2:] == ["python", "-m", "lab.chaos.clock", "600", "cli.main", "run", "account"]
+    assert armed[2:] == ["python", "-m", "lab.chaos.clock", "600", "cli", "run", "account"]
     assert arming("account") == armed[2:]
     arming.set_clock("account", 0.0)
-    assert arming("account") == ["python", "-m", "cli.main", "run", "account"]
+    assert arming("account") == ["python", "-m", "cli", "run", "account"]

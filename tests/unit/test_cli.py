@@ -26,7 +26,7 @@ from stack.lock import FolderLock
 
 NOBODY = "127.0.0.1:9"
 HEAVY = ("confluent_kafka", "opentelemetry", "producers", "psycopg", "stack")
-SETTLE = [sys.executable, "-m", "cli.main"]
+SETTLE = [sys.executable, "-m", "cli"]
 
 
 @pytest.fixture(autouse=True)
@@ -338,7 +338,7 @@ def test_a_variable_that_is_wrong_is_named(monkeypatch):
     assert result.stderr.startswith("settle: SETTLE_DELIVERY_TIMEOUT_S=soon is wrong: ")
 
 
-@pytest.mark.parametrize("command", [["cli.main", "run", "relay"], ["outbox_relay"]])
+@pytest.mark.parametrize("command", [["cli", "run", "relay"], ["outbox_relay"]])
 def test_a_relay_without_a_source_does_not_start_and_says_so(command):
     result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=30)
 

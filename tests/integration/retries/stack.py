@@ -82,7 +82,7 @@ class Retrying(Settle):
 
     def settle(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "cli.main", *arguments],
+            [sys.executable, "-m", "cli", *arguments],
             env={**os.environ, **self.stack.environment(), "COLUMNS": "80"},
             capture_output=True,
             text=True,

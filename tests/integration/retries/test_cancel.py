@@ -115,7 +115,7 @@ def test_a_thousand_cancellations_race_their_payments_and_none_is_both_paid_and_
         "SETTLE_HTTP_PORT": "0",
     }
     second = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "run", "payment"], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "cli", "run", "payment"], env=environment, stderr=subprocess.PIPE, text=True
     )
     try:
         while "partitions assigned" not in (line := second.stderr.readline()):

@@ -28,7 +28,7 @@ def with_a_short_deadline(retrying: Retrying) -> Iterator[None]:
         "SETTLE_HTTP_PORT": "0",
     }
     service = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "run", "payment"], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "cli", "run", "payment"], env=environment, stderr=subprocess.DEVNULL
     )
     try:
         yield

@@ -1,0 +1,5 @@
+"""``python -m cli``: the same as ``settle``."""
+
+from cli import start
+
+start()
