@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from cli.environment import refuse_development_defaults
 from cli.errors import BAD_INPUT, BadInputError, in_one_line, of_command_line
 from cli.text import complain
 
@@ -98,7 +97,12 @@ class LazyCommands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command, if it may run with these environment variables."""
         with in_one_line():
-            refuse_development_defaults()
+            from contracts.variables import refuse_development_defaults
+
+            try:
+                refuse_development_defaults()
+            except ValueError as error:
+                raise BadInputError(str(error)) from None
             return super().invoke(ctx)
 
     def main(self, *arguments: Any, **extra: Any) -> Any:

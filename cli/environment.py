@@ -11,11 +11,7 @@ import typer
 
 from cli.errors import BadInputError
 from cli.text import say
-
-DEVELOPMENT_DEFAULT = "only-for-development"
-"""Part of every value that ``docker-compose.yml`` and ``.env.example`` give to a secret."""
-
-DEVELOPMENT, PRODUCTION = ENVIRONMENTS = ("development", "production")
+from contracts.variables import PRODUCTION
 
 InProductionOption = Annotated[
     bool, typer.Option("--in-production", help="Do it although SETTLE_ENV is production.")
@@ -23,23 +19,6 @@ InProductionOption = Annotated[
 
 _PREFIXES = ("SETTLE_", "OTEL_", "POSTGRES_", "GRAFANA_")
 _SECRETS = ("_PASSWORD", "_HEADERS")
-
-
-def refuse_development_defaults() -> None:
-    """Refuse a production with a development default in it.
-
-    Raises:
-        BadInputError: ``SETTLE_ENV`` is neither of :data:`ENVIRONMENTS`, or is production with such a default.
-    """
-    environment = os.environ.get("SETTLE_ENV") or DEVELOPMENT
-    if environment not in ENVIRONMENTS:
-        raise BadInputError(f"SETTLE_ENV={environment} is wrong: it is one of {', '.join(ENVIRONMENTS)}")
-    if environment == PRODUCTION:
-        found = sorted(name for name, value in os.environ.items() if DEVELOPMENT_DEFAULT in value)
-        if found:
-            raise BadInputError(
-                f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: set them"
-            )
 
 
 def refuse_production(what: str, *, anyway: bool) -> None:

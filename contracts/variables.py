@@ -1,6 +1,17 @@
 """Environment variables that are wrong, for a person: which ones, and why."""
 
-from pydantic import ValidationError
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+DEVELOPMENT_DEFAULT = "only-for-development"
+"""Part of every value that ``docker-compose.yml`` and ``.env.example`` give to a secret."""
+
+DEVELOPMENT, PRODUCTION = ENVIRONMENTS = ("development", "production")
 
 PREFIXES = {"TracingSettings": "OTEL_"}
 PREFIX = "SETTLE_"
@@ -19,3 +30,20 @@ def complaint(error: ValidationError) -> str:
         + f" is wrong: {details['msg'].removeprefix('Value error, ')}"
         for name, details in reversed(wrong.items())
     )
+
+
+def refuse_development_defaults() -> None:
+    """Refuse a production with a development default in it.
+
+    Raises:
+        ValueError: ``SETTLE_ENV`` is neither of :data:`ENVIRONMENTS`, or is production with such a default.
+    """
+    environment = os.environ.get("SETTLE_ENV") or DEVELOPMENT
+    if environment not in ENVIRONMENTS:
+        raise ValueError(f"SETTLE_ENV={environment} is wrong: it is one of {', '.join(ENVIRONMENTS)}")
+    if environment == PRODUCTION:
+        found = sorted(name for name, value in os.environ.items() if DEVELOPMENT_DEFAULT in value)
+        if found:
+            raise ValueError(
+                f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: set them"
+            )

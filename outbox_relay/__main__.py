@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contracts import failpoints
 from contracts.dsn import check_dsn
-from contracts.variables import complaint
+from contracts.variables import complaint, refuse_development_defaults
 from outbox_relay.errors import RelayError
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
@@ -35,6 +35,10 @@ def relay(
     """Publish every row of the sources' outbox tables to Kafka, until SIGTERM or SIGINT."""
     options = {"kafka_bootstrap": bootstrap, "relay_initial": initial}
     given: dict[str, object] = {name: value for name, value in options.items() if value}
+    try:
+        refuse_development_defaults()
+    except ValueError as error:
+        _refuse(str(error))
     try:
         if source:
             given["relay_sources"] = [_checked(dsn) for dsn in source]

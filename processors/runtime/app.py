@@ -29,6 +29,7 @@ from broker.records import Record
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.topics import consumer_group
+from contracts.variables import refuse_development_defaults
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.database import is_nobodys_fault, is_refusal
@@ -301,7 +302,9 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
 
     Raises:
         pydantic.ValidationError: a variable makes no sense.
+        ValueError: it is production, with a password that everybody knows.
     """
+    refuse_development_defaults()
     settings = ServiceSettings()
     processor = processor_type(settings)
     pipeline = Pipeline(

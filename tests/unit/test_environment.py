@@ -2,13 +2,15 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from cli.environment import DEVELOPMENT_DEFAULT
 from cli.main import app
+from contracts.variables import DEVELOPMENT_DEFAULT
 
 ROOT = Path(__file__).parents[2]
 EVERYBODY_KNOWS = f"postgresql://saga:{DEVELOPMENT_DEFAULT}@postgres/saga"
@@ -35,6 +37,18 @@ def test_production_refuses_development_defaults(monkeypatch, command):
     assert result.exit_code == 2, result.exception
     (line,) = result.stderr.splitlines()
     assert "SETTLE_ENV=production refuses the development defaults of POSTGRES_PASSWORD, SETTLE_SAGA_DSN" in line
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "outbox_relay"], ["-m", "faust", "-A", "processors.saga.processor", "worker"]]
+)
+def test_so_does_whoever_starts_without_settle(command):
+    variables = {"SETTLE_ENV": "production", "SETTLE_SAGA_DSN": EVERYBODY_KNOWS}
+    result = subprocess.run(
+        [sys.executable, *command], env=os.environ | variables, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode != 0
+    assert "SETTLE_ENV=production refuses the development defaults of SETTLE_SAGA_DSN" in result.stderr
 
 
 def test_an_environment_that_is_misspelt_is_not_taken_for_development(monkeypatch):
