@@ -79,7 +79,7 @@ def test_deciding_knows_no_database_no_kafka_and_no_faust(service):
     assert not {name.partition(".")[0] for name in imports} & {"psycopg", "sqlalchemy", "confluent_kafka", "faust"}
 
 
-def test_no_file_is_longer_than_a_question_takes_to_answer():
+def test_no_file_is_long():
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
     assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
 
