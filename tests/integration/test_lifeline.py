@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from confluent_kafka import Producer
 
 from broker import lifeline
+from broker.clients import idempotent_producer
 from contracts.topics import WITHDRAWAL_REQUESTS
 from processors.runtime.consumer import BatchConsumer, CutOffError
 from producers.client import WithdrawalClient
@@ -50,7 +50,7 @@ def test_a_client_that_is_cut_off_delivers_the_next_request(settle: Settle, nowh
     account = settle.open_account()
     with WithdrawalClient(settle.bootstrap, delivery_timeout_s=5) as client:
         client.request(account, "1.00")
-        client._producer = Producer({**client._config, "bootstrap.servers": nowhere})
+        client._producer = idempotent_producer(nowhere, client._config)
         with pytest.raises(NotDeliveredError, match="no confirmation within 5 s"):
             client.request(account, "2.00")
         receipt = client.request(account, "3.00")
@@ -61,7 +61,7 @@ def test_a_client_whose_producer_failed_for_good_delivers_the_next_request(settl
     account = settle.open_account()
     with WithdrawalClient(settle.bootstrap) as client:
         fails = {"enable.gapless.guarantee": True, "message.max.bytes": 4_000_000}
-        client._producer = Producer({**client._config, **fails})
+        client._producer = idempotent_producer(settle.bootstrap, {**client._config, **fails})
         client._producer.produce(WITHDRAWAL_REQUESTS.name, os.urandom(3_000_000))  # which the topic never takes
         client.flush()
         receipt = client.request(account, "1.00")
