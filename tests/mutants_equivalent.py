@@ -10,6 +10,7 @@ EQUIVALENT = {
     "operations/audit/run.py Audit: True -> False": _FROZEN,
     "operations/audit/run.py _wait_until_quiet: True -> False": _STATEMENT,
     "operations/audit/run.py _published: True -> False": _STATEMENT,
+    "operations/audit/spill.py module: 128 -> 129": _CHOICE,
     "lab/chaos/verdict.py module: 60.0 -> 61.0": _CHOICE,
     "lab/chaos/verdict.py module: 2.0 -> 3.0": _CHOICE,
     "lab/chaos/verdict.py module: 0.1 -> 1.1": _CHOICE,
