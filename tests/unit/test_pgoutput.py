@@ -2,13 +2,14 @@
 
 import struct
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox_relay.errors import DecodeError
-from outbox_relay.pgoutput import BYTEA, COLUMNS, POSTGRES_EPOCH_US, Begin, Commit, Decoder
+from outbox_relay.pgoutput import BYTEA, COLUMNS, POSTGRES_EPOCH_US, Begin, Commit, Decoder, _in_standard_order
 from outbox_relay.row import OutboxRow
 
 STANDARD = (*COLUMNS, "created_at")
@@ -50,6 +51,48 @@ def decoder_of(layout):
 @given(rows, layouts)
 def test_a_row_comes_out_as_it_went_in_wherever_its_columns_stand(row, layout):
     assert decoder_of(layout).decode(insert(values_in(layout, row))) == row
+
+
+full = st.builds(OutboxRow, text, text, text, text, text, nullable, nullable)
+
+
+def nobody(message):
+    raise AssertionError(f"left to the slow way: {message!r}")
+
+
+@given(full, st.lists(nullable, max_size=3))
+def test_a_row_in_the_usual_order_is_read_in_one_pass(row, trailing):
+    decode = _in_standard_order(len(COLUMNS) + len(trailing), otherwise=nobody)
+    assert decode(insert([*row, *trailing])) == row
+
+
+@given(full, st.sampled_from(range(5)), st.sampled_from(b"ub"))
+def test_a_column_that_is_no_text_is_left_to_the_slow_way(row, place, kind):
+    message = bytearray(insert(row))
+    message[8 + sum(5 + len(value) for value in row[:place])] = kind
+    assert _in_standard_order(len(COLUMNS), otherwise=lambda _: "slow")(bytes(message)) == "slow"
+
+
+@given(full, st.integers(0, 20))
+def test_a_row_with_another_number_of_columns_is_left_to_the_slow_way(row, count):
+    message = bytearray(insert(row))
+    message[6:8] = struct.pack(">H", count)
+    decode = _in_standard_order(len(COLUMNS), otherwise=lambda _: "slow")
+    assert decode(bytes(message)) == (row if count == len(COLUMNS) else "slow")
+
+
+def test_what_the_protocol_and_the_server_call_by_number():
+    assert BYTEA == 17  # pg_type.oid
+    assert datetime.fromtimestamp(POSTGRES_EPOCH_US / 1e6, UTC) == datetime(2000, 1, 1, tzinfo=UTC)
+    assert POSTGRES_EPOCH_US % 1_000_000 == 0
+
+
+def test_a_complaint_shows_the_beginning_of_the_message():
+    message = insert([b"x" * 100])[:60]
+    with pytest.raises(DecodeError) as refused:
+        decoder_of(STANDARD).decode(message)
+    said = f"pgoutput message 'I' of 60 bytes is truncated or malformed: {message[:48].hex(' ')}"
+    assert str(refused.value) == said
 
 
 @given(rows, layouts)
