@@ -196,3 +196,26 @@ def test_what_was_not_announced_or_is_unknown_is_refused():
         Decoder().decode(b"?")
     with pytest.raises(DecodeError, match="empty"):
         Decoder().decode(b"")
+
+
+def test_a_table_with_only_the_required_columns_is_read():
+    decoder = decoder_of(COLUMNS[:5])
+    assert decoder.incomplete is None
+    row = [b"1", b"account", b"acc-1", b"T", b"{}"]
+    assert decoder.decode(insert(row)) == OutboxRow(*row)
+
+
+def test_a_row_of_a_relation_that_was_not_announced_names_it():
+    with pytest.raises(DecodeError, match=rf"for relation {0x01020304},"):
+        decoder_of(STANDARD).decode(insert([b"x"], relation_id=0x01020304))
+
+
+@pytest.mark.parametrize("names", [{"schema": ""}, {"table": ""}, {"columns": ["", *STANDARD]}])
+def test_an_empty_name_is_a_name(names):
+    """PostgreSQL sends that of its own schema so."""
+    decoder = Decoder()
+    about = {"columns": list(STANDARD), "schema": "public", "table": "outbox"} | names
+    assert decoder.decode(relation(**about)) is None
+    row = OutboxRow(b"1", b"account", b"acc-1", b"T", b"{}", None, None)
+    found = decoder.decode(insert([None] * ("columns" in names) + values_in(STANDARD, row)))
+    assert found == (row if "columns" in names else None)
