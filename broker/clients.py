@@ -20,7 +20,6 @@ Properties = Mapping[str, Any]
 _PARTITIONER = {"partitioner": "murmur2_random"}
 # What matters reaches the caller as an error.
 _QUIET = {"log_level": 0}
-_NO_GROUP = {"enable.auto.commit": False}
 
 
 def idempotent_producer(
@@ -48,7 +47,9 @@ def reader(
     bootstrap: str, name: str, properties: Properties | None = None, logger: logging.Logger | None = None
 ) -> Consumer:
     """A consumer that is given its partitions, joins no group (of the name that it says) and commits nothing."""
-    return Consumer(_with(bootstrap, {"group.id": name, **_NO_GROUP}, properties), **_logged(logger))
+    return Consumer(
+        _with(bootstrap, {"group.id": name, "enable.auto.commit": False}, properties), **_logged(logger)
+    )
 
 
 def admin(bootstrap: str) -> AdminClient:

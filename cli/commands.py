@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from cli.errors import BAD_INPUT, BadInputError, in_one_line, of_command_line
 from cli.text import complain
+from contracts.variables import refuse_development_defaults
 
 
 class Command(NamedTuple):
@@ -97,12 +98,7 @@ class LazyCommands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command, if it may run with these environment variables."""
         with in_one_line():
-            from contracts.variables import refuse_development_defaults
-
-            try:
-                refuse_development_defaults()
-            except ValueError as error:
-                raise BadInputError(str(error)) from None
+            refuse_development_defaults()
             return super().invoke(ctx)
 
     def main(self, *arguments: Any, **extra: Any) -> Any:

@@ -32,6 +32,7 @@ EXIT_CODES = {
     "contracts.money.MoneyError": BAD_INPUT,
     "operations.dead_letters.errors.DeadLetterError": BAD_INPUT,
     "contracts.failpoints.FailpointError": BAD_INPUT,
+    "contracts.variables.EnvironmentRefusedError": BAD_INPUT,
     "outbox_relay.errors.RelayError": BAD_INPUT,
     "producers.errors.InvalidRequestError": BAD_INPUT,
     "producers.errors.ProducerError": FAILED,

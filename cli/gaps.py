@@ -10,12 +10,11 @@ from cli import settings
 from cli.errors import BadInputError
 from cli.settings import DataOption
 from cli.text import say, say_json
-from contracts.services import READ_BY
+from contracts.services import NAMES
 
 if TYPE_CHECKING:
     from processors.runtime.gaps import NotedGap
 
-SERVICES = tuple(READ_BY)
 
 app = typer.Typer(help="See what Kafka deleted before a service had read it.", no_args_is_help=True)
 
@@ -52,7 +51,7 @@ def acknowledge(
 
 
 def _dsns(data: Any) -> dict[str, str]:
-    return {service: settings.dsn(service, data) for service in SERVICES}
+    return {service: settings.dsn(service, data) for service in NAMES}
 
 
 def _noted(data: Any) -> list[NotedGap]:

@@ -1,6 +1,9 @@
 """Where databases are, as libpq takes it: URLs, and key-value strings (``host=db1 dbname=account``)."""
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 _URL = r"postgres(?:ql)?://"
 # A URL with commas in it ends where white space, or a comma and the next URL, begins. A comma before white space
@@ -33,6 +36,10 @@ def check_dsn(dsn: str) -> str:
     except psycopg.ProgrammingError:
         pass  # what libpq says of it may contain a password
     raise ValueError(f"not a database such as {EXAMPLES}")
+
+
+Dsn = Annotated[str, AfterValidator(check_dsn)]
+"""A setting that says where a database is."""
 
 
 def split_dsns(text: str) -> list[str]:

@@ -13,6 +13,11 @@ DEVELOPMENT_DEFAULT = "only-for-development"
 
 DEVELOPMENT, PRODUCTION = ENVIRONMENTS = ("development", "production")
 
+
+class EnvironmentRefusedError(ValueError):
+    """``SETTLE_ENV`` makes no sense, or what is set is not fit for it."""
+
+
 PREFIXES = {"TracingSettings": "OTEL_"}
 PREFIX = "SETTLE_"
 # A database's URL may hold a password.
@@ -36,14 +41,15 @@ def refuse_development_defaults() -> None:
     """Refuse a production with a development default in it.
 
     Raises:
-        ValueError: ``SETTLE_ENV`` is neither of :data:`ENVIRONMENTS`, or is production with such a default.
+        EnvironmentRefusedError: ``SETTLE_ENV`` is neither of :data:`ENVIRONMENTS`, or is production with such a
+            default.
     """
     environment = os.environ.get("SETTLE_ENV") or DEVELOPMENT
     if environment not in ENVIRONMENTS:
-        raise ValueError(f"SETTLE_ENV={environment} is wrong: it is one of {', '.join(ENVIRONMENTS)}")
+        raise EnvironmentRefusedError(f"SETTLE_ENV={environment} is wrong: it is one of {', '.join(ENVIRONMENTS)}")
     if environment == PRODUCTION:
         found = sorted(name for name, value in os.environ.items() if DEVELOPMENT_DEFAULT in value)
         if found:
-            raise ValueError(
+            raise EnvironmentRefusedError(
                 f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: set them"
             )

@@ -34,8 +34,9 @@ GRANT SELECT, DELETE ON outbox_dead TO operator;
 GRANT INSERT, DELETE ON outbox TO operator;
 """
 
-# A service says what it has missed; people say what became of it.
-_GAPS = """
+# A service emits, and says what it has missed; people say what became of that.
+_EVERY_SERVICE = """
+GRANT INSERT ON outbox TO {service};
 GRANT SELECT, INSERT, UPDATE ON gaps TO {service};
 GRANT UPDATE (acknowledged_at, note) ON gaps TO operator;
 """
@@ -61,7 +62,7 @@ def grant(database: str, dsn: str) -> None:
     if database == "account":
         statements.append(_OPEN_ACCOUNTS)
     if database in NAMES:
-        statements += [PUBLICATION, _RELAY, _DEAD_ROWS, _GAPS.format(service=database)]
+        statements += [PUBLICATION, _RELAY, _DEAD_ROWS, _EVERY_SERVICE.format(service=database)]
     with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
         for statement in statements:
             connection.execute(statement)

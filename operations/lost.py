@@ -9,13 +9,11 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.services import TOPICS
+from contracts.events import EVENT_TYPES
 from processors.account import decide as account
 from processors.notification import decide as notification
 from processors.payment import decide as payment
 from processors.saga.decide import BITS, needed_for
-
-TOPIC_OF = {event_type.__name__: topic.name for topic in TOPICS for event_type in topic.event_types}
 
 REQUEST = "WithdrawalRequested"
 _NAMES = {bit: event_type.__name__ for event_type, bit in BITS.items()}
@@ -67,7 +65,7 @@ class Lost(msgspec.Struct, frozen=True):
     @property
     def topic(self) -> str:
         """Where it belongs."""
-        return TOPIC_OF[self.event_type]
+        return EVENT_TYPES[self.event_type].topic
 
 
 def stored(known: Known) -> set[str]:

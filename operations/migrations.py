@@ -9,11 +9,11 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 import processors
-from contracts.services import DATABASES, FOLDERS
+from contracts.services import FOLDERS
 
-_PROCESSORS = Path(processors.__file__).parent
+_ROOT = Path(processors.__file__).parents[1]
 
-VERSIONS = {name: _PROCESSORS.parent.joinpath(*FOLDERS[name].split("."), "migrations") for name in DATABASES}
+VERSIONS = {name: _ROOT.joinpath(*folder.split("."), "migrations") for name, folder in FOLDERS.items()}
 """Where the versions of each database's schema are."""
 
 # Any number: it only has to be the same for everyone who migrates a Settle database.
@@ -31,7 +31,7 @@ def migrate(service: str, dsn: str) -> None:
         sqlalchemy.exc.OperationalError: the database does not answer.
     """
     config = Config()
-    config.set_main_option("script_location", str(_PROCESSORS / "runtime" / "alembic"))
+    config.set_main_option("script_location", str(_ROOT / "processors" / "runtime" / "alembic"))
     config.set_main_option("version_locations", str(VERSIONS[service]))
     config.set_main_option("path_separator", "newline")
     # SQLAlchemy reads URLs otherwise than libpq does, so it is handed connections.

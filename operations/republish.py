@@ -24,7 +24,7 @@ from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
 from contracts.services import NAMES, SERVICES, WRITTEN_BY
 from operations.audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
-from operations.lost import TOPIC_OF, Known, Lost
+from operations.lost import Known, Lost
 from operations.rebuild import rebuild
 from processors.account import decide as account
 from processors.runtime.messages import Message, read
@@ -274,7 +274,7 @@ def _on_topics(
 ) -> Iterator[tuple[UUID, str, Lost]]:
     """What of it stands on the topics, though the saga service has not taken it in."""
     types = frozenset[str]().union(*missing.values())
-    topics = {TOPIC_OF[event_type] for event_type in types}
+    topics = {EVENT_TYPES[event_type].topic for event_type in types}
     for record in scan(bootstrap, topics):
         topic, partition, offset = record.topic(), record.partition(), record.offset()
         assert topic is not None
@@ -286,7 +286,7 @@ def _on_topics(
             continue
         event, event_type = message.event, type(message.event).__name__
         made = again.get(event.payment_id, {}).get(event_type)
-        if made is None or TOPIC_OF[event_type] != topic:
+        if made is None or EVENT_TYPES[event_type].topic != topic:
             continue
         # Who says something else of it is somebody else.
         if same_withdrawal(event, decode(event_type, made.body.encode())):

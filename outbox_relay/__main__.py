@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contracts import failpoints
 from contracts.dsn import check_dsn
-from contracts.variables import complaint, refuse_development_defaults
+from contracts.variables import EnvironmentRefusedError, complaint, refuse_development_defaults
 from outbox_relay.errors import RelayError
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
@@ -37,16 +37,13 @@ def relay(
     given: dict[str, object] = {name: value for name, value in options.items() if value}
     try:
         refuse_development_defaults()
-    except ValueError as error:
-        _refuse(str(error))
-    try:
         if source:
             given["relay_sources"] = [_checked(dsn) for dsn in source]
         failpoints.arm_from_environment()
         run_relay(RelaySettings(**given))  # type: ignore[arg-type]
     except ValidationError as error:
         _refuse(complaint(error))
-    except (RelayError, OSError, failpoints.FailpointError) as error:
+    except (RelayError, OSError, failpoints.FailpointError, EnvironmentRefusedError) as error:
         _refuse(str(error))
 
 

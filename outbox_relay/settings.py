@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, create_model, field_validator
+from pydantic import Field, create_model, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from contracts.dsn import check_dsn, split_dsns
+from contracts.dsn import Dsn, check_dsn, split_dsns
 from contracts.services import NAMES
 from outbox_relay import initial
 
 # One variable for each service that the registry knows: SETTLE_ACCOUNT_DSN and so on.
 _FIELDS: Any = {
     f"{name}_dsn": (
-        Annotated[str | None, AfterValidator(lambda dsn: dsn if dsn is None else check_dsn(dsn))],
+        Dsn | None,
         Field(None, description=f"without relay_sources: database of the {name} service"),
     )
     for name in NAMES

@@ -5,5 +5,4 @@ GRANT SELECT, UPDATE ON accounts TO account;
 GRANT SELECT, INSERT, UPDATE ON saga_log TO account;
 GRANT SELECT, INSERT ON ledger TO account;
 GRANT SELECT, INSERT, UPDATE, DELETE ON refunds_due TO account;
-GRANT INSERT ON outbox TO account;
 """

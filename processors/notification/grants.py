@@ -2,5 +2,4 @@
 
 GRANTS = """
 GRANT SELECT, INSERT, UPDATE ON notifications TO notification;
-GRANT INSERT ON outbox TO notification;
 """

@@ -2,5 +2,4 @@
 
 GRANTS = """
 GRANT SELECT, INSERT, UPDATE ON payments TO payment;
-GRANT INSERT ON outbox TO payment;
 """

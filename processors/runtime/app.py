@@ -302,7 +302,7 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
 
     Raises:
         pydantic.ValidationError: a variable makes no sense.
-        ValueError: it is production, with a password that everybody knows.
+        EnvironmentRefusedError: it is production, with a password that everybody knows.
     """
     refuse_development_defaults()
     settings = ServiceSettings()

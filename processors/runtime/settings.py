@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, AnyHttpUrl, Field, create_model, field_validator
+from pydantic import AnyHttpUrl, Field, create_model, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from contracts.dsn import check_dsn
+from contracts.dsn import Dsn
 from contracts.services import DATABASES
 from processors.runtime.retry import RetryPolicy
 
@@ -27,7 +27,7 @@ Pause = Annotated[float, Field(ge=0, le=PAUSE_S_MAX, allow_inf_nan=False)]
 # One variable for each database that the registry knows: SETTLE_ACCOUNT_DSN and so on.
 _FIELDS: Any = {
     f"{name}_dsn": (
-        Annotated[str, AfterValidator(check_dsn)],
+        Dsn,
         Field(f"{DEFAULT_DSN}/{name}", description=f"database of the {name} service"),
     )
     for name in DATABASES

@@ -3,5 +3,4 @@
 GRANTS = """
 GRANT SELECT, INSERT, UPDATE ON withdrawals TO saga;
 GRANT SELECT, INSERT ON event_store TO saga;
-GRANT INSERT ON outbox TO saga;
 """

@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -32,6 +33,7 @@ MODULES = {
 }
 
 
+@cache
 def imported(module: str) -> set[str]:
     """The modules of ours that one imports, wherever in its code, be it for types alone."""
     found = set()

@@ -2,5 +2,4 @@
 
 GRANTS = """
 GRANT SELECT, INSERT ON checks TO fraud;
-GRANT INSERT ON outbox TO fraud;
 """
