@@ -65,6 +65,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if cls.__name__ in EVENT_TYPES:
+            raise TypeError(f"there is an event type {cls.__name__} already")
         EVENT_TYPES[cls.__name__] = cls
 
     payment_id: UUID

@@ -316,3 +316,10 @@ def test_a_message_id_is_the_same_in_any_spelling(written):
 def test_what_is_no_message_id_is_none(value):
     assert headers.message_id([("id", str(uuid4()).encode()), ("id", value)]) is None
     assert headers.message_id(None) is None
+
+
+def test_the_name_of_an_event_type_is_taken_once():
+    taken = events.EVENT_TYPES["MoneyDeducted"]
+    with pytest.raises(TypeError, match="MoneyDeducted already"):
+        type(taken)("MoneyDeducted", (events.Event,), {"__module__": __name__})
+    assert events.EVENT_TYPES["MoneyDeducted"] is taken
