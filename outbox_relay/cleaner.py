@@ -33,7 +33,17 @@ from outbox_relay.replication import connect
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
-from outbox_relay.table import Table, current_lsn, find_table, may_delete, oldest_us, order_of, scalar, select_rows
+from outbox_relay.table import (
+    Table,
+    current_lsn,
+    find_table,
+    flush,
+    may_delete,
+    oldest_us,
+    order_of,
+    scalar,
+    select_rows,
+)
 
 CLEAN_INTERVAL_S = 1.0
 # How often table, publication and slot are looked at, and rows are looked for that did not come.
@@ -105,6 +115,7 @@ class Cleaner:
         self._handed: set[bytes] = set()
         self._unvacuumed = 0
         self._looked_at = 0.0
+        self._is_behind = False
         self._fingerprint: str | None = None
         self._cleans = False
 
@@ -138,6 +149,9 @@ class Cleaner:
                 if not self._cleans or self._look_for_leftovers(connection):
                     self._source.has_looked(keeps_rows=not self._cleans)
                 self._looked_at = time.monotonic()
+            if self._is_behind:
+                flush(connection)
+                self._is_behind = False
             if vacuum and self._unvacuumed >= VACUUM_ROWS:
                 connection.execute(_VACUUM)
                 self._unvacuumed = 0
@@ -181,6 +195,7 @@ class Cleaner:
         give_up = time.monotonic() + CAUGHT_UP_WAIT_S
         while self._source.ledger.confirmed_lsn < lsn:
             if self._stop.is_set() or time.monotonic() > give_up:
+                self._is_behind = True
                 return False
             time.sleep(CAUGHT_UP_LOOK_S)
         return True

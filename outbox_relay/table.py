@@ -22,6 +22,10 @@ _ORIGIN = """
 """
 _MAY_DELETE = "SELECT has_table_privilege('public.outbox', 'DELETE')"
 _CURRENT_LSN = "SELECT pg_current_wal_insert_lsn()::text"
+_FLUSH = """
+    SELECT pg_logical_emit_message(true, 'settle-relay', '')
+    WHERE pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()
+"""
 # Two who read the same outbox would overtake each other, also where one reads the log and the other the table.
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('settle-relay outbox'))"
 
@@ -119,6 +123,15 @@ def find_origin(connection: Connection) -> Origin:
 def current_lsn(connection: Connection) -> int:
     """Where the database's log ends now."""
     return parse_lsn(scalar(connection, _CURRENT_LSN))
+
+
+def flush(connection: Connection) -> None:
+    """Have the server write its log to disk, up to where it ends now.
+
+    What no commit follows (of a reader that tidied a page, of a transaction under way) it may keep in memory for
+    as long as nothing else happens, and a walsender sends only what is on disk.
+    """
+    connection.execute(_FLUSH)
 
 
 def order_of(connection: Connection, table: Table) -> sql.Composable:

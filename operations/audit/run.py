@@ -55,7 +55,9 @@ _OPEN = """
 SELECT count(*) FROM withdrawals WHERE finished_at IS NULL
 """
 
-_POSITION = "SELECT pg_current_wal_insert_lsn()"
+# By a commit: what none follows (of a reader that tidied a page) a server may keep in memory while nothing else
+# happens, and sends nobody.
+_POSITION = "SELECT pg_logical_emit_message(true, 'settle-audit', '')"
 
 # Other slots are none of ours: somebody's replica, somebody's change data capture.
 _SLOTS = """

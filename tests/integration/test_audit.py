@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import psutil
+import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
@@ -220,6 +221,14 @@ def test_a_hole_in_a_story(settle: Settle):
     finally:
         settle.execute("saga", f"DELETE FROM withdrawals WHERE payment_id = '{one.payment_id}'")
     settle.audit()
+
+
+def test_a_log_that_the_server_keeps_in_memory(settle: Settle, completed):
+    """The relay is sent what is on disk; what no commit follows is not, and is no event."""
+    with psycopg.connect(settle.dsns["account"]) as under_way:
+        for _ in range(3):
+            under_way.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 100))")
+            assert off(settle, 0.0) == {}
 
 
 def test_the_relay_has_time_of_its_own(settle: Settle, monkeypatch):

@@ -25,6 +25,21 @@ def test_published_rows_are_removed(outbox, reader):
     outbox.assert_exactly_once_in_order()
 
 
+def test_a_log_that_the_server_keeps_in_memory_does_not_keep_rows_back(outbox):
+    """A walsender sends what is on disk; what no commit follows is there by chance: the server's own snapshot."""
+    more = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 100))"
+    with (
+        outbox.server_setting("bgwriter_delay", "10s"),
+        relaying(outbox),
+        psycopg.connect(outbox.dsn) as under_way,
+    ):
+        outbox.wait_confirmed()
+        for _ in range(3):
+            outbox.wait_published([outbox.insert()])
+            under_way.execute(more)
+            wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed", 9)
+
+
 def test_rows_that_are_not_published_stay_even_those_of_a_transaction_that_was_numbered_first(outbox):
     with relaying(outbox), psycopg.connect(outbox.dsn) as early:
         outbox.wait_confirmed()
