@@ -18,7 +18,7 @@ from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
 from processors.runtime.database import Database, is_nobodys_fault
 from processors.runtime.due import SetAside, in_words
-from processors.runtime.hops import by_context, remark, transaction_spans
+from processors.runtime.hops import deciding
 from processors.runtime.logs import fields_of
 from processors.runtime.messages import Message, payment_ids
 from processors.runtime.processor import Processor
@@ -48,7 +48,7 @@ class AccountProcessor(Processor):
 
     async def process(self, batch: Batch) -> None:
         """Lock, read, decide, write."""
-        async with batch.transaction(self.database) as connection:
+        async with self.transaction(batch) as connection:
             decision = await _apply(connection, batch.messages)
         batch.emitted += decision.emitted
         batch.dead_letters += decision.dead_letters
@@ -84,10 +84,9 @@ class AccountProcessor(Processor):
         return 1
 
     async def _refund(self, connection: AsyncConnection, due: store.RefundDue) -> Decision:
-        contexts = [due.context]
-        with transaction_spans(self.name, self._due_database, contexts) as hops:
+        with deciding(self.name, self._due_database, [due.context]) as emitted:
             decision = await _apply(connection, [due.message()])
-            remark(decision.emitted, by_context(hops, contexts))
+            emitted += decision.emitted
         await store.forget_refund(connection, due)
         for letter in decision.dead_letters:  # not in the way of a request any more, but none of ours
             log.error("a refund is not owed", reason=letter.reason, **fields_of(due.context, due.payment_id))

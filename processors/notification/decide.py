@@ -75,7 +75,7 @@ class Notification(msgspec.Struct):
         }
         subject = _SUBJECTS[self.template].format(**words)
         text = f"{_TEXTS[self.template].format(**words)}\nPayment {self.payment_id}\n"
-        return Mail(self.payment_id, self.template, self.recipient, subject, text)
+        return Mail(self.payment_id, self.template, self.recipient, subject, text, self.context, self.attempts + 1)
 
 
 def admit(

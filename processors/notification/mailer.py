@@ -24,6 +24,7 @@ from processors.runtime import metrics
 from processors.runtime.breaker import Breaker
 from processors.runtime.calls import BUDGET_S, Calls
 from processors.runtime.settings import ServiceSettings
+from tracing import NO_CONTEXT, TraceContext
 from tracing import attributes as names
 
 COLLECT_EVERY = 500
@@ -38,13 +39,20 @@ SMTP_CONNECTIONS_MAX = 8
 
 
 class Mail(msgspec.Struct, frozen=True):
-    """One mail. Payment ID and template name it; there is never a second one with the same two."""
+    """One mail. Payment ID and template name it; there is never a second one with the same two.
+
+    Attributes:
+        context: the trace context that sending it continues.
+        attempt: which one this is, from 1 on.
+    """
 
     payment_id: UUID
     template: str
     recipient: str
     subject: str
     text: str
+    context: TraceContext = NO_CONTEXT
+    attempt: int = 1
 
     @property
     def message_id(self) -> str:

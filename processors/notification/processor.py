@@ -6,7 +6,6 @@ from uuid import UUID
 
 import psycopg
 import structlog
-from opentelemetry.trace import Span, SpanKind
 from psycopg import AsyncConnection
 
 from contracts import failpoints
@@ -14,28 +13,23 @@ from contracts.events import MoneyRefunded, PaymentProcessed, WithdrawalRejected
 from contracts.services import READ_BY
 from processors.notification import store
 from processors.notification.decide import Notification, admit, conclude
-from processors.notification.mailer import Delivery, Mailer, NotTried, Refused, Undelivered, mailer_for
+from processors.notification.instrumentation import MAIL, InstrumentedMailer
+from processors.notification.mailer import Delivery, Mailer, mailer_for
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
 from processors.runtime.database import Database, is_nobodys_fault
 from processors.runtime.due import SetAside, in_words, isolate
-from processors.runtime.hops import by_context, fail, remark, retry, spans, transaction_spans
+from processors.runtime.hops import deciding
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings, recipient
-from tracing import attributes as names
 
 DUE_MAX = 500
 """Mails tried again in one transaction at the most."""
 
 FATES_MAX = 100_000
 """Mails whose fate is remembered until it is committed; beyond that one might leave again."""
-
-TEMPLATE = "settle.mail.template"
-
-MAIL = "mail"
-"""What is tried again, in the metrics."""
 
 log = structlog.get_logger()
 
@@ -49,7 +43,7 @@ class NotificationProcessor(Processor):
 
     def __init__(self, settings: ServiceSettings, mailer: Mailer | None = None) -> None:
         super().__init__(settings)
-        self._mailer = mailer or mailer_for(settings)
+        self._mailer = InstrumentedMailer(mailer or mailer_for(settings))
         self._policy = settings.retry_policy()
         self._due_database = Database(settings.dsn(self.name), "notification-due")
         self._set_aside: SetAside[store.Key] = SetAside()
@@ -62,7 +56,7 @@ class NotificationProcessor(Processor):
         known = await store.known(await self.database.connect(), payment_ids(batch.messages))
         new = admit(batch.messages, known, partial(recipient, self.settings.mail_to))
         emitted = await self._attempt(new, probe=False)
-        async with batch.transaction(self.database) as connection:
+        async with self.transaction(batch) as connection:
             await store.insert(connection, new, emitted)
         self._forget(new)
         batch.emitted += emitted
@@ -93,11 +87,9 @@ class NotificationProcessor(Processor):
     async def _send_due(self, lock: Callable[[AsyncConnection], Awaitable[list[Notification]]]) -> int:
         async with self._due_database.transaction() as connection:
             due = await lock(connection)
-            contexts = [one.context for one in due]
-            with transaction_spans(self.name, self._due_database, contexts) as hops:
-                emitted = await self._attempt(due, probe=True)
+            with deciding(self.name, self._due_database, [one.context for one in due]) as emitted:
+                emitted += await self._attempt(due, probe=True)
                 await store.update(connection, due, emitted)
-                remark(emitted, by_context(hops, contexts))
         self._forget(due)
         metrics.count_decisions(emitted)
         return len(due)
@@ -125,39 +117,19 @@ class NotificationProcessor(Processor):
             return []
         known = {n.key: self._fates[n.key] for n in notifications if n.key in self._fates}
         new = [n for n in notifications if n.key not in known]
-        about = {**self._mailer.attributes, names.MESSAGES: len(notifications)}
-        with spans([n.context for n in notifications], "send mail", SpanKind.CLIENT, about) as hops:
-            deliveries = await self._mailer.send([n.mail() for n in new], probe=probe)
-            fates = known | dict(zip((n.key for n in new), deliveries, strict=True))
-            if len(self._fates) > FATES_MAX:
-                self._fates.clear()
-            self._fates |= fates
-            for place, span in hops.items():
-                _tell(span, notifications[place], fates[notifications[place].key])
+        deliveries = await self._mailer.send([n.mail() for n in new], probe=probe)
+        fates = known | dict(zip((n.key for n in new), deliveries, strict=True))
+        if len(self._fates) > FATES_MAX:
+            self._fates.clear()
+        self._fates |= fates
         failpoints.hit("notification.mail-sent")
         now = self.clock.now()
         concluded = (conclude(one, fates[one.key], now, self._policy) for one in notifications)
-        emitted = [event for event in concluded if event is not None]
-        metrics.RETRIES.labels(MAIL).inc(sum(isinstance(delivery, Undelivered) for delivery in deliveries))
-        return emitted
+        return [event for event in concluded if event is not None]
 
     def _forget(self, notifications: Sequence[Notification]) -> None:
         for one in notifications:
             self._fates.pop(one.key, None)
-
-
-def _tell(span: Span, notification: Notification, delivery: Delivery) -> None:
-    """Say in the trace how a mail fared."""
-    span.set_attribute(TEMPLATE, notification.template)
-    if isinstance(delivery, NotTried):
-        span.add_event(names.NOT_TRIED, {names.REASON: delivery.reason})
-        return
-    span.set_attribute(names.ATTEMPT, notification.attempts + 1)
-    if isinstance(delivery, Refused):
-        fail(span, "refused", f"the mail was refused: {delivery.reason}")
-    elif isinstance(delivery, Undelivered):
-        fail(span, "undelivered", f"the mail did not leave: {delivery.reason}")
-        retry(span, "undelivered", delivery.reason)
 
 
 app = create_app(NotificationProcessor)

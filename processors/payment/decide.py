@@ -25,7 +25,7 @@ from contracts.events import (
 from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
 from processors.runtime.messages import DeadLetter, Emitted, Message
 from processors.runtime.retry import RetryPolicy
-from tracing import NO_CONTEXT, TraceContext
+from tracing import TraceContext
 
 AWAITED = "awaited"
 """A cancellation came before the deduction; nothing is to be paid yet."""
@@ -71,9 +71,10 @@ class Payment(msgspec.Struct):
     void_reason: str | None = None
     cancel_refused: bool = False
 
-    def charge(self, context: TraceContext = NO_CONTEXT) -> Charge:
-        """What to ask of the provider, in which trace."""
-        return Charge(self.payment_id, self.account_id, self.amount_minor, self.currency, context)
+    def charge(self) -> Charge:
+        """What to ask of the provider."""
+        attempt = self.attempts + 1
+        return Charge(self.payment_id, self.account_id, self.amount_minor, self.currency, self.context, attempt)
 
 
 class Admission(msgspec.Struct):

@@ -19,7 +19,8 @@ class Charge(msgspec.Struct, frozen=True):
     """One payout to make; the amount in minor units.
 
     Attributes:
-        context: the trace context that the call continues; the provider is not told.
+        attempt: which one this is, from 1 on.
+        context: the trace context that the call continues; the provider is told neither.
     """
 
     payment_id: UUID
@@ -27,6 +28,7 @@ class Charge(msgspec.Struct, frozen=True):
     amount_minor: int
     currency: str
     context: TraceContext = NO_CONTEXT
+    attempt: int = 1
 
 
 class Paid(msgspec.Struct, frozen=True):

@@ -1,14 +1,13 @@
 """The payment service: deductions and cancellations in, payouts by the provider, paid and failed payments out."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
 import structlog
-from opentelemetry.trace import SpanKind
 from uuid_utils.compat import uuid7
 
 from contracts import failpoints
@@ -17,7 +16,6 @@ from contracts.services import READ_BY
 from processors.payment import store
 from processors.payment.decide import (
     CANCELLED,
-    NOT_TRIED,
     Payment,
     admit,
     cancel,
@@ -26,40 +24,26 @@ from processors.payment.decide import (
     must_void,
 )
 from processors.payment.gateway import (
-    Charge,
-    Declined,
-    NotTried,
     Outcome,
-    Paid,
     PaymentGateway,
-    Unavailable,
-    Voided,
 )
+from processors.payment.instrumentation import InstrumentedGateway
 from processors.payment.provider import gateway_for
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
 from processors.runtime.database import Database, is_nobodys_fault
 from processors.runtime.due import SetAside, in_words, isolate
-from processors.runtime.hops import Hops, by_context, context_in, fail, remark, retry, spans, transaction_spans
+from processors.runtime.hops import deciding
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
-from tracing import attributes as names
 
 DUE_MAX = 500
 """Payments tried again in one round at the most."""
 
-CHARGE, VOID, DUE = "charge", "void", "payment"
-
-OUTCOME = "settle.provider.outcome"
-_OUTCOMES: dict[type[Outcome], str] = {
-    Paid: "paid",
-    Declined: "declined",
-    Voided: "voided",
-    Unavailable: "unavailable",
-    NotTried: names.NOT_TRIED,
-}
+DUE = "payment"
+"""What is tried again, in the metrics."""
 
 log = structlog.get_logger()
 
@@ -76,7 +60,7 @@ class PaymentProcessor(Processor):
 
     def __init__(self, settings: ServiceSettings, gateway: PaymentGateway | None = None) -> None:
         super().__init__(settings)
-        self._gateway = gateway or gateway_for(settings)
+        self._gateway = InstrumentedGateway(gateway or gateway_for(settings))
         self._policy = settings.retry_policy()
         self._allowed = timedelta(seconds=settings.deadline_s)
         self._due_database = Database(settings.dsn(self.name), "payment-due")
@@ -103,7 +87,7 @@ class PaymentProcessor(Processor):
         for payment in chargeable:
             count_attempt(payment, outcomes[payment.payment_id], self._policy, began + self._allowed)
             emitted += conclude(payment, outcomes[payment.payment_id], now, self._policy)
-        async with batch.transaction(self.database) as connection:
+        async with self.transaction(batch) as connection:
             await store.take_up(connection, admission.awaited)
             new = admission.new
             if cancelled := [m for m in batch.messages if isinstance(m.event, CancelRequested)]:
@@ -177,10 +161,7 @@ class PaymentProcessor(Processor):
         deadline_at = now + self._allowed
         to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy, deadline_at)]
         if to_void:
-            with _asking(VOID, to_void) as hops:
-                voided = await self._gateway.void(_charges(to_void, hops))
-                _tell(VOID, to_void, hops, voided)
-            outcomes |= voided
+            outcomes |= await self._gateway.void([payment.charge() for payment in to_void])
         return outcomes
 
     async def _claim(self, now: datetime, limit: int, token: UUID) -> list[UUID]:
@@ -216,59 +197,21 @@ class PaymentProcessor(Processor):
             self._set_aside.add(payment_id)
 
     async def _write(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
-        contexts = [payment.context for payment in due]
-        with transaction_spans(self.name, self._due_database, contexts) as hops:
+        with deciding(self.name, self._due_database, [payment.context for payment in due]) as emitted:
             async with self._due_database.transaction() as connection:
                 ours = await store.lock_claimed(connection, [p.payment_id for p in due], token)
                 kept = [copy(payment) for payment in due if payment.payment_id in ours]
                 now = self.clock.now()
-                emitted: list[Emitted] = []
                 for payment in kept:
                     payment_id = payment.payment_id
                     emitted += conclude(payment, outcomes[payment_id], now, self._policy, ours[payment_id])
                 await store.update(connection, kept, emitted)
-            remark(emitted, by_context(hops, contexts))
         metrics.count_decisions(emitted)
 
     async def _charge(self, payments: Sequence[Payment], *, probe: bool) -> dict[UUID, Outcome]:
         if not payments:
             return {}
-        with _asking(CHARGE, payments) as hops:
-            outcomes = await self._gateway.charge(_charges(payments, hops), probe=probe)
-            _tell(CHARGE, payments, hops, outcomes)
-        return dict(outcomes)
-
-
-def _asking(operation: str, payments: Sequence[Payment]) -> AbstractContextManager[Hops]:
-    about = {names.MESSAGES: len(payments)}
-    return spans([payment.context for payment in payments], f"{operation} provider", SpanKind.CLIENT, about)
-
-
-def _charges(payments: Sequence[Payment], hops: Hops) -> list[Charge]:
-    return [payment.charge(context_in(hops, place, payment.context)) for place, payment in enumerate(payments)]
-
-
-def _tell(operation: str, payments: Sequence[Payment], hops: Hops, outcomes: Mapping[UUID, Outcome]) -> None:
-    """Count what the provider did not answer, and say in each trace what it did."""
-    metrics.RETRIES.labels(operation).inc(sum(isinstance(outcome, Unavailable) for outcome in outcomes.values()))
-    for place, span in hops.items():
-        payment = payments[place]
-        outcome = outcomes[payment.payment_id]
-        span.set_attribute(OUTCOME, _OUTCOMES[type(outcome)])
-        if isinstance(outcome, NotTried):
-            span.add_event(names.NOT_TRIED, {names.REASON: NOT_TRIED})
-            continue
-        if operation == CHARGE:
-            span.set_attribute(names.ATTEMPT, payment.attempts + 1)
-        if isinstance(outcome, Declined):
-            fail(span, "declined", f"the provider declined: {outcome.reason}")
-        elif isinstance(outcome, Unavailable):
-            fail(
-                span,
-                outcome.reason.partition(":")[0],
-                f"no answer: {outcome.reason}; it is asked again, or voided",
-            )
-            retry(span, outcome.reason.partition(":")[0], outcome.reason)
+        return dict(await self._gateway.charge([payment.charge() for payment in payments], probe=probe))
 
 
 app = create_app(PaymentProcessor)

@@ -53,15 +53,19 @@ def transaction_spans(
     return spans(contexts, f"transaction {service}", SpanKind.CLIENT, about)
 
 
+@contextmanager
+def deciding(service: str, database: Database, contexts: Sequence[TraceContext]) -> Iterator[list[Emitted]]:
+    """Record the block below as a transaction, and what it appends to the list in the trace of each decision."""
+    emitted: list[Emitted] = []
+    with transaction_spans(service, database, contexts) as hops:
+        yield emitted
+        remark(emitted, {contexts[place]: span for place, span in hops.items()})
+
+
 def context_in(hops: Hops, place: int, otherwise: TraceContext) -> TraceContext:
     """The context of a hop, for what is done below it."""
     span = hops.get(place)
     return context_of(span) if span is not None else otherwise
-
-
-def by_context(hops: Hops, contexts: Sequence[TraceContext]) -> dict[TraceContext, Span]:
-    """The same spans by the context that each continues."""
-    return {contexts[place]: span for place, span in hops.items()}
 
 
 def fail(span: Span, error_type: str, message: str) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import msgspec
-from opentelemetry.trace import Span
 from uuid_utils.compat import uuid7
 
 from broker.records import Record
@@ -21,14 +20,12 @@ class Message(msgspec.Struct):
         id: UUID of the message; the same when a relay or producer sends it again.
         context: trace context to hand on: the sender's, or that of this hop's own span once it has one.
         record: where it came from.
-        span: this hop's ``process`` span, where the withdrawal is traced.
     """
 
     event: Event
     id: UUID
     context: TraceContext
     record: Record
-    span: Span | None = None
 
 
 class Emitted(msgspec.Struct, frozen=True):
@@ -55,6 +52,8 @@ class Unhandled(msgspec.Struct, frozen=True):
 
 def read(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadLetter:
     """Decode a record once, if its type is one of those handled here."""
+    if record.lacks is not None:
+        return DeadLetter(record, record.lacks)
     fields = dict(record.headers)
     type_bytes, id_bytes = fields.get(headers.EVENT_TYPE), fields.get(headers.ID)
     if type_bytes is None:

@@ -12,7 +12,6 @@ its messages: then it waits for someone to mend it.
 
 import asyncio
 import sysconfig
-import time
 import traceback
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,10 @@ from confluent_kafka import KafkaException
 from opentelemetry.util.types import AttributeValue
 
 from broker.records import Record
-from contracts import failpoints
-from processors.runtime import metrics
 from processors.runtime.batch import Batch
 from processors.runtime.database import LOST_RACES, is_nobodys_fault, is_refusal
 from processors.runtime.dead_letters import DeadLetters
-from processors.runtime.hops import retry
+from processors.runtime.instrumentation import Instrumentation
 from processors.runtime.logs import fields_of, fields_of_record
 from processors.runtime.messages import DeadLetter, Message, read
 from processors.runtime.processor import Processor
@@ -76,39 +73,60 @@ class Pipeline:
         self, processor: Processor, dead_letters: DeadLetters, brokers: Mapping[str, AttributeValue] | None = None
     ) -> None:
         self._processor = processor
-        self._brokers = brokers
         self._dead_letters = dead_letters
+        self._instrumentation = Instrumentation(processor.name, brokers)
         self.stage = ""
         self.trouble: str | None = None
         self._handled = frozenset(event_type.__name__ for event_type in processor.handles)
 
     async def run(self, records: Sequence[Record]) -> None:
         """Process the records; returns when all they cause is committed, and only then."""
-        started = time.perf_counter()
-        self.stage = "its transaction"
         batch = self._read(records)
-        batch.begin_spans()
-        try:
-            if batch.messages and (error := await self._try(batch, TRIES_TOGETHER)) is not None:
-                await self._find_culprits(batch, error)
+        with self._instrumentation.batch(records, batch):
+            self.stage = "its transaction"
+            if batch.messages:
+                await self._process(batch)
             if batch.dead_letters:
-                with batch.dead_letter_spans():
+                self.stage = "Kafka to take its dead letters"
+                with self._instrumentation.publication(batch.dead_letters):
                     await self._publish(batch.dead_letters)
-        finally:
-            batch.end_spans()
         self.trouble = None
-        metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
-        metrics.BATCH_MESSAGES.observe(len(records))
+
+    def _read(self, records: Sequence[Record]) -> Batch:
+        messages: list[Message] = []
+        dead_letters: list[DeadLetter] = []
+        unknown: Tally[str] = Tally()
+        for record in records:
+            try:
+                found = read(record, self._handled)
+            except Exception as error:  # a kind of nonsense that nobody has thought of is nonsense as well
+                log.exception("a record cannot be read", place=record.place)
+                found = DeadLetter(record, FAILS, last_line(error))
+            if isinstance(found, Message):
+                messages.append(found)
+            elif isinstance(found, DeadLetter):
+                dead_letters.append(found)
+            else:  # those of the types that exist are left out by the consumer
+                unknown[found.event_type] += 1
+        if unknown:
+            shown = [event_type[:ERROR_MAX] for event_type, _ in unknown.most_common(UNKNOWN_SHOWN)]
+            log.warning(
+                "unknown event types skipped", event_types=shown, types=len(unknown), count=unknown.total()
+            )
+        return Batch(messages, dead_letters)
+
+    async def _process(self, batch: Batch) -> None:
+        """Have all messages handled or refused."""
+        if (error := await self._try(batch, TRIES_TOGETHER)) is not None:
+            await self._find_culprits(batch, error)
 
     async def _try(self, batch: Batch, tries: int) -> Exception | None:
         """Try until it is committed, then None; the last error, if it raised so often through its own fault."""
-        service = self._processor.name
         failures = 0
         for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
             try:
-                await self._processor.process(batch)
-                failpoints.hit(f"{service}.committed")
-                batch.committed()
+                with self._instrumentation.attempt(batch):
+                    await self._processor.process(batch)
                 self.trouble = None
                 return None
             except Exception as error:
@@ -121,8 +139,7 @@ class Pipeline:
                         return error
                     if not isinstance(error, LOST_RACES):
                         log.exception("batch failed, trying again", **_about(batch.messages))
-                metrics.BATCH_RETRIES.labels(type(error).__name__).inc()
-                batch.note(error)
+                self._instrumentation.tries_again(batch.messages, error)
             await asyncio.sleep(pause_s)
         raise AssertionError  # pauses never end
 
@@ -141,17 +158,17 @@ class Pipeline:
 
     async def _halve(self, batch: Batch, messages: Sequence[Message]) -> int:
         """Handle some messages of a batch, in order, in as few transactions as succeed; how many were done."""
-        part = batch.part(messages)
+        part = Batch(messages)
         alone = len(messages) == 1
         error = await self._try(part, TRIES_ALONE if alone else 1)
         if error is None:
             batch.dead_letters += part.dead_letters
             return len(messages)
         if alone:
-            if not await self._keep(messages[0], last_line(error)):
+            if await self._keep(messages[0], last_line(error)):
+                self._instrumentation.is_kept(messages[0], error, last_line(error))
+            else:
                 batch.refuse(messages[0], FAILS, last_line(error))
-            elif (span := messages[0].span) is not None:
-                retry(span, type(error).__qualname__, last_line(error))
             return 0
         middle = len(messages) // 2
         return await self._halve(batch, messages[:middle]) + await self._halve(batch, messages[middle:])
@@ -169,8 +186,6 @@ class Pipeline:
         raise AssertionError  # pauses never end
 
     async def _publish(self, letters: Sequence[DeadLetter]) -> None:
-        service = self._processor.name
-        self.stage = "Kafka to take its dead letters"
         for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
             try:
                 await self._dead_letters.publish(letters)
@@ -179,9 +194,7 @@ class Pipeline:
                 self.trouble = f"Kafka does not take dead letters: {error.args[0].str()}"
                 log.warning("Kafka does not take dead letters, waiting", error=str(error))
             await asyncio.sleep(pause_s)
-        failpoints.hit(f"{service}.dead-letters-sent")
         for letter in letters:
-            metrics.DEAD_LETTERS.labels(letter.record.topic).inc()
             fields = fields_of_record(letter.record)
             log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error, **fields)
 
@@ -194,33 +207,6 @@ class Pipeline:
             log.warning("database refuses, waiting", error=first_line(error))
         else:
             log.warning("database does not answer, waiting", error=first_line(error))
-
-    def _read(self, records: Sequence[Record]) -> Batch:
-        handled = self._handled
-        messages: list[Message] = []
-        dead_letters: list[DeadLetter] = []
-        unknown: Tally[str] = Tally()
-        for record in records:
-            try:
-                found = read(record, handled) if record.lacks is None else DeadLetter(record, record.lacks)
-            except Exception as error:  # a kind of nonsense that nobody has thought of is nonsense as well
-                log.exception("a record cannot be read", place=record.place)
-                found = DeadLetter(record, FAILS, last_line(error))
-            if isinstance(found, Message):
-                messages.append(found)
-            elif isinstance(found, DeadLetter):
-                dead_letters.append(found)
-            else:  # those of the types that exist are left out by the consumer
-                unknown[found.event_type] += 1
-        if unknown:
-            metrics.SKIPPED.inc(unknown.total())
-            shown = [event_type[:ERROR_MAX] for event_type, _ in unknown.most_common(UNKNOWN_SHOWN)]
-            log.warning(
-                "unknown event types skipped", event_types=shown, types=len(unknown), count=unknown.total()
-            )
-        for event_type, count in Tally(type(message.event).__name__ for message in messages).items():
-            metrics.MESSAGES.labels(event_type).inc(count)
-        return Batch(self._processor.name, messages, dead_letters, self._brokers)
 
 
 def _about(messages: Sequence[Message]) -> dict[str, object]:

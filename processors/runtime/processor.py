@@ -1,13 +1,17 @@
 """A processor: a service that acts on batches, with a database of its own."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from typing import ClassVar
+
+from psycopg import AsyncConnection
 
 from contracts.events import Event
 from contracts.topics import Topic
 from processors.runtime.batch import Batch
 from processors.runtime.clock import DatabaseClock
 from processors.runtime.database import Database
+from processors.runtime.instrumentation import transaction
 from processors.runtime.messages import Message
 from processors.runtime.settings import ServiceSettings
 
@@ -44,6 +48,10 @@ class Processor(ABC):
     @abstractmethod
     async def process(self, batch: Batch) -> None:
         """Act on a batch in one transaction; called again with the same batch if it raises."""
+
+    def transaction(self, batch: Batch) -> AbstractAsyncContextManager[AsyncConnection]:
+        """One transaction for the whole batch."""
+        return transaction(self.name, self.database, batch.messages)
 
     async def keep(self, message: Message, error: str) -> bool:  # noqa: ARG002
         """Keep a message that fails each time, to try it again from the service's own database.

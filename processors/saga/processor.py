@@ -36,7 +36,7 @@ class SagaProcessor(Processor):
 
     async def process(self, batch: Batch) -> None:
         """Read, decide, write."""
-        async with batch.transaction(self.database) as connection:
+        async with self.transaction(batch) as connection:
             known = await store.read(connection, list({message.event.payment_id for message in batch.messages}))
             decision = decide(batch.messages, known, datetime.now(UTC))
             await store.write(connection, decision)

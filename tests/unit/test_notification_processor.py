@@ -69,7 +69,7 @@ def attempt(mailbox, refusals, *batches):
     async def all_of_them():
         for messages in batches:
             with suppress(ValueError):
-                await processor.process(Batch("notification", messages))
+                await processor.process(Batch(messages))
 
     asyncio.run(all_of_them())
 
