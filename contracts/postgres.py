@@ -1,7 +1,6 @@
 """PostgreSQL connections, each made for a purpose: the one place that opens them, and says when a host is gone.
 
 Where a DSN names one of the limits itself, that wins: https://www.postgresql.org/docs/current/libpq-connect.html.
-How long a statement may take is said by whoever needs a limit; a session of a command has none.
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any, TypeVar, overload
 from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict
 
-REACHABLE: dict[str, Any] = {
+_REACHABLE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -22,7 +21,7 @@ REACHABLE: dict[str, Any] = {
 
 # A server that reads through a large transaction of others takes in nothing that the relay sends, maybe for hours.
 # Once its buffers are full, the kernel would hang up on a host that is there. The relay finds out by asking anew.
-_STREAMING = {**REACHABLE, "tcp_user_timeout": 0}
+_STREAMING = {**_REACHABLE, "tcp_user_timeout": 0}
 
 ConnectionT = TypeVar("ConnectionT", bound=Connection[Any])
 AsyncConnectionT = TypeVar("AsyncConnectionT", bound=AsyncConnection[Any])
@@ -33,7 +32,9 @@ def session(dsn: str, *, autocommit: bool = False) -> Connection: ...
 @overload
 def session(dsn: str, *, autocommit: bool = False, connection_class: type[ConnectionT]) -> ConnectionT: ...
 def session(dsn: str, *, autocommit: bool = False, connection_class: type[Any] = Connection) -> Any:
-    """A command's session, named ``settle`` where neither DSN nor environment (``PGAPPNAME``) names it.
+    """A session of a command's, or of whoever else asks now and then; it may take as long as the server lets it.
+
+    It is called ``settle`` where neither the DSN nor ``PGAPPNAME`` calls it otherwise.
 
     Raises:
         psycopg.OperationalError: the database does not answer, or turns it away.
@@ -62,12 +63,12 @@ def relay_connection(dsn: str, *, replication: bool) -> Connection:
     Raises:
         psycopg.OperationalError: the database does not answer, or turns it away.
     """
-    limits, protocol = (_STREAMING, {"replication": "database"}) if replication else (REACHABLE, {})
+    limits, protocol = (_STREAMING, {"replication": "database"}) if replication else (_REACHABLE, {})
     parameters = _parameters(dsn, limits, application_name="settle-relay", **protocol)
     return Connection.connect(dsn, autocommit=True, **parameters)
 
 
-def _parameters(dsn: str, limits: Mapping[str, Any] = REACHABLE, **named: str) -> dict[str, Any]:
+def _parameters(dsn: str, limits: Mapping[str, Any] = _REACHABLE, **named: str) -> dict[str, Any]:
     """What libpq is told beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
     about = conninfo_to_dict(dsn)
     unsaid = {limit: value for limit, value in limits.items() if limit not in about}
