@@ -29,15 +29,14 @@ def cancel(
     data: DataOption = None,
 ) -> None:
     """Ask the payment service to cancel a withdrawal that is not paid yet; print what it decided."""
-    import psycopg
-
     from contracts.money import format_amount
+    from contracts.postgres import session
     from processors.saga.decide import INCOMPLETE
-    from processors.saga.status import CONNECT_TIMEOUT_S, read_from
+    from processors.saga.status import read_from
     from producers.cancel import request_cancel
     from producers.settings import ProducerSettings
 
-    with psycopg.connect(settings.dsn("saga", data), connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(settings.dsn("saga", data)) as connection:
         found = read_from(connection, payment_id)
         if found is None or found.state == INCOMPLETE:
             raise BadInputError(

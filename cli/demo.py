@@ -136,9 +136,9 @@ def _load(
     client: WithdrawalClient, plan: LoadPlan, last: Callable[[], UUID], saga_dsn: str, console: Screen
 ) -> UUID:
     """Send the load and a last withdrawal, and follow them to their end, live; the payment ID of the last."""
-    import psycopg
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from contracts.postgres import session
     from producers.load import LoadReport, run_load
     from producers.plan import plan_load
 
@@ -146,7 +146,7 @@ def _load(
     console.print(f"{total:,} withdrawals: 5% will be declined, 5% lack funds, 5% are sent twice")
     console.print()
     columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with psycopg.connect(saga_dsn, autocommit=True) as saga, Progress(*columns, console=console) as progress:
+    with session(saga_dsn, autocommit=True) as saga, Progress(*columns, console=console) as progress:
         sent = progress.add_task("sent", total=plan.messages + 1)
         finished = progress.add_task("finished", total=total)
 
@@ -176,9 +176,9 @@ def _load(
 
 
 def _outcomes(saga_dsn: str) -> dict[str, tuple[int, int]]:
-    import psycopg
+    from contracts.postgres import session
 
-    with psycopg.connect(saga_dsn) as connection:
+    with session(saga_dsn) as connection:
         return {state: (number, minor) for state, number, minor in connection.execute(_OUTCOMES)}
 
 

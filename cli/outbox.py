@@ -129,8 +129,7 @@ def drop(
 
     A relay that reads the log makes a new one when it starts, and finds in the table what the topics lack.
     """
-    import psycopg
-
+    from contracts.postgres import session
     from outbox_relay.errors import RelayError
     from outbox_relay.slot import drop_slot
     from outbox_relay.slot_name import slot_name
@@ -138,7 +137,7 @@ def drop(
     if source not in NAMES:
         raise BadInputError(f"no outbox {source}; there are {', '.join(NAMES)}")
     dsn = settings.dsn(source, data)
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+    with session(dsn, autocommit=True) as connection:
         name = slot_name(connection)
         try:
             if not drop_slot(connection, name):
@@ -156,13 +155,12 @@ def _connections(
     data: Any, services: Collection[str] = NAMES
 ) -> Iterator[tuple[str, str, psycopg.Connection[Any]]]:
     """The databases of some services, one after the other: the service, the source's name, and a connection."""
-    import psycopg
-
+    from contracts.postgres import session
     from outbox_relay.source import source_name
 
     for service in services:
         dsn = settings.dsn(service, data)
-        with psycopg.connect(dsn, autocommit=True, connect_timeout=5, client_encoding="utf8") as connection:
+        with session(dsn, autocommit=True) as connection:
             yield service, source_name(dsn), connection
 
 

@@ -67,13 +67,12 @@ def request(
 
 def _follow(dsn: str, receipt: Receipt, timeout_s: float, show: Callable[[Step], None]) -> Status | None:
     """Show each step once, until the withdrawal is finished or the time is up; what was known then."""
-    import psycopg
-
-    from processors.saga.status import CONNECT_TIMEOUT_S, read_from
+    from contracts.postgres import session
+    from processors.saga.status import read_from
 
     deadline = time.monotonic() + timeout_s
     shown: set[str] = set()
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         while True:
             status = read_from(connection, receipt.payment_id)
             for step in status.steps if status is not None else ():

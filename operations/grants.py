@@ -6,11 +6,8 @@ change a schema, nor switch off the triggers by which ``ledger``, ``event_store`
 
 from importlib import import_module
 
-import psycopg
-
+from contracts.postgres import session
 from contracts.services import FOLDERS, NAMES
-
-CONNECT_TIMEOUT_S = 5
 
 PUBLICATION = """
 DO $$ BEGIN
@@ -63,6 +60,6 @@ def grant(database: str, dsn: str) -> None:
         statements.append(_OPEN_ACCOUNTS)
     if database in NAMES:
         statements += [PUBLICATION, _RELAY, _DEAD_ROWS, _EVERY_SERVICE.format(service=database)]
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         for statement in statements:
             connection.execute(statement)

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import psycopg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 import processors
+from contracts.postgres import session
 from contracts.services import FOLDERS
 
 _ROOT = Path(processors.__file__).parents[1]
@@ -35,7 +35,7 @@ def migrate(service: str, dsn: str) -> None:
     config.set_main_option("version_locations", str(VERSIONS[service]))
     config.set_main_option("path_separator", "newline")
     # SQLAlchemy reads URLs otherwise than libpq does, so it is handed connections.
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=NullPool)
+    engine = create_engine("postgresql+psycopg://", creator=lambda: session(dsn), poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         config.attributes["connection"] = connection

@@ -9,8 +9,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
-import psycopg
-
 from contracts.events import (
     BalanceChecked,
     CancelRefused,
@@ -27,7 +25,7 @@ from contracts.events import (
     follow,
     request_id,
 )
-from operations.audit.read import CONNECT_TIMEOUT_S
+from contracts.postgres import session
 from operations.lost import Lost
 from processors.account import decide as account
 from processors.notification import decide as notification
@@ -80,7 +78,7 @@ def rebuild(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[U
     """
     found: dict[UUID, dict[str, Lost]] = {payment_id: {} for payment_id in missing}
     for service, (query, tell) in _SOURCES.items():
-        with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with session(dsns[service]) as connection:
             for row in utc.cursor(connection).execute(query, (list(missing),)):
                 contents = _Contents(*row[:4])
                 for event, *context in tell(contents, *row[4:]):

@@ -16,14 +16,13 @@ from itertools import groupby, islice
 from typing import Any
 from uuid import UUID
 
-import psycopg
-
 from broker.records import Record
 from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
+from contracts.postgres import session
 from contracts.services import NAMES, SERVICES, WRITTEN_BY
-from operations.audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
+from operations.audit.read import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.lost import Known, Lost
 from operations.rebuild import rebuild
 from processors.account import decide as account
@@ -180,7 +179,7 @@ def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], t
     for service, some in by_service.items():
         assert service is not None
         with (
-            psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection,
+            session(dsns[service]) as connection,
             connection.cursor() as cursor,
         ):
             ids = [str(one.message_id) for one in some]
@@ -209,7 +208,7 @@ def _known(dsns: Mapping[str, str], about: Mapping[str, object]) -> Iterator[tup
     with ExitStack() as stack:
         streams = []
         for service, query in _KNOWN.items():
-            connection = stack.enter_context(psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S))
+            connection = stack.enter_context(session(dsns[service]))
             cursor = connection.cursor(f"republish_{service}")
             cursor.itersize = FETCH_ROWS
             cursor.execute(query.encode(), about)
@@ -246,7 +245,7 @@ def _as_known(rows: Mapping[str, tuple[Any, ...]]) -> Known:
 def _stored(dsn: str, wanted: Mapping[UUID, set[str]]) -> dict[UUID, dict[str, Lost]]:
     """What of it the event store has, whole."""
     found: dict[UUID, dict[str, Lost]] = {payment_id: {} for payment_id in wanted}
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         for payment_id, event_type, event_id, body, account_id in connection.execute(_STORED, (list(wanted),)):
             if event_type in wanted[payment_id]:
                 key = str(payment_id) if WRITTEN_BY.get(event_type) == "saga" else account_id
@@ -258,7 +257,7 @@ def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[
     """What of it is still in an outbox, published or not, or was put aside from there."""
     found: dict[tuple[UUID, str], Lost] = {}
     for service in _TELL:
-        with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with session(dsns[service]) as connection:
             rows = connection.execute(_WAITING.encode(), {"ids": [str(payment_id) for payment_id in missing]})
             for payment_id, event_type, message_id, key, body, *context in rows:
                 try:

@@ -5,9 +5,9 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
-import psycopg
 
-from operations.audit.read import CONNECT_TIMEOUT_S, PAYMENT_ID_OF_DEAD
+from contracts.postgres import session
+from operations.audit.read import PAYMENT_ID_OF_DEAD
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
@@ -100,7 +100,7 @@ def stuck(dsns: Mapping[str, str], older_than_s: float, limit: int) -> list[Stuc
     Raises:
         psycopg.OperationalError: a database does not answer.
     """
-    with psycopg.connect(dsns["saga"], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsns["saga"]) as connection:
         rows = utc.cursor(connection).execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
     payment_ids = [row[0] for row in rows]
     pending = waiting(dsns, payment_ids)
@@ -127,7 +127,7 @@ def _dead(dsns: Mapping[str, str], payment_ids: list[UUID]) -> dict[UUID, str]:
     found = {}
     ids = [str(payment_id) for payment_id in payment_ids]
     for service in _PENDING:
-        with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with session(dsns[service]) as connection:
             for payment_id, event_type in connection.execute(_DEAD.encode(), (ids,)):
                 found[payment_id] = f"{event_type}, a dead row of the {service} outbox: `settle outbox dead list`"
     return found
@@ -145,7 +145,7 @@ def waiting(dsns: Mapping[str, str], payment_ids: list[UUID]) -> dict[UUID, Pend
     """
     pending: dict[UUID, Pending] = {}
     for service, query in _PENDING.items():
-        with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with session(dsns[service]) as connection:
             for row in utc.cursor(connection).execute(query, (payment_ids,)).fetchall():
                 pending[row[0]] = Pending(*row[1:])
     return pending

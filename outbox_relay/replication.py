@@ -15,15 +15,15 @@ from typing import Any
 
 import psycopg
 from psycopg import pq, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
+from contracts.postgres import relay_connection
 from outbox_relay.errors import DecodeError, PublicationMissingError, SetupError, SlotBusyError, StreamError
 from outbox_relay.pgoutput import POSTGRES_EPOCH_US
 
 # The server is asked for a sign of life every second; after this long without one it may be gone. Or it reads
 # through a large transaction of others, and says nothing for half of wal_sender_timeout, which may be hours.
 SILENCE_MAX_S = 30.0
-CONNECT_TIMEOUT_S = 5
 
 # What role, database or server have set for others must not end a long copy, hide rows, or change what is read.
 _SESSION = {
@@ -54,18 +54,8 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
         SetupError: the role may not replicate.
         psycopg.OperationalError: the server cannot be reached or refuses.
     """
-    conninfo = make_conninfo(dsn, **({"replication": "database"} if replication else {}))
     try:
-        connection = psycopg.connect(
-            conninfo,
-            autocommit=True,
-            client_encoding="utf8",
-            application_name="settle-relay",
-            connect_timeout=CONNECT_TIMEOUT_S,
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-        )
+        connection = relay_connection(dsn, replication=replication)
     except psycopg.OperationalError as error:
         if replication and "WAL sender" in str(error):
             role = conninfo_to_dict(dsn).get("user")

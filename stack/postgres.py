@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from contracts.postgres import session
 from stack.errors import StackError
 from stack.part import Part
 from stack.ports import HOST
@@ -113,7 +114,7 @@ class Postgres(Part):
     def waits_for(self) -> str | None:
         """None if it runs a query."""
         try:
-            with psycopg.connect(self.dsn("postgres"), connect_timeout=1) as connection:
+            with session(f"{self.dsn('postgres')}?connect_timeout=1") as connection:
                 connection.execute("SELECT 1")
         except psycopg.Error as error:
             return " ".join(str(error).split())
@@ -121,7 +122,7 @@ class Postgres(Part):
 
     def create_databases(self, names: tuple[str, ...]) -> None:
         """Create the databases that are missing."""
-        with psycopg.connect(self.dsn("postgres"), connect_timeout=10, autocommit=True) as connection:
+        with session(self.dsn("postgres"), autocommit=True) as connection:
             existing = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
             for name in names:
                 if name not in existing:

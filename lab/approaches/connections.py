@@ -3,8 +3,10 @@
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
-CONNECT_TIMEOUT_S = 5
+from contracts.postgres import session
+
 LOCK_TIMEOUT_S = 2.0
 """How long a statement waits for a lock before its client gives up, seconds."""
 
@@ -34,10 +36,6 @@ def connect(dsn: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Connection:
     Raises:
         psycopg.OperationalError: the database does not answer.
     """
-    return Connection.connect(
-        dsn,
-        autocommit=True,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        options=f"-c lock_timeout={round(lock_timeout_s * 1000)}",
-        application_name="settle-approaches",
-    )
+    options = f"-c lock_timeout={round(lock_timeout_s * 1000)}"
+    dsn = make_conninfo(dsn, options=options, application_name="settle-approaches")
+    return session(dsn, autocommit=True, connection_class=Connection)

@@ -21,9 +21,8 @@ What can go wrong
 
 from uuid import UUID
 
-import psycopg
-
 from contracts.events import WithdrawalRequested
+from contracts.postgres import session
 from lab.approaches.withdrawal import ACCEPTED, Outcome, TryAgainError
 from processors.saga.status import read_from
 from producers.client import WithdrawalClient
@@ -40,7 +39,7 @@ class Saga:
 
     def __init__(self, bootstrap: str, saga_dsn: str) -> None:
         self._client = WithdrawalClient(bootstrap)
-        self._saga = psycopg.connect(saga_dsn, autocommit=True)
+        self._saga = session(saga_dsn, autocommit=True)
 
     def withdraw(self, request: WithdrawalRequested) -> Outcome:
         """Accepted when this returns: Kafka has the request, and it will end, one way or the other."""

@@ -25,6 +25,7 @@ from rich.table import Table
 
 import tracing
 from broker.clients import reader
+from contracts.postgres import session
 from contracts.topics import WITHDRAWAL_EVENTS
 from lab.benchmarks.machine import write
 from operations.audit.run import run as run_audit
@@ -174,7 +175,7 @@ def _throughput(
     with WithdrawalClient(stack.state.kafka_bootstrap, linger_ms=LINGER_UNDER_LOAD_MS) as client:
         run_load(client, bounded(plan_load(plan), watch, until), on_progress=on_progress)
     watch.close()
-    with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
+    with session(stack.state.dsns["saga"], autocommit=True) as connection:
         edges = [started + warm_up_s + window_s * number for number in range(repeats + 1)]
         rates = [completed(connection, a, b) / window_s for a, b in pairwise(edges)]
         first, last = (marks[edge] for edge in sorted(marks))
@@ -196,7 +197,7 @@ def _latency(stack: Stack, seconds: float) -> dict[str, float]:
         since = datetime.now(UTC).timestamp() + LATENCY_WARM_UP_S
         run_load(client, plan_load(plan), rate=LATENCY_RATE)
     wait_quiet(stack)
-    with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
+    with session(stack.state.dsns["saga"], autocommit=True) as connection:
         row = connection.execute(_LATENCY, (datetime.fromtimestamp(since, UTC),)).fetchone()
     assert row is not None
     return dict(zip(("p50", "p95", "p99"), row[0], strict=True))
@@ -205,7 +206,7 @@ def _latency(stack: Stack, seconds: float) -> dict[str, float]:
 def wait_quiet(stack: Stack) -> None:
     """Wait until every withdrawal is finished, for :data:`AUDIT_WAIT_S` at the most."""
     deadline = time.monotonic() + AUDIT_WAIT_S
-    with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
+    with session(stack.state.dsns["saga"], autocommit=True) as connection:
         while time.monotonic() < deadline:
             row = connection.execute("SELECT count(*) FROM withdrawals WHERE finished_at IS NULL").fetchone()
             if row is not None and row[0] == 0:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import psutil
-import psycopg
 import typer
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.cimpl import NewTopic
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.clients import SILENT, admin, reader
+from contracts.postgres import session
 from lab.benchmarks.machine import write
 from outbox_relay.coverage import PUBLICATION
 from outbox_relay.ledger import Waits
@@ -72,9 +72,9 @@ class Outbox:
         self.name = name
         self.bootstrap = stack.state.kafka_bootstrap
         self.dsn = stack.state.dsns["account"].rpartition("/")[0] + f"/{name}"
-        with psycopg.connect(stack.state.dsns["account"], autocommit=True) as server:
+        with session(stack.state.dsns["account"], autocommit=True) as server:
             server.execute(f"CREATE DATABASE {name}".encode())
-        self.connection = psycopg.connect(self.dsn, autocommit=True)
+        self.connection = session(self.dsn, autocommit=True)
         self.connection.execute(CREATE_OUTBOX)
         client = admin(self.bootstrap)
         topic = f"{name}.events"
@@ -231,7 +231,7 @@ def latency(stack: Stack, reader: str, rate: float, seconds: float) -> dict[str,
 
 
 def _write_steadily(dsn: str, name: str, rate: float, count: int) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with session(dsn, autocommit=True) as connection:
         began = time.monotonic()
         for number in range(count):
             connection.execute(INSERT, (name, 1))

@@ -15,7 +15,6 @@ from typing import Annotated, Any, NamedTuple
 from urllib.request import urlopen
 
 import psutil
-import psycopg
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 from rich import box
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tracing
+from contracts.postgres import session
 from contracts.services import NAMES
 from lab.benchmarks.machine import write
 from lab.benchmarks.pipeline import (
@@ -138,7 +138,7 @@ def _run(stack: Stack, collector: SpanCollector, ratio: float, ramp_s: float, wi
     wait_quiet(stack)
     tracing.shutdown()
     cpu = sum(cpu_s(stack).values())
-    with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
+    with session(stack.state.dsns["saga"], autocommit=True) as connection:
         rate = completed(connection, began, began + window_s) / window_s
         number = completed(connection, started, datetime.now(UTC).timestamp())
     return Run(rate, (cpu - cpu_before) / number * 1e6)

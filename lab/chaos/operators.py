@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from broker.clients import admin, idempotent_producer
 from broker.offsets import Offsets
 from contracts import headers
+from contracts.postgres import session
 from contracts.services import READ_BY, TOPICS
 from contracts.topics import consumer_group
 from lab.chaos.arming import Arming
@@ -121,7 +122,7 @@ class Operators:
         self._numbers = count(1)
         self._admin = admin(self._bootstrap)
         self._password = secrets.token_urlsafe()
-        with psycopg.connect(stack.state.dsns["account"]) as connection:
+        with session(stack.state.dsns["account"]) as connection:
             role = sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}")
             connection.execute(role.format(sql.Identifier(ROLE), sql.Literal(self._password)))
 
@@ -194,7 +195,7 @@ class Operators:
             password=self._password,
             options=f"-c role={USER}",
         )
-        return psycopg.connect(dsn, connect_timeout=5, autocommit=True)
+        return session(dsn, autocommit=True)
 
     def _forget(self, fault: Fault) -> None:
         """As if it was older than the topic keeps: but nothing that somebody has yet to read."""

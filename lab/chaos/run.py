@@ -8,9 +8,9 @@ from pathlib import Path
 from uuid import UUID
 
 import msgspec
-import psycopg
 
 import tracing
+from contracts.postgres import session
 from lab.chaos import verdict
 from lab.chaos.arming import Arming
 from lab.chaos.faults import Faults, Watchdog
@@ -220,7 +220,7 @@ def _wait_until_quiet(stack: Stack, load: Load) -> None:
         if status.state != "stopped":
             stack.wait_ready(status.name, READY_S)
     deadline = time.monotonic() + QUIET_S
-    with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as connection:
+    with session(stack.state.dsns["saga"], autocommit=True) as connection:
         while time.monotonic() < deadline:
             row = connection.execute(_FINISHED).fetchone()
             if row is not None and row[0] >= len(load.asked):

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
-import psycopg
 
 from contracts import headers
+from contracts.postgres import session
 from lab.chaos.operators import PLANTED
 from lab.chaos.plan import Fault
 from operations.audit.run import Audit, Check
@@ -92,7 +92,7 @@ def check_outcomes(dsn: str, asked: Mapping[UUID, int], provider_faults: bool) -
         asked: amount in minor units by payment ID.
         provider_faults: a payment may have failed after its last attempt.
     """
-    with psycopg.connect(dsn) as connection:
+    with session(dsn) as connection:
         states: dict[UUID, str] = dict(connection.execute(_STATES).fetchall())
     wrong = []
     for payment_id, amount_minor in asked.items():
@@ -142,7 +142,7 @@ def check_traces(dsn: str, collector: SpanCollector, done: Sequence[Done]) -> Ch
 
     What a process has not sent when it is killed is lost: a trace that a fault touched may have holes.
     """
-    with psycopg.connect(dsn) as connection:
+    with session(dsn) as connection:
         traced = connection.execute(_TRACED, (collector.trace_ids(),)).fetchall()
     deadline = time.monotonic() + SPANS_AFTER_S
     wrong, whole, untouched = [], 0, 0
@@ -163,7 +163,7 @@ def check_traces(dsn: str, collector: SpanCollector, done: Sequence[Done]) -> Ch
 
 def check_recovery(dsn: str, done: Sequence[Done]) -> Check:
     """Measure how long each fault kept withdrawals from completing, and whether none did so for too long."""
-    with psycopg.connect(dsn) as connection:
+    with session(dsn) as connection:
         for one in done:
             moment = datetime.fromtimestamp(one.began, UTC)
             row = connection.execute(_RECOVERED, (_first_id(one.began), moment)).fetchone()
@@ -190,7 +190,7 @@ def too_long(done: Sequence[Done]) -> list[Done]:
 
 def measure_latency(dsn: str) -> Latency:
     """How long withdrawals took, all of them."""
-    with psycopg.connect(dsn) as connection:
+    with session(dsn) as connection:
         row = connection.execute(_LATENCIES).fetchone()
     assert row is not None
     return Latency(*row[0])
@@ -214,7 +214,7 @@ def _first_id(moment: float) -> UUID:
 
 
 def _number(dsn: str, query: str) -> int:
-    with psycopg.connect(dsn) as connection:
+    with session(dsn) as connection:
         row = connection.execute(query).fetchone()
     assert row is not None
     return int(row[0])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-import psycopg
+from contracts.postgres import session
 
 
 class Books(NamedTuple):
@@ -85,5 +85,5 @@ def verdict(books: Books, accounts: Sequence[str], asked_minor: int) -> Verdict:
 
 
 def _rows(dsn: str, query: LiteralString, value: Iterable[Any]) -> list[Any]:
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+    with session(dsn, autocommit=True) as connection:
         return connection.execute(query, (value,)).fetchall()

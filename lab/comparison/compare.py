@@ -10,6 +10,7 @@ import confluent_kafka
 import psutil
 import psycopg
 
+from contracts.postgres import session
 from lab.comparison.advice import advise
 from lab.comparison.facts import facts
 from lab.comparison.faults import FAULTS, Scale
@@ -120,7 +121,7 @@ def _machine() -> str:
 
 
 def _versions(stack: Stack) -> dict[str, str]:
-    with psycopg.connect(stack.state.dsns["account"]) as connection:
+    with session(stack.state.dsns["account"]) as connection:
         postgres = connection.info.server_version // 10_000
         minor = connection.info.server_version % 10_000
     return {

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
+from contracts.postgres import session
+
 _EXISTS: LiteralString = "SELECT 1 FROM pg_database WHERE datname = %s"
 _ANY_EXISTS: LiteralString = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = ANY(%s))"
 _END_SESSIONS: LiteralString = """
@@ -36,7 +38,7 @@ class Server:
 
     def any_exists(self, names: Sequence[str]) -> bool:
         """Whether one of these databases is there; asked of the one that is known, which a reader may enter."""
-        with psycopg.connect(urlunsplit(self._parts), autocommit=True, connect_timeout=5) as known:
+        with session(urlunsplit(self._parts), autocommit=True) as known:
             row = known.execute(_ANY_EXISTS, (list(names),)).fetchone()
         return row is not None and bool(row[0])
 
@@ -54,7 +56,7 @@ class Server:
                 if admin.execute(_EXISTS, (name,)).fetchone():
                     continue
                 admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            with psycopg.connect(self.dsn(name), autocommit=True) as database:
+            with session(self.dsn(name), autocommit=True) as database:
                 database.execute(schema)
 
     def drop(self, name: str) -> None:
@@ -63,7 +65,7 @@ class Server:
             if not admin.execute(_EXISTS, (name,)).fetchone():
                 return
         self.open(name)
-        with psycopg.connect(self.dsn(name), autocommit=True) as database:
+        with session(self.dsn(name), autocommit=True) as database:
             for (gid,) in database.execute(_PREPARED, (name,)).fetchall():
                 database.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
         with self._admin() as admin:
@@ -96,4 +98,4 @@ class Server:
             return row[0] if row else None
 
     def _admin(self) -> psycopg.Connection[tuple[Any, ...]]:
-        return psycopg.connect(self.dsn("postgres"), autocommit=True, connect_timeout=5)
+        return session(self.dsn("postgres"), autocommit=True)

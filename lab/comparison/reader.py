@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-import psycopg
 from uuid_utils.compat import uuid7
 
+from contracts.postgres import session
 from lab.comparison.books import Books
 from lab.comparison.caller import ask, finish, is_open, wait_for
 from lab.comparison.load import AMOUNT_MINOR, BALANCE_MINOR
@@ -67,8 +67,8 @@ class Reader:
 
     def _look(self) -> None:
         with (
-            psycopg.connect(self._books.account_dsn, autocommit=True) as account,
-            psycopg.connect(self._books.payment_dsn, autocommit=True) as payment,
+            session(self._books.account_dsn, autocommit=True) as account,
+            session(self._books.payment_dsn, autocommit=True) as payment,
         ):
             began = time.monotonic()
             while not self._stop.is_set():

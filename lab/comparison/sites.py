@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import LiteralString, Self
 from uuid import UUID
 
-import psycopg
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from broker.clients import admin, reader
 from contracts.events import WithdrawalRequested
+from contracts.postgres import session
 from lab.approaches import event_sourcing, outbox, recovery, tables
 from lab.approaches.connections import connect
 from lab.approaches.withdrawal import Approach
@@ -139,7 +139,7 @@ class Site:
 
     def finished_at(self, since: UUID) -> dict[UUID, float]:
         """When each withdrawal from a payment ID on was finished: epoch seconds of the database's clock."""
-        with psycopg.connect(self._finished_dsn()) as connection:
+        with session(self._finished_dsn()) as connection:
             return dict(connection.execute(self._FINISHED_AT, (since,)).fetchall())
 
     _FINISHED_AT: LiteralString = """

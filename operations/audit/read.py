@@ -11,12 +11,10 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-import psycopg
-
+from contracts.postgres import session
 from operations.audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide, SagaSide, Story
 
 FETCH_ROWS = 5_000
-CONNECT_TIMEOUT_S = 5
 
 _PAYMENT_ID = """substring({} from '"payment_id": ?"([0-9a-f-]{{36}})"')"""
 # Not by an operator on JSON, which would fail on one body that cannot be taken apart.
@@ -77,7 +75,7 @@ def stories(dsns: Mapping[str, str]) -> Iterator[Story]:
     with ExitStack() as stack:
         streams = []
         for place, (name, query) in enumerate(_SOURCES):
-            connection = stack.enter_context(psycopg.connect(dsns[name], connect_timeout=CONNECT_TIMEOUT_S))
+            connection = stack.enter_context(session(dsns[name]))
             # A server-side cursor sees the database as it is now, however long the reading takes.
             cursor = connection.cursor(f"audit_{name}")
             cursor.itersize = FETCH_ROWS

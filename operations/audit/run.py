@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import msgspec
 import psycopg
 
+from contracts.postgres import session
 from contracts.services import READ_BY
 from operations.audit import story
 from operations.audit.offenders import Offenders
-from operations.audit.read import CONNECT_TIMEOUT_S, stories
+from operations.audit.read import stories
 from operations.audit.topics import differences, unpublished
 from operations.lag import consumer_lag, deleted_unread
 from outbox_relay.slot_name import SLOT_PREFIX
@@ -128,7 +129,7 @@ def _check(name: str, found: Offenders) -> Check:
 
 
 def _balances(dsn: str) -> Check:
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         cursor = connection.cursor("audit_balances")
         cursor.execute(_BALANCES)
         found = Offenders()
@@ -138,7 +139,7 @@ def _balances(dsn: str) -> Check:
 
 
 def _wait_until_quiet(dsn: str, deadline: float) -> None:
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
+    with session(dsn, autocommit=True) as connection:
         while time.monotonic() < deadline:
             row = connection.execute(_OPEN).fetchone()
             if row is not None and row[0] == 0:
@@ -174,7 +175,7 @@ def _published(dsns: Mapping[str, str], deadline: float) -> Check:
     """The relay confirms a position when Kafka has everything before it; so ours now must be confirmed soon."""
     found = Offenders()
     for service in READ_BY:
-        with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
+        with session(dsns[service], autocommit=True) as connection:
             position = _one(connection, _POSITION)
             while unconfirmed := _unconfirmed(connection, position):
                 if time.monotonic() >= deadline:

@@ -22,10 +22,11 @@ from broker.records import Record
 from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, WithdrawalRequested
+from contracts.postgres import session
 from contracts.services import READ_BY
 from contracts.topics import WITHDRAWAL_EVENTS, consumer_group
 from operations.audit.offenders import Offenders
-from operations.audit.read import CONNECT_TIMEOUT_S, FETCH_ROWS
+from operations.audit.read import FETCH_ROWS
 from operations.audit.spill import BUCKETS, ID_BYTES, Spill
 from processors.runtime.messages import Message, read
 
@@ -100,9 +101,9 @@ def unpublished(dsns: Mapping[str, str]) -> Offenders:
         dsns: of ``account``, ``payment``, ``notification`` and ``saga``.
     """
     found = Offenders()
-    with psycopg.connect(dsns["saga"], connect_timeout=CONNECT_TIMEOUT_S) as saga:
+    with session(dsns["saga"]) as saga:
         for service in READ_BY:
-            with psycopg.connect(dsns[service], connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            with session(dsns[service]) as connection:
                 cursor = connection.cursor("audit_outbox")
                 cursor.itersize = FETCH_ROWS
                 cursor.execute(_OUTBOX, (list(_TYPES),))
@@ -142,7 +143,7 @@ def differences(saga_dsn: str, bootstrap: str) -> Offenders:
     """
     found = Offenders()
     with (
-        psycopg.connect(saga_dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection,
+        session(saga_dsn) as connection,
         Spill(_STORED.size) as in_store,
         Spill(_ON_TOPIC.size) as on_topics,
     ):

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-import psycopg
 
+from contracts.postgres import session
 from processors.runtime import utc
-
-CONNECT_TIMEOUT_S = 5
 
 _OPEN = """
 INSERT INTO accounts (account_id, currency, opening_balance_minor, balance_minor)
@@ -47,19 +45,19 @@ def open_accounts(dsn: str, account_ids: Sequence[str], balance_minor: int, curr
     Raises:
         psycopg.OperationalError: the database does not answer.
     """
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         values = {"ids": list(account_ids), "balance": balance_minor, "currency": currency}
         return [row[0] for row in connection.execute(_OPEN, values).fetchall()]
 
 
 def list_accounts(dsn: str, limit: int) -> list[AccountRow]:
     """The first accounts by name."""
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         return [AccountRow(*row) for row in utc.cursor(connection).execute(_LIST, (limit,)).fetchall()]
 
 
 def show_account(dsn: str, account_id: str) -> AccountRow | None:
     """One account, or None."""
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         row = utc.cursor(connection).execute(_SHOW, (account_id,)).fetchone()
         return AccountRow(*row) if row else None

@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.abc import PQGen
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.waiting import Ready, Wait
+
+from contracts.postgres import service_connection
 
 PROMPT_MS = 20
 """How long one answer may hold up the event loop, milliseconds."""
-
-CONNECT_TIMEOUT_S = 5
 
 STATEMENT_S = 30
 """For one statement. The largest, a COPY of a full batch, takes a hundredth of it."""
@@ -41,16 +40,6 @@ TRANSACTION_S = 60
 
 ANSWER_S = STATEMENT_S + 15
 """Longer than the server lets anything take: who has not answered by then is not going to."""
-
-REACHABLE: dict[str, Any] = {
-    "connect_timeout": CONNECT_TIMEOUT_S,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,  # milliseconds
-}
-"""libpq's parameters that notice a host which has vanished, within 25 s; a DSN may say otherwise."""
 
 # Rows are found by key: a table that is still empty PostgreSQL would rather read as a whole, and keep that plan
 # while the table grows. The last statement ends what none of the server's limits does: a COPY whose client was
@@ -81,9 +70,7 @@ async def connect(dsn: str, name: str) -> "PromptConnection":
     Raises:
         psycopg.OperationalError: the database does not answer, or turns it away.
     """
-    about = conninfo_to_dict(dsn)
-    limits = {limit: value for limit, value in REACHABLE.items() if limit not in about}
-    connection = await PromptConnection.connect(dsn, autocommit=True, application_name=name, **limits)
+    connection = await service_connection(dsn, name, PromptConnection)
     try:
         await connection.execute(_SESSION)
     except BaseException:

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
-import psycopg
 from psycopg import AsyncConnection
 
-CONNECT_TIMEOUT_S = 5
+from contracts.postgres import session
 
 # The same gap is found again where the offsets behind it were not confirmed, and may have grown meanwhile.
 _WRITE = """
@@ -72,7 +71,7 @@ def noted_gaps(dsns: Mapping[str, str]) -> list[NotedGap]:
     """
     found = []
     for service, dsn in dsns.items():
-        with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with session(dsn) as connection:
             for row in connection.execute(_READ):
                 found.append(NotedGap(service, Gap(*row[:4]), *row[4:]))  # noqa: PERF401
     return found
@@ -96,6 +95,6 @@ def acknowledge(dsns: Mapping[str, str], gaps: Sequence[NotedGap], note: str) ->
     for service, dsn in dsns.items():
         of_service = [noted.gap for noted in gaps if noted.service == service]
         columns = [[getattr(gap, name) for gap in of_service] for name in ("topic", "partition", "first", "until")]
-        with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with session(dsn) as connection:
             count += connection.execute(_ACKNOWLEDGE, (note, *columns)).rowcount
     return count

@@ -13,10 +13,9 @@ import msgspec
 import psycopg
 
 from contracts.events import ContractError, decode
+from contracts.postgres import session
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
-
-CONNECT_TIMEOUT_S = 5
 
 _STANDING = """
 SELECT state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by
@@ -64,7 +63,7 @@ def read(dsn: str, payment_id: UUID) -> Status | None:
     Raises:
         psycopg.OperationalError: the database does not answer.
     """
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         return read_from(connection, payment_id)
 
 
@@ -138,5 +137,5 @@ def ended(dsn: str, count: int, trace_ids: Sequence[str] | None = None) -> list[
         psycopg.OperationalError: the database does not answer.
     """
     values = {"count": count, "trace_ids": list(trace_ids) if trace_ids is not None else None}
-    with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with session(dsn) as connection:
         return [Ended(*row) for row in connection.execute(_ENDED, values)]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts import postgres
 from contracts.events import ContractError, MoneyDeducted, decode, encode
 from processors.runtime import connection
 from processors.runtime.database import MANY, Database, is_nobodys_fault
@@ -248,7 +250,7 @@ def test_a_server_that_says_nothing_is_hung_up_on(dsn, soon):
     assert 2 in numbers(dsn)  # what was sent to the other may be written yet: whether it is committed is unknown
 
 
-def test_a_session_has_limits_of_its_own_and_a_dsn_may_set_the_kernels(dsn):
+def test_a_session_has_limits_of_its_own(dsn):
     async def work(database):
         cursor = await (await database.connect()).execute(
             "SELECT name, setting::int / 1000 FROM pg_settings "
@@ -260,11 +262,85 @@ def test_a_session_has_limits_of_its_own_and_a_dsn_may_set_the_kernels(dsn):
             "idle_in_transaction_session_timeout": connection.IDLE_IN_TRANSACTION_S,
             "transaction_timeout": connection.TRANSACTION_S,
         }
-        told = (await database.connect()).info.get_parameters()
-        assert told["tcp_user_timeout"] == str(connection.REACHABLE["tcp_user_timeout"])
-        assert told["keepalives_idle"] == "7"
 
-    run(f"{dsn}?keepalives_idle=7&options=-cstatement_timeout%3D1", work, limited=False)
+    run(f"{dsn}?options=-cstatement_timeout%3D1", work, limited=False)
+
+
+async def a_service(dsn):
+    return await connection.connect(dsn, "settle-test")
+
+
+async def a_command(dsn):
+    return postgres.session(dsn)
+
+
+async def the_relay(dsn):
+    return postgres.relay_connection(dsn, replication=False)
+
+
+async def its_stream(dsn):
+    return postgres.relay_connection(dsn, replication=True)
+
+
+def found(connect, dsn):
+    """What a connection has become: its socket's options, and how it is called and encoded."""
+
+    async def look():
+        opened = await connect(dsn)
+        with socket.socket(fileno=os.dup(opened.fileno())) as ours:
+            limits = {
+                "connect_timeout": int(opened.info.get_parameters()["connect_timeout"]),
+                "keepalives": ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                "keepalives_idle": ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                "keepalives_interval": ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+                "keepalives_count": ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+                "tcp_user_timeout": ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            }
+        name, encoding = map(opened.info.parameter_status, ("application_name", "client_encoding"))
+        opened.pgconn.finish()
+        return limits, name, encoding
+
+    return asyncio.run(look())
+
+
+ALL = pytest.mark.parametrize("connect", [a_service, a_command, the_relay, its_stream])
+
+
+@ALL
+def test_every_connection_notices_that_its_host_has_vanished_and_says_whose_it_is(dsn, connect):
+    limits = {
+        "connect_timeout": 5,
+        "keepalives": 1,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        # A server that reads through the log takes in nothing meanwhile: this would call it vanished.
+        "tcp_user_timeout": 0 if connect is its_stream else 20_000,
+    }
+    name = {a_service: "settle-test", a_command: "settle"}.get(connect, "settle-relay")
+    assert found(connect, f"{dsn}?client_encoding=latin1") == (limits, name, "UTF8")
+
+
+@ALL
+def test_what_a_dsn_says_of_its_limits_counts(dsn, connect):
+    said = {
+        "connect_timeout": 9,
+        "keepalives": 1,
+        "keepalives_idle": 7,
+        "keepalives_interval": 6,
+        "keepalives_count": 4,
+        "tcp_user_timeout": 11_000,
+    }
+    limits, _, _ = found(connect, f"{dsn}?" + "&".join(f"{name}={value}" for name, value in said.items()))
+    assert limits == said
+
+
+def test_a_command_may_take_its_time_and_be_called_otherwise(dsn):
+    with postgres.session(f"{dsn}?application_name=audit") as session:
+        limits = "SELECT name FROM pg_settings WHERE name LIKE '%\\_timeout' AND source IN ('client', 'session')"
+        assert session.execute(limits).fetchall() == []
+        assert session.info.parameter_status("application_name") == "audit"
+        assert not session.autocommit
 
 
 def test_a_session_that_was_read_only_is_not_kept(dsn):

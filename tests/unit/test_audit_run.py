@@ -51,8 +51,7 @@ class World:
         self.asked = []
         self.clock = Clock()
         monkeypatch.setattr(run, "time", self.clock)
-        psycopg = SimpleNamespace(connect=lambda dsn, **_: nullcontext(Connection(self, dsn)))
-        monkeypatch.setattr(run, "psycopg", psycopg)
+        monkeypatch.setattr(run, "session", lambda dsn, **_: nullcontext(Connection(self, dsn)))
         monkeypatch.setattr(run, "consumer_lag", lambda _: value_of(self.lag))
         monkeypatch.setattr(run, "deleted_unread", lambda _: self.unnoticed)
         monkeypatch.setattr(

@@ -78,7 +78,7 @@ class Database:
     def __init__(self, monkeypatch, answers):
         self._answers = answers
         self.asked = []
-        monkeypatch.setattr(verdict, "psycopg", SimpleNamespace(connect=lambda dsn: nullcontext(self)))
+        monkeypatch.setattr(verdict, "session", lambda dsn: nullcontext(self))
 
     def execute(self, query, values=None):
         self.asked.append(values)

@@ -93,3 +93,11 @@ def test_kafka_is_spoken_to_by_clients_of_one_module():
         if re.search(r"bootstrap\.servers|\b(Producer|Consumer|AdminClient)\(", file.read_text())
     }
     assert naming == {ROOT / "broker" / "clients.py"}
+
+
+def test_postgresql_is_spoken_to_by_connections_of_one_module():
+    connecting = re.compile(
+        r"psycopg\.connect\b|from psycopg\S* import[^\n]*\bconnect\b|[Cc]onnection(_class)?\.connect\("
+        r"|create_(async_)?engine\((?![^)]*creator=)"
+    )
+    assert {file for file in FILES if connecting.search(file.read_text())} == {ROOT / "contracts" / "postgres.py"}

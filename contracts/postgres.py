@@ -1,0 +1,75 @@
+"""PostgreSQL connections, each made for a purpose: the one place that opens them, and says when a host is gone.
+
+Where a DSN names one of the limits itself, that wins: https://www.postgresql.org/docs/current/libpq-connect.html.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, overload
+
+from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import conninfo_to_dict
+
+_REACHABLE: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""libpq's parameters that notice a host which has vanished, within 25 s."""
+
+# A server that reads through a large transaction of others takes in nothing that the relay sends, maybe for hours.
+# Once its buffers are full, the kernel would hang up on a host that is there. The relay finds out by asking anew.
+_STREAMING = {**_REACHABLE, "tcp_user_timeout": 0}
+
+ConnectionT = TypeVar("ConnectionT", bound=Connection[Any])
+AsyncConnectionT = TypeVar("AsyncConnectionT", bound=AsyncConnection[Any])
+
+
+@overload
+def session(dsn: str, *, autocommit: bool = False) -> Connection: ...
+@overload
+def session(dsn: str, *, autocommit: bool = False, connection_class: type[ConnectionT]) -> ConnectionT: ...
+def session(dsn: str, *, autocommit: bool = False, connection_class: type[Any] = Connection) -> Any:
+    """A session of a command's, or of whoever else asks now and then; it may take as long as the server lets it.
+
+    It is called ``settle`` where neither the DSN nor ``PGAPPNAME`` calls it otherwise.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer, or turns it away.
+    """
+    parameters = _parameters(dsn, fallback_application_name="settle")
+    return connection_class.connect(dsn, autocommit=autocommit, **parameters)
+
+
+async def service_connection(dsn: str, name: str, connection_class: type[AsyncConnectionT]) -> AsyncConnectionT:
+    """A connection that a service keeps, in autocommit mode.
+
+    Args:
+        dsn: where the database is.
+        name: shown in ``pg_stat_activity``.
+        connection_class: how it waits for answers.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer, or turns it away.
+    """
+    return await connection_class.connect(dsn, autocommit=True, **_parameters(dsn, application_name=name))
+
+
+def relay_connection(dsn: str, *, replication: bool) -> Connection:
+    """A connection of the relay's, in autocommit mode; for replication, it takes that protocol's commands as well.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer, or turns it away.
+    """
+    limits, protocol = (_STREAMING, {"replication": "database"}) if replication else (_REACHABLE, {})
+    parameters = _parameters(dsn, limits, application_name="settle-relay", **protocol)
+    return Connection.connect(dsn, autocommit=True, **parameters)
+
+
+def _parameters(dsn: str, limits: Mapping[str, Any] = _REACHABLE, **named: str) -> dict[str, Any]:
+    """What libpq is told beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
+    about = conninfo_to_dict(dsn)
+    unsaid = {limit: value for limit, value in limits.items() if limit not in about}
+    return {**unsaid, "client_encoding": "utf8", **named}
