@@ -42,11 +42,11 @@ def open_(
     for name in wanted:
         check_account_id(name)
     refuse_production("settle accounts open makes money appear", anyway=in_production)
-    balance_minor, code = parse_amount(balance), parse_currency(currency)
+    balance_minor, code = parse_amount(balance, currency), parse_currency(currency)
     new = open_accounts(settings.dsn("account", data), wanted, balance_minor, code)
     there = f"; {len(wanted) - len(new)} open already" if len(new) < len(wanted) else ""
     accounts = "account" if len(new) == 1 else "accounts"
-    say(f"{len(new)} {accounts} opened with {format_amount(balance_minor)} {code}{there}")
+    say(f"{len(new)} {accounts} opened with {format_amount(balance_minor, code)} {code}{there}")
 
 
 @app.command(name="list")
@@ -96,7 +96,7 @@ def _print(rows: list[AccountRow], as_json: bool) -> None:
         table.add_row(
             row.account_id,
             row.currency,
-            format_amount(row.opening_balance_minor),
-            format_amount(row.balance_minor),
+            format_amount(row.opening_balance_minor, row.currency),
+            format_amount(row.balance_minor, row.currency),
         )
     Screen().print(table)

@@ -59,7 +59,7 @@ def cancel(
             found = read_from(connection, payment_id) or found
     if answer != CANCELLED:
         raise CommandError(f"not cancelled: {answer}")
-    amount = f"{format_amount(found.amount_minor)} {found.currency}"
+    amount = f"{format_amount(found.amount_minor, found.currency)} {found.currency}"
     where = "is back on" if found.finished else "goes back to"
     say(f"cancelled: {amount} {where} {found.account_id}")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ACCOUNTS = 100
 BALANCE_MINOR = 1_000_000
+CURRENCY = "USD"
 RATE = 400.0
 FINISH_S = 60.0
 POLL_S = 0.1
@@ -106,8 +107,8 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Scree
 
     dsns = stack.state.dsns
     names = [f"acc-{number}" for number in range(1, ACCOUNTS + 1)]
-    open_accounts(dsns["account"], names, BALANCE_MINOR, "USD")
-    console.print(f"{ACCOUNTS} accounts opened with {format_amount(BALANCE_MINOR)} USD each")
+    open_accounts(dsns["account"], names, BALANCE_MINOR, CURRENCY)
+    console.print(f"{ACCOUNTS} accounts opened with {format_amount(BALANCE_MINOR, CURRENCY)} {CURRENCY} each")
     # Of the load a few are traced; the last withdrawal surely, as it is shown closely.
     plan = LoadPlan(count - 1, accounts=ACCOUNTS, duplicates=0.05, declined=0.05, insufficient=0.05)
 
@@ -192,7 +193,7 @@ def _show(seen: _Seen, collector: SpanCollector, console: Screen) -> None:
     table.add_column("outcome", style="bold")
     table.add_column("withdrawals", justify="right")
     table.add_column("planned", justify="right")
-    table.add_column("USD", justify="right")
+    table.add_column(CURRENCY, justify="right")
     table.add_column("")
     meaning = {
         "completed": "paid, customer told",
@@ -202,7 +203,7 @@ def _show(seen: _Seen, collector: SpanCollector, console: Screen) -> None:
     for state in {**seen.expected, **seen.found}:
         number, minor = seen.found.get(state, (0, 0))
         planned = seen.expected.get(state, 0)
-        table.add_row(state, f"{number:,}", f"{planned:,}", format_amount(minor), meaning.get(state, ""))
+        table.add_row(state, f"{number:,}", f"{planned:,}", format_amount(minor, CURRENCY), meaning.get(state, ""))
     console.print(table)
     console.print(audit.as_table(seen.audit))
     console.print(audit.in_words(seen.audit))

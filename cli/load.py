@@ -30,11 +30,13 @@ def load(
     duplicates: Annotated[float, typer.Option(help="Share that is sent twice.")] = 0.0,
     declined: Annotated[float, typer.Option(help="Share that the bank declines.")] = 0.0,
     insufficient: Annotated[float, typer.Option(help="Share that asks for too much.")] = 0.0,
+    currency: Annotated[str, typer.Option(help="Of the accounts, ISO 4217 code.")] = "USD",
     seed: Annotated[int, typer.Option(help="The same seed makes the same load.")] = 1,
     in_production: InProductionOption = False,
     data: DataOption = None,
 ) -> None:
     """Make many withdrawals; fail unless Kafka took every one. Not in production."""
+    from contracts.money import parse_currency
     from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS
     from producers.load import HIGH_RATE, check_rate, run_load
     from producers.plan import LoadPlan, plan_load
@@ -49,6 +51,7 @@ def load(
         seed=seed,
     )
     check_rate(rate)
+    code = parse_currency(currency)
     refuse_production("settle load takes money from accounts", anyway=in_production)
     linger_ms = LINGER_MS if rate and rate < HIGH_RATE else LINGER_UNDER_LOAD_MS
     with (
@@ -56,7 +59,7 @@ def load(
         _stopped_by_ctrl_c() as stop,
         _Progress(plan.messages) as progress,
     ):
-        report = run_load(client, plan_load(plan), rate=rate, stop=stop, on_progress=progress.show)
+        report = run_load(client, plan_load(plan), currency=code, rate=rate, stop=stop, on_progress=progress.show)
     _print_table(report)
     if report.first_failure is not None:
         rest = plan.messages - report.sent if report.hopeless else 0

@@ -14,7 +14,6 @@ from cli.client import open_client
 from cli.errors import CommandError
 from cli.settings import DataOption
 from cli.text import say, say_json
-from contracts.money import format_amount, parse_amount, parse_currency
 
 if TYPE_CHECKING:
     from processors.saga.status import Status, Step
@@ -36,6 +35,8 @@ def request(
     data: DataOption = None,
 ) -> None:
     """Withdraw money; print the payment ID and the trace ID."""
+    from contracts.money import parse_amount, parse_currency
+
     asked_at = datetime.now(UTC)
     with open_client(data) as client:
         receipt = client.request(account, amount, currency=currency, payment_id=payment_id)
@@ -53,7 +54,7 @@ def request(
 
     status = _follow(settings.dsn("saga", data), receipt, timeout, show)
     if status is not None:
-        _refuse_other_contents(status, account, parse_amount(amount), parse_currency(currency))
+        _refuse_other_contents(status, account, parse_amount(amount, currency), parse_currency(currency))
     if as_json:
         say_json(_receipt_fields(receipt) | _status_fields(status))
     elif status is not None and status.finished:
@@ -86,9 +87,13 @@ def _follow(dsn: str, receipt: Receipt, timeout_s: float, show: Callable[[Step],
 
 def _refuse_other_contents(status: Status, account: str, amount_minor: int, currency: str) -> None:
     """What was followed may be an earlier withdrawal with this payment ID; it stands, and ours is refused."""
+    from contracts.money import format_amount
+
     if (status.account_id, status.amount_minor, status.currency) != (account, amount_minor, currency):
-        earlier = f"{format_amount(status.amount_minor)} {status.currency} from {status.account_id}"
-        raise CommandError(f"payment ID {status.payment_id} belongs to another withdrawal: {earlier}")
+        earlier = f"{format_amount(status.amount_minor, status.currency)} {status.currency}"
+        raise CommandError(
+            f"payment ID {status.payment_id} belongs to another withdrawal: {earlier} from {status.account_id}"
+        )
 
 
 def _outcome(status: Status) -> str:

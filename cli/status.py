@@ -62,7 +62,7 @@ def as_table(found: Status) -> Grid:
     from cli.screen import Grid, styled
     from contracts.money import format_amount
 
-    amount = f"{format_amount(found.amount_minor)} {found.currency}"
+    amount = f"{format_amount(found.amount_minor, found.currency)} {found.currency}"
     table = Grid(title_justify="left", title_style="")
     table.title = styled(f"{found.payment_id}  {amount} from {found.account_id}")
     table.add_column("event", style="bold")

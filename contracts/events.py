@@ -18,10 +18,10 @@ from uuid import UUID
 import msgspec
 import uuid_utils
 
-from contracts.money import AMOUNT_MINOR_MAX, CURRENCIES
+from contracts.money import AMOUNT_MINOR_MAX, CURRENCIES, amount_minor_max
 
 AccountId = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9._:-]+\Z")]
-AmountMinor = Annotated[int, msgspec.Meta(gt=0, le=AMOUNT_MINOR_MAX)]
+AmountMinor = Annotated[int, msgspec.Meta(gt=0, le=max(map(amount_minor_max, CURRENCIES)))]
 Currency = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{3}\Z")]
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 BalanceMinor = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # a bigint
@@ -49,7 +49,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         payment_id: names the withdrawal, everywhere; the idempotency key of every step.
         account_id: the account the money is taken from.
-        amount_minor: the amount in minor units (cents), 1 to 100,000,000.
+        amount_minor: the amount in minor units of the currency, 1 to :func:`contracts.money.amount_minor_max`.
         currency: ISO 4217 code.
         occurred_at: when the service decided it, by the clock of that service; with an offset on the wire, UTC
             once read, and from :data:`FIRST_TIME` to :data:`LAST_TIME`.
@@ -71,7 +71,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     payment_id: UUID
     account_id: str  # an AccountId
-    amount_minor: AmountMinor
+    amount_minor: AmountMinor  # and no more than its currency may have
     currency: str  # a Currency
     occurred_at: Timestamp
 
@@ -234,6 +234,12 @@ _check_account_id = _check("account_id", AccountId)
 _check_currency = _check("currency", Currency)
 
 
+def _check_amount(event: Event) -> None:
+    most = amount_minor_max(event.currency)
+    if event.amount_minor > most:
+        raise msgspec.ValidationError(f"Expected `int` <= {most} - at `$.amount_minor`")
+
+
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
@@ -289,6 +295,8 @@ def decode(event_type: str, body: bytes) -> Event:
         _check_account_id(event.account_id)
         if event.currency not in CURRENCIES:
             _check_currency(event.currency)
+        if event.amount_minor > AMOUNT_MINOR_MAX:
+            _check_amount(event)
         at = event.occurred_at
         # Those two are the first and the last moment of their years.
         if at.tzinfo is not UTC or not FIRST_TIME.year <= at.year <= LAST_TIME.year:

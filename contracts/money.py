@@ -1,25 +1,32 @@
-"""Money as it is written down: an integer of minor units (cents) with an ISO 4217 currency.
+"""Money as it is written down: an integer of minor units (cents, yen, fils) with an ISO 4217 currency.
 
 JSON numbers are floats to many readers, so an amount never travels as a decimal fraction; people type and
-read ``100.00``, and these two functions stand between the two.
+read ``100.00``, and these functions stand between the two.
 """
 
 import re
 
+import iso4217
+
+# The published table marks funds; metals, test codes and most units of account have no minor unit in it.
+_FUNDS = {entry.findtext("Ccy") for entry in iso4217.raw_xml.iterfind("CcyTbl/CcyNtry/CcyNm[@IsFund='true']/..")}
+
+DECIMALS: dict[str, int] = {
+    currency.code: currency.exponent
+    for currency in iso4217.Currency
+    if currency.exponent in (0, 2, 3) and currency.code not in _FUNDS
+}
+"""How many decimals each currency has that is carried: JPY 0, USD 2, KWD 3."""
+
+CURRENCIES = frozenset(DECIMALS)
+
+DECIMALS_USUAL = 2
+"""Of a code that is not carried: it may have ended since, and an event, a mail or an account with it stays."""
+
 AMOUNT_MINOR_MAX = 100_000_000
-"""The largest amount of one withdrawal, in minor units: 1,000,000.00."""
+"""The largest amount of one withdrawal in minor units, but for a currency with three decimals."""
 
-# ISO 4217 currencies with two decimals; those with none or three are not carried.
-CURRENCIES = frozenset(
-    """
-    AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY
-    COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR
-    ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MUR MVR MWK MXN
-    MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE
-    SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD YER ZAR ZMW
-    """.split()  # noqa: SIM905 - a table reads better
-)
-
+_WORDS = {2: "two", 3: "three"}
 
 # ASCII digits only: int() and Decimal also take 1_0, 1e2, full-width digits, and round from 28 digits on.
 _AMOUNT = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]+))?")
@@ -29,12 +36,24 @@ class MoneyError(ValueError):
     """An amount or currency that cannot be accepted; the message says what is wrong with it."""
 
 
-def parse_amount(text: str) -> int:
-    """Read an amount as people type it (``100``, ``100.5``, ``100.00``) into minor units.
+def amount_minor_max(currency: str) -> int:
+    """The largest amount of one withdrawal in a currency, in minor units.
+
+    It is 1,000,000 (1,000,000.00 USD, 1,000,000.000 KWD); where there are no decimals 100,000,000, as the unit is
+    worth a cent or less.
+    """
+    return AMOUNT_MINOR_MAX * 10 if DECIMALS.get(currency) == 3 else AMOUNT_MINOR_MAX
+
+
+def parse_amount(text: str, currency: str) -> int:
+    """Read an amount as people type it (``100``, ``100.5``, ``100.00``) into minor units of a currency.
 
     Raises:
-        MoneyError: not a number, not positive, more than two decimals, or over 1,000,000.00.
+        MoneyError: not a number, not positive, more decimals than the currency has, over
+            :func:`amount_minor_max`; or a currency that :func:`parse_currency` refuses.
     """
+    code = parse_currency(currency)
+    decimals, most = DECIMALS[code], amount_minor_max(code)
     match = _AMOUNT.fullmatch(text.strip())
     if match is None:
         raise MoneyError(f"amount {text!r} is not a number such as 100.00")
@@ -42,32 +61,38 @@ def parse_amount(text: str) -> int:
     if sign == "-" or not (whole or fraction):
         raise MoneyError(f"amount {text} must be more than zero")
     # By the number of digits first: a number of thousands of them is none that int() would read.
-    if len(whole) > len(str(AMOUNT_MINOR_MAX)) or _minor(whole, fraction) > AMOUNT_MINOR_MAX:
-        raise MoneyError(f"amount {text} is over the limit of {format_amount(AMOUNT_MINOR_MAX)}")
-    if len(fraction) > 2:
-        raise MoneyError(f"amount {text} has more than two decimals")
-    return _minor(whole, fraction)
+    if len(whole) > len(str(most)) or _minor(whole, fraction, decimals) > most:
+        raise MoneyError(f"amount {text} is over the limit of {format_amount(most, code)}")
+    if len(fraction) > decimals:
+        if not decimals:
+            raise MoneyError(f"amount {text} is not a whole number, and {code} has no decimals")
+        raise MoneyError(f"amount {text} has more than {_WORDS[decimals]} decimals")
+    return _minor(whole, fraction, decimals)
 
 
-def _minor(whole: str, fraction: str) -> int:
+def _minor(whole: str, fraction: str, decimals: int) -> int:
     """Minor units, rounded up: what is left of a fraction counts against the limit."""
-    return int(whole or "0") * 100 + int(fraction[:2].ljust(2, "0")) + bool(fraction[2:])
+    return int((whole or "0") + fraction[:decimals].ljust(decimals, "0")) + bool(fraction[decimals:])
 
 
 def parse_currency(text: str) -> str:
     """Read an ISO 4217 code in either case.
 
     Raises:
-        MoneyError: a code that is unknown or has not exactly two decimals.
+        MoneyError: a code that is not carried (:data:`DECIMALS`).
     """
     code = text.strip().upper()
     if code not in CURRENCIES:
-        raise MoneyError(f"currency {text!r} is not an ISO 4217 currency with two decimals")
+        raise MoneyError(f"currency {text!r} is not an ISO 4217 currency in use with 0, 2 or 3 decimals")
     return code
 
 
-def format_amount(amount_minor: int) -> str:
-    """Write minor units as people read them: ``10000`` becomes ``100.00``, with commas from a thousand on."""
+def format_amount(amount_minor: int, currency: str) -> str:
+    """Write minor units of a currency as people read them, with commas from a thousand on.
+
+    10000 is ``100.00`` in USD, ``10,000`` in JPY, ``10.000`` in KWD; of a code that is not carried, ``100.00``.
+    """
+    decimals = DECIMALS.get(currency, DECIMALS_USUAL)
     sign = "-" if amount_minor < 0 else ""
-    major, minor = divmod(abs(amount_minor), 100)
-    return f"{sign}{major:,}.{minor:02d}"
+    major, minor = divmod(abs(amount_minor), 10**decimals)
+    return f"{sign}{major:,}.{minor:0{decimals}d}" if decimals else f"{sign}{major:,}"

@@ -12,8 +12,6 @@ from producers.client import Receipt, WithdrawalClient
 from producers.errors import InvalidRequestError, NotDeliveredError
 from producers.plan import Planned
 
-CURRENCY = "USD"
-
 TICK_S = 0.004
 """Under a rate, messages leave in groups this far apart: 250 wake-ups a second, not one per message."""
 
@@ -106,6 +104,7 @@ def run_load(
     client: WithdrawalClient,
     messages: Iterable[Planned],
     *,
+    currency: str = "USD",
     rate: float | None = None,
     stop: threading.Event | None = None,
     on_progress: Callable[[LoadReport], None] = lambda _: None,
@@ -115,6 +114,7 @@ def run_load(
     Args:
         client: where to.
         messages: what to send.
+        currency: ISO 4217 code, of all of them.
         rate: messages a second; None for as fast as possible. One that is late is not dropped, the next ones
             come closer together.
         stop: set from outside to send no more.
@@ -129,7 +129,7 @@ def run_load(
     for planned in messages:
         if not run.may_send():
             break
-        client.send(_request(planned), report.on_delivery)
+        client.send(_request(planned, currency), report.on_delivery)
         report.sent += 1
         report.repeats += planned.repeat
     client.flush()
@@ -181,11 +181,11 @@ class _Run:
         return not (self._stop.is_set() or self.report.hopeless)
 
 
-def _request(planned: Planned) -> events.WithdrawalRequested:
+def _request(planned: Planned, currency: str) -> events.WithdrawalRequested:
     return events.WithdrawalRequested(
         payment_id=planned.payment_id,
         account_id=planned.account_id,
         amount_minor=planned.amount_minor,
-        currency=CURRENCY,
+        currency=currency,
         occurred_at=datetime.now(UTC),
     )

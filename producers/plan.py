@@ -12,15 +12,15 @@ from uuid_utils.compat import uuid7
 from contracts.money import AMOUNT_MINOR_MAX
 from producers.errors import InvalidRequestError
 
-# The simulated provider answers by the cents of an amount, as card processors' test numbers do; with none of its
-# special cents a withdrawal is paid.
+# The simulated provider answers by the cents of an amount (the last two digits of its minor units), as card
+# processors' test numbers do; with none of its special cents a withdrawal is paid.
 CENTS_PAID = 0
 CENTS_DECLINED = 5
 
 AMOUNT_MAJOR_MIN = 1
 AMOUNT_MAJOR_MAX = 100
 INSUFFICIENT_AMOUNT_MINOR = AMOUNT_MINOR_MAX
-"""More than a demo account holds."""
+"""More than a demo account holds, in any currency."""
 
 REPEAT_DISTANCE_MAX = 1_000
 """A withdrawal that is sent twice comes again at most this many messages later: in its batch or another."""

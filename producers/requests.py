@@ -12,7 +12,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from contracts import events
-from contracts.money import AMOUNT_MINOR_MAX, CURRENCIES, MoneyError, format_amount, parse_amount, parse_currency
+from contracts.money import CURRENCIES, MoneyError, amount_minor_max, format_amount, parse_amount, parse_currency
 from producers.errors import InvalidRequestError
 
 _ACCOUNT_ID = get_args(events.AccountId)[1]
@@ -32,8 +32,8 @@ def new_request(
     Args:
         account_id: 1 to 64 letters, digits, ``.``, ``_``, ``:`` or ``-``.
         amount: as people type it, ``"100.00"``; or instead
-        amount_minor: in minor units (cents), 1 to 100,000,000.
-        currency: ISO 4217 code with two decimals, in either case.
+        amount_minor: in minor units of the currency, 1 to :func:`contracts.money.amount_minor_max`.
+        currency: ISO 4217 code, in either case.
         payment_id: to ask again for the same withdrawal; without it, a new one.
 
     Raises:
@@ -42,8 +42,8 @@ def new_request(
     if (amount is None) == (amount_minor is None):
         raise InvalidRequestError("a request needs one amount: amount='100.00' or amount_minor=10000")
     try:
-        minor = parse_amount(amount) if amount is not None else amount_minor
         currency = parse_currency(currency)
+        minor = parse_amount(amount, currency) if amount is not None else amount_minor
     except MoneyError as error:
         raise InvalidRequestError(str(error)) from None
     request = events.WithdrawalRequested(
@@ -81,14 +81,16 @@ def check_request(request: events.WithdrawalRequested) -> None:
         InvalidRequestError: a field is wrong; says which and why.
     """
     check_account_id(request.account_id)
-    minor = request.amount_minor
+    minor, currency = request.amount_minor, request.currency
+    if currency not in CURRENCIES:
+        raise InvalidRequestError(
+            f"currency {currency!r} is not an ISO 4217 currency in use with 0, 2 or 3 decimals"
+        )
     if type(minor) is not int:  # a bool is an int to isinstance, and no amount
         raise InvalidRequestError(f"amount {minor!r} is not a whole number of minor units")
-    if not 0 < minor <= AMOUNT_MINOR_MAX:
-        limit = format_amount(AMOUNT_MINOR_MAX)
-        raise InvalidRequestError(f"amount {format_amount(minor)} is not between 0.01 and {limit}")
-    if request.currency not in CURRENCIES:
-        raise InvalidRequestError(f"currency {request.currency!r} is not an ISO 4217 currency with two decimals")
+    if not 0 < minor <= amount_minor_max(currency):
+        wrong, least, most = (format_amount(n, currency) for n in (minor, 1, amount_minor_max(currency)))
+        raise InvalidRequestError(f"amount {wrong} is not between {least} and {most}")
     at = request.occurred_at
     if at.tzinfo is None or not events.FIRST_TIME <= at <= events.LAST_TIME:
         first, last = events.FIRST_TIME, events.LAST_TIME

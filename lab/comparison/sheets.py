@@ -7,6 +7,7 @@ from contracts.money import format_amount
 from lab.comparison.results import Comparison, Consistency, Fault, Result
 
 NOTHING = "–"
+CURRENCY = "USD"
 
 
 class Sheet(NamedTuple):
@@ -187,13 +188,13 @@ def _verdict(name: str, fault: Fault | None) -> str:
 
 def not_returned(fault: Fault) -> str:
     """What nobody gives back after a refusal."""
-    return f"{format_amount(fault.lost_minor)} not returned"
+    return f"{format_amount(fault.lost_minor, CURRENCY)} not returned"
 
 
 def wrong(fault: Fault) -> str:
     """What is wrong, in few words."""
     parts = [
-        f"{format_amount(minor)} {what}"
+        f"{format_amount(minor, CURRENCY)} {what}"
         for minor, what in (
             (fault.lost_minor, "lost"),
             (fault.doubled_minor, "doubled"),

@@ -69,7 +69,7 @@ class Notification(msgspec.Struct):
     def mail(self) -> Mail:
         """The mail to send."""
         words = {
-            "amount": format_amount(self.amount_minor),
+            "amount": format_amount(self.amount_minor, self.currency),
             "currency": self.currency,
             "account": self.account_id,
         }

@@ -295,14 +295,17 @@ def test_a_request_that_does_not_finish_in_time_says_what_it_waits_for(command, 
     assert (code, stderr) == (1, f"settle: withdrawal {payment_id} {waits_for}\n")
 
 
-def test_a_load_from_the_terminal_ends_with_a_table(command):
-    code, stdout, stderr = outcome_of(command("load --count 200 --accounts 5 --duplicates 0.1"))
+def test_a_load_from_the_terminal_ends_with_a_table(command, bootstrap):
+    before = ends(bootstrap)
+    load = "load --count 200 --accounts 5 --duplicates 0.1 --currency kwd"
+    code, stdout, stderr = outcome_of(command(load))
 
     assert (code, stderr) == (0, "")
     table = dict(line.rsplit("  ", 1) for line in stdout.splitlines() if "  " in line.strip())
     table = {name.strip(): value.strip() for name, value in table.items()}
     assert (table["sent"], table["of these again"]) == ("220", "20")
     assert (table["delivered"], table["failed"]) == ("220", "0")
+    assert {json.loads(record.value())["currency"] for record in records_from(bootstrap, before, 220)} == {"KWD"}
 
 
 def test_ctrl_c_ends_a_load_with_its_table_and_exit_code_130(command):

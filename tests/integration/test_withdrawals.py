@@ -38,6 +38,13 @@ def request(account_id, amount_minor=10_000, currency="USD", payment_id=None):
     )
 
 
+def run(settle: Settle, command):
+    """What a command of `settle` prints."""
+    done = CliRunner().invoke(app, command.split(), env=settle.stack.environment())
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def stored(settle: Settle, payment_id):
     rows = settle.query("saga", "SELECT type FROM event_store WHERE payment_id = %s ORDER BY sequence", payment_id)
     return [row[0] for row in rows]
@@ -59,6 +66,47 @@ def test_a_withdrawal_is_deducted_paid_told_and_completed(settle: Settle):
     assert charged == 10_000
     mail = settle.stack.data / "mail" / f"{receipt.payment_id}.withdrawal_paid.eml"
     assert "100.00 USD" in mail.read_text()
+
+
+@pytest.mark.parametrize(
+    ("currency", "balance", "typed", "amount_minor", "written", "left"),
+    [
+        ("JPY", "50000", "12345", 12_345, "12,345", "37,655"),
+        ("JPY", "100000000", "100000000.00", 100_000_000, "100,000,000", "0"),
+        ("KWD", "50.5", "1.234", 1_234, "1.234", "49.266"),
+        ("KWD", "1000000", "1000000.000", 1_000_000_000, "1,000,000.000", "0.000"),
+    ],
+)
+def test_an_amount_is_read_and_written_with_the_decimals_of_its_currency(
+    settle: Settle, currency, balance, typed, amount_minor, written, left
+):
+    account = f"acc-{uuid7()}"
+    opened = run(settle, f"accounts open {account} --balance {balance} --currency {currency.lower()}")
+    assert opened.startswith("1 account opened with ")
+    ask = f"request --account {account} --amount {typed} --currency {currency}"
+    asked = json.loads(run(settle, f"{ask} --wait --json"))
+    assert (asked["state"], asked["finished_by"]) == ("completed", "WithdrawalCompleted")
+    payment_id = asked["payment_id"]
+    charges = settle.query("provider", "SELECT amount_minor FROM charges WHERE payment_id = %s", payment_id)
+    assert charges == [(amount_minor,)]
+    mail = (settle.stack.data / "mail" / f"{payment_id}.withdrawal_paid.eml").read_text()
+    assert f"Subject: Your withdrawal of {written} {currency}\n" in mail
+    assert f"\n{written} {currency} left account {account}" in mail
+    assert f"{payment_id}  {written} {currency} from" in run(settle, f"status {payment_id}")
+    told = json.loads(run(settle, f"status {payment_id} --json"))
+    assert (told["amount_minor"], told["currency"]) == (amount_minor, currency)
+    assert run(settle, f"accounts show {account}").split()[-1] == left
+    settle.audit()
+
+
+@pytest.mark.parametrize(("currency", "typed", "written"), [("JPY", "2005", "2,005"), ("KWD", "2.005", "2.005")])
+def test_what_is_declined_is_given_back_in_every_currency(settle: Settle, currency, typed, written):
+    account = settle.open_account(currency=currency)
+    receipt = settle.client.request(account, typed, currency=currency)
+    assert settle.finished(receipt.payment_id).state == "compensated"
+    assert settle.balance(account) == OPENING_MINOR
+    mail = (settle.stack.data / "mail" / f"{receipt.payment_id}.withdrawal_refunded.eml").read_text()
+    assert f"{written} {currency} could not be paid out" in mail
 
 
 @pytest.mark.parametrize(("cents", "reason"), [(5, "declined"), (7, "account_closed")])

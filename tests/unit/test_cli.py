@@ -91,7 +91,20 @@ def a_stack_on(folder, port):
         ("request --account acc-1 --amount ten", "amount 'ten' is not a number such as 100.00"),
         (
             "request --account acc-1 --amount 1 --currency XXX",
-            "currency 'XXX' is not an ISO 4217 currency with two decimals",
+            "currency 'XXX' is not an ISO 4217 currency in use with 0, 2 or 3 decimals",
+        ),
+        (
+            "request --account acc-1 --amount 100.5 --currency JPY",
+            "amount 100.5 is not a whole number, and JPY has no decimals",
+        ),
+        ("request --account acc-1 --amount 1.2345 --currency KWD", "amount 1.2345 has more than three decimals"),
+        (
+            "accounts open acc-1 --currency jpy --balance 1.5",
+            "amount 1.5 is not a whole number, and JPY has no decimals",
+        ),
+        (
+            "load --count 1 --currency XAU",
+            "currency 'XAU' is not an ISO 4217 currency in use with 0, 2 or 3 decimals",
         ),
         ("request --account acc-1 --amount 1 --payment-id 12", "payment ID '12' is not a UUID"),
         (

@@ -67,6 +67,19 @@ def test_the_amount_travels_as_a_whole_number_of_minor_units(event_type):
 
 
 @every_type
+@pytest.mark.parametrize(
+    ("currency", "most"),
+    [("USD", 100_000_000), ("JPY", 100_000_000), ("KWD", 1_000_000_000), ("BGN", 100_000_000)],
+)
+def test_an_amount_is_at_most_what_its_currency_may_have(event_type, currency, most):
+    name = event_type.__name__
+
+    assert events.decode(name, body_of(event_type, currency=currency, amount_minor=most)).amount_minor == most
+    with pytest.raises(events.ContractError, match=rf"^{name}: Expected `int` <= {most} - at `\$\.amount_minor`$"):
+        events.decode(name, body_of(event_type, currency=currency, amount_minor=most + 1))
+
+
+@every_type
 def test_fields_that_a_reader_does_not_know_are_ignored(event_type):
     body = body_of(event_type, added_by_a_later_version={"nested": [1, None]})
 

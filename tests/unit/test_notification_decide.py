@@ -1,5 +1,7 @@
 from datetime import timedelta
 
+import pytest
+
 from contracts.events import (
     MoneyRefunded,
     NotificationFailed,
@@ -32,6 +34,15 @@ def test_the_customer_is_told_what_happened_to_the_money():
     assert "paid out" in texts["withdrawal_paid"]
     assert "is back on account acc-1" in texts["withdrawal_refunded"]
     assert "Nothing was taken" in texts["withdrawal_rejected"]
+
+
+@pytest.mark.parametrize(("currency", "amount"), [("JPY", "123,456 JPY"), ("KWD", "123.456 KWD")])
+@pytest.mark.parametrize("event_type", [PaymentProcessed, MoneyRefunded, WithdrawalRejected])
+def test_the_customer_reads_the_amount_with_the_decimals_of_its_currency(event_type, currency, amount):
+    (notification,) = admit([message(after(request(123_456, currency=currency), event_type))], (), str)
+    mail = notification.mail()
+    assert f"withdrawal of {amount}" in mail.subject
+    assert mail.text.startswith(f"{amount} ")
 
 
 def test_one_mail_per_payment_and_template():

@@ -30,6 +30,9 @@ WRONG_ARGUMENTS = [
     ({"amount": None, "amount_minor": 100_000_001}, "amount 1,000,000.01 is not between"),
     ({"amount": None, "amount_minor": 1.5}, "amount 1.5 is not a whole number of minor units"),
     ({"amount": None, "amount_minor": True}, "amount True is not a whole number of minor units"),
+    ({"amount": None, "amount_minor": 0, "currency": "JPY"}, "amount 0 is not between 1 and 100,000,000"),
+    ({"amount": None, "amount_minor": 10**9 + 1, "currency": "KWD"}, "is not between 0.001 and 1,000,000.000"),
+    ({"amount": "1.5", "currency": "JPY"}, "amount 1.5 is not a whole number, and JPY has no decimals"),
     ({"currency": "XYZ"}, "currency 'XYZ' is not an ISO 4217 currency"),
     ({"payment_id": "1234"}, "payment ID '1234' is not a UUID"),
     ({"payment_id": 1234}, "payment ID 1234 is not a UUID"),
@@ -79,6 +82,8 @@ def test_a_good_request_passes():
     assert (request.account_id, request.amount_minor, request.currency) == ("acc-1", 10_000, "EUR")
     assert request.payment_id == GOOD.payment_id
     assert new_request("acc-1", amount_minor=10_000).amount_minor == 10_000
+    assert new_request("acc-1", "100", currency="JPY").amount_minor == 100
+    assert new_request("acc-1", "1000000", currency="KWD").amount_minor == 1_000_000_000
 
 
 def test_new_payment_ids_differ_and_grow_with_time():

@@ -1,6 +1,7 @@
 """A simulated bank: idempotent by payment ID, with a ledger, delays, refusals and outages.
 
-Amounts with certain cents have a fixed outcome, as test card numbers do, so that a demo or a test can ask for it:
+Amounts with certain cents have a fixed outcome, as test card numbers do, so that a demo or a test can ask for it.
+In every currency they are the last two digits of the minor units: 20.05 USD, 2005 JPY and 2.005 KWD are declined.
 
 ========  ======================================================
 cents     outcome

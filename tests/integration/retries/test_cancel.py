@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from uuid_utils.compat import uuid7
 
 from producers.cancel import request_cancel
@@ -25,14 +26,16 @@ def test_a_deadline_that_passes_gives_the_money_back(retrying: Retrying):
     assert retrying.at_provider(payment_id) == ["voided"]
 
 
-def test_cancelling_gives_the_money_back_and_says_so(retrying: Retrying):
-    account = retrying.open_account()
+@pytest.mark.parametrize(("amount", "currency"), [("100.00", "USD"), ("100", "JPY"), ("1.234", "KWD")])
+def test_cancelling_gives_the_money_back_and_says_so(retrying: Retrying, amount, currency):
+    account = retrying.open_account(currency=currency)
     with retrying.faults(error_share=1, voids=False):
-        payment_id = retrying.client.request(account, "100.00").payment_id
+        payment_id = retrying.client.request(account, amount, currency=currency).payment_id
         retrying.waiting(payment_id)
+        assert f" {amount} {currency} " in retrying.settle("stuck", "--older-than", "0").stdout
         done = retrying.settle("cancel", str(payment_id))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("cancelled: 100.00 USD ")
+    assert done.stdout.startswith(f"cancelled: {amount} {currency} ")
     status = retrying.finished(payment_id)
     assert (status.state, status.reason) == ("compensated", "cancelled")
     assert retrying.balance(account) == OPENING_MINOR
