@@ -171,7 +171,8 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[Callable[[], str]]:
             return ast.unparse(node)
 
         yield count
-    elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
+    # Who asks for a truth takes None for False, and that is mutated to True.
+    elif isinstance(node, ast.Return) and ast.unparse(node.value or node) not in ("return", "None", "False"):
 
         def forget() -> str:
             node.value = ast.Constant(None)

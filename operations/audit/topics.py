@@ -6,6 +6,7 @@ Topics and event store are each read once, in any order; what is compared is spi
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
@@ -178,8 +179,6 @@ def _kept(bootstrap: str) -> _Kept:
 
 
 def _events(connection: psycopg.Connection, kept: _Kept) -> Iterator[bytes]:
-    dropped = [(*place, offset) for place, offset in kept.first.items() if offset > 0]
-    topics, partitions, offsets = zip(*dropped, strict=True) if dropped else ((), (), ())
     cursor = connection.cursor("audit_events", binary=True)
     cursor.itersize = FETCH_ROWS
     cursor.execute(
@@ -188,9 +187,9 @@ def _events(connection: psycopg.Connection, kept: _Kept) -> Iterator[bytes]:
             "types": list(_TYPES),
             "topics": list(_TOPICS),
             "own_since": _first_id(kept.own_since_s),
-            "first_topics": list(topics),
-            "first_partitions": list(partitions),
-            "first_offsets": list(offsets),
+            "first_topics": [topic for topic, _ in kept.first],
+            "first_partitions": [partition for _, partition in kept.first],
+            "first_offsets": list(kept.first.values()),
         },
     )
     for (entry,) in cursor:
@@ -228,12 +227,11 @@ def _not_excused(
     connection: psycopg.Connection, bootstrap: str, places: Sequence[tuple[str, int, int]]
 ) -> Iterator[str]:
     """Records that should be in the event store and are not, in words; of those at these places."""
-    starts: dict[Place, int] = {}
-    ends: dict[Place, int] = {}
+    offsets: defaultdict[Place, list[int]] = defaultdict(list)
     for topic, partition, offset in places:
-        place = topic, partition
-        starts[place] = min(starts.get(place, offset), offset)
-        ends[place] = max(ends.get(place, 0), offset + 1)
+        offsets[topic, partition].append(offset)
+    starts = {place: min(some) for place, some in offsets.items()}
+    ends = {place: max(some) + 1 for place, some in offsets.items()}
     wanted = set(places)
     records = (r for r in scan(bootstrap, {topic for topic, _ in starts}, starts, ends) if _place(r) in wanted)
     messages = (message for record in records if (message := _readable(record)) is not None)
@@ -253,14 +251,16 @@ def _not_excused(
 def _contradicts(message: Message, contents: Sequence[Any] | None) -> bool:
     """Whether it is a request that contradicts the withdrawal, and so no part of its story."""
     event = message.event
-    if contents is None or not isinstance(event, WithdrawalRequested):
-        return False
-    return tuple(contents) != (event.account_id, event.amount_minor, event.currency)
+    return (
+        contents is not None
+        and isinstance(event, WithdrawalRequested)
+        and tuple(contents) != (event.account_id, event.amount_minor, event.currency)
+    )
 
 
 def _not_stored(connection: psycopg.Connection, events: Sequence[tuple[UUID, UUID | None, str]]) -> set[UUID]:
     """Of events (message ID, payment ID, type), the message IDs of those that the event store does not have."""
-    columns = [list(column) for column in zip(*events, strict=True)] or [[], [], []]
+    columns = [list(column) for column in zip(*events, strict=True)]
     return {row[0] for row in connection.execute(_NOT_STORED, columns)}
 
 

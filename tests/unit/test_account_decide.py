@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,12 @@ def test_a_request_is_deducted_and_told_in_order():
     assert deducted.balance_minor == decision.accounts["acc-1"].balance_minor == 15_000
     assert [(b.kind, b.amount_minor) for b in decision.bookings] == [("deduction", -10_000)]
     assert [entry.status for entry in decision.opened] == ["deducted"]
+
+
+def test_a_booking_is_not_changed_once_it_is_decided():
+    (booking,) = decide([message(request())], accounts(), {}, NOW).bookings
+    with pytest.raises(AttributeError):
+        booking.amount_minor = 0
 
 
 def test_requests_of_one_batch_are_decided_on_the_running_balance():

@@ -1,12 +1,14 @@
 """Topics against event store: each difference is found, and what is none is not."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
 from uuid_utils.compat import uuid7
 
+from contracts.services import READ_BY
 from operations.audit import topics
 from operations.audit.spill import BUCKETS, PAGE_ENTRIES, Spill
 from operations.audit.topics import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Kept
@@ -292,3 +294,195 @@ def test_from_when_on_the_sagas_own_events_must_be_there(monkeypatch):
     for place in ((OWN, 1), (OWN, 2)):
         first[place] = 0
     assert topics._kept("kafka:9092") == _Kept(first, 0.0)
+    first[OWN, 1] = 1
+    moments[OWN, 1] = 3_000
+    assert topics._kept("kafka:9092") == _Kept(first, 3.0 + topics.CLOCKS_OFF_S)
+
+
+class Outboxes:
+    """The services' databases: rows in outboxes, rows that were put aside, and events that the saga lacks."""
+
+    def __init__(self, monkeypatch, rows=(), dead=(), missing=()):
+        self._rows, self._dead, self._missing = dict(rows), dict(dead), set(missing)
+        self.looked_for = []
+        monkeypatch.setattr(topics, "session", lambda dsn, **_: nullcontext(Outbox(self, dsn)))
+
+    def found(self):
+        found = topics.unpublished({name: name for name in READ_BY})
+        return found.count, found.in_words()
+
+
+class Outbox:
+    """The database of one service."""
+
+    def __init__(self, world, name):
+        self._world, self._name = world, name
+
+    def cursor(self, _):
+        rows = list(self._world._rows.get(self._name, ()))
+
+        def execute(query, values):
+            assert query == topics._OUTBOX
+            assert values == ([*_TYPES],)
+
+        def fetchmany(size):
+            part, rows[:] = rows[:size], rows[size:]
+            return part
+
+        return SimpleNamespace(execute=execute, fetchmany=fetchmany)
+
+    def execute(self, query, values=None):
+        if query == topics._DEAD:
+            return self._world._dead.get(self._name, ())
+        assert (self._name, query) == ("saga", topics._NOT_STORED)
+        asked = list(zip(*values, strict=True))
+        self._world.looked_for += asked
+        return [(one[0],) for one in asked if one in self._world._missing]
+
+
+def test_nothing_is_said_of_outboxes_whose_rows_have_arrived(monkeypatch):
+    rows = {service: [(uuid4(), str(PAYMENT), "PaymentFailed")] for service in READ_BY}
+    world = Outboxes(monkeypatch, rows)
+    assert world.found() == (0, "")
+    assert world.looked_for == [(some[0][0], PAYMENT, "PaymentFailed") for some in rows.values()]
+
+
+def test_each_row_of_an_outbox_that_did_not_arrive_is_named(monkeypatch):
+    monkeypatch.setattr(topics, "FETCH_ROWS", 2)
+    here, away = uuid4(), [uuid4() for _ in range(4)]
+    junk = (uuid4(), "7", "MoneyDeducted"), (uuid4(), None, "MoneyDeducted")
+    rows = [(here, str(PAYMENT), "MoneyDeducted"), *junk, *((one, str(PAYMENT), "MoneyRefunded") for one in away)]
+    missing = [(one, PAYMENT, "MoneyRefunded") for one in away] + [(one[0], None, "MoneyDeducted") for one in junk]
+    world = Outboxes(monkeypatch, {"payment": rows}, missing=missing)
+    count, said = world.found()
+    assert count == 6
+    assert said.split("; ")[:3] == [
+        "7: MoneyDeducted is in the outbox of payment, but did not arrive",
+        "None: MoneyDeducted is in the outbox of payment, but did not arrive",
+        f"{PAYMENT}: MoneyRefunded is in the outbox of payment, but did not arrive",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "whose"),
+    [
+        (json.dumps({"payment_id": str(PAYMENT)}).encode(), PAYMENT),
+        (b"{}", "no withdrawal"),
+        (b"[]", "no withdrawal"),
+        (b"junk", "no withdrawal"),
+        (b"\xff", "no withdrawal"),
+        (b"[" * 100_000, "no withdrawal"),
+        (None, "no withdrawal"),
+    ],
+)
+def test_a_row_that_can_never_be_published_is_named_whatever_it_holds(monkeypatch, payload, whose):
+    world = Outboxes(monkeypatch, dead={"account": [(payload, "MoneyDeducted", "too large")]})
+    assert world.found() == (1, f"{whose}: MoneyDeducted of account can never be published: too large")
+
+
+class Everything:
+    """The saga's event store, and the topics: first offset of each partition, what is confirmed, what is there."""
+
+    def __init__(self, monkeypatch, events=(), records=(), first=(), confirmed=()):
+        self.records, self._events, self._first, self._confirmed = list(records), events, first, confirmed
+        self.asked, self.scans = None, []
+        monkeypatch.setattr(topics, "session", lambda *_, **__: nullcontext(self))
+        monkeypatch.setattr(topics, "Offsets", lambda _: self)
+        monkeypatch.setattr(topics, "scan", self._scan)
+
+    def first(self, _):
+        return dict(self._first)
+
+    def confirmed(self, group, _):
+        assert group == "settle-saga"
+        return dict(self._confirmed)
+
+    def _scan(self, _, names, starts=None, ends=None):
+        self.scans.append(starts)
+        return (record for record in self.records if record.topic() in names)
+
+    def cursor(self, _, **__):
+        return Stored(self)
+
+    def execute(self, query, values):
+        """Nothing of what is asked for is stored, and no withdrawal is known."""
+        if query == topics._CONTENTS:
+            return SimpleNamespace(fetchall=list)
+        assert query == topics._NOT_STORED
+        return [(one,) for one in values[0]]
+
+    def found(self):
+        found = topics.differences("saga", "kafka:9092")
+        return found.count, found.in_words()
+
+
+class Stored(list):
+    """The event store's rows, packed."""
+
+    def __init__(self, world):
+        super().__init__((one,) for one in world._events)
+        self._world = world
+
+    def execute(self, query, values):
+        assert query == topics._EVENTS
+        self._world.asked = values
+
+    def close(self):
+        """Nothing is held."""
+
+
+def a_record(message_id, offset=0, partition=0, value=None):
+    headers = [("eventType", b"WithdrawalRequested"), ("id", str(message_id).encode())]
+    return Record(REQUESTS, partition, offset, headers, body() if value is None else value)
+
+
+def an_event(message_id, offset=0):
+    requested = _TYPES.index("WithdrawalRequested")
+    return _STORED.pack(message_id.bytes, PAYMENT.bytes, requested, _TOPICS.index(REQUESTS), 0, offset)
+
+
+def test_topics_and_event_store_that_hold_the_same_differ_in_nothing(monkeypatch):
+    ids = [uuid7() for _ in range(3)]
+    events = [an_event(one, offset) for offset, one in enumerate(ids)]
+    records = [*(a_record(one, offset) for offset, one in enumerate(ids)), Record(REQUESTS, 0, 3)]
+    world = Everything(monkeypatch, events, records, confirmed={(REQUESTS, 0): 4})
+    assert world.found() == (0, "")
+    assert len(world.scans) == 1  # what is everywhere is not read again
+
+
+def test_what_only_one_of_topics_and_event_store_holds_is_named(monkeypatch):
+    stored_only, topic_only, unread = uuid7(), uuid7(), uuid7()
+    records = [a_record(topic_only, 1), a_record(unread, 2)]
+    world = Everything(monkeypatch, [an_event(stored_only)], records, confirmed={(REQUESTS, 0): 2})
+    assert world.found() == (
+        2,
+        f"{PAYMENT}: WithdrawalRequested is in the event store, but not on its topic ({REQUESTS}/0@0); "
+        f"{PAYMENT}: WithdrawalRequested is on {REQUESTS}/0@1, but not in the event store",
+    )
+
+
+def test_however_many_records_the_event_store_lacks_a_bounded_number_is_read_again_in_one_go(monkeypatch):
+    monkeypatch.setattr(topics, "STRANGERS_MAX", 2)
+    records = [a_record(uuid7(), offset) for offset in range(5)]
+    world = Everything(monkeypatch, records=records, confirmed={(REQUESTS, 0): 5})
+    assert world.found()[0] == 5
+    assert len(world.scans) == 1 + 3
+
+
+def test_the_event_store_is_asked_for_what_its_topics_have_not_dropped(monkeypatch):
+    first = {(REQUESTS, 1): 7, (OWN, 0): 5}
+    world = Everything(monkeypatch, records=[Record(OWN, 0, 5, timestamp_ms=2_000_000)], first=first)
+    world.found()
+    dropped = zip(*(world.asked[f"first_{what}"] for what in ("topics", "partitions", "offsets")), strict=True)
+    assert sorted(dropped) == [(OWN, 0, 5), (REQUESTS, 1, 7)]
+    assert world.asked["own_since"] == topics._first_id(2_000.0 + topics.CLOCKS_OFF_S)
+
+
+def test_the_clocks_of_saga_and_relay_may_be_five_minutes_apart(monkeypatch):
+    """An event of the saga's that seems so much younger than the oldest record may have gone with older ones."""
+    oldest_s = 1_800_000_000.0
+    records = [Record(OWN, 0, 5, timestamp_ms=int(oldest_s * 1000))]
+    Everything(monkeypatch, records=records, first={(OWN, 0): 5})
+    kept = topics._kept("kafka:9092")
+    for ahead_s, dropped in ((299.9, True), (300.1, False)):
+        assert kept.dropped(None, -1, topics._first_id(oldest_s + ahead_s)) == dropped

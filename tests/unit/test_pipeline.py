@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 from uuid import uuid4
 
 import psycopg
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from broker.records import Record
@@ -17,6 +21,9 @@ from processors.runtime import metrics, pipeline
 from processors.runtime.database import LostRace, is_nobodys_fault
 from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline, last_line
 from tests.unit.messages import request
+
+PAUSES_S = pipeline.BATCH_RETRY_S
+TRANSACTIONS_MAX = 2_000
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +39,10 @@ def records(count):
         Record("withdrawal.requests", 0, n, b"acc-1", encode(request()), [*headers, ("id", str(uuid4()).encode())])
         for n in range(count)
     ]
+
+
+class Endless(BaseException):
+    """A batch is tried so often that it will be for ever."""
 
 
 class Service:
@@ -51,6 +62,8 @@ class Service:
 
     async def process(self, batch):
         self.transactions += 1
+        if self.transactions > TRANSACTIONS_MAX:
+            raise Endless
         if self.first:
             raise self.first.pop(0)
         offsets = [message.record.offset for message in batch.messages]
@@ -97,6 +110,25 @@ def test_a_batch_that_succeeds_costs_one_transaction_and_a_culprit_a_logarithm()
         (FAILS, "ZeroDivisionError: a bug")
     ]
     assert "in process)" in service.letters[0].error
+
+
+@pytest.mark.parametrize(("count", "transactions"), [(1, 3 + 2), (2, 3 + 1 + 1 + 2), (4, 3 + 1 + 1 + 1 + 1 + 2)])
+def test_a_batch_is_tried_three_times_each_half_once_and_who_is_alone_twice(count, transactions):
+    service = Service({count - 1}).run(count)
+    assert service.transactions == transactions
+    assert [letter.record.offset for letter in service.letters] == [count - 1]
+
+
+def test_the_first_pause_is_none_and_the_longest_five_seconds(monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(pipeline, "BATCH_RETRY_S", PAUSES_S)
+    monkeypatch.setattr(pipeline, "asyncio", SimpleNamespace(sleep=sleep))
+    Service(first=[psycopg.OperationalError("away")] * 7).run(1)
+    assert slept == [0.0, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -153,15 +185,31 @@ def test_what_one_message_may_have_caused_is_no_outage(fault):
 def test_where_many_fail_and_none_succeeds_the_service_waits_to_be_mended():
     class Mended(Service):
         async def process(self, batch):
-            self.whole += len(batch.messages) == ALL_FAIL_MIN
+            self.whole += len(batch.messages) == 20
             if self.whole > TRIES_TOGETHER + 1:
                 self.culprits = set()  # a new version runs when the search begins again
+                shown.append(watched.trouble)
             await super().process(batch)
 
         whole = 0
 
-    service = Mended(range(ALL_FAIL_MIN)).run(ALL_FAIL_MIN)
-    assert (service.letters, service.done) == ([], list(range(ALL_FAIL_MIN)))
+    shown = []
+    service = Mended(range(20))
+    watched = Pipeline(service, service)
+    asyncio.run(watched.run(records(20)))
+    assert (service.letters, service.done) == ([], list(range(20)))
+    (trouble,) = shown
+    assert trouble.startswith("not one message of a batch succeeds: ZeroDivisionError: a bug")
+    assert watched.trouble is None
+
+
+def test_of_fewer_than_twenty_that_all_fail_each_is_a_dead_letter():
+    assert [letter.record.offset for letter in Service(range(19)).run(19).letters] == list(range(19))
+
+
+def test_where_anything_succeeds_those_that_fail_are_at_fault():
+    """As many of one half as of the other, here."""
+    assert [letter.record.offset for letter in Service({0, 10}).run(20).letters] == [0, 10]
 
 
 def test_the_last_line_of_an_error_names_the_place_in_our_code_and_not_in_a_library():
@@ -204,6 +252,75 @@ def test_what_cannot_be_kept_is_a_dead_letter(refusal):
     assert [letter.record.offset for letter in Refusing(culprits={1}).run(3).letters] == [1]
 
 
+def test_a_message_is_kept_however_long_the_database_is_away_meanwhile():
+    class Away(Service):
+        outage = 50
+
+        async def keep(self, message, error):
+            self.outage -= 1
+            if self.outage >= 0:
+                raise psycopg.OperationalError("away")
+            return await super().keep(message, error)
+
+    service = Away(culprits={1}, keeps={1}).run(3)
+    assert ([offset for offset, _ in service.kept], service.letters) == ([1], [])
+
+
+def test_dead_letters_wait_for_kafka_which_is_shown_until_it_takes_them():
+    shown = []
+
+    class Watched(Service):
+        refused = 3
+
+        async def publish(self, letters):
+            shown.append(watched.trouble)
+            self.refused -= 1
+            if self.refused >= 0:
+                raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all brokers down"))
+            await super().publish(letters)
+
+    service = Watched(culprits={1})
+    watched = Pipeline(service, service)
+    asyncio.run(watched.run(records(3)))
+    assert [letter.record.offset for letter in service.letters] == [1]
+    assert shown == [None] + ["Kafka does not take dead letters: all brokers down"] * 3
+    assert watched.trouble is None
+
+
+@pytest.mark.parametrize("words", ["", "x" * 501])
+def test_an_error_is_quoted_with_up_to_500_characters(words):
+    class Failing(Service):
+        async def process(self, batch):
+            raise ZeroDivisionError(words)
+
+    (letter,) = Failing().run(1).letters
+    assert letter.error.startswith(f"ZeroDivisionError: {words[:500]} (test_pipeline.py:")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_failure_is_logged_with_the_number_of_messages_and_the_withdrawal_if_it_is_one(count):
+    failing = records(count)
+    service = Service(first=[KeyError("a bug")])
+    with capture_logs() as lines:
+        asyncio.run(Pipeline(service, service).run(failing))
+    (line,) = lines
+    assert line["messages"] == count
+    assert line.get("payment_id") == (failing[0].payment_id if count == 1 else None)
+
+
+def test_a_lost_race_is_no_failure_to_tell_people_of():
+    with capture_logs() as lines:
+        service = Service(first=[psycopg.errors.UniqueViolation("duplicate key"), LostRace("moved on")]).run(3)
+    assert (service.done, lines) == ([0, 1, 2], [])
+
+
+def test_the_time_of_a_batch_is_measured_from_its_start_to_its_end():
+    before, started = REGISTRY.get_sample_value("settle_batch_seconds_sum"), time.perf_counter()
+    Service().run(3)
+    took_s = REGISTRY.get_sample_value("settle_batch_seconds_sum") - before
+    assert 0 < took_s < time.perf_counter() - started
+
+
 @pytest.mark.parametrize(
     ("error", "trouble"),
     [
@@ -230,7 +347,7 @@ def test_a_refusal_that_waiting_does_not_mend_is_shown_until_it_is_over(error, t
     assert (shown, watched.trouble) == ([None, trouble], None)
 
 
-def test_unknown_types_make_no_metric_and_one_line_of_bounded_length():
+def test_unknown_types_make_no_metric_no_transaction_and_one_line_of_bounded_length():
     unknown = [
         Record("withdrawal.requests", 0, n, b"k", b"{}", [("eventType", b"Type%d" % n * 5_000)])
         for n in range(500)
@@ -240,5 +357,7 @@ def test_unknown_types_make_no_metric_and_one_line_of_bounded_length():
         asyncio.run(Pipeline(service, service).run(unknown))
     (line,) = lines
     assert (line["types"], line["count"]) == (500, 500)
+    assert len(line["event_types"]) == 5
     assert len(str(line)) < 5_000
+    assert service.transactions == 0
     assert b"Type1" not in metrics.page("")[0]

@@ -75,6 +75,12 @@ def test_the_closing_event_comes_only_with_the_whole_story():
         assert not emitted
 
 
+def test_an_event_for_the_store_is_not_changed_once_it_is_decided():
+    (stored,) = decide([message(request())], {}, NOW).stored
+    with pytest.raises(AttributeError):
+        stored.record = None
+
+
 def test_a_mail_that_never_left_does_not_undo_a_payment():
     one = request()
     events = [*TAKEN, PaymentProcessed, NotificationFailed]
