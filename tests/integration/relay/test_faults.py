@@ -15,7 +15,7 @@ from broker import lifeline
 from broker.clients import idempotent_producer
 from broker.topics import existing_topics
 from cli.main import app
-from outbox_relay import publisher
+from outbox_relay import published, publisher
 from outbox_relay.status import outbox_status
 from stack import ports
 from tests.integration.relay.outbox import (
@@ -283,6 +283,17 @@ def test_a_topic_that_is_missing_is_waited_for_by_name(stack, monkeypatch):
         outbox.wait_published([row_id])
         assert outbox_status(outbox.connection, existing_topics(outbox.bootstrap)).missing_topics == ()
     assert outbox.published() == [row_id]
+
+
+def test_a_topic_that_is_missing_long_after_the_start_is_named_within_seconds(outbox, monkeypatch):
+    monkeypatch.setattr(published, "CLOCKS_OFF_US", -1_000_000_000)  # no row may come a second time
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        monkeypatch.undo()
+        outbox.insert(to=f"late_{outbox.name}")
+        said = f"{outbox.name}: topic late_{outbox.topic} cannot be written"
+        wait_until(lambda: said in answer(port, "/readyz")[1], "which topic is missing is told", 20)
 
 
 def test_a_source_that_is_away_does_not_disturb_the_others(outbox, stack):
