@@ -206,10 +206,8 @@ def _print_status(found: list[OutboxStatus]) -> None:
             console.print(f"{one.source}: {one.gap}")
         if one.missing_topics:
             topics = ", ".join(one.missing_topics)
-            is_there = "which does not exist" if len(one.missing_topics) == 1 else "which do not exist"
-            say(
-                f"{one.source}: waits for topic {topics}, {is_there}: create it (`settle topics` creates Settle's own)"
-            )
+            exist = "does not exist" if len(one.missing_topics) == 1 else "do not exist"
+            say(f"{one.source}: waits for topic {topics}, which {exist}: `settle topics` creates Settle's own")
     if any(one.dead_rows for one in found):
         console.print("`settle outbox dead list` says why rows could not be published")
 
