@@ -58,6 +58,13 @@ class Offsets:
         """The next offset of each partition."""
         return self._listed(topics, _END)
 
+    def since(self, topics: Iterable[str], timestamp_ms: int) -> dict[Place, int]:
+        """The first offset of each partition whose record is of that time or later; its end where none is."""
+        topics = list(topics)
+        end = self.end(topics)
+        found = self._listed(topics, OffsetSpec.for_timestamp(timestamp_ms))
+        return {place: offset if offset >= 0 else end[place] for place, offset in found.items()}
+
     def confirmed(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
         """The next offset that a group has yet to confirm; below zero where it has confirmed nothing."""
         places = self._places(topics)

@@ -1,4 +1,4 @@
-"""Creation of those topics that are missing."""
+"""The topics that there are, and creation of those that are missing."""
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic
@@ -10,6 +10,15 @@ from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED
 TIMEOUT_S = 15.0
 DAY_MS = 86_400_000
 FOR_EVER = -1
+
+
+def existing_topics(bootstrap: str, timeout_s: float = TIMEOUT_S) -> set[str]:
+    """The names of the topics that Kafka has.
+
+    Raises:
+        KafkaException: it does not answer within ``timeout_s`` seconds.
+    """
+    return set(admin(bootstrap).list_topics(timeout=timeout_s).topics)
 
 
 def ensure_topics(

@@ -10,6 +10,7 @@ import typer
 
 from cli import settings
 from cli.errors import BadInputError, CommandError
+from cli.hold_up import look
 from cli.settings import DataOption
 from cli.text import say
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 POLL_EVERY_S = 0.05
 
 CANCELLED = "cancelled"
+CANCEL_REQUEST = "CancelRequested"
 
 
 def cancel(
@@ -51,9 +53,10 @@ def cancel(
         deadline = time.monotonic() + timeout
         while (answer := decided(found)) is None:
             if time.monotonic() > deadline:
+                waits = look(payment_id, found, data, also_acts_on=frozenset({CANCEL_REQUEST}))
                 raise CommandError(
                     f"not decided after {timeout:g} s, but the request stays in force; "
-                    f"the withdrawal waits for {found.waiting_for}"
+                    f"the withdrawal waits for {waits.words}"
                 )
             time.sleep(POLL_EVERY_S)
             found = read_from(connection, payment_id) or found

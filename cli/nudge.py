@@ -9,6 +9,7 @@ import typer
 
 from cli import settings
 from cli.errors import BadInputError, CommandError
+from cli.hold_up import look
 from cli.settings import DataOption
 from cli.text import say
 from contracts.services import NAMES
@@ -23,7 +24,6 @@ def nudge(
     """Publish again what the waiting step of a withdrawal acts on, and what a service lacks of it; harmless."""
     from operations import lost
     from operations.republish import find, republish
-    from operations.stuck import waiting
     from processors.saga.status import read
     from producers.settings import ProducerSettings
 
@@ -35,9 +35,9 @@ def nudge(
     found = find(dsns, bootstrap, lambda one: lost.lacking(one) | lost.acted_on(one), payment_ids=[payment_id])
     if not found and status is None:
         raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
-    waits_for = status.waiting_for if status is not None else "the saga service to hear of it"
     if not found:
-        raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits_for}")
+        waits = look(payment_id, status, data)
+        raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits.words}")
     dead = republish(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
     for one in dead:
         say(
@@ -48,7 +48,4 @@ def nudge(
         if one in dead:
             continue
         say(f"republished on {one.topic}: {one.event_type}")
-    say(f"it waits for {waits_for}")
-    pending = waiting(dsns, [payment_id]).get(payment_id)
-    if pending is not None:
-        say(f"which is in hand: {pending.in_words()}")
+    say(f"it waits for {look(payment_id, status, data).words}")

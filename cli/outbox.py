@@ -9,9 +9,9 @@ import typer
 
 from cli import settings
 from cli.confirm import YesOption, confirm
-from cli.errors import BadInputError
+from cli.errors import BadInputError, one_line
 from cli.settings import DataOption
-from cli.text import say, say_json
+from cli.text import complain, say, say_json
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ app.add_typer(dead_app, name="dead")
 slot_app = typer.Typer(help="What keeps the log of a database for its relay.", no_args_is_help=True)
 app.add_typer(slot_app, name="slot")
 
+KAFKA_ANSWER_S = 2.0
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NamesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="As `list` shows them.", show_default=False)
@@ -38,10 +40,18 @@ AllOption = Annotated[bool, typer.Option("--all", help="All that are there now."
 
 @app.command()
 def status(as_json: JsonOption = False, data: DataOption = None) -> None:
-    """Show each outbox: its slot, how far the relay is behind, and how large the table is."""
+    """Show each outbox: its slot, how far the relay is behind, how large the table is, and what it waits for."""
+    from confluent_kafka import KafkaException
+
+    from broker.topics import existing_topics
     from outbox_relay.status import outbox_status
 
-    found = [outbox_status(connection) for _, _, connection in _connections(data)]
+    topics, bootstrap = None, settings.kafka_bootstrap(data)
+    try:
+        topics = existing_topics(bootstrap, KAFKA_ANSWER_S)
+    except KafkaException as error:
+        complain(f"{one_line(error)}; whether a topic is missing is not known")
+    found = [outbox_status(connection, topics) for _, _, connection in _connections(data)]
     if as_json:
         say_json([asdict(one) for one in found])
         return
@@ -173,9 +183,11 @@ def _print_status(found: list[OutboxStatus]) -> None:
     for name in ("outbox", "relay", "behind", "log kept", "rows", "table", "dead"):
         table.add_column(name, justify="left" if name in ("outbox", "relay") else "right")
     for one in found:
-        relay = "none yet" if one.slot is None else "reads" if one.active else "away"
+        relay = "reads" if one.active else "none yet" if one.slot is None else "away"
         if one.wal_status == "lost":
             relay = "slot lost"
+        elif one.missing_topics and not one.active:
+            relay = "waits"
         sizes = (one.lag_bytes, one.retained_bytes)
         table.add_row(
             one.source,
@@ -190,6 +202,10 @@ def _print_status(found: list[OutboxStatus]) -> None:
     for one in found:
         if one.gap is not None:
             console.print(f"{one.source}: {one.gap}")
+        if one.missing_topics:
+            topics = ", ".join(one.missing_topics)
+            exist = "does not exist" if len(one.missing_topics) == 1 else "do not exist"
+            say(f"{one.source}: waits for topic {topics}, which {exist}: `settle topics` creates Settle's own")
     if any(one.dead_rows for one in found):
         console.print("`settle outbox dead list` says why rows could not be published")
 

@@ -12,6 +12,7 @@ import typer
 from cli import settings
 from cli.client import open_client
 from cli.errors import CommandError
+from cli.hold_up import Waits, look
 from cli.settings import DataOption
 from cli.text import say, say_json
 
@@ -55,14 +56,16 @@ def request(
     status = _follow(settings.dsn("saga", data), receipt, timeout, show)
     if status is not None:
         _refuse_other_contents(status, account, parse_amount(amount, currency), parse_currency(currency))
-    if as_json:
-        say_json(_receipt_fields(receipt) | _status_fields(status))
-    elif status is not None and status.finished:
-        say(_outcome(status))
+    waits = None
     if status is None or not status.finished:
-        waits_for = status.waiting_for if status is not None else "the saga service to hear of it"
+        waits = look(receipt.payment_id, status, data, account_id=account)
+    if as_json:
+        say_json(_receipt_fields(receipt) | _status_fields(status, waits))
+    elif status is not None and waits is None:
+        say(_outcome(status))
+    if waits is not None:
         raise CommandError(
-            f"withdrawal {receipt.payment_id} is not finished after {timeout:g} s; it waits for {waits_for}"
+            f"withdrawal {receipt.payment_id} is not finished after {timeout:g} s; it waits for {waits.words}"
         )
 
 
@@ -111,14 +114,18 @@ def _receipt_fields(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def _status_fields(status: Status | None) -> dict[str, Any]:
+def _status_fields(status: Status | None, waits: Waits | None) -> dict[str, Any]:
+    waiting = {
+        "waiting_for": waits.words if waits else None,
+        "held_up_by": waits.held_up_by if waits else None,
+    }
     if status is None:
-        return {"state": None, "finished": False, "finished_by": None, "steps": [], "waiting_for": None}
+        return {"state": None, "finished": False, "finished_by": None, "steps": [], **waiting}
     return {
         "state": status.state,
         "finished": status.finished,
         "finished_by": status.finished_by,
         "reason": status.reason,
         "steps": [{"event": step.event, "at": step.at.isoformat()} for step in status.steps],
-        "waiting_for": status.waiting_for,
+        **waiting,
     }

@@ -9,8 +9,9 @@ import typer
 
 from cli import settings
 from cli.errors import BadInputError
+from cli.hold_up import Waits, look
 from cli.settings import DataOption
-from cli.text import say_json
+from cli.text import say, say_json
 
 if TYPE_CHECKING:
     from cli.screen import Grid
@@ -29,17 +30,20 @@ def status(
     from processors.saga.status import read
 
     found = read(settings.dsn("saga", data), payment_id)
+    waits = look(payment_id, found, data) if found is None or not found.finished else None
     if found is None:
-        raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
+        why = f": it waits for {waits.held_up_by}" if waits and waits.held_up_by else ""
+        raise BadInputError(
+            f"no withdrawal {payment_id} is known; a new one is known once its request was read{why}"
+        )
     if as_json:
-        say_json(as_fields(found))
+        say_json(as_fields(found, waits))
         return
-    console = Screen()
-    console.print(as_table(found))
-    console.print(in_words(found))
+    Screen().print(as_table(found))
+    say(in_words(found, waits))
 
 
-def as_fields(found: Status) -> dict[str, object]:
+def as_fields(found: Status, waits: Waits | None) -> dict[str, object]:
     """What ``--json`` prints."""
     return {
         "payment_id": str(found.payment_id),
@@ -52,7 +56,8 @@ def as_fields(found: Status) -> dict[str, object]:
         "amount_minor": found.amount_minor,
         "currency": found.currency,
         "steps": [{"event": step.event, "at": step.at.isoformat()} for step in found.steps],
-        "waiting_for": found.waiting_for,
+        "waiting_for": waits.words if waits else None,
+        "held_up_by": waits.held_up_by if waits else None,
         "trace_id": found.trace_id,
     }
 
@@ -75,9 +80,9 @@ def as_table(found: Status) -> Grid:
     return table
 
 
-def in_words(found: Status) -> str:
+def in_words(found: Status, waits: Waits | None = None) -> str:
     """The answer as a sentence."""
     reason = f" ({found.reason})" if found.reason else ""
-    if found.finished:
+    if waits is None:
         return f"{found.state}{reason}: finished by {found.finished_by}; trace {found.trace_id}"
-    return f"{found.state}{reason}: not finished, waits for {found.waiting_for}; trace {found.trace_id}"
+    return f"{found.state}{reason}: not finished, waits for {waits.words}; trace {found.trace_id}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import settings
+from cli.hold_up import tell_unasked
 from cli.settings import DataOption
 from cli.text import say_json
 from contracts.services import NAMES
@@ -34,7 +35,9 @@ def stuck(
     from processors.runtime.settings import ServiceSettings
 
     older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s
-    found = find({name: settings.dsn(name, data) for name in NAMES}, older_than_s, limit)
+    dsns = {name: settings.dsn(name, data) for name in NAMES}
+    found, unasked = find(dsns, settings.kafka_bootstrap(data), older_than_s, limit)
+    tell_unasked(unasked)
     if as_json:
         say_json(msgspec.to_builtins(found))
         return

@@ -1,7 +1,9 @@
 """The lag of each service behind its topics: asked of Kafka, so it counts when the service is down, too."""
 
 from collections import Counter
+from collections.abc import Collection
 
+from broker.clients import admin
 from broker.offsets import Offsets
 from contracts.services import READ_BY
 from contracts.topics import consumer_group
@@ -24,6 +26,18 @@ def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:
         for place, end in ends.items():
             behind[service, place[0]] += max(end - max(confirmed.get(place, 0), first[place]), 0)
     return sorted((service, topic, lag) for (service, topic), lag in behind.items() if lag)
+
+
+def without_members(bootstrap: str, services: Collection[str], timeout_s: float) -> set[str]:
+    """Those of some services whose consumer group has no member: no instance reads.
+
+    Raises:
+        KafkaException: Kafka does not answer within ``timeout_s`` seconds.
+    """
+    names = {consumer_group(service): service for service in services}
+    client = admin(bootstrap)  # answers come while it is there
+    found = client.describe_consumer_groups(list(names), request_timeout=timeout_s)
+    return {names[group] for group, future in found.items() if not future.result().members}
 
 
 def deleted_unread(bootstrap: str) -> list[tuple[str, Gap]]:

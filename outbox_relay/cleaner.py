@@ -23,7 +23,14 @@ from psycopg import sql
 from outbox_relay import coverage
 from outbox_relay.columns import is_row
 from outbox_relay.dead import dead_since
-from outbox_relay.errors import PublishError, RelayError, SetupError, StopRequestedError, UnpublishableError
+from outbox_relay.errors import (
+    PublishError,
+    RelayError,
+    SetupError,
+    StopRequestedError,
+    TopicError,
+    UnpublishableError,
+)
 from outbox_relay.handled import Chunk, Handled
 from outbox_relay.identity import contents, key_in_table
 from outbox_relay.pgoutput import COLUMNS_REQUIRED
@@ -117,6 +124,7 @@ class Cleaner:
         self._looked_at = 0.0
         self._is_behind = False
         self._fingerprint: str | None = None
+        self._waits: str | None = None
         self._cleans = False
 
     def _run(self) -> None:
@@ -216,7 +224,9 @@ class Cleaner:
             # Its first statement is what the snapshot is taken for.
             if self._handed or not self._is_published(current_lsn(connection)):
                 return False
-            if self._has_suspects(connection):
+            if not self._has_suspects(connection):
+                self._waits = None
+            else:
                 self._source.expects_leftovers = True
                 try:
                     self._search(connection)
@@ -231,7 +241,10 @@ class Cleaner:
         return bool(found) and bool(found - self._gather().keys())
 
     def _search(self, connection: psycopg.Connection[Any]) -> None:
-        """Tell apart which of the rows that did not come are on their topics, and hand over the others."""
+        """Tell apart which of the rows that did not come are on their topics, and hand over the others.
+
+        Those of a topic that does not exist wait for it, and hold up no others: they have lost their place anyway.
+        """
         source, handled, table = self._source, self._source.handled, self._table
         known, key_of = handled.keys(), table.key
         dead = {digest for _, digest in dead_since(connection, 0)}
@@ -240,12 +253,19 @@ class Cleaner:
             on_topic: list[bytes | None] = []
             buried: list[OutboxRow] = []
             missing: list[Leftover] = []
+            without_topic: dict[bytes | None, str] = {}
             for row, created_us in self._rows(connection):
-                if (key := key_of(row)) in known:
+                if (key := key_of(row)) in known or row.aggregate_type in without_topic:
                     continue
                 if dead and contents(row) in dead:
                     buried.append(row)
-                elif _is_on_topic(topics, row, created_us):
+                    continue
+                try:
+                    is_on_topic = _is_on_topic(topics, row, created_us)
+                except TopicError as error:
+                    without_topic[row.aggregate_type] = str(error)
+                    continue
+                if is_on_topic:
                     on_topic.append(key)
                 else:
                     missing.append(Leftover(row, created_us))
@@ -257,6 +277,9 @@ class Cleaner:
                     missing = []
             handled.add(on_topic)
             self._hand_over(missing)
+        self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
+        if self._waits is not None:
+            source.find_gap(self._waits)
         for row in buried:  # of which there are few; their IDs may be NULL, or others' too
             query = sql.SQL(_DELETE_DEAD).format(is_row(table.columns))
             self._count(connection.execute(query, row[:COLUMNS_REQUIRED]).rowcount)
@@ -320,7 +343,7 @@ class Cleaner:
             source.lose_slot("the publication or the table has been changed while the log was read")
         self._fingerprint = seen
         if gap is None:
-            source.find_gap(None)
+            source.find_gap(self._waits)
 
     def _measure(self, connection: psycopg.Connection[Any]) -> None:
         gauges = self._source.gauges

@@ -38,6 +38,10 @@ class PublishError(RelayError):
     """Kafka refused a record; nothing after it may be published before it."""
 
 
+class TopicError(PublishError):
+    """A topic does not exist, or may not be written; others can be."""
+
+
 class BatchRefusedError(PublishError):
     """Kafka will never take one of the rows that it was sent in one batch; which one is not known."""
 

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from broker.clients import SILENT, reader
 from contracts import headers
-from outbox_relay.errors import PublishError
+from outbox_relay.errors import PublishError, TopicError
 from outbox_relay.identity import UUID_BYTES, identity
 from outbox_relay.position import Origin
 from outbox_relay.replicas import await_replicas
@@ -80,7 +80,8 @@ class Published:
 
         Raises:
             UnpublishableError: there can be no such topic.
-            PublishError: the topic does not exist, or Kafka does not answer.
+            TopicError: the topic does not exist, or may not be read.
+            PublishError: Kafka does not answer.
         """
         if committed_us > self._until_us or row.id is None:
             return False
@@ -146,7 +147,8 @@ def tail_ids(
     over; those that do not say their source (Debezium's) count where their ID is a UUID.
 
     Raises:
-        PublishError: the topic does not exist, or Kafka does not answer.
+        TopicError: the topic does not exist, or may not be read.
+        PublishError: Kafka does not answer.
     """
     aggregate_type = topic.removesuffix(SUFFIX).encode()
     consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
@@ -180,7 +182,8 @@ def told_since_us(bootstrap: str, topic: str) -> int:
     0: since ever; :data:`NEVER_US`: it has had records, and has none any more.
 
     Raises:
-        PublishError: the topic does not exist, or Kafka does not answer.
+        TopicError: the topic does not exist, or may not be read.
+        PublishError: Kafka does not answer.
     """
     consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
     try:
@@ -213,7 +216,7 @@ class _Tail:
 def _partitions(consumer: Consumer, topic: str) -> list[int]:
     found = consumer.list_topics(topic, KAFKA_ANSWER_S).topics[topic]
     if found.error is not None:
-        raise PublishError(f"topic {topic} cannot be written: {found.error.str()}")
+        raise TopicError(f"topic {topic} cannot be written: {found.error.str()}")
     return list(found.partitions)
 
 

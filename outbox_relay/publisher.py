@@ -33,6 +33,8 @@ LINGER_MS = 20
 BATCH_BYTES_MAX = 500_000
 # A record must fit into the queue, or it would wait for room for ever. Mostly the topic's limit is lower.
 QUEUE_SHARE_OF_A_RECORD = 0.9
+# A topic that is unknown for so long does not exist: the session ends, and the next one says so by name.
+TOPIC_WAIT_MS = 5_000
 # How long one look for room lasts when the queue is full, so that the database still hears from us.
 ROOM_WAIT_S = 0.1
 # How long the reports of what was under way may take once there is nothing to wait for any more.
@@ -159,6 +161,7 @@ class Publisher:
                 "batch.size": BATCH_BYTES_MAX,
                 **({"batch.num.messages": 1} if one_by_one else {}),
                 "compression.type": "lz4",
+                "topic.metadata.propagation.max.ms": TOPIC_WAIT_MS,
                 "reconnect.backoff.max.ms": 1_000,
                 "socket.keepalive.enable": True,
                 "error_cb": self._on_error,  # this and the delivery reports tell all that matters

@@ -1,20 +1,24 @@
 """How an outbox stands, asked of its database, whether a relay runs or not."""
 
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row
 
 from outbox_relay import coverage
+from outbox_relay.columns import as_bytes
 from outbox_relay.dead import has_dead
 from outbox_relay.slot_name import slot_name
-from outbox_relay.table import find_table
+from outbox_relay.table import IS_LOCKED, Table, find_table
+from outbox_relay.topic import topic_named
 
 _STATUS = """
     SELECT current_database()::text AS source,
         s.slot_name::text AS slot,
-        coalesce(s.active, false) AS active,
+        coalesce(s.active, false) OR {is_locked} AS active,
         s.wal_status::text AS wal_status,
         s.confirmed_flush_lsn::text AS confirmed_lsn,
         greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn))::int8 AS lag_bytes,
@@ -26,6 +30,9 @@ _STATUS = """
     FROM (SELECT) AS one LEFT JOIN pg_replication_slots AS s ON s.slot_name = %s
 """
 _DEAD_ROWS = "(SELECT count(*) FROM public.outbox_dead)::int8"
+_AGGREGATE_TYPES = "SELECT DISTINCT {} FROM public.outbox WHERE {} LIMIT %s"
+# In one outbox; more would be no list for a person.
+AGGREGATE_TYPES_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class OutboxStatus:
     Attributes:
         source: the database's name.
         slot: of the relay; None where none has ever read the log.
-        active: whether a relay reads it now.
+        active: whether a relay reads it now, the log or the table.
         wal_status: ``reserved``, ``extended``, ``unreserved`` or ``lost``, as PostgreSQL says.
         confirmed_lsn: everything before it is published.
         lag_bytes: log that is not confirmed.
@@ -44,6 +51,7 @@ class OutboxStatus:
         table_bytes: with indexes, and with the space of rows that were removed.
         dead_rows: put aside, as they can never be published.
         gap: why the log does not bring all rows to a relay that reads it, and what mends that; None where it does.
+        missing_topics: that rows of the table belong on, and Kafka does not have; None where it was not asked.
     """
 
     source: str
@@ -57,10 +65,15 @@ class OutboxStatus:
     table_bytes: int
     dead_rows: int
     gap: str | None
+    missing_topics: tuple[str, ...] | None = None
 
 
-def outbox_status(connection: psycopg.Connection[Any]) -> OutboxStatus:
+def outbox_status(connection: psycopg.Connection[Any], topics: AbstractSet[str] | None = None) -> OutboxStatus:
     """Ask for all of it.
+
+    Args:
+        connection: of the outbox's database.
+        topics: those that Kafka has; None where it could not be asked.
 
     Raises:
         OutboxMissingError: there is no outbox.
@@ -70,7 +83,13 @@ def outbox_status(connection: psycopg.Connection[Any]) -> OutboxStatus:
     gap = coverage.slot_gap(connection, name) or coverage.publication_gap(connection, table)
     dead_rows = _DEAD_ROWS if has_dead(connection) else "0::int8"
     with connection.cursor(row_factory=class_row(OutboxStatus)) as cursor:
-        query = _STATUS.format(dead_rows=dead_rows).format(gap="%s")
+        query = _STATUS.format(dead_rows=dead_rows, is_locked=IS_LOCKED).format(gap="%s")
         row = cursor.execute(query.encode(), (str(gap) if gap is not None else None, name)).fetchone()
     assert row is not None
-    return row
+    return row if topics is None else replace(row, missing_topics=_missing(connection, table, topics))
+
+
+def _missing(connection: psycopg.Connection[Any], table: Table, topics: AbstractSet[str]) -> tuple[str, ...]:
+    query = sql.SQL(_AGGREGATE_TYPES).format(as_bytes("aggregatetype", table.columns), table.unpublished)
+    names = [name for (name,) in connection.execute(query, (AGGREGATE_TYPES_MAX,)) if name is not None]
+    return tuple(sorted({topic for name in names if (topic := topic_named(name)) and topic not in topics}))

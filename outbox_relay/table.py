@@ -27,7 +27,16 @@ _FLUSH = """
     WHERE pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()
 """
 # Two who read the same outbox would overtake each other, also where one reads the log and the other the table.
-_LOCK = "SELECT pg_try_advisory_lock(hashtext('settle-relay outbox'))"
+_LOCK_KEY = "hashtext('settle-relay outbox')"
+_LOCK = f"SELECT pg_try_advisory_lock({_LOCK_KEY})"
+IS_LOCKED = f"""
+    EXISTS (
+        SELECT FROM pg_locks JOIN pg_database ON oid = database AND datname = current_database()
+        WHERE locktype = 'advisory' AND granted AND objsubid = 1
+            AND (classid::int8 << 32) | objid::int8 = {_LOCK_KEY}::int8
+    )
+"""
+"""SQL for whether somebody has that lock."""
 
 # Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
 # started first inserted last; with other IDs the start of the transaction is the best there is.

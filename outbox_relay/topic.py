@@ -12,6 +12,11 @@ _NAME = re.compile(rb"[a-zA-Z0-9._-]{1,242}")
 _SHOWN_MAX = 60
 
 
+def topic_named(aggregate_type: bytes) -> str | None:
+    """The topic of rows with this ``aggregatetype``; None where no topic can have that name."""
+    return aggregate_type.decode() + SUFFIX if _NAME.fullmatch(aggregate_type) else None
+
+
 def topic_of(row: OutboxRow, lsn: int) -> str:
     """The topic of a row that was committed at ``lsn``.
 
@@ -21,9 +26,10 @@ def topic_of(row: OutboxRow, lsn: int) -> str:
     name = row.aggregate_type
     if name is None:
         raise UnpublishableError(row, lsn, "aggregatetype is NULL, which makes no topic name")
-    if not _NAME.fullmatch(name):
+    topic = topic_named(name)
+    if topic is None:
         raise UnpublishableError(row, lsn, f"aggregatetype {_shown(name)} makes no topic name")
-    return name.decode() + SUFFIX
+    return topic
 
 
 def _shown(name: bytes) -> str:

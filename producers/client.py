@@ -21,9 +21,9 @@ import tracing
 from broker.clients import idempotent_producer
 from contracts import events, headers
 from contracts.topics import WITHDRAWAL_REQUESTS
-from producers.errors import NotDeliveredError
+from producers.errors import NotDeliveredError, reason_of
 from producers.requests import check_request, new_request
-from producers.settings import DELIVERY_TIMEOUT_S
+from producers.settings import DELIVERY_TIMEOUT_S, topic_wait_ms
 from producers.spans import RequestSpans
 from tracing.attributes import MESSAGING_CLIENT_ID, brokers
 
@@ -96,8 +96,7 @@ class WithdrawalClient:
         self._config: dict[str, Any] = {
             "client.id": CLIENT_ID,
             "delivery.timeout.ms": int(delivery_timeout_s * 1000),
-            # So that a topic that is missing is the reason, and not the time that it took.
-            "topic.metadata.propagation.max.ms": int(delivery_timeout_s * 500),
+            "topic.metadata.propagation.max.ms": topic_wait_ms(delivery_timeout_s),
             "linger.ms": linger_ms,
             "batch.size": BATCH_BYTES_MAX,
             "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
@@ -275,7 +274,7 @@ class WithdrawalClient:
     def _not_delivered(
         self, payment_id: UUID, spans: RequestSpans | None, error: KafkaError | None
     ) -> NotDeliveredError:
-        reason = error.str() if error is not None else "no report"
+        reason = reason_of(error) if error is not None else "no report"
         if spans is not None:
             spans.failed(error.name() if error is not None else "NO_REPORT", reason)
         if error is not None and error.code() == KafkaError._MSG_TIMED_OUT:

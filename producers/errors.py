@@ -1,5 +1,16 @@
 """The errors that a request can end with: one base class, one line of text each."""
 
+from confluent_kafka import KafkaError
+
+_NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
+
+
+def reason_of(error: KafkaError) -> str:
+    """What Kafka's client says of a message that it did not deliver, and what to do where that is known."""
+    if error.code() in _NO_TOPIC:
+        return f"{error.str()} (`settle topics` creates those that are missing)"
+    return str(error.str())
+
 
 class ProducerError(Exception):
     """Base of everything this package raises; its text is one line for a person."""

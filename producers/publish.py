@@ -7,8 +7,8 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from broker.clients import plain_producer
 from contracts.headers import Headers
-from producers.errors import NotDeliveredError
-from producers.settings import DELIVERY_TIMEOUT_S
+from producers.errors import NotDeliveredError, reason_of
+from producers.settings import DELIVERY_TIMEOUT_S, topic_wait_ms
 
 FLUSH_GRACE_S = 1.0
 
@@ -50,7 +50,7 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
         {
             "client.id": "settle-producer",
             "delivery.timeout.ms": int(timeout_s * 1000),
-            "topic.metadata.propagation.max.ms": int(timeout_s * 500),
+            "topic.metadata.propagation.max.ms": topic_wait_ms(timeout_s),
         },
     )
     reports: list[KafkaError | None] = []
@@ -69,6 +69,6 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
     producer.flush(timeout_s + FLUSH_GRACE_S)
     failures = [error for error in reports if error is not None]
     if failures or len(reports) < len(messages):
-        reason = failures[0].str() if failures else f"no confirmation within {timeout_s:g} s"
+        reason = reason_of(failures[0]) if failures else f"no confirmation within {timeout_s:g} s"
         topics = ", ".join(sorted({message.topic for message in messages}))
         raise NotDeliveredError(f"Kafka at {bootstrap} did not take what was for {topics}: {reason}")

@@ -5,6 +5,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DELIVERY_TIMEOUT_S = 10.0
 
+TOPIC_WAIT_S = 3.0
+"""A topic that is still unknown then does not exist: one that has just been created is known within a second."""
+
+
+def topic_wait_ms(delivery_timeout_s: float) -> int:
+    """How long a topic may be unknown, so that it is the reason, and not the time that it took; milliseconds."""
+    return int(min(TOPIC_WAIT_S, delivery_timeout_s / 2) * 1_000)
+
 
 class ProducerSettings(BaseSettings):
     """What a producer reads; each is an environment variable with the prefix ``SETTLE_``."""

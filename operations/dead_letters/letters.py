@@ -117,7 +117,7 @@ def read_letters(bootstrap: str) -> list[Letter]:
     handled = read_handled(bootstrap)
     letters: dict[str, list[Letter]] = defaultdict(list)
     for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
-        letter = _letter(message)
+        letter = letter_of(message)
         there = letters[letter.id]
         known = next((one for one in there if _is_one(one.record, letter.record)), None)
         if known is None:
@@ -178,7 +178,8 @@ def _is_one(one: Record, other: Record) -> bool:
     return one.lacks is not None or other.lacks is not None or one == other
 
 
-def _letter(message: Message) -> Letter:
+def letter_of(message: Message) -> Letter:
+    """A record of a dead-letter topic, with the one refusal that it tells of."""
     found = headers.of(message) or []
     about: Mapping[str, str | None] = {
         name: headers.text(found, name) for name, _ in found if name.startswith(_OURS)

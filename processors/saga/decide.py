@@ -58,6 +58,12 @@ _ACTED_ON: dict[str, type[Event]] = {
     PAID: PaymentProcessed,
     COMPENSATING: PaymentFailed,
 }
+_ACTS_ON = {
+    WithdrawalRequested: "account",
+    MoneyDeducted: "payment",
+    PaymentProcessed: "notification",
+    PaymentFailed: "account",
+}
 _GIVE_REASON = (WithdrawalRejected, PaymentFailed)
 
 
@@ -145,10 +151,14 @@ def waiting_for(seen: int) -> str | None:
         return "the request to reach the saga service"
     if not seen & _FROM_ACCOUNT:
         return "the account service to check the balance"
-    if state == COMPENSATING:
+    if state == COMPENSATING and not seen & BITS[MoneyRefunded]:
         return "the account service to refund"
-    if state == PAID:
-        return "the saga service to close" if seen & _TOLD else "the notification service to tell the customer"
+    if state == PAID and not seen & _TOLD:
+        return "the notification service to tell the customer"
+    if state in (COMPENSATING, PAID):
+        lacks = (_RETURNED if state == COMPENSATING else _TAKEN) & ~seen
+        names = [event_type.__name__ for event_type, bit in BITS.items() if lacks & bit]
+        return f"{' and '.join(names)} to reach the saga service" if names else "the saga service to close"
     if state == DEDUCTED:
         return "the payment service to pay"
     return "the account service to deduct"
@@ -162,6 +172,12 @@ def needed_for(seen: int) -> type[Event] | None:
     if not seen & _FROM_ACCOUNT:
         return WithdrawalRequested
     return _ACTED_ON.get(state)
+
+
+def awaited_service(seen: int) -> str:
+    """The service whose step is next; the saga service where it is none, and only word of it is missing."""
+    needed = needed_for(seen)
+    return _ACTS_ON.get(needed, "saga") if needed is not None else "saga"
 
 
 def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: datetime) -> Decision:

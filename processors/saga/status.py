@@ -41,7 +41,10 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Where a withdrawal stands: its committed steps, what it waits for, and by which event it is finished."""
+    """Where a withdrawal stands: its committed steps, what it waits for, and by which event it is finished.
+
+    ``seen`` are the bits of its events (:data:`processors.saga.decide.BITS`).
+    """
 
     payment_id: UUID
     state: str
@@ -55,6 +58,7 @@ class Status(msgspec.Struct, frozen=True):
     currency: str
     reason: str | None
     finished_at: datetime | None
+    seen: int
 
 
 def read(dsn: str, payment_id: UUID) -> Status | None:
@@ -89,6 +93,7 @@ def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None
         currency=currency,
         reason=reason,
         finished_at=finished_at,
+        seen=seen,
     )
 
 

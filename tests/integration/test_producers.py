@@ -19,6 +19,7 @@ from producers.client import Receipt, WithdrawalClient
 from producers.errors import NotDeliveredError
 from producers.load import run_load
 from producers.plan import LoadPlan, plan_load
+from producers.publish import Outgoing, publish
 from producers.requests import new_request
 from tests.conftest import wait_until
 
@@ -180,14 +181,18 @@ def test_a_sampled_request_begins_its_trace_and_the_message_continues_it(settle,
     assert int(flags, 16) & 1  # sampled
 
 
-def test_a_topic_that_is_missing_is_named_as_the_reason(bootstrap, monkeypatch):
+def test_a_topic_that_is_missing_is_named_as_the_reason_within_seconds(bootstrap, monkeypatch):
     monkeypatch.setattr("producers.client.WITHDRAWAL_REQUESTS", Topic("no.such.topic"))
-
+    told = r"no\.such\.topic: Broker: Unknown topic or partition \(`settle topics` creates"
+    began = time.monotonic()
     with (
-        WithdrawalClient(bootstrap, delivery_timeout_s=4) as client,
-        pytest.raises(NotDeliveredError, match=r"on no\.such\.topic: Broker: Unknown topic or partition"),
+        WithdrawalClient(bootstrap, delivery_timeout_s=60) as client,
+        pytest.raises(NotDeliveredError, match=told),
     ):
         client.request("acc-producer", "5")
+    with pytest.raises(NotDeliveredError, match=told):
+        publish(bootstrap, [Outgoing("no.such.topic", "key", "None", b"{}", [])], 60)
+    assert time.monotonic() - began < 20
 
 
 def test_requests_of_an_account_keep_their_order(client, bootstrap):

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
+from uuid import UUID
 
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from typer.testing import CliRunner
 
 from broker.scan import scan
+from cli.main import app
 from contracts.services import TOPICS
 from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, WITHDRAWAL_REQUESTS
 from lab.chaos.arming import Arming
@@ -22,6 +25,7 @@ from producers.client import WithdrawalClient
 from stack.supervisor import Stack
 from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until
 
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 MONEY = ("balances", "ledger", "payments", "provider", "saga", "events", "finished")
 AMOUNTS = {"100.00": "completed", "100.05": "compensated", "1000000.00": "rejected"}
 TAKEN = {"WithdrawalRequested", "BalanceChecked", "MoneyDeducted", "NotificationSent"}
@@ -56,15 +60,22 @@ class Lossy(Settle):
         bodies = b"".join(message.value() for message in scan(self.bootstrap, [topic.name]))
         return {str(one) for one in payment_ids if str(one).encode() in bodies}
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "cli", *arguments],
-            env={**os.environ, **self.stack.environment(), "COLUMNS": "100"},
+            env={**os.environ, **self.stack.environment(), "COLUMNS": "100", **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=120,
         )
+
+    def waits(self, payment_id) -> str:
+        """What holds a withdrawal up, as a program is told."""
+        said = CliRunner().invoke(app, ["status", str(payment_id), "--json"], env=self.stack.environment())
+        found = json.loads(said.stdout)
+        assert found["held_up_by"] in (None, found["waiting_for"])
+        return found["held_up_by"] or "nothing"
 
     def lacking(self, payment_ids) -> list[lost.Lost]:
         return find(self.dsns, self.bootstrap, lost.lacking, payment_ids=list(payment_ids))
@@ -223,12 +234,23 @@ def test_what_the_relay_put_aside_is_put_back_by_a_person_and_made_by_nobody_els
         wait_until(lambda: lossy.events(payment_id)[-1:] == ["MoneyDeducted"], "the saga waits")
         shown = json.loads(lossy.cli("stuck", "--older-than", "0", "--json").stdout)
         (stuck,) = [one for one in shown if one["payment_id"] == str(payment_id)]
+        assert stuck["waiting_for"] == stuck["held_up_by"]
         assert "PaymentProcessed, a dead row of the payment outbox" in stuck["waiting_for"]
+        assert lossy.waits(payment_id) == stuck["waiting_for"]
+        shown = lossy.cli("status", str(payment_id)).stdout.splitlines()[-1]
+        assert f"deducted: not finished, waits for {stuck['waiting_for']}; trace" in shown
+        known = lossy.cli("status", str(payment_id), SETTLE_PAYMENT_DSN=NOWHERE)
+        assert (known.returncode, len(known.stderr.splitlines())) == (0, 1)
+        assert "the payment database could not be asked" in known.stderr
+        assert "waits for the payment service to pay" in known.stdout
+        handed = "SELECT id::text FROM outbox WHERE type = 'PaymentProcessed'"
+        wait_until(lambda: not lossy.query("payment", handed), "the row is nowhere else")
         for command in (["nudge", str(payment_id)], ["republish", "--quiet", "0", "--yes"]):
             done = lossy.cli(*command)
             assert (done.returncode, done.stderr) == (0, "")
             assert "settle outbox dead list" in done.stdout
-        assert lossy.query("payment", dead) == [(row_id,)]
+            # What is put into the outbox is there, or among the dead by now.
+            assert lossy.query("payment", f"{dead} UNION ALL {handed}") == [(row_id,)]
     finally:
         limit_records(lossy, PAYMENT_EVENTS.name, 1_048_588)
     put_back = lossy.cli("outbox", "dead", "retry", row_id)
@@ -247,6 +269,39 @@ def test_what_is_still_in_an_outbox_is_not_put_there_again(lossy: Lossy):
         done = lossy.cli("nudge", str(payment_id))
         assert (done.returncode, done.stderr) == (0, "")
         assert lossy.query("account", mine)[0][0] == told
+        assert lossy.waits(payment_id).startswith("BalanceChecked in the account outbox: no relay reads it")
+        account = lossy.open_account()
+        followed = lossy.cli("request", "--account", account, "--amount", "100.05", "--wait", "--timeout", "1")
+        other = UUID(followed.stdout.split()[2])
+        for command in (followed, lossy.cli("cancel", str(other), "--timeout", "0")):
+            assert command.returncode == 1
+            assert "waits for BalanceChecked in the account outbox: no relay reads it" in command.stderr
     finally:
         lossy.stack.start_service("relay")
+    lossy.end({payment_id: "completed", other: "compensated"})
+
+
+def test_a_withdrawal_says_what_holds_it_up_beside_its_outboxes(lossy: Lossy):
+    """A service that does not run, and a message that it refused."""
+    lossy.stack.stop_service("payment")
+    payment_id = lossy.client.request(lossy.open_account(), "100.00").payment_id
+    wait_until(lambda: lossy.events(payment_id)[-1:] == ["MoneyDeducted"], "the money is taken")
+    idle = "the payment service, which does not run"
+    wait_until(lambda: lossy.waits(payment_id).startswith(idle), "its consumer group is empty")
+    mine, its_type = str(payment_id).encode(), ("eventType", b"MoneyDeducted")
+    event = lossy.find(ACCOUNT_EVENTS.name, lambda one: mine in one.value() and its_type in one.headers())
+    lossy.lose(ACCOUNT_EVENTS)
+    lossy.send(ACCOUNT_EVENTS.name, event.value(), event.key().decode(), id="none", eventType="MoneyDeducted")
+    unknown = UUID(int=7)
+    body = event.value().replace(str(payment_id).encode(), str(unknown).encode())
+    lossy.send(WITHDRAWAL_REQUESTS.name, body, "acc", id="none", eventType="WithdrawalRequested")
+    lossy.stack.start_service("payment")
+    refused = "MoneyDeducted, a dead letter: the payment service refused it"
+    wait_until(lambda: lossy.waits(payment_id).startswith(refused), "its message is refused")
+    refused = "WithdrawalRequested, a dead letter: the saga service refused it"
+    wait_until(lambda: refused in lossy.cli("status", str(unknown)).stderr, "a request that is refused is found")
+    discarded = lossy.cli("dead-letters", "discard", str(payment_id), str(unknown), "--yes")
+    assert discarded.returncode == 0, discarded.stderr
+    assert lossy.waits(payment_id) == "nothing"
+    assert lossy.cli("nudge", str(payment_id)).returncode == 0
     lossy.end({payment_id: "completed"})

@@ -18,7 +18,7 @@ from contracts.events import (
     WithdrawalRejected,
     WithdrawalRequested,
 )
-from processors.saga.decide import BITS, FINISHED, decide, needed_for, waiting_for
+from processors.saga.decide import BITS, FINISHED, awaited_service, decide, needed_for, waiting_for
 from tests.unit.messages import NOW, after, message, request
 from tracing import TraceContext
 
@@ -117,6 +117,18 @@ def test_it_says_what_is_left_once_the_money_is_taken_or_paid():
     assert waiting_for(requested | checked) == "the account service to deduct"
     assert waiting_for(taken | paid) == "the notification service to tell the customer"
     assert waiting_for(taken | paid | BITS[NotificationSent]) == "the saga service to close"
+    told = paid | BITS[NotificationSent]
+    assert waiting_for(requested | checked | told) == "MoneyDeducted to reach the saga service"
+    assert waiting_for(taken | BITS[MoneyRefunded]) == "PaymentFailed to reach the saga service"
+
+
+def test_it_says_whose_step_is_next():
+    known, services = {}, []
+    for one in story("compensated"):
+        known |= {standing.payment_id: standing for standing in decide([one], known, NOW).standings}
+        services.append(awaited_service(known[one.event.payment_id].seen))
+    assert services == ["account", "saga", "payment", "account", "saga", "saga"]
+    assert awaited_service(known[one.event.payment_id].seen | BITS[PaymentProcessed]) == "saga"
 
 
 def test_it_says_which_event_the_waiting_step_acts_on():

@@ -137,6 +137,24 @@ def test_a_row_that_no_one_has_acknowledged_is_not_removed_though_the_log_went_p
         assert outbox.one("SELECT id::text FROM outbox") == lost
 
 
+def test_a_row_that_did_not_come_and_has_no_topic_is_told_and_holds_up_no_other(outbox):
+    port = ports.choose(taken=set())
+    later = Outbox(outbox.stack, table=False, topic=False)
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        outbox.connection.execute(MEMBER.format("outbox WHERE (aggregateid <> 'left out')"))
+        waits = outbox.insert("left out", to=later.name)
+        outbox.wait_published([outbox.insert("left out")])
+        said = f"{outbox.name}: rows wait: topic {later.topic} cannot be written"
+        wait_until(lambda: said in answer(port, "/readyz")[1], "which topic is missing is told")
+        later.create_topic()
+        later.wait_published([waits])
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready again")
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "and none is left in the table")
+    assert later.published() == [waits]
+    assert len(outbox.published()) == len(set(outbox.published())) == 2
+
+
 def test_the_columns_of_a_trace_that_are_added_later_are_published(outbox):
     outbox.connection.execute("ALTER TABLE outbox DROP COLUMN traceparent, DROP COLUMN tracestate")
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -352,6 +370,7 @@ def test_whoever_polls_and_whoever_reads_the_log_exclude_each_other_and_both_are
             with relay_process(outbox, SETTLE_RELAY_READER=other, SETTLE_HTTP_PORT=str(second)):
                 wait_until(lambda: "standing by" in answer(second, "/readyz")[1], "the other one stands by")
                 assert answer(second, "/readyz")[0] == 200
+                assert outbox_status(outbox.connection).active
                 assert metric(second, outbox, "active") == 0
 
 

@@ -9,10 +9,14 @@ import time
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from broker import lifeline
 from broker.clients import idempotent_producer
-from outbox_relay import publisher
+from broker.topics import existing_topics
+from cli.main import app
+from outbox_relay import published, publisher
+from outbox_relay.status import outbox_status
 from stack import ports
 from tests.integration.relay.outbox import (
     CREATE_OUTBOX,
@@ -262,16 +266,34 @@ def test_a_standby_takes_over_within_two_seconds(outbox, reader):
     assert took_s < 2, f"it took {took_s:.2f} s"
 
 
-def test_a_topic_that_is_missing_is_waited_for(stack):
+def test_a_topic_that_is_missing_is_waited_for_by_name(stack, monkeypatch):
     outbox = Outbox(stack, topic=False)
     port = ports.choose(taken=set())
     with relaying(outbox, http_port=port):
         row_id = outbox.insert()
         wait_until(lambda: f"topic {outbox.topic}" in answer(port, "/readyz")[1], "the relay says what is missing")
         assert outbox.one("SELECT count(*) FROM outbox") == 1
+        monkeypatch.setenv("SETTLE_PAYMENT_DSN", outbox.dsn)
+        for service in ("account", "notification", "saga"):
+            monkeypatch.setenv(f"SETTLE_{service.upper()}_DSN", stack.state.dsns[service])
+        monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", outbox.bootstrap)
+        told = f"{outbox.name}: waits for topic {outbox.topic}, which does not exist"
+        assert told in CliRunner().invoke(app, ["outbox", "status"]).output
         outbox.create_topic()
         outbox.wait_published([row_id])
+        assert outbox_status(outbox.connection, existing_topics(outbox.bootstrap)).missing_topics == ()
     assert outbox.published() == [row_id]
+
+
+def test_a_topic_that_is_missing_long_after_the_start_is_named_within_seconds(outbox, monkeypatch):
+    monkeypatch.setattr(published, "CLOCKS_OFF_US", -1_000_000_000)  # no row may come a second time
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        monkeypatch.undo()
+        outbox.insert(to=f"late_{outbox.name}")
+        said = f"{outbox.name}: topic late_{outbox.topic} cannot be written"
+        wait_until(lambda: said in answer(port, "/readyz")[1], "which topic is missing is told", 20)
 
 
 def test_a_source_that_is_away_does_not_disturb_the_others(outbox, stack):

@@ -1,0 +1,83 @@
+"""What a withdrawal really waits for, for the commands that say so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from cli import settings
+from cli.errors import BadInputError, one_line
+from cli.text import complain
+from contracts.services import NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from uuid import UUID
+
+    from processors.saga.status import Status
+
+UNKNOWN = "the saga service to hear of it"
+"""What a withdrawal waits for that the saga service does not know."""
+
+
+class Waits(NamedTuple):
+    """What a withdrawal waits for.
+
+    Attributes:
+        words: in one line.
+        held_up_by: the same, where it is more than the next step; see ``operations/hold_ups.py``.
+    """
+
+    words: str
+    held_up_by: str | None = None
+
+
+def look(
+    payment_id: UUID,
+    status: Status | None,
+    data: Path | None,
+    *,
+    account_id: str | None = None,
+    also_acts_on: frozenset[str] = frozenset(),
+) -> Waits:
+    """Ask the services' databases and Kafka; say on standard error which of them could not be asked.
+
+    Args:
+        payment_id: of a withdrawal that is not finished.
+        status: as the saga service knows it, if it does.
+        data: folder of the stack to use, if one was named.
+        account_id: its account, where that is known otherwise.
+        also_acts_on: types of events that it may wait for, beside the one that its next step acts on.
+    """
+    from operations.hold_ups import Open, find
+
+    dsns, unasked = _dsns(data)
+    since = min((step.at for step in status.steps), default=None) if status is not None else None
+    account_id = status.account_id if status is not None else account_id
+    seen = status.seen if status is not None else 0
+    found = find(dsns, settings.kafka_bootstrap(data), [Open(payment_id, account_id, seen, since, also_acts_on)])
+    tell_unasked(unasked | found.unasked)
+    held_up_by, pending = found.held_up_by.get(payment_id), found.pending.get(payment_id)
+    if held_up_by is not None:
+        return Waits(held_up_by, held_up_by)
+    words = (status.waiting_for if status is not None else None) or UNKNOWN
+    return Waits(f"{words}, which is in hand: {pending.in_words()}" if pending is not None else words)
+
+
+def tell_unasked(unasked: Mapping[str, Exception]) -> None:
+    """Say what could not be asked, and that the answer does without."""
+    for what, error in unasked.items():
+        complain(f"{what} could not be asked what holds it up: {one_line(error)}")
+
+
+def _dsns(data: Path | None) -> tuple[dict[str, str], dict[str, Exception]]:
+    """Where the services' databases are whose events others wait for, and which nobody says rightly."""
+    dsns: dict[str, str] = {}
+    wrong: dict[str, Exception] = {}
+    for name in NAMES:
+        if name != "saga":
+            try:
+                dsns[name] = settings.dsn(name, data)
+            except BadInputError as error:
+                wrong[f"the {name} database"] = error
+    return dsns, wrong

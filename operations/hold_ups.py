@@ -1,0 +1,292 @@
+"""What holds withdrawals up: a dead row, a row that nobody publishes, a dead letter, a service that does not run.
+
+The saga service knows what has reached it, and so whose step is next. That step may have been taken, and its event
+lies in an outbox; or it cannot be taken, as its service refused the event that it acts on, or does not run. The
+services' databases and Kafka are asked at the same time, for seconds at the most; what cannot be asked is named.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+import psycopg
+from confluent_kafka import KafkaException
+from psycopg.conninfo import make_conninfo
+
+from broker.offsets import Offsets
+from broker.records import payment_id_of
+from broker.scan import scan
+from broker.topics import existing_topics
+from contracts.postgres import session
+from contracts.services import TOPICS
+from contracts.topics import consumer_group
+from operations.audit.read import PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
+from operations.dead_letters.letters import Letter, letter_of, still_open
+from operations.lag import without_members
+from outbox_relay.errors import RelayError
+from outbox_relay.status import OutboxStatus, outbox_status
+from outbox_relay.topic import SUFFIX
+from processors.runtime import utc
+from processors.saga.decide import BITS, awaited_service, needed_for
+
+ANSWER_S = 2
+"""The least that libpq takes; the same for each statement, and for an answer of Kafka's."""
+
+LETTERS_S_MAX = 2.0
+"""How long dead letters are read for."""
+
+CLOCKS_OFF_MS = 3_600_000
+"""A dead letter is younger than its withdrawal by the clocks of two machines."""
+
+LATE_S = 5.0
+"""A row that is older is not on its way: a relay that reads publishes within milliseconds."""
+
+_PENDING = {
+    "notification": """
+        SELECT payment_id, attempts, reason, NULL, next_attempt_at, false FROM notifications
+        WHERE payment_id = ANY(%s) AND status = 'pending'
+    """,
+    "payment": """
+        SELECT payment_id, attempts, reason, void_reason, next_attempt_at, claim IS NOT NULL FROM payments
+        WHERE payment_id = ANY(%s) AND status = 'pending'
+    """,
+    "account": """
+        SELECT payment_id, attempts, error, NULL, next_attempt_at, false FROM refunds_due
+        WHERE payment_id = ANY(%s)
+    """,
+}
+_DEAD = f"""
+SELECT ({PAYMENT_ID_OF_DEAD})::uuid, type FROM outbox_dead
+WHERE {PAYMENT_ID_OF_DEAD} = ANY(%s) AND type IS NOT NULL ORDER BY number
+"""
+# By the account first: a body is looked into only where its row is one of few.
+_WAITING = f"""
+SELECT ({PAYMENT_ID_OF_ROW})::uuid, type, aggregatetype, extract(epoch FROM clock_timestamp() - created_at)::float8
+FROM outbox WHERE aggregateid = ANY(%s) AND {PAYMENT_ID_OF_ROW} = ANY(%s) ORDER BY id
+"""
+
+
+class Open(msgspec.Struct, frozen=True):
+    """A withdrawal that is not finished.
+
+    Attributes:
+        seen: the events that reached the saga service, as bits; 0 where it knows nothing.
+        since: nothing was said of it before; None where that is not known.
+        also_acts_on: types of events, beside the one that its next step acts on, that it may wait for.
+    """
+
+    payment_id: UUID
+    account_id: str | None
+    seen: int = 0
+    since: datetime | None = None
+    also_acts_on: frozenset[str] = frozenset()
+
+    def lacks(self, event_type: str) -> bool:
+        """Whether the saga service has not heard of that event."""
+        return event_type in _BITS and not self.seen & _BITS[event_type]
+
+    def acts_on(self, event_type: str) -> bool:
+        """Whether its next step is taken on that event."""
+        needed = needed_for(self.seen)
+        return event_type in self.also_acts_on or (needed is not None and event_type == needed.__name__)
+
+
+_BITS = {event_type.__name__: bit for event_type, bit in BITS.items()}
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """Something that a service will try again by itself: a charge, a mail, a refund.
+
+    Attributes:
+        attempts: made so far.
+        reason: why the last one did not do; None before the first.
+        void_reason: for a payment that is to be voided rather than paid, why.
+        next_attempt_at: when it is due.
+        under_way: whether it is being tried now; it is due again at ``next_attempt_at`` should that fail.
+    """
+
+    attempts: int
+    reason: str | None
+    void_reason: str | None
+    next_attempt_at: datetime
+    under_way: bool
+
+    def in_words(self) -> str:
+        """For a person, on one line."""
+        wish = f"to be voided: {self.void_reason}; " if self.void_reason else ""
+        tried = f"{self.attempts} attempts, last: {self.reason}" if self.attempts else self.reason or "not tried"
+        when = "under way" if self.under_way else f"next at {self.next_attempt_at:%H:%M:%S} UTC"
+        return f"{wish}{tried}; {when}"
+
+
+class Found(NamedTuple):
+    """What there is to say.
+
+    Attributes:
+        held_up_by: what a withdrawal really waits for and what to do, in one line; by payment ID.
+        pending: what a service has yet to do for it, and will try by itself.
+        unasked: what could not be asked (``the payment database``, ``Kafka``), and why.
+    """
+
+    held_up_by: dict[UUID, str]
+    pending: dict[UUID, Pending]
+    unasked: dict[str, Exception]
+
+
+class _Row(NamedTuple):
+    event_type: str
+    topic: str
+    age_s: float
+
+
+@dataclass
+class _Service:
+    """What a service's database says."""
+
+    pending: dict[UUID, Pending] = field(default_factory=dict)
+    dead: dict[UUID, str] = field(default_factory=dict)
+    waiting: dict[UUID, _Row] = field(default_factory=dict)
+    outbox: OutboxStatus | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class _Kafka:
+    """What Kafka says."""
+
+    topics: set[str] | None = None
+    idle: set[str] = field(default_factory=set)
+    letters: dict[UUID, Letter] = field(default_factory=dict)
+    error: Exception | None = None
+
+
+def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -> Found:
+    """What holds these withdrawals up, as far as it can be asked; raises nothing.
+
+    Args:
+        dsns: of the services whose events others wait for: all but ``saga``.
+        bootstrap: Kafka, ``host:port``.
+        withdrawals: that are not finished.
+    """
+    if not withdrawals:
+        return Found({}, {}, {})
+    with ThreadPoolExecutor(len(dsns) + 1) as pool:
+        asked = {name: pool.submit(_ask_service, name, dsn, withdrawals) for name, dsn in dsns.items()}
+        kafka = _ask_kafka(bootstrap, withdrawals)
+        services = {name: future.result() for name, future in asked.items()}
+    unasked = {f"the {name} database": one.error for name, one in services.items() if one.error is not None}
+    if kafka.error is not None:
+        unasked["Kafka"] = kafka.error
+    said = ((one.payment_id, _in_words(one, services, kafka)) for one in withdrawals)
+    return Found(
+        {payment_id: words for payment_id, words in said if words is not None},
+        {payment_id: pending for one in services.values() for payment_id, pending in one.pending.items()},
+        unasked,
+    )
+
+
+def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str | None:
+    for name, service in services.items():
+        if (event_type := service.dead.get(one.payment_id)) is not None:
+            return f"{event_type}, a dead row of the {name} outbox: `settle outbox dead list` says why"
+    for name, service in services.items():
+        if (row := service.waiting.get(one.payment_id)) is not None:
+            why = _why_unpublished(row, service.outbox, kafka)
+            if why is not None:
+                return f"{row.event_type} in the {name} outbox: {why}"
+    if (letter := kafka.letters.get(one.payment_id)) is not None:
+        refused_by = letter.refusals[-1].service
+        show = f"`settle dead-letters show {one.payment_id}`"
+        return f"{letter.event_type}, a dead letter: the {refused_by} service refused it; {show} says why"
+    for name in (awaited_service(one.seen), "saga"):
+        if name in kafka.idle:
+            return f"the {name} service, which does not run: consumer group {consumer_group(name)} has no member"
+    return None
+
+
+def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> str | None:
+    """Why a row is still there; None where it may be on its way, or published and not removed yet."""
+    if kafka.topics is None:
+        return "Kafka does not answer"
+    if row.topic not in kafka.topics:
+        return f"the relay waits for topic {row.topic}, which does not exist: `settle topics` creates it"
+    if outbox is not None and not outbox.active:
+        return "no relay reads it: start it, or see what it waits for at its /readyz"
+    if row.age_s > LATE_S:
+        return "its relay has not published it: see what it waits for at its /readyz"
+    return None
+
+
+def _ask_service(service: str, dsn: str, withdrawals: Sequence[Open]) -> _Service:
+    told = _Service()
+    by_id = {one.payment_id: one for one in withdrawals}
+    ids, texts = list(by_id), [str(payment_id) for payment_id in by_id]
+    accounts = list({one.account_id for one in withdrawals if one.account_id is not None})
+    try:
+        with session(make_conninfo(dsn, connect_timeout=ANSWER_S), autocommit=True) as connection:
+            connection.execute(f"SET statement_timeout = '{ANSWER_S}s'".encode())
+            if service in _PENDING:
+                rows = utc.cursor(connection).execute(_PENDING[service].encode(), (ids,))
+                told.pending = {payment_id: Pending(*row) for payment_id, *row in rows}
+            for payment_id, event_type in connection.execute(_DEAD.encode(), (texts,)):
+                if by_id[payment_id].lacks(event_type):
+                    told.dead.setdefault(payment_id, event_type)
+            rows = connection.execute(_WAITING.encode(), (accounts, texts))
+            for payment_id, event_type, aggregate_type, age_s in rows:
+                if by_id[payment_id].lacks(event_type):
+                    told.waiting.setdefault(payment_id, _Row(event_type, aggregate_type + SUFFIX, age_s))
+            if told.waiting:
+                told.outbox = outbox_status(connection)
+    except (psycopg.Error, RelayError) as error:
+        told.error = error
+    return told
+
+
+def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
+    told = _Kafka()
+    try:
+        told.topics = existing_topics(bootstrap, ANSWER_S)
+        services = {awaited_service(one.seen) for one in withdrawals} | {"saga"}
+        told.idle = without_members(bootstrap, services, ANSWER_S)
+        _read_letters(bootstrap, withdrawals, told.letters)
+        opened = {letter.id for letter in still_open(bootstrap, told.letters.values())} if told.letters else set()
+        told.letters = {key: letter for key, letter in told.letters.items() if letter.id in opened}
+    except (KafkaException, TimeoutError) as error:
+        told.error = error
+    return told
+
+
+def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID, Letter]) -> None:
+    """Find the dead letters that hold withdrawals up, the last one of each.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+        TimeoutError: there are too many dead letters.
+    """
+    offsets, topics = Offsets(bootstrap), [topic.dead_letters for topic in TOPICS]
+    times = [one.since.timestamp() if one.since is not None else 0 for one in withdrawals]
+    starts = offsets.since(topics, max(0, int(min(times) * 1_000) - CLOCKS_OFF_MS))
+    ends = offsets.end(topics)
+    starts = {place: start for place, start in starts.items() if start < ends[place]}
+    if not starts:
+        return
+    by_id = {one.payment_id: one for one in withdrawals}
+    give_up = time.monotonic() + LETTERS_S_MAX
+    for message in scan(bootstrap, {topic for topic, _ in starts}, starts, ends):
+        if time.monotonic() > give_up:
+            raise TimeoutError("dead letters are too many to look through; `settle dead-letters list` has time")
+        letter = letter_of(message)
+        payment_id = payment_id_of(letter.record)
+        one = by_id.get(payment_id) if payment_id is not None else None
+        if one is not None and _holds_up(letter, one):
+            found[one.payment_id] = letter
+
+
+def _holds_up(letter: Letter, one: Open) -> bool:
+    event_type, refused_by = letter.event_type or "", letter.refusals[-1].service
+    return one.lacks(event_type) if refused_by == "saga" else one.acts_on(event_type)

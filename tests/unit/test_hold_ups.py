@@ -1,0 +1,58 @@
+"""What holds a withdrawal up is told apart from what is on its way."""
+
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+
+from contracts.events import CancelRequested, MoneyDeducted, WithdrawalRequested
+from operations.hold_ups import LATE_S, Open, _in_words, _Kafka, _Row, _Service
+from processors.saga.decide import BITS
+
+ID = UUID(int=1)
+REQUESTED = BITS[WithdrawalRequested]
+TOPIC = "payment.events"
+
+
+def words(*, age_s=0.0, topics=frozenset({TOPIC}), active=True, idle=(), dead=None):
+    """What is said of a row that is in the payment outbox."""
+    row = _Row("PaymentProcessed", TOPIC, age_s)
+    outbox = SimpleNamespace(active=active)
+    service = _Service(waiting={ID: row}, dead={ID: dead} if dead else {}, outbox=outbox)
+    return _in_words(Open(ID, "acc", REQUESTED), {"payment": service}, _Kafka(topics, set(idle)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"age_s": LATE_S + 1}, "its relay has not published it"),
+        ({"active": False}, "no relay reads it"),
+        ({"topics": frozenset()}, "the relay waits for topic payment.events, which does not exist"),
+        ({"topics": None}, "Kafka does not answer"),
+        ({"dead": "PaymentProcessed", "active": False}, "a dead row of the payment outbox"),
+        ({"idle": ["saga"]}, "the saga service, which does not run"),
+        ({"idle": ["saga", "account"]}, "the account service, which does not run"),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, dict) else "",
+)
+def test_it_says_what_holds_it_up_in_one_line(facts, said):
+    found = words(**facts)
+    assert said in found
+    assert found.isprintable()
+
+
+def test_what_is_on_its_way_holds_nothing_up():
+    assert words(age_s=LATE_S - 1) is None
+    assert words(idle=["notification"]) is None
+
+
+def test_a_dead_letter_counts_where_its_event_is_waited_for():
+    one = Open(ID, "acc", REQUESTED, also_acts_on=frozenset({CancelRequested.__name__}))
+    assert one.acts_on("WithdrawalRequested")
+    assert one.acts_on("CancelRequested")
+    assert not one.acts_on("MoneyDeducted")
+    assert one.lacks("MoneyDeducted")
+    assert not one.lacks("WithdrawalRequested")
+    assert not one.lacks("NothingOfOurs")
+    assert not Open(ID, "acc", REQUESTED).acts_on("CancelRequested")
+    assert Open(ID, "acc", REQUESTED | BITS[MoneyDeducted]).acts_on("MoneyDeducted")
