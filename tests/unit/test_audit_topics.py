@@ -305,8 +305,8 @@ class Outboxes:
     def __init__(self, monkeypatch, rows=(), dead=(), missing=()):
         self._rows, self._dead, self._missing = dict(rows), dict(dead), set(missing)
         self.looked_for = []
-        connect = lambda dsn, **_: nullcontext(Outbox(self, dsn))  # noqa: E731
-        monkeypatch.setattr(topics, "psycopg", SimpleNamespace(connect=connect))
+        databases = SimpleNamespace(connect=lambda dsn, **_: nullcontext(Outbox(self, dsn)))
+        monkeypatch.setattr(topics, "psycopg", databases)
 
     def found(self):
         found = topics.unpublished({name: name for name in READ_BY})
