@@ -45,6 +45,7 @@ TARGETS = {
     "processors/notification/decide.py": ("tests/unit/test_notification_decide.py",),
     "processors/saga/decide.py": ("tests/unit/test_saga_decide.py",),
     "operations/audit/story.py": ("tests/unit/test_audit_story.py",),
+    "operations/audit/read.py": ("tests/unit/test_audit_read.py",),
     "operations/audit/topics.py": ("tests/unit/test_audit_topics.py",),
     "operations/audit/run.py": ("tests/unit/test_audit_run.py",),
     "operations/lag.py": ("tests/unit/test_audit_run.py",),

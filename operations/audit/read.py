@@ -105,4 +105,5 @@ def _story(payment_id: UUID, rows: Mapping[str, tuple[Any, ...]]) -> Story:
 
 
 def _contents(row: tuple[Any, ...]) -> tuple[str, int, str] | None:
-    return None if row[1] is None else (row[1], row[2], row[3])
+    account_id, amount_minor, currency = row[1:4]
+    return None if account_id is None else (account_id, amount_minor, currency)

@@ -374,6 +374,7 @@ def test_each_row_of_an_outbox_that_did_not_arrive_is_named(monkeypatch):
         (b"[" * 100_000, "no withdrawal"),
         (None, "no withdrawal"),
     ],
+    ids=["whole", "of nobody", "no object", "no JSON", "no text", "nested", "nothing"],
 )
 def test_a_row_that_can_never_be_published_is_named_whatever_it_holds(monkeypatch, payload, whose):
     world = Outboxes(monkeypatch, dead={"account": [(payload, "MoneyDeducted", "too large")]})

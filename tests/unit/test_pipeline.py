@@ -287,7 +287,7 @@ def test_dead_letters_wait_for_kafka_which_is_shown_until_it_takes_them():
     assert watched.trouble is None
 
 
-@pytest.mark.parametrize("words", ["", "x" * 501])
+@pytest.mark.parametrize("words", ["", "x" * 501], ids=["none", "501"])
 def test_an_error_is_quoted_with_up_to_500_characters(words):
     class Failing(Service):
         async def process(self, batch):
