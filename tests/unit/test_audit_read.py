@@ -32,12 +32,11 @@ def stories(monkeypatch):
     def stories(**rows):
         asked = []
 
-        def connect(service, connect_timeout):
-            assert connect_timeout == read.CONNECT_TIMEOUT_S
+        def session(service):
             asked.append(service)
             return nullcontext(SimpleNamespace(cursor=lambda _: Cursor(service, rows.get(service, ()))))
 
-        monkeypatch.setattr(read, "psycopg", SimpleNamespace(connect=connect))
+        monkeypatch.setattr(read, "session", session)
         return list(read.stories({service: service for service in QUERIES})), asked
 
     return stories
