@@ -1,6 +1,7 @@
-"""Each purpose of an installation brings what its code imports."""
+"""Each purpose of an installation brings what its code imports, and the locks hold exactly that, with hashes."""
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -172,6 +173,60 @@ def test_the_module_that_tells_of_an_extra_comes_with_it_and_not_with_less(extra
 def test_nothing_of_the_services_comes_with_the_relay():
     brought = closure(str(one) for extra in with_inner("relay") for one in requirements(extra).values())
     assert not brought & {"faust-streaming", "mode-streaming", "aiohttp", "alembic", "sqlalchemy", "aiosmtplib"}
+
+
+@cache
+def locked(file: str) -> dict[str, str]:
+    """The version of each distribution in a lock, by canonical name; each has hashes, and no address."""
+    text = (ROOT / file).read_text()
+    assert "://" not in text
+    lines = re.sub(r" *\\\n", "", text).splitlines()
+    found = {}
+    for line in lines:
+        if line.strip() and not line.lstrip().startswith("#"):
+            what, *hashes = line.split("--hash=sha256:")
+            assert hashes, line
+            assert all(re.fullmatch(r"[0-9a-f]{64}", one.strip()) for one in hashes), line
+            name, _, version = what.partition(";")[0].strip().partition("==")
+            assert (canonicalize_name(name), bool(version)) == (name, True), line
+            found[name] = version
+    return found
+
+
+LOCKS = {"requirements.lock": ("dev",), "deploy/requirements.lock": ("relay", "services")}
+
+
+@pytest.mark.parametrize(("file", "extras"), LOCKS.items())
+def test_a_lock_holds_what_its_extras_bring_and_no_more(file, extras):
+    inner = set().union(*map(with_inner, extras))
+    asked = {name: one for extra in inner for name, one in requirements(extra).items()}
+    lock = locked(file)
+    assert [str(one) for name, one in asked.items() if not one.specifier.contains(lock.get(name, "0"))] == []
+    brought = closure(map(str, asked.values()))
+    assert brought - lock.keys() == set()
+    elsewhere = {"colorama", "tzdata", "async-timeout", "importlib-metadata"}  # on another system or Python
+    assert lock.keys() - brought - elsewhere == set()
+
+
+def test_the_image_has_the_versions_that_the_tests_ran_with():
+    for file in ("deploy/requirements.lock", "deploy/build.lock"):
+        assert locked(file).items() <= locked("requirements.lock").items()
+
+
+def test_the_wheel_is_built_with_what_the_project_asks_for():
+    (asked,) = map(Requirement, PROJECT["build-system"]["requires"])
+    assert asked.specifier.contains(locked("deploy/build.lock")[asked.name])
+
+
+def test_only_what_the_locks_say_is_installed():
+    """By make and into the image; the gate sets up with make."""
+    makefile, image = (ROOT / "Makefile").read_text(), (ROOT / "Dockerfile").read_text()
+    installs = re.findall(r"pip\b.* install .*", makefile + image)
+    assert len(installs) == 6
+    for line in installs:
+        by_lock = re.search(r"--require-hashes -r \S+\.lock", line)
+        ours = "--no-deps" in line and ("--no-index" in line or "--no-build-isolation" in line)
+        assert by_lock or ours or "'uv==" in line, line
 
 
 @pytest.mark.parametrize("package", PACKAGES)
