@@ -2,13 +2,15 @@
 
 FROM python:3.12-slim AS build
 WORKDIR /src
-# Dependencies first: they change seldom, and stay in the cache while the code changes. The lock gives the versions and
-# pyproject.toml says which are needed, so what the tests and the embedded stack use stays out.
-COPY pyproject.toml requirements.lock README.md LICENSE ./
+# Dependencies first: they change seldom, and stay in the cache while the code changes. The locks hold what the extras
+# `relay` and `services` bring, and what builds the wheel, which stays behind in this stage.
+COPY deploy/*.lock deploy/
 RUN python -m venv --without-pip /opt/settle \
-    && pip --python /opt/settle/bin/python install --no-cache-dir --constraint requirements.lock .
+    && pip --python /opt/settle/bin/python install --no-cache-dir --require-hashes -r deploy/requirements.lock \
+    && pip install --no-cache-dir --require-hashes -r deploy/build.lock
 COPY . .
-RUN pip --python /opt/settle/bin/python install --no-cache-dir --no-deps --force-reinstall .
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+    && pip --python /opt/settle/bin/python install --no-cache-dir --no-index --no-deps /tmp/wheel/*.whl
 
 FROM python:3.12-slim
 ARG VERSION=0.1.0

@@ -55,8 +55,17 @@ bench-tracing: $(STACK) ## Measure what tracing costs, alone
 bench-relay: $(STACK) ## Measure the relay; writes lab/benchmarks/results/relay.json
 	@$(BIN)/python -m lab.benchmarks.relay
 
-lock: $(READY) ## Write the exact versions now installed to requirements.lock
-	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^settle' > requirements.lock
+# uv, for it knows every Python and platform at once; versions that the locks have are kept where they fit.
+COMPILE = $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command 'make lock' $(LOCK)
+
+lock: $(READY) ## Write the exact versions and hashes that pyproject.toml asks for; LOCK=--upgrade: the newest
+	@$(BIN)/python -m venv $(VENV)/lock
+	@$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9'
+	@$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --extra relay --extra services --constraint requirements.lock --no-annotate \
+		--output-file deploy/requirements.lock pyproject.toml
+	@echo setuptools | $(COMPILE) --constraint requirements.lock --no-annotate --output-file deploy/build.lock -
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis settle.egg-info
@@ -66,8 +75,8 @@ $(READY): pyproject.toml requirements.lock
 		{ echo 'settle needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...'; exit 1; }
 	@python="$(PYTHON)"; python="$${python:-$$(python3 stack/interpreter.py)}"; \
 		echo "setting up $(VENV) with $$python (once, about a minute)"; "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(STACK): $(READY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,8 +63,6 @@ def chaos(
     _print_plan(options, console)
     if only_plan:
         return
-    if operators and find_spec("time_machine") is None:
-        raise BadInputError("--operators needs time-machine: pip install 'settle[chaos]'")
     on_end()
     folder = Path(tempfile.mkdtemp(prefix="settle-chaos-"))
     keeps = keep

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
 from cli.errors import BAD_INPUT, BadInputError, in_one_line, of_command_line
+from cli.extras import has, require
 from cli.text import complain
 from contracts.variables import refuse_development_defaults
 
@@ -22,7 +22,7 @@ from contracts.variables import refuse_development_defaults
 class Command(NamedTuple):
     """Where a command is: a function of a module, or a ``typer.Typer`` with commands of its own.
 
-    ``needs`` is a package of ours that not every installation has, such as that of the production image.
+    ``needs`` is an extra that not every installation has; the production image has ``relay`` and ``services``.
     """
 
     module: str
@@ -33,19 +33,19 @@ class Command(NamedTuple):
     @property
     def is_here(self) -> bool:
         """Whether this installation has what it needs."""
-        return self.needs is None or find_spec(self.needs) is not None
+        return self.needs is None or has(self.needs)
 
 
 RUN, ASK, LOOK, COMPARE, BREAK = "Run it", "Withdraw", "See where it stands", "Other ways", "Break it"
 
 # In the order of `settle --help`; a new command is a line here and a module in this folder.
 COMMANDS = {
-    "up": Command("cli.up", "up", RUN),
-    "env": Command("cli.up", "env", RUN),
-    "demo": Command("cli.demo", "demo", RUN),
-    "migrate": Command("cli.prepare", "migrate", RUN),
-    "topics": Command("cli.prepare", "topics", RUN),
-    "run": Command("cli.run", "run", RUN),
+    "up": Command("cli.up", "up", RUN, needs="stack"),
+    "env": Command("cli.up", "env", RUN, needs="stack"),
+    "demo": Command("cli.demo", "demo", RUN, needs="stack"),
+    "migrate": Command("cli.prepare", "migrate", RUN, needs="services"),
+    "topics": Command("cli.prepare", "topics", RUN, needs="services"),
+    "run": Command("cli.run", "run", RUN, needs="relay"),
     "settings": Command("cli.environment", "show", RUN),
     "request": Command("cli.request", "request", ASK),
     "load": Command("cli.load", "load", ASK),
@@ -53,12 +53,12 @@ COMMANDS = {
     "accounts": Command("cli.accounts", "app", ASK),
     "status": Command("cli.status", "status", LOOK),
     "stuck": Command("cli.stuck", "stuck", LOOK),
-    "nudge": Command("cli.nudge", "nudge", LOOK),
-    "republish": Command("cli.republish", "republish", LOOK),
+    "nudge": Command("cli.nudge", "nudge", LOOK, needs="services"),
+    "republish": Command("cli.republish", "republish", LOOK, needs="services"),
     "trace": Command("cli.trace", "app", LOOK),
     "audit": Command("cli.audit", "audit", LOOK),
     "gaps": Command("cli.gaps", "app", LOOK),
-    "outbox": Command("cli.outbox", "app", LOOK),
+    "outbox": Command("cli.outbox", "app", LOOK, needs="relay"),
     "dead-letters": Command("cli.dead_letters", "app", LOOK),
     "compare": Command("cli.compare", "compare", COMPARE, needs="lab"),
     "2pc": Command("cli.two_phase", "app", COMPARE, needs="lab"),
@@ -83,8 +83,8 @@ class LazyCommands(TyperGroup):
         command = COMMANDS.get(cmd_name)
         if command is None:
             return None
-        if not command.is_here:
-            raise BadInputError(f"{cmd_name} needs {command.needs}/, which is not installed here")
+        if command.needs is not None:
+            require(command.needs, cmd_name)
         found = getattr(import_module(command.module), command.attribute)
         holder = typer.Typer(add_completion=False)
         if isinstance(found, typer.Typer):

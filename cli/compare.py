@@ -132,19 +132,14 @@ def write(found: Comparison, json_file: Path | None, markdown_file: Path | None,
 
 def _check(only: list[str], known: list[str], files: tuple[Path | None, ...]) -> None:
     """Before minutes of work: would it end in vain?"""
-    import importlib.util
-
     for name in only:
         if name not in known:
             raise BadInputError(f"there is no approach {name!r}: it is one of {', '.join(known)}")
     for file in filter(None, files):
         if not file.resolve().parent.is_dir():
             raise BadInputError(f"{file} cannot be written: there is no folder {file.resolve().parent}")
-    if files[2] is not None:
-        if files[2].suffix.lower() != ".png":
-            raise BadInputError(f"{files[2]}: a chart is written as PNG, so its name must end in .png")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise BadInputError("a chart needs matplotlib: pip install 'settle[chart]'")
+    if files[2] is not None and files[2].suffix.lower() != ".png":
+        raise BadInputError(f"{files[2]}: a chart is written as PNG, so its name must end in .png")
 
 
 def _table(sheet: Sheet) -> Grid:

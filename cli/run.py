@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.errors import BadInputError, CommandError
+from cli.extras import require
 from contracts import failpoints
 from contracts.services import NAMES, PROVIDER
 
@@ -28,6 +29,7 @@ def run(
         _check_address(relay_settings.http_host, relay_settings.http_port)
         run_relay(relay_settings)
         return
+    require("services", f"run {service}")
     from processors.runtime.settings import ServiceSettings
     from tracing.setup import TracingSettings
 

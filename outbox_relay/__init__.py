@@ -4,8 +4,3 @@ The database's write-ahead log is read by logical decoding, every outbox row bec
 the replication slot's position moves only once Kafka has acknowledged everything before it. Imports of ours:
 ``contracts`` and ``tracing`` only.
 """
-
-from outbox_relay.relay import run_relay
-from outbox_relay.settings import RelaySettings
-
-__all__ = ["RelaySettings", "run_relay"]

@@ -1,5 +1,6 @@
 """The ``outbox-relay`` command: ``outbox-relay --source postgresql://… --bootstrap host:port``."""
 
+from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
 import typer
@@ -9,7 +10,6 @@ from contracts import failpoints
 from contracts.dsn import check_dsn
 from contracts.variables import EnvironmentRefusedError, complaint, refuse_development_defaults
 from outbox_relay.errors import RelayError
-from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
 
 
@@ -33,6 +33,8 @@ def relay(
     ] = None,
 ) -> None:
     """Publish every row of the sources' outbox tables to Kafka, until SIGTERM or SIGINT."""
+    if find_spec("structlog") is None:  # which tells of the extra, as in cli/extras.py
+        _refuse("the relay needs what is not installed here: pip install 'settle[relay]'")
     options = {"kafka_bootstrap": bootstrap, "relay_initial": initial}
     given: dict[str, object] = {name: value for name, value in options.items() if value}
     try:
@@ -40,6 +42,9 @@ def relay(
         if source:
             given["relay_sources"] = [_checked(dsn) for dsn in source]
         failpoints.arm_from_environment()
+        # Imported here, as the base installation has this command too.
+        from outbox_relay.relay import run_relay
+
         run_relay(RelaySettings(**given))  # type: ignore[arg-type]
     except ValidationError as error:
         _refuse(complaint(error))

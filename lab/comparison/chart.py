@@ -25,22 +25,15 @@ _FAULTS = {
 }
 
 
-class NoMatplotlibError(Exception):
-    """The library that draws is not installed."""
-
-
 def draw(comparison: Comparison, file: Path) -> None:
     """Write the picture; the file's ending says in which format.
 
     Raises:
-        NoMatplotlibError: it is not installed.
         OSError: the file cannot be written.
     """
-    try:
-        # Imported here: only a chart needs it.
-        import matplotlib
-    except ImportError:
-        raise NoMatplotlibError("a chart needs matplotlib: pip install 'settle[chart]'") from None
+    # Imported here: only a chart needs it.
+    import matplotlib
+
     matplotlib.use("agg")
     from matplotlib import pyplot
 

