@@ -85,14 +85,18 @@ def chaos(
 
 
 def _print_plan(options: Options, console: Screen) -> None:
-    from cli.screen import styled
+    from cli.screen import Grid, styled
     from lab.chaos.plan import plan
 
     faults = plan(options)
     load = f"{options.minutes:g} minutes at {options.rate:g} requests a second"
     console.print(styled(("chaos", "bold"), f", seed {options.seed}: {load}, {len(faults)} faults planned"))
+    table = Grid()
+    table.add_column("at", justify="right")
+    table.add_column("fault", overflow="fold")
     for fault in faults:
-        console.print(f"{fault.at_s:8.1f} s  {fault.in_words()}")
+        table.add_row(f"{fault.at_s:.1f} s", fault.in_words())
+    console.print(table)
 
 
 def _run(options: Options, folder: Path, console: Screen) -> Report:

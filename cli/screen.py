@@ -41,11 +41,15 @@ def lines(*parts: str | Text) -> Text:
 
 
 class Grid(Table):
-    """A table whose cells are text."""
+    """A table whose cells are text; what is too long for its column goes on in the next line and is not cut."""
 
     def __init__(self, *, head: bool = True, **options: Any) -> None:
         shape: dict[str, Any] = {"box": box.SIMPLE_HEAD} if head else {"box": box.SIMPLE, "show_header": False}
         super().__init__(**{**shape, "pad_edge": False, **options})
+
+    def add_column(self, *head: RenderableType, **options: Any) -> None:
+        """Add a column."""
+        super().add_column(*head, **{"overflow": "fold", **options})
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         """Add a row of strings, or of what :func:`styled` and :func:`lines` make."""

@@ -1,21 +1,16 @@
-"""The relay's health over HTTP: whether it is alive, whether every source streams, and the numbers.
+"""The relay's health pages: whether every source streams, and the sources' metrics.
 
 The numbers are read from the sources when asked for, so counting costs them nothing.
 """
 
-import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
-from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from outbox_relay.errors import RelayError
+from contracts.health import HealthServer, Page
 from outbox_relay.source import Source, State
 
 Read = Callable[[Source], float]
@@ -73,56 +68,21 @@ class SourceMetrics(Collector):
         return family
 
 
-class HealthServer:
-    """A small HTTP server in a thread of its own: ``/healthz``, ``/readyz``, ``/metrics``.
-
-    Args:
-        host, port: where to listen; port 0 takes a free one.
-        sources: whose health it is.
+def serve(host: str, port: int, sources: Sequence[Source]) -> HealthServer:
+    """The pages of a relay with these sources.
 
     Raises:
-        RelayError: the address is taken or not ours.
+        AddressError: the address is taken or not ours.
     """
+    registry = CollectorRegistry()
+    registry.register(SourceMetrics(sources))
 
-    def __init__(self, host: str, port: int, sources: Sequence[Source]) -> None:
-        registry = CollectorRegistry()
-        registry.register(SourceMetrics(sources))
-        self._server = _listen(host, port, _handler(sources, registry))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
-        self._thread.start()
+    def ready() -> Page:
+        lines = not_ready(sources)
+        text = "\n".join([*(lines or ["ready"]), *_standby(sources), ""])
+        return Page(503 if lines else 200, text)
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._server.server_address[1])
-
-    def close(self) -> None:
-        """Stop answering."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, family: socket.AddressFamily, address: Any, handler: type[BaseHTTPRequestHandler]) -> None:
-        self.address_family = family
-        super().__init__(address, handler)
-
-
-def _listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
-    """A server on the first of the host's addresses, of whatever family, that can be had."""
-    refused: OSError | None = None
-    try:
-        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            try:
-                return _Server(family, address, handler)
-            except OSError as error:
-                refused = refused or error
-    except OSError as error:
-        refused = error
-    reason = refused.strerror if refused is not None else "it has no address"
-    raise RelayError(f"nothing can listen on SETTLE_HTTP_HOST={host}, SETTLE_HTTP_PORT={port}: {reason}")
+    return HealthServer(host, port, lambda: Page(200, "alive\n"), ready, registry)
 
 
 def not_ready(sources: Sequence[Source]) -> list[str]:
@@ -136,30 +96,3 @@ def not_ready(sources: Sequence[Source]) -> list[str]:
 def _standby(sources: Sequence[Source]) -> list[str]:
     """A line for each source that another relay reads: whoever stands by is ready to take over."""
     return [f"{source.name}: {source.reason}" for source in sources if source.state is State.STANDBY]
-
-
-def _handler(sources: Sequence[Source], registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/healthz":
-                self._answer(200, b"alive\n")
-            elif self.path == "/readyz":
-                lines = not_ready(sources)
-                text = "\n".join([*(lines or ["ready"]), *_standby(sources), ""])
-                self._answer(503 if lines else 200, text.encode())
-            elif self.path == "/metrics":
-                self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
-            else:
-                self._answer(404, b"/healthz, /readyz and /metrics are here\n")
-
-        def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-            """Probes are not news."""
-
-    return Handler

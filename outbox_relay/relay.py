@@ -9,9 +9,8 @@ from types import FrameType
 import structlog
 
 import tracing
-from outbox_relay import polling, wal
+from outbox_relay import health, polling, wal
 from outbox_relay.errors import RelayError
-from outbox_relay.health import HealthServer
 from outbox_relay.settings import RelaySettings
 from outbox_relay.source import Read, Source, source_name
 
@@ -32,7 +31,8 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
         stop: ends the relay when set, for callers that own the process: signals and tracing are left alone.
 
     Raises:
-        RelayError: no source is configured, or the health address cannot be had.
+        RelayError: no source is configured.
+        AddressError: the address of the health pages cannot be had.
     """
     _configure_logs()
     owns_process = stop is None
@@ -44,7 +44,7 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
     if owns_process:
         _stop_on_signals(stop)
         tracing.configure("relay")
-    health = HealthServer(settings.http_host, settings.http_port, sources) if settings.http_port else None
+    pages = health.serve(settings.http_host, settings.http_port, sources) if settings.http_port else None
     try:
         for source in sources:
             source.start()
@@ -54,8 +54,8 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
             _log.warning("sources did not end in time; their last rows are published again", sources=stuck)
     finally:
         stop.set()
-        if health is not None:
-            health.close()
+        if pages is not None:
+            pages.close()
         if owns_process:
             tracing.shutdown()
 

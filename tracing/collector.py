@@ -1,6 +1,7 @@
 """A small OTLP/HTTP receiver of spans inside a process, for where there is no collector.
 
-For the demo, which draws a trace in the terminal, and for tests, which check whole trees.
+For the demo, which draws a trace in the terminal, and for tests, which check whole trees. No health pages
+(``contracts/health.py``): it is sent to rather than asked, over connections that last, and hangs when told to.
 Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 """
 

@@ -3,22 +3,18 @@
 Source: https://www.jaegertracing.io/docs/latest/apis/ (HTTP JSON)
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from http.client import HTTPException
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlencode
-from urllib.request import urlopen
+
+import httpx
 
 from tracing.collector import CollectedSpan, event_text
 
 TIMEOUT_S = 15.0
+"""To connect, and for each part of an answer."""
 
 TRACES_PER_QUESTION = 20
 """IDs in one URL: some 1 kB."""
-
-NOT_FOUND = 404
 
 _EVENT_NAMES = ("event", "name")
 
@@ -38,9 +34,12 @@ def traces(url: str, trace_ids: Sequence[str]) -> dict[str, list[CollectedSpan]]
         JaegerError: it does not answer.
     """
     found: dict[str, list[CollectedSpan]] = {}
+    questions: list[httpx.QueryParams] = []
     for start in range(0, len(trace_ids), TRACES_PER_QUESTION):
-        chosen = trace_ids[start : start + TRACES_PER_QUESTION]
-        found |= _read(_get(url, [("traceID", trace_id) for trace_id in chosen]))
+        chosen = tuple(("traceID", trace_id) for trace_id in trace_ids[start : start + TRACES_PER_QUESTION])
+        questions.append(httpx.QueryParams(chosen))
+    for answer in _ask(url, questions):
+        found |= answer
     return found
 
 
@@ -50,22 +49,30 @@ def latest(url: str, service: str, operation: str, count: int) -> dict[str, list
     Raises:
         JaegerError: it does not answer.
     """
-    return _read(_get(url, [("service", service), ("operation", operation), ("limit", str(count))]))
+    (answer,) = _ask(url, [httpx.QueryParams(service=service, operation=operation, limit=count)])
+    return answer
 
 
-def _get(url: str, parameters: Sequence[tuple[str, str]]) -> Any:
-    address = f"{url.rstrip('/')}/api/traces?{urlencode(parameters)}"
-    if not address.startswith(("http://", "https://")):
+def _ask(url: str, questions: Iterable[httpx.QueryParams]) -> list[dict[str, list[CollectedSpan]]]:
+    """The traces that each question's parameters ask for."""
+    if not url.startswith(("http://", "https://")):
         raise JaegerError(f"{url} is not the address of a Jaeger, such as http://127.0.0.1:16686")
     try:
-        with urlopen(address, timeout=TIMEOUT_S) as answer:
-            return json.load(answer)
-    except HTTPError as error:
-        if error.code == NOT_FOUND:  # none of these traces
-            return {"data": []}
-        raise JaegerError(f"Jaeger at {url} refuses: {error}") from None
-    except (OSError, HTTPException, ValueError) as error:
-        raise JaegerError(f"Jaeger at {url} does not answer: {error}") from None
+        with httpx.Client(timeout=TIMEOUT_S, follow_redirects=True) as client:
+            return [_answer(client.get(f"{url.rstrip('/')}/api/traces", params=asked)) for asked in questions]
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code, error.response.reason_phrase
+        raise JaegerError(f"Jaeger at {url} refuses: {' '.join(map(str, status)).strip()}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise JaegerError(f"Jaeger at {url} does not answer: {error or type(error).__name__}") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise JaegerError(f"what answers at {url} is no Jaeger: {type(error).__name__}: {error}") from None
+
+
+def _answer(response: httpx.Response) -> dict[str, list[CollectedSpan]]:
+    if response.status_code == httpx.codes.NOT_FOUND:  # none of these traces
+        return {}
+    return _read(response.raise_for_status().json())
 
 
 def _read(answer: Mapping[str, Any]) -> dict[str, list[CollectedSpan]]:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.request import urlopen
 
+import httpx
 import psutil
 import typer
 from prometheus_client.parser import text_string_to_metric_families
@@ -146,8 +146,8 @@ def _run(stack: Stack, collector: SpanCollector, ratio: float, ramp_s: float, wi
 
 def _spans(stack: Stack, service: str) -> dict[str, int]:
     """How many spans of a service the collector took, and how many were given up."""
-    with urlopen(f"http://127.0.0.1:{stack.state.http[service]}/metrics", timeout=10) as page:
-        samples = [s for f in text_string_to_metric_families(page.read().decode()) for s in f.samples]
+    page = httpx.get(f"http://127.0.0.1:{stack.state.http[service]}/metrics", timeout=10, trust_env=False)
+    samples = [s for f in text_string_to_metric_families(page.raise_for_status().text) for s in f.samples]
     return {
         kind: round(sum(sample.value for sample in samples if sample.name == f"settle_spans_{kind}_total"))
         for kind in ("exported", "dropped")

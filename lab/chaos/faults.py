@@ -8,8 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from urllib.request import urlopen
 
+import httpx
 import psutil
 from confluent_kafka import Message
 
@@ -157,9 +157,8 @@ class Faults:
         if not part.startswith("relay"):
             return status.state == "ready"
         try:
-            with urlopen(f"{status.address}/healthz", timeout=1):
-                return True
-        except OSError:
+            return httpx.get(f"{status.address}/healthz", timeout=1, trust_env=False).is_success
+        except httpx.HTTPError:
             return False
 
 

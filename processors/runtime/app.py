@@ -1,7 +1,8 @@
 """A processor as a Faust app whose agent is fed whole batches.
 
-Faust gives the app, the agent, the channel, services, the worker and its web server. Records come from a
-confluent-kafka consumer instead of Faust's own, which costs some 110 µs an event.
+Faust gives the app, the agent, the channel, services and the worker. Records come from a confluent-kafka consumer
+instead of Faust's own, which costs some 110 µs an event; health pages from a thread, as they must answer while the
+event loop does not.
 """
 
 import asyncio
@@ -21,13 +22,14 @@ import structlog
 from confluent_kafka import KafkaException
 from faust.app.base import BootStrategy
 from faust.types import ChannelT, StreamT
-from faust.web import Request, Response, View
 from mode import Service
+from prometheus_client import REGISTRY
 
 import tracing
 from broker.records import Record
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
+from contracts.health import HealthServer, Page
 from contracts.topics import consumer_group
 from contracts.variables import refuse_development_defaults
 from processors.runtime import gaps, metrics
@@ -63,14 +65,15 @@ LEAVE_S = 5.0
 log = structlog.get_logger()
 
 
-class _WithoutKafka(BootStrategy):
-    """Starts no consumer, producer or internal topic of Faust's own."""
+class _OnlyTheAgent(BootStrategy):
+    """Starts no consumer, producer, internal topic or web server of Faust's own."""
 
     enable_kafka = False
+    enable_web = False
 
 
 class _App(faust.App):
-    BootStrategy = _WithoutKafka
+    BootStrategy = _OnlyTheAgent
 
     async def on_first_start(self) -> None:
         """Create no data folder: there are no tables to keep."""
@@ -118,10 +121,20 @@ class Intake(Service):
         self._under_way: _Delivery | None = None
         self._due_work: asyncio.Future[int] | None = None
         self._due_trouble: str | None = None
-        self.readiness = Readiness(settings.dsn(processor.name), processor.name)
+        self._readiness = Readiness(settings.dsn(processor.name), processor.name)
+        self._pages: HealthServer | None = None
 
     async def on_start(self) -> None:
-        """Let channels flow; Faust would wait for partitions that its own consumer is never assigned."""
+        """Serve the pages, and let channels flow.
+
+        Faust would wait for partitions that its own consumer is never assigned.
+        """
+        self._readiness.beat()
+        metrics.READY.set_function(lambda: not self.waits_for())
+        if self._settings.http_port:
+            self._pages = HealthServer(
+                self._settings.http_host, self._settings.http_port, self._alive, self._ready, REGISTRY
+            )
         self._app.flow_control.resume()
         # A batch makes tens of thousands of short-lived objects; looking for cycles among them, and among all that
         # was imported, again and again costs as much as the work itself.
@@ -214,18 +227,30 @@ class Intake(Service):
     @Service.task
     async def _look(self) -> None:
         while not self.should_stop:
-            await self.readiness.look(self._ask_kafka, self._ask_itself)
-            metrics.READY.set(not self.readiness.waits_for)
-            await self.sleep(LOOK_AGAIN_S if self.readiness.waits_for else LOOK_EVERY_S)
+            await self._readiness.look(self._ask_kafka)
+            await self.sleep(LOOK_AGAIN_S if self.waits_for() else LOOK_EVERY_S)
+
+    def waits_for(self) -> list[str]:
+        """What keeps the service from its work, one entry for each thing; for any thread."""
+        return [*self._readiness.waits_for, *self._ask_itself()]
 
     def _ask_itself(self) -> Iterator[str]:
-        if self._due_trouble is not None:
-            yield self._due_trouble
-        if self._pipeline.trouble is not None:
-            yield self._pipeline.trouble
+        for trouble in (self._due_trouble, self._pipeline.trouble):
+            if trouble is not None:
+                yield trouble
         under_way = self._under_way
         if under_way is not None and (stands_s := time.monotonic() - under_way.since) > STANDS_S:
             yield f"a batch has stood for {stands_s:.0f} s: it waits for {self._pipeline.stage}"
+
+    def _alive(self) -> Page:
+        # A service that waits is alive; one that nothing but a new start mends is not.
+        hangs = self._readiness.hangs
+        return Page(200, "ok\n") if hangs is None else Page(503, f"{hangs}\n")
+
+    def _ready(self) -> Page:
+        if waits_for := self.waits_for():
+            return Page(503, "".join(f"waiting: {reason}\n" for reason in waits_for))
+        return Page(200, "ready\n")
 
     async def _ask_kafka(self) -> str | None:
         consumer = self._consumer
@@ -268,8 +293,10 @@ class Intake(Service):
             if not await _within(LEAVE_S, consumer.close):
                 log.warning("Kafka does not answer, leaving without a farewell; the last batch may be repeated")
         self._thread.shutdown(wait=False)
-        await self.readiness.close()
+        await self._readiness.close()
         await self._processor.close()
+        if self._pages is not None:
+            await asyncio.to_thread(self._pages.close)
         tracing.shutdown()
 
 
@@ -313,9 +340,6 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
     app = _App(
         f"settle-{processor.name}",
         broker=f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}",
-        web_enabled=settings.http_port > 0,
-        web_bind=settings.http_host,
-        web_port=settings.http_port or 6066,
     )
     intake = Intake(app, pipeline, processor, settings)
 
@@ -334,27 +358,4 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
 
     # Started after the agent and stopped before it, so a batch under way finds its agent alive.
     app.service(intake)  # type: ignore[arg-type] # an instance is as good as a class
-    _add_pages(app, intake)
     return app
-
-
-def _add_pages(app: faust.App, intake: Intake) -> None:
-    @app.page("/healthz")
-    class Health(View):
-        async def get(self, _request: Request) -> Response:
-            return self.text("ok\n")
-
-    @app.page("/readyz")
-    class Ready(View):
-        async def get(self, _request: Request) -> Response:
-            if waits_for := intake.readiness.waits_for:
-                return self.text("".join(f"waiting: {reason}\n" for reason in waits_for), status=503)
-            return self.text("ready\n")
-
-    @app.page("/metrics")
-    class Metrics(View):
-        async def get(self, request: Request) -> Response:
-            text, content_type = metrics.page(request.headers.get("Accept", ""))
-            page = self.bytes(text)
-            page.headers["Content-Type"] = content_type
-            return page

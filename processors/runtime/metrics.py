@@ -6,8 +6,7 @@ No metric names its service: whoever scrapes knows whom it asked, and labels wha
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from processors.runtime.messages import Emitted
 
@@ -55,13 +54,3 @@ def count_decisions(emitted: Iterable[Emitted]) -> None:
     """Count what has been decided; to be called once it is committed."""
     for outcome, count in Tally(type(one.event).__name__ for one in emitted).items():
         DECISIONS.labels(outcome).inc(count)
-
-
-def page(accept: str) -> tuple[bytes, str]:
-    """The metrics and their content type: OpenMetrics, which has exemplars, for those who ask for it.
-
-    Args:
-        accept: the request's ``Accept`` header.
-    """
-    encode, content_type = choose_encoder(accept)
-    return encode(REGISTRY), content_type

@@ -4,7 +4,8 @@ So a probe of ``/readyz`` costs nothing and is answered at once, also while ever
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable
 
 import psycopg
 
@@ -17,12 +18,16 @@ LOOK_AGAIN_S = 0.25
 ANSWER_S = 1.0
 """How long a database or broker may take to answer before it counts as away."""
 
+KAFKA_S = 10.0
+"""How long Kafka's client may take to say whether the broker has answered: its turn comes after other calls."""
+
+BEAT_S = 1.0
+HANGS_S = 10.0
+"""An event loop that does nothing for so long hangs: no batch takes so long to decide on."""
+
 
 class Readiness:
-    """What a service waits for.
-
-    Attributes:
-        waits_for: in words, one entry for each thing; empty when it can work.
+    """What a service waits for. Attributes may be read by any thread, also while the event loop hangs.
 
     Args:
         dsn: of the service's database; asked on a connection of its own, as a batch may hold the other.
@@ -30,36 +35,58 @@ class Readiness:
     """
 
     def __init__(self, dsn: str, service: str) -> None:
-        self.waits_for: tuple[str, ...] = ("it is starting",)
+        self._found: tuple[str, ...] = ("it is starting",)
         self._database = Database(dsn, f"{service}-ready")
-        self._asking: asyncio.Task[str | None] | None = None
+        self._asking: dict[str, asyncio.Task[str | None]] = {}
+        self._beaten = time.monotonic()
+        self._next_beat: asyncio.TimerHandle | None = None
 
-    async def look(
-        self, ask_kafka: Callable[[], Awaitable[str | None]], ask_service: Callable[[], Iterable[str]]
-    ) -> None:
-        """Ask the database, Kafka, and the service itself.
+    def beat(self) -> None:
+        """Note that the running event loop goes on: now, and from now on until :meth:`close`."""
+        self._beaten = time.monotonic()
+        self._next_beat = asyncio.get_running_loop().call_later(BEAT_S, self.beat)
+
+    @property
+    def hangs(self) -> str | None:
+        """That the event loop does nothing any more, in words; None while it does."""
+        stands_s = time.monotonic() - self._beaten
+        return f"its event loop has stood for {stands_s:.0f} s" if stands_s > HANGS_S else None
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """In words, one entry for each thing; empty when it can work."""
+        hangs = self.hangs
+        return self._found if hangs is None else (hangs, *self._found)
+
+    async def look(self, ask_kafka: Callable[[], Awaitable[str | None]]) -> None:
+        """Ask the database and Kafka.
 
         Args:
             ask_kafka: what is the matter with it, or None.
-            ask_service: what keeps its own work from its end.
         """
-        found = (await self._ask_database(), await ask_kafka(), *ask_service())
-        self.waits_for = tuple(reason for reason in found if reason is not None)
+        found = await asyncio.gather(
+            self._ask("the database does not answer", self._select, ANSWER_S),
+            self._ask("Kafka's client does not answer", ask_kafka, KAFKA_S),
+        )
+        self._found = tuple(reason for reason in found if reason is not None)
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._next_beat is not None:
+            self._next_beat.cancel()
+        for asking in self._asking.values():
+            asking.cancel()
         await self._database.close()
 
-    async def _ask_database(self) -> str | None:
-        # A question without an answer is left open rather than asked again: its connection is taken.
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._select())
-        await asyncio.wait([self._asking], timeout=ANSWER_S)
-        if not self._asking.done():
-            return f"the database does not answer within {ANSWER_S:g} s"
-        return self._asking.result()
+    async def _ask(
+        self, silence: str, question: Callable[[], Awaitable[str | None]], limit_s: float
+    ) -> str | None:
+        # A question without an answer is left open rather than asked again: its connection or thread is taken.
+        asking = self._asking.get(silence)
+        if asking is None or asking.done():
+            asking = self._asking[silence] = asyncio.ensure_future(question())
+        await asyncio.wait([asking], timeout=limit_s)
+        return asking.result() if asking.done() else f"{silence} within {limit_s:g} s"
 
     async def _select(self) -> str | None:
         try:

@@ -20,14 +20,20 @@ ACCOUNTS = 8
 """Enough that each of two instances has some of their partitions."""
 
 
+def page(port: int, path: str) -> tuple[int, str]:
+    """What one of a service's pages answers."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def not_ready(port: int) -> str:
     """What ``/readyz`` says is waited for; empty while all is well."""
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-            return ""
-    except HTTPError as error:
-        assert error.code == 503
-        return error.read().decode()
+    status, text = page(port, "/readyz")
+    assert status in (200, 503)
+    return text if status == 503 else ""
 
 
 @contextmanager
@@ -36,7 +42,7 @@ def account_service(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One more instance of the account service, with changes to its code."""
     environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0", **variables}
-    command = [sys.executable, "-c", f"{changes}; {RUN}"]
+    command = [sys.executable, "-c", f"{changes}\n{RUN}"]
     with log.open("w") as lines:
         instance = subprocess.Popen(command, env=environment, stderr=lines)
     try:
@@ -44,7 +50,10 @@ def account_service(
         yield instance
     finally:
         instance.terminate()
-        instance.wait(30)
+        try:
+            instance.wait(30)
+        finally:
+            instance.kill()
 
 
 def test_an_exception_that_leaves_the_pipeline_ends_the_process_and_others_go_on(settle: Settle, tmp_path: Path):
@@ -68,6 +77,39 @@ def test_a_batch_that_stands_is_reported_with_what_it_waits_for(settle: Settle, 
             said = re.compile(r"a batch has stood for \d+ s: it waits for its transaction")
             wait_until(lambda: said.search(not_ready(port)), "it says so")
         wait_until(lambda: not not_ready(port), "it is ready again")
+    assert {settle.finished(receipt.payment_id).state for receipt in receipts} == {"completed"}
+
+
+def test_an_event_loop_that_hangs_is_reported_by_every_page_and_with_the_batch_that_it_hangs_in(
+    settle: Settle, tmp_path: Path
+):
+    port, go_on = choose(taken=set()), tmp_path / "go on"
+    hangs = f"""
+import pathlib, time, processors.runtime.app as app, processors.runtime.readiness as readiness
+app.STANDS_S, readiness.HANGS_S, readiness.BEAT_S = 0.5, 1.0, 0.05
+read = app.Pipeline._read
+def read_late(*batch):
+    while not pathlib.Path({str(go_on)!r}).exists():
+        time.sleep(0.02)
+    return read(*batch)
+app.Pipeline._read = read_late
+"""
+    accounts = [settle.open_account() for _ in range(ACCOUNTS)]
+    with account_service(settle, tmp_path / "log", hangs, SETTLE_HTTP_PORT=str(port)):
+        wait_until(lambda: not not_ready(port), "it is ready")
+        assert page(port, "/healthz") == (200, "ok\n")
+        receipts = [settle.client.request(account, "1.00") for account in accounts]
+        said = re.compile(
+            r"waiting: its event loop has stood for \d+ s\nwaiting: a batch has stood for \d+ s: it "
+        )
+        wait_until(lambda: said.match(not_ready(port)), "it says so")
+        status, text = page(port, "/healthz")
+        assert (status, text.partition(" for ")[0]) == (503, "its event loop has stood")
+        assert "\nsettle_ready 0.0\n" in page(port, "/metrics")[1]
+        go_on.touch()
+        wait_until(lambda: not not_ready(port), "it is ready again")
+        assert page(port, "/healthz") == (200, "ok\n")
+        assert "\nsettle_ready 1.0\n" in page(port, "/metrics")[1]
     assert {settle.finished(receipt.payment_id).state for receipt in receipts} == {"completed"}
 
 

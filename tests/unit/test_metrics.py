@@ -7,8 +7,9 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
+from contracts import health
 from contracts.events import MoneyDeducted, WithdrawalRequested, follow
-from processors.runtime import metrics, pipeline
+from processors.runtime import pipeline
 from processors.runtime.messages import Emitted
 from processors.runtime.pipeline import Pipeline
 from processors.saga.decide import Standing
@@ -41,11 +42,11 @@ def buckets_with_examples(text):
 @pytest.mark.usefixtures("spans")
 def test_a_traced_withdrawal_is_an_example_for_those_who_ask_for_openmetrics():
     finished(0.3, sampled=True)
-    text, content_type = metrics.page(OPENMETRICS)
+    _, text, content_type = health.metrics_page(REGISTRY, OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     (line,) = [one for one in buckets_with_examples(text.decode()) if 'le="0.5"' in one]
     assert f'# {{trace_id="{TRACE_ID}"}} 0.3 ' in line
-    plain, content_type = metrics.page("text/plain")
+    _, plain, content_type = health.metrics_page(REGISTRY, "text/plain")
     assert content_type.startswith("text/plain")
     assert b"# {" not in plain
     assert b"_created" not in text
@@ -57,7 +58,9 @@ def test_a_withdrawal_that_nobody_traced_counts_but_is_no_example():
     finished(700, sampled=False)
     assert value("settle_withdrawal_seconds_count", outcome="completed") == before + 1
     assert not [
-        one for one in buckets_with_examples(metrics.page(OPENMETRICS)[0].decode()) if 'le="3600.0"' in one
+        one
+        for one in buckets_with_examples(health.metrics_page(REGISTRY, OPENMETRICS).text.decode())
+        if 'le="3600.0"' in one
     ]
 
 

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-import urllib.request
 
 import faust
 import pytest
@@ -14,11 +13,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from outbox_relay.__main__ import relay
-from outbox_relay.health import HealthServer
 from outbox_relay.settings import RelaySettings
 from outbox_relay.source import Source
 from processors.runtime.settings import ServiceSettings
-from processors.runtime.worker import load_app
 from producers.settings import ProducerSettings
 from stack import state
 from tracing.setup import TracingSettings
@@ -83,6 +80,7 @@ def test_a_service_with_a_wrong_setting_does_not_start_and_says_which(monkeypatc
     assert reason in line
 
 
+@pytest.mark.usefixtures("no_trace_of_a_service")
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -127,25 +125,6 @@ def test_a_variable_that_is_empty_is_not_set(monkeypatch, kind):
         monkeypatch.setenv(f"{kind.model_config['env_prefix']}{field}".upper(), "")
 
     assert kind() == kind.model_construct()
-
-
-@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost"])
-def test_health_answers_on_addresses_of_either_family(host):
-    server = HealthServer(host, 0, [])
-    try:
-        name = f"[{host}]" if ":" in host else host
-        with urllib.request.urlopen(f"http://{name}:{server.port}/readyz", timeout=5) as answer:
-            assert answer.read() == b"ready\n"
-    finally:
-        server.close()
-
-
-@pytest.mark.usefixtures("no_trace_of_a_service")
-def test_a_service_has_an_address_of_either_family(monkeypatch):
-    monkeypatch.setenv("SETTLE_HTTP_HOST", "::1")
-    monkeypatch.setenv("SETTLE_HTTP_PORT", "8001")
-    conf = load_app("notification").conf
-    assert (conf.web_bind, conf.canonical_url.port) == ("::1", 8001)
 
 
 def test_service_and_stack_look_for_data_in_the_same_folder(monkeypatch, tmp_path):

@@ -96,3 +96,18 @@ def test_commands_print_by_these_functions_only():
             if isinstance(node, ast.ImportFrom) and node.module in RICH:
                 found.append(f"{file.name}:{node.lineno} {node.module}")
     assert found == []
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_table_of_80_columns_cuts_nothing(head):
+    account, balance = "acc-" + "0123456789" * 12 + "-end", "1,000,000.00"
+    table = Grid(head=head)
+    for name in ("account", "currency", "balance"):
+        table.add_column(name)
+    table.add_row(account, "USD", balance)
+    file = io.StringIO()
+    Screen(file=file, width=80).print(table)
+    shown = file.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert account in "".join(line.split()[0] for line in shown.splitlines() if line.split())
+    assert balance in shown

@@ -1,11 +1,16 @@
 """A trace is called whole only if nothing is missing from it."""
 
+import socket
+import threading
+from contextlib import contextmanager
+
 import pytest
 
 from operations.trace_check import HOPS, what_is_missing
 from producers.spans import ROOT
+from tracing import jaeger
 from tracing.collector import CollectedSpan
-from tracing.jaeger import JaegerError, _read, traces
+from tracing.jaeger import JaegerError, _read, latest, traces
 
 
 def span(number, service, name, event_type=None, parent=0):
@@ -123,6 +128,56 @@ def test_a_jaeger_that_is_away_is_named():
         traces("http://127.0.0.1:9", ["a" * 32])
     with pytest.raises(JaegerError, match="is not the address of a Jaeger"):
         traces("file:///etc", ["a" * 32])
+
+
+ANSWERS = {
+    b"HTTP/1.1 500 Internal Server Error\r\n\r\n": "refuses: 500 Internal Server Error",
+    b"HTTP/1.1 418\r\n\r\n": "refuses: 418",
+    b"": "does not answer: Server disconnected without sending a response.",
+    b"220 mail.example\r\n\r\n": "does not answer: ",
+    b"HTTP/1.1 200 OK\r\n\r\n<html>": "is no Jaeger: JSONDecodeError: ",
+    b"HTTP/1.1 200 OK\r\n\r\n\xff": "is no Jaeger: UnicodeDecodeError: ",
+    b"HTTP/1.1 200 OK\r\n\r\n[]": "is no Jaeger: AttributeError: ",
+    b'HTTP/1.1 200 OK\r\n\r\n{"data": [{}]}': "is no Jaeger: KeyError: ",
+}
+
+
+@contextmanager
+def answering(answer):
+    """An address where whoever asks gets these bytes; None: no answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with server.accept()[0] as client:
+                client.recv(65_536)
+                if answer is None:
+                    client.recv(1)  # until it has enough of it
+                else:
+                    client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(("answer", "said"), ANSWERS.items())
+def test_what_is_no_jaeger_or_a_sick_one_is_told_in_one_line(answer, said):
+    with answering(answer) as url, pytest.raises(JaegerError) as refused:
+        traces(url, ["a" * 32])
+    assert str(refused.value).partition(f"at {url} ")[2].startswith(said)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_jaeger_that_is_silent_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(jaeger, "TIMEOUT_S", 0.2)
+    with answering(None) as url, pytest.raises(JaegerError, match="does not answer: timed out"):
+        latest(url, "producer", "request", 1)
+
+
+def test_traces_that_jaeger_does_not_know_are_none():
+    with answering(b"HTTP/1.1 404 Not Found\r\n\r\n{}") as url:
+        assert traces(url, ["a" * 32]) == {}
 
 
 @pytest.mark.parametrize(("state", "hops"), [("completed", 25), ("rejected", 18), ("compensated", 30)])
