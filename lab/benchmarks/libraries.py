@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
+from contracts.postgres import service_connection
 from outbox_relay.pgoutput import COLUMNS, Decoder
 from processors.runtime.rows import Rows, write_rows
 from tracing.otlp import encode
@@ -120,7 +121,7 @@ def _decode_all(decode: Callable[[bytes], object]) -> None:
 async def _write(dsn: str) -> None:
     table = Rows("settle_rows", **TYPES)
     insert = f"INSERT INTO settle_rows ({NAMES}) VALUES ({', '.join(['%s'] * len(TYPES))})"
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+    async with await service_connection(dsn, "settle-benchmark", psycopg.AsyncConnection) as connection:
 
         async def one_by_one(rows: list[tuple[Any, ...]]) -> None:
             await connection.cursor().executemany(insert, rows)

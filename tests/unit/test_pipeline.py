@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 
 from broker.records import Record
 from contracts.events import WithdrawalRequested, encode
-from processors.runtime import metrics, pipeline
+from contracts.health import metrics_page
+from processors.runtime import pipeline
 from processors.runtime.database import LostRace, is_nobodys_fault
 from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline, last_line
 from tests.unit.messages import request
@@ -360,4 +361,4 @@ def test_unknown_types_make_no_metric_no_transaction_and_one_line_of_bounded_len
     assert len(line["event_types"]) == 5
     assert len(str(line)) < 5_000
     assert service.transactions == 0
-    assert b"Type1" not in metrics.page("")[0]
+    assert b"Type1" not in metrics_page(REGISTRY, "").text
