@@ -34,12 +34,12 @@ def cancel(
     from contracts.money import format_amount
     from contracts.postgres import session
     from processors.saga.decide import INCOMPLETE
-    from processors.saga.status import read_from
+    from processors.saga.status import status_of
     from producers.cancel import request_cancel
     from producers.settings import ProducerSettings
 
     with session(settings.dsn("saga", data)) as connection:
-        found = read_from(connection, payment_id)
+        found = status_of(connection, payment_id)
         if found is None or found.state == INCOMPLETE:
             raise BadInputError(
                 f"no withdrawal {payment_id} is known; a new one is known once its request was read"
@@ -59,7 +59,7 @@ def cancel(
                     f"the withdrawal waits for {waits.words}"
                 )
             time.sleep(POLL_EVERY_S)
-            found = read_from(connection, payment_id) or found
+            found = status_of(connection, payment_id) or found
     if answer != CANCELLED:
         raise CommandError(f"not cancelled: {answer}")
     amount = f"{format_amount(found.amount_minor, found.currency)} {found.currency}"

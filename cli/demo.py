@@ -100,7 +100,7 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Scree
     from operations.audit.run import run
     from operations.trace_check import HOPS
     from processors.account.accounts import open_accounts
-    from processors.saga.status import read
+    from processors.saga.status import find_status
     from producers.client import WithdrawalClient
     from producers.plan import LoadPlan
     from tracing.setup import TracingSettings
@@ -125,7 +125,7 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Scree
         shown = _load(client, plan, last, dsns["saga"], console)
     tracing.shutdown()
     audit = run(dsns, stack.state.kafka_bootstrap, FINISH_S)
-    status = read(dsns["saga"], shown)
+    status = find_status(dsns["saga"], shown)
     assert status is not None
     collector.wait_for(status.trace_id or "", HOPS["completed"].total(), SPANS_S)
     declined, insufficient = round(plan.count * plan.declined), round(plan.count * plan.insufficient)

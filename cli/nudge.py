@@ -24,11 +24,11 @@ def nudge(
     """Publish again what the waiting step of a withdrawal acts on, and what a service lacks of it; harmless."""
     from operations import lost
     from operations.republish import find, republish
-    from processors.saga.status import read
+    from processors.saga.status import find_status
     from producers.settings import ProducerSettings
 
     dsns = {name: settings.dsn(name, data) for name in NAMES}
-    status = read(dsns["saga"], payment_id)
+    status = find_status(dsns["saga"], payment_id)
     if status is not None and status.finished:
         raise BadInputError(f"withdrawal {payment_id} is finished: {status.state}; there is nothing to nudge")
     bootstrap = settings.kafka_bootstrap(data)

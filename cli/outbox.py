@@ -43,7 +43,7 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
     """Show each outbox: its slot, how far the relay is behind, how large the table is, and what it waits for."""
     from confluent_kafka import KafkaException
 
-    from broker.topics import existing_topics
+    from broker.provision import existing_topics
     from outbox_relay.status import outbox_status
 
     topics, bootstrap = None, settings.kafka_bootstrap(data)

@@ -46,7 +46,7 @@ def topics(
     data: DataOption = None,
 ) -> None:
     """Create the topics that are missing, and their dead-letter topics."""
-    from broker.topics import ensure_topics
+    from broker.provision import ensure_topics
     from contracts.services import all_topic_names
     from contracts.topics import DEAD_LETTERS_HANDLED
 

@@ -72,13 +72,13 @@ def request(
 def _follow(dsn: str, receipt: Receipt, timeout_s: float, show: Callable[[Step], None]) -> Status | None:
     """Show each step once, until the withdrawal is finished or the time is up; what was known then."""
     from contracts.postgres import session
-    from processors.saga.status import read_from
+    from processors.saga.status import status_of
 
     deadline = time.monotonic() + timeout_s
     shown: set[str] = set()
     with session(dsn) as connection:
         while True:
-            status = read_from(connection, receipt.payment_id)
+            status = status_of(connection, receipt.payment_id)
             for step in status.steps if status is not None else ():
                 if step.event not in shown:
                     shown.add(step.event)

@@ -27,9 +27,9 @@ def status(
 ) -> None:
     """Tell where a withdrawal stands: its steps, what it waits for, whether and by what it is finished."""
     from cli.screen import Screen
-    from processors.saga.status import read
+    from processors.saga.status import find_status
 
-    found = read(settings.dsn("saga", data), payment_id)
+    found = find_status(settings.dsn("saga", data), payment_id)
     waits = look(payment_id, found, data) if found is None or not found.finished else None
     if found is None:
         why = f": it waits for {waits.held_up_by}" if waits and waits.held_up_by else ""

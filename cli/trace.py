@@ -62,10 +62,10 @@ def show(
     from cli.screen import Screen, styled
     from cli.trace_tree import as_tree
     from operations.trace_check import HOPS, what_is_missing
-    from processors.saga.status import read
+    from processors.saga.status import find_status
     from tracing.jaeger import traces
 
-    found = read(settings.dsn("saga", data), payment_id)
+    found = find_status(settings.dsn("saga", data), payment_id)
     if found is None or found.trace_id is None:
         raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
     url, trace_id = jaeger or settings.jaeger_url(), found.trace_id

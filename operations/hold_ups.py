@@ -19,13 +19,13 @@ from confluent_kafka import KafkaException
 from psycopg.conninfo import make_conninfo
 
 from broker.offsets import Offsets
+from broker.provision import existing_topics
 from broker.records import payment_id_of
 from broker.scan import scan
-from broker.topics import existing_topics
 from contracts.postgres import session
 from contracts.services import TOPICS
 from contracts.topics import consumer_group
-from operations.audit.read import PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
+from operations.audit.sides import PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.dead_letters.letters import Letter, letter_of, still_open
 from operations.lag import without_members
 from outbox_relay.errors import RelayError

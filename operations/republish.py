@@ -22,11 +22,11 @@ from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
 from contracts.postgres import session
 from contracts.services import NAMES, SERVICES, WRITTEN_BY
-from operations.audit.read import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
+from operations.audit.sides import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.lost import Known, Lost
 from operations.rebuild import rebuild
 from processors.account import decide as account
-from processors.runtime.messages import Message, read
+from processors.runtime.messages import Message, read_record
 from producers.publish import Outgoing, publish
 
 REQUESTS_AT_ONCE = 1_000
@@ -280,7 +280,7 @@ def _on_topics(
         assert partition is not None
         assert offset is not None
         fields = headers.of(record) or []
-        message = read(Record(topic, partition, offset, record.key(), record.value(), fields), types)
+        message = read_record(Record(topic, partition, offset, record.key(), record.value(), fields), types)
         if not isinstance(message, Message):
             continue
         event, event_type = message.event, type(message.event).__name__

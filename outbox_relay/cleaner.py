@@ -201,7 +201,7 @@ class Cleaner:
     def _is_published(self, lsn: int) -> bool:
         """Wait a little for everything before ``lsn`` to be acknowledged."""
         give_up = time.monotonic() + CAUGHT_UP_WAIT_S
-        while self._source.ledger.confirmed_lsn < lsn:
+        while self._source.acks.confirmed_lsn < lsn:
             if self._stop.is_set() or time.monotonic() > give_up:
                 self._is_behind = True
                 return False

@@ -18,10 +18,10 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper, Loader
 from psycopg.rows import class_row
 
+from outbox_relay.acknowledgements import Transaction
 from outbox_relay.columns import Columns, find_columns, is_row
 from outbox_relay.errors import RelayError, SetupError, UnpublishableError
 from outbox_relay.identity import contents
-from outbox_relay.ledger import Transaction
 from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
 from outbox_relay.position import format_lsn, parse_lsn
 from outbox_relay.publisher import DeliveryReport, Publish

@@ -39,7 +39,7 @@ class SourceMetrics(Collector):
         )
         yield self._gauge("dead_rows", "rows that can never be published", lambda s: s.gauges["dead_rows"])
         yield self._gauge(
-            "confirmed_lsn", "log position before which all is published", lambda s: s.ledger.confirmed_lsn
+            "confirmed_lsn", "log position before which all is published", lambda s: s.acks.confirmed_lsn
         )
         yield self._gauge("active", "1 while the source reads", lambda s: s.state is State.READING)
         yield self._gauge("covered", "0 while the log does not bring all rows", lambda s: s.gap is None)

@@ -14,10 +14,10 @@ from psycopg import sql
 
 from contracts import failpoints
 from outbox_relay import marks
+from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.columns import as_bytes
 from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError
-from outbox_relay.ledger import Ledger
 from outbox_relay.marks import MARK, PLACE, in_each_partition
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
@@ -49,7 +49,7 @@ _SLOT = """
 """
 
 
-def read(source: Source) -> None:
+def poll(source: Source) -> None:
     """One session of a source: look for unpublished rows again and again, until the relay shall end.
 
     Raises:
@@ -95,7 +95,7 @@ class _Worker:
         self._connection = connection
         self._publisher = publisher
         self._publish = publish
-        self._ledger = Ledger(origin, source.waits)
+        self._acks = Acknowledgements(origin, source.waits)
         self._measured_at = 0.0
         self._warned = False
         not_dead = _AND_NOT_DEAD.format(as_bytes("id", table.columns))
@@ -106,27 +106,27 @@ class _Worker:
         self._query = sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(
             select(table, order, sql.SQL(" ").join(condition), also=also), sql.Literal(POLL_ROWS)
         )
-        source.reading(self._ledger, lambda: None)
+        source.reading(self._acks, lambda: None)
 
     def poll(self) -> int:
         """Publish and mark rows, up to :data:`POLL_ROWS`; how many."""
-        ledger, publish = self._ledger, self._publish
+        acks, publish = self._acks, self._publish
         places = []
         with self._connection.transaction():
             lsn = current_lsn(self._connection)
             found = self._connection.execute(self._query, binary=True).fetchall()
             for *values, created_us, partition, place, now_us in found:
                 row = OutboxRow._make(values)
-                transaction = ledger.begin(lsn, created_us or now_us)
+                transaction = acks.begin(lsn, created_us or now_us)
                 transaction.rows = 1
                 transaction.value_bytes = len(row.payload or b"")
                 publish(row, transaction, transaction.delivered)
-                ledger.end(transaction, lsn)
+                acks.end(transaction, lsn)
                 places.append((partition, place))
             self._wait_acknowledged()
             failpoints.hit("relay.acknowledged")
             in_each_partition(self._connection, MARK, places)
-        ledger.reached(lsn)
+        acks.reached(lsn)
         self._source.progress()
         return len(places)
 
@@ -140,7 +140,7 @@ class _Worker:
         give_up = time.monotonic() + ACKNOWLEDGE_WAIT_S
         while True:
             self._publisher.push(PUSH_WAIT_S)
-            self._ledger.advance()
+            self._acks.advance()
             self._source.progress()
             if not self._publisher.waiting:
                 return

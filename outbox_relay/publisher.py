@@ -15,8 +15,8 @@ from confluent_kafka import KafkaError, KafkaException
 from broker.clients import SILENT, idempotent_producer
 from broker.lifeline import Lifeline, flush
 from contracts import headers
+from outbox_relay.acknowledgements import NEVER, Transaction
 from outbox_relay.errors import PublishError, UnpublishableError
-from outbox_relay.ledger import NEVER, Transaction
 from outbox_relay.published import Published
 from outbox_relay.row import OutboxRow
 from outbox_relay.topic import topic_of
@@ -250,7 +250,7 @@ class Publisher:
         self._look_after_kafka()
 
     def push(self, timeout_s: float) -> None:
-        """Send at once what is queued and wait up to ``timeout_s`` for the acknowledgements.
+        """Send at once what is queued and wait up to ``timeout_s`` for acknowledgements.
 
         Raises:
             PublishError: the producer has stopped at a record that Kafka refused, or is cut off.

@@ -14,7 +14,7 @@ from outbox_relay.errors import RelayError
 from outbox_relay.settings import RelaySettings
 from outbox_relay.source import Read, Source, source_name
 
-READERS: dict[str, Read] = {"wal": wal.read, "polling": polling.read}
+READERS: dict[str, Read] = {"wal": wal.stream, "polling": polling.poll}
 """The ways to read an outbox, by the name in ``SETTLE_RELAY_READER``."""
 
 # A source may be connecting, or flushing, when it is told to stop.

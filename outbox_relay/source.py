@@ -1,8 +1,8 @@
 """One source: what keeps it alive, whatever happens to its database or to Kafka, and where it stands.
 
 A thread per source runs one session after the other: connect, read, publish, confirm. When anything ends a
-session, it says so in one line, waits, begins again. How the outbox is read is a function (``wal.read``,
-``polling.read``). No source knows of another.
+session, it says so in one line, waits, begins again. How the outbox is read is a function (``wal.stream``,
+``polling.poll``). No source knows of another.
 """
 
 import enum
@@ -17,6 +17,7 @@ import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
+from outbox_relay.acknowledgements import Acknowledgements, Waits
 from outbox_relay.dead import Quarantine
 from outbox_relay.errors import (
     BatchRefusedError,
@@ -29,7 +30,6 @@ from outbox_relay.errors import (
 from outbox_relay.handled import Handled
 from outbox_relay.identity import Key
 from outbox_relay.instrumentation import traced
-from outbox_relay.ledger import Ledger, Waits
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.publisher import Publish, Publisher
 from outbox_relay.row import Leftover
@@ -79,7 +79,7 @@ class Source:
         recovered_rows: published from the table since the start of the process, as the log did not bring them.
         reconnects: how often it had to begin again.
         waits: how long rows took from commit to acknowledgement.
-        ledger: what is on its way.
+        acks: what is on its way.
         handled: the keys of rows that may be removed from the table, and
         key: what a row's key is.
         leftovers: rows that the log did not bring, to be published.
@@ -103,7 +103,7 @@ class Source:
         self.recovered_rows = 0
         self.reconnects = 0
         self.waits = Waits()
-        self.ledger = Ledger(Origin(b"", 0, 0))
+        self.acks = Acknowledgements(Origin(b"", 0, 0))
         self.handled = Handled(uuids=True)
         self.key: Key
         self.leftovers: deque[Sequence[Leftover]] = deque()
@@ -144,7 +144,7 @@ class Source:
     @property
     def lag_s(self) -> float:
         """Seconds since the commit of the oldest transaction that is not acknowledged; 0 when all are."""
-        committed_us = self.ledger.oldest_committed_us()
+        committed_us = self.acks.oldest_committed_us()
         return max(0.0, time.time() - committed_us / 1e6) if committed_us is not None else 0.0
 
     # What a session uses.
@@ -177,14 +177,14 @@ class Source:
         """The database is asked for a slot, which can take as long as its longest transaction."""
         self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
 
-    def filling(self, ledger: Ledger) -> None:
+    def filling(self, acks: Acknowledgements) -> None:
         """Rows from before a new slot are published now."""
-        self.ledger, self._counted = ledger, (0, 0)
+        self.acks, self._counted = acks, (0, 0)
         self.enter(State.FILLING, "publishing what was committed before the slot")
 
-    def reading(self, ledger: Ledger, while_blocked: Callable[[], None]) -> None:
+    def reading(self, acks: Acknowledgements, while_blocked: Callable[[], None]) -> None:
         """Rows are read as they come now; ``while_blocked`` is called while Kafka takes no more."""
-        self.ledger, self._counted = ledger, (0, 0)
+        self.acks, self._counted = acks, (0, 0)
         self.leftovers.clear()
         self._looked, self._has_read = False, True
         self._reading_since = time.monotonic()
@@ -192,7 +192,7 @@ class Source:
 
     def progress(self) -> None:
         """Count what is acknowledged, and say how it goes."""
-        rows, value_bytes = self.ledger.acknowledged_rows, self.ledger.acknowledged_bytes
+        rows, value_bytes = self.acks.acknowledged_rows, self.acks.acknowledged_bytes
         self.published_rows += rows - self._counted[0]
         self.published_bytes += value_bytes - self._counted[1]
         self._counted = (rows, value_bytes)
@@ -200,7 +200,7 @@ class Source:
         if self._again:
             self._again = False
             raise _RestartError
-        if self._looked and 0 < self._one_by_one_until <= self.ledger.confirmed_lsn:
+        if self._looked and 0 < self._one_by_one_until <= self.acks.confirmed_lsn:
             self._one_by_one_until = 0
             raise _RestartError
 
@@ -325,19 +325,19 @@ class Source:
             return True
         except PublishError as error:
             # The producer stops at a refusal; which record it was, only the delivery reports tell.
-            refusal = self.ledger.refusal or error
+            refusal = self.acks.refusal or error
             if isinstance(refusal, UnpublishableError):
                 self.bury(refusal)
             elif isinstance(refusal, BatchRefusedError):
                 # Send what was on its way once more, each row in a batch of its own.
-                self._one_by_one_until = max(self.ledger.newest_lsn, 1)
+                self._one_by_one_until = max(self.acks.newest_lsn, 1)
             else:
                 raise refusal from None
             return True
         finally:
             self._quarantine.close()
             if self._has_read:
-                self.confirmed_lsn = self.ledger.confirmed_lsn
+                self.confirmed_lsn = self.acks.confirmed_lsn
         return False
 
     def _blocked(self) -> None:
@@ -356,11 +356,11 @@ class Source:
         if publisher.away is not None:
             self.enter(State.WAITING, publisher.away)
         elif self._while_blocked is not None and self.state is not State.READING and self._trouble_is_over():
-            self.enter(State.READING, "reading", from_lsn=format_lsn(self.ledger.confirmed_lsn))
+            self.enter(State.READING, "reading", from_lsn=format_lsn(self.acks.confirmed_lsn))
 
     def _trouble_is_over(self) -> bool:
         lasted_s = time.monotonic() - self._reading_since
-        return self._trouble is None or lasted_s > TROUBLE_OVER_S or self.ledger.acknowledged_rows > 0
+        return self._trouble is None or lasted_s > TROUBLE_OVER_S or self.acks.acknowledged_rows > 0
 
 
 Read = Callable[[Source], None]

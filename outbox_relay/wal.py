@@ -13,13 +13,13 @@ from functools import partial
 
 from contracts import failpoints
 from outbox_relay import coverage, initial, marks
+from outbox_relay.acknowledgements import Acknowledgements, Transaction
 from outbox_relay.cleaner import Cleaner
 from outbox_relay.columns import bytea_types
 from outbox_relay.coverage import PUBLICATION
 from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import PublicationMissingError, SetupError
 from outbox_relay.initial import Rule
-from outbox_relay.ledger import Ledger, Transaction
 from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
@@ -57,7 +57,7 @@ HEARTBEAT_INTERVAL_S = 1.0
 STOP_WAIT_S = 5.0
 
 
-def read(source: Source) -> None:
+def stream(source: Source) -> None:
     """One session of a source: from the slot's position on, until the relay shall end.
 
     Raises:
@@ -84,20 +84,22 @@ def read(source: Source) -> None:
                 new = not_yet_published(publish, published, source.bury)
                 slot = _fill(source, connection, table, name, origin, publisher, new)
             dead, bytea = dead_since(connection, slot.confirmed_lsn), bytea_types(connection)
-            ledger = Ledger(replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits, source.handled)
+            acks = Acknowledgements(
+                replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits, source.handled
+            )
             backend_pid = connection.info.backend_pid
             is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
             with ReplicationStream(connection, slot.name, PUBLICATION, is_there) as stream:
                 new = not_dead(not_yet_published(publish, published, source.bury), dead)
                 decoder = Decoder(bytea_types=bytea)
-                pipeline = Pipeline(
-                    stream, decoder, ledger, publisher, new, or_buried(publish, source.bury), source
+                forwarder = Forwarder(
+                    stream, decoder, acks, publisher, new, or_buried(publish, source.bury), source
                 )
-                published.meanwhile = pipeline.keep_alive
-                source.reading(ledger, pipeline.confirm)
+                published.meanwhile = forwarder.keep_alive
+                source.reading(acks, forwarder.confirm)
                 with Cleaner(source, table, origin):
                     try:
-                        pipeline.run()
+                        forwarder.run()
                     except PublicationMissingError as error:
                         source.lose_slot(str(error))
                         raise
@@ -165,14 +167,14 @@ def _fill(
         keeps=_keeps_rows(source, connection),
     )
     with new_slot(connection, table, name) as slot:
-        ledger = Ledger(origin, handled=source.handled)
-        source.filling(ledger)
+        acks = Acknowledgements(origin, handled=source.handled)
+        source.filling(acks)
         dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0)}
         publish = not_dead(publish, dead)
-        publish_rows_before(slot, ledger, publisher, publish, rule, source)
+        publish_rows_before(slot, acks, publisher, publish, rule, source)
         made = slot.make_permanent()
     source.lost_slot = None
-    rows = ledger.acknowledged_rows
+    rows = acks.acknowledged_rows
     source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
     if rule.untold:
         source.warn(
@@ -183,13 +185,13 @@ def _fill(
     return made
 
 
-class Pipeline:
+class Forwarder:
     """One source's stream from the slot to Kafka.
 
     Args:
         stream: where messages come from and positions are confirmed.
         decoder: what they say.
-        ledger: what is on its way.
+        acks: what is on its way.
         publisher: Kafka, for its acknowledgements.
         publish: the stage that takes rows of the stream: the publisher's own, or those around it.
         publish_leftover: the one that takes rows that the stream did not bring.
@@ -200,14 +202,14 @@ class Pipeline:
         self,
         stream: ReplicationStream,
         decoder: Decoder,
-        ledger: Ledger,
+        acks: Acknowledgements,
         publisher: Publisher,
         publish: Publish,
         publish_leftover: Publish,
         source: Source,
     ) -> None:
         self._stream = stream
-        self._ledger = ledger
+        self._acks = acks
         self._publisher = publisher
         self._publish = publish
         self._publish_leftover = publish_leftover
@@ -219,7 +221,7 @@ class Pipeline:
         self._incomplete: str | None = None
         self._transaction: Transaction | None = None
         self._rate = Rate()
-        self._reported_lsn = ledger.confirmed_lsn
+        self._reported_lsn = acks.confirmed_lsn
         self._reported_at = 0.0
         self._ack_look_s = PUSH_WAIT_S
         self._end_at = 0.0
@@ -261,36 +263,36 @@ class Pipeline:
                 publish(event, transaction, delivered)
                 rows += 1
             elif type(event) is Begin:
-                transaction = self._transaction = self._ledger.begin(event.commit_lsn, event.committed_us)
+                transaction = self._transaction = self._acks.begin(event.commit_lsn, event.committed_us)
                 delivered, keys = transaction.delivered, transaction.keys
             elif type(event) is Commit:
                 assert transaction is not None, "a commit outside of a transaction"
-                self._ledger.end(transaction, event.end_lsn)
+                self._acks.end(transaction, event.end_lsn)
                 transaction = self._transaction = None
         if transaction is not None and len(transaction.keys) >= PACK_ROWS:
-            self._ledger.pack(transaction)
+            self._acks.pack(transaction)
         if self._decoder.incomplete != self._incomplete:
             self._incomplete = self._decoder.incomplete
             self._source.miss_columns(self._incomplete)
         if rows:
             failpoints.hit("relay.rows-sent")
-        self._ledger.reached(self._stream.wal_end)
+        self._acks.reached(self._stream.wal_end)
         return rows
 
     def _publish_leftovers(self, leftovers: Sequence[Leftover]) -> None:
         """Publish rows that the stream did not bring, as if they were a transaction that ends here."""
-        ledger = self._ledger
+        acks = self._acks
         written_us = [one.created_us for one in leftovers if one.created_us]
         # Their place is after all that was read, so that whoever reads the topic backwards later does not stop at
         # them before rows that may come again.
-        transaction = ledger.begin(ledger.begun_lsn, min(written_us, default=int(time.time() * 1e6)))
+        transaction = acks.begin(acks.begun_lsn, min(written_us, default=int(time.time() * 1e6)))
         delivered = transaction.delivered
         for one in leftovers:
             transaction.rows += 1
             transaction.value_bytes += len(one.row.payload or b"")
             transaction.keys.append(self._source.key(one.row))
             self._publish_leftover(one.row, transaction, delivered)
-        ledger.end(transaction, max(ledger.confirmed_lsn, 1))
+        acks.end(transaction, max(acks.confirmed_lsn, 1))
 
     def keep_alive(self) -> None:
         """While something else takes long: tell the server that somebody is there, and end if asked to."""
@@ -301,14 +303,14 @@ class Pipeline:
 
     def confirm(self) -> None:
         """Take note of what is acknowledged, and report it when it is time."""
-        acknowledged_before = self._ledger.acknowledged_rows
-        self._ledger.advance()
-        if self._ledger.acknowledged_rows != acknowledged_before:
+        acknowledged_before = self._acks.acknowledged_rows
+        self._acks.advance()
+        if self._acks.acknowledged_rows != acknowledged_before:
             self._ack_look_s = PUSH_WAIT_S
             self._publisher.answered()
             failpoints.hit("relay.acknowledged")
         self._progress()
-        confirmed = self._ledger.confirmed_lsn
+        confirmed = self._acks.confirmed_lsn
         since_s = time.monotonic() - self._reported_at
         moved = confirmed != self._reported_lsn
         if (
@@ -331,7 +333,7 @@ class Pipeline:
 
     def _patience_s(self) -> float:
         """How long to wait for new rows before something else is due, seconds."""
-        interval = CONFIRM_INTERVAL_S if self._ledger.confirmed_lsn != self._reported_lsn else HEARTBEAT_INTERVAL_S
+        interval = CONFIRM_INTERVAL_S if self._acks.confirmed_lsn != self._reported_lsn else HEARTBEAT_INTERVAL_S
         due_s = max(0.0, self._reported_at + interval - time.monotonic())
         if self._source.expects_leftovers:
             due_s = min(due_s, LEFTOVERS_LOOK_S)
@@ -342,12 +344,12 @@ class Pipeline:
 
     def _finish(self) -> None:
         self._publisher.push(STOP_WAIT_S)
-        self._ledger.advance()
-        self._stream.confirm(self._ledger.confirmed_lsn)
+        self._acks.advance()
+        self._stream.confirm(self._acks.confirmed_lsn)
 
 
 def publish_rows_before(
-    slot: NewSlot, ledger: Ledger, publisher: Publisher, publish: Publish, rule: Rule, source: Source
+    slot: NewSlot, acks: Acknowledgements, publisher: Publisher, publish: Publish, rule: Rule, source: Source
 ) -> None:
     """Publish what was committed before a new slot, and wait until Kafka has all of it.
 
@@ -358,12 +360,12 @@ def publish_rows_before(
 
     def look() -> None:
         publisher.poll()
-        ledger.advance()
+        acks.advance()
         source.progress()
         source.raise_if_stopped()
 
     # These were committed before the slot; where exactly, nobody knows any more.
-    transaction = ledger.begin(slot.starts_at_lsn - 1, slot.oldest_us())
+    transaction = acks.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     delivered = transaction.delivered
     for seen, (row, created_us) in enumerate(slot.rows_before(), 1):
         transaction.keys.append(source.key(row))
@@ -372,9 +374,9 @@ def publish_rows_before(
             transaction.value_bytes += len(row.payload or b"")
             publish(row, transaction, delivered)
         if seen % PACK_ROWS == 0:
-            ledger.pack(transaction)
+            acks.pack(transaction)
             look()
-    ledger.end(transaction, slot.starts_at_lsn)
+    acks.end(transaction, slot.starts_at_lsn)
     while publisher.waiting:
         publisher.push(ACK_LOOK_INTERVAL_MAX_S)
         look()

@@ -13,6 +13,6 @@ def migrate(database: str, dsn: str) -> None:
 
 def ensure_topics(bootstrap: str, partitions: int) -> None:
     """Create the topics that are missing."""
-    from broker import topics
+    from broker import provision
 
-    topics.ensure_topics(bootstrap, partitions)
+    provision.ensure_topics(bootstrap, partitions)

@@ -54,7 +54,7 @@ def write(state: State) -> None:
         raise
 
 
-def read(data: Path) -> State | None:
+def read_state(data: Path) -> State | None:
     """What the last stack on this folder wrote, running or not; None if there is nothing readable."""
     try:
         return State(**json.loads((data / FILE_NAME).read_text()))
@@ -68,7 +68,7 @@ def running(data: Path) -> State:
     Raises:
         NotRunning: there is none.
     """
-    state = read(data)
+    state = read_state(data)
     if state is None or not is_held(data):
         raise NotRunning(f"no stack is running on {data}: start one with `settle up --data {data}`")
     return state

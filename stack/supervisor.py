@@ -286,7 +286,7 @@ class Stack:
     def _start(self, jars: Path) -> None:
         assert self._lock is not None
         home = Home(self.data, self._lock.children_fd)
-        before = stack_json.read(self.data)
+        before = stack_json.read_state(self.data)
         taken: set[int] = set()
         old_ports = dict(before.http) if before else {}
         broker_port = ports.choose(_port(before.kafka_bootstrap) if before else None, taken=taken)

@@ -34,7 +34,7 @@ from lab.chaos.arming import Arming
 from operations.audit.run import Audit
 from operations.audit.run import run as run_audit
 from processors.account.accounts import open_accounts, show_account
-from processors.saga.status import Status, read_from
+from processors.saga.status import Status, status_of
 from producers.client import WithdrawalClient
 from stack.provision import migrate
 from stack.supervisor import Stack
@@ -141,7 +141,7 @@ class Settle:
         return row.balance_minor
 
     def status(self, payment_id: UUID) -> Status | None:
-        return self._on("saga", lambda connection: read_from(connection, payment_id))
+        return self._on("saga", lambda connection: status_of(connection, payment_id))
 
     def finished(self, payment_id: UUID, timeout_s: float = WAIT_S) -> Status:
         """The status of a withdrawal, once it is finished."""

@@ -24,7 +24,7 @@ from uuid import UUID
 from contracts.events import WithdrawalRequested
 from contracts.postgres import session
 from lab.approaches.withdrawal import ACCEPTED, Outcome, TryAgainError
-from processors.saga.status import read_from
+from processors.saga.status import status_of
 from producers.client import WithdrawalClient
 from producers.errors import NotDeliveredError
 
@@ -56,7 +56,7 @@ class Saga:
 
     def finished(self, payment_id: UUID) -> Outcome | None:
         """What the event store says."""
-        status = read_from(self._saga, payment_id)
+        status = status_of(self._saga, payment_id)
         return Outcome(status.state, status.reason) if status and status.finished else None
 
     def close(self) -> None:

@@ -31,8 +31,8 @@ from rich.table import Table
 from broker.clients import SILENT, admin, reader
 from contracts.postgres import session
 from lab.benchmarks.machine import write
+from outbox_relay.acknowledgements import Waits
 from outbox_relay.coverage import PUBLICATION
-from outbox_relay.ledger import Waits
 from outbox_relay.relay import READERS
 from outbox_relay.settings import RelaySettings
 from outbox_relay.source import Source
@@ -220,7 +220,7 @@ def latency(stack: Stack, reader: str, rate: float, seconds: float) -> dict[str,
     writer.start()
     _wait_for(outbox, 1 + int(rate * warm_up_s))
     source.waits = waits = Exact()
-    source.ledger.waits = waits
+    source.acks.waits = waits
     _wait_for(outbox, 1 + count)
     writer.join()
     stop.set()

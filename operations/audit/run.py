@@ -10,9 +10,9 @@ import psycopg
 from contracts.postgres import session
 from contracts.services import READ_BY
 from operations.audit import story
+from operations.audit.arrivals import differences, unpublished
 from operations.audit.offenders import Offenders
-from operations.audit.read import stories
-from operations.audit.topics import differences, unpublished
+from operations.audit.sides import stories
 from operations.lag import consumer_lag, deleted_unread
 from outbox_relay.slot_name import SLOT_PREFIX
 from processors.runtime.gaps import Gap, noted_gaps

@@ -15,9 +15,9 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from broker.clients import idempotent_producer
 from broker.deliver import deliver
 from broker.lifeline import flush
+from broker.provision import ensure_topics
 from broker.records import Record
 from broker.scan import scan
-from broker.topics import ensure_topics
 from contracts import headers
 from contracts.topics import DEAD_LETTERS_HANDLED
 

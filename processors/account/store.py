@@ -11,7 +11,7 @@ from broker.records import Record
 from contracts.events import PaymentFailed, decode, encode
 from contracts.topics import PAYMENT_EVENTS
 from processors.account.decide import Account, Decision, LogEntry
-from processors.runtime import outbox
+from processors.runtime import outbox_rows
 from processors.runtime.messages import Message
 from processors.runtime.rows import Rows, Write, write_rows
 from tracing import TraceContext
@@ -148,7 +148,7 @@ async def write(connection: AsyncConnection, decision: Decision) -> None:
             [(e.payment_id, e.account_id, e.amount_minor, e.currency, e.status, e.reason) for e in decision.opened]
         ),
         _LEDGER.insert([(b.payment_id, b.kind, b.account_id, b.amount_minor) for b in decision.bookings]),
-        outbox.insert("account", decision.emitted),
+        outbox_rows.insert("account", decision.emitted),
     )
     # By itself: what was opened in the same batch must be there.
     await write_rows(connection, Write(_COMPENSATE, [(e.payment_id, e.reason) for e in decision.compensated]))

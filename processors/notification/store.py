@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from processors.notification.decide import Notification
-from processors.runtime import outbox
+from processors.runtime import outbox_rows
 from processors.runtime.messages import Emitted
 from processors.runtime.rows import Rows, Write, write_rows
 from tracing import TraceContext
@@ -125,7 +125,7 @@ async def insert(
         psycopg.errors.UniqueViolation: another instance sent one of them first.
     """
     rows = [_row(notification) for notification in notifications]
-    await write_rows(connection, _NOTIFICATIONS.insert(rows), outbox.insert("notification", emitted))
+    await write_rows(connection, _NOTIFICATIONS.insert(rows), outbox_rows.insert("notification", emitted))
 
 
 async def update(
@@ -133,7 +133,7 @@ async def update(
 ) -> None:
     """Write what became of pending notifications, and their events."""
     rows = [_row(notification) for notification in notifications]
-    await write_rows(connection, Write(_UPDATE, rows), outbox.insert("notification", emitted))
+    await write_rows(connection, Write(_UPDATE, rows), outbox_rows.insert("notification", emitted))
 
 
 def _row(notification: Notification) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from processors.payment.decide import Payment
-from processors.runtime import outbox
+from processors.runtime import outbox_rows
 from processors.runtime.database import LostRace
 from processors.runtime.messages import Emitted
 from processors.runtime.rows import Rows, Write, columns, write_rows
@@ -126,7 +126,7 @@ async def write(connection: AsyncConnection, new: Sequence[Payment], emitted: Se
         psycopg.errors.UniqueViolation: another instance knows one of them by now.
     """
     rows = [_row(payment) for payment in new]
-    await write_rows(connection, _PAYMENTS.insert(rows), outbox.insert("payment", emitted))
+    await write_rows(connection, _PAYMENTS.insert(rows), outbox_rows.insert("payment", emitted))
 
 
 async def take_up(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
@@ -207,7 +207,7 @@ async def release(connection: AsyncConnection, token: UUID) -> None:
 async def update(connection: AsyncConnection, payments: Sequence[Payment], emitted: Sequence[Emitted]) -> None:
     """Write what became of pending payments, give them back, and write events to the outbox."""
     rows = [_row(payment) for payment in payments]
-    await write_rows(connection, Write(_UPDATE, rows), outbox.insert("payment", emitted))
+    await write_rows(connection, Write(_UPDATE, rows), outbox_rows.insert("payment", emitted))
 
 
 def _row(payment: Payment) -> tuple[object, ...]:

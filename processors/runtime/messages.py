@@ -50,7 +50,7 @@ class Unhandled(msgspec.Struct, frozen=True):
     event_type: str
 
 
-def read(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadLetter:
+def read_record(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadLetter:
     """Decode a record once, if its type is one of those handled here."""
     if record.lacks is not None:
         return DeadLetter(record, record.lacks)

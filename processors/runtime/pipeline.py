@@ -28,7 +28,7 @@ from processors.runtime.database import LOST_RACES, is_nobodys_fault, is_refusal
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.instrumentation import Instrumentation
 from processors.runtime.logs import fields_of, fields_of_record
-from processors.runtime.messages import DeadLetter, Message, read
+from processors.runtime.messages import DeadLetter, Message, read_record
 from processors.runtime.processor import Processor
 
 BATCH_RETRY_S = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -98,7 +98,7 @@ class Pipeline:
         unknown: Tally[str] = Tally()
         for record in records:
             try:
-                found = read(record, self._handled)
+                found = read_record(record, self._handled)
             except Exception as error:  # a kind of nonsense that nobody has thought of is nonsense as well
                 log.exception("a record cannot be read", place=record.place)
                 found = DeadLetter(record, FAILS, last_line(error))

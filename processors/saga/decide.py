@@ -96,7 +96,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     record: Record | None
 
 
-class Decision(msgspec.Struct):
+class Transitions(msgspec.Struct):
     """What a batch changes: all of it is written in one transaction, or none.
 
     ``stored`` are the first events of their type, ``stored_again`` any later ones; ``finished`` are the standings
@@ -180,7 +180,7 @@ def awaited_service(seen: int) -> str:
     return _ACTS_ON.get(needed, "saga") if needed is not None else "saga"
 
 
-def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: datetime) -> Decision:
+def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: datetime) -> Transitions:
     """Record a batch and see what it finishes.
 
     Args:
@@ -188,7 +188,7 @@ def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: dat
         known: where their withdrawals stand so far; changed in place.
         now: the time that closing events carry.
     """
-    decision = Decision()
+    transitions = Transitions()
     standings = dict(known)
     for message in messages:
         event = message.event
@@ -200,9 +200,9 @@ def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: dat
         bit = BITS[type(event)]
         stored = StoredEvent(message.id, event, message.record)
         if standing.seen & bit:
-            decision.stored_again.append(stored)
+            transitions.stored_again.append(stored)
             continue
-        decision.stored.append(stored)
+        transitions.stored.append(stored)
         # What the account service says of the withdrawal counts, and until it has spoken, the first request.
         if bit & _FROM_ACCOUNT or (bit & _REQUESTED and not standing.seen & _FROM_ACCOUNT):
             standing.account_id, standing.amount_minor = event.account_id, event.amount_minor
@@ -215,14 +215,14 @@ def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: dat
             standing.reason = event.reason
         closing = closing_of(standing.seen)
         if closing is not None:
-            _close(closing, message, standing, now, decision)
+            _close(closing, message, standing, now, transitions)
         standing.state = state_of(standing.seen)
         if standing.finished_at is None and standing.state == REJECTED:
             standing.finished_at = event.occurred_at if isinstance(event, WithdrawalRejected) else now
             standing.finished_by = WithdrawalRejected.__name__
-            decision.finished.append((standing, message.context))
-    decision.standings = [s for s in standings.values() if s.seen != s.seen_before]
-    return decision
+            transitions.finished.append((standing, message.context))
+    transitions.standings = [s for s in standings.values() if s.seen != s.seen_before]
+    return transitions
 
 
 def _begin(message: Message) -> Standing:
@@ -249,11 +249,13 @@ def _belongs(request: WithdrawalRequested, standing: Standing) -> bool:
     return same_withdrawal(request, standing) or not standing.seen & _FROM_ACCOUNT
 
 
-def _close(closing: type[Event], message: Message, standing: Standing, now: datetime, decision: Decision) -> None:
+def _close(
+    closing: type[Event], message: Message, standing: Standing, now: datetime, transitions: Transitions
+) -> None:
     details = {"reason": standing.reason or ""} if closing is WithdrawalCompensated else {}
     emitted = Emitted(follow(closing, standing, now, **details), message.context)
-    decision.emitted.append(emitted)
-    decision.stored.append(StoredEvent(emitted.id, emitted.event, None))
+    transitions.emitted.append(emitted)
+    transitions.stored.append(StoredEvent(emitted.id, emitted.event, None))
     standing.seen |= BITS[closing]
     standing.finished_at, standing.finished_by = now, closing.__name__
-    decision.finished.append((standing, message.context))
+    transitions.finished.append((standing, message.context))

@@ -38,10 +38,10 @@ class SagaProcessor(Processor):
         """Read, decide, write."""
         async with self.transaction(batch) as connection:
             known = await store.read(connection, list({message.event.payment_id for message in batch.messages}))
-            decision = decide(batch.messages, known, datetime.now(UTC))
-            await store.write(connection, decision)
-        batch.emitted += decision.emitted
-        for standing, context in decision.finished:
+            transitions = decide(batch.messages, known, datetime.now(UTC))
+            await store.write(connection, transitions)
+        batch.emitted += transitions.emitted
+        for standing, context in transitions.finished:
             _observe(standing, context)
 
     async def work_due(self) -> int:

@@ -61,17 +61,17 @@ class Status(msgspec.Struct, frozen=True):
     seen: int
 
 
-def read(dsn: str, payment_id: UUID) -> Status | None:
+def find_status(dsn: str, payment_id: UUID) -> Status | None:
     """Ask the saga service's database; None for a payment ID it has never heard of.
 
     Raises:
         psycopg.OperationalError: the database does not answer.
     """
     with session(dsn) as connection:
-        return read_from(connection, payment_id)
+        return status_of(connection, payment_id)
 
 
-def read_from(connection: psycopg.Connection, payment_id: UUID) -> Status | None:
+def status_of(connection: psycopg.Connection, payment_id: UUID) -> Status | None:
     """The same on a connection that is kept, for those who ask again and again."""
     with connection.transaction():
         row = utc.cursor(connection).execute(_STANDING, (payment_id,)).fetchone()

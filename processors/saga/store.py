@@ -6,10 +6,10 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from contracts.events import encode
-from processors.runtime import outbox
+from processors.runtime import outbox_rows
 from processors.runtime.database import LostRace
 from processors.runtime.rows import Rows, columns, write_rows
-from processors.saga.decide import Decision, Standing, StoredEvent
+from processors.saga.decide import Standing, StoredEvent, Transitions
 
 _COLUMNS = """
 payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at, finished_by,
@@ -81,23 +81,23 @@ async def count_open(connection: AsyncConnection, older_than_s: float) -> dict[s
     return {state: (open_, stuck) for state, open_, stuck in await cursor.fetchall()}
 
 
-async def write(connection: AsyncConnection, decision: Decision) -> None:
-    """Write a decision: events, standings and outbox.
+async def write(connection: AsyncConnection, transitions: Transitions) -> None:
+    """Write transitions: events, standings and outbox.
 
     Raises:
         psycopg.errors.UniqueViolation: another instance saw one of these withdrawals for the first time first.
         LostRace: another instance saw more of one of them meanwhile.
     """
-    old = [(*_row(s), s.seen_before) for s in decision.standings if s.seen_before is not None]
+    old = [(*_row(s), s.seen_before) for s in transitions.standings if s.seen_before is not None]
     updated = await connection.execute(_UPDATE, columns(old)) if old else None
     await write_rows(
         connection,
-        _WITHDRAWALS.insert([_row(s) for s in decision.standings if s.seen_before is None]),
-        _EVENTS.insert([_event(s) for s in decision.stored]),
-        outbox.insert("withdrawal", decision.emitted),
+        _WITHDRAWALS.insert([_row(s) for s in transitions.standings if s.seen_before is None]),
+        _EVENTS.insert([_event(s) for s in transitions.stored]),
+        outbox_rows.insert("withdrawal", transitions.emitted),
     )
     # The same message again, unless its sender has given a second one another ID.
-    await write_rows(connection, _EVENTS.insert_missing([_event(s) for s in decision.stored_again]))
+    await write_rows(connection, _EVENTS.insert_missing([_event(s) for s in transitions.stored_again]))
     if updated is not None:  # asked last: by now the answer has come, or comes with the others
         row = await updated.fetchone()
         if row is None or row[0] != len(old):

@@ -12,7 +12,7 @@ from processors.runtime.database import MANY, Database, LostRace
 from processors.runtime.rows import Rows, Write, write_rows
 from processors.saga import store
 from processors.saga.decide import decide
-from processors.saga.status import read
+from processors.saga.status import find_status
 from tests.unit.messages import after, message, request
 
 COLUMNS = {"id": "uuid", "body": "json", "note": "text", "at": "timestamptz", "size": "bigint", "few": "smallint"}
@@ -87,9 +87,12 @@ def test_a_standing_that_moved_on_meanwhile_is_not_written_over(dsn, messages):
     checked, deducted = after(first, BalanceChecked), after(first, MoneyDeducted)
     with pytest.raises(LostRace):
         take(deducted, between=lambda: take(checked))
-    assert [step.event for step in read(dsn, first.payment_id).steps] == ["WithdrawalRequested", "BalanceChecked"]
+    assert [step.event for step in find_status(dsn, first.payment_id).steps] == [
+        "WithdrawalRequested",
+        "BalanceChecked",
+    ]
     take(deducted)
-    assert len(read(dsn, first.payment_id).steps) == 3
+    assert len(find_status(dsn, first.payment_id).steps) == 3
 
 
 @pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
@@ -121,7 +124,7 @@ def test_a_message_that_comes_twice_in_a_batch_is_one_event(dsn, messages):
 
     run(dsn, messages, take_twice)
     run(dsn, messages, take_twice)
-    assert [step.event for step in read(dsn, first.payment_id).steps] == ["WithdrawalRequested"]
+    assert [step.event for step in find_status(dsn, first.payment_id).steps] == ["WithdrawalRequested"]
 
 
 def test_standings_that_go_on_stay_in_their_page_and_touch_no_index(dsn):

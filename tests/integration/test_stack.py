@@ -125,7 +125,7 @@ def stack(data: Path, killed: State) -> Iterator[Stack]:
         yield stack
         pids = list(stack.state.pids.values())
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
-    assert stack_json.read(data).pids == {}  # type: ignore[union-attr]
+    assert stack_json.read_state(data).pids == {}  # type: ignore[union-attr]
 
 
 def test_no_child_outlives_a_killed_supervisor(killed: State) -> None:

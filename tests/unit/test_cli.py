@@ -306,7 +306,7 @@ def test_without_any_of_several_hosts_a_command_fails_in_one_line(arguments, dsn
 
 def test_a_kafka_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", NOBODY)
-    monkeypatch.setattr("broker.topics.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("broker.provision.TIMEOUT_S", 0.5)
 
     result = settle("topics")
 

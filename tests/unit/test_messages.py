@@ -4,7 +4,7 @@ import pytest
 
 from broker.records import Record
 from contracts.events import encode
-from processors.runtime.messages import DeadLetter, Message, Unhandled, read
+from processors.runtime.messages import DeadLetter, Message, Unhandled, read_record
 from tests.unit.messages import request
 from tracing import TraceContext
 
@@ -23,7 +23,7 @@ def good(**other):
 
 def test_a_good_record_is_an_event_with_its_context():
     one = request()
-    found = read(record(encode(one), **good(traceparent=PARENT.encode(), tracestate=b"a=b")), HANDLED)
+    found = read_record(record(encode(one), **good(traceparent=PARENT.encode(), tracestate=b"a=b")), HANDLED)
     assert isinstance(found, Message)
     assert found.event == one
     assert found.context == TraceContext(PARENT, "a=b")
@@ -31,7 +31,7 @@ def test_a_good_record_is_an_event_with_its_context():
 
 
 def test_a_record_without_trace_context_is_an_event_all_the_same():
-    found = read(record(encode(request()), **good()), HANDLED)
+    found = read_record(record(encode(request()), **good()), HANDLED)
     assert isinstance(found, Message)
     assert found.context == TraceContext()
 
@@ -59,7 +59,7 @@ TRACE_ID, SPAN_ID = PARENT[3:35], PARENT[36:52]
     ],
 )
 def test_a_traceparent_that_is_none_costs_the_context_and_never_the_message(parent):
-    found = read(record(encode(request()), **good(traceparent=parent, tracestate=b"a=b")), HANDLED)
+    found = read_record(record(encode(request()), **good(traceparent=parent, tracestate=b"a=b")), HANDLED)
     assert isinstance(found, Message)
     assert found.context == TraceContext()
     assert found.record.trace_id is None
@@ -82,7 +82,7 @@ def test_a_traceparent_that_is_none_costs_the_context_and_never_the_message(pare
     ],
 )
 def test_a_tracestate_that_is_none_or_too_long_costs_only_itself(state):
-    found = read(record(encode(request()), **good(traceparent=PARENT.encode(), tracestate=state)), HANDLED)
+    found = read_record(record(encode(request()), **good(traceparent=PARENT.encode(), tracestate=state)), HANDLED)
     assert found.context == TraceContext(PARENT)
 
 
@@ -97,13 +97,13 @@ def test_a_tracestate_that_is_none_or_too_long_costs_only_itself(state):
     ],
 )
 def test_a_tracestate_is_handed_on_as_it_came(state):
-    found = read(record(encode(request()), **good(traceparent=PARENT.encode(), tracestate=state)), HANDLED)
+    found = read_record(record(encode(request()), **good(traceparent=PARENT.encode(), tracestate=state)), HANDLED)
     assert found.context == TraceContext(PARENT, state.decode())
 
 
 @pytest.mark.parametrize("parent", [f"cc{PARENT[2:]}", f"cc{PARENT[2:]}-what-the-future-will-be-like"])
 def test_a_later_version_of_the_trace_context_is_handed_on_as_this_one(parent):
-    found = read(record(encode(request()), **good(traceparent=parent.encode())), HANDLED)
+    found = read_record(record(encode(request()), **good(traceparent=parent.encode())), HANDLED)
     assert found.context == TraceContext(PARENT)
 
 
@@ -111,7 +111,7 @@ def test_of_headers_with_the_same_name_the_last_one_counts():
     one, known = request(), uuid4()
     twice = [("id", b"4711"), ("eventType", b"Nonsense"), ("traceparent", b"garbage"), *good().items()]
     twice += [("id", str(known).upper().encode()), ("traceparent", PARENT.encode())]
-    found = read(Record("withdrawal.requests", 1, 2, b"acc-1", encode(one), twice), HANDLED)
+    found = read_record(Record("withdrawal.requests", 1, 2, b"acc-1", encode(one), twice), HANDLED)
     assert (found.event, found.id, found.context) == (one, known, TraceContext(PARENT))
 
 
@@ -145,11 +145,11 @@ def test_of_a_record_that_cannot_be_read_the_payment_is_still_named():
     ],
 )
 def test_what_cannot_be_read_says_why(value, headers, words):
-    found = read(record(value, **headers), HANDLED)
+    found = read_record(record(value, **headers), HANDLED)
     assert isinstance(found, DeadLetter)
     assert words in found.reason
 
 
 def test_types_of_no_interest_are_passed_over_and_unknown_ones_are_told_apart():
-    assert read(record(eventType=b"MoneyDeducted"), HANDLED) == Unhandled("MoneyDeducted")
-    assert read(record(eventType=b"Nonsense"), HANDLED) == Unhandled("Nonsense")
+    assert read_record(record(eventType=b"MoneyDeducted"), HANDLED) == Unhandled("MoneyDeducted")
+    assert read_record(record(eventType=b"Nonsense"), HANDLED) == Unhandled("Nonsense")

@@ -230,8 +230,8 @@ def test_what_is_not_all_there_or_cannot_be_read_at_all_is_a_dead_letter(monkeyp
             raise RecursionError("too deep")
         return actual(record, _handled)
 
-    actual = pipeline.read
-    monkeypatch.setattr(pipeline, "read", read)
+    actual = pipeline.read_record
+    monkeypatch.setattr(pipeline, "read_record", read)
     service = Service()
     whole, deep, part = records(3)
     part = Record(*(getattr(part, name) for name in part.__struct_fields__[:-1]), "half of it is missing")

@@ -5,9 +5,9 @@ from uuid import uuid4
 import pytest
 
 from outbox_relay import handled, initial
+from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.handled import Handled
 from outbox_relay.identity import digest, identity
-from outbox_relay.ledger import Ledger
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
 
@@ -57,33 +57,33 @@ def test_what_is_kept_has_a_limit(monkeypatch):
 
 def test_a_row_is_handled_when_its_transaction_and_all_before_it_are_acknowledged_and_no_sooner():
     store, keys = Handled(uuids=True), uuids(3)
-    ledger = Ledger(ORIGIN, handled=store)
+    acks = Acknowledgements(ORIGIN, handled=store)
     transactions = []
     for number, key in enumerate(keys):
-        transaction = ledger.begin(10 * number + 10, 0)
+        transaction = acks.begin(10 * number + 10, 0)
         transaction.rows, transaction.keys = 1, [key]
-        ledger.end(transaction, 10 * number + 15)
+        acks.end(transaction, 10 * number + 15)
         transactions.append(transaction)
-    ledger.pack(transactions[2])
+    acks.pack(transactions[2])
     for acknowledged, expected in ((1, 0), (0, 2), (2, 3)):
         transactions[acknowledged].delivered(None, None)
-        ledger.advance()
+        acks.advance()
         store.gather(10)
         assert store.keys() == set(keys[:expected])
 
 
 def test_a_row_that_was_found_on_its_topic_is_handled_and_a_dead_one_is_not():
     store, keys = Handled(uuids=True), uuids(2)
-    ledger = Ledger(ORIGIN, handled=store)
-    transaction = ledger.begin(10, 0)
+    acks = Acknowledgements(ORIGIN, handled=store)
+    transaction = acks.begin(10, 0)
     for key, leave in zip(keys, (transaction.skip, transaction.leave), strict=True):
         transaction.rows += 1
         transaction.keys.append(key)
         leave(ROW)
-    ledger.end(transaction, 15)
+    acks.end(transaction, 15)
     store.gather(10)
     assert store.keys() == {keys[0]}
-    assert ledger.confirmed_lsn == 15
+    assert acks.confirmed_lsn == 15
 
 
 def test_a_uuid_is_a_row_and_a_number_is_one_with_its_content_only():

@@ -203,7 +203,7 @@ def test_a_stack_is_joined_by_variables(tmp_path: Path) -> None:
         dsns={"account": "postgresql://settle@127.0.0.1:2/account"},
     )
     stack_json.write(state)
-    assert stack_json.read(tmp_path) == state
+    assert stack_json.read_state(tmp_path) == state
     assert stack_json.environment(state) == {
         "SETTLE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
         "SETTLE_ACCOUNT_DSN": "postgresql://settle@127.0.0.1:2/account",
@@ -216,7 +216,7 @@ def test_a_stack_is_joined_by_variables(tmp_path: Path) -> None:
 def test_an_unreadable_stack_json_is_no_stack(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "stack.json").write_text(content)
-    assert stack_json.read(tmp_path) is None
+    assert stack_json.read_state(tmp_path) is None
     with pytest.raises(NotRunning, match="no stack is running"):
         stack_json.running(tmp_path)
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from processors.runtime import outbox
+from processors.runtime import outbox_rows
 from processors.runtime.messages import Emitted
 from processors.runtime.rows import Rows, write_rows
 
@@ -21,4 +21,4 @@ async def known(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set
 async def write(connection: AsyncConnection, emitted: Sequence[Emitted]) -> None:
     """Write checks and their events."""
     rows = [(one.event.payment_id, one.event.suspicious) for one in emitted]
-    await write_rows(connection, _CHECKS.insert(rows), outbox.insert("fraud", emitted))
+    await write_rows(connection, _CHECKS.insert(rows), outbox_rows.insert("fraud", emitted))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from broker import lifeline
 from broker.clients import idempotent_producer
-from broker.topics import existing_topics
+from broker.provision import existing_topics
 from cli.main import app
 from outbox_relay import published, publisher
 from outbox_relay.status import outbox_status

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import pytest
 
-from operations.audit import read
+from operations.audit import sides
 from operations.audit.story import AccountSide, NotificationSide, PaymentSide, ProviderSide, SagaSide, Story
 
 FIRST, SECOND, THIRD = (UUID(int=number) for number in range(3))
-QUERIES = dict(read._SOURCES)
+QUERIES = dict(sides._SOURCES)
 
 
 class Cursor(list):
@@ -22,7 +22,7 @@ class Cursor(list):
 
     def execute(self, query):
         assert query == QUERIES[self._service]
-        assert self.itersize == read.FETCH_ROWS
+        assert self.itersize == sides.FETCH_ROWS
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def stories(monkeypatch):
             asked.append(service)
             return nullcontext(SimpleNamespace(cursor=lambda _: Cursor(service, rows.get(service, ()))))
 
-        monkeypatch.setattr(read, "session", session)
-        return list(read.stories({service: service for service in QUERIES})), asked
+        monkeypatch.setattr(sides, "session", session)
+        return list(sides.stories({service: service for service in QUERIES})), asked
 
     return stories
 

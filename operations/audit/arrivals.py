@@ -27,9 +27,9 @@ from contracts.postgres import session
 from contracts.services import READ_BY
 from contracts.topics import WITHDRAWAL_EVENTS, consumer_group
 from operations.audit.offenders import Offenders
-from operations.audit.read import FETCH_ROWS
+from operations.audit.sides import FETCH_ROWS
 from operations.audit.spill import BUCKETS, ID_BYTES, Spill
-from processors.runtime.messages import Message, read
+from processors.runtime.messages import Message, read_record
 
 CLOCKS_OFF_S = 300.0
 """How far the clocks of the saga service and the relay may be apart."""
@@ -266,7 +266,7 @@ def _not_stored(connection: psycopg.Connection, events: Sequence[tuple[UUID, UUI
 
 def _readable(record: KafkaMessage) -> Message | None:
     fields = headers.of(record) or []
-    found = read(Record(*_place(record), record.key(), record.value(), fields), _KNOWN)
+    found = read_record(Record(*_place(record), record.key(), record.value(), fields), _KNOWN)
     return found if isinstance(found, Message) else None
 
 

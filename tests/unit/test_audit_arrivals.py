@@ -9,9 +9,9 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.services import READ_BY
-from operations.audit import topics
+from operations.audit import arrivals
+from operations.audit.arrivals import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Kept
 from operations.audit.spill import BUCKETS, PAGE_ENTRIES, Spill
-from operations.audit.topics import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Kept
 
 REQUESTS, OWN = "withdrawal.requests", "withdrawal.events"
 KEPT = _Kept({}, 0.0)
@@ -101,7 +101,7 @@ def test_ids_spread_over_the_buckets():
 def test_an_event_is_not_lost_where_its_id_is_on_a_topic_at_any_place():
     one = uuid7()
     held = on_topic((one, REQUESTS, 1, 7))
-    assert list(topics._lost(stored((one, "WithdrawalRequested", REQUESTS, 0, 3)), held, KEPT)) == []
+    assert list(arrivals._lost(stored((one, "WithdrawalRequested", REQUESTS, 0, 3)), held, KEPT)) == []
 
 
 def test_lost_events_are_named_with_their_place():
@@ -111,7 +111,7 @@ def test_lost_events_are_named_with_their_place():
         (own, "WithdrawalCompleted", None, -1, -1),
         (new, "New", None, -1, -1),
     )
-    assert set(topics._lost(events, on_topic(), KEPT)) == {
+    assert set(arrivals._lost(events, on_topic(), KEPT)) == {
         f"{PAYMENT}: WithdrawalRequested is in the event store, but not on its topic ({REQUESTS}/2@3)",
         f"{PAYMENT}: WithdrawalCompleted is in the event store, but not on {OWN}",
         f"{PAYMENT}: an event is in the event store, but not on {OWN}",
@@ -119,14 +119,14 @@ def test_lost_events_are_named_with_their_place():
 
 
 def test_the_first_type_and_topic_are_told_from_none():
-    (said,) = topics._lost(stored((uuid7(), _TYPES[0], _TOPICS[0], 0, 0)), on_topic(), KEPT)
+    (said,) = arrivals._lost(stored((uuid7(), _TYPES[0], _TOPICS[0], 0, 0)), on_topic(), KEPT)
     assert said == f"{PAYMENT}: {_TYPES[0]} is in the event store, but not on its topic ({_TOPICS[0]}/0@0)"
 
 
 @pytest.mark.parametrize(("offset", "lost"), [(4, False), (5, True), (6, True)])
 def test_what_a_partition_has_dropped_is_not_lost(offset, lost):
     kept = _Kept({(REQUESTS, 0): 5}, 0.0)
-    found = list(topics._lost(stored((uuid7(), "WithdrawalRequested", REQUESTS, 0, offset)), on_topic(), kept))
+    found = list(arrivals._lost(stored((uuid7(), "WithdrawalRequested", REQUESTS, 0, offset)), on_topic(), kept))
     assert bool(found) == lost
 
 
@@ -134,7 +134,9 @@ def test_what_a_partition_has_dropped_is_not_lost(offset, lost):
 def test_of_the_sagas_own_events_what_is_older_than_the_oldest_record_is_not_lost(after_ms, lost):
     moment_s = 1_800_000_000.0
     one = UUID(int=(int(moment_s * 1000) + after_ms) << 80)
-    found = list(topics._lost(stored((one, "WithdrawalCompleted", None, -1, -1)), on_topic(), _Kept({}, moment_s)))
+    found = list(
+        arrivals._lost(stored((one, "WithdrawalCompleted", None, -1, -1)), on_topic(), _Kept({}, moment_s))
+    )
     assert bool(found) == lost
 
 
@@ -151,15 +153,15 @@ def test_a_record_that_was_read_belongs_into_the_event_store(topic, offset, conf
     one = uuid7()
     known = {} if confirmed is None else {(topic, 1): confirmed}
     held = on_topic((one, topic, 1, offset))
-    assert list(topics._strangers(stored(), held, known)) == ([(topic, 1, offset)] if stranger else [])
-    assert list(topics._strangers(stored((one, "WithdrawalRequested", REQUESTS, 0, 0)), held, known)) == []
+    assert list(arrivals._strangers(stored(), held, known)) == ([(topic, 1, offset)] if stranger else [])
+    assert list(arrivals._strangers(stored((one, "WithdrawalRequested", REQUESTS, 0, 0)), held, known)) == []
 
 
 @pytest.mark.parametrize("spelled", [str, lambda one: str(one).upper(), lambda one: one.hex])
 def test_an_id_is_the_same_however_it_is_spelled(spelled):
     one = uuid4()
     headers = [("eventType", b"WithdrawalRequested"), ("id", spelled(one).encode())]
-    assert topics._message_id(Record(headers=headers)) == one
+    assert arrivals._message_id(Record(headers=headers)) == one
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_an_id_is_the_same_however_it_is_spelled(spelled):
 def test_what_the_saga_cannot_store_has_no_id(headers):
     record = Record()
     record._fields = (*record._fields[:3], headers, *record._fields[4:])
-    assert topics._message_id(record) is None
+    assert arrivals._message_id(record) is None
 
 
 def test_of_several_headers_with_one_name_the_last_one_counts():
@@ -190,7 +192,7 @@ def test_of_several_headers_with_one_name_the_last_one_counts():
         ("eventType", b"PaymentFailed"),
         ("id", last.hex.encode()),
     ]
-    assert topics._message_id(Record(headers=headers)) == last
+    assert arrivals._message_id(Record(headers=headers)) == last
 
 
 def body(**changed):
@@ -211,9 +213,9 @@ class Saga:
         self._missing, self._contents = set(missing), contents
 
     def execute(self, sql, values):
-        if sql == topics._CONTENTS:
+        if sql == arrivals._CONTENTS:
             return SimpleNamespace(fetchall=lambda: list(self._contents))
-        assert sql == topics._NOT_STORED
+        assert sql == arrivals._NOT_STORED
         return [(one,) for one in values[0] if one in self._missing]
 
 
@@ -224,8 +226,8 @@ def strangers(monkeypatch, saga, records, places):
         asked.append((set(names), starts, ends))
         return iter(records)
 
-    monkeypatch.setattr(topics, "scan", scan)
-    return list(topics._not_excused(saga, "kafka:9092", places)), asked
+    monkeypatch.setattr(arrivals, "scan", scan)
+    return list(arrivals._not_excused(saga, "kafka:9092", places)), asked
 
 
 def test_a_record_that_the_event_store_lacks_is_named(monkeypatch):
@@ -278,7 +280,7 @@ def test_from_when_on_the_sagas_own_events_must_be_there(monkeypatch):
     """From the youngest of the records that are the oldest of their partition; nothing where one is empty."""
     first = {(OWN, 0): 0, (OWN, 1): 5, (OWN, 2): 6, (REQUESTS, 0): 7}
     moments = {(OWN, 1): 1_000, (OWN, 2): 2_000}
-    monkeypatch.setattr(topics, "Offsets", lambda _: SimpleNamespace(first=lambda _: dict(first)))
+    monkeypatch.setattr(arrivals, "Offsets", lambda _: SimpleNamespace(first=lambda _: dict(first)))
 
     def scan(_, names, starts):
         assert names == [OWN]
@@ -286,17 +288,17 @@ def test_from_when_on_the_sagas_own_events_must_be_there(monkeypatch):
         assert offset == first[place]
         yield from [Record(timestamp_ms=moments[place])] if place in moments else []
 
-    monkeypatch.setattr(topics, "scan", scan)
-    assert topics._kept("kafka:9092") == _Kept(first, 2.0 + topics.CLOCKS_OFF_S)
+    monkeypatch.setattr(arrivals, "scan", scan)
+    assert arrivals._kept("kafka:9092") == _Kept(first, 2.0 + arrivals.CLOCKS_OFF_S)
     del moments[OWN, 1]
-    monkeypatch.setattr(topics, "time", SimpleNamespace(time=lambda: 1_000.0))
-    assert topics._kept("kafka:9092") == _Kept(first, 1_000.0 + topics.CLOCKS_OFF_S)
+    monkeypatch.setattr(arrivals, "time", SimpleNamespace(time=lambda: 1_000.0))
+    assert arrivals._kept("kafka:9092") == _Kept(first, 1_000.0 + arrivals.CLOCKS_OFF_S)
     for place in ((OWN, 1), (OWN, 2)):
         first[place] = 0
-    assert topics._kept("kafka:9092") == _Kept(first, 0.0)
+    assert arrivals._kept("kafka:9092") == _Kept(first, 0.0)
     first[OWN, 1] = 1
     moments[OWN, 1] = 3_000
-    assert topics._kept("kafka:9092") == _Kept(first, 3.0 + topics.CLOCKS_OFF_S)
+    assert arrivals._kept("kafka:9092") == _Kept(first, 3.0 + arrivals.CLOCKS_OFF_S)
 
 
 class Outboxes:
@@ -305,10 +307,10 @@ class Outboxes:
     def __init__(self, monkeypatch, rows=(), dead=(), missing=()):
         self._rows, self._dead, self._missing = dict(rows), dict(dead), set(missing)
         self.looked_for = []
-        monkeypatch.setattr(topics, "session", lambda dsn, **_: nullcontext(Outbox(self, dsn)))
+        monkeypatch.setattr(arrivals, "session", lambda dsn, **_: nullcontext(Outbox(self, dsn)))
 
     def found(self):
-        found = topics.unpublished({name: name for name in READ_BY})
+        found = arrivals.unpublished({name: name for name in READ_BY})
         return found.count, found.in_words()
 
 
@@ -322,7 +324,7 @@ class Outbox:
         rows = list(self._world._rows.get(self._name, ()))
 
         def execute(query, values):
-            assert query == topics._OUTBOX
+            assert query == arrivals._OUTBOX
             assert values == ([*_TYPES],)
 
         def fetchmany(size):
@@ -332,9 +334,9 @@ class Outbox:
         return SimpleNamespace(execute=execute, fetchmany=fetchmany)
 
     def execute(self, query, values=None):
-        if query == topics._DEAD:
+        if query == arrivals._DEAD:
             return self._world._dead.get(self._name, ())
-        assert (self._name, query) == ("saga", topics._NOT_STORED)
+        assert (self._name, query) == ("saga", arrivals._NOT_STORED)
         asked = list(zip(*values, strict=True))
         self._world.looked_for += asked
         return [(one[0],) for one in asked if one in self._world._missing]
@@ -348,7 +350,7 @@ def test_nothing_is_said_of_outboxes_whose_rows_have_arrived(monkeypatch):
 
 
 def test_each_row_of_an_outbox_that_did_not_arrive_is_named(monkeypatch):
-    monkeypatch.setattr(topics, "FETCH_ROWS", 2)
+    monkeypatch.setattr(arrivals, "FETCH_ROWS", 2)
     here, away = uuid4(), [uuid4() for _ in range(4)]
     junk = (uuid4(), "7", "MoneyDeducted"), (uuid4(), None, "MoneyDeducted")
     rows = [(here, str(PAYMENT), "MoneyDeducted"), *junk, *((one, str(PAYMENT), "MoneyRefunded") for one in away)]
@@ -387,9 +389,9 @@ class Everything:
     def __init__(self, monkeypatch, events=(), records=(), first=(), confirmed=()):
         self.records, self._events, self._first, self._confirmed = list(records), events, first, confirmed
         self.asked, self.scans = None, []
-        monkeypatch.setattr(topics, "session", lambda *_, **__: nullcontext(self))
-        monkeypatch.setattr(topics, "Offsets", lambda _: self)
-        monkeypatch.setattr(topics, "scan", self._scan)
+        monkeypatch.setattr(arrivals, "session", lambda *_, **__: nullcontext(self))
+        monkeypatch.setattr(arrivals, "Offsets", lambda _: self)
+        monkeypatch.setattr(arrivals, "scan", self._scan)
 
     def first(self, _):
         return dict(self._first)
@@ -407,13 +409,13 @@ class Everything:
 
     def execute(self, query, values):
         """Nothing of what is asked for is stored, and no withdrawal is known."""
-        if query == topics._CONTENTS:
+        if query == arrivals._CONTENTS:
             return SimpleNamespace(fetchall=list)
-        assert query == topics._NOT_STORED
+        assert query == arrivals._NOT_STORED
         return [(one,) for one in values[0]]
 
     def found(self):
-        found = topics.differences("saga", "kafka:9092")
+        found = arrivals.differences("saga", "kafka:9092")
         return found.count, found.in_words()
 
 
@@ -425,7 +427,7 @@ class Stored(list):
         self._world = world
 
     def execute(self, query, values):
-        assert query == topics._EVENTS
+        assert query == arrivals._EVENTS
         self._world.asked = values
 
     def close(self):
@@ -463,7 +465,7 @@ def test_what_only_one_of_topics_and_event_store_holds_is_named(monkeypatch):
 
 
 def test_however_many_records_the_event_store_lacks_a_bounded_number_is_read_again_in_one_go(monkeypatch):
-    monkeypatch.setattr(topics, "STRANGERS_MAX", 2)
+    monkeypatch.setattr(arrivals, "STRANGERS_MAX", 2)
     records = [a_record(uuid7(), offset) for offset in range(5)]
     world = Everything(monkeypatch, records=records, confirmed={(REQUESTS, 0): 5})
     assert world.found()[0] == 5
@@ -476,7 +478,7 @@ def test_the_event_store_is_asked_for_what_its_topics_have_not_dropped(monkeypat
     world.found()
     dropped = zip(*(world.asked[f"first_{what}"] for what in ("topics", "partitions", "offsets")), strict=True)
     assert sorted(dropped) == [(OWN, 0, 5), (REQUESTS, 1, 7)]
-    assert world.asked["own_since"] == topics._first_id(2_000.0 + topics.CLOCKS_OFF_S)
+    assert world.asked["own_since"] == arrivals._first_id(2_000.0 + arrivals.CLOCKS_OFF_S)
 
 
 def test_the_clocks_of_saga_and_relay_may_be_five_minutes_apart(monkeypatch):
@@ -484,6 +486,6 @@ def test_the_clocks_of_saga_and_relay_may_be_five_minutes_apart(monkeypatch):
     oldest_s = 1_800_000_000.0
     records = [Record(OWN, 0, 5, timestamp_ms=int(oldest_s * 1000))]
     Everything(monkeypatch, records=records, first={(OWN, 0): 5})
-    kept = topics._kept("kafka:9092")
+    kept = arrivals._kept("kafka:9092")
     for ahead_s, dropped in ((299.9, True), (300.1, False)):
-        assert kept.dropped(None, -1, topics._first_id(oldest_s + ahead_s)) == dropped
+        assert kept.dropped(None, -1, arrivals._first_id(oldest_s + ahead_s)) == dropped

@@ -38,7 +38,7 @@ class Transaction:
     """
 
     __slots__ = (
-        "_ledger",
+        "_acks",
         "acknowledged",
         "commit_lsn",
         "committed_us",
@@ -50,8 +50,8 @@ class Transaction:
         "value_bytes",
     )
 
-    def __init__(self, ledger: "Ledger", commit_lsn: int, committed_us: int, position: bytes) -> None:
-        self._ledger = ledger
+    def __init__(self, acks: "Acknowledgements", commit_lsn: int, committed_us: int, position: bytes) -> None:
+        self._acks = acks
         self.commit_lsn = commit_lsn
         self.committed_us = committed_us
         self.position = (headers.POSITION, position)
@@ -75,14 +75,14 @@ class Transaction:
 
     def unpublishable(self, row: OutboxRow, reason: str) -> None:
         """Kafka will never take this row."""
-        self._ledger.unpublishable(row, self.commit_lsn, reason)
+        self._acks.unpublishable(row, self.commit_lsn, reason)
 
     def delivered(self, error: Any, message: Any) -> None:
         """The delivery report of one of its records, as confluent-kafka calls it."""
         if error is None:
             self.acknowledged += 1
         else:
-            self._ledger.refused(error, message)
+            self._acks.refused(error, message)
 
 
 class Waits:
@@ -105,7 +105,7 @@ class Waits:
         self.sum_s += seconds * rows
 
 
-class Ledger:
+class Acknowledgements:
     """What is on its way, in commit order.
 
     Args:
@@ -116,7 +116,7 @@ class Ledger:
     Attributes:
         confirmed_lsn: everything before it is acknowledged.
         begun_lsn: where the newest transaction that has begun committed.
-        acknowledged_rows, acknowledged_bytes: since the ledger began.
+        acknowledged_rows, acknowledged_bytes: since the acks began.
         waits: is told how long rows were on their way.
         refusal: what Kafka did not take, if anything; nothing moves any more then.
     """
