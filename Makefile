@@ -10,7 +10,7 @@ STACK := $(VENV)/.stack
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-compose mutate lint chaos compare bench bench-relay bench-tracing lock clean
+.PHONY: help demo up test test-compose mutate lint chaos compare bench bench-against bench-relay bench-tracing lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ compare: $(STACK) ## Run five ways to withdraw; rewrites docs/choosing.md
 bench: $(STACK) ## Measure the pipeline and what tracing costs; writes lab/benchmarks/results/
 	@$(BIN)/python -m lab.benchmarks.pipeline
 	@$(BIN)/python -m lab.benchmarks.tracing
+
+bench-against: $(STACK) ## Measure this tree and REV=commit in turn; prints the ratios
+	@test -n "$(REV)" || { echo 'name what to compare with: make bench-against REV=fa4d228'; exit 2; }
+	@$(BIN)/python -m lab.benchmarks.against $(REV) $(AGAINST)
 
 bench-tracing: $(STACK) ## Measure what tracing costs, alone
 	@$(BIN)/python -m lab.benchmarks.tracing
