@@ -90,8 +90,11 @@ def measure(tree: Path, options: Sequence[str]) -> Figures:
     module = next((name for name in MODULES if tree.joinpath(*name.split(".")).with_suffix(".py").exists()), None)
     if module is None:
         raise BenchmarkError(f"a revision without a benchmark: it has none of {', '.join(MODULES)}")
+    # Its references cancel out between the two; earlier revisions have none.
+    folder = tree.joinpath(*module.split(".")).parent
+    without = ["--monolith=0", "--chain=0"] if (folder / "monolith.py").exists() else []
     with tempfile.NamedTemporaryFile(suffix=".json") as figures:
-        command = [sys.executable, "-m", module, "--json", figures.name, *options]
+        command = [sys.executable, "-m", module, "--json", figures.name, *options, *without]
         run = subprocess.run(
             command,
             cwd=tree,

@@ -3,12 +3,15 @@
 Throughput is taken at steady state: the load generator keeps a bounded number of withdrawals under way, and what
 counts is how many were completed, by the saga's own clock, in each of several windows. Latency is taken at a low
 rate: from the moment a request is sent to the commit of its ``WithdrawalCompleted``, as PostgreSQL recorded it.
+
+Machines differ, so both have a reference that is measured in the same run: a monolith's transactions by pgbench,
+before and after, and the bare chain of commits and records that a withdrawal takes.
 """
 
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -27,7 +30,9 @@ import tracing
 from broker.clients import reader
 from contracts.postgres import session
 from contracts.topics import WITHDRAWAL_EVENTS
+from lab.benchmarks.chain import chain_ms
 from lab.benchmarks.machine import write
+from lab.benchmarks.monolith import monolith_per_second
 from operations.audit.run import run as run_audit
 from processors.account.accounts import open_accounts
 from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS, WithdrawalClient
@@ -110,10 +115,15 @@ def main(
     warm_up: Annotated[float, typer.Option(min=1, help="Load before the first window, seconds.")] = 30.0,
     latency: Annotated[float, typer.Option(min=5, help="How long to measure latency, seconds.")] = 20.0,
     sampling: Annotated[float, typer.Option(min=0, max=1, help="Share of withdrawals traced.")] = 0.01,
+    monolith: Annotated[
+        float, typer.Option(min=0, help="How long to run pgbench, before and after; 0: not.")
+    ] = 10,
+    chain: Annotated[int, typer.Option(min=0, help="Bare chains to measure; 0: none.")] = 200,
     output: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = RESULTS,
 ) -> None:
     """Measure the pipeline on an embedded stack."""
     console = Console(highlight=False)
+    references = [_monolith(console, monolith)]
     with tempfile.TemporaryDirectory(prefix="settle-bench-") as folder, SpanCollector(spans_max=0) as collector:
         environment = {"SETTLE_MAILER": "off"}
         if sampling:
@@ -129,6 +139,7 @@ def main(
                 f"latency at {LATENCY_RATE:.0f}/s: {LATENCY_WARM_UP_S:.0f} s to warm up, {latency:.0f} s"
             )
             latency_ms = _latency(stack, latency)
+            bare_ms = chain_ms(stack.state.dsns["saga"], stack.state.kafka_bootstrap, chain) if chain else None
             console.print(f"load for {warm_up:.0f} s to warm up, then {repeats} windows of {window:.0f} s")
             rates, cost_us = _throughput(stack, warm_up, window, repeats)
             console.print("audit")
@@ -137,11 +148,14 @@ def main(
                 name: psutil.Process(pid).memory_info().rss / 1e6 for name, pid in stack.state.pids.items()
             }
         tracing.shutdown()
+    references.append(_monolith(console, monolith))
     result = {
         "withdrawals_per_second": round(statistics.median(rates)),
         "spread": {"min": round(min(rates)), "max": round(max(rates)), "windows": [round(rate) for rate in rates]},
         "latency_ms": {name: round(value, 1) for name, value in latency_ms.items()},
         "latency_at_rate": LATENCY_RATE,
+        **_beside_monolith(rates, [rate for rate in references if rate is not None]),
+        **_beside_chain(latency_ms["p50"], bare_ms),
         "audit_ok": audit.ok,
         "withdrawals": audit.withdrawals,
         "sampling": sampling,
@@ -154,6 +168,34 @@ def main(
     if not audit.ok:
         console.print([check for check in audit.checks if not check.ok])
         raise typer.Exit(1)
+
+
+def _monolith(console: Console, seconds: float) -> float | None:
+    if not seconds:
+        return None
+    console.print(f"monolith: pgbench for {seconds:.0f} s on a server of its own")
+    return monolith_per_second(seconds)
+
+
+def _beside_monolith(rates: Sequence[float], references: Sequence[float]) -> dict[str, Any]:
+    """Throughput by that of the monolith; the spread is of the windows and of the runs of pgbench."""
+    if not references:
+        return {}
+    reference = statistics.mean(references)
+    return {
+        "monolith_per_second": [round(one) for one in references],
+        "monolith_ratio": round(statistics.median(rates) / reference, 3),
+        "monolith_ratio_spread": [
+            round(min(rates) / max(references), 3),
+            round(max(rates) / min(references), 3),
+        ],
+    }
+
+
+def _beside_chain(p50_ms: float, bare_ms: float | None) -> dict[str, Any]:
+    if bare_ms is None:
+        return {}
+    return {"bare_chain_ms": round(bare_ms, 1), "chain_ratio": round(p50_ms / bare_ms, 2)}
 
 
 def _throughput(
@@ -235,6 +277,10 @@ def _postgres_part(member: psutil.Process) -> str:
     return f"postgres: {title[1]}" if title[:1] == ["settle"] else "postgres"
 
 
+def _listed(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:,}" for rate in rates)
+
+
 def _print(console: Console, result: Mapping[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column(style="bold")
@@ -245,6 +291,15 @@ def _print(console: Console, result: Mapping[str, Any]) -> None:
     table.add_row(f"latency at {LATENCY_RATE:.0f}/s, p50", f"{latency['p50']} ms")
     table.add_row("  p95", f"{latency['p95']} ms")
     table.add_row("  p99", f"{latency['p99']} ms")
+    if "monolith_ratio" in result:
+        low, high = result["monolith_ratio_spread"]
+        table.add_row("monolith's a second, before and after", _listed(result["monolith_per_second"]))
+        table.add_row(
+            "  throughput by the monolith's", f"{result['monolith_ratio']:.2f} ({low:.2f} to {high:.2f})"
+        )
+    if "chain_ratio" in result:
+        table.add_row("bare chain: 5 commits, 5 records", f"{result['bare_chain_ms']} ms")
+        table.add_row("  p50 by the bare chain's", f"{result['chain_ratio']:.2f}")
     table.add_row(
         f"audit of all {result['withdrawals']:,}",
         f"{result['withdrawals']:,} " + ("ok" if result["audit_ok"] else "OFF"),

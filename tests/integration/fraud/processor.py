@@ -22,7 +22,7 @@ class FraudProcessor(Processor):
 
     async def process(self, batch: Batch) -> None:
         """Read, decide, write."""
-        async with batch.transaction(self.database) as connection:
+        async with self.transaction(batch) as connection:
             known = await store.known(connection, payment_ids(batch.messages))
             emitted = decide(batch.messages, known, datetime.now(UTC))
             await store.write(connection, emitted)
