@@ -19,7 +19,7 @@ EVENT_TYPE = "eventType"
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
-"""W3C trace context of whoever published the message (:func:`tracing.read_context`)."""
+"""W3C trace context of the message's publisher (:func:`tracing.read_context`)."""
 
 POSITION = "position"
 """Source database of the row and its position (LSN) there: ``1f0c9a3e:16/B374D848``. Only the relay reads it."""

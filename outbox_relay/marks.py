@@ -58,8 +58,8 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
         Whether any of them are.
 
     Raises:
-        SetupError: nobody can tell which are to be published.
-        PublishError: their topics do not tell.
+        SetupError: it cannot be determined which are to be published.
+        PublishError: their topics cannot be read.
     """
     table = find_table(connection)
     if not table.is_marked or connection.execute(_HAS_UNDECIDED).fetchone() is None:
@@ -81,11 +81,11 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
         with connection.transaction():
             in_each_partition(connection, _UNMARK, open_)
             in_each_partition(connection, MARK, done)
-    if rule.untold:
+    if rule.skipped:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: set their "
             "published_at to NULL",
-            rows=rule.untold,
+            rows=rule.skipped,
         )
     return any_open
 

@@ -1,4 +1,4 @@
-"""The replication slot: found, made, or given up; and what was committed before a new one.
+"""The replication slot: lookup, creation and removal; and the rows committed before a new one.
 
 A new slot starts at *now*, so rows that were committed earlier would be lost. Therefore the slot is made in
 two steps: a temporary one, whose snapshot shows exactly the rows that its stream will not, and when Kafka has
@@ -73,7 +73,7 @@ def usable(connection: Connection, name: str) -> str | None:
 
 
 def drop_slot(connection: Connection, name: str) -> bool:
-    """Have the server forget a slot, and let go of the log that it keeps; False where there is none.
+    """Drop a slot, so that the server releases the log it retains; False where there is none.
 
     Raises:
         SlotBusyError: somebody reads it.

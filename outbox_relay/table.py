@@ -1,4 +1,4 @@
-"""The outbox table as its database describes it: columns, order of rows, and the lock of whoever reads it."""
+"""The outbox table as its database describes it: columns, order of rows, and the lock of its reader."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ IS_LOCKED = f"""
 # started first inserted last; with other IDs the start of the transaction is the best there is.
 _ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr(id::text, 15, 1) = '7'), true) FROM public.outbox"
 
-# A time without a zone is in the zone of whoever wrote it, which nobody knows: as early as it can have been.
+# A time without a zone is in the writer's zone, which is unknown: the earliest possible instant is taken.
 _CREATED_US = {
     "timestamptz": "(extract(epoch FROM created_at) * 1000000)::int8",
     "timestamp": "((extract(epoch FROM created_at) - 14 * 3600) * 1000000)::int8",

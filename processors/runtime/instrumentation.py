@@ -1,6 +1,6 @@
 """Spans, metrics and failpoints of a batch: context managers around the stages of its pipeline.
 
-Each message of a traced withdrawal gets a ``process`` span of its own, child of whoever sent that message, so
+Each message of a traced withdrawal gets a ``process`` span of its own, child of that message's sender, so
 traces never mix. What is done once for the whole batch (a transaction, a call) appears below each of them with
 the same times (:mod:`processors.runtime.hops`). Where a batch carries several traced messages, a batch span links
 to them all, and each of them links to the batch.

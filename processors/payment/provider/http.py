@@ -1,6 +1,6 @@
 """An HTTP client of a payment provider: bounded connections, a time limit per call and a circuit breaker.
 
-Every call carries the payment ID as its idempotency key. Only an answer with the outcome of the payment counts: all
+Every call carries the payment ID as its idempotency key. Only an answer with the outcome of a payment counts: all
 else (no connection, no answer in time, a status other than 200, a body that is invalid or endless) leaves the
 outcome unknown, and the call is retried.
 """
