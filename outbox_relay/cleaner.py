@@ -72,7 +72,7 @@ SUSPECT_ROWS = 1_000
 HAND_OVER_ROWS = 5_000
 # How long their acknowledgement is waited for, with the snapshot held.
 HAND_OVER_WAIT_S = 30.0
-# Space is used again once it is vacuumed. The server does that by itself, but looks at a database once a minute.
+# Space is reused once it is vacuumed. Autovacuum does that too, but visits a database only once a minute.
 VACUUM_ROWS = 50_000
 # Another session's lock on the table takes precedence over cleaning.
 LOCK_WAIT = "5s"
@@ -323,7 +323,7 @@ class Cleaner:
         if self._stop.is_set():
             raise StopRequestedError("stopped while rows were looked for that the stream did not bring")
 
-    # What there is to know.
+    # Coverage and lag.
 
     def _look_at_publication(self, connection: psycopg.Connection[Any]) -> None:
         """Repair the publication if it does not cover the table, or report the statements to run."""

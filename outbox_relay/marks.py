@@ -1,4 +1,4 @@
-"""The mark on published rows, which those who poll a table set: its column, and the rows older than the mark."""
+"""The mark on published rows, which the polling reader sets: its column, and the rows older than the mark."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
 
 _ADD = "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz"
 _INDEX = "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL"
-# A default is there for all rows at once, without rewriting them: nobody who writes is held up.
+# A default applies to all rows at once, without rewriting them: no writer is blocked.
 _ADD_UNDECIDED = f"{_ADD} DEFAULT '-infinity'"
 _DROP_DEFAULT = "ALTER TABLE public.outbox ALTER COLUMN published_at DROP DEFAULT"
 _UNDECIDED = sql.SQL("published_at = '-infinity'")
@@ -91,7 +91,7 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
 
 
 def in_each_partition(connection: psycopg.Connection[Any], statement: LiteralString, places: Places) -> int:
-    """Do something with rows by their places; with how many it was done."""
+    """Run a statement on rows by their places, partition by partition; returns how many were affected."""
     done = 0
     by_partition = defaultdict(list)
     for partition, place in places:

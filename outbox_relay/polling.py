@@ -34,7 +34,7 @@ POLL_ROWS = 2_000
 ACKNOWLEDGE_WAIT_S = 30.0
 PUSH_WAIT_S = 0.1
 REMOVE_ROWS = 10_000
-# How often it is looked how much log a slot keeps that nobody reads.
+# How often the log retained by an unused slot is measured.
 MEASURE_INTERVAL_S = 5.0
 
 _AND_NOT_DEAD = sql.SQL(

@@ -162,7 +162,7 @@ def tail_ids(
                 fields: dict[str, Any] = dict(headers.of(record) or ())
                 position = fields.get(headers.POSITION)
                 if origin.has_confirmed(position):
-                    # Its row does not come again, and would be waited for.
+                    # Its row is not read again, so the ID would never be removed from the set.
                     tails = [tail for tail in tails if tail.partition != record.partition()]
                 elif (row_id := fields.get(headers.ID)) is not None:
                     event_type = fields.get(headers.EVENT_TYPE)

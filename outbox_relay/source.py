@@ -86,7 +86,7 @@ class Source:
         expects_leftovers: such rows are being looked for.
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
         lost_slot: why the slot has to be recreated, if so.
-        confirmed_lsn: where the slot can stand at the most, as nobody else has read it meanwhile; None: not known.
+        confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
     """
 
@@ -329,7 +329,7 @@ class Source:
             if isinstance(refusal, UnpublishableError):
                 self.quarantine(refusal)
             elif isinstance(refusal, BatchRefusedError):
-                # Send what was on its way once more, each row in a batch of its own.
+                # Resend what was in flight, each row in a batch of its own.
                 self._one_by_one_until = max(self.acks.newest_lsn, 1)
             else:
                 raise refusal from None

@@ -56,7 +56,7 @@ UNMARKED = sql.SQL("published_at IS NULL")
 
 @dataclass(frozen=True)
 class Table:
-    """What the outbox is like.
+    """A description of the outbox table.
 
     Attributes:
         columns: their types by name.
@@ -71,7 +71,7 @@ class Table:
 
     @property
     def key(self) -> Key:
-        """What a row is known by once it is handled."""
+        """The key by which a handled row is known."""
         return _row_id if self.has_uuids else digest
 
     @property
@@ -114,10 +114,10 @@ def find_table(connection: Connection) -> Table:
 
 
 def lock(connection: Connection) -> None:
-    """Be the only relay of this outbox, for as long as the connection lives.
+    """Take the advisory lock of the only relay of this outbox, for as long as the connection lives.
 
     Raises:
-        SlotBusyError: another relay is.
+        SlotBusyError: another relay holds it.
     """
     if not scalar(connection, _LOCK):
         raise SlotBusyError("another relay reads this outbox; standing by")
@@ -166,7 +166,7 @@ def select_rows(
 
 
 def oldest_us(connection: Connection, table: Table) -> int:
-    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if nobody knows."""
+    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if unknown."""
     if table.created_us is None:
         return 0
     query = sql.SQL("SELECT min({}) FROM public.outbox").format(table.created_us)

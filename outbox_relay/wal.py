@@ -31,7 +31,7 @@ from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import Table, find_origin, find_table, lock, may_delete
 
-# A source that has caught up rests before it reads again, the longer the more is coming in: a burst of tens of
+# A source that has caught up pauses before it reads again, longer at higher rates: a burst of tens of
 # rows costs broker, database and relay a fraction of what the rows one by one do. At 20 rows/s it is nothing, at
 # 500 rows/s 2.5 ms, from 3,000 rows/s on 15 ms, which at such a rate is hardly noticed.
 REST_S_PER_RATE = 5e-6
@@ -40,10 +40,10 @@ RATE_WINDOW_S = 0.1
 
 # How long a push waits for acknowledgements before it looks for new rows again; a healthy broker needs 1-2 ms.
 PUSH_WAIT_S = 0.005
-# With Kafka away the looks become rarer, down to this.
+# While Kafka is unavailable polls become rarer, down to this interval.
 ACK_LOOK_INTERVAL_MAX_S = 0.1
 
-# The keys of a transaction that goes on are packed when there are so many.
+# The keys of a running transaction are packed when there are so many.
 PACK_ROWS = 1_000
 # While rows are looked for that did not come, how often it is looked whether there are some.
 LEFTOVERS_LOOK_S = 0.02
@@ -106,7 +106,7 @@ def stream(source: Source) -> None:
 
 
 def _ensure_publication(source: Source, connection: ReplicationConnection, table: Table) -> None:
-    """Make the publication, or mend it; go on with what it has where only its owner may mend it."""
+    """Create or repair the publication; continue with what it covers where only its owner may repair it."""
     gap = coverage.publication_gap(connection, table)
     if gap is None:
         return
@@ -158,7 +158,7 @@ def _fill(
     publisher: Publisher,
     publish: Publish,
 ) -> Slot:
-    """Make the slot, and publish what was committed before it."""
+    """Create the slot, and publish what was committed before it."""
     source.making_slot(name)
     rule = initial.rule(
         source.settings.relay_initial,
@@ -284,7 +284,7 @@ class Forwarder:
         acks = self._acks
         written_us = [one.created_us for one in leftovers if one.created_us]
         # Their place is after all that was read, so that whoever reads the topic backwards later does not stop at
-        # them before rows that may come again.
+        # them before rows that may be read again.
         transaction = acks.begin(acks.begun_lsn, min(written_us, default=int(time.time() * 1e6)))
         delivered = transaction.delivered
         for one in leftovers:
@@ -364,7 +364,7 @@ def publish_rows_before(
         source.progress()
         source.raise_if_stopped()
 
-    # These were committed before the slot; where exactly, nobody knows any more.
+    # These were committed before the slot; their exact positions are unknown.
     transaction = acks.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     delivered = transaction.delivered
     for seen, (row, created_us) in enumerate(slot.rows_before(), 1):

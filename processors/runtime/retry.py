@@ -11,7 +11,7 @@ import msgspec
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """When to try again.
+    """Backoff with jitter.
 
     Attributes:
         backoff_s: pauses before each further attempt, seconds; the last one repeats where there is no giving up.
