@@ -1,1 +1,1 @@
-"""Kafka as every part uses it: topics read as a whole, offsets, deliveries, clients that lost their cluster."""
+"""Access to Kafka for every part: clients, delivery, whole-topic reads, offsets, topics, cut-off detection."""

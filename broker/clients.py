@@ -1,6 +1,6 @@
-"""Kafka clients, each made for a purpose: the one place that says where Kafka is and how it is spoken to.
+"""Factories for Kafka clients, one per purpose: the only module that sets ``bootstrap.servers`` and its like.
 
-What a caller needs beside is given as further properties of librdkafka's, which win over those here:
+Callers may pass further librdkafka properties, which override those set here:
 https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
 """
 
@@ -12,13 +12,13 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
-"""For clients whose troubles are told in words of our own."""
+"""For clients whose errors the caller logs itself: librdkafka prints nothing."""
 
 Properties = Mapping[str, Any]
 
-# As every Kafka client in Java does: an account has one partition, whoever writes.
+# The Java clients' default partitioner: an account maps to the same partition for every writer.
 _PARTITIONER = {"partitioner": "murmur2_random"}
-# What matters reaches the caller as an error.
+# Errors that matter are raised to the caller.
 _QUIET = {"log_level": 0}
 
 
@@ -46,7 +46,7 @@ def group_consumer(bootstrap: str, group: str, properties: Properties | None = N
 def reader(
     bootstrap: str, name: str, properties: Properties | None = None, logger: logging.Logger | None = None
 ) -> Consumer:
-    """A consumer that is given its partitions, joins no group (of the name that it says) and commits nothing."""
+    """A consumer with assigned partitions: the group name is only a label, it joins none and commits nothing."""
     return Consumer(
         _with(bootstrap, {"group.id": name, "enable.auto.commit": False}, properties), **_logged(logger)
     )

@@ -1,4 +1,4 @@
-"""Delivery of records to Kafka, each with its own result: where it stands, or why Kafka will never take it."""
+"""Delivery of records to Kafka, each with its own result: the stored record, or why Kafka refuses it for good."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from broker.lifeline import flush
 from broker.records import Record
 
 ANY_PARTITION = -1
-"""The one that the key decides on."""
+"""The partition is chosen from the key."""
 
 REFUSALS = frozenset(
     {
@@ -22,7 +22,7 @@ REFUSALS = frozenset(
         KafkaError._INVALID_DIFFERENT_RECORD,
     }
 )
-"""What Kafka says of the record itself; all else (no broker, no right, no topic) waiting or an operator mends."""
+"""Permanent errors about the record itself; others (no broker, no right, no topic) pass, or an operator acts."""
 
 
 def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | KafkaError]:
@@ -30,10 +30,10 @@ def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Kaf
 
     Args:
         producer: its ``delivery.timeout.ms`` bounds the wait.
-        records: what to write; their offsets do not matter, a partition may be :data:`ANY_PARTITION`.
+        records: what to write; offsets are ignored, a partition may be :data:`ANY_PARTITION`.
 
     Returns:
-        For each record the one that Kafka has, or one of :data:`REFUSALS`.
+        For each record the message as Kafka stored it, or one of :data:`REFUSALS`.
 
     Raises:
         KafkaException: another error; some of the records may have been written.
@@ -41,7 +41,7 @@ def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Kaf
     results = _deliver(producer, records)
     if len(records) > 1:
         for number, result in enumerate(results):
-            if isinstance(result, KafkaError):  # maybe for the sake of others that shared its batch
+            if isinstance(result, KafkaError):  # perhaps because of another record in its batch
                 (results[number],) = _deliver(producer, [records[number]])
     return results
 

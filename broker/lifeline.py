@@ -1,13 +1,13 @@
 """Detection of a client that will never find Kafka again, as distinct from Kafka being away.
 
-librdkafka lets go of every broker that an answer of Kafka's does not name, and a cluster that starts, or goes on
-after it stood still, may for a moment name none. The client then begins anew with its bootstrap servers; or its
-threads race, and it never connects to anything again (librdkafka 2.16 does, and others since 2.12:
-https://github.com/confluentinc/librdkafka/issues/5301). Then only a new client helps.
+librdkafka drops every broker that a metadata response does not name, and a cluster that starts, or resumes after
+a freeze, may briefly name none. The client then falls back to its bootstrap servers; or its threads race, and it
+never connects to anything again (librdkafka 2.16 does, and others since 2.12:
+https://github.com/confluentinc/librdkafka/issues/5301). Only a new client recovers from that.
 
-A client that is connected and not answered is another thing: a broker handles what comes over a connection one
-after the other, so while it holds back an acknowledgement until the replicas have the record, it answers nothing
-else, which takes until the cluster notices that a broker has died. Such a client waits. Imports nothing of ours.
+A client that is connected but gets no response is a different case: a broker handles the requests of a connection
+in order, so while it holds back an acknowledgement until the replicas have the record, it answers nothing else,
+which lasts until the cluster notices that a broker has died. Such a client waits. Imports nothing of ours.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ ANSWERS_TO_OTHERS = 5
 
 FLUSH_S_MAX = 0.1
 """From 0.2 s on, confluent-kafka's ``flush`` goes on after an error was raised in it, and the next delivery report
-fails for no reason of its own, with a :class:`SystemError`."""
+then fails with an unrelated :class:`SystemError`."""
 
 
 def why_unanswered(bootstrap: str) -> str | None:
-    """What keeps a new client from Kafka, in words; None if nothing does. Takes :data:`ANSWER_S` at the most."""
+    """Why a new client gets no answer from Kafka; None if it gets one. Takes at most :data:`ANSWER_S`."""
     client = admin(bootstrap)
     try:
         known = client.list_topics(timeout=ANSWER_S)
@@ -38,10 +38,10 @@ def why_unanswered(bootstrap: str) -> str | None:
 
 
 def flush(producer: Producer, timeout_s: float) -> int:
-    """Wait until all that a producer was handed is reported on, or the time is over; how much is not.
+    """Wait for the delivery reports of all queued messages, up to the timeout; returns how many are missing.
 
     Raises:
-        KafkaException: the producer has failed for good, and takes nothing more.
+        KafkaException: the producer has failed permanently and accepts no more messages.
     """
     give_up = monotonic() + timeout_s
     while left := producer.flush(min(timeout_s, FLUSH_S_MAX)):
@@ -51,12 +51,12 @@ def flush(producer: Producer, timeout_s: float) -> int:
 
 
 class Lifeline:
-    """Tells a client that is cut off from one that has to wait.
+    """Distinguishes a client that is cut off for good from one that has to wait.
 
     Args:
         bootstrap: ``host:port[,host:port…]``.
-        answers_others: whether Kafka answers a client that is new; without it, one is made and asks.
-        clock: seconds that only grow.
+        answers_others: whether Kafka answers a new client; by default, one is created to ask.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class Lifeline:
         self._answers = 0
 
     def holds(self) -> None:
-        """The client was answered."""
+        """Record that the client was answered."""
         self._answers = 0
 
     def is_cut(self, error: KafkaError) -> bool:
-        """Called again and again while the client is not answered: whether it will never be.
+        """Whether the client will never be answered again; call repeatedly while it gets no answer.
 
-        Takes :data:`ANSWER_S` at the most, and that every :data:`ASK_EVERY_S` only. What counts is answers and not
-        seconds, as a process that stood still has seen neither.
+        Takes at most :data:`ANSWER_S`, once per :data:`ASK_EVERY_S`. Answers are counted rather than seconds, as a
+        process that was frozen has seen neither.
 
         Args:
-            error: how the client's own ``list_topics`` ended.
+            error: what the client's own ``list_topics`` raised.
         """
         if error.code() != KafkaError._TRANSPORT:  # which means that it is connected to no broker
             self.holds()

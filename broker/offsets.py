@@ -1,4 +1,4 @@
-"""The offsets where topics begin and end, and those of a consumer group. For people's tools and audits."""
+"""First and end offsets of topics, and committed offsets of a consumer group. For operators' tools and audits."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from broker.clients import admin
 
 TIMEOUT_S = 15.0
-"""How long an answer may take, and how long a broker that has just started may say that it is not ready."""
+"""Time limit of one request, and for a broker that has just started to become ready."""
 
 RETRY_S = 0.1
 
@@ -38,13 +38,13 @@ T = TypeVar("T")
 
 
 class Offsets:
-    """Asks one Kafka; topics that do not exist have no offsets. Every method raises KafkaException for no answer.
+    """Offset queries; topics that do not exist have none. Every method raises KafkaException for no answer.
 
-    Which topics and partitions there are it asks once, with the first question.
+    Topics and partitions are listed once, with the first query.
 
     Args:
         bootstrap: ``host:port``.
-        client: to ask with; without it, one of its own.
+        client: to query with; by default, one of its own.
     """
 
     def __init__(self, bootstrap: str, client: AdminClient | None = None) -> None:
@@ -66,7 +66,7 @@ class Offsets:
         return {place: offset if offset >= 0 else end[place] for place, offset in found.items()}
 
     def confirmed(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
-        """The next offset that a group has yet to confirm; below zero where it has confirmed nothing."""
+        """The committed offset of a group (the next it will read); below zero where it has committed nothing."""
         places = self._places(topics)
         if not places:
             return {}
@@ -99,7 +99,7 @@ class Offsets:
 
 
 def _patiently(ask: Callable[[], T]) -> T:
-    """The answer, once Kafka no longer says that it is not ready to give it."""
+    """The answer, retried while Kafka replies that it is not ready yet."""
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The topics that there are, and creation of those that are missing."""
+"""The existing topics, and creation of those that are missing."""
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic
@@ -34,8 +34,8 @@ def ensure_topics(
         bootstrap: ``host:port`` of any broker.
         partitions: of each new topic; bounds how many instances of a service share the work.
         replication_factor: copies of each partition; 3 in production.
-        min_insync_replicas: copies that must have a record before its producer is told so; 2 in production.
-        retention_days: how long records are kept, 0 = for ever; dead letters always are.
+        min_insync_replicas: copies that must have a record before it is acknowledged; 2 in production.
+        retention_days: how long records are kept, 0 = forever; dead letters are always kept forever.
 
     Raises:
         KafkaException: the broker does not answer, or refuses.

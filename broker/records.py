@@ -1,4 +1,4 @@
-"""A record as Kafka holds it, and what can be told of it before it is read."""
+"""A record as Kafka holds it, and what is known of it before it is decoded."""
 
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ class Record(msgspec.Struct, frozen=True):
     """A record as Kafka holds it: its place, and its bytes untouched.
 
     Attributes:
-        lacks: what is missing of it and why, where it could not be taken as a whole.
+        lacks: what is missing of it and why, where it could not be read in full.
     """
 
     topic: str
@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def payment_id(self) -> str | None:
-        """Of its withdrawal, where the body can be read that far."""
+        """The payment ID of its withdrawal, where the body can be decoded that far."""
         try:
             found = _BODY.decode(self.value or b"").payment_id
         except (msgspec.MsgspecError, RecursionError):
@@ -65,7 +65,7 @@ _ABOUT = msgspec.json.Decoder(_About)
 
 
 def payment_id_of(record: Record) -> UUID | None:
-    """Which withdrawal a record is about, even one that is wrong in all else; None where that cannot be told."""
+    """The payment ID in a record's body, even if all else in it is invalid; None where there is none."""
     try:
         return _ABOUT.decode(record.value or b"").payment_id
     except (msgspec.MsgspecError, RecursionError):

@@ -1,4 +1,4 @@
-"""A read of whole topics, from their beginning to their end as it is now. For people's tools and audits."""
+"""Reads of whole topics, from their first offset to their present end. For operators' tools and audits."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -21,15 +21,15 @@ def scan(
     starts: dict[tuple[str, int], int] | None = None,
     ends: dict[tuple[str, int], int] | None = None,
 ) -> Iterator[Message]:
-    """Every record that is there now, in order per partition; topics that do not exist are empty.
+    """Every record present now, in order per partition; topics that do not exist are empty.
 
-    Left out is what librdkafka cannot read; services have it among their dead letters.
+    Records that librdkafka cannot read are left out; services have them among their dead letters.
 
     Args:
         bootstrap: Kafka, ``host:port``.
         topics: their names.
         starts: first offset by topic and partition, where only some partitions are wanted, and those from there.
-        ends: the offset that each of these is read up to, where not all that is there is wanted.
+        ends: the offset to read each of these partitions up to, where not everything is wanted.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -44,7 +44,7 @@ def scan(
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 10,
-            # Little of each partition at a time: they come in about evenly, and what is fetched ahead is bounded.
+            # Small fetches per partition: partitions advance about evenly, and prefetched bytes are bounded.
             "fetch.message.max.bytes": FETCH_BYTES,
             "queued.max.messages.kbytes": FETCH_AHEAD_KIB,
         },

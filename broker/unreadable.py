@@ -1,31 +1,31 @@
-"""Records that librdkafka will never read, such as a compressed batch beyond its limits: how to go on after them.
+"""A skip over records that librdkafka can never read, such as a compressed batch beyond its limits.
 
-Left to itself it says so again and again, and reads nothing else of that partition.
+Otherwise the consumer reports the same error forever and reads nothing else of that partition.
 """
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 UNREADABLE = frozenset({KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.MSG_SIZE_TOO_LARGE})
-"""What it says of a batch of records then."""
+"""The errors that it reports for such a batch of records."""
 
 
 class PassOver:
-    """Moves a consumer on, record by record: how many are in a batch knows only who can read it."""
+    """Moves a consumer past unreadable records, one by one: the size of a batch is unknown until it is read."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._passed: dict[tuple[str, int], int] = {}
 
     def __call__(self, topic: str, partition: int, offset: int) -> int:
-        """Pass over one record.
+        """Skip one record.
 
         Args:
             topic: where it is.
             partition: of the topic.
-            offset: the one that librdkafka names, of the first record of the batch.
+            offset: the one that librdkafka reports: that of the batch's first record.
 
         Returns:
-            Its own offset.
+            The offset of the skipped record.
         """
         place = topic, partition
         self._passed[place] = offset = max(offset, self._passed.get(place, -1) + 1)

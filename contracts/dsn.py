@@ -1,4 +1,4 @@
-"""Where databases are, as libpq takes it: URLs, and key-value strings (``host=db1 dbname=account``)."""
+"""Database addresses (DSNs) as libpq takes them: URLs, and key-value strings (``host=db1 dbname=account``)."""
 
 import re
 from typing import Annotated
@@ -25,7 +25,7 @@ def check_dsn(dsn: str) -> str:
     Raises:
         ValueError: it is neither, or a string that names no database.
     """
-    # Imported here: most who read settings need no database.
+    # Imported here: most readers of settings need no database.
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
@@ -34,16 +34,16 @@ def check_dsn(dsn: str) -> str:
         if named or re.match(_URL, dsn):
             return dsn
     except psycopg.ProgrammingError:
-        pass  # what libpq says of it may contain a password
+        pass  # libpq's message may contain a password
     raise ValueError(f"not a database such as {EXAMPLES}")
 
 
 Dsn = Annotated[str, AfterValidator(check_dsn)]
-"""A setting that says where a database is."""
+"""The type of a setting that holds a DSN."""
 
 
 def split_dsns(text: str) -> list[str]:
-    """Several of them: URLs, separated by white space or commas, and key-value strings.
+    """Split a list of DSNs: URLs, separated by white space or commas, and key-value strings.
 
     A key-value string ends with its line, or where one of its keywords comes again.
 

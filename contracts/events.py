@@ -32,11 +32,11 @@ LAST_TIME = datetime(9998, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 """The times that an event may have. Outside of them some time zone, driver or tool cannot say the same instant."""
 
 NESTING_MAX = 64
-"""Arrays and objects within each other, also in fields that nobody reads: parsers differ in how deep they go."""
+"""Nesting depth of arrays and objects, also in fields that are not read: parsers have different limits."""
 
 
 class ContractError(ValueError):
-    """A message that is not what its type promises; the text names the field and the reason."""
+    """A message that violates its type's contract; the text names the field and the reason."""
 
 
 EVENT_TYPES: "dict[str, type[Event]]" = {}
@@ -44,7 +44,7 @@ EVENT_TYPES: "dict[str, type[Event]]" = {}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What every event says about its withdrawal. A subclass declares an event type: once, here or in a service.
+    """The fields common to all events. A subclass declares an event type: once, here or in a service.
 
     Attributes:
         payment_id: names the withdrawal, everywhere; the idempotency key of every step.
@@ -54,9 +54,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         occurred_at: when the service decided it, by the clock of that service; with an offset on the wire, UTC
             once read, and from :data:`FIRST_TIME` to :data:`LAST_TIME`.
         topic: of the type: where it is written.
-        saga_bit: of the type: its place in the set of what the saga service has seen, which is stored; None for
-            what is no part of a story.
-        unusual: of the type: that it says why, which is worth a remark in a trace.
+        saga_bit: of the type: its bit in the stored set of types that the saga service has seen; None for a type
+            that is not part of the saga.
+        unusual: of the type: whether it deviates from the normal course and carries a reason, noted in a trace.
     """
 
     topic: ClassVar[str]
@@ -143,7 +143,7 @@ class PaymentFailed(Event, frozen=True, kw_only=True, gc=False):
 
 
 class CancelRequested(Event, frozen=True, kw_only=True, gc=False):
-    """Someone wishes the withdrawal undone; the payment service decides. Written by ``settle cancel``."""
+    """A cancellation was requested; the payment service decides. Written by ``settle cancel``."""
 
     topic = "payment.requests"
 
@@ -159,7 +159,7 @@ class CancelRefused(Event, frozen=True, kw_only=True, gc=False):
 
 
 class NotificationSent(Event, frozen=True, kw_only=True, gc=False):
-    """The customer was told, with this template, at this address."""
+    """The customer was notified, with this template, at this address."""
 
     topic = "notification.events"
     saga_bit = 7
@@ -169,7 +169,7 @@ class NotificationSent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class NotificationFailed(Event, frozen=True, kw_only=True, gc=False):
-    """The customer could not be told; this undoes nothing."""
+    """The customer could not be notified; nothing is compensated for that."""
 
     topic = "notification.events"
     saga_bit = 8
@@ -180,14 +180,14 @@ class NotificationFailed(Event, frozen=True, kw_only=True, gc=False):
 
 
 class WithdrawalCompleted(Event, frozen=True, kw_only=True, gc=False):
-    """Deducted, paid and told: the end of a withdrawal that went well. Written by the saga service."""
+    """Deducted, paid and notified: the successful end of a withdrawal. Written by the saga service."""
 
     topic = "withdrawal.events"
     saga_bit = 9
 
 
 class WithdrawalCompensated(Event, frozen=True, kw_only=True, gc=False):
-    """Deducted, not paid and refunded: the end of one that did not. Written by the saga service."""
+    """Deducted, not paid and refunded: the compensated end of a withdrawal. Written by the saga service."""
 
     topic = "withdrawal.events"
     saga_bit = 10
@@ -213,12 +213,12 @@ _ENCODER = msgspec.json.Encoder()
 REMEMBERED_MAX = 50_000
 """Texts of a kind that matched their pattern; some 8 MB."""
 
-# JSON may spell the one character that no text column of PostgreSQL takes; a backslash may itself be escaped.
+# JSON may escape U+0000, which no text column of PostgreSQL takes; the backslash may itself be escaped.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _check(field: str, text_type: Any) -> Callable[[str], None]:
-    """A pattern costs as much as the rest of a message, and the same texts come again: each is looked at once."""
+    """A cached pattern check: matching costs as much as decoding the rest, and the same texts recur."""
 
     @lru_cache(REMEMBERED_MAX)
     def check(text: str) -> None:
@@ -287,7 +287,7 @@ def decode(event_type: str, body: bytes) -> Event:
     """
     decoder = _DECODERS[event_type]
     try:
-        # The decoder passes over fields that it does not know, whatever they hold; the event store keeps them.
+        # The decoder ignores unknown fields, whatever they hold; the event store keeps them.
         text = body.decode()
         if ("[" in text or text.find("{", 1) > 0) and _is_nested_too_deeply(text):
             raise RecursionError
@@ -313,7 +313,7 @@ def decode(event_type: str, body: bytes) -> Event:
 
 
 class Withdrawal(Protocol):
-    """Whatever says which withdrawal it is about: an event, or a service's own record of it."""
+    """Anything that identifies a withdrawal: an event, or a service's own record of it."""
 
     @property
     def payment_id(self) -> UUID: ...  # noqa: D102
@@ -326,11 +326,11 @@ class Withdrawal(Protocol):
 
 
 def follow(event_type: type[E], cause: Withdrawal, now: datetime, **details: object) -> E:
-    """The event of a type that follows in the same withdrawal.
+    """A follow-up event in the same withdrawal.
 
     Args:
-        event_type: what happened.
-        cause: what led to it; says which withdrawal.
+        event_type: its type.
+        cause: what led to it; identifies the withdrawal.
         now: when it happened.
         details: the fields that the type has of its own.
     """
@@ -357,7 +357,7 @@ def same_withdrawal(left: Withdrawal, right: Withdrawal) -> bool:
 def request_id(request: WithdrawalRequested) -> str:
     """The message ID of a request: the same for the same request, another one for other contents.
 
-    A request enters without an outbox row to name it, so its contents do (UUID version 5 in the payment ID).
+    A request has no outbox row with an ID, so its contents give it (UUID version 5 in the payment ID).
     """
     contents = f"{request.account_id}|{request.amount_minor}|{request.currency}"
     return str(uuid_utils.uuid5(uuid_utils.UUID(int=request.payment_id.int), contents))

@@ -1,6 +1,6 @@
-"""Failpoints: named places between two steps where a process can be told to die, as a crash there is worst.
+"""Failpoints: named places between two steps where a process can be made to crash, where a crash does most harm.
 
-``SETTLE_FAILPOINT=account.committed`` ends the process the first time it comes by that place, and
+``SETTLE_FAILPOINT=account.committed`` ends the process the first time it reaches that place, and
 ``account.committed:3`` the third time: at once, with exit code 86, without cleaning up, as a crash would. For
 tests and for ``settle chaos``.
 """
@@ -37,10 +37,10 @@ FAILPOINTS: dict[str, str] = {
     "monolith.deducted": "the money is off the balance, COMMIT is not sent",
     "monolith.recorded": "withdrawal, payment and notification are written, COMMIT is not sent",
     "monolith.committed": "all is committed, the caller has no answer",
-    "two-phase-commit.prepared-account": "the account service has promised, the others have not been asked",
-    "two-phase-commit.prepared-payment": "account and payment service have promised",
-    "two-phase-commit.prepared-notification": "all have promised, nothing is decided",
-    "two-phase-commit.decided": "the decision is in the log, nobody has heard it",
+    "two-phase-commit.prepared-account": "the account service has prepared, the others have not been asked",
+    "two-phase-commit.prepared-payment": "account and payment service have prepared",
+    "two-phase-commit.prepared-notification": "all have prepared, nothing is decided",
+    "two-phase-commit.decided": "the decision is in the log, no participant knows it",
     "two-phase-commit.committed-account": "the account service has committed, the others have not",
     "two-phase-commit.committed-payment": "account and payment service have committed",
     "two-phase-commit.committed-notification": "all have committed, the log does not know it",
@@ -55,7 +55,7 @@ FAILPOINTS: dict[str, str] = {
     "naive.deducted": "the deduction is committed, nothing is sent",
     "naive.sent": "the event is sent, the caller has no answer",
 }
-"""Every place by its name, and what has happened there and what has not."""
+"""Every failpoint by its name: what has happened at that point and what has not."""
 
 
 class FailpointError(ValueError):
@@ -68,7 +68,7 @@ _lock = threading.Lock()
 
 
 def arm(text: str | None) -> None:
-    """Choose where this process is to die; None or nothing: nowhere.
+    """Choose the failpoint where this process dies; None or empty: none.
 
     Args:
         text: ``name`` or ``name:count``, the latter for the count-th time.
@@ -86,21 +86,21 @@ def arm(text: str | None) -> None:
 
 
 def arm_from_environment() -> None:
-    """Do what ``SETTLE_FAILPOINT`` says; a process calls this once, at its start.
+    """Arm the failpoint named by ``SETTLE_FAILPOINT``; a process calls this once, at its start.
 
     Raises:
-        FailpointError: it makes no sense.
+        FailpointError: the variable is invalid.
     """
     arm(os.environ.get(VARIABLE))
 
 
 def hit(name: str) -> None:
-    """This place is reached: the end of the process if it is armed; otherwise one comparison (40 ns)."""
+    """Mark a failpoint as reached: ends the process if it is armed; otherwise one comparison (40 ns)."""
     if _armed is not None and name == _armed:
-        _come_by(name)
+        _count_down(name)
 
 
-def _come_by(name: str) -> None:
+def _count_down(name: str) -> None:
     global _left
     with _lock:
         _left -= 1

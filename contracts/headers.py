@@ -1,4 +1,4 @@
-"""The Kafka headers that a message carries.
+"""The names and values of the Kafka headers that a message carries.
 
 They are the ones Debezium's outbox event router writes from the same outbox table, so either relay can
 stand in for the other. Values are UTF-8 text. Where a name repeats, the last one counts.
@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 ID = "id"
-"""UUID of the message: the outbox row's, or for a request the one that its contents give.
+"""UUID of the message: the outbox row's ID, or for a request one derived from its contents.
 
 In any spelling that is one (upper case, without hyphens); compared as a UUID, never as text."""
 
@@ -19,15 +19,15 @@ EVENT_TYPE = "eventType"
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
-"""W3C trace context of whoever published the message (:func:`tracing.read_context`)."""
+"""W3C trace context of the message's publisher (:func:`tracing.read_context`)."""
 
 POSITION = "position"
-"""Which database the row comes from, and where in its log: ``1f0c9a3e:16/B374D848``. Only the relay reads it."""
+"""Source database of the row and its position (LSN) there: ``1f0c9a3e:16/B374D848``. Only the relay reads it."""
 
 # On a message of a dead-letter topic, beside the original's own headers.
 DEAD_LETTER_REASON = "dlq.reason"
 DEAD_LETTER_ERROR = "dlq.error"
-"""The last line of the stack trace, where it took one to find out."""
+"""The last line of the stack trace, where an exception was the cause."""
 
 DEAD_LETTER_TOPIC = "dlq.topic"
 DEAD_LETTER_PARTITION = "dlq.partition"
@@ -35,10 +35,10 @@ DEAD_LETTER_OFFSET = "dlq.offset"
 DEAD_LETTER_SERVICE = "dlq.service"
 DEAD_LETTER_AT = "dlq.at"
 DEAD_LETTER_CUT = "dlq.cut"
-"""What is left of the original, where the dead letter is only a part of it."""
+"""How much of the original is included, where the dead letter is a stub."""
 
 Headers = list[tuple[str, bytes | None]]
-"""As confluent-kafka gives and takes them; a name may repeat, the last one counts."""
+"""Headers in confluent-kafka's form; a name may repeat, the last one counts."""
 
 _UUID = msgspec.json.Decoder(UUID)
 
@@ -61,13 +61,13 @@ def message_id(headers: Headers | None) -> UUID | None:
         return None
 
 
-# Not `message.headers()`: of a name that is not UTF-8, confluent-kafka makes an exception and a list with a hole
-# that ends the process when it is read. A call that the interpreter has specialized does not notice the exception.
+# Not `message.headers()`: for a name that is not UTF-8, confluent-kafka sets an exception and returns a list with
+# a NULL item, which crashes the process when read. A call specialized by the interpreter misses the exception.
 _ask = methodcaller("headers")
 
 
 def of(message: object) -> Headers | None:
-    """The headers of a message of confluent-kafka, asked once; None where the name of one is not UTF-8."""
+    """The headers of a confluent-kafka message, read once; None where the name of one is not UTF-8."""
     try:
         found: Headers = _ask(message) or []
     except SystemError:

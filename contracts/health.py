@@ -1,7 +1,7 @@
-"""The health pages of a running part over HTTP: ``/healthz``, ``/readyz`` and ``/metrics``.
+"""An HTTP server for the health pages of a process: ``/healthz``, ``/readyz`` and ``/metrics``.
 
 The standard library's server in a thread of its own, so that it answers while the rest of the process hangs, and
-needs no web framework. A client that is slow, silent or one of many takes a place for a while and no longer.
+needs no web framework. A client that is slow or silent holds a connection for a limited time only.
 """
 
 import logging
@@ -19,13 +19,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 CONNECTION_S_MAX = 10.0
-"""From a client's connecting to the last byte it takes; a probe needs some milliseconds."""
+"""Time limit from a client's connecting to the last byte it reads; a probe needs some milliseconds."""
 
 CONNECTIONS_MAX = 32
-"""At a time, each with a thread of its own. Beyond, the oldest gives way: whoever comes now is answered."""
+"""Connections at a time, each with a thread of its own. Beyond that the oldest is closed for the newest."""
 
 LOOK_EVERY_S = 0.25
-"""How often it is looked for who has had enough time, and for a wish to close."""
+"""How often connections over their time limit, and a request to close, are looked for."""
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -37,7 +37,7 @@ class AddressError(OSError):
 
 
 class Page(NamedTuple):
-    """What is answered: the HTTP status, and the text."""
+    """A response: the HTTP status, and the text."""
 
     status: int
     text: str | bytes
@@ -78,14 +78,14 @@ class HealthServer:
         return int(self._server.server_address[1])
 
     def close(self) -> None:
-        """Stop answering, cut off whoever is still there, and free the port."""
+        """Stop answering, close open connections, and free the port."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
 
 def check_address(host: str, port: int) -> None:
-    """Try an address that somebody else will listen on; port 0 is always free.
+    """Check that a process started later can listen on an address; port 0 is always free.
 
     Raises:
         AddressError: the address is taken or not ours.
@@ -94,7 +94,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def metrics_page(metrics: Collector, accept: str) -> Page:
-    """The metrics: in OpenMetrics, which has exemplars, for those who ask for it.
+    """The metrics page: in OpenMetrics format, which has exemplars, for clients that accept it.
 
     Args:
         metrics: a registry.
@@ -138,11 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-        """Probes are not news."""
+        """Do not log requests: probes would fill the log."""
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    # No HTTPServer: that one asks the name service for the host's name before it listens.
+    # Not HTTPServer: it resolves the host's name (DNS) before it listens.
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 2 * CONNECTIONS_MAX
@@ -175,7 +175,7 @@ class _Server(ThreadingMixIn, TCPServer):
         self._cut_older_than(0.0)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        if not isinstance(exc_info()[1], OSError):  # that is a client which has gone, or was cut off
+        if not isinstance(exc_info()[1], OSError):  # an OSError is a client that went away or was cut off
             log.exception("a request of %s fails", client_address[0])
 
     def _cut_older_than(self, limit_s: float) -> None:
@@ -184,7 +184,7 @@ class _Server(ThreadingMixIn, TCPServer):
                 self._cut(request)
 
     def _cut(self, request: socket.socket) -> None:
-        """Have its thread find that there is nobody any more."""
+        """Shut the socket down, so that its thread ends."""
         del self._since[request]
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
@@ -199,7 +199,7 @@ def _listen(host: str, port: int) -> _Server:
                 return _Server(family, address)
             except OSError as error:
                 refused = refused or error
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         refused = error
     reason = getattr(refused, "strerror", None) or str(refused or "it has no address")
     raise AddressError(f"nothing can listen on SETTLE_HTTP_HOST={host}, SETTLE_HTTP_PORT={port}: {reason}")

@@ -1,7 +1,7 @@
-"""Money as it is written down: an integer of minor units (cents, yen, fils) with an ISO 4217 currency.
+"""Representation of money: an integer of minor units (cents, yen, fils) with an ISO 4217 currency.
 
-JSON numbers are floats to many readers, so an amount never travels as a decimal fraction; people type and
-read ``100.00``, and these functions stand between the two.
+Many readers parse JSON numbers as floats, so an amount is never sent as a decimal fraction; people type and
+read ``100.00``, and these functions convert between the two.
 """
 
 import re
@@ -16,12 +16,12 @@ DECIMALS: dict[str, int] = {
     for currency in iso4217.Currency
     if currency.exponent in (0, 2, 3) and currency.code not in _FUNDS
 }
-"""How many decimals each currency has that is carried: JPY 0, USD 2, KWD 3."""
+"""The number of decimals of each supported currency: JPY 0, USD 2, KWD 3."""
 
 CURRENCIES = frozenset(DECIMALS)
 
 DECIMALS_USUAL = 2
-"""Of a code that is not carried: it may have ended since, and an event, a mail or an account with it stays."""
+"""Decimals of an unsupported code: it may have been withdrawn, while events, mails and accounts with it remain."""
 
 AMOUNT_MINOR_MAX = 100_000_000
 """The largest amount of one withdrawal in minor units, but for a currency with three decimals."""
@@ -60,7 +60,7 @@ def parse_amount(text: str, currency: str) -> int:
     sign, whole, fraction = match[1], match[2].lstrip("0"), (match[3] or "").rstrip("0")
     if sign == "-" or not (whole or fraction):
         raise MoneyError(f"amount {text} must be more than zero")
-    # By the number of digits first: a number of thousands of them is none that int() would read.
+    # By the number of digits first: int() refuses a number of thousands of them.
     if len(whole) > len(str(most)) or _minor(whole, fraction, decimals) > most:
         raise MoneyError(f"amount {text} is over the limit of {format_amount(most, code)}")
     if len(fraction) > decimals:
@@ -71,7 +71,7 @@ def parse_amount(text: str, currency: str) -> int:
 
 
 def _minor(whole: str, fraction: str, decimals: int) -> int:
-    """Minor units, rounded up: what is left of a fraction counts against the limit."""
+    """Minor units, rounded up: a remaining fraction counts against the limit."""
     return int((whole or "0") + fraction[:decimals].ljust(decimals, "0")) + bool(fraction[decimals:])
 
 
@@ -79,7 +79,7 @@ def parse_currency(text: str) -> str:
     """Read an ISO 4217 code in either case.
 
     Raises:
-        MoneyError: a code that is not carried (:data:`DECIMALS`).
+        MoneyError: the code is not supported (:data:`DECIMALS`).
     """
     code = text.strip().upper()
     if code not in CURRENCIES:
@@ -90,7 +90,7 @@ def parse_currency(text: str) -> str:
 def format_amount(amount_minor: int, currency: str) -> str:
     """Write minor units of a currency as people read them, with commas from a thousand on.
 
-    10000 is ``100.00`` in USD, ``10,000`` in JPY, ``10.000`` in KWD; of a code that is not carried, ``100.00``.
+    10000 is ``100.00`` in USD, ``10,000`` in JPY, ``10.000`` in KWD; in an unsupported code, ``100.00``.
     """
     decimals = DECIMALS.get(currency, DECIMALS_USUAL)
     sign = "-" if amount_minor < 0 else ""

@@ -1,6 +1,6 @@
-"""PostgreSQL connections, each made for a purpose: the one place that opens them, and says when a host is gone.
+"""Factories for PostgreSQL connections, one per purpose, with time limits that detect a vanished host.
 
-Where a DSN names one of the limits itself, that wins: https://www.postgresql.org/docs/current/libpq-connect.html.
+No other module opens one. A limit in the DSN wins: https://www.postgresql.org/docs/current/libpq-connect.html.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ _REACHABLE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # milliseconds
 }
-"""libpq's parameters that notice a host which has vanished, within 25 s."""
+"""libpq's parameters that detect a vanished host within 25 s."""
 
-# A server that reads through a large transaction of others takes in nothing that the relay sends, maybe for hours.
-# Once its buffers are full, the kernel would hang up on a host that is there. The relay finds out by asking anew.
+# A walsender that decodes a large transaction of others reads nothing from its socket, maybe for hours. Once its
+# buffers are full, tcp_user_timeout would close a live connection. The relay asks on a new connection instead.
 _STREAMING = {**_REACHABLE, "tcp_user_timeout": 0}
 
 ConnectionT = TypeVar("ConnectionT", bound=Connection[Any])
@@ -32,9 +32,9 @@ def session(dsn: str, *, autocommit: bool = False) -> Connection: ...
 @overload
 def session(dsn: str, *, autocommit: bool = False, connection_class: type[ConnectionT]) -> ConnectionT: ...
 def session(dsn: str, *, autocommit: bool = False, connection_class: type[Any] = Connection) -> Any:
-    """A session of a command's, or of whoever else asks now and then; it may take as long as the server lets it.
+    """A session for a command or another occasional caller, with no time limit but the server's.
 
-    It is called ``settle`` where neither the DSN nor ``PGAPPNAME`` calls it otherwise.
+    Its ``application_name`` is ``settle`` unless the DSN or ``PGAPPNAME`` gives another.
 
     Raises:
         psycopg.OperationalError: the database does not answer, or turns it away.
@@ -69,7 +69,7 @@ def relay_connection(dsn: str, *, replication: bool) -> Connection:
 
 
 def _parameters(dsn: str, limits: Mapping[str, Any] = _REACHABLE, **named: str) -> dict[str, Any]:
-    """What libpq is told beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
+    """libpq's parameters beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
     about = conninfo_to_dict(dsn)
     unsaid = {limit: value for limit, value in limits.items() if limit not in about}
     return {**unsaid, "client_encoding": "utf8", **named}

@@ -1,4 +1,4 @@
-"""The registry: one record per service. Whatever lists services, topics or databases derives from it."""
+"""The registry of services: one record each, from which every list of services, topics or databases derives."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ class Service:
     Attributes:
         name: also of its consumer group, its role, its database, and its part of the stack.
         reads: the topics that it consumes.
-        emits: the topic that its outbox leaves by: ``<aggregatetype>.events``.
-        failpoints: places of its own where it can be told to die, and what has happened there.
+        emits: the topic that its outbox is published to: ``<aggregatetype>.events``.
+        failpoints: its own failpoints by name, and what has happened there.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Service:
 
     @property
     def aggregate(self) -> str:
-        """What its outbox rows have as their ``aggregatetype``."""
+        """The ``aggregatetype`` of its outbox rows."""
         return self.emits.name.removesuffix(".events")
 
 
@@ -63,7 +63,7 @@ SERVICES = (
     ),
 )
 
-# What is one service's own affair may be declared in its folder, where that is installed; known it is everywhere.
+# An event type that only one service uses may be declared in its folder, where installed; it is known everywhere.
 if find_spec("processors") is not None:
     for _service in SERVICES:
         if find_spec(f"processors.{_service.name}.events") is not None:
@@ -72,7 +72,7 @@ if find_spec("processors") is not None:
 NAMES = tuple(service.name for service in SERVICES)
 
 PROVIDER = "provider"
-"""The bank's side, where it is simulated: a database without an outbox, and with HTTP a process of its own."""
+"""The simulated payment provider: a database without an outbox, and over HTTP a process of its own."""
 
 DATABASES = (*NAMES, PROVIDER)
 
@@ -80,17 +80,17 @@ FOLDERS = {**{name: f"processors.{name}" for name in NAMES}, PROVIDER: "processo
 """The package of each database: its migrations and its grants."""
 
 READ_BY = {service.name: service.reads for service in SERVICES}
-"""What each service reads."""
+"""The topics that each service consumes."""
 
 REQUESTS = (WITHDRAWAL_REQUESTS, PAYMENT_REQUESTS)
-"""What producers write, and no service."""
+"""The topics that only producers write."""
 
 TOPICS = (*REQUESTS, *(service.emits for service in SERVICES))
 
 WRITTEN_BY = {
     event_type.__name__: service.name for service in SERVICES for event_type in service.emits.event_types
 }
-"""Whose outbox an event leaves by; requests and cancellations are written by producers."""
+"""The service that emits each event type; requests and cancellations are written by producers."""
 
 
 def all_topic_names(topics: Iterable[Topic] = TOPICS) -> list[str]:

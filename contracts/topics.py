@@ -1,4 +1,4 @@
-"""The topics: what is said on each, and by what it is keyed."""
+"""Topics: their event types, keys, dead-letter topics and consumer groups."""
 
 from dataclasses import dataclass
 
@@ -41,10 +41,10 @@ NOTIFICATION_EVENTS = Topic("notification.events")
 WITHDRAWAL_EVENTS = Topic("withdrawal.events", key="payment ID")
 
 DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
-"""Of a record on a dead-letter topic: the other topics' limit (Kafka's default, 1 MiB) and room for the reason."""
+"""Maximum size of a dead letter: the other topics' limit (Kafka's default, 1 MiB) plus room for the reason."""
 
 DEAD_LETTERS_HANDLED = "dead-letters.handled"
-"""What people did about dead letters, keyed by the original's place; compacted, read by people's tools."""
+"""Operators' actions on dead letters, keyed by the original's place; compacted, read by operators' tools."""
 
 
 def consumer_group(service: str) -> str:

@@ -1,4 +1,4 @@
-"""Environment variables that are wrong, for a person: which ones, and why."""
+"""Error messages for invalid environment variables, and the check for development defaults in production."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEVELOPMENT, PRODUCTION = ENVIRONMENTS = ("development", "production")
 
 
 class EnvironmentRefusedError(ValueError):
-    """``SETTLE_ENV`` makes no sense, or what is set is not fit for it."""
+    """``SETTLE_ENV`` is invalid, or a value is not allowed in that environment."""
 
 
 PREFIXES = {"TracingSettings": "OTEL_"}
@@ -25,9 +25,9 @@ _SECRET = ("_dsn", "_sources")
 
 
 def complaint(error: ValidationError) -> str:
-    """One line about the variables that settings of ours could not be read from."""
+    """One line that names the invalid variables, and why."""
     prefix = PREFIXES.get(error.title, PREFIX)
-    # The first of each variable: what follows from it is no news.
+    # Only the first error of each variable: the others follow from it.
     wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
     return "; ".join(
         f"{prefix}{name}".upper()
@@ -38,7 +38,7 @@ def complaint(error: ValidationError) -> str:
 
 
 def refuse_development_defaults() -> None:
-    """Refuse a production with a development default in it.
+    """Refuse to run in production with a development default.
 
     Raises:
         EnvironmentRefusedError: ``SETTLE_ENV`` is neither of :data:`ENVIRONMENTS`, or is production with such a

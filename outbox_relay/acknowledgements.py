@@ -1,7 +1,7 @@
-"""The transactions that are on their way to Kafka, and the log position before which all is acknowledged.
+"""Tracking of transactions in flight to Kafka, and of the log position before which all is acknowledged.
 
 Transactions stand in commit order. Acknowledgements arrive in any order across partitions; the position
-moves over a transaction only when it and all before it are complete. Its rows' keys are then noted as handled.
+advances past a transaction only when it and all before it are complete. Its rows' keys then count as handled.
 """
 
 import time
@@ -17,15 +17,15 @@ from outbox_relay.handled import Handled
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
 
-# What Kafka answers to a record that it will never take, however often it is sent.
+# Kafka's permanent errors about a record: retrying never helps.
 NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD))
-# What becomes of records on their way when a session ends: it drops them, and nobody has refused them.
+# Results of records purged when a session ends: dropped by the producer, not refused by Kafka.
 DROPPED = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))
 KEY_SHOWN_BYTES = 60
 
 
 class Transaction:
-    """The rows of one database transaction on their way to Kafka.
+    """The rows of one database transaction in flight to Kafka.
 
     Attributes:
         commit_lsn: where it committed.
@@ -68,7 +68,7 @@ class Transaction:
         self.value_bytes -= len(row.payload or b"")
 
     def leave(self, row: OutboxRow) -> None:
-        """The row that came last is not to be published, and is not handled either."""
+        """The latest row is neither published nor handled (it is quarantined)."""
         self.skip(row)
         if self.keys:
             self.keys.pop()
@@ -86,7 +86,7 @@ class Transaction:
 
 
 class Waits:
-    """How long were rows on their way, from commit to acknowledgement? A histogram.
+    """A histogram of rows' latencies, from commit to acknowledgement.
 
     Attributes:
         counts: rows by the first bound that they did not exceed; one more for those over all bounds.
@@ -100,24 +100,24 @@ class Waits:
         self.sum_s = 0.0
 
     def add(self, seconds: float, rows: int) -> None:
-        """So many rows waited so long."""
+        """Count rows with a latency."""
         self.counts[bisect_left(self.BOUNDS_S, seconds)] += rows
         self.sum_s += seconds * rows
 
 
 class Acknowledgements:
-    """What is on its way, in commit order.
+    """The transactions in flight, in commit order.
 
     Args:
         origin: where the rows come from, and what is confirmed already.
-        waits: is told how long rows were on their way.
-        handled: is told the keys of rows that need not be published any more.
+        waits: receives the latency of rows, from commit to acknowledgement.
+        handled: receives the keys of rows that need not be published any more.
 
     Attributes:
         confirmed_lsn: everything before it is acknowledged.
         begun_lsn: where the newest transaction that has begun committed.
         acknowledged_rows, acknowledged_bytes: since the acks began.
-        waits: is told how long rows were on their way.
+        waits: receives the latency of rows, from commit to acknowledgement.
         refusal: what Kafka did not take, if anything; nothing moves any more then.
     """
 
@@ -139,13 +139,13 @@ class Acknowledgements:
         return transaction
 
     def pack(self, transaction: Transaction) -> None:
-        """Keep the keys of a transaction that goes on in little memory; called every now and then."""
+        """Compact the keys of a transaction that is still running; called now and then."""
         if self._handled is not None:
             transaction.packed.append(self._handled.pack(transaction.keys))
         transaction.keys = []
 
     def end(self, transaction: Transaction, end_lsn: int) -> None:
-        """Its rows are all handed over. One without rows leaves only its position."""
+        """All its rows are handed over. A transaction without rows only advances the position."""
         if transaction.rows:
             transaction.end_lsn = end_lsn
         else:
@@ -154,7 +154,7 @@ class Acknowledgements:
             self.reached(end_lsn)
 
     def reached(self, lsn: int) -> None:
-        """The server has sent everything before ``lsn``: it counts once what was received is acknowledged."""
+        """The server has sent everything before ``lsn``: confirmed once everything received is acknowledged."""
         before_it = len(self._open) - 1
         if before_it >= 0 and not self._open[before_it].end_lsn:
             before_it -= 1  # the last one is still being read and ends after `lsn`
@@ -164,7 +164,7 @@ class Acknowledgements:
             self._open[before_it].end_lsn = max(self._open[before_it].end_lsn, lsn)
 
     def advance(self) -> None:
-        """Move the confirmed position over everything that is complete.
+        """Advance the confirmed position past everything that is complete.
 
         Raises:
             UnpublishableError, BatchRefusedError: Kafka will never take this record, or one of these.
@@ -189,7 +189,7 @@ class Acknowledgements:
     def refused(self, error: Any, message: Any) -> None:
         """Kafka did not take this record.
 
-        What it will never take counts before all else; what it says of the others follows from that.
+        A permanent refusal takes precedence: errors of other records follow from it.
         """
         if error.code() in DROPPED:
             return

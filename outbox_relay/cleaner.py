@@ -1,13 +1,13 @@
-"""Removes published rows from the outbox in the background, and finds those that the stream did not bring.
+"""The cleaner: a background thread that removes published rows from the outbox, and finds rows the stream missed.
 
-A row is removed because its own key is acknowledged (:mod:`outbox_relay.handled`), never because the log went past
-it. So what the log went past without bringing is still there, whatever the reason: the publication did not have
-the table, the slot was advanced, or the row was published by a relay that died before it could remove it. Every
-few seconds such rows are looked for: a transaction takes a snapshot, asks where the log ends, and waits until
-everything before that is acknowledged. What its snapshot still shows did not come with the stream. Those whose ID
-is on its topic are removed; the others are handed to the source, which publishes them.
+A row is removed because its own key is acknowledged (:mod:`outbox_relay.handled`), never because the log position
+is past it. So a row that the stream skipped is still there, whatever the reason: the publication did not have the
+table, the slot was advanced, or the row was published by a relay that died before it could remove it. Every few
+seconds such rows are searched for: a transaction takes a snapshot, reads the end of the log, and waits until
+everything before that is acknowledged. Rows that its snapshot still shows did not come with the stream. Those
+whose ID is on its topic are removed; the others are handed to the source, which publishes them.
 
-The same thread asks whether the publication still covers the table, and how far the relay is behind.
+The same thread checks whether the publication still covers the table, and measures the relay's lag.
 """
 
 import threading
@@ -72,9 +72,9 @@ SUSPECT_ROWS = 1_000
 HAND_OVER_ROWS = 5_000
 # How long their acknowledgement is waited for, with the snapshot held.
 HAND_OVER_WAIT_S = 30.0
-# Space is used again once it is vacuumed. The server does that by itself, but looks at a database once a minute.
+# Space is reused once it is vacuumed. Autovacuum does that too, but visits a database only once a minute.
 VACUUM_ROWS = 50_000
-# Whoever locks the table against us is more important.
+# Another session's lock on the table takes precedence over cleaning.
 LOCK_WAIT = "5s"
 
 _DELETE = "DELETE FROM public.outbox WHERE {} = ANY(%s::{}[])"
@@ -138,7 +138,7 @@ class Cleaner:
             except RelayError as error:
                 self._source.find_gap(str(error))
             except psycopg.Error:
-                pass  # trouble with the database is for the source to tell; here it means to try again later
+                pass  # the source reports database errors; here they mean to retry later
             self._gather()  # what waits is to take little memory
             self._stop.wait(AGAIN_AFTER_S)
 
@@ -211,10 +211,10 @@ class Cleaner:
     # Rows that the stream did not bring.
 
     def _look_for_leftovers(self, connection: psycopg.Connection[Any]) -> bool:
-        """Find rows that should have come and did not; have those published that no topic has.
+        """Find rows that the stream missed; have those published that are on no topic.
 
         Returns:
-            False while the relay is behind: nothing can be said then.
+            False while the relay is behind: missed rows cannot be determined then.
         """
         if self._table.is_marked:
             while (removed := connection.execute(_DELETE_MARKED, (DELETE_ROWS,)).rowcount) > 0:
@@ -241,9 +241,9 @@ class Cleaner:
         return bool(found) and bool(found - self._gather().keys())
 
     def _search(self, connection: psycopg.Connection[Any]) -> None:
-        """Tell apart which of the rows that did not come are on their topics, and hand over the others.
+        """Sort out the missed rows that are on their topics already, and hand over the others.
 
-        Those of a topic that does not exist wait for it, and hold up no others: they have lost their place anyway.
+        Rows of a topic that does not exist wait for it without blocking others: their order is lost anyway.
         """
         source, handled, table = self._source, self._source.handled, self._table
         known, key_of = handled.keys(), table.key
@@ -251,14 +251,14 @@ class Cleaner:
         with closing(Published(source.settings.kafka_bootstrap, self._origin, self._raise_if_stopped)) as topics:
             topics.look_back_to(oldest_us(connection, table))
             on_topic: list[bytes | None] = []
-            buried: list[OutboxRow] = []
+            dead_rows: list[OutboxRow] = []
             missing: list[Leftover] = []
             without_topic: dict[bytes | None, str] = {}
             for row, created_us in self._rows(connection):
                 if (key := key_of(row)) in known or row.aggregate_type in without_topic:
                     continue
                 if dead and contents(row) in dead:
-                    buried.append(row)
+                    dead_rows.append(row)
                     continue
                 try:
                     is_on_topic = _is_on_topic(topics, row, created_us)
@@ -280,7 +280,7 @@ class Cleaner:
         self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
         if self._waits is not None:
             source.find_gap(self._waits)
-        for row in buried:  # of which there are few; their IDs may be NULL, or others' too
+        for row in dead_rows:  # of which there are few; their IDs may be NULL, or others' too
             query = sql.SQL(_DELETE_DEAD).format(is_row(table.columns))
             self._count(connection.execute(query, row[:COLUMNS_REQUIRED]).rowcount)
 
@@ -293,10 +293,10 @@ class Cleaner:
                 yield OutboxRow._make(values), created_us or 0
 
     def _hand_over(self, missing: list[Leftover]) -> None:
-        """Have the source publish rows, and wait until they are acknowledged.
+        """Hand rows to the source for publication, and wait until they are acknowledged.
 
         Raises:
-            PublishError: they are not, for long.
+            PublishError: they are not acknowledged in time.
         """
         if not missing:
             return
@@ -312,7 +312,7 @@ class Cleaner:
             self._gather()
 
     def _gather(self) -> Handled:
-        """Take in what was handled since."""
+        """Collect the keys handled since the last call."""
         handled = self._source.handled
         handled.gather(DELETE_ROWS)
         if self._handed:
@@ -323,17 +323,17 @@ class Cleaner:
         if self._stop.is_set():
             raise StopRequestedError("stopped while rows were looked for that the stream did not bring")
 
-    # What there is to know.
+    # Coverage and lag.
 
     def _look_at_publication(self, connection: psycopg.Connection[Any]) -> None:
-        """Mend the publication where it does not cover the table, or tell what to run."""
+        """Repair the publication if it does not cover the table, or report the statements to run."""
         source = self._source
         if find_table(connection) != self._table:
             source.begin_again("the outbox has other columns now")
         gap = coverage.publication_gap(connection, self._table)
         if gap is not None:
             source.find_gap(str(gap))
-            with suppress(SetupError):  # what to run is told already
+            with suppress(SetupError):  # the statements to run are reported already
                 coverage.mend(connection, gap)
                 source.say("the publication is mended", was=gap.reason)
                 gap = None
@@ -368,4 +368,4 @@ def _is_on_topic(topics: Published, row: OutboxRow, created_us: int) -> bool:
     try:
         return topics.holds(row, created_us, 0)
     except UnpublishableError:
-        return False  # the source finds that out too, and puts it aside
+        return False  # the source finds that out too, and quarantines it

@@ -1,4 +1,4 @@
-"""The columns of an outbox: which it has, of which types, and how each becomes the bytes of a record."""
+"""The columns of an outbox: their types, validation, and conversion to the bytes of a record."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,7 @@
-"""Whether the stream covers the outbox: publication and slot, as the catalogs have them, against the table.
+"""Coverage checks: publication and slot, as in the catalogs, against the outbox table, and their repair.
 
-A publication that no longer matches its table is silent loss: the log is read to its end, and rows are not in what
-is read. So this is asked again and again while a source reads, and what can be mended is mended.
+A publication that no longer matches its table is silent loss: the log is read to its end, but rows are missing. So
+this is checked periodically while a source reads, and repaired where possible.
 """
 
 from dataclasses import dataclass
@@ -53,12 +53,12 @@ _OPTIONS = "publish = 'insert', publish_via_partition_root = true"
 
 @dataclass(frozen=True)
 class Gap:
-    """Why rows of the outbox do not come with the stream, and what mends it.
+    """A reason why rows of the outbox do not come with the stream, and its repair.
 
     Attributes:
         reason: in one line, for a person.
         statements: to be run by the owner of table and publication; none where SQL does not mend it.
-        is_ours: whether what is wrong belongs to the relay, which may then make it anew.
+        is_ours: whether the faulty object belongs to the relay, which may then recreate it.
         is_missing: there is nothing at all to read.
     """
 
@@ -134,12 +134,12 @@ def slot_gap(connection: Connection, name: str) -> Gap | None:
 
 
 def fingerprint(connection: Connection) -> str:
-    """What is other once table or publication have been changed, though they may be as before."""
+    """A value that changes with every change of table or publication, even if it is reverted."""
     return str(_one(connection, _FINGERPRINT, name=sql.Literal(PUBLICATION))[0])
 
 
 def mend(connection: Connection, gap: Gap) -> None:
-    """Run what mends a gap.
+    """Run the statements that repair a gap.
 
     Raises:
         SetupError: the role may not, the database refuses, or SQL does not mend it; the text says what to do.

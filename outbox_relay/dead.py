@@ -1,8 +1,8 @@
-"""The table of dead rows, beside the outbox: those that can never be published, with the reason.
+"""The quarantine of outbox rows that can never be published: the table ``outbox_dead``, with the reason of each.
 
-Only what makes no record, or one that Kafka will never take, comes here (one that is too large, a name that no
-topic can have); all else is waited for. The rows after it go on, so it has lost its place: a person decides
-whether it is published yet. The table takes whatever a row may hold: text of any length, bytes, NULL.
+Only a row that makes no record, or one that Kafka will never accept (too large, an invalid topic name), is
+quarantined; all other errors are waited for. Later rows are published, so its order is lost: an operator decides
+whether it is still published. The table accepts any content of a row: text of any length, bytes, NULL.
 """
 
 from collections.abc import Callable, Collection
@@ -64,7 +64,7 @@ _SINCE = f"""
     SELECT position::text, {_CONTENTS} || coalesce(sha256({{payload}}), '-')
     FROM public.outbox_dead WHERE position >= {{lsn}}::pg_lsn
 """
-_BURY = f"""
+_INSERT_DEAD = f"""
     INSERT INTO public.outbox_dead ({", ".join(COLUMNS)}, position, reason)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
@@ -78,12 +78,12 @@ _TAKE = f"""
 """
 _FORGET = sql.SQL("DELETE FROM public.outbox WHERE {}")
 
-# Of IDs by which a person calls a row, and what stands before the number of one with another ID.
+# The longest ID used as a row's name, and the prefix of the number that names a row with another ID.
 NAME_LENGTH_MAX = 100
 NUMBER = "number:"
 
 DeadRows = AbstractSet[tuple[int, bytes]]
-"""Rows that are not to be published: where each was committed, and what tells it apart (:func:`contents`)."""
+"""Quarantined rows: where each was committed, and what identifies it (:func:`contents`)."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ class DeadRow:
 
     @property
     def name(self) -> str:
-        """What a person calls it by: its ID, or ``number:7`` where that is NULL or cannot be typed."""
+        """The row's name in commands: its ID, or ``number:7`` where that is NULL or cannot be typed."""
         row_id = self.id or ""
         plain = row_id.isascii() and row_id.isprintable() and " " not in row_id and len(row_id) <= NAME_LENGTH_MAX
         return row_id if row_id and plain else f"{NUMBER}{self.number}"
 
 
 class Quarantine:
-    """Puts rows of a database aside, over a connection of its own that is made when the first one comes.
+    """Quarantines rows of a database, over a connection of its own that is opened for the first one.
 
     Args:
         dsn: of the database.
@@ -118,11 +118,11 @@ class Quarantine:
         self._dsn = dsn
         self._connection: psycopg.Connection[Any] | None = None
 
-    def bury(self, error: UnpublishableError) -> None:
-        """Put a row aside; see :func:`bury`."""
+    def add(self, error: UnpublishableError) -> None:
+        """Quarantine a row; see :func:`quarantine`."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._dsn, replication=False)
-        bury(self._connection, error)
+        quarantine(self._connection, error)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -132,7 +132,7 @@ class Quarantine:
 
 
 class _Text(bytes):
-    """Text as the database sent it, to be sent back as it is, whatever the type of its column."""
+    """Text as received from the database, sent back unchanged whatever the type of its column."""
 
 
 class _TextDumper(Dumper):
@@ -141,7 +141,7 @@ class _TextDumper(Dumper):
 
 
 class _LenientLoader(Loader):
-    """Text of a database that does not care for encodings need not be UTF-8."""
+    """A lenient loader: text of a database with encoding SQL_ASCII need not be UTF-8."""
 
     def load(self, data: Buffer) -> str:
         return bytes(data).decode(errors="backslashreplace")
@@ -153,12 +153,12 @@ def has_dead(connection: psycopg.Connection[Any]) -> bool:
 
 
 def bring_up_to_date(connection: psycopg.Connection[Any]) -> None:
-    """Give an old table of dead rows its newest form, where the role may.
+    """Upgrade an old table of dead rows, where the role may.
 
     This is for the start of a session: later, the session's own locks would be waited for.
     """
     if scalar(connection, _IS_NEW) is False:
-        with suppress(psycopg.errors.InsufficientPrivilege):  # the first row that comes says so
+        with suppress(psycopg.errors.InsufficientPrivilege):  # reported when the first row is quarantined
             connection.execute(UPGRADE_TABLE)
 
 
@@ -188,8 +188,8 @@ def not_dead(publish: Publish, dead: DeadRows) -> Publish:
     return publish_living
 
 
-def bury(connection: psycopg.Connection[Any], error: UnpublishableError) -> None:
-    """Put a row into the table of dead rows, which is made if it is missing.
+def quarantine(connection: psycopg.Connection[Any], error: UnpublishableError) -> None:
+    """Insert a row into the table of dead rows, which is created if missing.
 
     Raises:
         SetupError: the role may not, or the table has its old form; the text says what to run.
@@ -209,7 +209,7 @@ def bury(connection: psycopg.Connection[Any], error: UnpublishableError) -> None
             connection.execute(CREATE_TABLE)
         with connection.cursor() as cursor:
             cursor.adapters.register_dumper(_Text, _TextDumper)
-            cursor.execute(_BURY, (*values, format_lsn(error.lsn), reason))
+            cursor.execute(_INSERT_DEAD, (*values, format_lsn(error.lsn), reason))
     except psycopg.errors.InsufficientPrivilege:
         raise _not_allowed(connection, reason, "" if is_new else CREATE_TABLE) from None
 
@@ -219,7 +219,7 @@ def _not_allowed(connection: psycopg.Connection[Any], reason: str, statement: st
     grant = f"GRANT SELECT, INSERT, UPDATE ON public.outbox_dead TO {role}"
     advice = "; ".join(" ".join(part.split()) for part in (statement, grant) if part)
     return SetupError(
-        f"a row can never be published ({reason}), and {role} may not put it aside. Let the owner run: {advice}"
+        f"a row can never be published ({reason}), and {role} may not quarantine it. Let the owner run: {advice}"
     )
 
 
@@ -233,7 +233,7 @@ def dead_rows(connection: psycopg.Connection[Any]) -> list[DeadRow]:
 
 
 def retry(connection: psycopg.Connection[Any], names: Collection[str] | None) -> list[str]:
-    """Put dead rows into the outbox again, as new ones at its end with the same IDs; which those were.
+    """Insert dead rows into the outbox again, as new ones at its end with the same IDs; returns their names.
 
     Args:
         connection: of a role that owns the tables, or may insert and delete.
@@ -246,7 +246,7 @@ def retry(connection: psycopg.Connection[Any], names: Collection[str] | None) ->
 
 
 def discard(connection: psycopg.Connection[Any], names: Collection[str] | None) -> list[str]:
-    """Forget dead rows for good, without publishing them; which those were.
+    """Delete dead rows without publishing them; returns their names.
 
     Args:
         connection: of a role that owns the tables, or may delete.

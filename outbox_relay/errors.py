@@ -1,6 +1,6 @@
-"""The errors that stop a source, and what is to be done about each: one base class, one line of text each.
+"""The relay's exceptions, each of which ends a source's session: one base class, one line of text each.
 
-None of these ends the relay: the source that met one says so, waits and starts again from its slot.
+None of these ends the relay: the source logs it, waits and restarts from its slot.
 """
 
 from outbox_relay.row import OutboxRow
@@ -11,7 +11,7 @@ class RelayError(Exception):
 
 
 class DecodeError(RelayError):
-    """Bytes of the replication stream that are not what the protocol promises."""
+    """Bytes of the replication stream that violate the protocol."""
 
 
 class StreamError(RelayError):
@@ -27,7 +27,7 @@ class OutboxMissingError(RelayError):
 
 
 class SlotBusyError(RelayError):
-    """Another relay reads this outbox; this one stands by until it is free."""
+    """Another relay reads this outbox; this one is a standby until it is free."""
 
 
 class SetupError(RelayError):
@@ -43,11 +43,11 @@ class TopicError(PublishError):
 
 
 class BatchRefusedError(PublishError):
-    """Kafka will never take one of the rows that it was sent in one batch; which one is not known."""
+    """Kafka permanently refuses one of the rows in a batch; which one is not known."""
 
 
 class UnpublishableError(PublishError):
-    """Kafka will never take this row.
+    """Kafka permanently refuses this row, or no record can be made of it.
 
     Attributes:
         row: what was refused.

@@ -1,8 +1,8 @@
-"""The rows that need not be published any more, by their keys, kept until they are out of the table.
+"""The keys of rows that need not be published any more, kept until the rows are removed from the table.
 
-A row is removed because *its* key is here: Kafka has acknowledged it, or its topic was found to hold it. That the
-log went past a row proves nothing, as the log may have gone past without bringing it. A key is the row's UUID; of
-a table with other IDs, the digest of all that a row says (:mod:`outbox_relay.identity`).
+A row is removed because *its* key is here: Kafka has acknowledged it, or its topic was found to hold it. A log
+position past a row proves nothing, as the stream may have skipped it. A key is the row's UUID; of a table with
+other IDs, the digest of all of a row's contents (:mod:`outbox_relay.identity`).
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ class Chunk:
         packed: 16 bytes each for UUIDs, 32 for digests.
         width: how many.
         missing: how many of their rows were not seen in the table yet.
-        looks: how often it was looked for them.
+        looks: how often they were looked for.
     """
 
     packed: bytes
@@ -72,18 +72,18 @@ class Handled:
     # Called by the thread that publishes.
 
     def add(self, keys: Sequence[bytes | None], packed: Sequence[bytes] = ()) -> None:
-        """These need not be published any more: some as they are, some as :meth:`pack` made of them."""
+        """Add keys of rows that need not be published any more: plain, and packed by :meth:`pack`."""
         self._incoming.append((keys, packed))
 
     def pack(self, keys: Sequence[bytes | None]) -> bytes:
-        """Keys in as little memory as may be; a row without an ID, which has none, is known otherwise."""
+        """Keys in compact form; a row without an ID has none, and is identified otherwise."""
         together = b"".join([key for key in keys if key is not None])
         return bytes.fromhex(together.replace(b"-", b"").decode()) if self.uuids else together
 
     # Called by the thread that removes.
 
     def gather(self, chunk_keys: int) -> None:
-        """Take in what was added since, in chunks of so many; forget the oldest where there are too many."""
+        """Collect the keys added since the last call, in chunks of so many; drop the oldest beyond the limit."""
         loose: list[bytes | None] = []
         packed: list[bytes] = []
         while self._incoming:

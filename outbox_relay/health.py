@@ -86,7 +86,7 @@ def serve(host: str, port: int, sources: Sequence[Source]) -> HealthServer:
 
 
 def not_ready(sources: Sequence[Source]) -> list[str]:
-    """A line for each source that should read and does not, or not all, with the reason."""
+    """A line for each source that does not read although it should, or not all rows, with the reason."""
     troubled = [source for source in sources if source.state not in (State.READING, State.STANDBY)]
     lines = [f"{source.name}: {source.reason}" for source in troubled]
     gaps = [f"{source.name}: {source.gap}" for source in sources if source.gap and source not in troubled]
@@ -94,5 +94,5 @@ def not_ready(sources: Sequence[Source]) -> list[str]:
 
 
 def _standby(sources: Sequence[Source]) -> list[str]:
-    """A line for each source that another relay reads: whoever stands by is ready to take over."""
+    """A line for each source that another relay reads: a standby is ready to take over."""
     return [f"{source.name}: {source.reason}" for source in sources if source.state is State.STANDBY]

@@ -1,6 +1,6 @@
-"""What tells a row from all others of its source: its UUID, or where the ID is none, all that it says.
+"""The identity of a row within its source: its UUID, or where the ID is none, a digest of its contents.
 
-A UUID is given out once. Other IDs may be given out again: a table that was made anew, or emptied with its
+A UUID is assigned once. Other IDs may be reused: a table that was recreated, or emptied with its
 sequence, counts from 1.
 """
 
@@ -21,7 +21,7 @@ Key = Callable[[OutboxRow], bytes | None]
 
 
 def contents(row: OutboxRow) -> bytes:
-    """What tells a row from all others, be its ID unique or not; the trace context does not count."""
+    """The contents that identify a row, be its ID unique or not; the trace context does not count."""
     return b"".join(sha256(value).digest() if value is not None else b"-" for value in row[:COLUMNS_REQUIRED])
 
 
@@ -31,7 +31,7 @@ def digest(row: OutboxRow) -> bytes:
 
 
 def identity(row: OutboxRow) -> bytes:
-    """What a row and its record have in common: the 16 bytes of a UUID, or the digest."""
+    """The identity shared by a row and its record: the 16 bytes of a UUID, or the digest."""
     if row.id is not None:
         try:
             return UUID(row.id.decode()).bytes

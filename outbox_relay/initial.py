@@ -1,8 +1,8 @@
-"""The choice of rows that stood in the table before there was a slot, or a mark on what is published.
+"""The rule for rows older than the slot, or than the mark on published rows: which of them to publish.
 
-Where published rows are removed, all that are left, less what the topics hold. A table that keeps its rows has
-mostly rows that were published long ago, and topics forget: there, without a word from a person, only rows are
-published of which the topics can tell that they have not been.
+Where published rows are removed, all that are left, except those on the topics. A table that keeps its rows has
+mostly rows that were published long ago, and topics have a retention: there, unless the operator chose, only rows
+are published that the topics prove to be unpublished.
 """
 
 import re
@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from outbox_relay.errors import SetupError, UnpublishableError
-from outbox_relay.published import NEVER_US, told_since_us
+from outbox_relay.published import NEVER_US, complete_since_us
 from outbox_relay.row import OutboxRow
 from outbox_relay.topic import topic_of
 
@@ -22,37 +22,37 @@ class Rule(Protocol):
     """Which rows are to be published."""
 
     @property
-    def untold(self) -> int:
-        """How many rows were left alone, as their topic may have forgotten them."""
+    def skipped(self) -> int:
+        """How many rows were not published, as their topic may have deleted their records."""
 
     def wants(self, row: OutboxRow, created_us: int | None, /) -> bool:
         """Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is."""
 
 
 def rule(said: str | None, bootstrap: str, now_us: int, *, keeps: bool) -> Rule:
-    """What a person said, or else what is safe.
+    """The operator's rule, or else the safe one.
 
     Args:
-        said: what a person said: of the setting ``relay_initial``.
+        said: the setting ``relay_initial``.
         bootstrap: where the topics are.
         now_us: when the session began, by the database's clock.
         keeps: whether published rows stay in the table.
     """
     if said is not None:
         return parse(said)
-    return AsTopicsTell(bootstrap, now_us) if keeps else Initial(0)
+    return IfTopicComplete(bootstrap, now_us) if keeps else Initial(0)
 
 
 @dataclass(frozen=True)
 class Initial:
-    """What a person said.
+    """The operator's rule.
 
     Attributes:
         since_us: rows written before were published otherwise, microseconds since the Unix epoch.
     """
 
     since_us: int
-    untold: ClassVar[int] = 0
+    skipped: ClassVar[int] = 0
 
     def wants(self, _row: OutboxRow, created_us: int | None) -> bool:
         """Whether the row is to be published; where its time is not known, yes, unless none is."""
@@ -79,8 +79,8 @@ def parse(text: str) -> Initial:
     return Initial(int(since.timestamp() * 1e6))
 
 
-class AsTopicsTell:
-    """The rule for a table that keeps its rows, where nobody said anything.
+class IfTopicComplete:
+    """The rule for a table that keeps its rows, where the operator set none.
 
     Args:
         bootstrap: ``host:port[,host:port…]``.
@@ -88,14 +88,14 @@ class AsTopicsTell:
             the topic is empty.
 
     Attributes:
-        untold: how many rows were left alone, as their topic may have forgotten them.
+        skipped: how many rows were not published, as their topic may have deleted their records.
     """
 
     def __init__(self, bootstrap: str, now_us: int) -> None:
-        self.untold = 0
+        self.skipped = 0
         self._bootstrap = bootstrap
         self._now_us = now_us
-        self._told_since_us: dict[bytes | None, int] = {}
+        self._complete_since_us: dict[bytes | None, int] = {}
 
     def wants(self, row: OutboxRow, created_us: int | None) -> bool:
         """Whether the topic would know the row if it had been published.
@@ -104,13 +104,13 @@ class AsTopicsTell:
             SetupError: the table does not say when rows were written.
             PublishError: the topic does not exist, or Kafka does not answer.
         """
-        since_us = self._told_since_us.get(row.aggregate_type)
+        since_us = self._complete_since_us.get(row.aggregate_type)
         if since_us is None:
             try:
-                since_us = min(told_since_us(self._bootstrap, topic_of(row, 0)), self._now_us)
+                since_us = min(complete_since_us(self._bootstrap, topic_of(row, 0)), self._now_us)
             except UnpublishableError:
-                return True  # it is put aside when it is tried
-            self._told_since_us[row.aggregate_type] = since_us
+                return True  # it is quarantined when it is published
+            self._complete_since_us[row.aggregate_type] = since_us
         if since_us == 0:
             return True
         if created_us is None:
@@ -118,5 +118,5 @@ class AsTopicsTell:
                 "public.outbox keeps published rows, has no created_at, and its topics no longer hold all: say "
                 "which rows are to be published: --initial all or none (SETTLE_RELAY_INITIAL)"
             )
-        self.untold += created_us < since_us
+        self.skipped += created_us < since_us
         return created_us >= since_us

@@ -1,7 +1,7 @@
-"""Spans of publications, each in the trace of its row: a stage around the one that publishes.
+"""Spans of publications, each in the trace of its row: a stage that wraps the one that publishes.
 
 Only rows of sampled traces get a span (PRODUCER, from handing over to acknowledgement) and leave with its
-context; all others pass untouched, without the SDK hearing of them. So do rows whose context is none.
+context; all others pass untouched, without a call to the SDK. So do rows whose context is invalid.
 
 Source: OpenTelemetry semantic conventions for Kafka.
 """

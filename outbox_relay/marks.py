@@ -1,4 +1,4 @@
-"""The mark on published rows, which those who poll a table set: its column, and the rows older than the mark."""
+"""The mark on published rows, which the polling reader sets: its column, and the rows older than the mark."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
 
 _ADD = "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz"
 _INDEX = "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL"
-# A default is there for all rows at once, without rewriting them: nobody who writes is held up.
+# A default applies to all rows at once, without rewriting them: no writer is blocked.
 _ADD_UNDECIDED = f"{_ADD} DEFAULT '-infinity'"
 _DROP_DEFAULT = "ALTER TABLE public.outbox ALTER COLUMN published_at DROP DEFAULT"
 _UNDECIDED = sql.SQL("published_at = '-infinity'")
@@ -58,8 +58,8 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
         Whether any of them are.
 
     Raises:
-        SetupError: nobody can tell which are to be published.
-        PublishError: their topics do not tell.
+        SetupError: it cannot be determined which are to be published.
+        PublishError: their topics cannot be read.
     """
     table = find_table(connection)
     if not table.is_marked or connection.execute(_HAS_UNDECIDED).fetchone() is None:
@@ -81,17 +81,17 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
         with connection.transaction():
             in_each_partition(connection, _UNMARK, open_)
             in_each_partition(connection, MARK, done)
-    if rule.untold:
+    if rule.skipped:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: set their "
             "published_at to NULL",
-            rows=rule.untold,
+            rows=rule.skipped,
         )
     return any_open
 
 
 def in_each_partition(connection: psycopg.Connection[Any], statement: LiteralString, places: Places) -> int:
-    """Do something with rows by their places; with how many it was done."""
+    """Run a statement on rows by their places, partition by partition; returns how many were affected."""
     done = 0
     by_partition = defaultdict(list)
     for partition, place in places:

@@ -1,4 +1,4 @@
-"""A decoder of what messages of PostgreSQL's ``pgoutput`` plugin say about the outbox.
+"""A decoder of PostgreSQL's ``pgoutput`` messages into rows of the outbox.
 
 Pure: bytes in, rows out, no socket. Protocol version 1 in text mode, in which every column arrives as the
 UTF-8 text that goes into a Kafka header, key or value, whatever its type. Only of ``bytea`` it is not the bytes
@@ -53,7 +53,7 @@ class Begin(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """The transaction is complete; whoever has handled it may confirm ``end_lsn``."""
+    """The transaction is complete; once it is handled, ``end_lsn`` may be confirmed."""
 
     end_lsn: int
 

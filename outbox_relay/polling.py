@@ -1,7 +1,7 @@
-"""Reads an outbox by asking the table; the classic worker, for where logical decoding is not to be had.
+"""The polling reader of an outbox: the classic worker, for where logical decoding is not available.
 
 Unpublished rows in the order of insertion, locked; publish, wait for Kafka, mark as published, commit; and again.
-A row counts as unpublished until its own mark is there, so one that was numbered early and committed late is found
+A row counts as unpublished until its own mark is set, so one that was numbered early and committed late is found
 all the same. Rows of one key keep their order if those who write them take turns, as who locks the account does.
 """
 
@@ -30,11 +30,11 @@ from outbox_relay.table import UNMARKED, Table, current_lsn, find_origin, find_t
 from outbox_relay.table import select_rows as select
 
 POLL_ROWS = 2_000
-# Rows are locked meanwhile, and the database keeps what they see; after that, let go and begin again.
+# Rows are locked meanwhile, and the snapshot holds back vacuum; after that, release them and begin again.
 ACKNOWLEDGE_WAIT_S = 30.0
 PUSH_WAIT_S = 0.1
 REMOVE_ROWS = 10_000
-# How often it is looked how much log a slot keeps that nobody reads.
+# How often the log retained by an unused slot is measured.
 MEASURE_INTERVAL_S = 5.0
 
 _AND_NOT_DEAD = sql.SQL(
@@ -50,7 +50,7 @@ _SLOT = """
 
 
 def poll(source: Source) -> None:
-    """One session of a source: look for unpublished rows again and again, until the relay shall end.
+    """One session of a source: poll for unpublished rows until the relay stops.
 
     Raises:
         RelayError, psycopg.Error: what ended it.
@@ -71,7 +71,12 @@ def poll(source: Source) -> None:
             closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
         ):
             worker = _Worker(
-                source, connection, table, publisher, not_yet_published(publish, published, source.bury), origin
+                source,
+                connection,
+                table,
+                publisher,
+                not_yet_published(publish, published, source.quarantine),
+                origin,
             )
             while not source.stop.is_set():
                 worker.measure()
@@ -80,7 +85,7 @@ def poll(source: Source) -> None:
 
 
 class _Worker:
-    """What is done again and again."""
+    """The steps of a polling session: publish and mark, remove, measure."""
 
     def __init__(
         self,
@@ -157,7 +162,7 @@ class _Worker:
         return removed == REMOVE_ROWS
 
     def measure(self) -> None:
-        """See how much log is kept by a slot that nobody reads any more; say so once."""
+        """Measure the log retained by an unused slot; warn once."""
         if time.monotonic() - self._measured_at < MEASURE_INTERVAL_S:
             return
         self._measured_at = time.monotonic()

@@ -23,7 +23,7 @@ class Origin:
         return b"%b:%b" % (self.tag, format_lsn(lsn).encode())
 
     def has_confirmed(self, position: bytes | None) -> bool:
-        """Whether a record with this header is of this database, and from before what is confirmed."""
+        """Whether a record with this header is of this database, and its position confirmed."""
         if position is None or not self.is_of(position):
             return False
         try:
@@ -37,7 +37,7 @@ class Origin:
 
 
 def tag(system_identifier: str, database_oid: int) -> bytes:
-    """What tells a database from all others; a standby that was promoted has its primary's."""
+    """The tag that identifies a database; a promoted standby has its primary's."""
     return b"%08x" % zlib.crc32(f"{system_identifier}/{database_oid}".encode())
 
 

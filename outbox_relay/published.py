@@ -1,10 +1,10 @@
-"""What the topics hold already, so that a source that starts again does not publish it a second time.
+"""Deduplication against the topics, so that a restarted source does not publish rows a second time.
 
-The database hears of an acknowledgement a moment after it was given, and after a crash it may have forgotten
-what it heard. So a source that starts is handed rows again that are on the topics. At the first row for a topic
-the tails of its partitions are read, back to what the database is known to have confirmed, and rows whose IDs are
-there are skipped. By source and ID, not by positions: a database that was restored from a backup counts its log
-anew, and a new row must never be taken for an old one, nor for another database's with the same number.
+The slot's confirmed position lags behind the acknowledgements, and a crash of the server may set it back further.
+So a source that starts receives rows again that are on the topics. At the first row for a topic the tails of its
+partitions are read, back to what the database is known to have confirmed; rows with an ID found there are skipped.
+By source and ID, not by positions: a database that was restored from a backup reuses positions of its log, and a
+new row must never be taken for an old one, nor for another database's with the same number.
 """
 
 import sqlite3
@@ -45,12 +45,12 @@ _READER = {
 
 
 class Published:
-    """Which of the rows that come are on their topics already?
+    """Finds which of the incoming rows are on their topics already.
 
     Args:
         bootstrap: ``host:port[,host:port…]``.
         origin: the database of the rows.
-        meanwhile: called again and again while a topic is read; may raise to give up.
+        meanwhile: callback, called repeatedly while a topic is read; may raise to give up.
 
     Attributes:
         meanwhile: as given.
@@ -65,7 +65,7 @@ class Published:
         self._on_topic: dict[bytes | None, Ids] = {}
 
     def look_back_to(self, since_us: int) -> None:
-        """Ask for every row from now on, also one that is confirmed; none was written before ``since_us``."""
+        """Check every row from now on, also confirmed ones; none was written before ``since_us``."""
         self._origin = replace(self._origin, confirmed_lsn=0)
         self._until_us = NEVER_US
         self._since_us = since_us
@@ -162,7 +162,7 @@ def tail_ids(
                 fields: dict[str, Any] = dict(headers.of(record) or ())
                 position = fields.get(headers.POSITION)
                 if origin.has_confirmed(position):
-                    # Its row does not come again, and would be waited for.
+                    # Its row is not read again, so the ID would never be removed from the set.
                     tails = [tail for tail in tails if tail.partition != record.partition()]
                 elif (row_id := fields.get(headers.ID)) is not None:
                     event_type = fields.get(headers.EVENT_TYPE)
@@ -176,8 +176,8 @@ def tail_ids(
         consumer.close()
 
 
-def told_since_us(bootstrap: str, topic: str) -> int:
-    """Since when a topic holds all that was written to it, microseconds since the Unix epoch.
+def complete_since_us(bootstrap: str, topic: str) -> int:
+    """The time since which a topic holds everything written to it, microseconds since the Unix epoch.
 
     0: since ever; :data:`NEVER_US`: it has had records, and has none any more.
 

@@ -27,15 +27,15 @@ QUEUE_ROWS_ALL_SOURCES = 60_000
 QUEUE_KIB_ALL_SOURCES = 32_768
 QUEUE_ROWS_MAX = 40_000
 QUEUE_KIB_MAX = 16_384
-# Only met while there is a backlog, where it makes large batches: whoever has caught up pushes at once.
+# Only reached with a backlog, where it makes large batches: a source that has caught up flushes at once.
 LINGER_MS = 20
 # The broker measures batches against the topic's max.message.bytes (1 MB by default), so this must be below it.
 BATCH_BYTES_MAX = 500_000
 # A record must fit into the queue, or it would wait for room for ever. Mostly the topic's limit is lower.
 QUEUE_SHARE_OF_A_RECORD = 0.9
-# A topic that is unknown for so long does not exist: the session ends, and the next one says so by name.
+# A topic that is unknown for so long does not exist: the session ends, and the next one reports its name.
 TOPIC_WAIT_MS = 5_000
-# How long one look for room lasts when the queue is full, so that the database still hears from us.
+# How long one wait for room lasts when the queue is full, so that keepalives to the database continue.
 ROOM_WAIT_S = 0.1
 # How long the reports of what was under way may take once there is nothing to wait for any more.
 REPORTS_WAIT_S = 1.0
@@ -68,9 +68,9 @@ class Publish(Protocol):
 
 
 def not_yet_published(
-    publish: Publish, published: Published, bury: Callable[[UnpublishableError], None]
+    publish: Publish, published: Published, quarantine: Callable[[UnpublishableError], None]
 ) -> Publish:
-    """The same stage, without the rows that are on their topics already; what cannot be published is buried."""
+    """The same stage, without the rows that are on their topics; unpublishable ones are quarantined."""
 
     def publish_new(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
         try:
@@ -79,27 +79,27 @@ def not_yet_published(
             else:
                 publish(row, transaction, on_delivery)
         except UnpublishableError as error:
-            bury(error)
+            quarantine(error)
             transaction.leave(row)
 
     return publish_new
 
 
-def or_buried(publish: Publish, bury: Callable[[UnpublishableError], None]) -> Publish:
-    """The same stage; what cannot be published is buried."""
+def or_quarantined(publish: Publish, quarantine: Callable[[UnpublishableError], None]) -> Publish:
+    """The same stage; unpublishable rows are quarantined."""
 
-    def publish_or_bury(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
+    def publish_or_quarantine(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
         try:
             publish(row, transaction, on_delivery)
         except UnpublishableError as error:
-            bury(error)
+            quarantine(error)
             transaction.leave(row)
 
-    return publish_or_bury
+    return publish_or_quarantine
 
 
 def _naming(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport) -> DeliveryReport:
-    """A delivery report that tells which row it was that Kafka will never take."""
+    """A delivery callback that identifies the row that Kafka permanently refuses."""
 
     def delivered(error: Any, message: Any) -> None:
         if error is not None and error.code() in NEVER:
@@ -222,7 +222,7 @@ class Publisher:
         return self._stopped(error)
 
     def _stopped(self, error: KafkaError) -> PublishError:
-        """The producer stops rather than send what follows a record that was refused.
+        """The producer stops rather than send records that follow a refused one.
 
         Which one it was, and why, is in the delivery reports, which come now.
         """
@@ -234,11 +234,11 @@ class Publisher:
 
     @property
     def waiting(self) -> int:
-        """How many records Kafka has not answered for, and reports of any kind that nobody has taken in yet."""
+        """How many records are unanswered, plus reports of any kind that have not been served yet."""
         return len(self._producer)
 
     def poll(self) -> None:
-        """Take in the delivery reports that are there.
+        """Serve the delivery reports at hand.
 
         Raises:
             PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
@@ -262,7 +262,7 @@ class Publisher:
         self._look_after_kafka()
 
     def answered(self) -> None:
-        """Kafka acknowledged something: it is there."""
+        """Record that Kafka acknowledged something: it is reachable."""
         self.away = None
         self._lifeline.holds()
 
@@ -272,7 +272,7 @@ class Publisher:
             self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
 
     def _look_after_kafka(self) -> None:
-        """Whether it is back, or back for others only."""
+        """Check whether Kafka is reachable again, or only for new clients."""
         now, waiting = time.monotonic(), self.waiting
         if waiting:  # their acknowledgement will tell; of a transaction that takes long, those of its first rows
             done = self._handed - waiting
@@ -314,16 +314,16 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What a broker has been sent may be on the topic in a moment: it is waited for, so that whoever reads the
-        # topic next sees it. To drop that as well breaks the gapless guarantee, as the reports then say.
+        # Records in flight to a broker may be on the topic soon: they are waited for, so that the next reader
+        # of the topic sees them. Purging them too breaks the gapless guarantee, as the reports then say.
         self._drop(IN_FLIGHT_WAIT_S, in_flight=False)
         self._drop(REPORTS_WAIT_S, in_flight=True)
 
     def _drop(self, wait_s: float, *, in_flight: bool) -> None:
-        """Take back what was handed over, until all is reported or the time is over."""
+        """Purge queued records, until all are reported or the time is over."""
         give_up = time.monotonic() + wait_s
         while self.waiting and time.monotonic() < give_up:
-            self._producer.purge(in_flight=in_flight)  # again and again: what fails in flight is queued once more
+            self._producer.purge(in_flight=in_flight)  # repeatedly: what fails in flight is queued again
             self._take_reports()
 
     def _take_reports(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole relay: a thread per source, an address for its health, and an orderly end."""
+"""The relay process: a thread per source, the health pages, and an orderly shutdown."""
 
 import signal
 import sys
@@ -17,7 +17,7 @@ from outbox_relay.source import Read, Source, source_name
 READERS: dict[str, Read] = {"wal": wal.stream, "polling": polling.poll}
 """The ways to read an outbox, by the name in ``SETTLE_RELAY_READER``."""
 
-# A source may be connecting, or flushing, when it is told to stop.
+# A source may be connecting, or flushing, when it is stopped.
 JOIN_WAIT_S = wal.STOP_WAIT_S + 5.0
 
 _log = structlog.get_logger(__name__)

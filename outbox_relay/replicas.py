@@ -1,4 +1,4 @@
-"""Records that a topic's partitions have and do not show yet, as replicas have not got them: waited for.
+"""A wait for the high watermark: for records that partitions have but do not show yet, as replicas lack them.
 
 A partition's leader shows a record once all replicas that are in sync have it. Mostly that is a matter of
 milliseconds; where a broker has just died, it takes until the others notice. Meanwhile a relay that starts would
@@ -40,7 +40,7 @@ def await_replicas(
         consumer: any, to ask for offsets.
         topic: which exists.
         partitions: of the topic.
-        meanwhile: called again and again; may raise to give up.
+        meanwhile: callback, called repeatedly; may raise to give up.
 
     Raises:
         KafkaException: Kafka does not answer.

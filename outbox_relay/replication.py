@@ -1,4 +1,4 @@
-"""Connections to a source's database, and the stream of its replication slot.
+"""Connections to a source's database, and the replication stream of its slot.
 
 The streaming replication protocol over psycopg's libpq connection; what the messages say is
 ``pgoutput.py``'s business.
@@ -68,7 +68,7 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
 
 
 def is_read_by(dsn: str, slot: str, backend_pid: int) -> bool:
-    """Whether the server still has this backend read the slot, asked on a connection of its own."""
+    """Whether this backend still reads the slot, queried on a connection of its own."""
     try:
         with connect(dsn, replication=False) as connection:
             row = connection.execute(_IS_READ, (slot, backend_pid)).fetchone()

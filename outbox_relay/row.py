@@ -1,4 +1,4 @@
-"""Rows of the outbox, as every reader hands them on."""
+"""The row types that every reader of an outbox emits."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

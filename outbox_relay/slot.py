@@ -1,4 +1,4 @@
-"""The replication slot: found, made, or given up; and what was committed before a new one.
+"""The replication slot: lookup, creation and removal; and the rows committed before a new one.
 
 A new slot starts at *now*, so rows that were committed earlier would be lost. Therefore the slot is made in
 two steps: a temporary one, whose snapshot shows exactly the rows that its stream will not, and when Kafka has
@@ -45,7 +45,7 @@ class Slot:
 
 
 def find_slot(connection: Connection, name: str) -> Slot | None:
-    """The slot, if there is one that nobody reads.
+    """The slot, if there is one without an active reader.
 
     Raises:
         SlotBusyError: another relay reads the slot.
@@ -61,7 +61,7 @@ def find_slot(connection: Connection, name: str) -> Slot | None:
 
 
 def usable(connection: Connection, name: str) -> str | None:
-    """Why a slot that nobody reads brings nothing any more; None where it does.
+    """Why an inactive slot can no longer be read; None where it can.
 
     Raises:
         SetupError: it is not the relay's.
@@ -73,7 +73,7 @@ def usable(connection: Connection, name: str) -> str | None:
 
 
 def drop_slot(connection: Connection, name: str) -> bool:
-    """Have the server forget a slot, and let go of the log that it keeps; False where there is none.
+    """Drop a slot, so that the server releases the log it retains; False where there is none.
 
     Raises:
         SlotBusyError: somebody reads it.
@@ -91,7 +91,7 @@ def drop_slot(connection: Connection, name: str) -> bool:
 
 
 class NewSlot:
-    """A slot in the making: the rows that precede it, then the permanent slot.
+    """A slot being created: the rows that precede it, then the permanent slot.
 
     Attributes:
         name: of the slot once it is there to stay.
@@ -108,7 +108,7 @@ class NewSlot:
         self._temporary = temporary
 
     def oldest_us(self) -> int:
-        """When the oldest of the rows before was written, microseconds since the Unix epoch; 0 if nobody knows."""
+        """When the oldest of the rows before was written, microseconds since the Unix epoch; 0 if unknown."""
         return oldest_us(self._connection, self._table)
 
     def rows_before(self) -> Iterator[tuple[OutboxRow, int | None]]:
@@ -120,11 +120,11 @@ class NewSlot:
                 yield OutboxRow._make(values), created_us
 
     def make_permanent(self) -> Slot:
-        """Everything before the slot is published: let it exist."""
+        """Make the slot permanent: everything before it is published."""
         connection = self._connection
         connection.execute("COMMIT")
         _one(connection, _MAKE_PERMANENT, temporary=self._temporary, name=self.name)
-        # It would hold the log back at this place for as long as the connection lives.
+        # It would retain the log from this position for as long as the connection lives.
         _one(connection, _DROP, name=self._temporary)
         if connection.info.server_version >= FAILOVER_SINCE:
             connection.execute(sql.SQL(_ENABLE_FAILOVER).format(name=sql.Identifier(self.name)))

@@ -1,8 +1,8 @@
-"""One source: what keeps it alive, whatever happens to its database or to Kafka, and where it stands.
+"""A source: supervision of one outbox's sessions, whatever happens to its database or to Kafka, and its state.
 
-A thread per source runs one session after the other: connect, read, publish, confirm. When anything ends a
-session, it says so in one line, waits, begins again. How the outbox is read is a function (``wal.stream``,
-``polling.poll``). No source knows of another.
+A thread per source runs one session after the other: connect, read, publish, confirm. If an error ends a session,
+it is logged in one line, and after a pause the next one starts. How the outbox is read is a function
+(``wal.stream``, ``polling.poll``). Sources are independent of each other.
 """
 
 import enum
@@ -59,7 +59,7 @@ class State(enum.Enum):
 
 
 class _RestartError(RelayError):
-    """The session has done what it was for; the next one does the rest."""
+    """The session has to restart; the next one continues."""
 
 
 class Source:
@@ -85,8 +85,8 @@ class Source:
         leftovers: rows that the log did not bring, to be published.
         expects_leftovers: such rows are being looked for.
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
-        lost_slot: why the slot has to be made anew, if so.
-        confirmed_lsn: where the slot can stand at the most, as nobody else has read it meanwhile; None: not known.
+        lost_slot: why the slot has to be recreated, if so.
+        confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
     """
 
@@ -168,7 +168,7 @@ class Source:
                 self._publisher = self._while_blocked = None
 
     def has_table(self, table: Table) -> None:
-        """The outbox is like this."""
+        """Record the table's description."""
         self.key = table.key
         if self.handled.uuids != table.has_uuids:
             self.handled = Handled(uuids=table.has_uuids)
@@ -178,12 +178,12 @@ class Source:
         self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
 
     def filling(self, acks: Acknowledgements) -> None:
-        """Rows from before a new slot are published now."""
+        """Enter the state in which rows from before a new slot are published."""
         self.acks, self._counted = acks, (0, 0)
         self.enter(State.FILLING, "publishing what was committed before the slot")
 
     def reading(self, acks: Acknowledgements, while_blocked: Callable[[], None]) -> None:
-        """Rows are read as they come now; ``while_blocked`` is called while Kafka takes no more."""
+        """Enter the reading state; ``while_blocked`` is called while Kafka accepts no more."""
         self.acks, self._counted = acks, (0, 0)
         self.leftovers.clear()
         self._looked, self._has_read = False, True
@@ -191,7 +191,7 @@ class Source:
         self._while_blocked = while_blocked
 
     def progress(self) -> None:
-        """Count what is acknowledged, and say how it goes."""
+        """Count acknowledged rows, and log progress."""
         rows, value_bytes = self.acks.acknowledged_rows, self.acks.acknowledged_bytes
         self.published_rows += rows - self._counted[0]
         self.published_bytes += value_bytes - self._counted[1]
@@ -205,10 +205,10 @@ class Source:
             raise _RestartError
 
     def raise_if_stopped(self) -> None:
-        """End what takes long, if the relay shall end.
+        """End a long operation if the relay is to stop.
 
         Raises:
-            StopRequestedError: it shall.
+            StopRequestedError: it is.
         """
         if self.stop.is_set():
             raise StopRequestedError("stopped at the start; what was not finished is done at the next one")
@@ -216,7 +216,7 @@ class Source:
     # What is found out beside the session, by the thread that looks after the table.
 
     def find_gap(self, gap: str | None) -> None:
-        """The log does not bring all rows, for this reason; None: it does."""
+        """Record why the log does not bring all rows; None: it does."""
         if gap is not None and gap != self.gap:
             self._log.warning(gap)
         elif gap is None and self.gap is not None:
@@ -232,7 +232,7 @@ class Source:
             self.lose_slot(f"rows came without the column {names}")
 
     def take_leftovers(self, leftovers: Sequence[Leftover]) -> None:
-        """The log did not bring these rows, and no topic has them: publish them."""
+        """Queue rows for publication that the log did not bring, and that are on no topic."""
         self._log.warning("rows that the log did not bring are published from the table", rows=len(leftovers))
         self.recovered_rows += len(leftovers)
         self.leftovers.append(leftovers)
@@ -242,17 +242,17 @@ class Source:
         self._looked, self._keeps_rows = True, keeps_rows
 
     def lose_slot(self, reason: str) -> None:
-        """The slot has not brought all rows of a table that keeps them: make it anew."""
+        """Have the slot recreated: it has not brought all rows of a table that keeps them."""
         self.lost_slot = reason
         self.begin_again(reason)
 
     def begin_again(self, reason: str) -> None:
-        """End the session, and begin another one at once."""
+        """End the session, and start another one at once."""
         self._log.info("beginning again", reason=reason)
         self._again = True
 
     def enter(self, state: State, reason: str, **context: Any) -> None:
-        """Take a state; say so when it is news. Trouble that comes back at every attempt is said once."""
+        """Enter a state; log it if it is new. An error that recurs at every attempt is logged once."""
         news = (state, reason) != (self.state, self.reason) and reason != self._trouble
         if news and not (state is State.FILLING and self._trouble):
             say = self._log.warning if state is State.WAITING else self._log.info
@@ -263,31 +263,31 @@ class Source:
             self._trouble = None
         self.state, self.reason = state, reason
 
-    def bury(self, error: UnpublishableError) -> None:
-        """Put a row aside that can never be published.
+    def quarantine(self, error: UnpublishableError) -> None:
+        """Quarantine a row that can never be published.
 
         Raises:
             SetupError: the role may not.
             psycopg.Error: the database cannot.
         """
-        self._quarantine.bury(error)
+        self._quarantine.add(error)
         row_id = (error.row.id or b"NULL")[:ID_SHOWN_BYTES].decode(errors="backslashreplace")
         self._log.error(
-            "a row can never be published and is put aside",
+            "a row can never be published and is quarantined",
             id=row_id,
             reason=error.reason,
             see="settle outbox dead list",
         )
 
     def warn(self, line: str, **context: Any) -> None:
-        """Tell a person something that should not be."""
+        """Log a warning for the operator."""
         self._log.warning(line, **context)
 
     def say(self, line: str, **context: Any) -> None:
-        """Tell a person something that is no state."""
+        """Log something for the operator that is not a state."""
         self._log.info(line, **context)
 
-    # Its life.
+    # The source's thread.
 
     def _run(self) -> None:
         pause_s = BACKOFF_MIN_S
@@ -299,7 +299,7 @@ class Source:
             except StopRequestedError as error:
                 self._log.info(str(error))
             except SlotBusyError as error:
-                self.confirmed_lsn = None  # whoever reads it moves it
+                self.confirmed_lsn = None  # its reader advances it
                 self.enter(State.STANDBY, str(error))
                 self.stop.wait(STANDBY_INTERVAL_S)
                 continue
@@ -327,9 +327,9 @@ class Source:
             # The producer stops at a refusal; which record it was, only the delivery reports tell.
             refusal = self.acks.refusal or error
             if isinstance(refusal, UnpublishableError):
-                self.bury(refusal)
+                self.quarantine(refusal)
             elif isinstance(refusal, BatchRefusedError):
-                # Send what was on its way once more, each row in a batch of its own.
+                # Resend what was in flight, each row in a batch of its own.
                 self._one_by_one_until = max(self.acks.newest_lsn, 1)
             else:
                 raise refusal from None

@@ -1,4 +1,4 @@
-"""How an outbox stands, asked of its database, whether a relay runs or not."""
+"""The status of an outbox, queried from its database, whether a relay runs or not."""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class OutboxStatus:
         retained_bytes: log that the server keeps for the slot.
         rows: in the table now: not published yet, or not removed yet.
         table_bytes: with indexes, and with the space of rows that were removed.
-        dead_rows: put aside, as they can never be published.
+        dead_rows: quarantined, as they can never be published.
         gap: why the log does not bring all rows to a relay that reads it, and what mends that; None where it does.
         missing_topics: that rows of the table belong on, and Kafka does not have; None where it was not asked.
     """

@@ -1,4 +1,4 @@
-"""The outbox table as its database describes it: columns, order of rows, and the lock of whoever reads it."""
+"""The outbox table as its database describes it: columns, order of rows, and the lock of its reader."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ IS_LOCKED = f"""
 # started first inserted last; with other IDs the start of the transaction is the best there is.
 _ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr(id::text, 15, 1) = '7'), true) FROM public.outbox"
 
-# A time without a zone is in the zone of whoever wrote it, which nobody knows: as early as it can have been.
+# A time without a zone is in the writer's zone, which is unknown: the earliest possible instant is taken.
 _CREATED_US = {
     "timestamptz": "(extract(epoch FROM created_at) * 1000000)::int8",
     "timestamp": "((extract(epoch FROM created_at) - 14 * 3600) * 1000000)::int8",
@@ -56,7 +56,7 @@ UNMARKED = sql.SQL("published_at IS NULL")
 
 @dataclass(frozen=True)
 class Table:
-    """What the outbox is like.
+    """A description of the outbox table.
 
     Attributes:
         columns: their types by name.
@@ -71,7 +71,7 @@ class Table:
 
     @property
     def key(self) -> Key:
-        """What a row is known by once it is handled."""
+        """The key by which a handled row is known."""
         return _row_id if self.has_uuids else digest
 
     @property
@@ -114,10 +114,10 @@ def find_table(connection: Connection) -> Table:
 
 
 def lock(connection: Connection) -> None:
-    """Be the only relay of this outbox, for as long as the connection lives.
+    """Take the advisory lock of the only relay of this outbox, for as long as the connection lives.
 
     Raises:
-        SlotBusyError: another relay is.
+        SlotBusyError: another relay holds it.
     """
     if not scalar(connection, _LOCK):
         raise SlotBusyError("another relay reads this outbox; standing by")
@@ -166,7 +166,7 @@ def select_rows(
 
 
 def oldest_us(connection: Connection, table: Table) -> int:
-    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if nobody knows."""
+    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if unknown."""
     if table.created_us is None:
         return 0
     query = sql.SQL("SELECT min({}) FROM public.outbox").format(table.created_us)

@@ -1,4 +1,4 @@
-"""The topic that a row belongs on: ``<aggregatetype>.events``, as Debezium's router names it when told to."""
+"""The topic of a row: ``<aggregatetype>.events``, as Debezium's router names it when so configured."""
 
 import re
 

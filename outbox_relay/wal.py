@@ -1,7 +1,7 @@
-"""Reads an outbox from the write-ahead log; the way to take wherever logical decoding is to be had.
+"""The reader of an outbox from the write-ahead log; the one to use wherever logical decoding is available.
 
 One session: be the only relay, find or make the slot, publish what was committed before it, then read, publish,
-confirm. Straight-line code: what can go wrong is raised to ``source.py``, which begins anew. How eagerly it works
+confirm. Straight-line code: errors are raised to ``source.py``, which starts a new session. How eagerly it works
 follows the load: at once when idle, in large bursts when much is coming in.
 """
 
@@ -23,7 +23,7 @@ from outbox_relay.initial import Rule
 from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
-from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_buried
+from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_quarantined
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.slot import NewSlot, Slot, drop_slot, find_slot, new_slot, usable
@@ -31,7 +31,7 @@ from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import Table, find_origin, find_table, lock, may_delete
 
-# A source that has caught up rests before it reads again, the longer the more is coming in: a burst of tens of
+# A source that has caught up pauses before it reads again, longer at higher rates: a burst of tens of
 # rows costs broker, database and relay a fraction of what the rows one by one do. At 20 rows/s it is nothing, at
 # 500 rows/s 2.5 ms, from 3,000 rows/s on 15 ms, which at such a rate is hardly noticed.
 REST_S_PER_RATE = 5e-6
@@ -40,17 +40,17 @@ RATE_WINDOW_S = 0.1
 
 # How long a push waits for acknowledgements before it looks for new rows again; a healthy broker needs 1-2 ms.
 PUSH_WAIT_S = 0.005
-# With Kafka away the looks become rarer, down to this.
+# While Kafka is unavailable polls become rarer, down to this interval.
 ACK_LOOK_INTERVAL_MAX_S = 0.1
 
-# The keys of a transaction that goes on are packed when there are so many.
+# The keys of a running transaction are packed when there are so many.
 PACK_ROWS = 1_000
 # While rows are looked for that did not come, how often it is looked whether there are some.
 LEFTOVERS_LOOK_S = 0.02
 
 # The confirmed position is reported when it has moved, but no more often than this; each report costs the server.
 CONFIRM_INTERVAL_S = 0.1
-# At quiet, how often the server is asked how far it is, so that its log can go (it would say so every 30 s).
+# When idle, how often the server is asked for its position, so that it can release its log (else every 30 s).
 HEARTBEAT_INTERVAL_S = 1.0
 
 # How long a clean stop waits for acknowledgements; what is missing then is published again after the start.
@@ -81,7 +81,7 @@ def stream(source: Source) -> None:
             closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
         ):
             if slot is None:
-                new = not_yet_published(publish, published, source.bury)
+                new = not_yet_published(publish, published, source.quarantine)
                 slot = _fill(source, connection, table, name, origin, publisher, new)
             dead, bytea = dead_since(connection, slot.confirmed_lsn), bytea_types(connection)
             acks = Acknowledgements(
@@ -90,10 +90,10 @@ def stream(source: Source) -> None:
             backend_pid = connection.info.backend_pid
             is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
             with ReplicationStream(connection, slot.name, PUBLICATION, is_there) as stream:
-                new = not_dead(not_yet_published(publish, published, source.bury), dead)
+                new = not_dead(not_yet_published(publish, published, source.quarantine), dead)
                 decoder = Decoder(bytea_types=bytea)
                 forwarder = Forwarder(
-                    stream, decoder, acks, publisher, new, or_buried(publish, source.bury), source
+                    stream, decoder, acks, publisher, new, or_quarantined(publish, source.quarantine), source
                 )
                 published.meanwhile = forwarder.keep_alive
                 source.reading(acks, forwarder.confirm)
@@ -106,7 +106,7 @@ def stream(source: Source) -> None:
 
 
 def _ensure_publication(source: Source, connection: ReplicationConnection, table: Table) -> None:
-    """Make the publication, or mend it; go on with what it has where only its owner may mend it."""
+    """Create or repair the publication; continue with what it covers where only its owner may repair it."""
     gap = coverage.publication_gap(connection, table)
     if gap is None:
         return
@@ -158,7 +158,7 @@ def _fill(
     publisher: Publisher,
     publish: Publish,
 ) -> Slot:
-    """Make the slot, and publish what was committed before it."""
+    """Create the slot, and publish what was committed before it."""
     source.making_slot(name)
     rule = initial.rule(
         source.settings.relay_initial,
@@ -176,11 +176,11 @@ def _fill(
     source.lost_slot = None
     rows = acks.acknowledged_rows
     source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
-    if rule.untold:
+    if rule.skipped:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: drop the slot "
             "(settle outbox slot drop) and start with --initial all",
-            rows=rule.untold,
+            rows=rule.skipped,
         )
     return made
 
@@ -195,7 +195,7 @@ class Forwarder:
         publisher: Kafka, for its acknowledgements.
         publish: the stage that takes rows of the stream: the publisher's own, or those around it.
         publish_leftover: the one that takes rows that the stream did not bring.
-        source: is told how it goes, and has those rows.
+        source: is notified of progress, and holds those rows.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ class Forwarder:
         acks = self._acks
         written_us = [one.created_us for one in leftovers if one.created_us]
         # Their place is after all that was read, so that whoever reads the topic backwards later does not stop at
-        # them before rows that may come again.
+        # them before rows that may be read again.
         transaction = acks.begin(acks.begun_lsn, min(written_us, default=int(time.time() * 1e6)))
         delivered = transaction.delivered
         for one in leftovers:
@@ -295,14 +295,14 @@ class Forwarder:
         acks.end(transaction, max(acks.confirmed_lsn, 1))
 
     def keep_alive(self) -> None:
-        """While something else takes long: tell the server that somebody is there, and end if asked to."""
+        """Send a keepalive to the server while something else takes long, and stop if requested."""
         self._source.raise_if_stopped()
         if time.monotonic() - self._reported_at >= HEARTBEAT_INTERVAL_S:
             self._stream.confirm(self._reported_lsn)
             self._reported_at = time.monotonic()
 
     def confirm(self) -> None:
-        """Take note of what is acknowledged, and report it when it is time."""
+        """Process acknowledgements, and report the confirmed position when it is due."""
         acknowledged_before = self._acks.acknowledged_rows
         self._acks.advance()
         if self._acks.acknowledged_rows != acknowledged_before:
@@ -332,7 +332,7 @@ class Forwarder:
         return self._transaction is None or time.monotonic() > self._end_at
 
     def _patience_s(self) -> float:
-        """How long to wait for new rows before something else is due, seconds."""
+        """How long to wait for new rows before other work is due, seconds."""
         interval = CONFIRM_INTERVAL_S if self._acks.confirmed_lsn != self._reported_lsn else HEARTBEAT_INTERVAL_S
         due_s = max(0.0, self._reported_at + interval - time.monotonic())
         if self._source.expects_leftovers:
@@ -364,7 +364,7 @@ def publish_rows_before(
         source.progress()
         source.raise_if_stopped()
 
-    # These were committed before the slot; where exactly, nobody knows any more.
+    # These were committed before the slot; their exact positions are unknown.
     transaction = acks.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     delivered = transaction.delivered
     for seen, (row, created_us) in enumerate(slot.rows_before(), 1):
@@ -384,7 +384,7 @@ def publish_rows_before(
 
 
 class Rate:
-    """How many rows a second, lately?"""
+    """The recent rate of rows per second."""
 
     def __init__(self) -> None:
         self.per_second = 0.0

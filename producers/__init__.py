@@ -1,1 +1,1 @@
-"""Where a withdrawal enters: a client that waits until Kafka has it, and a load generator."""
+"""Producers of withdrawal requests: a client that waits for Kafka's acknowledgement, and a load generator."""

@@ -13,11 +13,11 @@ from producers.settings import DELIVERY_TIMEOUT_S
 
 
 def request_cancel(bootstrap: str, withdrawal: Withdrawal, timeout_s: float = DELIVERY_TIMEOUT_S) -> None:
-    """Ask; returns when Kafka has the request. Asking again is harmless.
+    """Request a cancellation; returns when Kafka has acknowledged it. Repeating it is harmless.
 
     Args:
         bootstrap: Kafka brokers, ``host:port``, comma-separated.
-        withdrawal: which one; the payment service refuses a request that has other contents than the payment.
+        withdrawal: to cancel; the payment service refuses a request whose contents differ from the payment's.
         timeout_s: how long Kafka may take to confirm it, seconds.
 
     Raises:

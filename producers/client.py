@@ -1,4 +1,4 @@
-"""A client that requests withdrawals, and knows by Kafka's delivery report that Kafka has them.
+"""A client that requests withdrawals, each confirmed by Kafka's delivery report.
 
 ::
 
@@ -31,7 +31,7 @@ CLIENT_ID = "settle-producer"
 
 LINGER_MS = 2.0
 LINGER_UNDER_LOAD_MS = 20.0
-"""How long a message waits for company in its batch: little for one request, longer where thousands follow."""
+"""``linger.ms``: how long a message waits for its batch to fill; short for one request, longer for thousands."""
 
 QUEUE_MESSAGES_MAX = 100_000
 BATCH_BYTES_MAX = 512 * 1024
@@ -40,18 +40,18 @@ FLUSH_GRACE_S = 1.0
 POLL_EVERY = 64
 
 SPENT = frozenset((KafkaError._MSG_TIMED_OUT, KafkaError._FATAL))
-"""Reports after which a connection is not used for more."""
+"""Delivery errors after which a producer is replaced by a new one."""
 
 _EVENT_TYPE = events.WithdrawalRequested.__name__.encode()
 
 
 class Receipt(NamedTuple):
-    """Where Kafka put a request.
+    """Where Kafka stored a request.
 
     Attributes:
         payment_id: names the withdrawal from here on.
         trace_id: of its trace, 32 hex digits, whether it is recorded or not.
-        topic: where the request stands, with
+        topic: of the stored request, with
         partition: and
         offset: in it.
         latency_s: from sending to the delivery report, seconds.
@@ -74,9 +74,9 @@ OnDelivery = Callable[[Receipt | NotDeliveredError], None]
 class WithdrawalClient:
     """Writes withdrawal requests to Kafka, each once and in order for its account; may be shared by threads.
 
-    Where Kafka did not confirm a request in time, those that follow go by a new connection, and may arrive before
-    others that are still under way: the old one may have lost Kafka for good (:mod:`broker.lifeline`). The same
-    where it has failed, as it does rather than write something twice.
+    If Kafka did not confirm a request in time, later ones use a new producer, and may arrive before those still
+    in flight: the old one may be cut off for good (:mod:`broker.lifeline`). The same applies after a fatal error,
+    which the idempotent producer raises rather than write a message twice.
 
     Args:
         bootstrap: Kafka brokers, ``host:port``, comma-separated.
@@ -102,7 +102,7 @@ class WithdrawalClient:
             "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
             "compression.type": "lz4",
             "reconnect.backoff.max.ms": 1_000,
-            # What matters reaches the caller as an error, in our words.
+            # Errors that matter are raised to the caller, with a text of our own.
             "error_cb": self._note_trouble,
         }
         self._producer = idempotent_producer(self._bootstrap, self._config)
@@ -143,14 +143,14 @@ class WithdrawalClient:
         outcomes: list[Receipt | NotDeliveredError] = []
         self.send(request, outcomes.append)
         while not outcomes:
-            self._hasten()
+            self._prefetch_metadata()
             self.poll(WAIT_S)
         if isinstance(outcomes[0], NotDeliveredError):
             raise outcomes[0]
         return outcomes[0]
 
     def send(self, request: events.WithdrawalRequested, on_delivery: OnDelivery) -> None:
-        """Hand a request over without waiting, unless the queue is full; ``on_delivery`` hears what became of it.
+        """Queue a request without waiting, unless the queue is full; ``on_delivery`` is called with the outcome.
 
         Raises:
             InvalidRequestError: a field is wrong; nothing was sent, and ``on_delivery`` will not be called.
@@ -178,40 +178,40 @@ class WithdrawalClient:
             report(error.args[0], None)
 
     def poll(self, timeout_s: float = 0.0) -> None:
-        """Hear delivery reports for a while: at once, or for up to ``timeout_s`` seconds until there are some."""
+        """Serve delivery reports: those at hand, or wait up to ``timeout_s`` seconds for the first."""
         self._unpolled = 0
-        self._hear(self._producer.poll, timeout_s)
+        self._serve(self._producer.poll, timeout_s)
         for producer in [*self._retired]:
-            self._hear(producer.poll, 0)
+            self._serve(producer.poll, 0)
             if not len(producer):
                 with suppress(ValueError):  # another thread was first
                     self._retired.remove(producer)
 
     def flush(self) -> None:
-        """Wait until every request sent has been reported on, which the delivery timeout bounds."""
+        """Wait for the delivery report of every request sent, which the delivery timeout bounds."""
         deadline = time.monotonic() + self._delivery_timeout_s + FLUSH_GRACE_S
         while len(self._producer) or self._retired:
-            self._hear(self._producer.flush, WAIT_S)
+            self._serve(self._producer.flush, WAIT_S)
             self.poll(WAIT_S if self._retired else 0.0)
             if time.monotonic() > deadline:
                 self._give_up()
                 deadline += FLUSH_GRACE_S
 
-    def _hear(self, reports: Callable[[float], int], timeout_s: float) -> None:
+    def _serve(self, reports: Callable[[float], int], timeout_s: float) -> None:
         try:
             reports(timeout_s)
-        except KafkaException as error:  # that one takes nothing more; the reports on what it has still come
+        except KafkaException as error:  # fatal: it accepts no more, but still reports on its messages
             self._trouble = error.args[0].str()
             self._spent = True
 
-    def _hasten(self) -> None:
-        """Spare the first request half a second.
+    def _prefetch_metadata(self) -> None:
+        """Save the first request half a second.
 
         An idempotent producer of librdkafka needs an ID from the broker. It asks when metadata arrives, and else
         every 500 ms; the metadata it fetches by itself arrives just before it is connected to the broker.
         """
         if not self._delivered_once:
-            with suppress(KafkaException):  # not there: the delivery report says so
+            with suppress(KafkaException):  # unreachable: the delivery report says so
                 self._producer.list_topics(WITHDRAWAL_REQUESTS.name, WAIT_S)
 
     def _produce(
@@ -232,7 +232,7 @@ class WithdrawalClient:
                     WITHDRAWAL_REQUESTS.name, value=value, key=key, headers=carried, on_delivery=report
                 )
             except BufferError:
-                # A full queue empties as reports are heard: sent, or timed out.
+                # A full queue drains as reports are served: sent, or timed out.
                 deadline = deadline or time.monotonic() + self._delivery_timeout_s + FLUSH_GRACE_S
                 if time.monotonic() > deadline:
                     raise

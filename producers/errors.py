@@ -1,4 +1,4 @@
-"""The errors that a request can end with: one base class, one line of text each."""
+"""The producers' exceptions: one base class, one line of text each."""
 
 from confluent_kafka import KafkaError
 
@@ -6,7 +6,7 @@ _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOP
 
 
 def reason_of(error: KafkaError) -> str:
-    """What Kafka's client says of a message that it did not deliver, and what to do where that is known."""
+    """Why Kafka's client did not deliver a message, and what to do where that is known."""
     if error.code() in _NO_TOPIC:
         return f"{error.str()} (`settle topics` creates those that are missing)"
     return str(error.str())

@@ -1,4 +1,4 @@
-"""A load, sent as fast as Kafka takes it, or at a rate, counting what becomes of each message."""
+"""A load generator: sends messages at full speed or at a rate, and counts their outcomes."""
 
 import math
 import threading
@@ -20,10 +20,10 @@ PROGRESS_EVERY_S = 0.1
 CHECK_EVERY = 64
 
 HIGH_RATE = 1_000.0
-"""Messages a second from which on larger batches are worth their wait."""
+"""Messages a second from which larger batches are worth their delay."""
 
 FAILURES_IN_A_ROW_MAX = 1_000
-"""Kafka is away, and the rest of the load would fail as well: stop sending."""
+"""Consecutive failures after which Kafka counts as unavailable, and sending stops."""
 
 
 class Latencies:
@@ -49,7 +49,7 @@ class Latencies:
 
 
 class LoadReport:
-    """What became of a load so far.
+    """The outcome of a load so far.
 
     Attributes:
         sent: messages handed to Kafka's client, repeats among them.
@@ -79,7 +79,7 @@ class LoadReport:
         return self._failed_in_a_row >= FAILURES_IN_A_ROW_MAX
 
     def on_delivery(self, outcome: Receipt | NotDeliveredError) -> None:
-        """Count what became of one message."""
+        """Count the outcome of one message."""
         if isinstance(outcome, NotDeliveredError):
             self.failed += 1
             self._failed_in_a_row += 1
@@ -91,7 +91,7 @@ class LoadReport:
 
 
 def check_rate(rate: float | None) -> None:
-    """Refuse a rate that is none.
+    """Validate a rate.
 
     Raises:
         InvalidRequestError: not a positive number.
@@ -109,14 +109,14 @@ def run_load(
     stop: threading.Event | None = None,
     on_progress: Callable[[LoadReport], None] = lambda _: None,
 ) -> LoadReport:
-    """Send messages and wait until Kafka has reported on every one that was sent.
+    """Send messages and wait for the delivery report of each.
 
     Args:
         client: where to.
         messages: what to send.
         currency: ISO 4217 code, of all of them.
-        rate: messages a second; None for as fast as possible. One that is late is not dropped, the next ones
-            come closer together.
+        rate: messages a second; None for as fast as possible. A late message is not dropped, the next ones
+            follow at shorter intervals.
         stop: set from outside to send no more.
         on_progress: called about every 0.1 s, and at the end.
 
@@ -133,12 +133,12 @@ def run_load(
         report.sent += 1
         report.repeats += planned.repeat
     client.flush()
-    run.tell()
+    run.report_progress()
     return report
 
 
 class _Run:
-    """Says when the next message may leave, and tells of the progress."""
+    """Paces the messages and reports progress."""
 
     def __init__(
         self,
@@ -152,10 +152,10 @@ class _Run:
         self._rate = rate
         self._stop = stop
         self._on_progress = on_progress
-        self._started = self._told = time.monotonic()
+        self._started = self._reported = time.monotonic()
 
     def may_send(self) -> bool:
-        """Wait for the next message's turn; False if there is to be none."""
+        """Wait until the next message is due; False to send no more."""
         sent = self.report.sent
         if self._rate is None:
             return sent % CHECK_EVERY != 0 or self._goes_on()
@@ -169,15 +169,15 @@ class _Run:
             self._client.poll()
         return goes_on
 
-    def tell(self) -> None:
-        """Tell how far it is."""
-        self._told = time.monotonic()
-        self.report.elapsed_s = self._told - self._started
+    def report_progress(self) -> None:
+        """Call ``on_progress`` with the report so far."""
+        self._reported = time.monotonic()
+        self.report.elapsed_s = self._reported - self._started
         self._on_progress(self.report)
 
     def _goes_on(self) -> bool:
-        if time.monotonic() - self._told >= PROGRESS_EVERY_S:
-            self.tell()
+        if time.monotonic() - self._reported >= PROGRESS_EVERY_S:
+            self.report_progress()
         return not (self._stop.is_set() or self.report.hopeless)
 
 

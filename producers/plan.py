@@ -23,7 +23,7 @@ INSUFFICIENT_AMOUNT_MINOR = AMOUNT_MINOR_MAX
 """More than a demo account holds, in any currency."""
 
 REPEAT_DISTANCE_MAX = 1_000
-"""A withdrawal that is sent twice comes again at most this many messages later: in its batch or another."""
+"""A duplicate is sent at most this many messages after its original: in the same batch or another."""
 
 HOT_ACCOUNT = 1
 
@@ -126,7 +126,7 @@ def _some_amount(pick: Callable[[int, int], int]) -> int:
 
 
 class _Quota:
-    """Picks exactly ``left`` of ``of`` as they come by, each as likely as the others (Knuth, algorithm S)."""
+    """Selection sampling: exactly ``left`` of ``of`` in one pass, each equally likely (Knuth, algorithm S)."""
 
     def __init__(self, left: int, of: int, random_share: Callable[[], float]) -> None:
         self.left = left

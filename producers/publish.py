@@ -1,4 +1,4 @@
-"""Publishes a few messages to any topics with a producer of their own, and waits for their delivery."""
+"""Publication of a few messages to any topics, with a producer of their own and confirmed delivery."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ class Outgoing(msgspec.Struct, frozen=True):
 def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DELIVERY_TIMEOUT_S) -> None:
     """Write messages and wait until every in-sync replica has them all.
 
-    A message may be written twice if its confirmation is lost; whoever reads it knows it by its ID.
+    A message may be written twice if its acknowledgement is lost; consumers deduplicate by its ID.
 
     Args:
         bootstrap: Kafka brokers, ``host:port``, comma-separated.

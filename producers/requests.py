@@ -1,6 +1,6 @@
-"""Withdrawal requests, made and checked here before anything is sent.
+"""Construction and validation of withdrawal requests, before anything is sent.
 
-What only the account service knows (an unknown account, the account's currency, its balance) is not checked: it
+What only the account service knows (an unknown account, the account's currency, its balance) is not validated: it
 ends as a rejected withdrawal.
 """
 
@@ -27,14 +27,14 @@ def new_request(
     currency: str = "USD",
     payment_id: UUID | str | None = None,
 ) -> events.WithdrawalRequested:
-    """A request of now, from what a person or a program gives.
+    """Build a request, timestamped now, from a person's or a program's input.
 
     Args:
         account_id: 1 to 64 letters, digits, ``.``, ``_``, ``:`` or ``-``.
         amount: as people type it, ``"100.00"``; or instead
         amount_minor: in minor units of the currency, 1 to :func:`contracts.money.amount_minor_max`.
         currency: ISO 4217 code, in either case.
-        payment_id: to ask again for the same withdrawal; without it, a new one.
+        payment_id: to repeat the same withdrawal; without it, a new one.
 
     Raises:
         InvalidRequestError: one of them is wrong; says which and why.
@@ -59,7 +59,7 @@ def new_request(
 
 
 def check_account_id(account_id: str) -> None:
-    """Refuse what cannot be the name of an account.
+    """Validate an account ID.
 
     Raises:
         InvalidRequestError: says what is wrong.
@@ -75,7 +75,7 @@ def check_account_id(account_id: str) -> None:
 
 
 def check_request(request: events.WithdrawalRequested) -> None:
-    """Refuse what no service would accept, whoever made the request. Cheap enough for every message.
+    """Refuse a request that no service would accept, however it was built. Cheap enough for every message.
 
     Raises:
         InvalidRequestError: a field is wrong; says which and why.

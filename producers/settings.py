@@ -10,7 +10,7 @@ TOPIC_WAIT_S = 3.0
 
 
 def topic_wait_ms(delivery_timeout_s: float) -> int:
-    """How long a topic may be unknown, so that it is the reason, and not the time that it took; milliseconds."""
+    """How long a topic may be unknown before that is the error, ahead of the delivery timeout; milliseconds."""
     return int(min(TOPIC_WAIT_S, delivery_timeout_s / 2) * 1_000)
 
 

@@ -60,17 +60,17 @@ class RequestSpans:
             },
         )
         self.context = tracing.context_of(self._send)
-        """What the message carries: whoever consumes it is a child of the sending."""
+        """The context in the message's headers: the consumer's span is a child of the send span."""
 
     def delivered(self, partition: int, offset: int) -> None:
-        """Kafka has it."""
+        """End the spans: Kafka has acknowledged the request."""
         self._send.set_attributes(
             {names.MESSAGING_DESTINATION_PARTITION_ID: str(partition), names.MESSAGING_KAFKA_OFFSET: offset}
         )
         self._end()
 
     def failed(self, error_type: str, reason: str) -> None:
-        """Kafka did not confirm it."""
+        """End the spans with error status: Kafka did not confirm the request."""
         self._send.set_attribute(names.ERROR_TYPE, error_type)
         for span in (self._send, self._root):
             span.set_status(Status(StatusCode.ERROR, reason))

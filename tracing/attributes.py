@@ -42,7 +42,7 @@ DEAD_LETTER = "dead letter"
 
 
 def brokers(bootstrap: str) -> dict[str, str | int]:
-    """Where Kafka is, as far as it can be said: nothing where several brokers are named.
+    """The attributes of a broker's address; none where several brokers are named.
 
     Args:
         bootstrap: ``host:port``, comma-separated.

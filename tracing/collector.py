@@ -1,7 +1,7 @@
 """A small OTLP/HTTP receiver of spans inside a process, for where there is no collector.
 
-For the demo, which draws a trace in the terminal, and for tests, which check whole trees. No health pages
-(``contracts/health.py``): it is sent to rather than asked, over connections that last, and hangs when told to.
+For the demo, which draws a trace in the terminal, and for tests, which check whole trees. Not a health page server
+(``contracts/health.py``): it receives POSTs over persistent connections, and can be made to hang (for tests).
 Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 """
 
@@ -43,10 +43,10 @@ class CollectedSpan(NamedTuple):
 
 
 class SpanCollector:
-    """Listens on a free port of 127.0.0.1 and keeps what it is sent, by trace ID; a context manager.
+    """Listens on a free port of 127.0.0.1 and keeps the spans received, by trace ID; a context manager.
 
     Args:
-        spans_max: spans kept; further ones are dropped, and with 0 nothing is even read.
+        spans_max: spans kept; further ones are dropped, and with 0 requests are not even decoded.
     """
 
     def __init__(self, spans_max: int = SPANS_MAX) -> None:
@@ -96,7 +96,7 @@ class SpanCollector:
 
     @property
     def endpoint(self) -> str:
-        """What ``OTEL_EXPORTER_OTLP_ENDPOINT`` is to be."""
+        """The value for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def trace_ids(self) -> list[str]:
@@ -110,14 +110,14 @@ class SpanCollector:
             return sorted(self._traces.get(trace_id, ()), key=lambda span: span.start_ns)
 
     def wait_for(self, trace_id: str, spans: int, timeout_s: float) -> list[CollectedSpan]:
-        """The spans of a trace once there are so many, or what there is when the time is up."""
+        """The spans of a trace once there are at least ``spans``, or those received when the time is up."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._traces.get(trace_id, ())) >= spans, timeout_s)
         return self.trace(trace_id)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Meanwhile every request is taken and none is answered."""
+        """Within the block, every request is accepted and none is answered."""
         self._answering.clear()
         try:
             yield
@@ -138,7 +138,7 @@ class SpanCollector:
 
 
 def event_text(name: str, values: Iterable[object]) -> str:
-    """A span event for a person: its name, and what it says."""
+    """A span event as text: its name and its attribute values."""
     said = ", ".join(str(value) for value in values)
     return f"{name}: {said}" if said else name
 

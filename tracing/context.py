@@ -9,7 +9,7 @@ import re
 import msgspec
 
 TRACESTATE_MAX = 512
-"""Characters of a ``tracestate`` that are handed on; the specification asks for no more."""
+"""Characters of a ``tracestate`` that are propagated; the specification requires no more."""
 
 _IDS = rb"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _PARENT = re.compile(rb"00-%b" % _IDS)
@@ -38,10 +38,10 @@ NO_CONTEXT = TraceContext()
 
 
 def read_context(traceparent: bytes | None, tracestate: bytes | None) -> TraceContext:
-    """The context that two headers give; whatever they hold, the message itself is as good as any other.
+    """Parse the context from two headers; invalid values never make the message itself invalid.
 
-    A ``traceparent`` that is none drops both, a ``tracestate`` that is none or too long only itself. A later
-    version of the specification is read as far as this one goes, and handed on as this one.
+    An invalid ``traceparent`` drops both, an invalid or too long ``tracestate`` only itself. A later
+    version of the specification is read as far as this one goes, and propagated as this one.
     """
     if traceparent is None:
         return NO_CONTEXT
@@ -56,5 +56,5 @@ def read_context(traceparent: bytes | None, tracestate: bytes | None) -> TraceCo
 
 
 def new_unsampled() -> TraceContext:
-    """A context that names a new trace nobody records: an ID to print and to log, at no cost."""
+    """The context of a new, unsampled trace: an ID to print and to log, at no cost."""
     return TraceContext(f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00")

@@ -1,7 +1,7 @@
-"""Delivery of spans through a bounded queue that never holds anybody up; what is given up is counted.
+"""Export of spans through a bounded queue that never blocks; dropped spans are counted.
 
-The SDK's batch processor sends; this wraps it from outside. Where the queue is full (a collector that is away or
-slow) a span is dropped before it costs anything, and a stop waits a stated time and no longer.
+The SDK's batch processor sends; this wraps it. Where the queue is full (a collector that is unavailable or
+slow) a span is dropped before it costs anything, and shutdown waits for a bounded time.
 """
 
 import logging
@@ -18,27 +18,27 @@ BATCH_MAX = 1_000
 DELAY_MS = 1_000
 
 STOP_S = 5.0
-"""How long a stop waits for the collector to take what is queued."""
+"""How long shutdown waits for the collector to accept the queued spans."""
 
 EXPORTED = Counter("settle_spans_exported_total", "Spans that the collector took")
 DROPPED = Counter("settle_spans_dropped_total", "Spans that were given up", ["reason"])
 QUEUED = Gauge("settle_spans_queued", "Spans that wait for the collector")
 
 GIVE_UP_S = 1.0
-"""How long it then waits for the sending to notice."""
+"""How long it then waits for the export under way to be aborted."""
 
 QUEUE_FULL = "queue full"
 NOT_TAKEN = "not taken"
 
 for _reason in (QUEUE_FULL, NOT_TAKEN):
-    DROPPED.labels(_reason)  # so that 0 is there to be seen
+    DROPPED.labels(_reason)  # so that the series starts at 0
 
 
 log = logging.getLogger(__name__)
 
 
 class _Counted(SpanExporter):
-    """The exporter, how many spans have been handed to it, and whether the collector takes them."""
+    """An exporter that counts the spans handed to it, and tracks whether the collector accepts them."""
 
     def __init__(self, exporter: SpanExporter, where: str) -> None:
         self.handed = 0
@@ -48,7 +48,7 @@ class _Counted(SpanExporter):
         self._given_up = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch; what the collector does not take is gone."""
+        """Send a batch; spans that the collector does not accept are lost."""
         self.handed += len(spans)
         result = SpanExportResult.FAILURE
         try:
@@ -59,11 +59,11 @@ class _Counted(SpanExporter):
                 EXPORTED.inc(len(spans))
             else:
                 DROPPED.labels(NOT_TAKEN).inc(len(spans))
-            self._tell(result is SpanExportResult.SUCCESS)
+            self._log_change(result is SpanExportResult.SUCCESS)
         return result
 
-    def _tell(self, taken: bool) -> None:
-        # Once, and not for each attempt, as the exporter would.
+    def _log_change(self, taken: bool) -> None:
+        # Logged once per change, not for each attempt, as the exporter would.
         if taken != self._taken:
             if taken:
                 log.warning("the collector at %s takes spans again", self._where)
@@ -72,7 +72,7 @@ class _Counted(SpanExporter):
         self._taken = taken
 
     def give_up(self) -> None:
-        """Send no more, not even what is being sent."""
+        """Stop sending, and abort the export under way."""
         self._given_up = True
         self._exporter.shutdown()
 
@@ -83,7 +83,7 @@ class _Counted(SpanExporter):
 
 
 class BoundedSpans(SpanProcessor):
-    """Queues spans for an exporter; never blocks whoever ends a span.
+    """Queues spans for an exporter; ending a span never blocks.
 
     Args:
         exporter: sends a batch, on a thread of the SDK's.
@@ -92,7 +92,7 @@ class BoundedSpans(SpanProcessor):
     """
 
     def __init__(self, exporter: SpanExporter, where: str, queue_max: int = QUEUE_MAX) -> None:
-        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # what it has to say is said here
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # reported here instead
         self._exporter = _Counted(exporter, where)
         self._queue_max = queue_max
         self._queued = 0
@@ -105,7 +105,7 @@ class BoundedSpans(SpanProcessor):
         QUEUED.set_function(lambda: max(self._queued - self._exporter.handed, 0))
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing: a span is of interest when it has ended."""
+        """Do nothing: only ended spans are exported."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue it, or count it as dropped."""

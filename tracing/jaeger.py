@@ -1,4 +1,4 @@
-"""A client of Jaeger's query API, the one its own pages use: what a Jaeger knows of a trace.
+"""A client of Jaeger's query API (the one its own UI uses), to read traces.
 
 Source: https://www.jaegertracing.io/docs/latest/apis/ (HTTP JSON)
 """
@@ -20,7 +20,7 @@ _EVENT_NAMES = ("event", "name")
 
 
 class JaegerError(Exception):
-    """A Jaeger that does not answer, or not as one."""
+    """Jaeger does not answer, or the answer is not Jaeger's."""
 
 
 def traces(url: str, trace_ids: Sequence[str]) -> dict[str, list[CollectedSpan]]:
@@ -54,7 +54,7 @@ def latest(url: str, service: str, operation: str, count: int) -> dict[str, list
 
 
 def _ask(url: str, questions: Iterable[httpx.QueryParams]) -> list[dict[str, list[CollectedSpan]]]:
-    """The traces that each question's parameters ask for."""
+    """The traces that each query returns."""
     if not url.startswith(("http://", "https://")):
         raise JaegerError(f"{url} is not the address of a Jaeger, such as http://127.0.0.1:16686")
     try:
@@ -112,5 +112,5 @@ def _event(fields: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _full(trace_id: str) -> str:
-    """Jaeger leaves leading zeros out."""
+    """A trace ID with the leading zeros that Jaeger omits."""
     return trace_id.zfill(32)

@@ -1,8 +1,8 @@
-"""An encoder that writes spans straight away as bytes of OTLP's protobuf.
+"""An encoder that writes spans directly as OTLP protobuf bytes.
 
 OpenTelemetry's own encoder builds an object for each attribute of each span: 65 µs for one of ours, where this
-takes 8, and a traced withdrawal has 25. What it cannot write is left to that encoder, and so is all else of an
-export: connections, headers, certificates, time limits.
+takes 8, and a traced withdrawal has 25. It falls back to that encoder for what it cannot write; all else of an
+export (connections, headers, certificates, time limits) is OpenTelemetry's own.
 
 Source: https://github.com/open-telemetry/opentelemetry-proto (``trace/v1``, ``common/v1``),
 https://protobuf.dev/programming-guides/encoding/
@@ -23,7 +23,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 CACHED_MAX = 10_000
-"""Attributes that are kept encoded; most come again with each span."""
+"""Encoded attributes in the cache; most recur in each span."""
 
 _LENGTH_DELIMITED = 2
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
@@ -35,7 +35,7 @@ class Unwritable(TypeError):  # noqa: N818
 
 
 class FastExporter(OTLPSpanExporter):
-    """OpenTelemetry's exporter over HTTP, with an encoder that is quick."""
+    """OpenTelemetry's exporter over HTTP, with the faster encoder."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch."""

@@ -1,8 +1,8 @@
-"""A span while it is open: OpenTelemetry's interface over a dictionary; then, a record to be sent.
+"""Recording of spans: OpenTelemetry's ``Span`` interface over a dictionary, exported when it ends.
 
-The SDK's own copies and checks every attribute, asks a sampler, and locks, as anybody might have started it with
-anything: 38 µs for one of ours, where this takes 10. Here everybody is known: who is traced was decided at the
-root, and attributes are text, numbers, true or false (:mod:`tracing.otlp`).
+The SDK's own copies and checks every attribute, asks a sampler, and locks, as its callers may pass anything:
+38 µs for one of ours, where this takes 10. Here all callers are known: sampling was decided at the root, and
+attributes are text, numbers, true or false (:mod:`tracing.otlp`).
 """
 
 import random
@@ -19,20 +19,20 @@ from opentelemetry.util.types import Attributes, AttributeValue
 from tracing.delivery import BoundedSpans
 
 EVENTS_MAX = 128
-"""Events of one span; what is tried again without end leaves no more."""
+"""Events of one span; bounds those of endless retries."""
 
 LINKS_MAX = 1_000
-"""Links of one span: what a batch holds under load."""
+"""Links of one span; some as many as a batch has messages under load."""
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("settle")
 
 
 class Recorder:
-    """Starts the spans of a process, and takes those that have ended.
+    """Starts the spans of a process, and queues those that have ended.
 
     Args:
-        resource: who this process is.
+        resource: identifies this process.
         spans: where ended spans go.
     """
 
@@ -49,7 +49,7 @@ class Recorder:
         links: Sequence[Link],
         start_ns: int | None,
     ) -> "Recording":
-        """A span that runs; without a valid parent, the root of a new trace."""
+        """Start a span; without a valid parent, the root of a new trace."""
         if parent is not None and parent.is_valid:
             trace_id, state = parent.trace_id, parent.trace_state
         else:
@@ -89,11 +89,11 @@ class Recording(Span):
         return self._context
 
     def is_recording(self) -> bool:
-        """Until it has ended."""
+        """Whether the span has not ended."""
         return not self._ended
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        """Say something more."""
+        """Set one attribute."""
         self._attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
@@ -101,16 +101,16 @@ class Recording(Span):
         self._attributes.update(attributes)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        """Remark that something happened; after :data:`EVENTS_MAX` remarks nothing does."""
+        """Add an event; beyond :data:`EVENTS_MAX` events are dropped."""
         if len(self._events) < EVENTS_MAX:
             self._events.append(Event(name, dict(attributes or {}), timestamp or time.time_ns()))
 
     def update_name(self, name: str) -> None:
-        """Call it otherwise."""
+        """Rename the span."""
         self._name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Say how it went."""
+        """Set the outcome."""
         self._status = status if isinstance(status, Status) else Status(status, description)
 
     def record_exception(
@@ -120,7 +120,7 @@ class Recording(Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Remark that something was raised."""
+        """Add an ``exception`` event."""
         about: dict[str, AttributeValue] = {
             "exception.type": type(exception).__qualname__,
             "exception.message": str(exception),
@@ -130,7 +130,7 @@ class Recording(Span):
         self.add_event("exception", about | dict(attributes or {}), timestamp)
 
     def end(self, end_time: int | None = None) -> None:
-        """Hand it over, once."""
+        """End the span and queue it for export, once."""
         if self._ended:
             return
         self._ended = True

@@ -1,7 +1,7 @@
-"""Set-up of tracing in a process: where spans go, and which withdrawals are traced.
+"""Set-up of tracing in a process: exporter and sampling.
 
-Configured by OpenTelemetry's own environment variables: without an OTLP endpoint nothing is exported and
-nothing is paid for.
+Configured by OpenTelemetry's own environment variables: without an OTLP endpoint nothing is exported, at no
+cost.
 """
 
 import random
@@ -62,7 +62,7 @@ def configure(
     if exporter is None:
         if settings.endpoint is None:
             return
-        from tracing.otlp import FastExporter  # here, as only who exports shall wait for them
+        from tracing.otlp import FastExporter  # here, as only processes that export need it
 
         exporter = FastExporter(settings.endpoint)
     spans = BoundedSpans(exporter, settings.endpoint or "its own address")
@@ -81,7 +81,7 @@ def sample() -> bool:
 
 
 def recorder() -> Recorder | None:
-    """What starts the spans of this process; None unless :func:`enabled`."""
+    """The recorder of this process's spans; None unless :func:`enabled`."""
     return _recorder
 
 

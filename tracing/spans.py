@@ -33,7 +33,7 @@ def is_sampled(context: TraceContext) -> bool:
 
 
 def is_sampled_parent(traceparent: str | bytes | None) -> bool:
-    """The same of a ``traceparent`` as it came, before anything is made of it."""
+    """The same for a raw ``traceparent``, before it is parsed."""
     return setup._recorder is not None and traceparent is not None and traceparent[-1:] in _SAMPLED_DIGITS
 
 
@@ -77,10 +77,10 @@ def context_of(span: Span) -> TraceContext:
 
 
 def _span_context(context: TraceContext) -> SpanContext:
-    """What a traceparent says; invalid, so that a new trace begins, where it is none."""
+    """The span context of a traceparent; an invalid one, which starts a new trace, if that is malformed."""
     parent = context.traceparent or ""
     if _PLAIN.fullmatch(parent) and not context.tracestate:
-        # As nearly all of them are; the propagator takes five times as long.
+        # The common case; the propagator takes five times as long.
         return SpanContext(
             int(parent[3:35], 16), int(parent[36:52], 16), True, TraceFlags(int(parent[53:], 16)), _NO_STATE
         )

@@ -1,4 +1,4 @@
-"""The accounts there are: opening, listing and showing them, for demos, tests and operators."""
+"""Administration of accounts: opening, listing and showing them, for demos, tests and operators."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ ON CONFLICT DO NOTHING RETURNING account_id
 
 _COLUMNS = "account_id, currency, opening_balance_minor, balance_minor, opened_at, updated_at"
 
-# Numbers in names count as numbers: acc-2 before acc-10.
+# Natural order: acc-2 before acc-10.
 _LIST = f"""
 SELECT {_COLUMNS} FROM accounts
 ORDER BY regexp_replace(account_id, '[0-9]+$', ''), length(account_id), account_id LIMIT %s
@@ -37,10 +37,10 @@ class AccountRow(msgspec.Struct, frozen=True):
 
 
 def open_accounts(dsn: str, account_ids: Sequence[str], balance_minor: int, currency: str) -> list[str]:
-    """Open accounts with an opening balance; those that exist already stay as they are.
+    """Open accounts with an opening balance; existing ones stay as they are.
 
     Returns:
-        The IDs of the accounts that are new.
+        The IDs of the new accounts.
 
     Raises:
         psycopg.OperationalError: the database does not answer.

@@ -1,4 +1,4 @@
-"""Decisions of the account service: whether an account may pay, and what goes back if the payment failed.
+"""Decisions of the account service: deductions and rejections, and refunds of failed payments.
 
 Plain functions from state and messages to outcomes; no SQL, no Kafka. Messages for the same account are decided
 in order on the running balance.
@@ -150,7 +150,7 @@ def _refund(
 ) -> None:
     entry = log.get(failure.payment_id)
     if entry is None:
-        # Nobody is refunded on hearsay, and what has failed already need not be deducted any more.
+        # Without a known deduction nothing is refunded; a failed withdrawal need not be deducted any more.
         entry = LogEntry(
             failure.payment_id,
             failure.account_id,

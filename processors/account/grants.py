@@ -1,4 +1,4 @@
-"""What the account service may do in its database, beside what every service may."""
+"""Grants of the account service in its database, in addition to those of every service."""
 
 GRANTS = """
 GRANT SELECT, UPDATE ON accounts TO account;

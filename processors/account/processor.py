@@ -1,4 +1,4 @@
-"""The account service: requests and failed payments in, deductions and refunds out."""
+"""The account service's processor: consumes requests and failed payments, emits deductions and refunds."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,8 +16,8 @@ from processors.account.decide import Decision, decide
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
-from processors.runtime.database import Database, is_nobodys_fault
-from processors.runtime.due import SetAside, in_words
+from processors.runtime.database import Database, is_transient
+from processors.runtime.due import Deferred, in_words
 from processors.runtime.hops import deciding
 from processors.runtime.logs import fields_of
 from processors.runtime.messages import Message, payment_ids
@@ -25,7 +25,7 @@ from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
 
 REFUND = "refund"
-"""What is tried again, in the metrics."""
+"""The step's label in the retry metrics."""
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 class AccountProcessor(Processor):
     """Decides withdrawals and refunds on locked balances, one transaction a batch.
 
-    A refund is owed: where the database refuses it, it is kept and tried again until it succeeds.
+    A refund is owed to the customer: where the database refuses it, it is stored and retried until it succeeds.
     """
 
     name = "account"
@@ -44,7 +44,7 @@ class AccountProcessor(Processor):
         super().__init__(settings)
         self._policy = settings.retry_policy()
         self._due_database = Database(settings.dsn(self.name), "account-due")
-        self._set_aside: SetAside[UUID] = SetAside()
+        self._deferred: Deferred[UUID] = Deferred()
 
     async def process(self, batch: Batch) -> None:
         """Lock, read, decide, write."""
@@ -54,7 +54,7 @@ class AccountProcessor(Processor):
         batch.dead_letters += decision.dead_letters
 
     async def keep(self, message: Message, error: str) -> bool:
-        """A refund is kept; nothing was deducted for a request, so that may go to the dead letters."""
+        """Store a refund to retry it; nothing was deducted for a request, so that may become a dead letter."""
         if not isinstance(message.event, PaymentFailed):
             return False
         next_attempt_at = self._policy.next_at(1, self.clock.now())
@@ -65,19 +65,19 @@ class AccountProcessor(Processor):
         return True
 
     async def work_due(self) -> int:
-        """Try a refund again that was refused, if one is due; one that fails again is due later."""
+        """Retry one refund that was refused, if one is due; if it fails again, it is rescheduled."""
         connection = await self._due_database.connect()
         await self.clock.look(connection)
         decision = Decision()
         async with connection.transaction():
-            due = await store.lock_refund(connection, self.clock.now(), self._set_aside.keys())
+            due = await store.lock_refund(connection, self.clock.now(), self._deferred.keys())
             if due is None:
                 return 0
             try:
                 async with connection.transaction():
                     decision = await self._refund(connection, due)
             except Exception as error:
-                if is_nobodys_fault(error):
+                if is_transient(error):
                     raise
                 await self._postpone(connection, due, error)
         metrics.count_decisions(decision.emitted)
@@ -88,7 +88,7 @@ class AccountProcessor(Processor):
             decision = await _apply(connection, [due.message()])
             emitted += decision.emitted
         await store.forget_refund(connection, due)
-        for letter in decision.dead_letters:  # not in the way of a request any more, but none of ours
+        for letter in decision.dead_letters:  # no longer blocked by its request, but not ours to refund
             log.error("a refund is not owed", reason=letter.reason, **fields_of(due.context, due.payment_id))
         return decision
 
@@ -100,9 +100,9 @@ class AccountProcessor(Processor):
             async with connection.transaction():
                 await store.postpone_refund(connection, due, in_words(error), at)
         except psycopg.Error as refused:
-            if is_nobodys_fault(refused):
+            if is_transient(refused):
                 raise
-            self._set_aside.add(due.payment_id)
+            self._deferred.add(due.payment_id)
 
     async def close(self) -> None:
         """Close the databases."""

@@ -50,7 +50,7 @@ INSERT INTO refunds_due (payment_id, payload, traceparent, tracestate, error, ne
 VALUES (%b, %b::text::json, %b, %b, %b, %b) ON CONFLICT DO NOTHING
 """
 
-# Another instance tries another one at the same time, never the same.
+# Concurrent instances retry different refunds, never the same one.
 _LOCK_REFUND = """
 SELECT payment_id, payload::text, traceparent, tracestate, attempts FROM refunds_due
 WHERE next_attempt_at <= %b AND payment_id <> ALL(%t::uuid[])
@@ -67,7 +67,7 @@ _LEDGER = Rows("ledger", payment_id="uuid", kind="text", account_id="text", amou
 
 
 class RefundDue(msgspec.Struct, frozen=True):
-    """A refund that was refused ``attempts`` times."""
+    """A refund that was refused ``attempts`` times and is due again."""
 
     payment_id: UUID
     body: bytes
@@ -75,10 +75,10 @@ class RefundDue(msgspec.Struct, frozen=True):
     attempts: int
 
     def message(self) -> Message:
-        """The message that it was.
+        """The original message.
 
         Raises:
-            ContractError: what is stored is none.
+            ContractError: the stored message is invalid.
         """
         record = Record(PAYMENT_EVENTS.name, 0, 0, None, self.body, [])
         return Message(decode(PaymentFailed.__name__, self.body), self.payment_id, self.context, record)
@@ -87,7 +87,7 @@ class RefundDue(msgspec.Struct, frozen=True):
 async def keep_refund(
     connection: AsyncConnection, message: Message, error: str, next_attempt_at: datetime
 ) -> None:
-    """Remember a refund that is to be tried again."""
+    """Store a refund to be retried."""
     event, context = message.event, message.context
     values = (encode(event).decode(), context.traceparent, context.tracestate, error, next_attempt_at)
     await connection.execute(_KEEP_REFUND, (event.payment_id, *values))
@@ -99,7 +99,7 @@ async def lock_refund(connection: AsyncConnection, now: datetime, but: Sequence[
     Args:
         connection: in a transaction.
         now: the time.
-        but: refunds that are left alone.
+        but: refunds to skip.
     """
     row = await (await connection.execute(_LOCK_REFUND, (now, but))).fetchone()
     if row is None:
@@ -109,23 +109,23 @@ async def lock_refund(connection: AsyncConnection, now: datetime, but: Sequence[
 
 
 async def forget_refund(connection: AsyncConnection, due: RefundDue) -> None:
-    """It is done."""
+    """Delete a due refund that is done."""
     await connection.execute(_FORGET_REFUND, (due.payment_id,))
 
 
 async def postpone_refund(
     connection: AsyncConnection, due: RefundDue, error: str, next_attempt_at: datetime
 ) -> None:
-    """It was refused again."""
+    """Reschedule a refund that was refused again."""
     await connection.execute(_POSTPONE_REFUND, (error, next_attempt_at, due.payment_id))
 
 
 async def lock_and_read(
     connection: AsyncConnection, account_ids: set[str], payment_ids: Sequence[UUID]
 ) -> tuple[dict[str, Account], dict[UUID, LogEntry]]:
-    """The accounts that exist, locked until the transaction ends, and what was decided on the withdrawals before.
+    """The existing accounts, locked until the transaction ends, and earlier decisions on the withdrawals.
 
-    Accounts are locked in one order everywhere, so no deadlocks; the log is read once they are.
+    Accounts are locked in one order everywhere, so there are no deadlocks; the log is read under the locks.
     """
     accounts = await connection.execute(_LOCK_ACCOUNTS, (sorted(account_ids),))
     log = await connection.execute(_READ_LOG, (payment_ids,))
@@ -150,5 +150,5 @@ async def write(connection: AsyncConnection, decision: Decision) -> None:
         _LEDGER.insert([(b.payment_id, b.kind, b.account_id, b.amount_minor) for b in decision.bookings]),
         outbox_rows.insert("account", decision.emitted),
     )
-    # By itself: what was opened in the same batch must be there.
+    # A statement of its own: it must see rows that the same batch inserted.
     await write_rows(connection, Write(_COMPENSATE, [(e.payment_id, e.reason) for e in decision.compensated]))

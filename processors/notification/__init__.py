@@ -1,1 +1,1 @@
-"""The notification service: tells the customer how the withdrawal went."""
+"""The notification service: notifies the customer of a withdrawal's outcome."""

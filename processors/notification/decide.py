@@ -1,4 +1,4 @@
-"""Decisions of the notification service: which mail a customer gets, and what follows from how it fared.
+"""Decisions of the notification service: which mail a customer gets, and the event that follows its delivery.
 
 Plain functions from state and messages to outcomes; no SQL, no Kafka, no SMTP.
 """
@@ -104,13 +104,13 @@ def admit(
 
 
 def conclude(notification: Notification, delivery: Delivery, now: datetime, policy: RetryPolicy) -> Emitted | None:
-    """Apply how a mail fared, in place; the event that follows, if it is final.
+    """Apply a delivery outcome in place; returns the event that follows, if the outcome is final.
 
     Args:
-        notification: pending; counts one attempt more afterwards, if there was one.
-        delivery: how the mail fared.
+        notification: pending; its attempts are incremented, if there was one.
+        delivery: the mail's outcome.
         now: the time of it.
-        policy: when to try again; after the last attempt the notification has failed.
+        policy: when to retry; after the last attempt the notification has failed.
     """
     if isinstance(delivery, NotTried):
         notification.next_attempt_at = now

@@ -1,4 +1,4 @@
-"""What the notification service may do in its database, beside what every service may."""
+"""Grants of the notification service in its database, in addition to those of every service."""
 
 GRANTS = """
 GRANT SELECT, INSERT, UPDATE ON notifications TO notification;

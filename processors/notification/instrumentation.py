@@ -1,4 +1,4 @@
-"""Spans and metrics of mails: a mailer around the one that sends."""
+"""Spans and metrics of mails: a mailer that wraps the one that sends."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from tracing import attributes as names
 TEMPLATE = "settle.mail.template"
 
 MAIL = "mail"
-"""What is tried again, in the metrics."""
+"""The step's label in the retry metrics."""
 
 
 class InstrumentedMailer:
-    """The same mailer, with a span in the trace of each mail."""
+    """A mailer that adds a span to the trace of each mail."""
 
     def __init__(self, mailer: Mailer) -> None:
         self._mailer = mailer
@@ -38,7 +38,7 @@ class InstrumentedMailer:
 
 
 def _note(span: Span, mail: Mail, delivery: Delivery) -> None:
-    """Note in the trace how a mail fared."""
+    """Record a mail's outcome on its span."""
     span.set_attribute(TEMPLATE, mail.template)
     if isinstance(delivery, NotTried):
         span.add_event(names.NOT_TRIED, {names.REASON: delivery.reason})

@@ -1,7 +1,7 @@
-"""Mailers: each takes a batch of mails and says what became of each.
+"""Mailers: each sends a batch of mails and returns the outcome of each.
 
-Mail can arrive twice: between a mail server's yes and the commit lies a moment in which this service can die.
-The ``Message-ID`` is the same both times, so that mail systems can tell.
+A mail can be sent twice: this service can die between the mail server's acceptance and the commit.
+The ``Message-ID`` is the same both times, so that mail systems can deduplicate.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from tracing import NO_CONTEXT, TraceContext
 from tracing import attributes as names
 
 COLLECT_EVERY = 500
-"""Each message is a tangle of objects that refer to each other; left to pile up, they are 100 MB."""
+"""Each message is a reference cycle; without garbage collection they add up to 100 MB."""
 
 _made = count(1)
 
 log = structlog.get_logger()
 
 SMTP_CONNECTIONS_MAX = 8
-"""Mails under way at the same time."""
+"""Mails sent concurrently."""
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -61,56 +61,56 @@ class Mail(msgspec.Struct, frozen=True):
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """The mail left."""
+    """The mail server accepted the mail."""
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """It never will: the address or the content was refused."""
+    """Permanent failure: the address or the content was refused."""
 
     reason: str
 
 
 class Undelivered(msgspec.Struct, frozen=True):
-    """Not now; worth another attempt."""
+    """Temporary failure, to be retried."""
 
     reason: str
 
 
 class NotTried(msgspec.Struct, frozen=True):
-    """Not even tried. Counts as no attempt."""
+    """Not sent: the circuit is open, or the batch's time was up. Does not count as an attempt."""
 
     reason: str
 
 
 Delivery = Delivered | Refused | Undelivered | NotTried
 
-_TIME_WAS_UP = NotTried("the batch's time was up")
-_RESTS = NotTried("the mail server is given a rest, or the batch's time was up")
+_OUT_OF_TIME = NotTried("the batch's time was up")
+_NOT_CALLED = NotTried("circuit open after failures of the mail server, or the batch's time was up")
 
 
 class Mailer(Protocol):
-    """A way for mail to leave. Outages are outcomes, not exceptions.
+    """A way to send mail. Outages are outcomes, not exceptions.
 
     Attributes:
-        attributes: of spans: who is spoken to.
+        attributes: of spans: the mail server.
     """
 
     attributes: Mapping[str, str | int]
 
     def capacity(self, at_most: int) -> int:
-        """How many mails are worth preparing now, up to ``at_most``; none while the server is given a rest."""
+        """How many mails are worth preparing now, up to ``at_most``; none while the circuit is open."""
 
     async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:
         """Send each mail; the outcomes in the same order.
 
         Args:
             mails: what to send.
-            probe: whether one of them may test a server that is given a rest, and wait for it.
+            probe: whether one of them may probe the server when the circuit is open, and wait for it.
         """
 
 
 class NoMailer:
-    """Says that everything left; for load tests."""
+    """Reports every mail as delivered; for load tests."""
 
     attributes: Mapping[str, str | int] = {}
 
@@ -119,7 +119,7 @@ class NoMailer:
         return at_most
 
     async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:  # noqa: ARG002
-        """Do nothing, successfully."""
+        """Send nothing, and report success."""
         return [Delivered()] * len(mails)
 
 
@@ -137,12 +137,12 @@ class FileMailer:
         return at_most
 
     async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:  # noqa: ARG002
-        """Write the files, as far as the time goes; the same mail again replaces its file."""
+        """Write the files, within the time budget; a repeated mail replaces its file."""
         return await asyncio.to_thread(self._write_all, mails)
 
     def _write_all(self, mails: Sequence[Mail]) -> list[Delivery]:
         begin_until = time.monotonic() + BUDGET_S
-        return [self._write(mail) if time.monotonic() < begin_until else _TIME_WAS_UP for mail in mails]
+        return [self._write(mail) if time.monotonic() < begin_until else _OUT_OF_TIME for mail in mails]
 
     def _write(self, mail: Mail) -> Delivery:
         composed = _compose(mail, self._sender)
@@ -164,30 +164,30 @@ class FileMailer:
 class SmtpMailer:
     """Sends through an SMTP server."""
 
-    def __init__(self, host: str, port: int, sender: str, timeout_s: float, rests_s: Sequence[float]) -> None:
+    def __init__(self, host: str, port: int, sender: str, timeout_s: float, backoff_s: Sequence[float]) -> None:
         self._host, self._port, self._sender, self._timeout_s = host, port, sender, timeout_s
         self.attributes: Mapping[str, str | int] = {
             names.NETWORK_PROTOCOL_NAME: "smtp",
             names.SERVER_ADDRESS: host,
             names.SERVER_PORT: port,
         }
-        self._breaker = Breaker(rests_s)
+        self._breaker = Breaker(backoff_s)
         metrics.CIRCUIT_OPEN.labels("smtp").set_function(lambda: not self._breaker.is_closed)
         self._calls = Calls(SMTP_CONNECTIONS_MAX, BUDGET_S, self._breaker)
 
     def capacity(self, at_most: int) -> int:
-        """All, one probe, or none, as the circuit breaker says."""
+        """All, one probe, or none, depending on the circuit breaker."""
         return self._calls.capacity(at_most)
 
     async def send(self, mails: Sequence[Mail], *, probe: bool = True) -> Sequence[Delivery]:
         """Send the mails, several at a time."""
         answers = await self._calls.each(self._send, mails, probe=probe)
-        return [answer or _RESTS for answer in answers]
+        return [answer or _NOT_CALLED for answer in answers]
 
     async def _send(self, mail: Mail) -> Delivery:
         composed = _compose(mail, self._sender)
         if isinstance(composed, Refused):
-            self._breaker.passed_over()
+            self._breaker.released()
             return composed
         try:
             await aiosmtplib.send(
@@ -207,13 +207,13 @@ class SmtpMailer:
         except aiosmtplib.SMTPDataError as error:
             self._breaker.succeeded()
             return _answered(error.code, f"{error.code} {error.message}")
-        # What the server answers to a connection, a greeting, a login or the sender would meet every mail.
+        # An error at connecting, greeting, login or sender (MAIL) concerns every mail.
         except (aiosmtplib.SMTPException, OSError) as error:
             self._breaker.failed()
             if isinstance(error, aiosmtplib.SMTPResponseException):
                 return Undelivered(_text(f"{self._host}:{self._port}: {error.code} {error.message}"))
             return Undelivered(_text(f"{self._host}:{self._port}: {error}"))
-        except ValueError as error:  # of this mail, not of the server
+        except ValueError as error:  # the mail's fault, not the server's
             self._breaker.succeeded()
             return Refused(_text(f"{type(error).__name__}: {error}"))
         except Exception as error:
@@ -242,13 +242,13 @@ def _answered(code: int, answer: str) -> Delivery:
 
 
 def _unexpected(mail: Mail, error: Exception) -> Undelivered:
-    """A fault of ours, with this mail; the others of its batch have their own outcomes."""
+    """Log a bug of ours with this mail; the others of its batch have their own outcomes."""
     log.exception("a mail failed", payment_id=str(mail.payment_id), template=mail.template)
     return Undelivered(_text(f"{type(error).__name__}: {error}"))
 
 
 def _text(reason: str) -> str:
-    """A server may answer in any bytes and at any length."""
+    """A server's answer, sanitized and cut: it may have any bytes and any length."""
     return clean(reason, REASON_MAX)
 
 
@@ -269,7 +269,7 @@ def _compose(mail: Mail, sender: str) -> _Composed | Refused:
         message.set_content(mail.text)
         text = bytes(message)
         addresses = [address.addr_spec for address in message["To"].addresses if address.domain]
-    except Exception as error:  # its parsers raise whatever they stumble over, and would again at every attempt
+    except Exception as error:  # the standard library's parsers raise anything, and would at every attempt
         return Refused(_text(f"{type(error).__name__}: {error}"))
     if addresses != [mail.recipient] or not mail.recipient.isprintable():
         return Refused(f"{mail.recipient!r} is not a mail address")

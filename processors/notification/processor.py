@@ -1,4 +1,4 @@
-"""The notification service: how a withdrawal went in, mails to the customer out."""
+"""The notification service's processor: consumes outcomes of withdrawals, sends mails to the customer."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -18,24 +18,24 @@ from processors.notification.mailer import Delivery, Mailer, mailer_for
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
-from processors.runtime.database import Database, is_nobodys_fault
-from processors.runtime.due import SetAside, in_words, isolate
+from processors.runtime.database import Database, is_transient
+from processors.runtime.due import Deferred, in_words, isolate
 from processors.runtime.hops import deciding
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings, recipient
 
 DUE_MAX = 500
-"""Mails tried again in one transaction at the most."""
+"""Mails retried in one transaction at most."""
 
 FATES_MAX = 100_000
-"""Mails whose fate is remembered until it is committed; beyond that one might leave again."""
+"""Mail outcomes cached until they are committed; beyond that a mail might be sent again."""
 
 log = structlog.get_logger()
 
 
 class NotificationProcessor(Processor):
-    """Sends one mail per payment ID and template; what cannot leave now is due again from the database."""
+    """Sends one mail per payment ID and template; one that cannot be sent now is retried from the database."""
 
     name = "notification"
     topics = READ_BY["notification"]
@@ -46,9 +46,9 @@ class NotificationProcessor(Processor):
         self._mailer = InstrumentedMailer(mailer or mailer_for(settings))
         self._policy = settings.retry_policy()
         self._due_database = Database(settings.dsn(self.name), "notification-due")
-        self._set_aside: SetAside[store.Key] = SetAside()
-        # What became of mails, as long as that is not committed: a batch that comes again, as the database went
-        # away or refuses one of its rows, sends none of them a second time.
+        self._deferred: Deferred[store.Key] = Deferred()
+        # Outcomes of mails that are not committed yet: a batch that is retried, as the database became unavailable
+        # or refused one of its rows, sends none of them a second time.
         self._fates: dict[tuple[UUID, str], Delivery] = {}
 
     async def process(self, batch: Batch) -> None:
@@ -62,19 +62,19 @@ class NotificationProcessor(Processor):
         batch.emitted += emitted
 
     async def work_due(self) -> int:
-        """Try pending mails again whose time has come.
+        """Retry pending mails that are due.
 
-        The rows stay locked while the mails leave: a mail has no key by which a second one could be told.
+        The rows stay locked while the mails are sent: SMTP has no idempotency key to detect a second one.
         """
         await self.clock.look(await self._due_database.connect())
         limit = self._mailer.capacity(DUE_MAX)
         if not limit:
             return 0
-        now, but = self.clock.now(), self._set_aside.keys()
+        now, but = self.clock.now(), self._deferred.keys()
         try:
             return await self._send_due(partial(store.lock_due, now=now, but=but, limit=limit))
         except Exception as error:
-            if is_nobodys_fault(error):
+            if is_transient(error):
                 raise
         keys = await store.due(await self._due_database.connect(), now, but, limit)
 
@@ -95,7 +95,7 @@ class NotificationProcessor(Processor):
         return len(due)
 
     async def _push_back(self, key: store.Key, error: Exception) -> None:
-        """Have a mail that cannot be handled due again later, and say why where `settle stuck` looks."""
+        """Reschedule a mail that cannot be handled, with the reason, which `settle stuck` shows."""
         payment_id, template = key
         log.error("a mail cannot be handled", payment_id=str(payment_id), template=template, exc_info=error)
         metrics.RETRIES.labels(MAIL).inc()
@@ -103,9 +103,9 @@ class NotificationProcessor(Processor):
         try:
             await store.push_back(await self._due_database.connect(), key, in_words(error), at)
         except psycopg.Error as refused:
-            if is_nobodys_fault(refused):
+            if is_transient(refused):
                 raise
-            self._set_aside.add(key)
+            self._deferred.add(key)
 
     async def close(self) -> None:
         """Close the databases."""

@@ -23,7 +23,7 @@ traceparent, tracestate
 
 _KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(%b)"
 
-# As text: of an array without elements the binary format would not know the type.
+# As text: in binary format an empty array has no element type.
 _KEYS = "SELECT * FROM unnest(%t::uuid[], %t::text[])"
 
 _IS_DUE = f"""
@@ -31,7 +31,7 @@ status = 'pending' AND next_attempt_at <= %b AND (payment_id, template) NOT IN (
 ORDER BY next_attempt_at LIMIT %b
 """
 
-# Another instance works on other rows at the same time, never on the same.
+# Concurrent instances work on different rows, never on the same ones.
 _LOCK_DUE = f"SELECT {_COLUMNS} FROM notifications WHERE {_IS_DUE} FOR UPDATE SKIP LOCKED"
 
 _DUE = f"SELECT payment_id, template FROM notifications WHERE {_IS_DUE}"
@@ -75,7 +75,7 @@ FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id AND p.templat
 
 
 async def known(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set[tuple[UUID, str]]:
-    """Payment ID and template of the notifications that exist already."""
+    """Payment ID and template of the existing notifications."""
     cursor = await connection.execute(_KNOWN, (payment_ids,))
     return {(row[0], row[1]) for row in await cursor.fetchall()}
 
@@ -88,7 +88,7 @@ async def lock_due(
     Args:
         connection: in a transaction.
         now: the time.
-        but: notifications that are left alone.
+        but: notifications to skip.
         limit: how many at the most.
     """
     cursor = await connection.execute(_LOCK_DUE, (now, *_keys(but), limit))
@@ -96,19 +96,19 @@ async def lock_due(
 
 
 async def due(connection: AsyncConnection, now: datetime, but: Sequence[Key], limit: int) -> list[Key]:
-    """The same by name only, without locks."""
+    """The same by key only, without locks."""
     cursor = await connection.execute(_DUE, (now, *_keys(but), limit))
     return [(row[0], row[1]) for row in await cursor.fetchall()]
 
 
 async def lock_these(connection: AsyncConnection, keys: Sequence[Key], now: datetime) -> list[Notification]:
-    """Those of some notifications that are due still, locked until the transaction ends."""
+    """Those of the given notifications that are still due, locked until the transaction ends."""
     cursor = await connection.execute(_LOCK_THESE, (*_keys(keys), now))
     return [_notification(row) for row in await cursor.fetchall()]
 
 
 async def push_back(connection: AsyncConnection, key: Key, reason: str, next_attempt_at: datetime) -> None:
-    """Have a notification that cannot be handled due again later."""
+    """Reschedule a notification that cannot be handled."""
     await connection.execute(_PUSH_BACK, (reason, next_attempt_at, *key))
 
 
@@ -131,7 +131,7 @@ async def insert(
 async def update(
     connection: AsyncConnection, notifications: Sequence[Notification], emitted: Sequence[Emitted]
 ) -> None:
-    """Write what became of pending notifications, and their events."""
+    """Write the outcomes of pending notifications, and their events."""
     rows = [_row(notification) for notification in notifications]
     await write_rows(connection, Write(_UPDATE, rows), outbox_rows.insert("notification", emitted))
 

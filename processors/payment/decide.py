@@ -1,7 +1,7 @@
-"""Decisions of the payment service: which payments are new or still payable, and what an answer means.
+"""Decisions of the payment service: admission of payments, cancellation, and outcomes of provider calls.
 
 Plain functions from state and messages to outcomes; no SQL, no Kafka. A payment ends in one of two ways: the
-provider paid, or the provider declined or voided it. A cancellation and a deadline are wishes: they turn the next
+provider paid, or the provider declined or voided it. A cancellation and a deadline only ask: they turn the next
 call from a charge into a void, and the provider's answer decides.
 """
 
@@ -28,7 +28,7 @@ from processors.runtime.retry import RetryPolicy
 from tracing import TraceContext
 
 AWAITED = "awaited"
-"""A cancellation came before the deduction; nothing is to be paid yet."""
+"""A cancellation arrived before the deduction; nothing is to be paid yet."""
 PENDING = "pending"
 PROCESSED = "processed"
 FAILED = "failed"
@@ -39,7 +39,7 @@ DEADLINE = "deadline"
 PROVIDER_UNAVAILABLE = "provider_unavailable"
 VOIDED = "voided_at_provider"
 
-# What a pending payment waits for, where the provider has not said anything.
+# The reasons of a pending payment, where the provider has not given one.
 NOT_TRIED = "provider_not_asked_yet"
 
 ALREADY_PAID = "already_paid"
@@ -51,10 +51,10 @@ class Payment(msgspec.Struct):
 
     Attributes:
         attempts: charges tried so far.
-        next_attempt_at: when a pending payment is due; while an instance works on it, when others may take over.
+        next_attempt_at: when a pending payment is due; while it is claimed, when the claim expires.
         deadline_at: from when on it is voided rather than paid; None before the first attempt.
         void_reason: why it is to be voided rather than paid; None while it is to be paid.
-        cancel_refused: whether someone was told that it cannot be cancelled.
+        cancel_refused: whether a refusal of its cancellation was emitted.
     """
 
     payment_id: UUID
@@ -72,17 +72,17 @@ class Payment(msgspec.Struct):
     cancel_refused: bool = False
 
     def charge(self) -> Charge:
-        """What to ask of the provider."""
+        """The request to the provider."""
         attempt = self.attempts + 1
         return Charge(self.payment_id, self.account_id, self.amount_minor, self.currency, self.context, attempt)
 
 
 class Admission(msgspec.Struct):
-    """What the deductions of a batch are.
+    """The deductions of a batch, sorted.
 
     Attributes:
-        new: payments that nobody knew.
-        awaited: payments that were cancelled before their deduction came, now known in full.
+        new: payments unknown so far.
+        awaited: payments that were cancelled before their deduction arrived, now known in full.
         dead_letters: deductions that contradict what is known.
     """
 
@@ -96,7 +96,7 @@ class Admission(msgspec.Struct):
 
 
 def admit(messages: Sequence[Message], known: Mapping[UUID, Payment], now: datetime) -> Admission:
-    """Sort out the deductions of a batch: each payment ID once, none that is known already.
+    """Sort the deductions of a batch: each payment ID once, without those known already.
 
     Args:
         messages: ``MoneyDeducted``, and ``CancelRequested``, which count before deductions of the same batch.
@@ -125,7 +125,7 @@ def admit(messages: Sequence[Message], known: Mapping[UUID, Payment], now: datet
                 event.payment_id, event.account_id, event.amount_minor, event.currency, message.context
             )
             seen[event.payment_id] = payment
-            # What was cancelled with other contents is something else, and what is deducted counts.
+            # A cancellation with other contents does not concern this payment: the deduction counts.
             if any(same_withdrawal(wish, event) for wish in wishes.get(event.payment_id, ())):
                 _void_instead(payment, CANCELLED, now)
             elif earlier is not None:
@@ -138,11 +138,11 @@ class Cancellation(msgspec.Struct):
     """What the cancellations of a batch change.
 
     Attributes:
-        awaited: payments that are not known yet, to be remembered.
+        awaited: payments that are not known yet, to be stored.
         to_void: pending payments that are to be voided instead of paid.
         refused: payments whose cancellation is refused for the first time.
         emitted: the refusals.
-        dead_letters: cancellations of something else than the payment that is known.
+        dead_letters: cancellations whose contents differ from the known payment's.
     """
 
     awaited: list[Payment] = []
@@ -153,10 +153,10 @@ class Cancellation(msgspec.Struct):
 
 
 def cancel(messages: Sequence[Message], known: Mapping[UUID, Payment], now: datetime) -> Cancellation:
-    """What the cancellations of a batch amount to; said again, they change nothing.
+    """Decide the cancellations of a batch; redelivered ones change nothing.
 
     Args:
-        messages: ``CancelRequested``; others are passed over.
+        messages: ``CancelRequested``; others are ignored.
         known: the payments that they name, as far as they exist, locked; changed in place.
         now: the time of the decision.
     """
@@ -187,7 +187,7 @@ def cancel(messages: Sequence[Message], known: Mapping[UUID, Payment], now: date
 
 
 def must_void(payment: Payment, now: datetime) -> bool:
-    """Whether a due payment may no longer be charged; notes why."""
+    """Whether a due payment may no longer be charged; sets ``void_reason``."""
     deadline_at = payment.deadline_at if payment.attempts else None
     if payment.void_reason is None and deadline_at is not None and deadline_at <= now:
         payment.void_reason = DEADLINE
@@ -195,13 +195,13 @@ def must_void(payment: Payment, now: datetime) -> bool:
 
 
 def count_attempt(payment: Payment, outcome: Outcome, policy: RetryPolicy, deadline_at: datetime) -> bool:
-    """Count a charge; True if it was the last one and got no answer, so that it is to be voided.
+    """Count a charge; True if it was the last attempt and got no answer, so that it must be voided.
 
     Args:
         payment: what was charged; changed in place.
         outcome: the provider's answer.
         policy: how many charges there are.
-        deadline_at: the payment's deadline, if this was the first charge: until then nobody had tried to pay.
+        deadline_at: the payment's deadline, if this was the first charge: it counts from the first attempt.
     """
     if isinstance(outcome, NotTried):
         return False
@@ -217,14 +217,14 @@ def count_attempt(payment: Payment, outcome: Outcome, policy: RetryPolicy, deadl
 def conclude(
     payment: Payment, outcome: Outcome, now: datetime, policy: RetryPolicy, wished: str | None = None
 ) -> list[Emitted]:
-    """Apply an answer to a payment, in place; the events that follow, if the answer is final.
+    """Apply an outcome to a payment, in place; returns the events that follow, if it is final.
 
     Args:
         payment: pending, as it was when the provider was asked.
         outcome: the provider's answer, to a charge or to a void.
         now: the time of the answer.
-        policy: when to try again without an answer.
-        wished: why it was to be voided, as of now; set by a cancellation that came while the provider was asked.
+        policy: when to retry without an answer.
+        wished: the current reason to void it; set by a cancellation that arrived during the provider call.
     """
     is_news = wished is not None and payment.void_reason is None
     payment.void_reason = wished or payment.void_reason
@@ -250,7 +250,7 @@ def conclude(
 
 
 def _end(payment: Payment, event: Event, now: datetime) -> list[Emitted]:
-    """The event that ends a payment; and a refusal, if it was to be cancelled and ended otherwise."""
+    """The event that ends a payment; plus a refusal, if its cancellation was requested and it ended otherwise."""
     ending = [Emitted(event, payment.context)]
     return ending + _refuse_cancel(payment, now) if payment.void_reason == CANCELLED else ending
 
@@ -269,7 +269,7 @@ def _void_instead(payment: Payment, reason: str, now: datetime) -> None:
 
 
 def _not_after_deadline(payment: Payment, due: datetime, now: datetime) -> datetime:
-    """A payment that waits is looked at again when its deadline comes, and voided then."""
+    """The next attempt, no later than the deadline, when the payment is voided."""
     if payment.void_reason is None and payment.deadline_at is not None and now < payment.deadline_at:
         return min(due, payment.deadline_at)
     return due

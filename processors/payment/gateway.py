@@ -1,9 +1,9 @@
-"""The interface to a payment provider: it charges once per payment ID, and can say that it never will.
+"""The interface to a payment provider: charges and voids, idempotent by payment ID.
 
-The payment ID is the provider's idempotency key: charging it again must give the first answer again. Voiding it
-is the question *and* the fence: whoever was paid is told so, and what was not taken by then never will be, not
-even by a charge that is still on its way. Real providers offer it as "cancel". Only an answer that is final may
-make a payment fail, so money never leaves after it was refunded.
+The payment ID is the provider's idempotency key: charging it again must give the first answer again. A void is
+query *and* fence: a payment that was made is answered as paid, and one that was not never will be, not even by a
+charge still in flight. Real providers offer it as "cancel". Only a final answer may make a payment fail, so money
+never leaves after it was refunded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ class Charge(msgspec.Struct, frozen=True):
 
     Attributes:
         attempt: which one this is, from 1 on.
-        context: the trace context that the call continues; the provider is told neither.
+        context: the trace context that the call continues; neither is sent to the provider.
     """
 
     payment_id: UUID
@@ -48,44 +48,44 @@ class Voided(msgspec.Struct, frozen=True):
 
 
 class Unavailable(msgspec.Struct, frozen=True):
-    """No answer: it may have been paid or not. To be tried again or voided, never taken for a refusal."""
+    """No answer: it may have been paid or not. To be retried or voided, never treated as a refusal."""
 
     reason: str
     retry_after_s: float = 0.0
 
 
 class NotTried(msgspec.Struct, frozen=True):
-    """Not even asked, as the provider is given a rest or the time was up. Counts as no attempt."""
+    """Not called, as the circuit is open or the time was up. Does not count as an attempt."""
 
 
 Outcome = Paid | Declined | Voided | Unavailable | NotTried
 
 
 class PaymentGateway(Protocol):
-    """A way to a payment provider. Outages are outcomes, not exceptions.
+    """A client of a payment provider. Outages are outcomes, not exceptions.
 
     Attributes:
-        round_s_max: seconds that one call of :meth:`charge` or :meth:`void` can take at the most.
+        round_s_max: the longest that one call of :meth:`charge` or :meth:`void` can take, seconds.
     """
 
     round_s_max: float
 
     async def open(self) -> None:
-        """Connect, as far as that can be done ahead."""
+        """Connect, as far as possible in advance."""
 
     def capacity(self, at_most: int) -> int:
-        """How many charges are worth preparing now, up to ``at_most``; none while the provider is given a rest."""
+        """How many charges are worth preparing now, up to ``at_most``; none while the circuit is open."""
 
     async def charge(self, charges: Sequence[Charge], *, probe: bool) -> Mapping[UUID, Outcome]:
         """Pay each charge once; an outcome for every payment ID.
 
         Args:
-            charges: what to pay, at any rate each payment ID only once.
-            probe: whether one of them may test a provider that is given a rest, and wait for it.
+            charges: what to pay, each payment ID only once.
+            probe: whether one of them may probe the provider when the circuit is open, and wait for it.
         """
 
     async def void(self, charges: Sequence[Charge]) -> Mapping[UUID, Outcome]:
-        """Make sure that each is never paid, unless it is already: then its outcome stands."""
+        """Ensure that each is never paid, unless it has been already: then that outcome is returned."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""

@@ -1,4 +1,4 @@
-"""Spans and metrics of calls to the payment provider: a gateway around the one that calls."""
+"""Spans and metrics of calls to the payment provider: a gateway that wraps the one that calls."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ _OUTCOMES: dict[type[Outcome], str] = {
 
 
 class InstrumentedGateway:
-    """The same gateway, with a span in the trace of each charge, which the calls of that gateway continue."""
+    """A gateway that adds a span to the trace of each charge, as parent of the wrapped gateway's calls."""
 
     def __init__(self, gateway: PaymentGateway) -> None:
         self._gateway = gateway
@@ -50,7 +50,7 @@ class InstrumentedGateway:
         return self._gateway.capacity(at_most)
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         await self._gateway.close()
 
     async def charge(self, charges: Sequence[Charge], *, probe: bool) -> Mapping[UUID, Outcome]:
@@ -61,7 +61,7 @@ class InstrumentedGateway:
         return outcomes
 
     async def void(self, charges: Sequence[Charge]) -> Mapping[UUID, Outcome]:
-        """Make sure that each is never paid."""
+        """Ensure that each is never paid."""
         with _asking(VOID, charges) as hops:
             outcomes = await self._gateway.void(_continued(charges, hops))
             _note(VOID, charges, hops, outcomes)
@@ -76,7 +76,7 @@ def _asking(operation: str, charges: Sequence[Charge]) -> Iterator[Hops]:
 
 
 def _continued(charges: Sequence[Charge], hops: Hops) -> Sequence[Charge]:
-    """The charges, each in the context of its span."""
+    """The charges, each with its span as parent context."""
     if not hops:
         return charges
     return [
@@ -86,7 +86,7 @@ def _continued(charges: Sequence[Charge], hops: Hops) -> Sequence[Charge]:
 
 
 def _note(operation: str, charges: Sequence[Charge], hops: Hops, outcomes: Mapping[UUID, Outcome]) -> None:
-    """Count what the provider did not answer, and note in each trace what it did."""
+    """Count calls without an answer, and record the outcome on each span."""
     metrics.RETRIES.labels(operation).inc(sum(isinstance(outcome, Unavailable) for outcome in outcomes.values()))
     for place, span in hops.items():
         charge = charges[place]

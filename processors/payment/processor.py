@@ -1,4 +1,4 @@
-"""The payment service: deductions and cancellations in, payouts by the provider, paid and failed payments out."""
+"""The payment service's processor: consumes deductions and cancellations, charges the provider, emits payments."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,27 +32,27 @@ from processors.payment.provider import gateway_for
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
-from processors.runtime.database import Database, is_nobodys_fault
-from processors.runtime.due import SetAside, in_words, isolate
+from processors.runtime.database import Database, is_transient
+from processors.runtime.due import Deferred, in_words, isolate
 from processors.runtime.hops import deciding
 from processors.runtime.messages import Emitted, payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
 
 DUE_MAX = 500
-"""Payments tried again in one round at the most."""
+"""Payments retried in one round at most."""
 
 DUE = "payment"
-"""What is tried again, in the metrics."""
+"""The step's label in the retry metrics."""
 
 log = structlog.get_logger()
 
 CLAIM_GRACE_S = 5.0
-"""How much longer a claim lasts than asking the provider can take: the time to write down what it said."""
+"""How much longer a claim lasts than the provider call can take: the time to write the outcomes."""
 
 
 class PaymentProcessor(Processor):
-    """Charges each payment ID once; what the provider cannot answer now is due again from the database."""
+    """Charges each payment ID once; what the provider cannot answer now is retried from the database."""
 
     name = "payment"
     topics = READ_BY["payment"]
@@ -64,8 +64,8 @@ class PaymentProcessor(Processor):
         self._policy = settings.retry_policy()
         self._allowed = timedelta(seconds=settings.deadline_s)
         self._due_database = Database(settings.dsn(self.name), "payment-due")
-        self._set_aside: SetAside[UUID] = SetAside()
-        # A round charges, and voids what ran out.
+        self._deferred: Deferred[UUID] = Deferred()
+        # A round charges, then voids payments without attempts left.
         self._claim_s = 2 * self._gateway.round_s_max + CLAIM_GRACE_S
 
     async def open(self) -> None:
@@ -74,7 +74,7 @@ class PaymentProcessor(Processor):
         await self._gateway.open()
 
     async def process(self, batch: Batch) -> None:
-        """Admit, charge, write. The provider is called outside the transaction: its answer can be asked again."""
+        """Admit, charge, write. The provider is called outside the transaction: the call is idempotent."""
         known = await store.read(await self.database.connect(), payment_ids(batch.messages))
         began = self.clock.now()
         admission = admit(batch.messages, known, began)
@@ -88,13 +88,13 @@ class PaymentProcessor(Processor):
             count_attempt(payment, outcomes[payment.payment_id], self._policy, began + self._allowed)
             emitted += conclude(payment, outcomes[payment.payment_id], now, self._policy)
         async with self.transaction(batch) as connection:
-            await store.take_up(connection, admission.awaited)
+            await store.complete_awaited(connection, admission.awaited)
             new = admission.new
             if cancelled := [m for m in batch.messages if isinstance(m.event, CancelRequested)]:
                 await store.write(connection, new)  # it may be one of these
                 decision = cancel(cancelled, await store.lock(connection, payment_ids(cancelled)), now)
                 new = decision.awaited
-                await store.wish_void(connection, decision.to_void, CANCELLED, now)
+                await store.request_void(connection, decision.to_void, CANCELLED, now)
                 await store.note_refused(connection, decision.refused)
                 emitted += decision.emitted
                 admission.dead_letters += decision.dead_letters
@@ -103,10 +103,10 @@ class PaymentProcessor(Processor):
         batch.dead_letters += admission.dead_letters
 
     async def work_due(self) -> int:
-        """Try pending payments again whose time has come; void those that may not be paid any more.
+        """Retry pending payments that are due; void those that may not be paid any more.
 
-        They are claimed in one transaction and written in another, so that no lock is held while the provider is
-        asked. Who dies in between leaves claims that end by themselves; who was overtaken writes nothing.
+        They are claimed in one transaction and written in another, so that no lock is held during the provider
+        call. An instance that dies in between leaves claims that expire; one that was overtaken writes nothing.
         """
         connection = await self._due_database.connect()
         await self.clock.look(connection)
@@ -157,7 +157,7 @@ class PaymentProcessor(Processor):
         to_void = [payment for payment in due if must_void(payment, now)]
         to_charge = [payment for payment in due if payment.void_reason is None]
         outcomes = await self._charge(to_charge, probe=True)
-        # No answer is not a refusal: only once the provider says that it never will, the payment has failed.
+        # No answer is not a refusal: a payment has failed only once the provider says that it will never be paid.
         deadline_at = now + self._allowed
         to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy, deadline_at)]
         if to_void:
@@ -165,36 +165,36 @@ class PaymentProcessor(Processor):
         return outcomes
 
     async def _claim(self, now: datetime, limit: int, token: UUID) -> list[UUID]:
-        connection, but = await self._due_database.connect(), self._set_aside.keys()
+        connection, but = await self._due_database.connect(), self._deferred.keys()
         until = now + timedelta(seconds=self._claim_s)
         try:
             return await store.claim(connection, now, but, limit, token, until)
         except psycopg.Error as error:
-            if is_nobodys_fault(error):
+            if is_transient(error):
                 raise
         claimed: list[UUID] = []
 
         async def claim(payment_ids: Sequence[UUID]) -> None:
             claimed.extend(await store.claim_these(connection, payment_ids, now, token, until))
 
-        async def set_aside(payment_id: UUID, error: Exception) -> None:
+        async def defer(payment_id: UUID, error: Exception) -> None:
             log.error("a payment cannot be claimed", payment_id=str(payment_id), error=str(error))
-            self._set_aside.add(payment_id)
+            self._deferred.add(payment_id)
 
-        await isolate(await store.due(connection, now, but, limit), claim, set_aside)
+        await isolate(await store.due(connection, now, but, limit), claim, defer)
         return claimed
 
     async def _push_back(self, payment_id: UUID, token: UUID, error: Exception) -> None:
-        """Have a payment that cannot be handled due again later, and say why where `settle stuck` looks."""
+        """Reschedule a payment that cannot be handled, with the reason, which `settle stuck` shows."""
         log.error("a payment cannot be handled", payment_id=str(payment_id), exc_info=error)
         metrics.RETRIES.labels(DUE).inc()
         at = self._policy.next_at(len(self._policy.backoff_s), self.clock.now())
         try:
             await store.push_back(await self._due_database.connect(), payment_id, token, in_words(error), at)
         except psycopg.Error as refused:
-            if is_nobodys_fault(refused):
+            if is_transient(refused):
                 raise
-            self._set_aside.add(payment_id)
+            self._deferred.add(payment_id)
 
     async def _write(self, due: Sequence[Payment], outcomes: dict[UUID, Outcome], token: UUID) -> None:
         with deciding(self.name, self._due_database, [payment.context for payment in due]) as emitted:

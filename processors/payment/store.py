@@ -54,7 +54,7 @@ SET status = n.status, provider_reference = n.provider_reference, reason = n.rea
 
 _UPDATE = f"UPDATE payments p {_SET_OUTCOME} FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id"
 
-_TAKE_UP = f"""
+_COMPLETE_AWAITED = f"""
 UPDATE payments p SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
     status = n.status, next_attempt_at = n.next_attempt_at, deadline_at = n.deadline_at,
     void_reason = n.void_reason, traceparent = n.traceparent, tracestate = n.tracestate, updated_at = now()
@@ -62,14 +62,14 @@ FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id AND p.status 
 RETURNING p.payment_id
 """
 
-# As text: of an array without elements the binary format would not know the type.
+# As text: in binary format an empty array has no element type.
 _DUE = """
 SELECT payment_id AS id FROM payments
 WHERE status = 'pending' AND next_attempt_at <= %b AND payment_id <> ALL(%t::uuid[])
 ORDER BY next_attempt_at LIMIT %b
 """
 
-# Another instance takes other rows at the same time, never the same; and none that is being worked on, as a claim
+# Concurrent instances claim different rows, never the same ones; and none that is being worked on, as a claim
 # moves the time at which a row is due.
 _CLAIM = f"""
 WITH due AS (
@@ -97,8 +97,8 @@ ORDER BY payment_id FOR UPDATE
 
 _RELEASE = "UPDATE payments SET claim = NULL, next_attempt_at = now() WHERE claim = %b"
 
-# Whoever works on a payment just now finds the wish when it is done; the others are due at once.
-_WISH_VOID = """
+# The instance that holds a claim finds the reason when it writes the outcome; unclaimed payments are due at once.
+_REQUEST_VOID = """
 UPDATE payments SET void_reason = %b, updated_at = now(),
     next_attempt_at = CASE WHEN claim IS NULL THEN %b ELSE next_attempt_at END
 WHERE payment_id = ANY(%b)
@@ -108,13 +108,13 @@ _NOTE_REFUSED = "UPDATE payments SET cancel_refused = true, updated_at = now() W
 
 
 async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
-    """The payments that are known already."""
+    """The known payments."""
     cursor = await connection.execute(_READ, (payment_ids,))
     return {row[0]: _payment(row) for row in await cursor.fetchall()}
 
 
 async def lock(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
-    """The same, locked in one order until the transaction ends."""
+    """The same, locked in a fixed order until the transaction ends."""
     cursor = await connection.execute(_LOCK, (payment_ids,))
     return {row[0]: _payment(row) for row in await cursor.fetchall()}
 
@@ -123,32 +123,34 @@ async def write(connection: AsyncConnection, new: Sequence[Payment], emitted: Se
     """Write new payments, and events to the outbox.
 
     Raises:
-        psycopg.errors.UniqueViolation: another instance knows one of them by now.
+        psycopg.errors.UniqueViolation: another instance inserted one of them first.
     """
     rows = [_row(payment) for payment in new]
     await write_rows(connection, _PAYMENTS.insert(rows), outbox_rows.insert("payment", emitted))
 
 
-async def take_up(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
-    """Write payments that were awaited, now that their deductions came.
+async def complete_awaited(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
+    """Complete awaited payments, whose deductions have arrived.
 
     Raises:
         LostRace: another instance did so first.
     """
     if payments:
-        cursor = await connection.execute(_TAKE_UP, columns([_row(payment) for payment in payments]))
+        cursor = await connection.execute(_COMPLETE_AWAITED, columns([_row(payment) for payment in payments]))
         if len(await cursor.fetchall()) != len(payments):
             raise LostRace("an awaited payment was taken up elsewhere")
 
 
-async def wish_void(connection: AsyncConnection, payments: Sequence[Payment], reason: str, now: datetime) -> None:
-    """Have pending payments voided instead of paid."""
+async def request_void(
+    connection: AsyncConnection, payments: Sequence[Payment], reason: str, now: datetime
+) -> None:
+    """Mark pending payments to be voided instead of paid."""
     if payments:
-        await connection.execute(_WISH_VOID, (reason, now, [p.payment_id for p in payments]))
+        await connection.execute(_REQUEST_VOID, (reason, now, [p.payment_id for p in payments]))
 
 
 async def note_refused(connection: AsyncConnection, payments: Sequence[Payment]) -> None:
-    """Remember whose cancellation was refused."""
+    """Mark payments whose cancellation was refused."""
     if payments:
         await connection.execute(_NOTE_REFUSED, ([p.payment_id for p in payments],))
 
@@ -156,22 +158,22 @@ async def note_refused(connection: AsyncConnection, payments: Sequence[Payment])
 async def claim(
     connection: AsyncConnection, now: datetime, but: Sequence[UUID], limit: int, token: UUID, until: datetime
 ) -> list[UUID]:
-    """Take pending payments that are due, oldest first; nobody else does before ``until``, or before an update.
+    """Claim pending payments that are due, oldest first, exclusively until ``until`` or an update.
 
     Args:
         connection: outside of a transaction.
         now: the time.
-        but: payments that are left alone.
+        but: payments to skip.
         limit: how many at the most.
-        token: who takes them.
-        until: when others may take over.
+        token: identifies the claim.
+        until: when the claim expires.
     """
     cursor = await connection.execute(_CLAIM, (now, but, limit, token, until))
     return [row[0] for row in await cursor.fetchall()]
 
 
 async def due(connection: AsyncConnection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
-    """Pending payments that are due, oldest first, without taking them."""
+    """Pending payments that are due, oldest first, without claiming them."""
     cursor = await connection.execute(_DUE, (now, but, limit))
     return [row[0] for row in await cursor.fetchall()]
 
@@ -179,7 +181,7 @@ async def due(connection: AsyncConnection, now: datetime, but: Sequence[UUID], l
 async def claim_these(
     connection: AsyncConnection, payment_ids: Sequence[UUID], now: datetime, token: UUID, until: datetime
 ) -> list[UUID]:
-    """Take those of some payments that are due still."""
+    """Claim those of the given payments that are still due."""
     cursor = await connection.execute(_CLAIM_THESE, (payment_ids, now, token, until))
     return [row[0] for row in await cursor.fetchall()]
 
@@ -187,25 +189,25 @@ async def claim_these(
 async def push_back(
     connection: AsyncConnection, payment_id: UUID, token: UUID, reason: str, next_attempt_at: datetime
 ) -> None:
-    """Give back a payment that cannot be handled; it is due again later."""
+    """Release the claim on a payment that cannot be handled, and reschedule it."""
     await connection.execute(_PUSH_BACK, (reason, next_attempt_at, payment_id, token))
 
 
 async def lock_claimed(
     connection: AsyncConnection, payment_ids: Sequence[UUID], token: UUID
 ) -> dict[UUID, str | None]:
-    """Those of the payments that are still ours, with the reason to void them as it stands now; locked."""
+    """Lock those of the payments whose claim is still ours; returns their current reasons to void."""
     cursor = await connection.execute(_LOCK_CLAIMED, (payment_ids, token))
     return {row[0]: row[1] for row in await cursor.fetchall()}
 
 
 async def release(connection: AsyncConnection, token: UUID) -> None:
-    """Give back what was claimed; it is due at once."""
+    """Release a claim; its payments are due at once."""
     await connection.execute(_RELEASE, (token,))
 
 
 async def update(connection: AsyncConnection, payments: Sequence[Payment], emitted: Sequence[Emitted]) -> None:
-    """Write what became of pending payments, give them back, and write events to the outbox."""
+    """Write the outcomes of pending payments, release their claims, and write events to the outbox."""
     rows = [_row(payment) for payment in payments]
     await write_rows(connection, Write(_UPDATE, rows), outbox_rows.insert("payment", emitted))
 

@@ -1,1 +1,1 @@
-"""What every processor shares: batches from Kafka, one transaction a batch, outbox, dead letters, retries."""
+"""The runtime shared by all processors: batches, one transaction per batch, outbox, dead letters, retries."""

@@ -34,7 +34,7 @@ from contracts.topics import consumer_group
 from contracts.variables import refuse_development_defaults
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
-from processors.runtime.database import is_nobodys_fault, is_refusal
+from processors.runtime.database import is_refusal, is_transient
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline, first_line
 from processors.runtime.processor import Processor
@@ -44,23 +44,23 @@ from tracing.attributes import brokers
 from tracing.setup import TracingSettings
 
 DUE_S = 0.5
-"""How often a service looks for work that is due from its own database."""
+"""How often a service polls its own database for due work."""
 
 DUE_AGAIN_S = 2.0
-"""How long after it failed."""
+"""The pause after due work failed."""
 
 STANDS_S = 30.0
-"""A batch that is under way for so long does not go on: no transaction takes so long, nor does Kafka."""
+"""A batch under way for so long is stalled: neither a transaction nor Kafka takes so long."""
 
 LAG_S = 5.0
 
 GC_THRESHOLD = 200_000
 
 STOP_S = 10.0
-"""How long a stop waits for the batch under way."""
+"""How long shutdown waits for the batch under way."""
 
 LEAVE_S = 5.0
-"""How long it then waits for Kafka to take the offsets and the farewell."""
+"""How long it then waits for the offset commit and for leaving the group."""
 
 log = structlog.get_logger()
 
@@ -76,11 +76,11 @@ class _App(faust.App):
     BootStrategy = _OnlyTheAgent
 
     async def on_first_start(self) -> None:
-        """Create no data folder: there are no tables to keep."""
+        """Create no data folder: there are no Faust tables."""
 
 
 class _Delivery:
-    """A batch on its way through the agent, and a way to know that it is done, or what it failed of."""
+    """A batch handed to the agent, with a future for its completion or its error."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
@@ -88,12 +88,12 @@ class _Delivery:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def succeed(self) -> None:
-        """All that it causes is committed."""
+        """Complete the future: all effects of the batch are committed."""
         if not self.done.done():
             self.done.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Whoever waits for it is told why it will never be done."""
+        """Fail the future with the error that ended the batch."""
         if isinstance(error, asyncio.CancelledError):
             error = RuntimeError("the agent was cancelled under a batch")
         if not self.done.done():
@@ -101,9 +101,9 @@ class _Delivery:
 
 
 class Intake(Service):
-    """Feeds the agent: the next batch is taken when the one before is committed.
+    """Feeds the agent with batches: the next one is taken when the one before is committed.
 
-    librdkafka fetches ahead meanwhile, so nothing waits; and a stop finds at most one batch under way.
+    librdkafka prefetches meanwhile, so nothing idles; at shutdown at most one batch is under way.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Intake(Service):
         self._pages: HealthServer | None = None
 
     async def on_start(self) -> None:
-        """Serve the pages, and let channels flow.
+        """Serve the health pages, and open the app's flow control.
 
         Faust would wait for partitions that its own consumer is never assigned.
         """
@@ -136,13 +136,13 @@ class Intake(Service):
                 self._settings.http_host, self._settings.http_port, self._alive, self._ready, REGISTRY
             )
         self._app.flow_control.resume()
-        # A batch makes tens of thousands of short-lived objects; looking for cycles among them, and among all that
-        # was imported, again and again costs as much as the work itself.
+        # A batch creates tens of thousands of short-lived objects; to search them for cycles, and all that
+        # was imported, would cost as much as the work itself.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         tracing.configure(self._processor.name, settings=self._tracing)
         for topic in self._processor.topics:
-            metrics.DEAD_LETTERS.labels(topic.name)  # so that the first one is seen as an increase
+            metrics.DEAD_LETTERS.labels(topic.name)  # so that the first one shows as an increase
 
     @Service.task
     async def _feed(self) -> None:
@@ -170,14 +170,14 @@ class Intake(Service):
                 failpoints.hit(f"{processor.name}.batch-taken")
                 self._under_way = _Delivery(records)
                 await self.channel.send(value=self._under_way)
-                await self._under_way.done  # raises what leaves the pipeline: that ends the process
+                await self._under_way.done  # an error that leaves the pipeline ends the process
             consumer.store_offsets()
             if records:
                 failpoints.hit(f"{processor.name}.offsets-stored")
                 self._under_way = None
 
     async def _note_gaps(self, consumer: BatchConsumer) -> None:
-        """Write down what was deleted unread, before anything behind it is confirmed."""
+        """Record offsets deleted unread, before any offset behind them is committed."""
         loop = asyncio.get_running_loop()
         while consumer.jumped and not self.should_stop:
             try:
@@ -216,7 +216,7 @@ class Intake(Service):
                 except Exception as error:
                     if is_refusal(error):
                         self._due_trouble = f"the database refuses due work: {first_line(error)}"
-                    if is_nobodys_fault(error):
+                    if is_transient(error):
                         log.warning("due work waits for the database", error=first_line(error))
                     else:
                         log.exception("due work failed, trying again")
@@ -231,7 +231,7 @@ class Intake(Service):
             await self.sleep(LOOK_AGAIN_S if self.waits_for() else LOOK_EVERY_S)
 
     def waits_for(self) -> list[str]:
-        """What keeps the service from its work, one entry for each thing; for any thread."""
+        """What blocks the service, one entry for each cause; thread-safe."""
         return [*self._readiness.waits_for, *self._ask_itself()]
 
     def _ask_itself(self) -> Iterator[str]:
@@ -243,7 +243,7 @@ class Intake(Service):
             yield f"a batch has stood for {stands_s:.0f} s: it waits for {self._pipeline.stage}"
 
     def _alive(self) -> Page:
-        # A service that waits is alive; one that nothing but a new start mends is not.
+        # A service that waits is alive; one that only a restart can fix is not.
         hangs = self._readiness.hangs
         return Page(200, "ok\n") if hangs is None else Page(503, f"{hangs}\n")
 
@@ -256,7 +256,7 @@ class Intake(Service):
         consumer = self._consumer
         if consumer is None:
             return "it is starting"
-        # On the consumer's own thread: its calls must not overlap, least of all with its end.
+        # On the consumer's own thread: its calls must not overlap, least of all with close().
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, consumer.waits_for, ANSWER_S)
 
@@ -269,14 +269,14 @@ class Intake(Service):
             if consumer is None:
                 continue
             taken = Tally(record.topic for record in under_way.records) if under_way is not None else Tally[str]()
-            # While a batch waits nothing is fetched, and so nothing heard of what comes in meanwhile.
+            # While a batch waits nothing is fetched, so the end offsets from the last fetch are outdated.
             stalled = under_way is not None and under_way is before
             before = under_way
             loop = asyncio.get_running_loop()
             try:
                 behind = await loop.run_in_executor(self._thread, consumer.lag, stalled)
             except KafkaException:
-                continue  # not readable just now; what it waits for is known by readiness
+                continue  # unknown just now; readiness reports the cause
             for topic in self._processor.topics:
                 metrics.LAG.labels(topic.name).set(behind.get(topic.name, 0) + taken[topic.name])
 
@@ -289,9 +289,9 @@ class Intake(Service):
             self._due_work.cancel()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)  # whatever it is asked now
+            await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)  # after the call under way
             if not await _within(LEAVE_S, consumer.close):
-                log.warning("Kafka does not answer, leaving without a farewell; the last batch may be repeated")
+                log.warning("Kafka does not answer, ending without leaving the group; a batch may be redelivered")
         self._thread.shutdown(wait=False)
         await self._readiness.close()
         await self._processor.close()
@@ -301,11 +301,11 @@ class Intake(Service):
 
 
 def _nothing() -> None:
-    """Done when everything before it is done."""
+    """Do nothing: it runs when all calls queued before it have ended."""
 
 
 async def _within(limit_s: float, call: Callable[[], None]) -> bool:
-    """Whether a call that blocks has ended in time; if not, it is left behind and holds up no end of the process.
+    """Whether a blocking call ended in time; if not, it is abandoned on a daemon thread, so the process can exit.
 
     Without a broker librdkafka's close never returns.
     """
@@ -313,7 +313,7 @@ async def _within(limit_s: float, call: Callable[[], None]) -> bool:
 
     def run() -> None:
         call()
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no waiter is left
             loop.call_soon_threadsafe(ended.set)
 
     threading.Thread(target=run, name="leave", daemon=True).start()
@@ -328,8 +328,8 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
     """The Faust app of a processor, configured by the environment.
 
     Raises:
-        pydantic.ValidationError: a variable makes no sense.
-        EnvironmentRefusedError: it is production, with a password that everybody knows.
+        pydantic.ValidationError: a variable is invalid.
+        EnvironmentRefusedError: production is configured with a default password.
     """
     refuse_development_defaults()
     settings = ServiceSettings()
@@ -349,7 +349,7 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
             try:
                 await pipeline.run(delivery.records)
             except BaseException as error:
-                # Faust would start the agent anew, while the intake waits for ever: that one ends the process.
+                # Faust would restart the agent while the intake waits forever: so the intake ends the process.
                 delivery.fail(error)
                 if not isinstance(error, Exception):
                     raise

@@ -1,4 +1,4 @@
-"""Messages that are handled in one transaction, and what follows from them."""
+"""A batch: messages handled in one transaction, with the events and dead letters that result."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ class Batch:
 
     Args:
         messages: those the service handles.
-        unreadable: records that cannot even be read.
+        unreadable: records that cannot be decoded.
 
     Attributes:
         messages: those the service handles, in order per partition.
@@ -29,6 +29,6 @@ class Batch:
         self.dead_letters.append(DeadLetter(message.record, reason, error))
 
     def start_over(self) -> None:
-        """The next attempt decides anew what follows and who is refused."""
+        """Drop the results of a failed attempt: the next one decides again."""
         self.emitted = []
         self.dead_letters = list(self._unreadable)

@@ -1,6 +1,6 @@
-"""Many outside calls, a few at a time and only for a while, so that one does not hold up the others.
+"""Calls to a remote service with bounded concurrency, a time budget per batch and a circuit breaker.
 
-A call that was not begun is no failed call: its place in the answers stays empty, and whoever asked has it due
+A call that was not begun is not a failed call: its place in the answers stays empty, and the caller has it due
 again from its database.
 """
 
@@ -12,9 +12,9 @@ from typing import TypeVar
 from processors.runtime.breaker import Breaker
 
 BUDGET_S = 1.0
-"""How long a batch begins further calls; the rest is due from the database, and holds nothing up.
+"""How long a batch begins further calls; the remaining ones become due work, and delay nothing.
 
-Nothing else is read meanwhile, and no partition is given away: an instance that joins waits so long.
+No records are read meanwhile, and no partition is revoked: a joining instance waits for so long.
 """
 
 A = TypeVar("A")
@@ -22,12 +22,12 @@ B = TypeVar("B")
 
 
 class Calls:
-    """Calls to one other side, from anywhere in this process.
+    """Calls to one remote service, from anywhere in this process.
 
     Args:
         connections: calls under way at the same time at the most.
         budget_s: how long after its start a batch begins further calls, seconds.
-        breaker: who knows whether the other side is up.
+        breaker: the circuit breaker of that service.
     """
 
     def __init__(self, connections: int, budget_s: float, breaker: Breaker) -> None:
@@ -37,7 +37,7 @@ class Calls:
         self._free = asyncio.Semaphore(connections)
 
     def capacity(self, at_most: int) -> int:
-        """How many calls are worth preparing now: all, one probe, or none."""
+        """How many calls the breaker would admit now: all, one probe, or none."""
         if self.breaker.is_closed:
             return at_most
         return 1 if self.breaker.may_probe else 0
@@ -48,7 +48,7 @@ class Calls:
         Args:
             call: reports to the breaker how it went.
             items: what to call with.
-            probe: whether one of them may test an other side that rests.
+            probe: whether one of them may be the probe of an open circuit.
         """
         answers: list[B | None] = [None] * len(items)
         begin_until = time.monotonic() + self._budget_s
@@ -62,7 +62,7 @@ class Calls:
                     try:
                         answers[place] = await call(items[place])
                     except BaseException:
-                        self.breaker.failed()  # a probe that was cut off is none
+                        self.breaker.failed()  # or a cancelled probe would block the next one
                         raise
 
         await asyncio.gather(*(work() for _ in range(min(self._connections, len(items)))))

@@ -1,4 +1,4 @@
-"""The time by a service's database, which all its instances share, and how far this machine's clock is off it."""
+"""A clock synchronized with a service's database, which all its instances share, and the local clock's skew."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from processors.runtime import metrics
 
 SKEW_S_MAX = 5.0
-"""A clock that is off by more is said to be so; the same host's and those of a synchronised network are not."""
+"""Skew above this is logged; clocks of the same host or of an NTP-synchronized network stay below it."""
 
 SAY_AGAIN_S = 600.0
 
@@ -18,14 +18,14 @@ log = structlog.get_logger()
 
 
 class DatabaseClock:
-    """A clock that is set by the database at each :meth:`look` and goes on by itself in between.
+    """A clock that is set by the database at each :meth:`look` and runs on a monotonic clock in between.
 
-    Two machines may disagree on the time, and one of them with itself, after it was set. What must come after a
-    while is compared by this clock; before the first look it is the machine's own.
+    Clocks of two machines may differ, and one machine's may jump when it is set. Due times are
+    compared by this clock; before the first look it is the machine's own.
 
     Args:
         wall: this machine's time.
-        ticks: seconds that only grow.
+        ticks: monotonic seconds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DatabaseClock:
         row = await (await connection.execute("SELECT clock_timestamp()")).fetchone()
         after, wall = self._ticks(), self._wall()
         assert row is not None
-        # It was read somewhere in between; in the middle is off by half of the round trip at the most.
+        # It was read during the round trip; assuming the middle is off by at most half of it.
         self._set_to, self._set_at = row[0].astimezone(UTC), (before + after) / 2
         ahead_s = (wall - self.now()).total_seconds()
         metrics.CLOCK_SKEW.set(ahead_s)

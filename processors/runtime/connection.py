@@ -1,12 +1,11 @@
-"""A service's connection to its database: every wait has a limit, and short ones are on the socket itself.
+"""A service's database connection: all waits are bounded, and short ones bypass the event loop.
 
 A service has one batch under way, and an answer comes within a millisecond or few: for so short a wait the event
-loop's bookkeeping is dear. Of a transaction for two withdrawals it took a fifth of the CPU time (280 of 1,350 µs).
-A database that is slow, or waits for a lock, holds up nothing else: after :data:`PROMPT_MS` the event loop has it.
+loop's bookkeeping is costly. For a transaction of two withdrawals it was a fifth of the CPU (280 of 1,350 µs).
+A database that is slow, or waits for a lock, blocks nothing else: after :data:`PROMPT_MS` the event loop waits.
 
-No wait is without an end, whatever became of the other side: the server ends what takes too long, or is left open
-by a client that was frozen; the kernel notices a host that has vanished; a server that is there but says nothing
-is hung up on.
+No wait is unbounded: the server ends what takes too long, or is left open by a frozen client; the kernel detects a
+vanished host; the connection to a server that is reachable but silent is closed.
 """
 
 import asyncio
@@ -24,26 +23,26 @@ from psycopg.waiting import Ready, Wait
 from contracts.postgres import service_connection
 
 PROMPT_MS = 20
-"""How long one answer may hold up the event loop, milliseconds."""
+"""How long waiting for one answer may block the event loop, milliseconds."""
 
 STATEMENT_S = 30
 """For one statement. The largest, a COPY of a full batch, takes a hundredth of it."""
 
 LOCK_S = 10
-"""For a lock: rows that another instance holds, or a table that a migration alters. Then it is tried again."""
+"""For a lock: rows that another instance holds, or a table that a migration alters. Then the batch is retried."""
 
 IDLE_IN_TRANSACTION_S = 10
-"""Between two statements of a transaction, where a service only decides: a frozen one lets go of its rows."""
+"""Between two statements of a transaction, where a service only decides: releases the rows of a frozen service."""
 
 TRANSACTION_S = 60
-"""For a transaction as a whole: it also ends one whose client takes no answers any more."""
+"""For a transaction as a whole: it also ends one whose client reads no answers any more."""
 
 ANSWER_S = STATEMENT_S + 15
-"""Longer than the server lets anything take: who has not answered by then is not going to."""
+"""Longer than any of the server's limits: a server that has not answered by then will not."""
 
-# Rows are found by key: a table that is still empty PostgreSQL would rather read as a whole, and keep that plan
-# while the table grows. The last statement ends what none of the server's limits does: a COPY whose client was
-# frozen in the middle of it. Whoever has waited for its rows in vain comes by here with a new connection.
+# Rows are found by key: for a table that is still empty PostgreSQL would choose a sequential scan, and keep that
+# plan while the table grows. The last statement ends what none of the server's limits does: a COPY whose client
+# froze in the middle of it. A service that timed out waiting for its rows reconnects, and so runs this.
 _SESSION = f"""
 SET statement_timeout = '{STATEMENT_S}s';
 SET lock_timeout = '{LOCK_S}s';
@@ -80,18 +79,18 @@ async def connect(dsn: str, name: str) -> "PromptConnection":
 
 
 class PromptConnection(AsyncConnection):
-    """A psycopg connection that expects its answers at once.
+    """A psycopg connection that first waits for an answer on the socket, then on the event loop.
 
     Attributes:
-        fit: False once the database has refused something that is not for the values' sake. It may be for the
-            session's (a server that takes no writes any more, a plan or a right that has changed), which no
-            attempt within it would mend.
+        fit: False once the database has refused something for another reason than the values. The session may be
+            the reason (a server that has become read-only, a plan or a right that has changed), which no retry
+            within it would fix.
     """
 
     fit = True
 
     async def wait(self, gen: PQGen[Result], *args: Any, **limits: Any) -> Result:
-        """Take an operation of psycopg's to its end; as in the base class but for the way of waiting."""
+        """Run a psycopg operation to its end; like the base class but for the way of waiting."""
         try:
             poll, fd = select.poll(), self.pgconn.socket
             try:
@@ -117,19 +116,19 @@ class PromptConnection(AsyncConnection):
             raise
 
     def _hang_up(self) -> None:
-        """End the connection under whoever waits on it, as if the server had."""
+        """Shut the connection down under its waiter, as if the server had closed it."""
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as ours:
             ours.shutdown(socket.SHUT_RDWR)
 
 
 def _ready(events: int) -> int:
-    """What psycopg is told of a socket. An error is met by whoever reads."""
+    """The readiness of a socket in psycopg's terms. A socket error is raised by the next read."""
     readable = Ready.R if events & ~select.POLLOUT else 0
     return readable | (Ready.W if events & select.POLLOUT else 0)
 
 
 def _from(state: Wait, gen: PQGen[Result]) -> PQGen[Result]:
-    """The rest of an operation that has begun, and waits for ``state``."""
+    """The remainder of a started operation that waits for ``state``."""
     try:
         while True:
             ready = yield state

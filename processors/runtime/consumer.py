@@ -1,8 +1,8 @@
 """Batches of records from a consumer group, sized by the load.
 
-A confluent-kafka consumer reads them. Idle, a record is handed on the moment it arrives. Under load the consumer
-waits a little between batches, so that each one is large: a transaction, a fetch and a produce request cost the
-same for one record as for many.
+A confluent-kafka consumer reads them. When idle, a record is returned on arrival. Under load the consumer
+pauses between batches, so that each one is large: a transaction, a fetch and a produce request cost the same for
+one record as for many.
 """
 
 import time
@@ -21,47 +21,47 @@ from contracts.topics import DEAD_LETTER_BYTES_MAX
 from processors.runtime.gaps import Gap
 
 POLL_S = 0.5
-"""How long a poll waits for a first record; also how late a stop may be noticed."""
+"""How long a poll waits for a first record; also the delay until a stop is noticed."""
 
 GATHER_S_PER_RATE = 1 / 80_000
 BUSY_RATE = 4_000.0
 """From one batch to the next: 3 ms at 200 records/s, 16 ms at 1,000, 0.1 s at 4,000 and so on.
 
-Twice as much per record where many come in: there nobody notices the wait, and what a batch costs is the
-throughput; where few do, there is CPU time to spare for a shorter way.
+Twice as much per record at high rates: there the wait is not noticed, and the cost of a batch limits the
+throughput; at low rates there is CPU time to spare for lower latency.
 """
 
 ENOUGH_RECORDS = 2_000
-"""A batch of so many gains little by being larger, so nothing is waited for that would make it so."""
+"""A batch of so many gains little by growing further, so it is not waited for."""
 
 FETCH_BYTES = 128 * 1024
-"""Of a partition in one answer; more where a single batch of records is larger."""
+"""Of a partition in one fetch response; more where a single record batch is larger."""
 
 FETCH_BYTES_ALL = 16 * 1024 * 1024
-"""Of all partitions in one answer."""
+"""Of all partitions in one fetch response."""
 
 AHEAD_KIB = 16 * 1024
-"""Bodies that wait to be taken; in full load 8,000 of them have 4 MB."""
+"""Bytes of prefetched bodies; under full load 8,000 of them have 4 MB."""
 
 BATCH_BYTES = 16 * 1024 * 1024
-"""Once a batch has so many, no more are taken for it: a record may have 1 MB, and many more when decompressed."""
+"""Once a batch has so many bytes, it is complete: a record may have 1 MB, and many more when decompressed."""
 
 TAKE_RECORDS = 50
-"""Taken at a time, before their bytes are counted: at the worst, each has :data:`RECORD_BYTES_MAX`."""
+"""Records consumed at a time, before their bytes are counted: at worst, each has :data:`RECORD_BYTES_MAX`."""
 
 RECORD_BYTES_MAX = DEAD_LETTER_BYTES_MAX
-"""More than any event has, and than a topic takes uncompressed: what is beyond is not kept."""
+"""More than any event has, and than a topic takes uncompressed: a larger body is truncated."""
 
 SMALL = 100
 REST_S_MAX = 0.02
-"""After a batch of fewer records the consumer rests as long as that batch took, but no longer than this.
+"""After a batch of fewer records the consumer pauses as long as that batch took, but no longer than this.
 
-Small batches cost much for each record. Where cores are short they take longer, and taken one right after the
-other they would be what keeps the cores busy: the rest lets records gather, and others work.
+Small batches cost much per record. On busy cores they take longer, and taken back to back they would themselves
+keep the cores busy: the pause lets records gather, and other processes run.
 """
 
 RATE_WINDOW_S = 0.25
-"""The rate is measured over this time: a short burst is no load yet."""
+"""The window over which the rate is measured: a short burst is not load yet."""
 
 WATERMARK_TIMEOUT_S = 1.0
 
@@ -69,11 +69,11 @@ log = structlog.get_logger()
 
 
 class CutOffError(Exception):
-    """Kafka answers others, and will never answer this consumer again."""
+    """This consumer is cut off for good, while Kafka answers new clients."""
 
 
 class BatchConsumer:
-    """A member of a consumer group that hands out batches and remembers offsets only when told.
+    """A member of a consumer group that returns batches, and stores offsets only on request.
 
     Calls block, so they belong on a thread; they must not overlap.
 
@@ -83,7 +83,7 @@ class BatchConsumer:
         topics: what to subscribe to.
         batch_max: records in a batch at the most.
         gather_s_max: how long to wait under load for a batch to grow, seconds.
-        ignored: event types that the service has no use for: no record is made of such a message.
+        ignored: event types that the service does not handle: their messages are dropped.
     """
 
     def __init__(
@@ -112,31 +112,31 @@ class BatchConsumer:
             group,
             {
                 "group.protocol": "consumer",  # KIP-848: no stop-the-world rebalance
-                # Each topic is shared out evenly, and all alike: an account is with one instance, on every topic.
-                # The default counts partitions of any topic, and may leave an instance with those of a silent one.
+                # Each topic is assigned evenly, all topics alike: an account is with one instance, on every topic.
+                # The default counts partitions of any topic, and may give an instance only those of an idle one.
                 "group.remote.assignor": "range",
                 "auto.offset.reset": "earliest",
-                # Says how far a partition has been read also where its last offsets are no records, as the end of
-                # a transaction is none. Once confirmed, it is no lag, and not missed when it is deleted.
+                # Reports the position in a partition also where its last offsets are not records, as the end of
+                # a transaction is not. Once committed, they are not lag, nor a gap when deleted.
                 "enable.partition.eof": True,
                 "enable.auto.offset.store": False,
                 "auto.commit.interval.ms": 500,
-                # What librdkafka counts is all that waits to be taken, of any partition. At the limit it asks for
-                # some partitions only, and with few records coming in would wait half a second for those: so the
-                # limit is no lower than a batch, and is met by a backlog alone.
+                # librdkafka counts all prefetched records, of any partition. At the limit it fetches only some
+                # partitions, and at a low rate would wait half a second for them: so the limit is at least a batch
+                # and reached by a backlog alone.
                 "queued.min.messages": batch_max,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 500,
-                # A little of each partition rather than all of one: of a backlog, what belongs to the same
-                # withdrawals is then handled in the same batch, and less is held in memory.
+                # Small fetches per partition rather than all of one: of a backlog, messages of the same
+                # withdrawals are then handled in the same batch, and less is held in memory.
                 "fetch.message.max.bytes": FETCH_BYTES,
-                # Whatever producers compress: what comes in is bounded, and so is what it becomes (zstd's does).
+                # Whatever producers compress: fetched bytes are bounded, and so are the decompressed (zstd's are).
                 "fetch.max.bytes": FETCH_BYTES_ALL,
                 "receive.message.max.bytes": 2 * FETCH_BYTES_ALL,
                 "queued.max.messages.kbytes": AHEAD_KIB,
-                # A batch that waits for its database must not cost the membership.
+                # A batch that waits for its database must not cost the group membership.
                 "max.poll.interval.ms": 3_600_000,
-                "error_cb": self._on_error,  # says in our log what librdkafka would print
+                "error_cb": self._on_error,  # to our log instead of librdkafka's own
                 "log_level": 2,
                 "reconnect.backoff.max.ms": 2_000,
             },
@@ -146,7 +146,7 @@ class BatchConsumer:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.assigned = True
-        for place in partitions:  # somebody else may have come further with them meanwhile
+        for place in partitions:  # another member may have read on meanwhile
             self._reached.pop((place.topic, place.partition), None)
             self._stored.pop((place.topic, place.partition), None)
         log.info("partitions assigned", partitions=len(partitions))
@@ -161,7 +161,7 @@ class BatchConsumer:
         Empty as well when all that came is ignored.
 
         Raises:
-            KafkaException: an error that waiting does not mend.
+            KafkaException: an error that waiting does not fix.
         """
         took_s = time.monotonic() - self._last_taken
         time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
@@ -197,7 +197,7 @@ class BatchConsumer:
         return records
 
     def _record(self, message: Message) -> Record | None:
-        """A message as taken, be it without its contents; None where it is ignored."""
+        """A message as a record, perhaps without its contents; None where it is ignored."""
         topic, partition, offset = _place(message)
         place = topic, partition
         reached = self._reached
@@ -218,10 +218,10 @@ class BatchConsumer:
         return Record(topic, partition, offset, key, value, fields)
 
     def _unreadable(self, message: Message, error: KafkaError) -> Record | None:
-        """What stands for a record that cannot be had; None for what is none.
+        """A placeholder for a record that cannot be read; None for an event that is not about a record.
 
         Raises:
-            KafkaException: an error that waiting does not mend.
+            KafkaException: an error that waiting does not fix.
         """
         if error.code() == KafkaError._PARTITION_EOF:
             topic, partition, offset = _place(message)
@@ -245,17 +245,17 @@ class BatchConsumer:
 
     @property
     def jumped(self) -> bool:
-        """Whether offsets were passed over that :meth:`gaps` has to explain."""
+        """Whether offsets were skipped that :meth:`gaps` has to explain."""
         return bool(self._jumps)
 
     def gaps(self) -> list[Gap]:
-        """What was deleted before this group read it, of all that was taken since offsets were last stored.
+        """Offsets deleted before this group read them, since offsets were last stored.
 
-        Other offsets that are passed over are no records: ends of transactions, those that were aborted, and what
-        compaction left out.
+        Other skipped offsets are not records to read: transaction markers, aborted records, and what
+        compaction removed.
 
         Raises:
-            KafkaException: Kafka does not answer; to be asked again before the offsets are stored.
+            KafkaException: Kafka does not answer; call again before the offsets are stored.
         """
         unknown = [TopicPartition(*place) for place, before, _ in self._jumps if before is None]
         confirmed = self._confirmed(unknown) if unknown else {}
@@ -280,7 +280,7 @@ class BatchConsumer:
         return found
 
     def store_offsets(self) -> None:
-        """Remember that all that was taken is done; Kafka is told within half a second, and on close."""
+        """Store the offsets of all records taken; committed to Kafka within half a second, and on close."""
         new = [place for place, offset in self._reached.items() if self._stored.get(place) != offset]
         try:
             if new:
@@ -288,7 +288,7 @@ class BatchConsumer:
                     offsets=[TopicPartition(*place, self._reached[place]) for place in new]
                 )
         except KafkaException as error:
-            # Taken away in the meantime: whoever has them now repeats these, which changes nothing.
+            # Revoked in the meantime: their new owner gets these records again, which changes nothing.
             log.info("partitions lost before their offsets were stored", partitions=new, error=str(error))
         self._stored.update((place, self._reached[place]) for place in new)
         self._jumps.clear()
@@ -297,7 +297,7 @@ class BatchConsumer:
         """Records that have not been taken yet, of the assigned partitions, by topic.
 
         Args:
-            ask_kafka: where the partitions end; otherwise the last fetch says so, which costs nothing, but fetches
+            ask_kafka: query the end offsets; otherwise the last fetch has them, which costs nothing, but fetches
                 stop while a batch waits.
 
         Raises:
@@ -315,13 +315,13 @@ class BatchConsumer:
         return behind
 
     def waits_for(self, timeout_s: float) -> str | None:
-        """What keeps records from coming in, in words; None if nothing does. Kafka is asked.
+        """What keeps records from arriving, as text; None if nothing does. Queries Kafka.
 
         Args:
             timeout_s: how long it may take to answer, seconds.
 
         Raises:
-            CutOffError: it will never answer; a new consumer is needed.
+            CutOffError: it will never answer this consumer; a new one is needed.
         """
         try:
             self._consumer.list_topics(self._topic, timeout_s)
@@ -346,7 +346,7 @@ def pause_s(rate: float, gather_s_max: float, took_s: float, records: int) -> fl
         rate: records a second of late.
         gather_s_max: from one batch to the next at the most, where batches take less.
         took_s: how long ago the last batch was taken, which is how long it took.
-        records: how many it had.
+        records: how many the last batch had.
     """
     gather_s = rate * GATHER_S_PER_RATE * (1 + min(rate / BUSY_RATE, 1.0))
     gather_s = min(gather_s, gather_s_max, ENOUGH_RECORDS / max(rate, 1.0))

@@ -14,11 +14,11 @@ from processors.runtime.connection import PromptConnection, connect
 from tracing import attributes as names
 
 MANY = 100
-"""From this number of messages on, what a COPY saves is more than what its round trip costs."""
+"""From this number of messages on, a COPY saves more than its extra round trip costs."""
 
 
 class LostRace(Exception):  # noqa: N818
-    """A row is no longer as it was read."""
+    """A row has changed since it was read (optimistic locking)."""
 
 
 LOST_RACES = (
@@ -27,9 +27,9 @@ LOST_RACES = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
-"""Someone else decided on the same withdrawal at the same time: nothing was written, read and decide again."""
+"""Another instance decided on the same withdrawal concurrently: nothing was written, read and decide again."""
 
-_WAITING_HELPS = (
+_TRANSIENT = (
     LostRace,
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -38,28 +38,28 @@ _WAITING_HELPS = (
     psycopg.errors.TransactionTimeout,
 )
 _SETUP = "42"
-"""SQLSTATE class of what is not there or not allowed: a table, a column, a right."""
+"""SQLSTATE class for a missing table or column, or a missing right."""
 
 _LIMIT = "54"
-"""SQLSTATE class of what is too large or too deep: operational to psycopg, but a single row may be the cause."""
+"""SQLSTATE class for a program limit: an OperationalError to psycopg, but a single row may be the cause."""
 
 
-def is_nobodys_fault(error: Exception) -> bool:
-    """Whether an error is none of the messages': the database is away, out of means, locked, or not set up.
+def is_transient(error: Exception) -> bool:
+    """Whether waiting fixes an error: the database is unavailable, out of resources, locked, or not migrated yet.
 
-    Waiting (for the server, a lock, a migration, a grant) mends these. What remains (a value or a constraint that
-    refuses, a limit that one row exceeds, an exception in our code) may be the fault of one message.
+    The wait is for the server, a lock, a migration or a grant. Any other error (a value or a constraint violation,
+    a limit that one row exceeds, an exception in our code) may be caused by one message.
     """
     state = (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
     if state.startswith(_LIMIT):
         return False
-    return state.startswith(_SETUP) or isinstance(error, _WAITING_HELPS)
+    return state.startswith(_SETUP) or isinstance(error, _TRANSIENT)
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the database answers, and refuses for nobody's fault: read-only, or without a table or a right.
+    """Whether a transient error is a refusal by a database that answers: read-only, or a missing table or right.
 
-    A database that is away shows by itself; this only by what it says to those who write.
+    Readiness detects an unavailable database itself; this shows only when something is written.
     """
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return True
@@ -67,7 +67,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 class Database:
-    """A connection that comes back after an outage.
+    """A connection that is re-established after an outage.
 
     Args:
         dsn: ``postgresql://user@host:port/database``.
@@ -88,7 +88,7 @@ class Database:
         self._seconds = metrics.TRANSACTION_SECONDS.labels(service)
 
     async def connect(self) -> PromptConnection:
-        """The open connection, or a new one where there is none that is fit.
+        """The open connection if it is usable, else a new one.
 
         Raises:
             psycopg.OperationalError: the database does not answer.
@@ -130,7 +130,7 @@ class Database:
             psycopg.OperationalError: the database went away; whether it is committed is unknown.
             psycopg.Error: it is undone, for this reason.
         """
-        # psycopg's own transaction() waits for answers at its beginning and before its end, as it may be nested.
+        # psycopg's own transaction() waits for an answer at its beginning and before its end, as it may be nested.
         async with self.connected() as connection:
             try:
                 async with AsyncExitStack() as stack:
@@ -139,7 +139,7 @@ class Database:
                     await connection.execute("BEGIN")
                     yield connection
                     ended = await connection.execute("COMMIT")
-                if ended.statusmessage != "COMMIT":  # an error that someone kept to himself
+                if ended.statusmessage != "COMMIT":  # an error that was swallowed inside the block
                     raise psycopg.InternalError(f"the transaction ended in {ended.statusmessage}")
             except BaseException:
                 await self._undo(connection)
@@ -150,7 +150,7 @@ class Database:
             with suppress(psycopg.Error):  # then it is closed
                 await connection.rollback()
         finally:
-            # Whatever happened meanwhile: what comes next must not find itself within this transaction.
+            # In any case the next statement must not run inside this transaction.
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 await self.close()
 

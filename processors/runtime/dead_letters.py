@@ -1,7 +1,7 @@
 """Publisher of dead letters: what can never be handled goes to ``<topic>.dlq``, byte for byte, with the reason.
 
-A dead letter must never be what stops a service. Where Kafka does not take it as it is (it is too large for the
-topic, say), a *stub* goes there: its place, its reason, and as much of it as is taken.
+A dead letter must never stop a service. Where Kafka does not accept it as it is (it is too large for the
+topic, say), a *stub* is published: its place, its reason, and as much of it as is accepted.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ from processors.runtime.messages import DeadLetter
 DELIVERY_TIMEOUT_S = 30.0
 
 TEXT_MAX = 1_000
-"""Characters of a reason or an error: both may quote what came in."""
+"""Maximum characters of a reason or an error: both may quote the message."""
 
 STUB_BYTES_MAX = 1_000_000
-"""Of a stub: what any client and any broker takes unless it is told otherwise."""
+"""Maximum size of a stub: accepted by any client and any broker with default settings."""
 
 STUB_BYTES_MIN = 1_000
-"""Where not even that is taken, none of the original's bytes are to blame, nor worth another attempt."""
+"""If not even this is accepted, the original's bytes are not the cause, and no smaller stub is tried."""
 
 KEY_BYTES_MAX = 1_024
 HEADERS_BYTES_MAX = 16_384
 BESIDE_BODY_BYTES = 32_768
-"""Of a stub: key, headers of both kinds, and what a batch adds."""
+"""Reserved in a stub: key, headers of both kinds, and the batch overhead."""
 
 
 class DeadLetters:
-    """Publishes dead letters; opens its producer only when there is a first one."""
+    """Publishes dead letters; creates its producer for the first one."""
 
     def __init__(self, bootstrap: str, service: str) -> None:
         self._bootstrap = bootstrap
@@ -43,10 +43,10 @@ class DeadLetters:
         self._producer: Producer | None = None
 
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
-        """Write the letters, or what Kafka takes of them, and wait until it has them all.
+        """Publish the letters, or stubs of them, and wait until all are acknowledged.
 
         Raises:
-            KafkaException: at least one was not taken; publish all again (repeats are possible then).
+            KafkaException: at least one was not delivered; publish all again (duplicates are possible then).
         """
         if letters:
             await asyncio.to_thread(self._publish, letters)
@@ -57,7 +57,7 @@ class DeadLetters:
                 self._bootstrap,
                 {
                     "message.max.bytes": DEAD_LETTER_BYTES_MAX,
-                    # What came in a compressed batch may be larger than the topic takes without.
+                    # A record from a compressed batch may exceed the topic's limit uncompressed.
                     "compression.type": "lz4",
                     "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
                     "log_level": 2,
@@ -66,7 +66,7 @@ class DeadLetters:
         try:
             self._deliver(self._producer, letters)
         except BaseException:
-            self._producer = None  # that one may have lost Kafka for good (see `broker.lifeline`)
+            self._producer = None  # it may be cut off for good (see `broker.lifeline`)
             raise
 
     def _deliver(self, producer: Producer, letters: Sequence[DeadLetter]) -> None:
@@ -110,7 +110,7 @@ def stubs(record: Record, about: headers.Headers) -> Iterator[Record]:
 
     Args:
         record: the original.
-        about: what a dead letter says of it, in headers.
+        about: the headers that a dead letter adds.
     """
     body = record.value or b""
     size = sum(len(name) + len(value or b"") for name, value in record.headers) + len(record.key or b"")
@@ -118,7 +118,7 @@ def stubs(record: Record, about: headers.Headers) -> Iterator[Record]:
     while room >= STUB_BYTES_MIN:
         yield _stub(record, about, room)
         room //= 2
-    # Nothing of the original's, not even its lack of a key, which a compacted topic refuses.
+    # Nothing of the original, not even its missing key, which a compacted topic refuses.
     lacks = (headers.DEAD_LETTER_CUT, b"holds its place only")
     yield _addressed(record, record.place.encode(), None, [*about, lacks])
 

@@ -1,17 +1,17 @@
-"""Due work in isolation: one item that cannot be handled never holds back those behind it."""
+"""Isolation of failing due work: an item that cannot be handled never blocks those behind it."""
 
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from contracts.text import REASON_MAX, clean
-from processors.runtime.database import is_nobodys_fault
+from processors.runtime.database import is_transient
 
-SET_ASIDE_S = 60.0
-"""How long an item is left alone whose row cannot even be pushed back."""
+DEFERRED_S = 60.0
+"""How long an item is deferred in memory whose row cannot be rescheduled in the database."""
 
-SET_ASIDE_MAX = 10_000
-"""Beyond so many the oldest is tried again."""
+DEFERRED_MAX = 10_000
+"""Beyond so many the oldest is retried."""
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -22,22 +22,22 @@ async def isolate(
     work: Callable[[Sequence[T]], Awaitable[None]],
     push_back: Callable[[T, Exception], Awaitable[None]],
 ) -> None:
-    """Work on items together; where that raises, on halves and halves of halves, until the culprits stand alone.
+    """Work on items together; where that raises, bisect until each failing item is alone.
 
     Args:
         items: what is due.
         work: all or nothing: called again with fewer of the items if it raises.
-        push_back: told of each item that fails alone, and why.
+        push_back: called with each item that fails alone, and its error.
 
     Raises:
-        Exception: what :func:`is_nobodys_fault` says that waiting mends; the rest is left as it is.
+        Exception: a transient error (:func:`is_transient`); the remaining items are left as they are.
     """
     if not items:
         return
     try:
         await work(items)
     except Exception as error:
-        if is_nobodys_fault(error):
+        if is_transient(error):
             raise
         if len(items) == 1:
             await push_back(items[0], error)
@@ -48,15 +48,15 @@ async def isolate(
 
 
 def in_words(error: Exception) -> str:
-    """An error as a row keeps it, for whoever looks why it stands still."""
+    """An error as text for a row's ``reason`` or ``error`` column."""
     return clean(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", REASON_MAX)
 
 
-class SetAside(Generic[K]):
-    """Items that this process leaves alone for :data:`SET_ASIDE_S`, as the database refuses to push them back.
+class Deferred(Generic[K]):
+    """Items that this process skips for :data:`DEFERRED_S`, as the database refuses to reschedule them.
 
     Args:
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,14 +64,14 @@ class SetAside(Generic[K]):
         self._until: dict[K, float] = {}
 
     def add(self, key: K) -> None:
-        """Leave it alone from now on."""
+        """Skip an item from now on."""
         self._until.pop(key, None)
-        self._until[key] = self._clock() + SET_ASIDE_S
-        if len(self._until) > SET_ASIDE_MAX:
+        self._until[key] = self._clock() + DEFERRED_S
+        if len(self._until) > DEFERRED_MAX:
             del self._until[next(iter(self._until))]
 
     def keys(self) -> list[K]:
-        """What is left alone now."""
+        """The items to skip now."""
         now = self._clock()
         self._until = {key: until for key, until in self._until.items() if until > now}
         return list(self._until)

@@ -1,8 +1,8 @@
-"""Offsets that Kafka deleted before a service had read them, kept in its database until a person has seen to it.
+"""Gaps: offsets that Kafka deleted before a service read them, recorded until an operator acknowledges them.
 
-Retention that is shorter than an outage, or a deletion by hand, takes messages away that nobody will ever read.
-The consumer group shows it for a moment only: when the service goes on, its confirmed offsets lie behind the hole.
-So what was missed is written down first.
+Retention that is shorter than an outage, or a deletion by hand, removes messages that are then never read.
+The consumer group shows it only briefly: once the service resumes, its committed offsets lie behind the gap.
+So gaps are recorded first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from contracts.postgres import session
 
-# The same gap is found again where the offsets behind it were not confirmed, and may have grown meanwhile.
+# The same gap is found again if the offsets behind it were not committed, and may have grown meanwhile.
 _WRITE = """
 INSERT INTO gaps (topic, "partition", first, until) VALUES (%s, %s, %s, %s)
 ON CONFLICT (topic, "partition", first) DO UPDATE SET until = excluded.until WHERE gaps.until < excluded.until
@@ -41,7 +41,7 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class NotedGap(msgspec.Struct, frozen=True):
-    """A gap as a service wrote it down, and what a person said of it; None where nobody has yet."""
+    """A gap as a service recorded it, with the operator's acknowledgement and note; None until acknowledged."""
 
     service: str
     gap: Gap
@@ -51,7 +51,7 @@ class NotedGap(msgspec.Struct, frozen=True):
 
 
 async def write(connection: AsyncConnection, gaps: Sequence[Gap]) -> None:
-    """Write gaps down; one that is known is not written twice.
+    """Record gaps; a known one is not recorded twice.
 
     Raises:
         psycopg.Error: they are not written.
@@ -61,7 +61,7 @@ async def write(connection: AsyncConnection, gaps: Sequence[Gap]) -> None:
 
 
 def noted_gaps(dsns: Mapping[str, str]) -> list[NotedGap]:
-    """What the services have missed, by service, the oldest first.
+    """The gaps of all services, by service, the oldest first.
 
     Args:
         dsns: of the services' databases, by their names.
@@ -78,7 +78,7 @@ def noted_gaps(dsns: Mapping[str, str]) -> list[NotedGap]:
 
 
 def acknowledge(dsns: Mapping[str, str], gaps: Sequence[NotedGap], note: str) -> int:
-    """Say what became of gaps, for the audit to hold again: of these and no others, as they were when looked at.
+    """Acknowledge gaps, so that the audit holds again: these and no others, as they were when read.
 
     Args:
         dsns: of the services' databases, by their names.

@@ -1,4 +1,4 @@
-"""Spans of one thing that is done for many, with the same times in the trace of each."""
+"""Spans of a shared operation (a transaction, a call): one in the trace of each message, with the same times."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,10 +13,10 @@ from tracing import TraceContext, context_of, is_sampled, start_span
 from tracing import attributes as names
 
 TEXT_MAX = 1_000
-"""Characters of an error or a reason in a span: they may quote what came in."""
+"""Maximum characters of an error or a reason in a span: they may quote the message."""
 
 Hops = Mapping[int, Span]
-"""The span of each traced context, by its place among those that were given; empty where none is traced."""
+"""The span of each traced context, by the context's index among those given; empty where none is traced."""
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def deciding(service: str, database: Database, contexts: Sequence[TraceContext])
 
 
 def context_in(hops: Hops, place: int, otherwise: TraceContext) -> TraceContext:
-    """The context of a hop, for what is done below it."""
+    """The context of a hop's span, as parent of what is done below it."""
     span = hops.get(place)
     return context_of(span) if span is not None else otherwise
 
@@ -74,19 +74,19 @@ def fail(span: Span, error_type: str, message: str) -> None:
     Args:
         span: not ended yet.
         error_type: a class of errors: an exception's name, a status code.
-        message: what a person wants to read.
+        message: for people.
     """
     span.set_attribute(names.ERROR_TYPE, error_type[:TEXT_MAX])
     span.set_status(Status(StatusCode.ERROR, message[:TEXT_MAX]))
 
 
 def retry(span: Span, error_type: str, message: str) -> None:
-    """Remark that what failed will be tried again."""
+    """Add an event: the failed attempt will be retried."""
     span.add_event(names.RETRY, {names.ERROR_TYPE: error_type[:TEXT_MAX], names.REASON: message[:TEXT_MAX]})
 
 
 def remark(emitted: Iterable[Emitted], spans_by_context: Mapping[TraceContext, Span]) -> None:
-    """Remark every decision that is not the usual one, and its reason, where it was made."""
+    """Add an event for every unusual decision, with its reason, to the span it was made in."""
     if not spans_by_context:
         return
     for one in emitted:

@@ -1,6 +1,6 @@
 """Spans, metrics and failpoints of a batch: context managers around the stages of its pipeline.
 
-Each message of a traced withdrawal gets a ``process`` span of its own, child of whoever sent that message, so
+Each message of a traced withdrawal gets a ``process`` span of its own, child of that message's sender, so
 traces never mix. What is done once for the whole batch (a transaction, a call) appears below each of them with
 the same times (:mod:`processors.runtime.hops`). Where a batch carries several traced messages, a batch span links
 to them all, and each of them links to the batch.
@@ -47,7 +47,7 @@ async def transaction(
 
 
 class Instrumentation:
-    """What is seen of a service's batches, of one at a time.
+    """Telemetry of a service's batches, one at a time.
 
     Args:
         service: its name.
@@ -62,11 +62,11 @@ class Instrumentation:
 
     @contextmanager
     def batch(self, records: Sequence[Record], batch: Batch) -> Iterator[None]:
-        """Around all that is done with a batch: a span for each traced record, which its messages continue.
+        """Wraps the whole of a batch: a span for each traced record, which its messages continue.
 
         Args:
             records: what was taken from Kafka.
-            batch: what was read from it.
+            batch: what was decoded from them.
         """
         started = time.perf_counter()
         for event_type, count in Tally(type(message.event).__name__ for message in batch.messages).items():
@@ -83,27 +83,27 @@ class Instrumentation:
 
     @contextmanager
     def attempt(self, batch: Batch) -> Iterator[None]:
-        """Around one attempt to process and commit a batch or a part of it: counts what was decided."""
+        """Wraps one attempt to process and commit a batch or a part of it: counts the decisions."""
         yield
         failpoints.hit(f"{self._service}.committed")
         metrics.count_decisions(batch.emitted)
         if self._spans:
             remark(batch.emitted, {message.context: span for message, span in self._traced(batch.messages)})
 
-    def tries_again(self, messages: Sequence[Message], error: Exception) -> None:
-        """Count an attempt that failed and will be made again, and remark it on the span of each message."""
+    def will_retry(self, messages: Sequence[Message], error: Exception) -> None:
+        """Count a failed attempt that will be retried, and add an event to the span of each message."""
         metrics.BATCH_RETRIES.labels(type(error).__name__).inc()
         for _, span in self._traced(messages):
             retry(span, type(error).__qualname__, str(error))
 
     def is_kept(self, message: Message, error: Exception, reason: str) -> None:
-        """Remark on the span of a message that it is due again from the service's own database."""
+        """Add an event to a message's span: it was stored in the service's database, to be retried from there."""
         for _, span in self._traced([message]):
             retry(span, type(error).__qualname__, reason)
 
     @contextmanager
     def publication(self, letters: Sequence[DeadLetter]) -> Iterator[None]:
-        """Around the publication of dead letters: a ``send`` span for each that is traced."""
+        """Wraps the publication of dead letters: a ``send`` span for each that is traced."""
         sends = [
             self._begin_send(letter, span)
             for letter in letters
@@ -224,7 +224,7 @@ def _place(record: Record) -> Place:
 
 
 def _key(record: Record) -> dict[str, str]:
-    """The key as an attribute, where it is a text that is no longer than any of ours."""
+    """The key as an attribute, where it is text and no longer than our own keys."""
     if record.key is None or len(record.key) > KEY_BYTES_MAX:
         return {}
     try:

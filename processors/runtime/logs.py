@@ -1,4 +1,4 @@
-"""A service's log: one structured line per event on standard error, as JSON or readable on a terminal.
+"""Logging of a service: one structured line per event on standard error, as JSON or readable on a terminal.
 
 A line about one message carries its ``payment_id`` and ``trace_id``. What libraries log takes the same form.
 """
@@ -18,16 +18,16 @@ from tracing import TraceContext
 LIBRARIES_FROM = "WARNING"
 
 TEXT_MAX = 2_000
-"""Characters of one field: it may quote what came in."""
+"""Maximum characters of one field: it may quote a message."""
 
 STACK_MAX = 20_000
-"""Characters of a stack trace; its end tells most."""
+"""Maximum characters of a stack trace; its end is kept."""
 
 _service = ""
 
 
 def _name_service(_logger: object, _method: str, line: EventDict) -> EventDict:
-    line.setdefault("service", _service)  # not by a context variable: threads of others log as well
+    line.setdefault("service", _service)  # not by a context variable: threads of libraries log as well
     return line
 
 
@@ -62,7 +62,7 @@ def configure_logs(service: str) -> None:
 
 
 def library_logs() -> dict[str, Any]:
-    """The standard library's configuration, for whoever sets it up once more, as Faust's worker does."""
+    """The standard library's logging configuration, for Faust's worker, which sets logging up again."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -75,13 +75,13 @@ def library_logs() -> dict[str, Any]:
 
 
 def fields_of(context: TraceContext, payment_id: object) -> dict[str, str]:
-    """The fields by which a line about one withdrawal is found."""
+    """The log fields that identify a withdrawal."""
     found = {"payment_id": str(payment_id)} if payment_id is not None else {}
     return found | ({"trace_id": context.trace_id} if context.trace_id is not None else {})
 
 
 def fields_of_record(record: Record) -> dict[str, str]:
-    """The same of a record, as far as it can be read."""
+    """The same for a record, as far as it can be decoded."""
     return fields_of(context_of_record(record), payment_id_of(record))
 
 

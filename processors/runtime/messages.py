@@ -1,4 +1,4 @@
-"""What a service sees of a Kafka record: an event with its place and trace context, or why it is none."""
+"""Decoded Kafka records: an event with its place and trace context, or a dead letter with the reason."""
 
 from collections.abc import Iterable, Sequence
 from uuid import UUID
@@ -17,8 +17,8 @@ class Message(msgspec.Struct):
 
     Attributes:
         event: the decoded body.
-        id: UUID of the message; the same when a relay or producer sends it again.
-        context: trace context to hand on: the sender's, or that of this hop's own span once it has one.
+        id: UUID of the message; the same when a relay or producer republishes it.
+        context: trace context to propagate: the sender's, or that of this hop's own span once it has one.
         record: where it came from.
     """
 
@@ -37,7 +37,7 @@ class Emitted(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A record that can never be handled, and why; the error, where it took one to find out."""
+    """A record that can never be handled, and why; with the error, where an exception was the cause."""
 
     record: Record
     reason: str

@@ -1,6 +1,6 @@
 """A service's Prometheus metrics, served at ``/metrics``.
 
-No metric names its service: whoever scrapes knows whom it asked, and labels what it hears.
+No metric names its service: Prometheus adds the target's labels when it scrapes.
 """
 
 from collections import Counter as Tally
@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from processors.runtime.messages import Emitted
 
-# When each series began is of no use to anyone, and would be half of the page.
+# Creation timestamps of series are not used, and would be half of the page.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 MESSAGES = Counter("settle_messages_total", "Messages handled", ["event_type"])
@@ -20,7 +20,7 @@ DEAD_LETTERS = Counter("settle_dead_letters_total", "Messages sent to a dead-let
 MISSED = Counter("settle_missed_offsets_total", "Offsets that Kafka deleted before they were read", ["topic"])
 BATCH_RETRIES = Counter("settle_batch_retries_total", "Batches that were tried again", ["cause"])
 RETRIES = Counter("settle_retries_total", "Attempts that failed for now and will be made again", ["step"])
-CIRCUIT_OPEN = Gauge("settle_circuit_open", "1 while the other side is given a rest", ["to"])
+CIRCUIT_OPEN = Gauge("settle_circuit_open", "1 while the circuit is open and no call but a probe is made", ["to"])
 BATCH_SECONDS = Histogram("settle_batch_seconds", "Time for one batch, seconds")
 BATCH_MESSAGES = Histogram(
     "settle_batch_messages",
@@ -51,6 +51,6 @@ WITHDRAWAL_SECONDS = Histogram(
 
 
 def count_decisions(emitted: Iterable[Emitted]) -> None:
-    """Count what has been decided; to be called once it is committed."""
+    """Count decisions; call it once they are committed."""
     for outcome, count in Tally(type(one.event).__name__ for one in emitted).items():
         DECISIONS.labels(outcome).inc(count)

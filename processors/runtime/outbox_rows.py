@@ -1,4 +1,4 @@
-"""A service's outbox: each event is a row of it, written in the transaction that made it true.
+"""Outbox rows: one per event, inserted in the transaction that the event reports.
 
 A separate process, the relay, reads the rows from the write-ahead log and publishes them.
 """

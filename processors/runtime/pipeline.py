@@ -1,13 +1,13 @@
 """The pipeline of a batch: decode once, process in one transaction, then dead letters, then offsets.
 
-Whatever fails before the offsets are stored makes the batch come again, and every step is idempotent by
-payment ID, so coming again changes nothing.
+After a failure before the offsets are stored the batch is redelivered, and every step is idempotent by payment ID,
+so redelivery changes nothing.
 
-Three kinds of failure are kept apart. *The database is away* (or a race was lost): nobody's fault, the batch is
-tried until it succeeds. *A message cannot be read* or contradicts what is known: a dead letter at once. *Something
-raises*: the batch is tried again, then halved and halved until the culprits stand alone; they become dead letters,
-all others are done, in their order. Where many messages fail and not one succeeds, the service is at fault and not
-its messages: then it waits for someone to mend it.
+Three kinds of failure are distinguished. *A transient error* (the database is unavailable, a race was lost): the
+batch is retried until it succeeds. *A message cannot be decoded* or contradicts what is known: a dead letter at
+once. *Any other exception*: the batch is retried, then bisected until each failing message is alone; these become
+dead letters, all others are processed, in their order. Where many messages fail and not one succeeds, the service
+is at fault and not its messages: then it waits for an operator.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from opentelemetry.util.types import AttributeValue
 
 from broker.records import Record
 from processors.runtime.batch import Batch
-from processors.runtime.database import LOST_RACES, is_nobodys_fault, is_refusal
+from processors.runtime.database import LOST_RACES, is_refusal, is_transient
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.instrumentation import Instrumentation
 from processors.runtime.logs import fields_of, fields_of_record
@@ -32,24 +32,24 @@ from processors.runtime.messages import DeadLetter, Message, read_record
 from processors.runtime.processor import Processor
 
 BATCH_RETRY_S = (0.0, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before a batch is tried again; the last one repeats until it succeeds."""
+"""Pauses before a batch is retried, seconds; the last one repeats until it succeeds."""
 
 TRIES_TOGETHER = 3
-"""How often a whole batch is tried before the culprit is looked for."""
+"""Attempts at a whole batch before it is bisected."""
 
 TRIES_ALONE = 2
-"""How often a message that is alone in its transaction is tried before it is a dead letter."""
+"""Attempts at a message alone in its transaction before it becomes a dead letter."""
 
 ALL_FAIL_MIN = 20
-"""Where so many messages fail and none succeeds, none of them is the culprit."""
+"""Where so many messages fail and none succeeds, the messages are not the cause."""
 
 FAILS = "fails each time it is tried"
 
 ERROR_MAX = 500
-"""Characters of an error: it may quote what came in."""
+"""Maximum characters of an error: it may quote the message."""
 
 UNKNOWN_SHOWN = 5
-"""Unknown event types that one line names."""
+"""Unknown event types named in one log line."""
 
 _NOT_OURS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -57,16 +57,16 @@ log = structlog.get_logger()
 
 
 class Pipeline:
-    """Takes records through a processor, as often as it needs to succeed.
+    """Passes batches of records through a processor, with retries, isolation of failing messages and dead letters.
 
     Args:
         processor: what handles them.
-        dead_letters: where those go that it cannot handle.
-        brokers: attributes of spans: where they come from.
+        dead_letters: publishes the records that it cannot handle.
+        brokers: attributes of spans: the address of Kafka.
 
     Attributes:
-        stage: what the batch under way waits for, in words.
-        trouble: what keeps it from its end and mends by no waiting of its own, in words; None if nothing does.
+        stage: what the batch under way waits for, as text.
+        trouble: a cause that blocks it and may need an operator, as text; None if there is none.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Pipeline:
         self._handled = frozenset(event_type.__name__ for event_type in processor.handles)
 
     async def run(self, records: Sequence[Record]) -> None:
-        """Process the records; returns when all they cause is committed, and only then."""
+        """Process the records; returns only when all their effects are committed."""
         batch = self._read(records)
         with self._instrumentation.batch(records, batch):
             self.stage = "its transaction"
@@ -99,14 +99,14 @@ class Pipeline:
         for record in records:
             try:
                 found = read_record(record, self._handled)
-            except Exception as error:  # a kind of nonsense that nobody has thought of is nonsense as well
+            except Exception as error:  # an unforeseen kind of invalid record is a dead letter too
                 log.exception("a record cannot be read", place=record.place)
                 found = DeadLetter(record, FAILS, last_line(error))
             if isinstance(found, Message):
                 messages.append(found)
             elif isinstance(found, DeadLetter):
                 dead_letters.append(found)
-            else:  # those of the types that exist are left out by the consumer
+            else:  # existing types that the service does not handle are dropped by the consumer
                 unknown[found.event_type] += 1
         if unknown:
             shown = [event_type[:ERROR_MAX] for event_type, _ in unknown.most_common(UNKNOWN_SHOWN)]
@@ -116,12 +116,12 @@ class Pipeline:
         return Batch(messages, dead_letters)
 
     async def _process(self, batch: Batch) -> None:
-        """Have all messages handled or refused."""
+        """Handle or refuse every message."""
         if (error := await self._try(batch, TRIES_TOGETHER)) is not None:
             await self._find_culprits(batch, error)
 
     async def _try(self, batch: Batch, tries: int) -> Exception | None:
-        """Try until it is committed, then None; the last error, if it raised so often through its own fault."""
+        """Retry until it is committed, then None; or the last error, after ``tries`` that were not transient."""
         failures = 0
         for pause_s in chain(BATCH_RETRY_S, repeat(BATCH_RETRY_S[-1])):
             try:
@@ -131,20 +131,20 @@ class Pipeline:
                 return None
             except Exception as error:
                 batch.start_over()
-                if is_nobodys_fault(error):
-                    self._tell(error)
+                if is_transient(error):
+                    self._note_waiting(error)
                 else:
                     failures += 1
                     if failures >= tries:
                         return error
                     if not isinstance(error, LOST_RACES):
                         log.exception("batch failed, trying again", **_about(batch.messages))
-                self._instrumentation.tries_again(batch.messages, error)
+                self._instrumentation.will_retry(batch.messages, error)
             await asyncio.sleep(pause_s)
         raise AssertionError  # pauses never end
 
     async def _find_culprits(self, batch: Batch, error: Exception) -> None:
-        """Do what can be done of a batch that fails; what fails alone as well is refused."""
+        """Process what can be processed of a failing batch; messages that also fail alone are refused."""
         count = len(batch.messages)
         while True:
             log.error("batch fails, looking for the culprit", **_about(batch.messages), exc_info=error)
@@ -157,7 +157,7 @@ class Pipeline:
             await asyncio.sleep(BATCH_RETRY_S[-1])
 
     async def _halve(self, batch: Batch, messages: Sequence[Message]) -> int:
-        """Handle some messages of a batch, in order, in as few transactions as succeed; how many were done."""
+        """Handle messages of a batch, in order, in as few transactions as succeed; returns how many succeeded."""
         part = Batch(messages)
         alone = len(messages) == 1
         error = await self._try(part, TRIES_ALONE if alone else 1)
@@ -178,10 +178,10 @@ class Pipeline:
             try:
                 return await self._processor.keep(message, error)
             except Exception as refused:
-                if not is_nobodys_fault(refused):
+                if not is_transient(refused):
                     log.exception("a message cannot be kept", **_about([message]))
                     return False
-                self._tell(refused)
+                self._note_waiting(refused)
             await asyncio.sleep(pause_s)
         raise AssertionError  # pauses never end
 
@@ -198,8 +198,8 @@ class Pipeline:
             fields = fields_of_record(letter.record)
             log.error("dead letter", place=letter.record.place, reason=letter.reason, error=letter.error, **fields)
 
-    def _tell(self, error: Exception) -> None:
-        """Say what is waited for, where it is more than a race that was lost."""
+    def _note_waiting(self, error: Exception) -> None:
+        """Log what is waited for, unless it is a lost race."""
         if isinstance(error, LOST_RACES):
             return
         if is_refusal(error):
@@ -217,9 +217,9 @@ def _about(messages: Sequence[Message]) -> dict[str, object]:
 
 
 def last_line(error: Exception) -> str:
-    """An error as the last line of its stack trace tells it, with the place in our code that it came from."""
+    """The last line of an error's stack trace, with the place in our code that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
-    # What we call by way of context managers comes back through the standard library.
+    # Frames of the standard library, as of context managers, are skipped.
     ours = [frame for frame in frames if not frame.filename.startswith(_NOT_OURS)] or frames
     place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno} in {ours[-1].name})" if ours else ""
     return f"{type(error).__name__}: {first_line(error)}{place}"

@@ -1,4 +1,4 @@
-"""A processor: a service that acts on batches, with a database of its own."""
+"""The base class of processors: services that handle batches, each with a database of its own."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
@@ -17,13 +17,13 @@ from processors.runtime.settings import ServiceSettings
 
 
 class Processor(ABC):
-    """A service: what it listens to, and what it does with a batch.
+    """A service: the topics it consumes, and how it handles a batch.
 
     Attributes:
         name: of the service, its database and its consumer group.
         topics: what it subscribes to.
-        handles: the event types it acts on; others are passed over.
-        clock: by which it tells what is due.
+        handles: the event types it acts on; others are ignored.
+        clock: decides what is due.
         gather_s_max: how long it may wait under load to make a batch larger.
     """
 
@@ -54,20 +54,20 @@ class Processor(ABC):
         return transaction(self.name, self.database, batch.messages)
 
     async def keep(self, message: Message, error: str) -> bool:  # noqa: ARG002
-        """Keep a message that fails each time, to try it again from the service's own database.
+        """Store a message that fails each time, to retry it from the service's own database.
 
         Returns:
-            False, as here: it is not kept, and goes to the dead letters.
+            Whether it is stored; False, as here, sends it to the dead letters.
         """
         return False
 
     async def work_due(self) -> int:
-        """Try again what is due from the service's own database; returns how many were tried.
+        """Retry what is due from the service's own database; returns how many items were tried.
 
         Runs beside :meth:`process`, so it needs a connection of its own.
         """
         return 0
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         await self.database.close()

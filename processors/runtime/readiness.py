@@ -1,6 +1,6 @@
-"""A service's readiness: whether it can work now, and if not, what it waits for. Looked after in the background.
+"""Readiness of a service: what it waits for, if anything, checked in the background.
 
-So a probe of ``/readyz`` costs nothing and is answered at once, also while everything else hangs.
+A probe of ``/readyz`` therefore costs nothing and is answered at once, also while everything else hangs.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ ANSWER_S = 1.0
 """How long a database or broker may take to answer before it counts as away."""
 
 KAFKA_S = 10.0
-"""How long Kafka's client may take to say whether the broker has answered: its turn comes after other calls."""
+"""How long Kafka's client may take to report on the broker: the query is queued behind other calls."""
 
 BEAT_S = 1.0
 HANGS_S = 10.0
-"""An event loop that does nothing for so long hangs: no batch takes so long to decide on."""
+"""An event loop that is stalled for so long hangs: no batch takes so long to decide on."""
 
 
 class Readiness:
@@ -42,19 +42,19 @@ class Readiness:
         self._next_beat: asyncio.TimerHandle | None = None
 
     def beat(self) -> None:
-        """Note that the running event loop goes on: now, and from now on until :meth:`close`."""
+        """Record heartbeats of the running event loop: now, and from now on until :meth:`close`."""
         self._beaten = time.monotonic()
         self._next_beat = asyncio.get_running_loop().call_later(BEAT_S, self.beat)
 
     @property
     def hangs(self) -> str | None:
-        """That the event loop does nothing any more, in words; None while it does."""
+        """The text to report if the event loop is stalled; None while it runs."""
         stands_s = time.monotonic() - self._beaten
         return f"its event loop has stood for {stands_s:.0f} s" if stands_s > HANGS_S else None
 
     @property
     def waits_for(self) -> tuple[str, ...]:
-        """In words, one entry for each thing; empty when it can work."""
+        """Texts, one for each cause; empty when the service is ready."""
         hangs = self.hangs
         return self._found if hangs is None else (hangs, *self._found)
 
@@ -62,7 +62,7 @@ class Readiness:
         """Ask the database and Kafka.
 
         Args:
-            ask_kafka: what is the matter with it, or None.
+            ask_kafka: returns what is wrong with Kafka, or None.
         """
         found = await asyncio.gather(
             self._ask("the database does not answer", self._select, ANSWER_S),
@@ -81,7 +81,7 @@ class Readiness:
     async def _ask(
         self, silence: str, question: Callable[[], Awaitable[str | None]], limit_s: float
     ) -> str | None:
-        # A question without an answer is left open rather than asked again: its connection or thread is taken.
+        # A query without an answer is left pending rather than repeated: its connection or thread is in use.
         asking = self._asking.get(silence)
         if asking is None or asking.done():
             asking = self._asking[silence] = asyncio.ensure_future(question())

@@ -1,4 +1,4 @@
-"""The retry policy: one attempt at once, then one after each pause of a list, a little apart from others.
+"""The retry policy: one attempt at once, then one after each pause of a backoff list, with jitter.
 
 Plain functions; what is due is kept in each service's own database, so it survives a crash.
 """
@@ -11,11 +11,11 @@ import msgspec
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """When to try again.
+    """Backoff with jitter.
 
     Attributes:
-        backoff_s: pauses before each further attempt, seconds; the last one repeats for whoever may not give up.
-        jitter: how far a pause may be off, 0 to below 1; what failed together shall not come back together.
+        backoff_s: pauses before each further attempt, seconds; the last one repeats where there is no giving up.
+        jitter: how far a pause may deviate, 0 to below 1, so that what failed together is not retried together.
         draw: a number from 0 to below 1.
     """
 
@@ -24,16 +24,16 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     draw: Callable[[], float] = random.random
 
     def has_run_out(self, attempts: int) -> bool:
-        """Whether so many failed attempts are all there are: one at once, and one after each pause."""
+        """Whether attempts are exhausted after so many failures: one at once, and one after each pause."""
         return attempts > len(self.backoff_s)
 
     def next_at(self, attempts: int, now: datetime, retry_after_s: float = 0.0) -> datetime:
-        """When to try again after so many failed attempts.
+        """When to retry after so many failed attempts.
 
         Args:
             attempts: made so far, 1 or more.
             now: the time of the last one.
-            retry_after_s: what the other side asked to wait, seconds; never less than that.
+            retry_after_s: the ``Retry-After`` of the remote service, a lower bound, seconds.
         """
         pause_s = self.backoff_s[min(attempts, len(self.backoff_s)) - 1]
         spread = 1 + self.jitter * (2 * self.draw() - 1)

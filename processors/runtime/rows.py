@@ -1,6 +1,6 @@
-"""Rows of what was decided, written to the tables: few in one statement, many by COPY.
+"""Bulk writes of rows: few in one statement, many by COPY.
 
-Of few rows it is the statements that cost: so all that a transaction writes is one. Many rows go by COPY, which
+For few rows the number of statements is the cost: so a transaction writes all in one. Many rows go by COPY, which
 needs a round trip of its own but writes a page's rows as one record of the write-ahead log instead of one each;
 and every record is read again by the relay's walsender of each database of the server.
 """
@@ -50,7 +50,7 @@ class Rows:
 
 
 async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
-    """Write rows, each write other ones: in what order, and whether one sees what another wrote, is left open.
+    """Write disjoint sets of rows; their order, and whether one write sees another's rows, is undefined.
 
     Raises:
         psycopg.Error: the database refused one of them. In pipeline mode this may only be raised at its end.

@@ -84,7 +84,7 @@ SERVICE_V1 = "; ".join(
 
 
 def append_only_v1(table: str) -> str:
-    """SQL that makes a table refuse UPDATE, DELETE and TRUNCATE, whoever asks."""
+    """SQL that makes a table refuse UPDATE, DELETE and TRUNCATE for every role."""
     return f"""
     CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

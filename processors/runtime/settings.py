@@ -1,4 +1,4 @@
-"""The services' settings: where things are. From environment variables with the prefix ``SETTLE_``."""
+"""The services' settings, from environment variables with the prefix ``SETTLE_``."""
 
 import json
 from email.headerregistry import Address
@@ -17,7 +17,7 @@ from processors.runtime.retry import RetryPolicy
 DEFAULT_DSN = "postgresql://settle@127.0.0.1:5432"
 
 DATA_FOLDER = Path(platformdirs.user_data_dir("settle"))
-"""Where everybody looks who is not told: the embedded stack, commands, and file mails."""
+"""The default data folder of the embedded stack, commands, and file mails."""
 
 PAUSE_S_MAX = 86_400.0
 
@@ -36,7 +36,7 @@ _Databases = create_model("_Databases", __base__=BaseSettings, **_FIELDS)
 
 
 class ServiceSettings(_Databases):
-    """What every service reads. A variable that makes no sense stops the service at its start, with its name."""
+    """The settings of every service. An invalid variable stops the service at its start, and is named."""
 
     model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
 
@@ -119,11 +119,11 @@ class ServiceSettings(_Databases):
         return sender
 
     def retry_policy(self) -> RetryPolicy:
-        """When to try again what failed for now."""
+        """When to retry what failed for now."""
         return RetryPolicy(self.retry_backoff_s, self.retry_jitter)
 
     def dsn(self, service: str) -> str:
-        """Where a database of :data:`contracts.services.DATABASES` is."""
+        """The DSN of a database of :data:`contracts.services.DATABASES`."""
         return str(getattr(self, f"{service}_dsn"))
 
 
@@ -132,7 +132,7 @@ def recipient(template: str, account_id: str) -> str:
 
     Raises:
         LookupError, AttributeError: a placeholder other than ``{account_id}``.
-        ValueError: what comes out is no address.
+        ValueError: the result is not an address.
     """
     local, at, domain = (part.format(account_id=account_id) for part in template.rpartition("@"))
     if not (local and at and domain):

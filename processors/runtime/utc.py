@@ -1,8 +1,8 @@
-"""Times for people, in UTC, whatever a database, its session or a message calls one.
+"""Parsing of times into UTC, whatever form a database, its session or a message gives them.
 
 PostgreSQL knows times that Python does not (``infinity``, the year 10000, years before Christ), renders them in
 the time zone and style of its session, and refuses some that a message may hold. Nothing here fails on any of
-them: what is out of range is the nearest time that Python knows.
+them: an out-of-range time becomes the nearest one that Python knows.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ def cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
 
 
 def in_utc(at: datetime) -> datetime:
-    """The same moment in UTC; a time without a zone is one already."""
+    """The same instant in UTC; a time without a zone is taken as UTC."""
     if at.tzinfo is None:
         return at.replace(tzinfo=UTC)
     try:
@@ -49,7 +49,7 @@ def in_utc(at: datetime) -> datetime:
 
 
 def parse(text: str | None) -> datetime | None:
-    """A time as messages write it (ISO 8601); None where it is none."""
+    """A time as messages write it (ISO 8601); None where it is invalid."""
     try:
         return in_utc(datetime.fromisoformat(text.upper())) if text else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""The worker that runs a processor: ``settle run account``, or Faust's own ``faust -A … worker``."""
+"""The worker process of a processor: ``settle run account``, or Faust's own ``faust -A … worker``."""
 
 import importlib
 
@@ -24,7 +24,7 @@ def run_service(service: str) -> None:
     uvloop.install()
     configure_logs(service)
     app = load_app(service)
-    # It sets logging up anew; left to itself, not as lines of JSON.
+    # The worker configures logging again; by default, not as lines of JSON.
     worker = faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False, logging_config=library_logs())
     worker.spinner = None
     structlog.get_logger().info("service starts")

@@ -1,1 +1,1 @@
-"""The saga service: the append-only event store, and where each withdrawal stands."""
+"""The saga service: the append-only event store, and the state of each withdrawal."""

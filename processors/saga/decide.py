@@ -1,7 +1,7 @@
-"""Decisions of the saga service: where a withdrawal stands, and whether it is finished.
+"""Decisions of the saga service: the state of a withdrawal, and whether it is finished.
 
-Plain functions from what has been seen to what is so; no SQL, no Kafka. The order of arrival does not matter:
-a withdrawal stands where the *set* of its events says, and it is closed when its whole story is there.
+Plain functions from the events seen to the state; no SQL, no Kafka. The order of arrival does not matter:
+the state follows from the *set* of its events, and the withdrawal is closed when that set is complete.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ FINISHED = frozenset({COMPLETED, COMPENSATED, REJECTED})
 BITS = {
     event_type: 1 << event_type.saga_bit for event_type in EVENT_TYPES.values() if event_type.saga_bit is not None
 }
-"""One bit per event type of a story; stored."""
+"""One bit per event type of a saga; stored."""
 
 _REQUESTED = BITS[WithdrawalRequested]
 _TAKEN = _REQUESTED | BITS[BalanceChecked] | BITS[MoneyDeducted]
@@ -68,9 +68,9 @@ _GIVE_REASON = (WithdrawalRejected, PaymentFailed)
 
 
 class Standing(msgspec.Struct):
-    """Where one withdrawal stands; the amount in minor units.
+    """The state of one withdrawal; the amount in minor units.
 
-    ``requested_at`` is what its request says, and ``seen_before`` what had been seen when it was read from the
+    ``requested_at`` is the request's time, and ``seen_before`` the events seen when it was read from the
     database; None if it is new.
     """
 
@@ -89,7 +89,7 @@ class Standing(msgspec.Struct):
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
-    """An event for the store; without a record if this service wrote it."""
+    """An event for the store; without a record if this service emitted it."""
 
     event_id: UUID
     event: Event
@@ -114,7 +114,7 @@ class Transitions(msgspec.Struct):
 def state_of(seen: int) -> str:
     """The state that a set of events amounts to.
 
-    Without the request nothing is believed: it may be late, or there never was one and the rest is hearsay.
+    Without the request the state is ``incomplete``: the request may be late, or there never was one.
     """
     if not seen & _REQUESTED:
         return INCOMPLETE
@@ -133,7 +133,7 @@ def state_of(seen: int) -> str:
 
 @cache
 def closing_of(seen: int) -> type[Event] | None:
-    """The event that closes the withdrawal now, if its story is whole and not closed yet."""
+    """The event that closes the withdrawal now, if its events are complete and it is not closed yet."""
     if seen & (BITS[WithdrawalCompleted] | BITS[WithdrawalCompensated]):
         return None
     if seen & _RETURNED == _RETURNED:
@@ -143,7 +143,7 @@ def closing_of(seen: int) -> type[Event] | None:
 
 
 def waiting_for(seen: int) -> str | None:
-    """What has to happen next, in words; None when the withdrawal is finished."""
+    """The step that has to happen next, as text; None when the withdrawal is finished."""
     state = state_of(seen)
     if state in FINISHED:
         return None
@@ -165,7 +165,7 @@ def waiting_for(seen: int) -> str | None:
 
 
 def needed_for(seen: int) -> type[Event] | None:
-    """The event that the waiting step acts on; None when the withdrawal is finished, or waits for no step."""
+    """The event that triggers the next step; None when the withdrawal is finished, or waits for no step."""
     state = state_of(seen)
     if state in FINISHED:
         return None
@@ -175,17 +175,17 @@ def needed_for(seen: int) -> type[Event] | None:
 
 
 def awaited_service(seen: int) -> str:
-    """The service whose step is next; the saga service where it is none, and only word of it is missing."""
+    """The service whose step is next; the saga service where only events have not reached it yet."""
     needed = needed_for(seen)
     return _ACTS_ON.get(needed, "saga") if needed is not None else "saga"
 
 
 def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: datetime) -> Transitions:
-    """Record a batch and see what it finishes.
+    """Record a batch, and close the withdrawals that it finishes.
 
     Args:
         messages: events of any type, in any order.
-        known: where their withdrawals stand so far; changed in place.
+        known: the states of their withdrawals so far; changed in place.
         now: the time that closing events carry.
     """
     transitions = Transitions()
@@ -203,7 +203,7 @@ def decide(messages: Sequence[Message], known: Mapping[UUID, Standing], now: dat
             transitions.stored_again.append(stored)
             continue
         transitions.stored.append(stored)
-        # What the account service says of the withdrawal counts, and until it has spoken, the first request.
+        # The account service's events determine the contents of the withdrawal; before those, the first request.
         if bit & _FROM_ACCOUNT or (bit & _REQUESTED and not standing.seen & _FROM_ACCOUNT):
             standing.account_id, standing.amount_minor = event.account_id, event.amount_minor
             standing.currency = event.currency
@@ -242,9 +242,9 @@ def _begin(message: Message) -> Standing:
 
 
 def _belongs(request: WithdrawalRequested, standing: Standing) -> bool:
-    """A second request with other contents is no part of the story; the account service refuses it.
+    """Whether a request is part of the saga; a second one with other contents, which will be refused, is not.
 
-    Unless the account service has not spoken yet: then nobody knows which of the two it will take.
+    Until the account service has decided it is: either of the two may be accepted.
     """
     return same_withdrawal(request, standing) or not standing.seen & _FROM_ACCOUNT
 

@@ -1,4 +1,4 @@
-"""What the saga service may do in its database, beside what every service may."""
+"""Grants of the saga service in its database, in addition to those of every service."""
 
 GRANTS = """
 GRANT SELECT, INSERT, UPDATE ON withdrawals TO saga;

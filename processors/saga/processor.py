@@ -1,4 +1,4 @@
-"""The saga service: every event of every topic in, the event store and the closing events out."""
+"""The saga service's processor: consumes every event of every topic, stores them, emits closing events."""
 
 import time
 from datetime import UTC, datetime
@@ -21,12 +21,12 @@ OPEN = (INCOMPLETE, REQUESTED, DEDUCTED, PAID, COMPENSATING)
 
 
 class SagaProcessor(Processor):
-    """Stores events and follows where each withdrawal stands, one transaction a batch."""
+    """Stores events and tracks the state of each withdrawal, one transaction per batch."""
 
     name = "saga"
     gather_s_max = 1.0
     topics = READ_BY["saga"]
-    # What it writes itself, it stores in the transaction that closes the withdrawal.
+    # Its own events are stored in the transaction that closes the withdrawal, not consumed.
     handles = tuple(event_type for event_type in BITS if event_type.topic != WITHDRAWAL_EVENTS.name)
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -45,7 +45,7 @@ class SagaProcessor(Processor):
             _observe(standing, context)
 
     async def work_due(self) -> int:
-        """Count now and then what is open and what makes no progress; nothing else is due here."""
+        """Update the gauges of open and stuck withdrawals now and then; nothing else is due here."""
         if (now := time.monotonic()) >= self._count_at:
             self._count_at = now + COUNT_OPEN_EVERY_S
             connection = await self._due_database.connect()
@@ -67,7 +67,7 @@ def _observe(standing: Standing, context: TraceContext) -> None:
     if standing.requested_at is None or standing.finished_at is None:
         return
     took_s = max((standing.finished_at - standing.requested_at).total_seconds(), 0.0)
-    # An example leads to its trace, so only one that is recorded will do.
+    # An exemplar links to its trace, so only sampled traces qualify.
     example = {"trace_id": context.trace_id or ""} if is_sampled(context) else None
     metrics.WITHDRAWAL_SECONDS.labels(standing.state).observe(took_s, example)
 

@@ -1,7 +1,7 @@
-"""Where a withdrawal stands, and by what it is finished, from the event store.
+"""Queries for the status of withdrawals, from the saga service's database.
 
-Bodies are stored as they were received, so they are read here and not by the database: one with a time that it
-does not take, such as one in a time zone of 20 hours, would refuse the whole answer.
+Bodies are stored as received, so they are parsed here and not by the database: one with a time that it
+does not accept, such as a time zone of 20 hours, would fail the whole query.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ FROM withdrawals WHERE payment_id = %s
 
 _STEPS = "SELECT type, payload::text, recorded_at FROM event_store WHERE payment_id = %s ORDER BY sequence"
 
-# By the time of the end and not by payment ID: an ID that its sender chose says nothing of the time.
+# By the time of the end and not by payment ID: an ID chosen by its sender need not be time-ordered.
 _ENDED = """
 SELECT payment_id, state, reason, trace_id FROM withdrawals
 WHERE finished_at IS NOT NULL AND (%(trace_ids)s::text[] IS NULL OR trace_id = ANY(%(trace_ids)s))
@@ -33,7 +33,7 @@ ORDER BY finished_at DESC, payment_id DESC LIMIT %(count)s
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One event of the story, when it happened (UTC), and why where it says so."""
+    """One event of a withdrawal, when it happened (UTC), and its reason where it has one."""
 
     event: str
     at: datetime
@@ -41,7 +41,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Where a withdrawal stands: its committed steps, what it waits for, and by which event it is finished.
+    """The status of a withdrawal: its committed steps, what it waits for, and the event that finished it.
 
     ``seen`` are the bits of its events (:data:`processors.saga.decide.BITS`).
     """
@@ -62,7 +62,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def find_status(dsn: str, payment_id: UUID) -> Status | None:
-    """Ask the saga service's database; None for a payment ID it has never heard of.
+    """Query the saga service's database; None for an unknown payment ID.
 
     Raises:
         psycopg.OperationalError: the database does not answer.
@@ -72,7 +72,7 @@ def find_status(dsn: str, payment_id: UUID) -> Status | None:
 
 
 def status_of(connection: psycopg.Connection, payment_id: UUID) -> Status | None:
-    """The same on a connection that is kept, for those who ask again and again."""
+    """The same on an open connection, for repeated queries."""
     with connection.transaction():
         row = utc.cursor(connection).execute(_STANDING, (payment_id,)).fetchone()
         if row is None:
@@ -84,7 +84,7 @@ def status_of(connection: psycopg.Connection, payment_id: UUID) -> Status | None
         state=state,
         finished=finished_by is not None,
         finished_by=finished_by,
-        # Topics overtake each other, so the order of arrival is not the order of events.
+        # There is no order between topics, so the order of arrival is not the order of events.
         steps=sorted(steps, key=lambda step: step.at),
         waiting_for=waiting_for(seen),
         trace_id=trace_id,
@@ -97,37 +97,37 @@ def status_of(connection: psycopg.Connection, payment_id: UUID) -> Status | None
     )
 
 
-class _Said(msgspec.Struct):
-    """What a body says of itself, as far as it does."""
+class _LenientBody(msgspec.Struct):
+    """The fields of a body that violates its contract, as far as they can be read."""
 
     occurred_at: Any = None
     reason: Any = None
 
 
-_SAID = msgspec.json.Decoder(_Said)
+_LENIENT = msgspec.json.Decoder(_LenientBody)
 
 
 def _step(event_type: str, body: str, recorded_at: datetime) -> Step:
-    """A stored event, read as it was when it came: what the contract takes, PostgreSQL's own parser may not."""
+    """A stored event, decoded as on arrival: PostgreSQL's own parser may refuse what the contract allows."""
     try:
         event = decode(event_type, body.encode())
-    except (KeyError, ContractError):  # stored by a version that took more
-        return _step_as_said(event_type, body, recorded_at)
+    except (KeyError, ContractError):  # stored by a version with a laxer contract
+        return _lenient_step(event_type, body, recorded_at)
     return Step(event_type, event.occurred_at, getattr(event, "reason", None))
 
 
-def _step_as_said(event_type: str, body: str, recorded_at: datetime) -> Step:
-    """A stored event that is none any more; where its body has no time that can be read, when it was recorded."""
+def _lenient_step(event_type: str, body: str, recorded_at: datetime) -> Step:
+    """A stored event that is no longer valid; without a readable time in its body, that of recording counts."""
     try:
-        said = _SAID.decode(body)
+        fields = _LENIENT.decode(body)
     except (msgspec.MsgspecError, RecursionError):
-        said = _Said()
-    at = utc.parse(said.occurred_at) if isinstance(said.occurred_at, str) else None
-    return Step(event_type, at or recorded_at, said.reason if isinstance(said.reason, str) else None)
+        fields = _LenientBody()
+    at = utc.parse(fields.occurred_at) if isinstance(fields.occurred_at, str) else None
+    return Step(event_type, at or recorded_at, fields.reason if isinstance(fields.reason, str) else None)
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a finished withdrawal ended, why, and by which trace it can be seen."""
+    """The final state of a finished withdrawal, its reason, and its trace ID."""
 
     payment_id: UUID
     state: str
@@ -136,7 +136,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 def ended(dsn: str, count: int, trace_ids: Sequence[str] | None = None) -> list[Ended]:
-    """The withdrawals that finished last, the latest first; with trace IDs, only those of them.
+    """The withdrawals that finished last, the latest first; with trace IDs, only those with one of them.
 
     Raises:
         psycopg.OperationalError: the database does not answer.

@@ -1,4 +1,4 @@
-"""All SQL of the saga service's batches: how the event store and the standings are read and written."""
+"""All SQL of the saga service's batches: reads and writes of the event store and the withdrawals' states."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -33,13 +33,13 @@ _WITHDRAWALS = Rows(
     requested_at="timestamptz",
 )
 
-# The condition is that of the index on open withdrawals: those that are finished are never looked at.
+# The condition is that of the partial index on open withdrawals: finished ones are never scanned.
 _COUNT_OPEN = """
 SELECT state, count(*), count(*) FILTER (WHERE updated_at < now() - make_interval(secs => %s)) FROM withdrawals
 WHERE finished_at IS NULL GROUP BY state
 """
 
-# What has been seen only grows, so it is the version as well: no lock is held while the batch is decided.
+# `seen` only grows, so it serves as the version (optimistic locking): no lock is held while the batch is decided.
 _UPDATE = """
 WITH updated AS (
     UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
@@ -67,7 +67,7 @@ _EVENTS = Rows(
 
 
 async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Standing]:
-    """Where these withdrawals stand."""
+    """The states of these withdrawals."""
     cursor = await connection.execute(_READ, (payment_ids,))
     standings = [Standing(*row) for row in await cursor.fetchall()]
     for standing in standings:
@@ -76,7 +76,7 @@ async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict
 
 
 async def count_open(connection: AsyncConnection, older_than_s: float) -> dict[str, tuple[int, int]]:
-    """By state: how many withdrawals are open, and how many of them have had no event for some time, seconds."""
+    """By state: how many withdrawals are open, and how many of those had no event for ``older_than_s`` seconds."""
     cursor = await connection.execute(_COUNT_OPEN, (older_than_s,))
     return {state: (open_, stuck) for state, open_, stuck in await cursor.fetchall()}
 
@@ -85,8 +85,8 @@ async def write(connection: AsyncConnection, transitions: Transitions) -> None:
     """Write transitions: events, standings and outbox.
 
     Raises:
-        psycopg.errors.UniqueViolation: another instance saw one of these withdrawals for the first time first.
-        LostRace: another instance saw more of one of them meanwhile.
+        psycopg.errors.UniqueViolation: another instance inserted one of these withdrawals first.
+        LostRace: another instance has updated one of them meanwhile.
     """
     old = [(*_row(s), s.seen_before) for s in transitions.standings if s.seen_before is not None]
     updated = await connection.execute(_UPDATE, columns(old)) if old else None
@@ -96,9 +96,9 @@ async def write(connection: AsyncConnection, transitions: Transitions) -> None:
         _EVENTS.insert([_event(s) for s in transitions.stored]),
         outbox_rows.insert("withdrawal", transitions.emitted),
     )
-    # The same message again, unless its sender has given a second one another ID.
+    # A redelivered message has the same ID; a second one under another ID is stored too.
     await write_rows(connection, _EVENTS.insert_missing([_event(s) for s in transitions.stored_again]))
-    if updated is not None:  # asked last: by now the answer has come, or comes with the others
+    if updated is not None:  # read last: in pipeline mode its result arrives with the others
         row = await updated.fetchone()
         if row is None or row[0] != len(old):
             raise LostRace(f"not all of {len(old)} withdrawals are as they were read")
@@ -134,6 +134,6 @@ def _event(stored: StoredEvent) -> tuple[object, ...]:
 
 
 def _body(stored: StoredEvent) -> bytes:
-    # The bytes as received: fields that this version does not know are part of the story too.
+    # The bytes as received: fields that this version does not know are kept too.
     received = stored.record.value if stored.record else None
     return received if received is not None else encode(stored.event)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from contracts import postgres
 from contracts.events import ContractError, MoneyDeducted, decode, encode
 from processors.runtime import connection
-from processors.runtime.database import MANY, Database, is_nobodys_fault
+from processors.runtime.database import MANY, Database, is_transient
 from tests.unit.messages import after, request
 
 KINDS = pytest.mark.parametrize("messages", [1, MANY], ids=["pipeline", "one by one"])
@@ -169,7 +169,7 @@ def soon(monkeypatch):
 FROZEN = """
 import asyncio, sys
 from processors.runtime import connection
-from processors.runtime.database import Database, is_nobodys_fault
+from processors.runtime.database import Database, is_transient
 
 async def main():
     async with Database(sys.argv[1], "frozen").transaction(1000) as open:
@@ -182,7 +182,7 @@ connection._SESSION = sys.argv[2]
 try:
     asyncio.run(main())
 except Exception as error:
-    print(is_nobodys_fault(error), flush=True)
+    print(is_transient(error), flush=True)
 """
 
 
@@ -225,7 +225,7 @@ def test_an_instance_that_is_frozen_in_a_copy_lets_go_of_its_rows(dsn, soon):
                 try:
                     await add(database, 1, 1)
                 except psycopg.OperationalError as error:
-                    assert is_nobodys_fault(error)
+                    assert is_transient(error)
                     failures += 1
             assert 0 < failures < 5
         finally:

@@ -77,7 +77,7 @@ def test_calls_under_way_that_fail_later_do_not_lengthen_the_rest(breaker, clock
 
 def test_a_rest_that_was_asked_for_is_not_ended_by_a_late_answer(breaker, clock):
     assert breaker.admit(probe=False)
-    breaker.asked_to_wait(30.0)
+    breaker.retry_after(30.0)
     clock.now += 29.0
     breaker.succeeded()
     assert not breaker.is_closed
@@ -92,12 +92,12 @@ def test_a_probe_that_is_not_made_leaves_room_for_another(breaker, clock):
     trip(breaker)
     clock.now += 1.0
     assert breaker.admit(probe=True)
-    breaker.passed_over()
+    breaker.released()
     assert breaker.admit(probe=True)
 
 
 def test_who_is_asked_to_wait_waits(breaker, clock):
-    breaker.asked_to_wait(30.0)
+    breaker.retry_after(30.0)
     clock.now += 29.0
     assert not breaker.may_probe
     clock.now += 1.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.runtime.due import SET_ASIDE_MAX, SET_ASIDE_S, SetAside, in_words, isolate
+from processors.runtime.due import DEFERRED_MAX, DEFERRED_S, Deferred, in_words, isolate
 
 NO = ValueError("no")
 
@@ -43,22 +43,22 @@ def test_where_waiting_helps_nobody_is_to_blame(error):
         run(range(8), {3}, error)
 
 
-def test_what_is_set_aside_comes_back_after_a_while():
+def test_what_is_deferred_comes_back_after_a_while():
     now = [0.0]
-    aside = SetAside(lambda: now[0])
-    aside.add("a")
-    now[0] = SET_ASIDE_S - 1
-    aside.add("b")
-    assert aside.keys() == ["a", "b"]
-    now[0] = SET_ASIDE_S
-    assert aside.keys() == ["b"]
+    deferred = Deferred(lambda: now[0])
+    deferred.add("a")
+    now[0] = DEFERRED_S - 1
+    deferred.add("b")
+    assert deferred.keys() == ["a", "b"]
+    now[0] = DEFERRED_S
+    assert deferred.keys() == ["b"]
 
 
-def test_what_is_set_aside_is_bounded():
-    aside = SetAside(lambda: 0.0)
-    for number in range(SET_ASIDE_MAX + 1):
-        aside.add(number)
-    assert aside.keys() == list(range(1, SET_ASIDE_MAX + 1))
+def test_what_is_deferred_is_bounded():
+    deferred = Deferred(lambda: 0.0)
+    for number in range(DEFERRED_MAX + 1):
+        deferred.add(number)
+    assert deferred.keys() == list(range(1, DEFERRED_MAX + 1))
 
 
 def test_an_error_is_kept_as_one_line_that_can_be_stored():

@@ -19,7 +19,7 @@ from broker.records import Record
 from contracts.events import WithdrawalRequested, encode
 from contracts.health import metrics_page
 from processors.runtime import pipeline
-from processors.runtime.database import LostRace, is_nobodys_fault
+from processors.runtime.database import LostRace, is_transient
 from processors.runtime.pipeline import ALL_FAIL_MIN, FAILS, TRIES_ALONE, TRIES_TOGETHER, Pipeline, last_line
 from tests.unit.messages import request
 
@@ -180,7 +180,7 @@ def test_a_database_that_goes_away_while_the_culprit_is_looked_for_condemns_nobo
     ],
 )
 def test_what_one_message_may_have_caused_is_no_outage(fault):
-    assert not is_nobodys_fault(fault)
+    assert not is_transient(fault)
 
 
 def test_where_many_fail_and_none_succeeds_the_service_waits_to_be_mended():

@@ -1,4 +1,4 @@
-"""Refunds that the database refused, to be tried again until they succeed."""
+"""Refunds that the database refused, to be retried until they succeed."""
 
 from alembic import op
 

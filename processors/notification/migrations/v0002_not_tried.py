@@ -1,4 +1,4 @@
-"""Mails that were not tried yet, as the mail server was given a rest."""
+"""Mails that were not tried yet, as the circuit to the mail server was open."""
 
 from alembic import op
 

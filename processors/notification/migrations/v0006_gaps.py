@@ -1,4 +1,4 @@
-"""What Kafka deleted before this service had read it."""
+"""The table of gaps: offsets that Kafka deleted before this service read them."""
 
 from alembic import op
 

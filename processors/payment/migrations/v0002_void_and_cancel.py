@@ -1,4 +1,4 @@
-"""Payments that are to be voided, claims of due payments, deadlines, and cancellations that came first."""
+"""Voiding of payments, claims on due payments, deadlines, and cancellations that arrive first."""
 
 from alembic import op
 

@@ -5,7 +5,7 @@ from processors.runtime.settings import ServiceSettings
 
 
 def gateway_for(settings: ServiceSettings) -> PaymentGateway:
-    """The provider that the settings ask for: over HTTP where a URL is given, otherwise simulated in here."""
+    """The configured provider: over HTTP where a URL is given, otherwise simulated in this process."""
     if settings.provider_url is not None:
         from processors.payment.provider.http import HttpProvider
 

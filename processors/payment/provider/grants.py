@@ -1,4 +1,4 @@
-"""What the provider's simulation may do in its database, beside what every service may."""
+"""Grants of the simulated provider in its database, in addition to those of every service."""
 
 GRANTS = """
 GRANT SELECT, INSERT ON charges TO provider;

@@ -1,8 +1,8 @@
-"""A payment provider behind HTTP: a few connections at a time, with a time limit and a circuit breaker.
+"""An HTTP client of a payment provider: bounded connections, a time limit per call and a circuit breaker.
 
-Every call carries the payment ID as its idempotency key. Only an answer that says what became of the payment is
-one: whatever else happens (no connection, no answer in time, a status that is not 200, a body that makes no
-sense or has no end) leaves the outcome unknown, and it is asked again.
+Every call carries the payment ID as its idempotency key. Only an answer with the outcome of a payment counts: all
+else (no connection, no answer in time, a status other than 200, a body that is invalid or endless) leaves the
+outcome unknown, and the call is retried.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from processors.runtime.settings import ServiceSettings
 from tracing import attributes as names
 
 RETRY_AFTER_S_MAX = 300.0
-"""A provider that wants longer is asked after this time all the same."""
+"""The longest ``Retry-After`` honoured: after this time the provider is called anyway."""
 
 TOO_MANY_REQUESTS = 429
 
 ANSWER_BYTES_MAX = 64 * 1024
-"""An answer has some hundred bytes; of a longer one nothing is believed."""
+"""An answer has some hundred bytes; a longer one is ignored."""
 
 PORTS = {"http": 80, "https": 443}
 
 
 class Answer(msgspec.Struct):
-    """The body of every answer that says what became of a payment."""
+    """The body of every answer with the outcome of a payment."""
 
     status: str
     reference: str | None = None
@@ -62,15 +62,15 @@ class HttpProvider:
         self._public_url = httpx.URL(self._url).copy_with(username="", password="")  # as spans show it
         self._tls = httpx.create_ssl_context()
         metrics.CIRCUIT_OPEN.labels("provider").set_function(lambda: not self._breaker.is_closed)
-        # One client for each connection: a pool looks at all of its connections for each request.
+        # One client per connection: a pool scans all of its connections for each request.
         self._idle: list[httpx.AsyncClient] = []
         self.round_s_max = BUDGET_S + self._timeout_s
 
     async def open(self) -> None:
-        """Nothing: the first call connects."""
+        """Do nothing: the first call connects."""
 
     def capacity(self, at_most: int) -> int:
-        """All, one probe, or none, as the circuit breaker says."""
+        """All, one probe, or none, depending on the circuit breaker."""
         return self._calls.capacity(at_most)
 
     async def charge(self, charges: Sequence[Charge], *, probe: bool) -> Mapping[UUID, Outcome]:
@@ -107,7 +107,7 @@ class HttpProvider:
             yield hops.get(0)
 
     async def _post(self, path: str, charge: Charge) -> Outcome:
-        # There is one time limit for the whole call, instead of one for each part.
+        # One time limit for the whole call, instead of one for each part.
         client = (
             self._idle.pop()
             if self._idle
@@ -126,7 +126,7 @@ class HttpProvider:
             self._breaker.failed()
             return Unavailable(f"provider_unreachable: {type(error).__name__}")
         except Exception as error:
-            # A fault of ours must not look like one of the payment's: then nobody would know what became of it.
+            # A bug of ours must not make the payment fail: its outcome would stay unknown.
             log.exception("a call to the provider failed", **fields_of(charge.context, charge.payment_id))
             self._breaker.failed()
             return Unavailable(f"provider_call_failed: {type(error).__name__}")
@@ -136,7 +136,7 @@ class HttpProvider:
     def _understand(self, response: httpx.Response, body: bytes | None) -> Outcome:
         retry_after_s = _retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
         if response.status_code == TOO_MANY_REQUESTS:
-            self._breaker.asked_to_wait(retry_after_s or 1.0)
+            self._breaker.retry_after(retry_after_s or 1.0)
             return Unavailable("provider_rate_limit", retry_after_s)
         outcome = _outcome(response.status_code, body)
         if isinstance(outcome, Unavailable):

@@ -1,11 +1,11 @@
-"""The simulated provider as an HTTP service, a bank as it looks from outside: ``settle run provider``.
+"""The simulated provider as an HTTP service: ``settle run provider``.
 
 =======================  ==============================================================================
 ``POST /charges``        pay once per payment ID; 200 with ``status`` ``paid``, ``declined`` or ``voided``
-``POST /voids``          never pay this payment ID, unless it is paid already; 200 with what is so
-``GET /charges/{id}``    what became of a payment ID; 404 for one never seen
+``POST /voids``          never pay this payment ID, unless it is paid already; 200 with the outcome
+``GET /charges/{id}``    the outcome of a payment ID; 404 for an unknown one
 ``GET /ledger``          every decision by ascending payment ID, a page after ``?after=``
-``PUT /faults``          how to misbehave from now on, see :class:`Faults`
+``PUT /faults``          set the injected faults, see :class:`Faults`
 ``GET /metrics``         how many charges and voids there were, by outcome, for Prometheus
 =======================  ==============================================================================
 
@@ -42,15 +42,15 @@ log = structlog.get_logger()
 
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
-    """How to misbehave; shares are of all charges and voids, from 0 to 1.
+    """Injected faults; shares are of all charges and voids, from 0 to 1.
 
     Attributes:
-        error_share: answered with ``error_status``, and not done.
+        error_share: answered with ``error_status``, and not executed.
         error_status: 503, or 429 with ``Retry-After``.
         retry_after_s: the header ``Retry-After`` of such an answer, whole seconds; none if 0.
-        silent_share: done, and then not answered.
-        delay_s: how late it is done, seconds.
-        voids: whether voids suffer from all that as well, or only charges.
+        silent_share: executed, and then not answered.
+        delay_s: delay before it is executed, seconds.
+        voids: whether the faults apply to voids as well, or only to charges.
     """
 
     error_share: float = 0.0
@@ -70,7 +70,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Desk:
-    """Books what came while it was busy at once, so that many small requests are one transaction.
+    """Group commit: books the requests that arrived during the last transaction in the next one.
 
     Args:
         book: :meth:`SimulatedProvider.charge` or :meth:`SimulatedProvider.void`.
@@ -113,7 +113,7 @@ class Bank:
         self._faults = Faults()
 
     def routes(self) -> list[web.RouteDef]:
-        """Who answers what."""
+        """The route table."""
         return [
             web.post("/charges", self.charge),
             web.post("/voids", self.void),
@@ -152,7 +152,7 @@ class Bank:
         return _answer(outcome)
 
     async def look_up(self, request: web.Request) -> web.Response:
-        """What became of a payment ID."""
+        """The outcome of a payment ID."""
         try:
             entry = await self._provider.look_up(UUID(request.match_info["payment_id"]))
         except ValueError:
@@ -172,7 +172,7 @@ class Bank:
         return _json(entries)
 
     async def show_faults(self, _request: web.Request) -> web.Response:
-        """How it misbehaves now."""
+        """The faults injected now."""
         return _json(self._faults)
 
     async def set_faults(self, request: web.Request) -> web.Response:

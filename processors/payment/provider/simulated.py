@@ -1,4 +1,4 @@
-"""A simulated bank: idempotent by payment ID, with a ledger, delays, refusals and outages.
+"""A simulated payment provider: idempotent by payment ID, with a ledger, delays, refusals and outages.
 
 Amounts with certain cents have a fixed outcome, as test card numbers do, so that a demo or a test can ask for it.
 In every currency they are the last two digits of the minor units: 20.05 USD, 2005 JPY and 2.005 KWD are declined.
@@ -35,7 +35,7 @@ CENTS_ACCOUNT_CLOSED = 7
 CENTS_UNAVAILABLE_ONCE = 13
 CENTS_UNAVAILABLE = 19
 
-# Charges whose first attempt was turned away; forgotten beyond this many, which only turns one away again.
+# Charges whose first attempt was refused as unavailable; the oldest beyond this many are refused once more.
 _TURNED_AWAY_MAX = 100_000
 
 _CHARGES = Rows(
@@ -56,7 +56,7 @@ _LOOK_UP = f"SELECT {_COLUMNS} FROM charges WHERE payment_id = ANY(%b)"
 _LEDGER = f"SELECT {_COLUMNS} FROM charges WHERE payment_id > %b ORDER BY payment_id LIMIT %b"
 
 ANSWER_S_MAX = 2.5
-"""What the ledger takes for a round, even on a busy machine; should it take longer, its key keeps it harmless."""
+"""Time for the ledger's part of a round, even on a busy machine; a later answer is harmless: it is idempotent."""
 
 
 Final = Paid | Declined | Voided
@@ -65,7 +65,7 @@ _STATUS = {Paid: "paid", Declined: "declined", Voided: "voided"}
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What the provider decided on a payment ID, for good; the amount in minor units."""
+    """The provider's final decision on a payment ID; the amount in minor units."""
 
     payment_id: UUID
     account_id: str
@@ -76,7 +76,7 @@ class Entry(msgspec.Struct, frozen=True):
     reason: str | None
 
     def outcome(self) -> Final:
-        """The same as an answer."""
+        """The decision as an outcome."""
         match self.status:
             case "paid":
                 return Paid(self.reference or "")
@@ -86,7 +86,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class SimulatedProvider:
-    """A payment gateway to a bank that lives in this process and keeps its books in a database of its own."""
+    """A payment gateway to a provider simulated in this process, with a ledger in a database of its own."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._latency_s = settings.provider_latency_ms / 1000
@@ -102,11 +102,11 @@ class SimulatedProvider:
         await self._database.connect()
 
     def capacity(self, at_most: int) -> int:
-        """All: there is nothing to be spared."""
+        """All: there is no circuit breaker."""
         return at_most
 
     async def charge(self, charges: Sequence[Charge], *, probe: bool = True) -> Mapping[UUID, Outcome]:  # noqa: ARG002
-        """Pay or decline each charge, once; what the ledger already knows is answered from it."""
+        """Pay or decline each charge, once; a known payment ID is answered from the ledger."""
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         outcomes: dict[UUID, Outcome] = {
@@ -124,7 +124,7 @@ class SimulatedProvider:
         return outcomes
 
     async def void(self, charges: Sequence[Charge]) -> Mapping[UUID, Outcome]:
-        """Void what the ledger does not know; what it knows stands."""
+        """Void payment IDs that the ledger does not know; known ones keep their outcome."""
         decided: dict[UUID, tuple[Charge, Final]] = {c.payment_id: (c, Voided()) for c in charges}
         try:
             return await self._book(decided)
@@ -132,7 +132,7 @@ class SimulatedProvider:
             return dict.fromkeys(decided, Unavailable("provider_does_not_answer"))
 
     async def look_up(self, payment_id: UUID) -> Entry | None:
-        """What the ledger says of a payment ID; None for one that it has never seen.
+        """The ledger's entry of a payment ID; None for an unknown one.
 
         Raises:
             psycopg.OperationalError: the ledger's database does not answer.
@@ -194,9 +194,9 @@ class SimulatedProvider:
 
 
 async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> set[UUID]:
-    """Write what is not in the ledger yet; the payment IDs of that."""
+    """Insert the rows that the ledger does not have yet; returns their payment IDs."""
     if len(rows) >= MANY:
-        with suppress(psycopg.errors.UniqueViolation):  # some are known: a batch that is repeated
+        with suppress(psycopg.errors.UniqueViolation):  # some are known: a repeated batch
             await write_rows(connection, _CHARGES.insert(rows))
             return {row[0] for row in rows}
     missing = _CHARGES.insert_missing(rows).statement

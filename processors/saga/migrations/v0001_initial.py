@@ -1,4 +1,4 @@
-"""The event store, where each withdrawal stands, and the outbox."""
+"""The event store, the states of withdrawals, and the outbox."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""When a withdrawal was asked for, kept beside where it stands, so that its end can tell how long it took."""
+"""The time of a withdrawal's request, kept with its state, to compute its duration at the end."""
 
 from alembic import op
 
