@@ -18,7 +18,7 @@ from broker.scan import scan
 from contracts import headers
 from contracts.topics import WITHDRAWAL_REQUESTS
 from operations.dead_letters.errors import DeadLetterError
-from operations.dead_letters.letters import Letter, _letter, read_letters
+from operations.dead_letters.letters import Letter, letter_of, read_letters
 from operations.dead_letters.redrive import redrive
 from processors.runtime.consumer import BATCH_BYTES, BatchConsumer
 from processors.runtime.dead_letters import DeadLetters
@@ -99,7 +99,7 @@ def test_junk_of_any_size_and_compression_is_a_dead_letter_and_stops_nobody(sett
 def published(settle: Settle, letters: list[DeadLetter]) -> dict[int, Letter]:
     """What the dead-letter topic holds after these were published, by the offsets of the originals."""
     asyncio.run(DeadLetters(settle.bootstrap, "test").publish(letters))
-    found = map(_letter, scan(settle.bootstrap, [letters[0].record.topic + ".dlq"]))
+    found = map(letter_of, scan(settle.bootstrap, [letters[0].record.topic + ".dlq"]))
     return {letter.record.offset: letter for letter in found}
 
 
