@@ -12,6 +12,7 @@ import hypothesis
 import psycopg
 import pytest
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     ConsumerGroupTopicPartitions,
     KafkaException,
