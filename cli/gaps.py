@@ -1,4 +1,4 @@
-"""What Kafka deleted before it was read: ``settle gaps list|acknowledge``."""
+"""``settle gaps list|acknowledge``: records that Kafka deleted before a service had read them."""
 
 from __future__ import annotations
 

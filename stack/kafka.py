@@ -179,7 +179,7 @@ def training(jars: Path) -> Path:
 
 
 def _cluster_id() -> str:
-    """A UUID in Kafka's form: version 7 begins with its time, so never with a dash, which would read as an option."""
+    """A UUID in Kafka's form: version 7 begins with its time, so never with a dash, which reads as an option."""
     return urlsafe_b64encode(uuid7().bytes).decode().rstrip("=")
 
 
