@@ -27,9 +27,9 @@ class Process:
     """A process that was started and is ended by this one.
 
     Args:
-        job: what it is to do.
-        failpoint: where it shall die.
-        silent: whether nobody wants to read what it says.
+        job: its job, as JSON.
+        failpoint: the failpoint at which it is to die.
+        silent: whether its output is discarded.
     """
 
     def __init__(self, job: Mapping[str, Any], failpoint: str | None = None, *, silent: bool = False) -> None:
