@@ -1,4 +1,4 @@
-"""What a withdrawal waits for, as the commands report it."""
+"""The cause that holds a withdrawal up, as the commands report it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``settle``, the root command; its subcommands are listed in :mod:`cli.commands`."""
+"""``settle``: the root command, whose subcommands are listed in :mod:`cli.commands`."""
 
 from importlib.metadata import version
 from typing import Annotated

@@ -62,7 +62,7 @@ class _Contents(NamedTuple):
     currency: str
 
 
-Told = Iterator[tuple[Any, ...]]
+Rebuilt = Iterator[tuple[Any, ...]]
 """Events, each with its trace context where that is known, by payment ID and type."""
 
 
@@ -108,7 +108,7 @@ def _account_events(
     updated_at: datetime,
     deducted_minor: int | None,
     refunded_minor: int | None,
-) -> Told:
+) -> Rebuilt:
     yield (follow(WithdrawalRequested, about, decided_at),)
     if status == account.REJECTED:
         yield (follow(WithdrawalRejected, about, decided_at, reason=reason),)
@@ -123,7 +123,7 @@ def _account_events(
 
 def _payment_events(
     about: _Contents, status: str, reason: str, reference: str, at: datetime, *context: str | None
-) -> Told:
+) -> Rebuilt:
     if status == payment.PROCESSED:
         yield follow(PaymentProcessed, about, at, provider_reference=reference), *context
         yield follow(CancelRefused, about, at, reason=payment.ALREADY_PAID), *context
@@ -140,14 +140,14 @@ def _notification_events(
     recipient: str,
     at: datetime,
     *context: str | None,
-) -> Told:
+) -> Rebuilt:
     if status == notification.SENT:
         yield follow(NotificationSent, about, at, template=template, recipient=recipient), *context
     if status == notification.FAILED:
         yield follow(NotificationFailed, about, at, template=template, reason=reason), *context
 
 
-_SOURCES: dict[str, tuple[str, Callable[..., Told]]] = {
+_SOURCES: dict[str, tuple[str, Callable[..., Rebuilt]]] = {
     "account": (_ACCOUNT_ROWS, _account_events),
     "payment": (_PAYMENT_ROWS, _payment_events),
     "notification": (_NOTIFICATION_ROWS, _notification_events),

@@ -1,4 +1,4 @@
-"""The plan of faults and their times: a pure function of the options. The same on any machine."""
+"""The plan of faults and their times: a pure function of the options, equal on any machine."""
 
 import random
 from collections.abc import Iterator, Sequence

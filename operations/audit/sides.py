@@ -1,4 +1,4 @@
-"""What every service has of each withdrawal, for the audit: a stream per database, merged by payment ID.
+"""The audit's view of each withdrawal in every service: a stream per database, merged by payment ID.
 
 Memory stays flat however many withdrawals there are: each database sends its rows in order, and rows of the same
 payment ID meet here.
