@@ -1,4 +1,4 @@
-"""``settle …``: everything a person does with Settle from a terminal.
+"""``settle …``: the command line.
 
 Each command imports what it needs when it runs, so that ``settle --help`` and ``settle run`` start fast.
 """
@@ -8,13 +8,13 @@ import signal
 import sys
 from io import TextIOWrapper
 
-# What is imported stays. Looking for garbage among it takes a seventh of a service's start.
+# Imported modules stay. The garbage collector's passes over them take a seventh of a service's start.
 gc.set_threshold(50_000)
 
 
 def start() -> None:
     """Run ``settle`` with the arguments of this process."""
-    # Ctrl-C before there is anything to end in order: just go, without a traceback out of an import.
+    # Ctrl-C before there is anything to stop in order: end at once, without a traceback from an import.
     is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -22,16 +22,16 @@ def start() -> None:
 
     if is_heard:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A terminal that lacks a character gets its code.
+    # A character that the terminal cannot encode is printed as its code.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    _refuse_other_bytes()
+    _refuse_non_utf8()
     app()
 
 
-def _refuse_other_bytes() -> None:
-    """Bytes that are no UTF-8 reach us as halves of characters, which neither Kafka nor a database takes."""
+def _refuse_non_utf8() -> None:
+    """Arguments that are not UTF-8 arrive as surrogates, which neither Kafka nor a database accepts."""
     from cli.errors import BAD_INPUT
     from cli.text import complain
 

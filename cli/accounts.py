@@ -1,4 +1,4 @@
-"""``settle accounts open|list|show``: the accounts that there are to take money from."""
+"""``settle accounts open|list|show``: accounts to withdraw from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_(
     in_production: InProductionOption = False,
     data: DataOption = None,
 ) -> None:
-    """Open accounts; those that exist stay as they are. Not in production: money appears in them."""
+    """Open accounts; existing ones are left as they are. Not in production: it creates money."""
     from contracts.money import format_amount, parse_amount, parse_currency
     from processors.account.accounts import open_accounts
     from producers.requests import check_account_id

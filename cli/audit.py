@@ -1,4 +1,4 @@
-"""``settle audit``: whether the money is all there."""
+"""``settle audit``: proof that no money is lost or doubled."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def as_table(found: Audit) -> Grid:
 
 
 def in_words(found: Audit) -> Text:
-    """The verdict as a line."""
+    """The verdict in one line."""
     from cli.screen import styled
 
     outcomes = ", ".join(f"{count:,} {state}" for state, count in sorted(found.outcomes.items()))

@@ -1,4 +1,4 @@
-"""``settle cancel PAYMENT_ID``: takes a withdrawal back."""
+"""``settle cancel PAYMENT_ID``: cancels a withdrawal that is not paid yet."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def cancel(
 
 
 def decided(status: Status) -> str | None:
-    """``cancelled``, or why it is not; None while nobody has decided."""
+    """``cancelled``, or why it is not; None while it is undecided."""
     refusals = [step.reason for step in status.steps if step.event == "CancelRefused"]
     if refusals:
         return refusals[-1]

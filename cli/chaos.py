@@ -1,4 +1,4 @@
-"""``settle chaos``: load, faults by a seeded plan, and the proof afterwards that it holds whatever dies."""
+"""``settle chaos``: load, faults by a seeded plan, and checks afterwards that the promises held."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def chaos(
         _print_report(report, console)
         if json_file is not None:
             json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    except Exception:  # whatever it was, the logs tell; not so if somebody has just had enough
+    except Exception:  # keep the logs, which show the cause; not after Ctrl-C
         keeps = True
         raise
     finally:

@@ -1,6 +1,6 @@
-"""The commands that ``settle`` has, and where each is.
+"""The commands of ``settle``: name, module and group of each.
 
-A command's module is imported when the command is run or shown, so ``settle run`` does not wait for what
+A command's module is imported when the command is run or shown, so ``settle run`` does not import what
 ``settle load`` needs.
 """
 
@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
     @property
     def is_here(self) -> bool:
-        """Whether this installation has what it needs."""
+        """Whether the extra that it needs is installed."""
         return self.needs is None or has(self.needs)
 
 
@@ -68,7 +68,7 @@ COMMANDS = {
 
 
 NUMBER_MAX = {float: 10**9, int: 10**15}
-"""On a command line; as seconds the first is some 31 years."""
+"""Limits of numbers on a command line; as seconds the first is some 31 years."""
 
 
 class LazyCommands(TyperGroup):
@@ -102,7 +102,7 @@ class LazyCommands(TyperGroup):
             return super().invoke(ctx)
 
     def main(self, *arguments: Any, **extra: Any) -> Any:
-        """Run the program; a command line that is wrong is said in one line as well, without a box around it."""
+        """Run the program; an error of the command line is one line as well, without a box around it."""
         if not extra.get("standalone_mode", True):
             return super().main(*arguments, **extra)
         try:
@@ -118,7 +118,7 @@ class LazyCommands(TyperGroup):
 
 
 def _bound_numbers(app: typer.Typer) -> None:
-    """Have all commands of an app refuse numbers that neither databases nor clocks take."""
+    """Make all commands of an app refuse numbers that databases or clocks cannot represent."""
     for command in app.registered_commands:
         if command.callback is not None:
             command.callback = _bounded(command.callback)
@@ -131,7 +131,7 @@ def _bounded(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(**values: Any) -> Any:
         for name, value in values.items():
-            # NaN is neither larger nor smaller than anything.
+            # NaN fails every comparison.
             largest = NUMBER_MAX.get(type(value))
             if largest is not None and not -largest <= value <= largest:
                 raise BadInputError(f"--{name.replace('_', '-')} {value} is not a number up to {largest:,}")

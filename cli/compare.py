@@ -1,4 +1,4 @@
-"""``settle compare``: runs ways to withdraw money, and shows what each really does and for whom it is right."""
+"""``settle compare``: measures the ways to withdraw money, and recommends one by need."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def compare(
     )
     on_end()
     console = Screen()
-    # What the faults make of the services is the point, and no news.
+    # The injected faults make services restart; that need not be reported.
     quiet = lambda _: None  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="settle-compare-") as folder:
         console.print("starting Kafka, PostgreSQL and the services…", style="dim")
@@ -72,7 +72,7 @@ def compare(
 
 
 def run_on(stack: Stack, plan: Plan, names: Sequence[str], console: Screen) -> Comparison:
-    """Measure on a running stack, and say what is being done."""
+    """Measure on a running stack, and print progress."""
     from cli.screen import styled
     from lab.comparison import compare as lab
 
@@ -112,7 +112,7 @@ def show(found: Comparison, console: Screen) -> None:
 
 
 def write(found: Comparison, json_file: Path | None, markdown_file: Path | None, chart_file: Path | None) -> None:
-    """Write what was asked for."""
+    """Write the files that were asked for."""
     import os
 
     import msgspec
@@ -131,7 +131,7 @@ def write(found: Comparison, json_file: Path | None, markdown_file: Path | None,
 
 
 def _check(only: list[str], known: list[str], files: tuple[Path | None, ...]) -> None:
-    """Before minutes of work: would it end in vain?"""
+    """Check names and files before minutes of work."""
     for name in only:
         if name not in known:
             raise BadInputError(f"there is no approach {name!r}: it is one of {', '.join(known)}")

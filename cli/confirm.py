@@ -1,4 +1,4 @@
-"""The question before something that cannot be taken back."""
+"""The confirmation prompt before an action that cannot be undone."""
 
 import sys
 from typing import Annotated
@@ -12,11 +12,11 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do it without being aske
 
 
 def confirm(what: str, *, yes: bool) -> None:
-    """Go on if a person says so, or has said so.
+    """Return if a person confirms, or has confirmed with ``--yes``.
 
     Args:
-        what: would be done, as a question's beginning: ``redrive 12 dead letters``.
-        yes: whether it was said on the command line.
+        what: the action, as in the question: ``redrive 12 dead letters``.
+        yes: whether it was confirmed on the command line.
 
     Raises:
         BadInputError: there is no terminal to ask at.

@@ -1,4 +1,4 @@
-"""``settle dead-letters list|show|redrive|discard``: what could not be handled, and what to do about it."""
+"""``settle dead-letters list|show|redrive|discard``: dead letters, listed, redriven and discarded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="All that are open.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 KINDS_MAX = 20
-"""Topics with reasons that the question before an action names; the rest is counted."""
+"""Pairs of topic and reason that the confirmation prompt lists; the rest is counted."""
 REASON_MAX = 200
 BODY_MAX = 64 * 1024
 """Bytes of a value that ``show`` prints; ``--json`` prints all of it."""
@@ -134,7 +134,7 @@ def discard(
 
 
 def counted(number: int) -> str:
-    """So many dead letters."""
+    """A number of dead letters, as text."""
     return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 
@@ -173,7 +173,7 @@ def _chosen(wanted: Wanted, data: DataOption) -> list[Letter]:
 
 
 def _agreed(verb: str, wanted: Wanted, everything: bool, yes: bool, data: DataOption) -> list[Letter]:
-    """Those to act on: what is named; or the open ones that fit, once a person has seen how many and said yes."""
+    """The letters to act on: those named, or the open ones that match, once a person has confirmed."""
     from cli.confirm import confirm
     from operations.dead_letters.errors import DeadLetterError
     from operations.dead_letters.letters import still_open
@@ -188,12 +188,12 @@ def _agreed(verb: str, wanted: Wanted, everything: bool, yes: bool, data: DataOp
         return letters
     _print_summary(letters)
     confirm(f"{verb} {counted(len(letters))}", yes=yes)
-    # What has come since was not seen; what somebody else has dealt with since is not touched again.
+    # Newer letters were not shown; those that somebody else has handled since are not touched again.
     return still_open(settings.kafka_bootstrap(data), letters)
 
 
 def _print_summary(letters: list[Letter]) -> None:
-    """How many of which topic and reason, the most frequent first."""
+    """Print counts by topic and reason, the most frequent first."""
     from cli.screen import Grid, Screen
 
     table = Grid()
@@ -269,7 +269,7 @@ def in_utc(at: datetime) -> str:
 
 
 def _pretty(body: bytes | None) -> str | None:
-    """A JSON body, indented; None where that would say less than the body itself, or far more."""
+    """A JSON body, indented; None where that would lose something, or be far longer."""
     if not body or len(body) > BODY_MAX:
         return None
     pretty, size = [], 0

@@ -1,4 +1,4 @@
-"""``settle demo``: what Settle does, seen in a minute, with real withdrawals through real Kafka and PostgreSQL."""
+"""``settle demo``: a minute's demonstration with withdrawals through real Kafka and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OUTCOMES = "SELECT state, count(*), sum(amount_minor)::bigint FROM withdrawals 
 
 
 class _Seen(NamedTuple):
-    """What the demo has to show at its end."""
+    """What the demo shows at its end."""
 
     expected: dict[str, int]
     found: dict[str, tuple[int, int]]
@@ -109,7 +109,7 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Scree
     names = [f"acc-{number}" for number in range(1, ACCOUNTS + 1)]
     open_accounts(dsns["account"], names, BALANCE_MINOR, CURRENCY)
     console.print(f"{ACCOUNTS} accounts opened with {format_amount(BALANCE_MINOR, CURRENCY)} {CURRENCY} each")
-    # Of the load a few are traced; the last withdrawal surely, as it is shown closely.
+    # A small share of the load is traced; the last withdrawal always, as its trace is shown.
     plan = LoadPlan(count - 1, accounts=ACCOUNTS, duplicates=0.05, declined=0.05, insufficient=0.05)
 
     def trace(share: float) -> None:
@@ -136,7 +136,7 @@ def _withdraw(stack: Stack, collector: SpanCollector, count: int, console: Scree
 def _load(
     client: WithdrawalClient, plan: LoadPlan, last: Callable[[], UUID], saga_dsn: str, console: Screen
 ) -> UUID:
-    """Send the load and a last withdrawal, and follow them to their end, live; the payment ID of the last."""
+    """Send the load and a last withdrawal, and show their progress; returns the payment ID of the last."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from contracts.postgres import session
@@ -170,7 +170,7 @@ def _load(
         if report.first_failure is not None:
             raise report.first_failure
         wait(plan.count)
-        shown = last()  # when all others have ended, so that it is not their queue that is seen closely
+        shown = last()  # when all others have ended, so that its trace does not show their queue
         progress.update(sent, advance=1)
         wait(total)
     return shown

@@ -1,7 +1,7 @@
-"""``settle settings``: what the environment variables say, and whether it may be so in production.
+"""``settle settings``: the environment variables, checked, and the rules of ``SETTLE_ENV=production``.
 
-A development stack has passwords that everybody knows. They say so themselves, and where ``SETTLE_ENV`` is
-``production`` no command runs with one.
+A development stack has well-known passwords, which contain ``only-for-development``. Where ``SETTLE_ENV`` is
+``production``, no command runs with one.
 """
 
 import os
@@ -22,14 +22,14 @@ _SECRETS = ("_PASSWORD", "_HEADERS")
 
 
 def refuse_production(what: str, *, anyway: bool) -> None:
-    """Refuse what is for trying things out, where real money is.
+    """Refuse a command for development where ``SETTLE_ENV`` is production.
 
     Args:
-        what: the command does: ``settle load makes withdrawals of its own``.
-        anyway: whether the person has said that it is meant.
+        what: what the command does: ``settle load makes withdrawals of its own``.
+        anyway: whether ``--in-production`` was given.
 
     Raises:
-        BadInputError: ``SETTLE_ENV`` is production, and nobody has said so.
+        BadInputError: ``SETTLE_ENV`` is production, and ``anyway`` is false.
     """
     if os.environ.get("SETTLE_ENV") == PRODUCTION and not anyway:
         raise BadInputError(f"{what}, and SETTLE_ENV is production; if that is meant, pass --in-production")

@@ -11,15 +11,15 @@ import typer
 from cli.text import complain
 
 _kafka_asked: str | None = None
-"""The Kafka that this command uses: errors of Kafka's client do not name it."""
+"""The address of the Kafka that this command uses, which librdkafka's errors do not name."""
 
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 NOT_READ = 141
-"""Whoever read the output has gone, as with ``| head``; a shell says so of programs that do not notice."""
+"""The exit code when the reader of the output has gone, as with ``| head``: that of a process ended by SIGPIPE."""
 
-# By name: to look for an error is no reason to import whoever raises it. The nearest base class counts.
+# By name, so that looking for an error imports nothing. The nearest base class counts.
 EXIT_CODES = {
     "cli.errors.BadInputError": BAD_INPUT,
     "builtins.OSError": FAILED,
@@ -50,7 +50,7 @@ EXIT_CODES = {
 }
 
 
-# As libpq says it of each host, before its advice.
+# libpq's message for each host, without its hint.
 _NOT_CONNECTED = re.compile(
     r'connection to server at "([^"]+)"(?: \([^)]*\))?, port (\d+) failed: '
     r"(.*?)(?: Is the server running on that host and accepting TCP/IP connections\?)?"
@@ -59,16 +59,16 @@ _NOT_CONNECTED = re.compile(
 
 
 class CommandError(Exception):
-    """A command that could not do what it was asked; the text is one line for a person."""
+    """A command that failed; the text is one line for a person."""
 
 
 class BadInputError(CommandError):
-    """What was asked for makes no sense as things stand, and asking again will not help."""
+    """The request is invalid in the current state, so repeating it will not help."""
 
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turn a known error into its line and exit code; leave the others, which are bugs, as they are."""
+    """Turn a known error into one line and an exit code; let others, which are bugs, propagate."""
     try:
         try:
             yield
@@ -87,13 +87,13 @@ def in_one_line() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Have everything printed while an error can still be told."""
+    """Flush the output while an error can still be reported."""
     if sys.stdout is None:
         return
     try:
         sys.stdout.flush()
     except OSError:
-        # What is still buffered would fail once more when the interpreter ends.
+        # What is still buffered would fail again when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
@@ -105,7 +105,7 @@ def exit_code(error: Exception) -> int | None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks; where something is away, its address."""
+    """An error's message on one line; where a server does not answer, with its address."""
     module = type(error).__module__
     if module == "pydantic_core._pydantic_core":
         from contracts.variables import complaint
@@ -127,13 +127,13 @@ def one_line(error: Exception) -> str:
 
 
 def note_kafka(address: str) -> None:
-    """Have errors of Kafka's client name the Kafka that is asked."""
+    """Set the address that errors of librdkafka are reported with."""
     global _kafka_asked
     _kafka_asked = address
 
 
 def of_command_line(error: Exception) -> str | None:
-    """What is wrong with a command line; empty where the help page has just said it, None for any other error."""
+    """The message of a command-line error; empty where the help page was printed, None for any other error."""
     message = getattr(error, "format_message", None)
     if message is None:
         return None
@@ -146,5 +146,5 @@ def of_command_line(error: Exception) -> str | None:
 
 def _of_kafka(error: Exception) -> str:
     cause = error.args[0]
-    verb = "does not answer" if cause.code() < 0 else "refuses"  # below zero it is librdkafka that says so
+    verb = "does not answer" if cause.code() < 0 else "refuses"  # below zero it is an error of librdkafka's own
     return f"Kafka at {_kafka_asked} {verb}: {' '.join(cause.str().split())}"

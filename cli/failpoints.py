@@ -1,4 +1,4 @@
-"""``settle failpoints``: the places where a process can be made to die."""
+"""``settle failpoints``: the list of failpoints."""
 
 from __future__ import annotations
 

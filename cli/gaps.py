@@ -1,4 +1,4 @@
-"""What Kafka deleted before it was read: ``settle gaps list|acknowledge``."""
+"""``settle gaps list|acknowledge``: records that Kafka deleted before a service had read them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def acknowledge(
     from processors.runtime.gaps import acknowledge as note_down
 
     if not note.strip():
-        raise BadInputError("--note is empty; say what was done, for whoever asks later")
+        raise BadInputError("--note is empty; say what was done, for the record")
     count = note_down(_dsns(data), [noted for noted in _noted(data) if noted.acknowledged_at is None], note)
     say(f"{count:,} gap{'s' if count != 1 else ''} acknowledged")
 

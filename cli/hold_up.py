@@ -1,4 +1,4 @@
-"""What a withdrawal really waits for, for the commands that say so."""
+"""The cause that holds a withdrawal up, as the commands report it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from processors.saga.status import Status
 
-UNKNOWN = "the saga service to hear of it"
-"""What a withdrawal waits for that the saga service does not know."""
+UNKNOWN = "the saga service to receive its request"
+"""What a withdrawal waits for if the saga service has no event of it."""
 
 
 class Waits(NamedTuple):
     """What a withdrawal waits for.
 
     Attributes:
-        words: in one line.
-        held_up_by: the same, where it is more than the next step; see ``operations/hold_ups.py``.
+        words: the next step, or its cause, in one line.
+        held_up_by: what blocks the next step, if anything; see ``operations/hold_ups.py``.
     """
 
     words: str
@@ -40,7 +40,7 @@ def look(
     account_id: str | None = None,
     also_acts_on: frozenset[str] = frozenset(),
 ) -> Waits:
-    """Ask the services' databases and Kafka; say on standard error which of them could not be asked.
+    """Query the services' databases and Kafka; report on standard error which of them did not answer.
 
     Args:
         payment_id: of a withdrawal that is not finished.
@@ -56,7 +56,7 @@ def look(
     account_id = status.account_id if status is not None else account_id
     seen = status.seen if status is not None else 0
     found = find(dsns, settings.kafka_bootstrap(data), [Open(payment_id, account_id, seen, since, also_acts_on)])
-    tell_unasked(unasked | found.unasked)
+    report_unasked(unasked | found.unasked)
     held_up_by, pending = found.held_up_by.get(payment_id), found.pending.get(payment_id)
     if held_up_by is not None:
         return Waits(held_up_by, held_up_by)
@@ -64,14 +64,14 @@ def look(
     return Waits(f"{words}, which is in hand: {pending.in_words()}" if pending is not None else words)
 
 
-def tell_unasked(unasked: Mapping[str, Exception]) -> None:
-    """Say what could not be asked, and that the answer does without."""
+def report_unasked(unasked: Mapping[str, Exception]) -> None:
+    """Report what could not be queried."""
     for what, error in unasked.items():
-        complain(f"{what} could not be asked what holds it up: {one_line(error)}")
+        complain(f"{what} could not be asked for what holds it up: {one_line(error)}")
 
 
 def _dsns(data: Path | None) -> tuple[dict[str, str], dict[str, Exception]]:
-    """Where the services' databases are whose events others wait for, and which nobody says rightly."""
+    """The DSNs of the services on whose events others act, and the errors of those that are wrong."""
     dsns: dict[str, str] = {}
     wrong: dict[str, Exception] = {}
     for name in NAMES:

@@ -1,4 +1,4 @@
-"""``settle load --count 10000``: many withdrawals made at once."""
+"""``settle load --count 10000``: the load generator."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class _Progress:
             self._bar.stop()
 
     def show(self, report: LoadReport) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         if self._bar is not None:
             done = report.delivered + report.failed
             self._bar.update(self._task, completed=done, per_second=report.per_second)

@@ -1,4 +1,4 @@
-"""``settle``, one program for everything; its commands are listed in :mod:`cli.commands`."""
+"""``settle``: the root command, whose subcommands are listed in :mod:`cli.commands`."""
 
 from importlib.metadata import version
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``settle nudge PAYMENT_ID``: sets a withdrawal that stands still going again."""
+"""``settle nudge PAYMENT_ID``: republishes the events that a stuck withdrawal lacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def nudge(
     ],
     data: DataOption = None,
 ) -> None:
-    """Publish again what the waiting step of a withdrawal acts on, and what a service lacks of it; harmless."""
+    """Republish the event that a withdrawal's next step acts on and those that a service lacks; harmless."""
     from operations import lost
     from operations.republish import find, republish
     from processors.saga.status import find_status

@@ -1,4 +1,4 @@
-"""The outboxes, and the rows that can never be published: ``settle outbox status|dead``."""
+"""``settle outbox status|dead|slot``: outboxes, quarantined rows and replication slots."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from outbox_relay.status import OutboxStatus
 
 
-app = typer.Typer(help="See how the outboxes stand; mend rows that cannot be published.", no_args_is_help=True)
-dead_app = typer.Typer(help="Rows that Kafka will never take, put aside.", no_args_is_help=True)
+app = typer.Typer(help="Show the outboxes; retry or discard rows that cannot be published.", no_args_is_help=True)
+dead_app = typer.Typer(help="Quarantined rows: those that Kafka will never accept.", no_args_is_help=True)
 app.add_typer(dead_app, name="dead")
-slot_app = typer.Typer(help="What keeps the log of a database for its relay.", no_args_is_help=True)
+slot_app = typer.Typer(help="The slots, which keep the log for the relay.", no_args_is_help=True)
 app.add_typer(slot_app, name="slot")
 
 KAFKA_ANSWER_S = 2.0
@@ -35,7 +35,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NamesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="As `list` shows them.", show_default=False)
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="All that are there now.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All rows that are dead now.")]
 
 
 @app.command()
@@ -60,7 +60,7 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
 
 @dead_app.command(name="list")
 def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
-    """List the rows that were put aside, the oldest first."""
+    """List the quarantined rows, the oldest first."""
     from outbox_relay.dead import dead_rows
     from processors.runtime.utc import in_utc
 
@@ -79,7 +79,7 @@ def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
 def retry(
     ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
 ) -> None:
-    """Put rows back at the end of their outbox, once the cause is mended: the relay tries them again."""
+    """Put rows back at the end of their outbox, once the cause is fixed: the relay publishes them again."""
     from outbox_relay.dead import retry as put_back
 
     _take_out(put_back, "put {} back into the outbox", "put back", ids, everything, yes, data)
@@ -89,7 +89,7 @@ def retry(
 def discard(
     ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
 ) -> None:
-    """Forget rows for good: they are never published, and whoever waits for their events waits in vain."""
+    """Delete rows for good: their events are never published, and withdrawals that need them stay unfinished."""
     from outbox_relay.dead import discard as forget
 
     _take_out(forget, "discard {} for good", "discarded", ids, everything, yes, data)
@@ -104,7 +104,7 @@ def _take_out(
     yes: bool,
     data: Any,
 ) -> None:
-    """Do something with dead rows that are named, or with all of those that are there when it is asked for."""
+    """Act on the dead rows that are named, or on all that exist when the command starts."""
     from outbox_relay.dead import dead_rows
 
     if bool(ids) == everything:
@@ -135,7 +135,7 @@ def drop(
     source: Annotated[str, typer.Argument(help=f"Which outbox: {', '.join(NAMES)}.", show_default=False)],
     data: DataOption = None,
 ) -> None:
-    """Drop the slot that nobody reads any more, so that the server lets go of its log.
+    """Drop a slot that no relay reads any more, so that the server can remove its log.
 
     A relay that reads the log makes a new one when it starts, and finds in the table what the topics lack.
     """

@@ -1,4 +1,4 @@
-"""``settle migrate`` and ``settle topics``: what has to be there before the services start."""
+"""``settle migrate`` and ``settle topics``: schemas and topics, which must exist before the services start."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def migrate(
     grant: Annotated[
         bool,
         typer.Option(
-            "--grant", help="Also let the roles of deploy/postgres/roles.sql do their work, and no more."
+            "--grant", help="Also grant the roles of deploy/postgres/roles.sql their rights, and no more."
         ),
     ] = False,
     data: DataOption = None,
 ) -> None:
-    """Bring every database to the newest schema; harmless when it is there already."""
+    """Migrate every database to the newest schema; safe to repeat."""
     from operations.grants import grant as let_work
     from operations.migrations import VERSIONS
     from operations.migrations import migrate as bring_up

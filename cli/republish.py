@@ -1,4 +1,4 @@
-"""``settle republish``: publishes again the events that Kafka has lost."""
+"""``settle republish``: republishes events that Kafka has lost."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def republish(
     ] = None,
     everything: Annotated[
         bool,
-        typer.Option("--every-event", help="Also what every service knows: for topics that others read, too."),
+        typer.Option("--every-event", help="Also what every service has: for other readers of the topics."),
     ] = False,
     quiet: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Leave out what changed in so many seconds: it is on its way.",
+            help="Leave out what changed in the last so many seconds: it may be in flight.",
             show_default="SETTLE_STUCK_S, or 60",
         ),
     ] = None,
@@ -54,7 +54,7 @@ def republish(
     yes: YesOption = False,
     data: DataOption = None,
 ) -> None:
-    """Publish again what Kafka lost and a service needs, from the services' own tables; harmless when repeated."""
+    """Republish what Kafka lost and a service needs, from the services' own tables; safe to repeat."""
     from operations import lost
     from operations.lag import consumer_lag
     from operations.republish import find
@@ -97,7 +97,7 @@ def republish(
 
 
 def counted(number: int, noun: str) -> str:
-    """So many of something."""
+    """A number of things, as text."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

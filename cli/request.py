@@ -70,7 +70,7 @@ def request(
 
 
 def _follow(dsn: str, receipt: Receipt, timeout_s: float, show: Callable[[Step], None]) -> Status | None:
-    """Show each step once, until the withdrawal is finished or the time is up; what was known then."""
+    """Show each step once, until the withdrawal is finished or the time is up; returns the last status."""
     from contracts.postgres import session
     from processors.saga.status import status_of
 
@@ -89,7 +89,7 @@ def _follow(dsn: str, receipt: Receipt, timeout_s: float, show: Callable[[Step],
 
 
 def _refuse_other_contents(status: Status, account: str, amount_minor: int, currency: str) -> None:
-    """What was followed may be an earlier withdrawal with this payment ID; it stands, and ours is refused."""
+    """The payment ID may be an earlier withdrawal's, which is the one followed; ours is refused."""
     from contracts.money import format_amount
 
     if (status.account_id, status.amount_minor, status.currency) != (account, amount_minor, currency):

@@ -1,4 +1,4 @@
-"""``settle run account``: one service run alone, configured by environment variables."""
+"""``settle run SERVICE``: runs one service, configured by environment variables."""
 
 from typing import Annotated
 
@@ -32,8 +32,8 @@ def run(
     from tracing.setup import TracingSettings
 
     settings = ServiceSettings()
-    TracingSettings()  # a variable that makes no sense is said before anything starts
-    # From within a server the answer would be a traceback.
+    TracingSettings()  # an invalid variable is reported before anything starts
+    # Inside a server the error would be a traceback.
     check_address(settings.http_host, settings.http_port)
     if service == PROVIDER:
         from processors.payment.provider.service import run_provider

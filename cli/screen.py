@@ -1,7 +1,7 @@
-"""Tables and styled lines on the terminal, of which foreign text is shown and never obeyed.
+"""Tables and styled lines on the terminal, with foreign text escaped.
 
-Here a string is always text: no markup and no emoji code is read in it, and what cannot be printed stands there
-escaped. A style is a part's own (:func:`styled`), a line break a second line (:func:`lines`).
+A string is always plain text here: markup and emoji codes are not interpreted, and unprintable characters are
+escaped. Styles are given per part (:func:`styled`), line breaks by :func:`lines`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CELL_MAX = 2_000
 
 
 def styled(*parts: object) -> Text:
-    """A line of parts, each as it is said, or with a style as the second of a pair."""
+    """A line of parts, each a value, or a pair of value and style."""
     line = Text()
     for part in parts:
         if isinstance(part, Text):
@@ -41,7 +41,7 @@ def lines(*parts: str | Text) -> Text:
 
 
 class Grid(Table):
-    """A table whose cells are text; what is too long for its column goes on in the next line and is not cut."""
+    """A table whose cells are text; what is too long for its column is wrapped, not cut."""
 
     def __init__(self, *, head: bool = True, **options: Any) -> None:
         shape: dict[str, Any] = {"box": box.SIMPLE_HEAD} if head else {"box": box.SIMPLE, "show_header": False}
@@ -67,5 +67,5 @@ class Screen(Console):
         super().print(*(styled(one) if isinstance(one, str) else one for one in objects), **options)
 
     def on_broken_pipe(self) -> NoReturn:
-        """Whoever reads has gone: left to the one place that ends commands."""
+        """The reader has gone: raise, so that :mod:`cli.errors` ends the command."""
         raise BrokenPipeError

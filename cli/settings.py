@@ -1,8 +1,8 @@
-"""The addresses of Kafka and the databases, as commands find them.
+"""The addresses of Kafka and the databases that commands use.
 
 In this order: ``--data`` names a running stack; environment variables; the stack that runs on the default data
 folder; the defaults of the services. So ``settle up`` in one terminal and ``settle request`` in another need no
-exports, and a machine without an embedded stack is configured as the services are.
+exports, and a machine without an embedded stack is configured like the services.
 """
 
 import os
@@ -41,7 +41,7 @@ def dsn(database: str, data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
-        BadInputError: the variable says of no database where it is.
+        BadInputError: the variable is not a valid DSN.
     """
     from contracts.dsn import check_dsn
     from processors.runtime.settings import ServiceSettings
@@ -55,12 +55,12 @@ def dsn(database: str, data: Path | None = None) -> str:
 
 
 def jaeger_url() -> str:
-    """Where Jaeger's API answers: ``SETTLE_JAEGER_URL``, or this machine."""
+    """The URL of Jaeger's API: ``SETTLE_JAEGER_URL``, or this machine."""
     return os.environ.get("SETTLE_JAEGER_URL") or DEFAULT_JAEGER_URL
 
 
 def jaeger_link(url: str) -> str:
-    """Where a person's browser finds it, which need not be where this program does (in a container, say)."""
+    """The URL of Jaeger for a person's browser, which may differ from the one used here (in a container, say)."""
     return (os.environ.get("SETTLE_JAEGER_LINK") or url).rstrip("/")
 
 

@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def on_end(handler: Callable[[int, FrameType | None], object] = signal.default_int_handler) -> None:
-    """Have every request for an orderly end handled alike: by default as Ctrl-C, so that nothing is left behind.
+    """Handle every termination signal alike: by default as Ctrl-C, so that nothing is left running.
 
     A shell starts background jobs with SIGINT ignored; that is undone as well.
     """

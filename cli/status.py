@@ -1,4 +1,4 @@
-"""``settle status PAYMENT_ID``: where a withdrawal stands, and where it is finished."""
+"""``settle status PAYMENT_ID``: the state of a withdrawal, its steps, and what finished it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     data: DataOption = None,
 ) -> None:
-    """Tell where a withdrawal stands: its steps, what it waits for, whether and by what it is finished."""
+    """Show the state of a withdrawal: its steps, what it waits for, whether and by what it is finished."""
     from cli.screen import Screen
     from processors.saga.status import find_status
 
@@ -63,7 +63,7 @@ def as_fields(found: Status, waits: Waits | None) -> dict[str, object]:
 
 
 def as_table(found: Status) -> Grid:
-    """The steps with their times, from the first one on."""
+    """The steps with their times, the first one first."""
     from cli.screen import Grid, styled
     from contracts.money import format_amount
 

@@ -1,4 +1,4 @@
-"""``settle stuck``: the withdrawals that make no progress."""
+"""``settle stuck``: withdrawals without progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import settings
-from cli.hold_up import tell_unasked
+from cli.hold_up import report_unasked
 from cli.settings import DataOption
 from cli.text import say_json
 from contracts.services import NAMES
@@ -37,7 +37,7 @@ def stuck(
     older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s
     dsns = {name: settings.dsn(name, data) for name in NAMES}
     found, unasked = find(dsns, settings.kafka_bootstrap(data), older_than_s, limit)
-    tell_unasked(unasked)
+    report_unasked(unasked)
     if as_json:
         say_json(msgspec.to_builtins(found))
         return
@@ -51,7 +51,8 @@ def stuck(
     more = f" (the oldest {limit}; --limit shows more)" if len(found) == limit else ""
     noun = "withdrawal" if len(found) == 1 else "withdrawals"
     console.print(
-        f"{len(found)} {noun} without an event for {older_than_s:g} s{more}; `settle nudge ID` says it again"
+        f"{len(found)} {noun} without an event for {older_than_s:g} s{more}; "
+        "`settle nudge ID` republishes what it waits for"
     )
 
 

@@ -1,7 +1,8 @@
-"""Lines on the terminal, of which foreign text is shown and never obeyed.
+"""Lines on the terminal, with foreign text escaped.
 
-What came from a topic, a database, a header, a provider or a variable may hold anything: escapes that a terminal
-would obey, line breaks that forge a line. So commands print by these functions, and tables by :mod:`cli.screen`.
+Text from a topic, a database, a header, a provider or a variable may hold anything: escapes that a terminal would
+interpret, line breaks that forge a line. So commands print with these functions, and tables with
+:mod:`cli.screen`.
 """
 
 import json
@@ -23,20 +24,20 @@ def plain(text: str, most: int | None = None) -> str:
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
-    """Print one line, and have it seen at once."""
+    """Print one line and flush it."""
     print(plain(text), end=end, flush=True)
 
 
 def say_json(value: object) -> None:
-    """Print JSON in ASCII: another program gets every character, a terminal none that it would obey."""
+    """Print JSON in ASCII: a program gets every character, a terminal no escape."""
     print(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
 
 
 def say_to_shell(line: str) -> None:
-    """Print a line that a shell is to read, which quoting has made safe for it."""
+    """Print a line for a shell to evaluate, which is quoted already."""
     print(line)
 
 
 def complain(text: str) -> None:
-    """Print what is wrong to standard error, as one line."""
+    """Print an error to standard error, as one line."""
     print(f"settle: {plain(text)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``settle trace PAYMENT_ID|check``: what a withdrawal looks like in Jaeger, and whether all traces are whole."""
+"""``settle trace PAYMENT_ID|check``: the trace of a withdrawal in Jaeger, and whether traces are whole."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 NAMED_MAX = 20
-"""Traces that are named where they are not whole; the rest is counted."""
+"""Incomplete traces that are listed; the rest is counted."""
 
 JaegerOption = Annotated[
     str | None,
@@ -32,7 +32,7 @@ WaitOption = Annotated[
 ]
 
 
-class _ShowIsMeant(TyperGroup):
+class _DefaultToShow(TyperGroup):
     """``settle trace PAYMENT_ID`` is ``settle trace show PAYMENT_ID``."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -42,7 +42,7 @@ class _ShowIsMeant(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_ShowIsMeant,
+    cls=_DefaultToShow,
     help="See the trace of a withdrawal; check that traces are whole.",
     no_args_is_help=True,
     subcommand_metavar="PAYMENT_ID | COMMAND [ARGS]...",
@@ -132,7 +132,7 @@ def check(
 
 
 def _faults(url: str, withdrawals: Sequence[Ended], wait_s: float) -> tuple[list[tuple[Ended, str]], int]:
-    """Those whose trace is not whole when the time is up, with the reason; and how many spans were seen."""
+    """The withdrawals whose trace is not whole when the time is up, with the reason; and the number of spans."""
     from operations.trace_check import what_is_missing
     from tracing.jaeger import traces
 

@@ -61,5 +61,5 @@ def _label(span: CollectedSpan, start_ns: int) -> Text:
 
 
 def _rounded(value: object) -> object:
-    """A number as people read it; whatever else Jaeger was sent, as it is."""
+    """A number, rounded; any other attribute value unchanged."""
     return f"{value:.1f}" if isinstance(value, float) else value

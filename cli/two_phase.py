@@ -1,6 +1,6 @@
-"""``settle 2pc withdraw|in-doubt|recover``: what is in doubt after a coordinator died, and how it ends.
+"""``settle 2pc withdraw|in-doubt|recover``: two-phase commit, its transactions in doubt, and recovery.
 
-Two-phase commit is not how Settle moves money; it is here to be tried. Its four databases (``two_phase_account``
+Settle does not use two-phase commit; this is to try it. Its four databases (``two_phase_account``
 and so on) are made beside the account database when they are first needed.
 """
 
@@ -86,7 +86,7 @@ def recover(
     as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
-    """End what is in doubt as the log says, and abort what the log does not know; fail if something is left."""
+    """Commit what the log says was decided, abort what it does not know; fail if something is left."""
     from lab.approaches import recovery
 
     dsns = _databases_that_exist(data)

@@ -1,4 +1,4 @@
-"""``settle up`` and ``settle env``: starts everything on one machine, and lets other programs join."""
+"""``settle up`` and ``settle env``: the embedded stack, and the variables to connect to it."""
 
 import queue
 import shlex
@@ -66,14 +66,14 @@ def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> No
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
     try:
         stack.start()
-        # From here on a signal is an entry in a queue: an exception could come in the middle of anything.
+        # From here on a signal is an entry in a queue: an exception could interrupt anything half-way.
         on_end(lambda number, _frame: asked.put(number))
         display.catch_up()
         console.print(styled(("ready", "bold"), f"; data and logs in {stack.data}"))
         console.print(f'join it: eval "$({_env_command(folder)})"   stop it: Ctrl-C')
         asked.get()
     except KeyboardInterrupt:
-        pass  # while it started; what had been started is stopped
+        pass  # while it was starting; what had been started is stopped
     on_end(lambda _number, _frame: stack.hurry())
     console.print("stopping: processors, relay, Kafka, PostgreSQL (Ctrl-C again hurries)")
     stack.stop()
@@ -93,7 +93,7 @@ def _fail(error: StackError) -> NoReturn:
 
 
 class _Display:
-    """Shows how the parts are: a table that stays in place on a terminal, otherwise a line for each change."""
+    """Shows the status of the parts: a live table on a terminal, otherwise a line for each change."""
 
     def __init__(self, stack: Stack, console: Screen):
         self._stack = stack
@@ -117,7 +117,7 @@ class _Display:
             self._live.stop()
 
     def catch_up(self) -> None:
-        """Show how the parts are now."""
+        """Show the current status."""
         with self._showing:
             self._show(self._shown, self._stack.statuses())
 

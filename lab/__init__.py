@@ -1,1 +1,1 @@
-"""What proves and compares: five approaches side by side, chaos, benchmarks; not in the production image."""
+"""Experiments: five approaches side by side, chaos runs, benchmarks; not in the production image."""

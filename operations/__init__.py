@@ -1,1 +1,1 @@
-"""What people do to a running system: audit, stuck, nudge, republish, dead letters, lag, migrations and grants."""
+"""Operations on a running system: audit, stuck, nudge, republish, dead letters, lag, migrations and grants."""

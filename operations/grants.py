@@ -1,4 +1,4 @@
-"""Grants: a service may do what its statements need (its own ``grants.py``), the relay and the people less still.
+"""Grants: the rights of each database role, no more than its statements need (a service's in its ``grants.py``).
 
 The roles are those of ``deploy/postgres/roles.sql``. Tables belong to the role that migrates, so no service can
 change a schema, nor switch off the triggers by which ``ledger``, ``event_store`` and ``charges`` only grow.
@@ -18,20 +18,20 @@ DO $$ BEGIN
     END IF;
 END $$
 """
-"""What the relay would make by itself, had it the right: only a table's owner has."""
+"""The publication that the relay would make itself if it could: only a table's owner may."""
 
 _RELAY = """
 GRANT SELECT, DELETE, MAINTAIN ON outbox TO relay;
 """
 
-# What can never be published is put aside by the relay; people list it, and put it back into the outbox.
+# The relay quarantines rows that can never be published; people list them, and put them back into the outbox.
 _DEAD_ROWS = """
 GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay;
 GRANT SELECT, DELETE ON outbox_dead TO operator;
 GRANT INSERT, DELETE ON outbox TO operator;
 """
 
-# A service emits, and says what it has missed; people say what became of that.
+# A service emits events and records gaps; people acknowledge these.
 _EVERY_SERVICE = """
 GRANT INSERT ON outbox TO {service};
 GRANT SELECT, INSERT, UPDATE ON gaps TO {service};
@@ -44,11 +44,11 @@ _OPEN_ACCOUNTS = "GRANT INSERT ON accounts TO operator"
 
 
 def grant(database: str, dsn: str) -> None:
-    """Let each role do its work in a database that has its newest schema; safe to run again.
+    """Grant each role its rights in a database with the newest schema; safe to repeat.
 
     Args:
         database: of :data:`contracts.services.DATABASES`.
-        dsn: of the role that migrates: the owner of tables and database.
+        dsn: of the migrating role, which owns tables and database.
 
     Raises:
         psycopg.errors.UndefinedObject: a role does not exist.

@@ -1,8 +1,8 @@
-"""What holds withdrawals up: a dead row, a row that nobody publishes, a dead letter, a service that does not run.
+"""Causes that hold withdrawals up: a dead outbox row, an unpublished row, a dead letter, a service that is down.
 
-The saga service knows what has reached it, and so whose step is next. That step may have been taken, and its event
-lies in an outbox; or it cannot be taken, as its service refused the event that it acts on, or does not run. The
-services' databases and Kafka are asked at the same time, for seconds at the most; what cannot be asked is named.
+The saga service knows which events it has received, and so whose step is next. That step may have been taken, and
+its event waits in an outbox; or it cannot be taken, as its service refused the event that it acts on, or is down.
+The services' databases and Kafka are queried in parallel, for seconds at the most; what does not answer is named.
 """
 
 import time
@@ -35,16 +35,16 @@ from processors.runtime import utc
 from processors.saga.decide import BITS, awaited_service, needed_for
 
 ANSWER_S = 2
-"""The least that libpq takes; the same for each statement, and for an answer of Kafka's."""
+"""The shortest connection timeout of libpq; also that of each statement and each answer of Kafka's."""
 
 LETTERS_S_MAX = 2.0
-"""How long dead letters are read for."""
+"""Time limit for reading dead letters."""
 
 CLOCKS_OFF_MS = 3_600_000
-"""A dead letter is younger than its withdrawal by the clocks of two machines."""
+"""Tolerance for clock skew: a dead letter is younger than its withdrawal, by another machine's clock."""
 
 LATE_S = 5.0
-"""A row that is older is not on its way: a relay that reads publishes within milliseconds."""
+"""An older row is not in flight: a running relay publishes within milliseconds."""
 
 _PENDING = {
     "notification": """
@@ -64,7 +64,7 @@ _DEAD = f"""
 SELECT ({PAYMENT_ID_OF_DEAD})::uuid, type FROM outbox_dead
 WHERE {PAYMENT_ID_OF_DEAD} = ANY(%s) AND type IS NOT NULL ORDER BY number
 """
-# By the account first: a body is looked into only where its row is one of few.
+# By the account first, so that few bodies are searched.
 _WAITING = f"""
 SELECT ({PAYMENT_ID_OF_ROW})::uuid, type, aggregatetype, extract(epoch FROM clock_timestamp() - created_at)::float8
 FROM outbox WHERE aggregateid = ANY(%s) AND {PAYMENT_ID_OF_ROW} = ANY(%s) ORDER BY id
@@ -75,8 +75,8 @@ class Open(msgspec.Struct, frozen=True):
     """A withdrawal that is not finished.
 
     Attributes:
-        seen: the events that reached the saga service, as bits; 0 where it knows nothing.
-        since: nothing was said of it before; None where that is not known.
+        seen: the events that the saga service has received, as bits; 0 for none.
+        since: the time before which there are no events of it; None where that is not known.
         also_acts_on: types of events, beside the one that its next step acts on, that it may wait for.
     """
 
@@ -87,7 +87,7 @@ class Open(msgspec.Struct, frozen=True):
     also_acts_on: frozenset[str] = frozenset()
 
     def lacks(self, event_type: str) -> bool:
-        """Whether the saga service has not heard of that event."""
+        """Whether the saga service has not received that event."""
         return event_type in _BITS and not self.seen & _BITS[event_type]
 
     def acts_on(self, event_type: str) -> bool:
@@ -100,14 +100,14 @@ _BITS = {event_type.__name__: bit for event_type, bit in BITS.items()}
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """Something that a service will try again by itself: a charge, a mail, a refund.
+    """Work that a service will retry by itself: a charge, a mail, a refund.
 
     Attributes:
         attempts: made so far.
-        reason: why the last one did not do; None before the first.
+        reason: why the last one failed; None before the first.
         void_reason: for a payment that is to be voided rather than paid, why.
         next_attempt_at: when it is due.
-        under_way: whether it is being tried now; it is due again at ``next_attempt_at`` should that fail.
+        under_way: whether an attempt is in progress; if it fails, the next is due at ``next_attempt_at``.
     """
 
     attempts: int
@@ -117,7 +117,7 @@ class Pending(msgspec.Struct, frozen=True):
     under_way: bool
 
     def in_words(self) -> str:
-        """For a person, on one line."""
+        """One line for a person."""
         wish = f"to be voided: {self.void_reason}; " if self.void_reason else ""
         tried = f"{self.attempts} attempts, last: {self.reason}" if self.attempts else self.reason or "not tried"
         when = "under way" if self.under_way else f"next at {self.next_attempt_at:%H:%M:%S} UTC"
@@ -125,12 +125,12 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Found(NamedTuple):
-    """What there is to say.
+    """The result of :func:`find`.
 
     Attributes:
-        held_up_by: what a withdrawal really waits for and what to do, in one line; by payment ID.
-        pending: what a service has yet to do for it, and will try by itself.
-        unasked: what could not be asked (``the payment database``, ``Kafka``), and why.
+        held_up_by: what a withdrawal waits for and what to do, one line each, by payment ID.
+        pending: what a service will retry for it, by payment ID.
+        unasked: what could not be queried (``the payment database``, ``Kafka``), and why.
     """
 
     held_up_by: dict[UUID, str]
@@ -146,7 +146,7 @@ class _Row(NamedTuple):
 
 @dataclass
 class _Service:
-    """What a service's database says."""
+    """The answer of a service's database."""
 
     pending: dict[UUID, Pending] = field(default_factory=dict)
     dead: dict[UUID, str] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class _Service:
 
 @dataclass
 class _Kafka:
-    """What Kafka says."""
+    """The answer of Kafka."""
 
     topics: set[str] | None = None
     idle: set[str] = field(default_factory=set)
@@ -166,10 +166,10 @@ class _Kafka:
 
 
 def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -> Found:
-    """What holds these withdrawals up, as far as it can be asked; raises nothing.
+    """What holds these withdrawals up, as far as it can be queried; raises nothing.
 
     Args:
-        dsns: of the services whose events others wait for: all but ``saga``.
+        dsns: of the services on whose events others act: all but ``saga``.
         bootstrap: Kafka, ``host:port``.
         withdrawals: that are not finished.
     """
@@ -210,7 +210,7 @@ def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str
 
 
 def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> str | None:
-    """Why a row is still there; None where it may be on its way, or published and not removed yet."""
+    """Why a row is still there; None where it may be in flight, or published and not removed yet."""
     if kafka.topics is None:
         return "Kafka does not answer"
     if row.topic not in kafka.topics:

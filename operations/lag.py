@@ -1,4 +1,4 @@
-"""The lag of each service behind its topics: asked of Kafka, so it counts when the service is down, too."""
+"""The lag of each service behind its topics, from Kafka, so that it is known while the service is down."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from processors.runtime.gaps import Gap
 
 
 def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:
-    """Records that a service has not confirmed yet, as (service, topic, records); nothing where there are none.
+    """Records that a service has not committed yet, as (service, topic, records), where there are any.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -20,7 +20,7 @@ def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:
     behind: Counter[tuple[str, str]] = Counter()
     for service, subscribed in READ_BY.items():
         topics = [topic.name for topic in subscribed]
-        # Ends last, so that what is confirmed in between is not counted as more than there is.
+        # End offsets last, so that a commit in between cannot make the lag negative.
         confirmed = offsets.confirmed(consumer_group(service), topics)
         first, ends = offsets.first(topics), offsets.end(topics)
         for place, end in ends.items():
@@ -29,21 +29,21 @@ def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:
 
 
 def without_members(bootstrap: str, services: Collection[str], timeout_s: float) -> set[str]:
-    """Those of some services whose consumer group has no member: no instance reads.
+    """Those of some services whose consumer group has no member, so that no instance reads.
 
     Raises:
         KafkaException: Kafka does not answer within ``timeout_s`` seconds.
     """
     names = {consumer_group(service): service for service in services}
-    client = admin(bootstrap)  # answers come while it is there
+    client = admin(bootstrap)  # its futures resolve only while the client exists
     found = client.describe_consumer_groups(list(names), request_timeout=timeout_s)
     return {names[group] for group, future in found.items() if not future.result().members}
 
 
 def deleted_unread(bootstrap: str) -> list[tuple[str, Gap]]:
-    """What Kafka has deleted and a service has neither read nor noticed yet, as (service, gap).
+    """What Kafka has deleted and a service has neither read nor recorded yet, as (service, gap).
 
-    A group that has confirmed nothing has read nothing.
+    A group without committed offsets has read nothing.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -52,7 +52,7 @@ def deleted_unread(bootstrap: str) -> list[tuple[str, Gap]]:
     found = []
     for service, subscribed in READ_BY.items():
         topics = [topic.name for topic in subscribed]
-        # Beginnings first: what is confirmed in between is not counted as missed.
+        # First offsets first: what is committed in between is not counted as missed.
         first, confirmed = offsets.first(topics), offsets.confirmed(consumer_group(service), topics)
         for place, begin in first.items():
             since = max(confirmed.get(place, 0), 0)

@@ -1,7 +1,7 @@
-"""Lost events: those that a service lacks, though another one's tables prove that they happened.
+"""Lost events: those that a service lacks although another one's tables prove that they happened.
 
-Plain rules on what the services know of one withdrawal; no SQL, no Kafka. It does not matter how an event was
-lost: with a volume of Kafka's, to a retention shorter than an outage, or to offsets that somebody moved.
+Pure functions of what the services know of one withdrawal; no SQL, no Kafka. The cause of the loss does not
+matter: a lost Kafka volume, a retention shorter than an outage, or offsets that somebody moved.
 """
 
 from typing import NamedTuple
@@ -24,8 +24,8 @@ class Known(NamedTuple):
 
     Attributes:
         account: status in the account service's saga log; None where it knows nothing.
-        requested: whether that service has seen the request, and not only hearsay of a failed payment.
-        refund_due: whether that service is trying to refund.
+        requested: whether that service has received the request, and not only a failed payment.
+        refund_due: whether that service is retrying the refund.
         payment: status of the payment; None where that service knows nothing.
         cancel_refused: whether it refused a cancellation.
         templates: of the customer's mails that the notification service knows.
@@ -44,13 +44,13 @@ class Known(NamedTuple):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """An event to be published once more.
+    """An event to be republished.
 
     Attributes:
-        message_id: the original's, or where nobody knows it any more the one that payment ID and type give.
+        message_id: the original's; where that is lost, one derived from payment ID and type.
         key: of the record.
-        body: JSON text, as it was where it is known.
-        made_again: whether it is not the original, but made from its service's tables.
+        body: JSON text, the original's where that is known.
+        made_again: whether it was rebuilt from its service's tables.
     """
 
     payment_id: UUID
@@ -64,7 +64,7 @@ class Lost(msgspec.Struct, frozen=True):
 
     @property
     def topic(self) -> str:
-        """Where it belongs."""
+        """The topic of its type."""
         return EVENT_TYPES[self.event_type].topic
 
 
@@ -98,7 +98,7 @@ def happened(known: Known) -> set[str]:
 
 
 def lacking(known: Known) -> set[str]:
-    """The types of the events that some service would act on, and has not."""
+    """The types of the events that some service would act on and has not."""
     is_stored, types = stored(known), happened(known)
     lacks = types - is_stored
     if known.account is None and REQUEST in is_stored:
@@ -118,11 +118,11 @@ def lacking(known: Known) -> set[str]:
 
 
 def acted_on(known: Known) -> set[str]:
-    """The type of the event that the waiting step acts on, where the event store has it."""
+    """The type of the event that the next step acts on, where the event store has it."""
     needed = needed_for(known.seen) if known.seen is not None else None
     return {needed.__name__} & stored(known) if needed is not None else set()
 
 
 def everything(known: Known) -> set[str]:
-    """The types of all its events, for topics that others read too."""
+    """The types of all its events, for topics that other systems read too."""
     return stored(known) | happened(known)

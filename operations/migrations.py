@@ -16,7 +16,7 @@ _ROOT = Path(processors.__file__).parents[1]
 VERSIONS = {name: _ROOT.joinpath(*folder.split("."), "migrations") for name, folder in FOLDERS.items()}
 """Where the versions of each database's schema are."""
 
-# Any number: it only has to be the same for everyone who migrates a Settle database.
+# An arbitrary number, the same for every process that migrates a Settle database.
 _MIGRATION_LOCK = 0x5E771E
 
 
@@ -25,7 +25,7 @@ def migrate(service: str, dsn: str) -> None:
 
     Args:
         service: one of :data:`VERSIONS`.
-        dsn: of a role that may create tables; whatever libpq takes, several hosts as well.
+        dsn: of a role that may create tables; in any form that libpq takes, also with several hosts.
 
     Raises:
         sqlalchemy.exc.OperationalError: the database does not answer.
@@ -34,7 +34,7 @@ def migrate(service: str, dsn: str) -> None:
     config.set_main_option("script_location", str(_ROOT / "processors" / "runtime" / "alembic"))
     config.set_main_option("version_locations", str(VERSIONS[service]))
     config.set_main_option("path_separator", "newline")
-    # SQLAlchemy reads URLs otherwise than libpq does, so it is handed connections.
+    # SQLAlchemy parses URLs differently from libpq, so it gets a function that makes connections.
     engine = create_engine("postgresql+psycopg://", creator=lambda: session(dsn), poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})

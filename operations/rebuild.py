@@ -1,7 +1,7 @@
-"""Lost events, made again from the tables of the services whose they are.
+"""Lost events, rebuilt from the tables of the services that emitted them.
 
-Only what nobody has whole any more is made again. Its message ID follows from payment ID and event type, and for a
-request from its contents, as producers make it.
+Only events of which no copy exists are rebuilt. The message ID is derived from payment ID and event type, for a
+request from its contents, as producers do.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ from processors.notification import decide as notification
 from processors.payment import decide as payment
 from processors.runtime import utc
 
-# The ledger is in the order of transactions' beginnings, so under load a balance may be that of a moment before.
+# The ledger is ordered by the start of transactions, so under load a balance may be slightly out of order.
 _ACCOUNT_ROWS = """
 WITH chosen AS (SELECT * FROM saga_log WHERE payment_id = ANY(%s)), booked AS (
     SELECT payment_id, kind, sum(amount_minor) OVER (PARTITION BY account_id ORDER BY booked_at, payment_id)
@@ -62,12 +62,12 @@ class _Contents(NamedTuple):
     currency: str
 
 
-Told = Iterator[tuple[Any, ...]]
-"""Events, each with its trace context where that is known."""
+Rebuilt = Iterator[tuple[Any, ...]]
+"""Events, each with its trace context where that is known, by payment ID and type."""
 
 
 def rebuild(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[UUID, dict[str, Lost]]:
-    """Those of the events that the tables give, by withdrawal and type.
+    """Those of the missing events that the tables prove, by withdrawal and type.
 
     Args:
         dsns: of ``account``, ``payment`` and ``notification``.
@@ -100,7 +100,7 @@ def _made(event: Event, traceparent: str | None = None, tracestate: str | None =
     )
 
 
-def _account_told(
+def _account_events(
     about: _Contents,
     status: str,
     reason: str,
@@ -108,7 +108,7 @@ def _account_told(
     updated_at: datetime,
     deducted_minor: int | None,
     refunded_minor: int | None,
-) -> Told:
+) -> Rebuilt:
     yield (follow(WithdrawalRequested, about, decided_at),)
     if status == account.REJECTED:
         yield (follow(WithdrawalRejected, about, decided_at, reason=reason),)
@@ -121,9 +121,9 @@ def _account_told(
         yield (follow(MoneyRefunded, about, updated_at, balance_minor=refunded_minor or 0, reason=reason),)
 
 
-def _payment_told(
+def _payment_events(
     about: _Contents, status: str, reason: str, reference: str, at: datetime, *context: str | None
-) -> Told:
+) -> Rebuilt:
     if status == payment.PROCESSED:
         yield follow(PaymentProcessed, about, at, provider_reference=reference), *context
         yield follow(CancelRefused, about, at, reason=payment.ALREADY_PAID), *context
@@ -132,7 +132,7 @@ def _payment_told(
         yield follow(CancelRefused, about, at, reason=f"{payment.ALREADY_FAILED}: {reason}"), *context
 
 
-def _notification_told(
+def _notification_events(
     about: _Contents,
     status: str,
     reason: str,
@@ -140,15 +140,15 @@ def _notification_told(
     recipient: str,
     at: datetime,
     *context: str | None,
-) -> Told:
+) -> Rebuilt:
     if status == notification.SENT:
         yield follow(NotificationSent, about, at, template=template, recipient=recipient), *context
     if status == notification.FAILED:
         yield follow(NotificationFailed, about, at, template=template, reason=reason), *context
 
 
-_SOURCES: dict[str, tuple[str, Callable[..., Told]]] = {
-    "account": (_ACCOUNT_ROWS, _account_told),
-    "payment": (_PAYMENT_ROWS, _payment_told),
-    "notification": (_NOTIFICATION_ROWS, _notification_told),
+_SOURCES: dict[str, tuple[str, Callable[..., Rebuilt]]] = {
+    "account": (_ACCOUNT_ROWS, _account_events),
+    "payment": (_PAYMENT_ROWS, _payment_events),
+    "notification": (_NOTIFICATION_ROWS, _notification_events),
 }

@@ -1,8 +1,8 @@
-"""Events that Kafka lost, found in the services' own tables and put into their outboxes once more.
+"""Republishing of events that Kafka lost: found in the services' own tables, inserted into their outboxes again.
 
-The event store has most of them whole, with their message IDs. What the saga service never received is looked for
-in the outboxes and on the topics, where it may stand unread, and else made again from what its service has in its
-tables: under a message ID that is the same each time, so that whoever is told twice knows it. Nobody acts on a
+The event store has most of them whole, with their message IDs. Those that the saga service never received are
+looked for in the outboxes and on the topics, where they may be unread, and otherwise rebuilt from the service's
+tables, under a message ID that is the same each time, so that consumers can deduplicate. No service acts on a
 payment ID twice anyway.
 """
 
@@ -30,15 +30,15 @@ from processors.runtime.messages import Message, read_record
 from producers.publish import Outgoing, publish
 
 REQUESTS_AT_ONCE = 1_000
-"""Requests that are handed to Kafka's client before it is waited for."""
+"""Requests handed to the Kafka client between two flushes."""
 
 _TELL = tuple(name for name in NAMES if name != "saga")
-"""Those whose events others need; what the saga emits nobody acts on."""
+"""Services on whose events others act; no service acts on the saga's."""
 
 _AGGREGATES = {service.name: service.aggregate for service in SERVICES}
 _ORDER = {event_type: place for place, event_type in enumerate(EVENT_TYPES)}
 
-# All streams are ordered alike; whether something is old enough is for the database's clock to say.
+# All streams have the same order; the database's clock decides whether something is old enough.
 _OLD = """
     coalesce(%(since)s::timestamptz <= {table}.created_at, true),
     {table}.updated_at < now() - make_interval(secs => %(quiet_s)s)
@@ -82,7 +82,7 @@ FROM outbox_dead WHERE {PAYMENT_ID_OF_DEAD} = ANY(%(ids)s) AND num_nulls(type, i
 """
 
 _DEAD = "SELECT id FROM outbox_dead WHERE id = ANY(%s)"
-# One that is in the outbox already is published without us.
+# A row that is in the outbox already is published anyway.
 _INSERT = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
 SELECT n.* FROM (VALUES (%s::uuid, %s, %s, %s, %s::text::json, %s, %s)) AS n (id)
@@ -91,7 +91,7 @@ WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.id = n.id)
 
 
 Choose = Callable[[Known], set[str]]
-"""From what is known of a withdrawal to the types of the events to publish."""
+"""Chooses the event types to publish, by what is known of a withdrawal."""
 
 
 def find(
@@ -104,17 +104,17 @@ def find(
     quiet_s: float = 0.0,
     limit: int | None = None,
 ) -> list[Lost]:
-    """The events to publish once more, by withdrawal and in the order in which they happened.
+    """The events to republish, by withdrawal and in the order in which they happened.
 
-    Reads what is on the topics (some 10 s per million records) where the event store does not have an event.
+    Reads the topics (some 10 s per million records) where the event store lacks an event.
 
     Args:
         dsns: by service, of :data:`contracts.services.NAMES`.
         bootstrap: Kafka, ``host:port``.
-        choose: which of a withdrawal's.
+        choose: the event types of a withdrawal.
         payment_ids: of these withdrawals; without them, of all.
         since: only of withdrawals that began then or later.
-        quiet_s: leave out what has changed in the last so many seconds: it is on its way.
+        quiet_s: leave out withdrawals that changed in the last so many seconds, as their events may be in flight.
         limit: withdrawals at the most, by ascending payment ID.
 
     Raises:
@@ -127,7 +127,7 @@ def find(
         "quiet_s": quiet_s,
         "refused": _REFUSED,
     }
-    of = cache(choose)  # there are few ways for withdrawals to stand
+    of = cache(choose)  # there are few distinct states
     chosen = ((payment_id, of(known)) for payment_id, known in _known(dsns, about))
     wanted = dict(islice(((payment_id, types) for payment_id, types in chosen if types), limit))
     found = _stored(dsns["saga"], wanted)
@@ -135,7 +135,7 @@ def find(
     missing = {payment_id: types for payment_id, types in missing.items() if types}
     if missing:
         again = rebuild(dsns, missing)
-        # What has left an outbox is on its topic, so the topics are read last.
+        # A row that was removed from an outbox is on its topic, so the topics are read last.
         originals = _waiting(dsns, missing)
         for payment_id, event_type, one in _on_topics(bootstrap, missing, again):
             originals.setdefault((payment_id, event_type), one)
@@ -151,10 +151,10 @@ def find(
 
 
 def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], timeout_s: float) -> list[Lost]:
-    """Put events into their services' outboxes, for the relay to publish; requests go to Kafka, as they came.
+    """Insert events into their services' outboxes, for the relay to publish; requests go to Kafka directly.
 
-    Safe to repeat, whether it failed or not. An event that the relay has put aside, as Kafka did not take it, is
-    left there: a person puts that very row back once the cause is mended.
+    Safe to repeat, whether it failed or not. An event that the relay has quarantined, as Kafka did not accept it,
+    is left there: a person puts that row back once the cause is fixed.
 
     Args:
         dsns: by service, of :data:`contracts.services.NAMES`.
@@ -243,7 +243,7 @@ def _as_known(rows: Mapping[str, tuple[Any, ...]]) -> Known:
 
 
 def _stored(dsn: str, wanted: Mapping[UUID, set[str]]) -> dict[UUID, dict[str, Lost]]:
-    """What of it the event store has, whole."""
+    """The wanted events that the event store has whole."""
     found: dict[UUID, dict[str, Lost]] = {payment_id: {} for payment_id in wanted}
     with session(dsn) as connection:
         for payment_id, event_type, event_id, body, account_id in connection.execute(_STORED, (list(wanted),)):
@@ -254,7 +254,7 @@ def _stored(dsn: str, wanted: Mapping[UUID, set[str]]) -> dict[UUID, dict[str, L
 
 
 def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[tuple[UUID, str], Lost]:
-    """What of it is still in an outbox, published or not, or was put aside from there."""
+    """The missing events that are in an outbox, published or not, or quarantined."""
     found: dict[tuple[UUID, str], Lost] = {}
     for service in _TELL:
         with session(dsns[service]) as connection:
@@ -263,7 +263,7 @@ def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[
                 try:
                     one = Lost(UUID(payment_id), event_type, UUID(message_id), key, body.decode(), *context)
                 except ValueError:
-                    continue  # somebody else's row
+                    continue  # a row of another system
                 found.setdefault((one.payment_id, event_type), one)
     return found
 
@@ -271,7 +271,7 @@ def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[
 def _on_topics(
     bootstrap: str, missing: Mapping[UUID, set[str]], again: Mapping[UUID, Mapping[str, Lost]]
 ) -> Iterator[tuple[UUID, str, Lost]]:
-    """What of it stands on the topics, though the saga service has not taken it in."""
+    """The missing events that are on the topics although the saga service has not stored them."""
     types = frozenset[str]().union(*missing.values())
     topics = {EVENT_TYPES[event_type].topic for event_type in types}
     for record in scan(bootstrap, topics):
@@ -287,7 +287,7 @@ def _on_topics(
         made = again.get(event.payment_id, {}).get(event_type)
         if made is None or EVENT_TYPES[event_type].topic != topic:
             continue
-        # Who says something else of it is somebody else.
+        # A record with other contents is not this withdrawal's.
         if same_withdrawal(event, decode(event_type, made.body.encode())):
             context = message.context.traceparent, message.context.tracestate
             body = (record.value() or b"").decode()

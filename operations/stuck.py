@@ -1,4 +1,4 @@
-"""Stuck withdrawals: those that make no progress, and what each of them waits for."""
+"""Stuck withdrawals: those without progress, and what each waits for."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,7 +11,7 @@ from operations.hold_ups import Open, Pending, find
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
-# The first condition is that of the index on open withdrawals: those that end in time are never looked at.
+# The first condition is that of the index on open withdrawals: finished ones are never read.
 _STUCK = """
 SELECT payment_id, state, seen, account_id, amount_minor, currency, reason, created_at, updated_at
 FROM withdrawals
@@ -26,9 +26,9 @@ class Stuck(msgspec.Struct, frozen=True):
 
     Attributes:
         since: when its last event was recorded.
-        waiting_for: what it waits for, in words.
-        held_up_by: the same, where it is more than the next step; see :class:`operations.hold_ups.Found`.
-        pending: what a service is trying, if that is what it waits for.
+        waiting_for: the step that is next, in words.
+        held_up_by: what blocks that step, if anything; see :class:`operations.hold_ups.Found`.
+        pending: what a service is retrying, if that is what it waits for.
     """
 
     payment_id: UUID
@@ -47,16 +47,16 @@ class Stuck(msgspec.Struct, frozen=True):
 def stuck(
     dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: int
 ) -> tuple[list[Stuck], dict[str, Exception]]:
-    """The withdrawals that have not ended and had no event for some time, the oldest standstill first.
+    """The withdrawals that are not finished and had no event for some time, longest first.
 
     Args:
         dsns: by service, ``saga`` among them.
         bootstrap: Kafka, ``host:port``.
-        older_than_s: how long nothing has happened, seconds.
+        older_than_s: the time without an event, seconds.
         limit: how many at the most.
 
     Returns:
-        The withdrawals, and what could not be asked for what they wait for, with the reason.
+        The withdrawals, and what could not be queried for the cause, with the reason.
 
     Raises:
         psycopg.OperationalError: the saga service's database does not answer.

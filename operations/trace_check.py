@@ -1,7 +1,7 @@
-"""Whether a withdrawal's trace is whole: one root, every parent there, and every hop of its ending.
+"""The check that a withdrawal's trace is whole: one root, no orphan, and every hop of its outcome.
 
-What a whole trace is stands here and nowhere else: tests compare with it, ``settle trace check`` asks a Jaeger for
-it, and whoever breaks things on purpose looks whether it is still there.
+The only definition of a whole trace: used by tests, by ``settle trace check`` against Jaeger, and by the verdict
+of chaos runs.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ HOPS: dict[str, Counter[Hop]] = {
         }
     ),
 }
-"""By how the withdrawal ended: each hop, and how often it happens where nothing has to be tried again."""
+"""By the withdrawal's outcome: each hop, and how often it happens where nothing is retried."""
 
 _CHARGE: Hop = ("payment", "charge provider", None)
 _VOID: Hop = ("payment", "void provider", None)
 _SENT, _FAILED = "NotificationSent", "NotificationFailed"
 _WITH_BALANCE = "insufficient_funds"
-"""The only reason for a rejection for which the balance had been looked at."""
+"""The only reason for a rejection that follows a balance check."""
 
 
 def hops_of(spans: Iterable[CollectedSpan]) -> Counter[Hop]:
@@ -98,11 +98,11 @@ def hops_of(spans: Iterable[CollectedSpan]) -> Counter[Hop]:
 
 
 def what_is_missing(spans: Sequence[CollectedSpan], state: str, reason: str | None = None) -> str | None:
-    """Why a trace is not whole, in words; None if it is. What was tried again may be there more often.
+    """Why a trace is not whole, in words; None if it is. Retried hops may appear more often.
 
     Args:
         spans: of one trace.
-        state: how its withdrawal ended: ``completed``, ``rejected`` or ``compensated``.
+        state: the withdrawal's outcome: ``completed``, ``rejected`` or ``compensated``.
         reason: why, where it did not complete.
     """
     if not spans:

@@ -6,11 +6,11 @@ class StackError(Exception):
 
 
 class AlreadyRunning(StackError):  # noqa: N818 - a state, as the reader knows it
-    """Another ``settle up`` holds this data folder."""
+    """Another ``settle up`` has the lock on this data folder."""
 
 
 class NotRunning(StackError):  # noqa: N818
-    """No stack is up on this data folder."""
+    """No stack runs on this data folder."""
 
 
 class ChildFailed(StackError):  # noqa: N818

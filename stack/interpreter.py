@@ -1,7 +1,7 @@
 """The fastest build of this Python version on the machine, by its path: ``python3 stack/interpreter.py``.
 
-Builds of one version differ by half in speed: one compiled with profile-guided optimisation, as distributions do
-it, against a plain one. Imports nothing but the standard library: it runs before anything is installed.
+Builds of one version differ by half in speed: distributions compile with profile-guided optimisation, plain builds
+are without. Imports only the standard library, as it runs before anything is installed.
 """
 
 import os
@@ -20,11 +20,11 @@ print(min(work() for _ in range(5)))
 """
 
 BETTER = 0.85
-"""Another build is taken where it needs less than so much of the time of the one that was asked."""
+"""Another build is chosen where it takes less than this share of this one's time."""
 
 
 def seconds(python: str) -> float:
-    """How long a build takes for some work; infinitely long where it cannot make a virtual environment."""
+    """Seconds that a build takes for the snippet; infinity where it cannot make a virtual environment."""
     try:
         done = subprocess.run([python, "-c", SNIPPET], capture_output=True, text=True, timeout=30, check=True)
         return float(done.stdout)
@@ -33,7 +33,7 @@ def seconds(python: str) -> float:
 
 
 def others() -> list[str]:
-    """The paths of the other builds of this version that the search path leads to."""
+    """The paths of the other builds of this version on the search path."""
     name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     found: dict[str, str] = {}
     for folder in os.get_exec_path():
@@ -45,7 +45,7 @@ def others() -> list[str]:
 
 
 def fastest() -> str:
-    """The path of the build to take: this one, unless another is much faster."""
+    """The path of the build to use: this one, unless another is much faster."""
     own_s = seconds(sys.executable)
     best_s, best = min(((seconds(path), path) for path in others()), default=(own_s, sys.executable))
     return best if best_s < own_s * BETTER else sys.executable

@@ -27,13 +27,14 @@ def cache_folder() -> Path:
 
 
 def kafka_jars(note: Callable[[str], None]) -> Path:
-    """The folder with Kafka's jars, fetched (about 45 MB) if this is the first time; needs no network afterwards.
+    """The folder with Kafka's jars, fetched (about 45 MB) if this is the first time; no network is needed
+    afterwards.
 
-    A folder that exists is complete: jars are gathered aside and put in place in one step, and a second
-    process that wants them meanwhile waits for the first.
+    A folder that exists is complete: jars are collected in a temporary folder that is renamed in one step, and a
+    second process that needs them meanwhile waits for the first.
 
     Args:
-        note: told when a download starts.
+        note: called with a line when a download starts.
 
     Raises:
         StackError: they could not be fetched.
@@ -62,7 +63,7 @@ def _fetch(folder: Path) -> None:
         from jgo.parse import Coordinate
     except ImportError:
         raise StackError("Apache Kafka cannot be fetched: pip install 'settle[stack]'") from None
-    # A mirror that the user configured for jgo, under the name central, takes Maven Central's place.
+    # A mirror that the user configured for jgo, under the name central, replaces Maven Central.
     repositories = {"central": MAVEN_CENTRAL_URL, **GlobalSettings.load().repositories}
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         context = MavenContext(

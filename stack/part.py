@@ -1,4 +1,4 @@
-"""A part (broker, database or service) as the supervisor knows it: how to start it, ask it and stop it."""
+"""The interface of a supervised part (broker, database or service): start, readiness, stop."""
 
 import signal
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ class Part(Protocol):
 
     name: str
     address: str
-    """Where it listens, for people."""
+    """The address that it listens on, for people."""
     start_timeout_s: float
     stop_timeout_s: float
     stop_signal: signal.Signals
     hurry_signal: signal.Signals
-    """When nobody wants to wait: ends it at once, losing nothing that was committed."""
+    """The signal for a hurried stop: ends it at once, losing nothing that was committed."""
 
     def prepare(self) -> Child | None:
-        """Start what must run to its end once before the first launch, if anything."""
+        """Start the process that must complete once before the first launch, if there is one."""
         ...
 
     def prepared(self) -> None:
-        """Keep what :meth:`prepare` made, now that it ended well or was not needed."""
+        """Commit the result of :meth:`prepare`, which has succeeded or was not needed."""
         ...
 
     def launch(self) -> Child:
@@ -32,16 +32,16 @@ class Part(Protocol):
         ...
 
     def waits_for(self) -> str | None:
-        """Why it does not do its work now, in words; None if it does. Asked for a second at most."""
+        """Why it is not ready, in words; None if it is. Takes a second at most."""
         ...
 
 
 @dataclass(frozen=True)
 class PartStatus:
-    """How a part is, for people.
+    """The status of a part, for people.
 
     Attributes:
-        state: ``pending`` (not its turn yet), ``starting``, ``ready``, ``waiting`` (it runs, but its broker or
+        state: ``pending`` (not started yet), ``starting``, ``ready``, ``waiting`` (it runs, but its broker or
             database is away), ``restarting``, ``stopping`` or ``stopped``.
         restarts: since the stack started.
         pid: None while it does not run.

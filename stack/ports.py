@@ -1,4 +1,4 @@
-"""The ports that parts listen on: free ones of 127.0.0.1, the same as last time where possible."""
+"""Ports for the parts: free ones of 127.0.0.1, the same as last time where possible."""
 
 import random
 import socket
@@ -7,7 +7,7 @@ from stack.errors import StackError
 
 HOST = "127.0.0.1"
 
-# Below what Linux and macOS hand out to outgoing connections, so that no client takes the port of a broker or
+# Below the ephemeral ports of Linux and macOS, so that no outgoing connection takes the port of a broker or
 # database while that is being restarted.
 PORTS = range(15_000, 32_000)
 TRIES_MAX = 200

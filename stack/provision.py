@@ -1,4 +1,4 @@
-"""Provisioning before a service starts: its schema in the database, and everybody's topics in the broker.
+"""Provisioning before the services start: schemas in the databases, topics in the broker.
 
 Imported inside the functions: `settle --help` needs neither Alembic nor SQLAlchemy.
 """

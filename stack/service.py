@@ -18,7 +18,7 @@ Command = Callable[[str], Sequence[str]]
 
 
 def settle_run(name: str) -> list[str]:
-    """``settle run <name>`` with this interpreter; ``-P``: whatever lies in the current folder is not imported."""
+    """``settle run <name>`` with this interpreter; ``-P``: modules in the current folder are not imported."""
     return [sys.executable, "-P", "-m", "cli", "run", name]
 
 
@@ -26,8 +26,8 @@ class Service(Part):
     """The relay or a processor.
 
     Args:
-        port: given to it as ``SETTLE_HTTP_PORT``.
-        environment: the variables it is configured by.
+        port: its ``SETTLE_HTTP_PORT``.
+        environment: its configuration, as variables.
     """
 
     start_timeout_s = 60.0
@@ -40,7 +40,7 @@ class Service(Part):
         self.address = f"http://{HOST}:{port}"
         self._home = home
         self._port = port
-        # What the user's shell exports for other purposes must not lead a service away from this stack.
+        # Variables that the user's shell exports for other purposes must not point a service to another stack.
         own = {"SETTLE_RELAY_SOURCES": "", "SETTLE_HTTP_HOST": HOST, "SETTLE_HTTP_PORT": str(port)}
         self._environment = {**environment, **own}
         self._command = command
@@ -57,7 +57,7 @@ class Service(Part):
         """Nothing was prepared."""
 
     def launch(self) -> Child:
-        """Start the service; it dies at a failpoint of the environment once, and not again when started anew."""
+        """Start the service; a failpoint of the environment holds for the first start only."""
         child = start(self._home, self.name, self._command(self.name), environment=self._environment)
         self._environment[failpoints.VARIABLE] = ""
         return child

@@ -1,7 +1,7 @@
-"""The work that only a first start takes: ``python -m stack.setup`` fetches Kafka, trains its Java.
+"""One-time set-up: ``python -m stack.setup`` fetches Kafka and records the AOT cache of its Java.
 
-A broker that stops writes down which classes it loaded, how they were linked and which methods were hot (JEP 483,
-514 and 515), and brokers that start from this file are ready a second sooner. Without it they start as well.
+A broker that stops records which classes it loaded, how they were linked and which methods were hot (JEP 483,
+514 and 515); brokers that start with this file are ready a second sooner. They also start without it.
 """
 
 import os
@@ -16,7 +16,7 @@ from stack.supervisor import Stack, to_stderr
 
 
 def set_up() -> None:
-    """Fetch Kafka's jars and make the file that its Java starts from, unless they are there.
+    """Fetch Kafka's jars and make the AOT cache of its Java, unless they exist.
 
     Raises:
         StackError: Kafka could not be fetched or started.
@@ -26,7 +26,7 @@ def set_up() -> None:
         return
     to_stderr("letting Apache Kafka run for a moment, so that it starts sooner (once)…")
     with tempfile.TemporaryDirectory(dir=made.parent) as aside:
-        # The server that runs beside it may run as another user, who has to get in.
+        # PostgreSQL may run beside it as another user, who needs access.
         os.chmod(aside, 0o755)
         new = Path(aside, made.name)
         with Stack(Path(aside, "data"), services=(), java_options=[f"-XX:AOTCacheOutput={new}"]):

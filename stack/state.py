@@ -41,7 +41,7 @@ def default_data_folder() -> Path:
 
 
 def write(state: State) -> None:
-    """Replace ``stack.json`` in one step: a reader sees the old or the new one, never half."""
+    """Replace ``stack.json`` in one step: a reader sees the old or the new one, never a part."""
     folder = Path(state.data)
     descriptor, name = tempfile.mkstemp(prefix=FILE_NAME, dir=folder)
     try:
@@ -55,7 +55,7 @@ def write(state: State) -> None:
 
 
 def read_state(data: Path) -> State | None:
-    """What the last stack on this folder wrote, running or not; None if there is nothing readable."""
+    """The state of the last stack on this folder, running or not; None if no readable file exists."""
     try:
         return State(**json.loads((data / FILE_NAME).read_text()))
     except (OSError, ValueError, TypeError):
@@ -63,7 +63,7 @@ def read_state(data: Path) -> State | None:
 
 
 def running(data: Path) -> State:
-    """The stack that is up on this folder.
+    """The stack that runs on this folder.
 
     Raises:
         NotRunning: there is none.
@@ -75,6 +75,6 @@ def running(data: Path) -> State:
 
 
 def environment(state: State) -> dict[str, str]:
-    """The variables by which a program, ours or anybody's, joins this stack."""
+    """The environment variables with which a program connects to this stack."""
     dsns = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in state.dsns.items()}
     return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **dsns, "SETTLE_DATA": state.data}

@@ -1,4 +1,4 @@
-"""One part's life under the supervisor: started, asked whether it is alive, restarted after a pause, stopped."""
+"""The lifecycle of one supervised part: start, readiness checks, restart with backoff, stop."""
 
 import signal
 import time
@@ -11,22 +11,22 @@ from stack.process import Child
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 10.0
 HEALTHY_AFTER_S = 30.0
-"""A part that was ready this long starts anew with the first pause when it dies."""
+"""A part that was ready for this long restarts with the first pause again."""
 PROBE_EVERY_S = 2.0
 KILL_WAIT_S = 5.0
 
 
 def pause_s(deaths_in_a_row: int) -> float:
-    """How long to wait before the next start, after so many deaths (1 and up) without health between them."""
+    """Seconds to wait before the next start after so many deaths in a row (1 and up)."""
     return min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(deaths_in_a_row - 1, 10))
 
 
 class Supervised:
-    """A part and what became of it. Not thread-safe: the supervising thread alone calls it.
+    """A part and its state. Not thread-safe: only the supervising thread calls it.
 
     Args:
-        note: told in a line what a person may want to know.
-        clock: seconds that only grow.
+        note: called with a line that a person may want to read.
+        clock: monotonic seconds.
     """
 
     def __init__(self, part: Part, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
@@ -47,14 +47,14 @@ class Supervised:
         return PartStatus(self.part.name, self.part.address, self._state, self._restarts, pid, self._waits_for)
 
     def launch(self) -> None:
-        """Start it; it counts as ready once it answers."""
+        """Start it; it is ``starting`` until it is ready."""
         self.child = self.part.launch()
         self._state = "starting"
         self._waits_for = None
         self._ready_since = None
 
     def check(self) -> None:
-        """Look after a part that is being started for the first time.
+        """Check a part that is being started for the first time.
 
         Raises:
             ChildFailed: it ended instead.
@@ -62,12 +62,13 @@ class Supervised:
         if self.child is not None and self.child.exit_code() is not None:
             child, self.child, self._state = self.child, None, "stopped"
             raise ChildFailed(
-                f"{self.part.name} ended at its start ({child.ending()}): {child.last_words()} (see {child.log})"
+                f"{self.part.name} ended at its start ({child.ending()}): {child.last_log_line()} "
+                f"(see {child.log})"
             )
         self._ask()
 
     def tick(self) -> None:
-        """Look after it: notice its end, start it again when its pause is over, ask how it is. Raises nothing."""
+        """Supervise it: detect its end, restart it after its pause, check its readiness. Raises nothing."""
         if self._state in ("pending", "stopped"):
             return
         if self.child is None:
@@ -87,7 +88,7 @@ class Supervised:
         self.tick()
 
     def request_stop(self, *, hurry: bool = False) -> None:
-        """Tell it to end, without waiting; from now on it is not started again."""
+        """Send its stop signal, without waiting; it is not restarted any more."""
         if self.child is not None:
             self._state = "stopping"
             self.child.signal(self.part.hurry_signal if hurry else self.part.stop_signal)
@@ -102,7 +103,7 @@ class Supervised:
         return self.child is None
 
     def force(self, why: str) -> None:
-        """Kill what did not end when it was told to."""
+        """Kill it if it did not end after its stop signal."""
         if self.child is not None:
             self._note(f"{self.part.name} {why} and was killed")
             self.child.signal(signal.SIGKILL)
@@ -116,7 +117,7 @@ class Supervised:
         self._act_at = now + PROBE_EVERY_S
         try:
             self._waits_for = self.part.waits_for()
-        except Exception as error:  # with the thread that asks, every part would end
+        except Exception as error:  # an exception in this thread would end every part
             self._waits_for = f"it cannot be asked: {error!r}"
         if self._waits_for is None:
             self._state = "ready"
@@ -138,5 +139,5 @@ class Supervised:
         self._restarts += 1
         try:
             self.launch()
-        except Exception as error:  # with the thread that starts it, every part would end
+        except Exception as error:  # an exception in this thread would end every part
             self._died(str(error) if isinstance(error, StackError | OSError) else repr(error))

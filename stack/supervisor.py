@@ -30,7 +30,8 @@ from stack.supervised import Supervised
 SERVICES = ("relay", *NAMES)
 FIRST = ("relay", PROVIDER)
 """Services that must be ready before the others start, and end after them: the relay creates the publications and
-slots without which an outbox row could go unseen. The provider, where it is a service, is what payment calls."""
+slots without which an outbox row could go unseen. The payment service calls
+the provider, where that is a service."""
 
 TICK_S = 0.2
 START_POLL_S = 0.05
@@ -39,29 +40,30 @@ PREPARE_TIMEOUT_S = 60.0
 
 
 class _Interrupted(StackError):  # noqa: N818
-    """Starting was given up because the stack is to stop."""
+    """The start was aborted because the stack is to stop."""
 
 
 def to_stderr(line: str) -> None:
-    """Tell a person."""
+    """Print a line for a person on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 class Stack:
     """Kafka, PostgreSQL and our services on one data folder, from ``start`` to ``stop``; a context manager.
 
-    Everything happens in one thread of its own, the only one that forks (see :mod:`stack.process`), so methods may
-    be called from any thread. Should this process die, its children follow.
+    One thread of its own does everything and is the only one that forks (see :mod:`stack.process`), so methods may
+    be called from any thread. If this process dies, its children are ended.
 
     Args:
-        data: the data folder; created if missing. What an earlier stack left in it is there again.
+        data: the data folder; created if missing. A stack continues on the data that an earlier one left in it.
         services: which of our services to run; none for only Kafka and PostgreSQL with topics and schemas.
         environment: further variables for the services.
         postgres_settings: of postgresql.conf, over :data:`stack.postgres.SETTINGS`.
         java_options: of the broker's Java, over :data:`stack.kafka.JVM_FLAGS`.
         partitions: of each topic that is created.
         command: how a service is run.
-        note: told in a line what a person may want to know: a download, a restart, a child that had to be killed.
+        note: called with a line that a person may want to read: a download, a restart, a child that had to be
+        killed.
     """
 
     def __init__(
@@ -112,15 +114,15 @@ class Stack:
         return self._state
 
     def environment(self) -> dict[str, str]:
-        """The variables by which a program joins this stack."""
+        """The environment variables with which a program connects to this stack."""
         return stack_json.environment(self.state)
 
     def statuses(self) -> tuple[PartStatus, ...]:
-        """How each part is, in the order of their start."""
+        """The status of each part, in the order of their start."""
         return self._statuses
 
     def start(self) -> None:
-        """Bring everything up; returns when every part is ready.
+        """Start everything; returns when every part is ready.
 
         Raises:
             AlreadyRunning: another process runs a stack on this folder.
@@ -133,7 +135,7 @@ class Stack:
         self._jobs = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="stack", daemon=True)
         self._thread.start()
-        # Daemon threads live until after these, so a script that forgets to stop still ends cleanly.
+        # atexit handlers run while daemon threads still live, so a script that forgets to stop still ends cleanly.
         atexit.register(self.stop)
         try:
             self._do(lambda: self._start(jars))
@@ -142,12 +144,12 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Stop everything in order; returns when nothing is left. Ctrl-C meanwhile hurries it, however often."""
+        """Stop everything in order; returns when no process is left. Each Ctrl-C meanwhile hurries it."""
         if self._thread is None:
             return
         self._stopping.set()
         stopped: Future[None] = Future()
-        # Where an earlier call was interrupted there are two of these; the first one ends the thread.
+        # If an earlier call was interrupted there are two of these jobs; the first one ends the thread.
         self._jobs.put((self._stop, stopped))
         interrupted = False
         while self._thread.is_alive():
@@ -166,7 +168,7 @@ class Stack:
             raise KeyboardInterrupt
 
     def hurry(self) -> None:
-        """Kill what a stop is waiting for after a short grace; a signal handler may call it."""
+        """Shorten the wait of a stop to a brief grace, then kill; a signal handler may call it."""
         self._hurried = True
 
     def kill(self, name: str) -> None:
@@ -174,7 +176,7 @@ class Stack:
         self._do(self._part(name).kill)
 
     def stop_service(self, *names: str) -> None:
-        """Stop parts in good order, several at once, and leave them stopped."""
+        """Stop parts in order, several at once, and leave them stopped."""
         self._do(lambda: self._end([self._part(name) for name in names]))
 
     def start_service(self, name: str) -> None:
@@ -185,7 +187,7 @@ class Stack:
     def start_second(self, name: str) -> str:
         """Start another instance of a service beside the first, as ``<name>-2``, which is its name as a part.
 
-        It is looked after like any part until :meth:`stop_service`; what the first was given, it has too.
+        It is supervised like any part until :meth:`stop_service`, with the configuration of the first.
         """
         second = f"{name}-2"
 
@@ -209,7 +211,7 @@ class Stack:
         return pid
 
     def wait_ready(self, name: str, timeout: float = 60.0) -> None:
-        """Wait until a part does its work.
+        """Wait until a part is ready.
 
         Raises:
             ChildFailed: not within ``timeout`` seconds.
@@ -221,7 +223,7 @@ class Stack:
                 raise ChildFailed(f"{name} was not ready within {timeout:g} s: it is {status.state}{why}")
 
     def wait_changed(self, known: tuple[PartStatus, ...], timeout: float) -> tuple[PartStatus, ...]:
-        """Wait until statuses differ from those known, or the time is over; returns the present ones."""
+        """Wait until statuses differ from those known, or for ``timeout`` seconds; returns the current ones."""
         with self._changed:
             self._changed.wait_for(lambda: self._statuses != known, timeout)
             return self._statuses
@@ -316,10 +318,10 @@ class Stack:
         self._supervised = {part.name: Supervised(part, self._note) for part in parts}
         self._prepare([self._supervised["postgres"], self._supervised["kafka"]])
         self._await_ready(["postgres"])
-        # Kafka needs seconds to start: the database is made ready meanwhile.
+        # Kafka needs seconds to start: the schemas are migrated meanwhile.
         postgres.create_databases(DATABASES)
         for name, dsn in self._state.dsns.items():
-            self._go_on()
+            self._raise_if_stopping()
             migrate(name, dsn)
         self._await_ready(["kafka"])
         ensure_topics(kafka.address, self._partitions)
@@ -330,14 +332,14 @@ class Stack:
         self._supervising = True
 
     def _prepare(self, group: Iterable[Supervised]) -> None:
-        """Run what each must run once, side by side, and launch each as soon as it can be."""
+        """Run the preparations of several parts in parallel, and launch each as soon as its own is done."""
         preparing: dict[Supervised, Child | None] = {}
         try:
             for supervised in group:
                 preparing[supervised] = supervised.part.prepare()
             deadline = time.monotonic() + PREPARE_TIMEOUT_S
             while preparing:
-                self._go_on()
+                self._raise_if_stopping()
                 for supervised, child in list(preparing.items()):
                     if _has_prepared(child):
                         supervised.part.prepared()
@@ -358,7 +360,7 @@ class Stack:
         started = time.monotonic()
         waiting = [self._supervised[name] for name in names]
         while waiting:
-            self._go_on()
+            self._raise_if_stopping()
             for supervised in self._supervised.values():
                 supervised.check()
             waiting = [supervised for supervised in waiting if supervised.status().state != "ready"]
@@ -374,7 +376,7 @@ class Stack:
             if waiting:
                 time.sleep(START_POLL_S)
 
-    def _go_on(self) -> None:
+    def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
             raise _Interrupted("the stack was stopped while it started")
 
@@ -417,7 +419,7 @@ def _has_prepared(child: Child | None) -> bool:
     if child is None or child.exit_code() == 0:
         return True
     if child.exit_code() is not None:
-        raise ChildFailed(f"{child.name} failed: {child.last_words()} (see {child.log})")
+        raise ChildFailed(f"{child.name} failed: {child.last_log_line()} (see {child.log})")
     return False
 
 

@@ -1,4 +1,4 @@
-"""An approach's connection to a database, which counts how often it waited for the server."""
+"""An approach's database connection, which counts its round trips."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ LOCK_TIMEOUT_S = 2.0
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection in autocommit mode: a transaction is where the page says so.
+    """A connection in autocommit mode: transactions are explicit.
 
     Attributes:
-        waits: times that all of them in this process have waited for a server.
+        waits: round trips of all connections in this process.
     """
 
     waits = 0
 
     def wait(self, *arguments: Any, **options: Any) -> Any:
-        """As psycopg's; every statement, BEGIN and COMMIT passes here once."""
+        """As psycopg's; called once per statement, BEGIN and COMMIT."""
         Connection.waits += 1  # not exact where threads race; counted with one client
         return super().wait(*arguments, **options)
 

@@ -3,20 +3,20 @@
 What happens
     An account is a *stream* of events with versions 1, 2, 3, … Fold them and you have its balance. A withdrawal
     appends ``WithdrawalRequested, BalanceChecked, MoneyDeducted``, asks the payment service, and appends
-    ``PaymentProcessed, WithdrawalCompleted`` (or ``PaymentFailed, MoneyRefunded, WithdrawalCompensated``). Two who
-    append at once both want the same version; the primary key lets one in, and the other reads again and decides
-    again (*optimistic concurrency*): nobody holds a lock while he thinks.
+    ``PaymentProcessed, WithdrawalCompleted`` (or ``PaymentFailed, MoneyRefunded, WithdrawalCompensated``). Two
+    that append at once both need the same version; the primary key admits one, and the other reads again and
+    decides again (*optimistic concurrency*): no lock is held while deciding.
 
 Where it is finished
     When the last event is stored.
 
 What can go wrong
-    A crash between the two appends leaves a withdrawal that is deducted and not ended. Its stream says so: asking
-    again with the same payment ID, or :meth:`EventSourced.resume`, goes on from there. Until then a reader sees
-    money gone and not paid. On a busy account many decide in vain. Streams grow: every ``SNAPSHOT_EVERY`` events
-    the balance is kept aside and folding starts there; and because folding is no way to list accounts, the tables
-    ``accounts`` and ``withdrawals`` are kept as *projections*: written with each append, and made again from the
-    events at any time. Events stay for ever, and so does their format.
+    A crash between the two appends leaves a withdrawal that is deducted and not ended. Its stream says so: a retry
+    with the same payment ID, or :meth:`EventSourced.resume`, continues from there. Until then a reader sees money
+    deducted and not paid. On a busy account many decisions are lost to conflicts. Streams grow: every
+    ``SNAPSHOT_EVERY`` events a snapshot of the balance is stored and folding starts there; and because folding
+    cannot list accounts, the tables ``accounts`` and ``withdrawals`` are *projections*: written with each append,
+    and rebuilt from the events at any time. Events stay for ever, and so does their format.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ from contracts import events, failpoints
 from contracts.events import Event, WithdrawalRequested, follow
 from lab.approaches import tables
 from lab.approaches.connections import Connection, connect
-from lab.approaches.tables import what
+from lab.approaches.tables import values
 from lab.approaches.withdrawal import (
     ACCEPTED,
     COMPENSATED,
@@ -86,7 +86,7 @@ class Account(NamedTuple):
 
 
 class EventSourced:
-    """An event store and those who decide on it.
+    """Withdrawals on an event store.
 
     Args:
         dsn: database of the event store and its projections.
@@ -100,7 +100,7 @@ class EventSourced:
         self.conflicts = 0
 
     def withdraw(self, request: WithdrawalRequested) -> Outcome:
-        """Completed, rejected or compensated when this returns. A known payment ID goes on where it stopped."""
+        """Completed, rejected or compensated when this returns. A known payment ID continues where it stopped."""
         try:
             ended = self._request(request)
             failpoints.hit("event-sourcing.deducted")
@@ -116,7 +116,7 @@ class EventSourced:
         return None
 
     def resume(self) -> int:
-        """Finish what a crash left open; returns how many."""
+        """Finish the withdrawals that a crash left open; returns how many."""
         found = self._db.execute(_UNFINISHED).fetchall()
         for payload, kind in found:
             self.withdraw(events.decode(kind, payload.encode()))  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ class EventSourced:
             self._payment.close()
 
     def _request(self, request: WithdrawalRequested) -> Outcome | None:
-        """Decide and append, until nobody was faster. Returns the outcome if this is the end."""
+        """Decide and append, until there is no conflict. Returns the outcome if this is the end."""
         for _ in range(ATTEMPTS_MAX):
             account = balance(self._db, request.account_id)
             known = self._db.execute(_REQUEST, (request.payment_id,)).fetchone()
@@ -145,7 +145,7 @@ class EventSourced:
         raise TryAgainError(f"{request.account_id} is too busy: {ATTEMPTS_MAX} times another was faster")
 
     def _pay(self, request: WithdrawalRequested) -> Outcome:
-        """Pay outside any transaction, once per payment ID, and append what came of it."""
+        """Pay outside any transaction, once per payment ID, and append the result."""
         try:
             reason = self._ask_payment_service(request)
         except OperationalError as error:
@@ -169,11 +169,11 @@ class EventSourced:
             pay(request)
         except RefusedError as refused:
             return str(refused)
-        self._payment.execute(tables.PAY + " ON CONFLICT DO NOTHING", what(request))
+        self._payment.execute(tables.PAY + " ON CONFLICT DO NOTHING", values(request))
         return None
 
     def _append(self, request: WithdrawalRequested, account: Account, new: Sequence[Event]) -> bool:
-        """Append after the version that was read, and bring the projections along. False if someone was faster."""
+        """Append after the version that was read, and update the projections. False on a version conflict."""
         numbered = enumerate(new, account.version + 1)
         after = _fold(
             account, [(version, type(event).__name__, event.amount_minor) for version, event in numbered]
@@ -225,7 +225,7 @@ def _end(account: Account, request: WithdrawalRequested, refused: str | None) ->
 
 
 def open_accounts(db: Connection, names: Sequence[str], balance_minor: int) -> None:
-    """Begin a stream for each; accounts that exist stay as they are."""
+    """Begin a stream for each; existing accounts are left as they are."""
     with db.transaction():
         db.execute(_OPEN, {"names": list(names), "balance": balance_minor, "type": _OPENED})
         tables.open_accounts(db, names, balance_minor)
@@ -257,11 +257,11 @@ _SIGN = {"MoneyDeducted": -1, "MoneyRefunded": +1}
 
 
 def project(db: Connection, event: Event) -> None:
-    """What one event means for the tables that people query."""
+    """Apply one event to the projections."""
     match event:
         case events.MoneyDeducted():
             db.execute(tables.DEDUCT, (event.amount_minor, event.account_id))
-            db.execute(tables.RECORD, what(event))
+            db.execute(tables.RECORD, values(event))
         case events.MoneyRefunded():
             db.execute(tables.DEDUCT, (-event.amount_minor, event.account_id))
             db.execute(_COMPENSATED, (event.reason, event.payment_id))
@@ -270,9 +270,9 @@ def project(db: Connection, event: Event) -> None:
 
 
 def rebuild(dsn: str) -> int:
-    """Make the projections again from the first event on; returns how many events that took.
+    """Rebuild the projections from the first event on; returns how many events were applied.
 
-    Readers see the old ones until it is done; who appends waits.
+    Readers see the old ones until it is done; appends wait.
     """
     with closing(connect(dsn)) as db, db.transaction():
         db.execute("LOCK TABLE accounts, withdrawals IN EXCLUSIVE MODE")

@@ -5,14 +5,14 @@ What happens
     notification; COMMIT.
 
 Where it is finished
-    At COMMIT. Before it nobody sees anything, after it everybody sees everything.
+    At COMMIT. Before it no reader sees anything, after it every reader sees everything.
 
 What can go wrong
     Almost nothing, and that is the point: a crash before COMMIT leaves nothing behind, as the server rolls back.
-    If the *answer* to COMMIT is lost the caller asks again with the same payment ID and is told what happened.
+    If the *answer* to COMMIT is lost the caller retries with the same payment ID and gets the outcome.
     A refusal is a rollback. What it costs: account, payment and notification are one database, and are deployed,
-    scaled and unavailable together. A bank's or a mail server's doing cannot be rolled back either: here they are
-    rows in a table of ours.
+    scaled and unavailable together. What a bank or a mail server has done cannot be rolled back either: here they
+    are rows in a table of ours.
 """
 
 from uuid import UUID
@@ -23,7 +23,7 @@ from contracts import failpoints
 from contracts.events import WithdrawalRequested
 from lab.approaches import tables
 from lab.approaches.connections import connect
-from lab.approaches.tables import what
+from lab.approaches.tables import values
 from lab.approaches.withdrawal import COMPLETED, Outcome, RefusedError, TryAgainError, pay
 
 SCHEMA = tables.ACCOUNTS + tables.WITHDRAWALS + tables.PAYMENTS + tables.NOTIFICATIONS
@@ -45,14 +45,14 @@ class Monolith:
             return self._withdraw(request)
         except RefusedError as refused:
             return tables.reject(self._db, request, str(refused))
-        except UniqueViolation:  # the same payment ID, at the same moment, on another account
+        except UniqueViolation:  # the same payment ID, concurrently, on another account
             raise TryAgainError("this payment ID is being decided at this moment") from None
         except OperationalError as error:
             raise TryAgainError(str(error)) from None
 
     def _withdraw(self, request: WithdrawalRequested) -> Outcome:
         with self._db.transaction():
-            # From here until COMMIT others who want this account wait, so the balance stays what was checked.
+            # The lock is held until COMMIT, so the balance stays what was checked.
             row = self._db.execute(tables.LOCK_ACCOUNT, (request.account_id,)).fetchone()
             if before := tables.find(self._db, request):
                 return before
@@ -65,9 +65,9 @@ class Monolith:
             self._db.execute(tables.DEDUCT, (request.amount_minor, request.account_id))
             failpoints.hit("monolith.deducted")
 
-            self._db.execute(tables.RECORD, what(request))
+            self._db.execute(tables.RECORD, values(request))
             pay(request)  # a refusal leaves the block by an exception, which rolls back the deduction
-            self._db.execute(tables.PAY, what(request))
+            self._db.execute(tables.PAY, values(request))
             self._db.execute(tables.NOTIFY, (request.payment_id, request.account_id))
             failpoints.hit("monolith.recorded")
         failpoints.hit("monolith.committed")

@@ -1,19 +1,19 @@
 """The naive way, which loses money: two writes without a transaction around them, and no check for repeats.
 
 What happens
-    Read the balance, compare, write the new balance, COMMIT; then send the event to Kafka; somebody reads it and
+    Read the balance, compare, write the new balance, COMMIT; then send the event to Kafka; a consumer reads it and
     pays. It works in every demo.
 
 Where it is finished
-    Nobody can say: there is no record of what was sent.
+    Unknown: there is no record of what was sent.
 
 What can go wrong
-    * A crash between COMMIT and send: the money is gone, and nobody will ever pay (the *dual write*).
-    * The caller gets no answer and asks again: deducted again, paid again, as nothing knows the payment ID.
+    * A crash between COMMIT and send: the money is deducted and never paid out (the *dual write*).
+    * The caller gets no answer and retries: deducted again, paid again, as no table has the payment ID as a key.
     * Two requests read the same balance: both pass, one deduction overwrites the other (the *lost update*).
     * The payment service dies after paying and before committing its offset: it pays again.
 
-    Here to be run beside the others, so that their effort has a reason. Not to be used.
+    Here for comparison only: it shows what the effort of the others prevents. Not to be used.
 """
 
 from typing import Any, LiteralString
@@ -28,7 +28,7 @@ from contracts.events import MoneyDeducted, WithdrawalRequested, encode, follow
 from lab.approaches import tables
 from lab.approaches.connections import connect
 from lab.approaches.outbox import FLUSH_S, PaymentService
-from lab.approaches.tables import what
+from lab.approaches.tables import values
 from lab.approaches.withdrawal import ACCEPTED, REJECTED, Outcome, TryAgainError
 
 # No keys: nothing in these tables refuses a second row.
@@ -37,7 +37,7 @@ PAYMENT_SCHEMA = tables.PAYMENTS.replace("PRIMARY KEY", "NOT NULL")
 
 
 class Naive:
-    """Whoever asks for money.
+    """The client.
 
     Args:
         dsn: the account service's database.
@@ -63,7 +63,7 @@ class Naive:
                 self._db.execute(
                     "UPDATE accounts SET balance_minor = %s WHERE account_id = %s", (left, request.account_id)
                 )
-                self._db.execute(tables.RECORD, what(request))
+                self._db.execute(tables.RECORD, values(request))
         except OperationalError as error:
             raise TryAgainError(str(error)) from None
         failpoints.hit("naive.deducted")
@@ -82,7 +82,7 @@ class Naive:
         return Outcome(ACCEPTED)
 
     def finished(self, payment_id: UUID) -> Outcome | None:  # noqa: ARG002
-        """Nobody knows."""
+        """Always None: it is not recorded."""
         return None
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Naive:
 
 
 class NaivePaymentService(PaymentService):
-    """It believes every message."""
+    """A payment service that does not deduplicate."""
 
     _PAY: LiteralString = """
     INSERT INTO payments (payment_id, account_id, amount_minor, status) VALUES (%s, %s, %s, %s)

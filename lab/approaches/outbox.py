@@ -1,8 +1,8 @@
-"""The outbox: a service changes its database *and* tells the others, by writing both into one transaction.
+"""The outbox: a service changes its database *and* publishes an event, by writing both in one transaction.
 
 What happens
-    BEGIN; deduct; record; insert the event into the ``outbox`` table; COMMIT. Kafka is not involved, so there is
-    nothing to fall apart. Afterwards someone carries the rows to Kafka. Two ways, same table:
+    BEGIN; deduct; record; insert the event into the ``outbox`` table; COMMIT. Kafka is not involved, so the two
+    cannot diverge. Afterwards the rows are published to Kafka, in one of two ways, from the same table:
 
     * the *polling worker* of the textbooks (:class:`PollingWorker`): each second, read what is not published,
       publish it, wait for Kafka's acknowledgement, mark it;
@@ -11,14 +11,15 @@ What happens
     The payment service (:class:`PaymentService`) reads the topic and pays.
 
 Where it is finished
-    When the event is published and acknowledged: it cannot get lost any more. What the payment service then does
+    When the event is published and acknowledged: it cannot be lost any more. What the payment service then does
     is another transaction, in another database.
 
 What can go wrong
-    A worker that dies after publishing and before marking publishes again: *at least once*. So whoever reads
-    must know each payment ID for itself, here by a primary key. Polling is late by half its interval on average,
-    and the query costs something even if there is nothing. And an outbox only *tells*: if the payment is refused,
-    nothing here brings the money back. That needs a second outbox, from payment to account, and then it is a saga.
+    A worker that dies after publishing and before marking publishes again: *at least once*. So consumers
+    must deduplicate by payment ID, here with a primary key. Polling is late by half its interval on average,
+    and the query costs something even if there are no rows. And an outbox only *publishes*: if the payment is
+    refused, nothing here refunds the money. That needs a second outbox, from payment to account, and then it is a
+    saga.
 """
 
 import json
@@ -34,7 +35,7 @@ from contracts import failpoints
 from contracts.events import MoneyDeducted, WithdrawalRequested, decode, encode, follow
 from lab.approaches import tables
 from lab.approaches.connections import connect
-from lab.approaches.tables import what
+from lab.approaches.tables import values
 from lab.approaches.withdrawal import ACCEPTED, PUBLISHED, REJECTED, Outcome, RefusedError, TryAgainError, pay
 from processors.runtime.schema import OUTBOX_V1
 
@@ -58,7 +59,7 @@ FLUSH_S = 10.0
 
 
 class Outbox:
-    """The account service's side: whoever asks for money.
+    """The account service's side: the client.
 
     Args:
         dsn: the account service's database.
@@ -90,7 +91,7 @@ class Outbox:
             if row[0] < request.amount_minor:
                 raise RefusedError("insufficient_funds")
             self._db.execute(tables.DEDUCT, (request.amount_minor, request.account_id))
-            self._db.execute(tables.RECORD, what(request))
+            self._db.execute(tables.RECORD, values(request))
             failpoints.hit("outbox.deducted")
 
             left = row[0] - request.amount_minor
@@ -98,7 +99,7 @@ class Outbox:
             body = encode(event).decode()
             self._db.execute(_INSERT, (self._aggregate, request.account_id, "MoneyDeducted", body))
             failpoints.hit("outbox.written")
-        # Both or neither: that was the whole trick. Nobody has spoken to Kafka yet.
+        # Both or neither, in one transaction; Kafka is not involved yet.
         failpoints.hit("outbox.committed")
         return Outcome(ACCEPTED)
 
@@ -118,7 +119,7 @@ class Outbox:
 
 
 class OutboxByRelay(Outbox):
-    """The same, published by the relay. It marks nothing; what the payment service acted on was published.
+    """The same, published by the relay. It marks nothing; a payment shows that its event was published.
 
     Args:
         dsn: the account service's database.
@@ -131,7 +132,7 @@ class OutboxByRelay(Outbox):
         self._payment = connect(payment_dsn)
 
     def finished(self, payment_id: UUID) -> Outcome | None:
-        """Heard by the payment service; or rejected."""
+        """Received by the payment service; or rejected."""
         if self._payment.execute("SELECT 1 FROM payments WHERE payment_id = %s", (payment_id,)).fetchone():
             return Outcome(PUBLISHED)
         return self._rejected(payment_id)
@@ -143,12 +144,12 @@ class OutboxByRelay(Outbox):
 
 
 class PollingWorker:
-    """From the table to Kafka, once a second.
+    """The polling publisher: from the table to Kafka, once a second.
 
     Args:
         dsn: the account service's database.
         bootstrap: Kafka, ``host:port``.
-        poll_every_s: pause after a look at the table, seconds.
+        poll_every_s: pause after each poll of the table, seconds.
     """
 
     def __init__(self, dsn: str, bootstrap: str, poll_every_s: float = POLL_EVERY_S) -> None:
@@ -158,7 +159,7 @@ class PollingWorker:
         self._producer = idempotent_producer(bootstrap)
 
     def run(self, stop: threading.Event) -> None:
-        """Publish until told to stop, whatever becomes of the database meanwhile."""
+        """Publish until stopped, also while the database is away."""
         while not stop.is_set():
             try:
                 if self._db.closed:
@@ -173,7 +174,7 @@ class PollingWorker:
         """Publish what is not published; returns how many rows.
 
         Raises:
-            KafkaException: Kafka did not acknowledge all of it; nothing is marked, all of it comes again.
+            KafkaException: Kafka did not acknowledge all of it; nothing is marked, all of it is published again.
         """
         with self._db.transaction():
             # Row by row by its mark, not "after the last number seen": a lower number may be committed later.
@@ -196,7 +197,7 @@ class PollingWorker:
 
 
 class PaymentService:
-    """Who reads the topic and pays. It is told of some deductions twice, and pays once.
+    """The consumer that pays. It receives some deductions twice, and pays once.
 
     Args:
         dsn: its database.
@@ -222,9 +223,9 @@ class PaymentService:
         self._start_over()
 
     def run(self, stop: threading.Event) -> None:
-        """Pay until told to stop, whatever becomes of the database meanwhile."""
+        """Pay until stopped, also while the database is away."""
         while not stop.is_set():
-            # Wait for one, then take what is there: to wait for many would keep the first one waiting.
+            # Wait for one, then take what has arrived: waiting for a full batch would delay the first one.
             found = self._consumer.consume(1, CONSUME_S)
             found += self._consumer.consume(ROWS_MAX - 1, 0) if found else []
             messages = [message for message in found if message.error() is None]
@@ -248,7 +249,7 @@ class PaymentService:
                     status = "paid"
                 except RefusedError:
                     status = "declined"
-                self._db.execute(self._PAY, (*what(event), status))
+                self._db.execute(self._PAY, (*values(event), status))
         failpoints.hit("outbox.paid")
         self._consumer.commit(asynchronous=False)
 

@@ -1,8 +1,8 @@
-"""Recovery, the other half of two-phase commit: after a death, the log decides how what is in doubt ends.
+"""Recovery, the other half of two-phase commit: after a crash, the log decides the transactions in doubt.
 
 A prepared transaction survives the death of its coordinator and of its own server, with its locks. This reads
-``pg_prepared_xacts`` of each participant, asks the coordinator's log, and tells each what was decided. It may run
-at any time, twice, and beside living coordinators.
+``pg_prepared_xacts`` of each participant, looks up the decision in the coordinator's log, and applies it. It may
+run at any time, repeatedly, and beside running coordinators.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from psycopg.errors import OperationalError
 from lab.approaches.connections import Connection, connect
 from lab.approaches.two_phase_commit import ABORT, DONE, PARTICIPANTS, decide, global_id, settle
 
-# Whoever waits for a prepared transaction waits for its lock on its own transaction ID, or, further back in the
-# queue, for the one who waits for that.
+# A session blocked by a prepared transaction waits for the lock on its transaction ID or, further back in the
+# queue, for the session that waits for that.
 _PREPARED: LiteralString = """
 SELECT p.gid, p.prepared, extract(epoch FROM clock_timestamp() - p.prepared)::float8,
     (SELECT count(*) FROM pg_locks WHERE NOT granted
@@ -30,15 +30,15 @@ _UNFINISHED: LiteralString = "SELECT transaction_id FROM decisions WHERE decisio
 
 
 class InDoubt(NamedTuple):
-    """A participant's promise that has not been settled.
+    """A prepared transaction of a participant that has not been settled.
 
     Attributes:
         transaction_id: of the whole.
-        participant: who is in doubt.
+        participant: the participant in doubt.
         prepared_at: since when, with
         age_s: seconds since then.
         waiting: requests in this database that wait for a lock at this moment.
-        decision: what the log says; None if nothing, which recovery will turn into an abort.
+        decision: what the log says; None if nothing, which recovery aborts.
     """
 
     transaction_id: UUID
@@ -54,7 +54,7 @@ class Recovered(NamedTuple):
 
     Attributes:
         settled: participants' transactions it ended, each with the decision.
-        unreachable: participants that did not answer; what they hold stays in doubt.
+        unreachable: participants that did not answer; their transactions stay in doubt.
     """
 
     settled: list[tuple[InDoubt, str]]
@@ -107,7 +107,7 @@ def recover(dsns: Mapping[str, str], older_than_s: float = 0.0) -> Recovered:
 
 
 def _of(name: str, dsn: str, log: Connection) -> list[InDoubt] | None:
-    """What one participant holds; None if it does not answer."""
+    """A participant's transactions in doubt; None if it does not answer."""
     try:
         with connect(dsn) as participant:
             rows = participant.execute(_PREPARED).fetchall()

@@ -1,22 +1,23 @@
-"""The saga: services that share nothing withdraw together. Each commits its step, tells the next, and can undo it.
+"""The saga: each service commits its own step, publishes an event for the next, and can compensate.
 
-This is Settle itself; the page only shows where to look. Producer, topics, services, relay: all as they are.
+This is Settle itself, unchanged: producer, topics, services, relay. The module only calls it.
 
 What happens
     The request goes to Kafka (:mod:`producers.client`). Account deducts and writes its event to its outbox, in one
     local transaction (:mod:`processors.account.decide`). The relay publishes the event (:mod:`outbox_relay`).
-    Payment pays and tells (:mod:`processors.payment.decide`); notification tells the customer. If the payment is
-    refused, account hears of it and refunds: the *compensation*.
+    Payment pays and emits (:mod:`processors.payment.decide`); notification notifies the customer. If the payment
+    is refused, account receives ``PaymentFailed`` and refunds: the *compensation*.
 
 Where it is finished
-    When the saga service has seen the whole story and stores ``WithdrawalCompleted`` or ``WithdrawalCompensated``
+    When the saga service has received every event and stores ``WithdrawalCompleted`` or ``WithdrawalCompensated``
     (:mod:`processors.saga.decide`). Until then the event store says which step is next.
 
 What can go wrong
-    Any process and any database may be away: the work waits in Kafka and goes on later, and nobody holds locks
-    meanwhile. A message may come twice: every step has the payment ID as its key. The price is that the steps are
-    visible one by one: for some milliseconds (or as long as the payment service is away) the money is gone and not
-    yet paid, and before a refund it was really gone. And it is more to run than any other way.
+    Any process and any database may be away: the work waits in Kafka and continues later, without locks held
+    meanwhile. A message may be redelivered: every step has the payment ID as its key. The price is that the steps
+    are visible one by one: for some milliseconds (or as long as the payment service is away) the money is
+    deducted and not yet paid, and before a refund it really was deducted. And it has more parts to run than any
+    other way.
 """
 
 from uuid import UUID
@@ -30,7 +31,7 @@ from producers.errors import NotDeliveredError
 
 
 class Saga:
-    """The pipeline, asked through its front door.
+    """The pipeline, called through its producer client.
 
     Args:
         bootstrap: Kafka, ``host:port``.
@@ -42,7 +43,7 @@ class Saga:
         self._saga = session(saga_dsn, autocommit=True)
 
     def withdraw(self, request: WithdrawalRequested) -> Outcome:
-        """Accepted when this returns: Kafka has the request, and it will end, one way or the other."""
+        """Accepted when this returns: Kafka has the request, and it will be finished, one way or the other."""
         try:
             self._client.request(
                 request.account_id,
@@ -55,7 +56,7 @@ class Saga:
         return Outcome(ACCEPTED)
 
     def finished(self, payment_id: UUID) -> Outcome | None:
-        """What the event store says."""
+        """The closing event in the event store."""
         status = status_of(self._saga, payment_id)
         return Outcome(status.state, status.reason) if status and status.finished else None
 

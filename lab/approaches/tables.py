@@ -1,6 +1,6 @@
 """The tables that the approaches use: the same four everywhere; only the databases they are in differ.
 
-Where an approach needs one more (a decision log, an event store, an outbox), it stands on that approach's page.
+Where an approach needs one more (a decision log, an event store, an outbox), it is in that approach's module.
 """
 
 from collections.abc import Sequence
@@ -69,18 +69,18 @@ VALUES (%s, %s, %s, 'rejected', %s) ON CONFLICT DO NOTHING
 """
 
 
-def what(request: Withdrawal) -> tuple[object, ...]:
+def values(request: Withdrawal) -> tuple[object, ...]:
     """Payment ID, account and amount: the values of most statements."""
     return request.payment_id, request.account_id, request.amount_minor
 
 
 def open_accounts(connection: Connection, names: Sequence[str], balance_minor: int) -> None:
-    """Open accounts; those that exist stay as they are."""
+    """Open accounts; existing ones are left as they are."""
     connection.execute(_OPEN, {"names": list(names), "balance": balance_minor})
 
 
 def find(connection: Connection, request: Withdrawal) -> Outcome | None:
-    """What was decided for this payment ID before; None if nothing.
+    """The earlier outcome of this payment ID; None if there is none.
 
     Raises:
         PaymentIdReusedError: it was decided for another account or amount.
@@ -100,6 +100,6 @@ def outcome(status: str, reason: str | None) -> Outcome:
 
 
 def reject(connection: Connection, request: Withdrawal, reason: str) -> Outcome:
-    """Remember that a withdrawal was refused, so that its repetition is refused as well."""
-    connection.execute(_REJECT, (*what(request), reason))
+    """Record that a withdrawal was rejected, so that a repetition is rejected as well."""
+    connection.execute(_REJECT, (*values(request), reason))
     return find(connection, request) or Outcome(REJECTED, reason)

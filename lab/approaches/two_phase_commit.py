@@ -1,23 +1,23 @@
-"""Two-phase commit of three databases: a coordinator asks each to *prepare*, decides, and tells each to commit.
+"""Two-phase commit of three databases: a coordinator has each *prepare*, decides, and has each commit.
 
 What happens
     Phase one: each participant (account, payment, notification) does its work and ``PREPARE TRANSACTION``s it.
-    That is a vote: it is on disk, it survives a crash, and it can no longer be refused. The decision: one row in
-    the coordinator's log. Phase two: each participant is told ``COMMIT PREPARED``. If one votes no, or does not
-    answer in time, each that prepared is told ``ROLLBACK PREPARED``.
+    That is a vote: it is on disk, it survives a crash, and it can no longer be withdrawn. The decision: one row in
+    the coordinator's log. Phase two: ``COMMIT PREPARED`` on each participant. If one votes no, or does not
+    answer in time, ``ROLLBACK PREPARED`` on each that has prepared.
 
 Where it is finished
     The outcome stands when the decision is in the log. It is finished when the last participant has committed.
 
 What can go wrong
-    A prepared participant is *in doubt*: it must not decide alone, so it keeps its locks until it hears the
-    decision, and everybody who wants the same account waits. If the coordinator dies now, they wait until someone
-    recovers (:mod:`lab.approaches.recovery`): it is the single point of failure. One participant that does not
-    answer is enough to stop every withdrawal. And commits arrive one after the other: a reader can see the
+    A prepared participant is *in doubt*: it must not decide alone, so it keeps its locks until it receives
+    the decision, and every other withdrawal on the account waits. If the coordinator dies now, they wait until
+    someone recovers (:mod:`lab.approaches.recovery`): it is the single point of failure. One participant that does
+    not answer is enough to stop every withdrawal. And commits arrive one after the other: a reader can see the
     deduction before the payment.
 
-    The log holds commits only: what is not in it was aborted (*presumed abort*). Whoever recovers writes ``abort``
-    under the transaction's key first; should its coordinator be alive after all, its commit then meets that row.
+    The log holds commits only: what is not in it was aborted (*presumed abort*). Recovery first writes ``abort``
+under the transaction's key; if the coordinator is alive after all, its commit conflicts with that row.
 """
 
 import time
@@ -33,7 +33,7 @@ from contracts import failpoints
 from contracts.events import WithdrawalRequested
 from lab.approaches import tables
 from lab.approaches.connections import LOCK_TIMEOUT_S, Connection, connect
-from lab.approaches.tables import what
+from lab.approaches.tables import values
 from lab.approaches.withdrawal import ACCEPTED, COMPLETED, Outcome, RefusedError, TryAgainError, pay
 
 LOG_SCHEMA = """
@@ -73,7 +73,7 @@ class TwoPhaseCommit:
         self._open: dict[str, Connection] = {}
 
     def withdraw(self, request: WithdrawalRequested) -> Outcome:
-        """Both phases; completed or rejected when this returns, or accepted if a participant is still to hear."""
+        """Both phases; completed or rejected when this returns, or accepted if one has yet to apply it."""
         transaction_id = uuid7()
         votes: list[str] = []
         try:
@@ -84,30 +84,30 @@ class TwoPhaseCommit:
                 votes.append(participant)
                 failpoints.hit(f"two-phase-commit.prepared-{participant}")
         except RefusedError as refused:
-            self._tell(ABORT, transaction_id, votes)
+            self._apply(ABORT, transaction_id, votes)
             return tables.reject(self._db("account"), request, str(refused))
         except (OperationalError, UniqueViolation) as error:
-            self._tell(ABORT, transaction_id, votes)
+            self._apply(ABORT, transaction_id, votes)
             raise TryAgainError(f"aborted: {error}") from None
 
-        # Every participant has promised. The row that this writes is the commit of the whole.
+        # Every participant has prepared. The row that this writes is the commit of the whole.
         try:
             decision = decide(self._db("coordinator"), transaction_id, request.payment_id, COMMIT)
         except OperationalError as error:
-            # Written or not: only the log knows, so nobody may be told anything. Recovery will ask it.
+            # Written or not, only the log knows, so no decision may be applied. Recovery reads it.
             raise TryAgainError(f"in doubt: the decision log does not answer: {error}") from None
         failpoints.hit("two-phase-commit.decided")
 
-        deaf = self._tell(decision, transaction_id, votes)
+        unreached = self._apply(decision, transaction_id, votes)
         if decision == ABORT:
             raise TryAgainError("aborted: somebody recovered this transaction while it was under way")
-        if deaf:
-            return Outcome(ACCEPTED, f"decided, but in doubt at {' and '.join(deaf)}")
+        if unreached:
+            return Outcome(ACCEPTED, f"decided, but in doubt at {' and '.join(unreached)}")
         self._db("coordinator").execute(DONE, (transaction_id,))
         return Outcome(COMPLETED)
 
     def finished(self, payment_id: UUID) -> Outcome | None:
-        """Refused, as the account service remembers; or decided and heard by all, as the log says."""
+        """Rejected, by the account service's row; or decided and applied by all, by the log."""
         row = self._db("coordinator").execute(_FINISHED, (payment_id,)).fetchone()
         if row is not None:
             return Outcome(COMPLETED)
@@ -137,17 +137,17 @@ class TwoPhaseCommit:
         db.execute("ROLLBACK")
         return before
 
-    def _tell(self, decision: str, transaction_id: UUID, participants: list[str]) -> list[str]:
-        """Phase two. Returns those who did not hear it: they stay in doubt until recovery."""
-        deaf = []
+    def _apply(self, decision: str, transaction_id: UUID, participants: list[str]) -> list[str]:
+        """Phase two. Returns the participants that were not reached: they stay in doubt until recovery."""
+        unreached = []
         for participant in participants:
             try:
                 settle(self._db(participant), decision, global_id(transaction_id, participant))
             except OperationalError:
-                deaf.append(participant)
+                unreached.append(participant)
             if decision == COMMIT:
                 failpoints.hit(f"two-phase-commit.committed-{participant}")
-        return deaf
+        return unreached
 
     def _db(self, name: str) -> Connection:
         if name not in self._open or self._open[name].closed:
@@ -164,13 +164,13 @@ def _deduct(db: Connection, request: WithdrawalRequested) -> Outcome | None:
     if row[0] < request.amount_minor:
         raise RefusedError("insufficient_funds")
     db.execute(tables.DEDUCT, (request.amount_minor, request.account_id))
-    db.execute(tables.RECORD, what(request))
+    db.execute(tables.RECORD, values(request))
     return None
 
 
 def _pay(db: Connection, request: WithdrawalRequested) -> None:
     pay(request)
-    db.execute(tables.PAY, what(request))
+    db.execute(tables.PAY, values(request))
 
 
 def _notify(db: Connection, request: WithdrawalRequested) -> None:
@@ -178,7 +178,7 @@ def _notify(db: Connection, request: WithdrawalRequested) -> None:
 
 
 _Work = Callable[[Connection, WithdrawalRequested], Outcome | None]
-# Everybody prepares in this order, so two withdrawals never wait for each other in a circle.
+# Every withdrawal prepares in this order, so that two cannot deadlock.
 _WORK: dict[str, _Work] = {"account": _deduct, "payment": _pay, "notification": _notify}
 
 DONE = "UPDATE decisions SET done_at = clock_timestamp() WHERE transaction_id = %s"
@@ -198,10 +198,10 @@ def decide(log: Connection, transaction_id: UUID, payment_id: UUID | None, wante
 
 
 def settle(participant: Connection, decision: str, gid: sql.Literal) -> None:
-    """Tell one participant, who may know already: coordinator and recovery can be at it at the same time.
+    """Apply the decision to one participant, unless that is done: coordinator and recovery may run concurrently.
 
     Raises:
-        ObjectNotInPrerequisiteState: somebody else has been at it for :data:`BUSY_S_MAX`.
+        ObjectNotInPrerequisiteState: another session has held it for :data:`BUSY_S_MAX`.
     """
     statement = sql.SQL("COMMIT PREPARED {}" if decision == COMMIT else "ROLLBACK PREPARED {}").format(gid)
     give_up = time.monotonic() + BUSY_S_MAX
@@ -210,7 +210,7 @@ def settle(participant: Connection, decision: str, gid: sql.Literal) -> None:
             with suppress(UndefinedObject):
                 participant.execute(statement)
             return
-        except ObjectNotInPrerequisiteState:  # in other hands just now; should they fail, it is still ours to do
+        except ObjectNotInPrerequisiteState:  # another session is at it; if it fails, we still have to
             if time.monotonic() > give_up:
                 raise
             time.sleep(BUSY_LOOK_S)

@@ -7,10 +7,10 @@ from contracts.events import Withdrawal, WithdrawalRequested
 from producers.plan import CENTS_DECLINED
 
 ACCEPTED = "accepted"
-"""It is safe and will be done, but is not done yet."""
+"""It is durable and will be finished, but is not finished yet."""
 COMPLETED = "completed"
 PUBLISHED = "published"
-"""The event is in Kafka; what the payment service makes of it is not this approach's business."""
+"""The event is in Kafka; what the payment service does with it is outside this approach."""
 REJECTED = "rejected"
 """Nothing was taken."""
 COMPENSATED = "compensated"
@@ -18,14 +18,14 @@ COMPENSATED = "compensated"
 
 
 class Outcome(NamedTuple):
-    """What became of a withdrawal, and why if it was not paid."""
+    """The outcome of a withdrawal, and the reason if it was not paid."""
 
     state: str
     reason: str | None = None
 
 
 class Approach(Protocol):
-    """A way to withdraw money, in the hand of one client: not shared by threads."""
+    """A way to withdraw money, for one client: not thread-safe."""
 
     def withdraw(self, request: WithdrawalRequested) -> Outcome:
         """Withdraw; repeating a request changes nothing and gives the outcome again.
@@ -36,14 +36,14 @@ class Approach(Protocol):
         """
 
     def finished(self, payment_id: UUID) -> Outcome | None:
-        """The final outcome, whoever asks; None while there is none."""
+        """The final outcome, of any client's withdrawal; None while there is none."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
 
 
 class TryAgainError(Exception):
-    """It could not be decided, or it is not known what was; asking again with the same payment ID is safe."""
+    """It could not be decided, or the decision is unknown; a retry with the same payment ID is safe."""
 
 
 class PaymentIdReusedError(Exception):
@@ -51,14 +51,14 @@ class PaymentIdReusedError(Exception):
 
 
 class RefusedError(Exception):
-    """Inside an approach: someone whose yes is needed said no. The text is the reason."""
+    """Inside an approach: a participant refused. The text is the reason."""
 
 
 def pay(request: Withdrawal) -> None:
     """Ask the payment provider, who declines the same test amounts everywhere: those that end in ``.05``.
 
     Raises:
-        RefusedError: it will not pay.
+        RefusedError: it declines.
     """
     if request.amount_minor % 100 == CENTS_DECLINED:
         raise RefusedError("declined")

@@ -1,1 +1,1 @@
-"""Benchmarks: programs that run real load on a real stack and write what they saw."""
+"""Benchmarks: programs that run load on a real stack and write their measurements."""

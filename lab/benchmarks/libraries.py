@@ -1,7 +1,7 @@
 """Our encoder of spans, decoder of pgoutput and writer of rows, each in turn with the library's.
 
-Of the database that ``--dsn`` names only the rows have need: a table is made and dropped there. The other decoder
-comes with ``pip install pypgoutput psycopg2-binary``.
+``--dsn`` names a database for the rows, in which a table is created and dropped. The other decoder comes with
+``pip install pypgoutput psycopg2-binary``.
 """
 
 import asyncio

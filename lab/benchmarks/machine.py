@@ -1,4 +1,4 @@
-"""The machine that figures were measured on: what every result says of it, and how the result is filed."""
+"""The machine that figures were measured on, and the result files."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(output: Path, figures: Mapping[str, Any]) -> None:
-    """File figures as JSON, with the machine and the time."""
+    """Write figures as JSON, with the machine and the time."""
     result = {**figures, "machine": machine(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=2) + "\n")

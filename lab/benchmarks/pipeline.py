@@ -1,4 +1,4 @@
-"""The benchmark of the whole pipeline: how many withdrawals a second go through it, and how long one takes.
+"""The benchmark of the whole pipeline: throughput, latency and CPU time per withdrawal.
 
 Throughput is taken at steady state: the load generator keeps a bounded number of withdrawals under way, and what
 counts is how many were completed, by the saga's own clock, in each of several windows. Latency is taken at a low
@@ -68,7 +68,7 @@ SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(ep
 
 
 class Watch:
-    """Knows how many withdrawals are completed, by the length of the topic that tells of them."""
+    """Counts completed withdrawals by the length of ``withdrawal.events``."""
 
     def __init__(self, bootstrap: str) -> None:
         self._consumer = reader(bootstrap, "bench")
@@ -96,7 +96,7 @@ class Watch:
 def bounded(
     messages: Iterator[Planned], watch: Watch, until: float, under_way_max: int = UNDER_WAY_MAX
 ) -> Iterator[Planned]:
-    """Pass messages on until the time is up, with no more than so many of them unfinished."""
+    """Pass messages on until the time is up, with a bounded number of them unfinished."""
     done_before = watch.completed()
     for number, message in enumerate(messages):
         if number % 64 == 0:
@@ -233,7 +233,7 @@ def completed(connection: psycopg.Connection, from_s: float, to_s: float) -> int
 
 
 def _latency(stack: Stack, seconds: float) -> dict[str, float]:
-    """From request sent to completion committed, milliseconds; while it warms up does not count."""
+    """From request sent to completion committed, milliseconds; the warm-up is left out."""
     plan = LoadPlan(int(LATENCY_RATE * (LATENCY_WARM_UP_S + seconds)), accounts=ACCOUNTS)
     with WithdrawalClient(stack.state.kafka_bootstrap, linger_ms=LINGER_MS) as client:
         since = datetime.now(UTC).timestamp() + LATENCY_WARM_UP_S

@@ -1,8 +1,8 @@
-"""The relay's benchmark: outbox rows a second to Kafka, and how long one waits for its acknowledgement.
+"""The relay's benchmark: outbox rows a second to Kafka, and the latency until their acknowledgement.
 
 A backlog is written while no relay runs, then one is started as its own process (two cores hold the database, the
 broker and the relay); the clock runs from the first record that Kafka has to the last. Beside it, in turn with it:
-the same rows read to nothing by ``pg_recvlogical``, which is what the server can give at the most. Latency is
+the same rows read by ``pg_recvlogical`` and discarded, which is the most that the server can send. Latency is
 taken at a steady rate, from the commit of a row to the moment the relay knows that Kafka has it.
 """
 
@@ -46,7 +46,7 @@ RESULTS = Path(__file__).parent / "results" / "relay.json"
 TRANSACTION_ROWS = 500
 PARTITIONS = 4
 DEADLINE_S = 120.0
-"""For whatever is waited for."""
+"""Time limit of every wait."""
 
 CREATE_OUTBOX = """
     CREATE TABLE outbox (
@@ -133,11 +133,11 @@ class Drain(NamedTuple):
 
 
 def drain(outbox: Outbox, rows: int) -> Drain:
-    """Have a relay publish what is waiting."""
+    """Measure a relay that publishes the backlog."""
     before = outbox.published()
     with relay(outbox) as process:
         first, first_at = _wait_for(outbox, before + 1)
-        # Asking costs broker and measurement a share of the two cores: some 50 times a backlog is often enough.
+        # Polling costs broker and measurement a share of the two cores: some 50 polls per backlog are enough.
         _, last_at = _wait_for(outbox, before + rows, interval_s=min(max(rows / 5e6, 0.005), 0.1))
         cpu_us = sum(process.cpu_times()[:2]) / rows * 1e6
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -146,18 +146,18 @@ def drain(outbox: Outbox, rows: int) -> Drain:
 
 
 class Raw:
-    """A second slot on the same rows, which is read to nothing."""
+    """A second slot on the same rows, which are read and discarded."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         outbox.connection.execute("SELECT pg_create_logical_replication_slot('bench_raw', 'pgoutput')")
 
     def forget(self) -> None:
-        """Leave behind what the log holds so far."""
+        """Advance the slot to the end of the log."""
         self._outbox.connection.execute("SELECT pg_replication_slot_advance('bench_raw', pg_current_wal_lsn())")
 
     def drain(self, rows: int, end: str) -> float:
-        """Events a second that the server can give, up to ``end`` of its log."""
+        """Events a second that the server can send, up to ``end`` of its log."""
         command: list[str | Path] = [
             programs() / "pg_recvlogical",
             "--dbname",
@@ -261,7 +261,7 @@ def main(
             outbox.write(rows)
             end = outbox.end()
             console.print(f"backlog of {rows:,} rows, {number + 1} of {repeats}")
-            # In turn: none is to be the one that always finds the machine as the other leaves it.
+            # In turn, so that neither always follows the other.
             if number % 2:
                 raws.append(raw.drain(rows, end))
             drains.append(drain(outbox, rows))

@@ -1,8 +1,8 @@
 """The cost of tracing: throughput with none, one in a hundred and all withdrawals traced, on one stack.
 
-Who is traced is decided where a request is made, so only the load generator changes between the runs: every
+Sampling is decided where a request is made, so only the load generator changes between the runs: every
 service exports to the same collector all the time. The runs take turns, in another order each round, and each
-begins and ends with nothing under way; so what changes on the machine meanwhile meets all three.
+begins and ends with nothing under way; so that changes of the machine's speed affect all three alike.
 """
 
 import statistics
@@ -55,7 +55,7 @@ ALL_TRACED_MIN = 1_000
 """Withdrawals a second that go through with all of them traced."""
 
 UNDER_WAY_MAX = {0.0: 20_000, 0.01: 20_000, 1.0: 4_000}
-"""Withdrawals under way at the most: some seconds' worth, or a window would see no more than the line fill up."""
+"""Withdrawals under way at the most: some seconds' worth, or a window would only see the queue fill."""
 
 
 def main(
@@ -145,7 +145,7 @@ def _run(stack: Stack, collector: SpanCollector, ratio: float, ramp_s: float, wi
 
 
 def _spans(stack: Stack, service: str) -> dict[str, int]:
-    """How many spans of a service the collector took, and how many were given up."""
+    """How many spans of a service the collector took, and how many were dropped."""
     page = httpx.get(f"http://127.0.0.1:{stack.state.http[service]}/metrics", timeout=10, trust_env=False)
     samples = [s for f in text_string_to_metric_families(page.raise_for_status().text) for s in f.samples]
     return {
@@ -155,7 +155,7 @@ def _spans(stack: Stack, service: str) -> dict[str, int]:
 
 
 def _cost(without: Sequence[float], with_: Sequence[float]) -> dict[str, float]:
-    """By how much slower, as a share: round by round, so that a slow minute counts on both sides."""
+    """The slowdown as a share: by rounds, so that a slow minute counts on both sides."""
     costs = [1 - b / a for a, b in zip(without, with_, strict=True)]
     return {
         "mean": round(statistics.fmean(costs), 4),

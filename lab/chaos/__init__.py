@@ -1,1 +1,1 @@
-"""Chaos runs: load, faults by a seeded plan, recovery, proof that the promise holds whatever dies, whenever."""
+"""Chaos runs: load, faults by a seeded plan, recovery, and a verdict on the promises."""

@@ -1,4 +1,4 @@
-"""How a service of a stack is started: with a failpoint, once, or with a clock that is off."""
+"""Start commands of a stack's services: with a failpoint, once, or with a shifted clock."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from stack.service import Command, settle_run
 class Arming:
     """The command of a :class:`stack.supervisor.Stack`: arms a service's next starts, one failpoint a start.
 
-    It sets their clocks, too.
+    It also shifts their clocks.
 
     Args:
         command: how a service is run.
@@ -23,15 +23,15 @@ class Arming:
         self._off_s: dict[str, float] = {}
 
     def arm(self, service: str, *names: str) -> None:
-        """Let the next starts of a service die at these places, one a start (``name`` or ``name:count``)."""
+        """Make the next starts of a service die at these failpoints, one a start (``name`` or ``name:count``)."""
         self._next.setdefault(service, deque()).extend(names)
 
     def set_clock(self, service: str, off_s: float) -> None:
-        """Let every further start of a service believe that it is so many seconds later; 0: what time it is."""
+        """Shift the clock of every further start of a service by so many seconds; 0: not at all."""
         self._off_s[service] = off_s
 
     def left(self) -> Mapping[str, Sequence[str]]:
-        """What no start has been given yet."""
+        """The failpoints that no start has received yet."""
         return {service: tuple(names) for service, names in self._next.items() if names}
 
     def __call__(self, service: str) -> Sequence[str]:

@@ -1,6 +1,6 @@
-"""Runs a module with a clock that is off: ``python -m lab.chaos.clock <seconds> <module> <arguments>``.
+"""A module run with a shifted clock: ``python -m lab.chaos.clock <seconds> <module> <arguments>``.
 
-What Python asks the time of is off; what libraries ask the kernel themselves is not, nor is time that only grows.
+Python's clocks are shifted; those that libraries read from the kernel are not, nor is monotonic time.
 """
 
 import runpy
@@ -16,7 +16,7 @@ def off(command: Sequence[str], off_s: float) -> list[str]:
 
 
 def main() -> None:
-    """Set the clock, then be the module."""
+    """Set the clock, then run the module."""
     import time_machine  # only who runs chaos has it
 
     _, off_s, module, *arguments = sys.argv

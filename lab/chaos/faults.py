@@ -1,4 +1,4 @@
-"""The faults, done to a stack by signals to its own processes, and the watchdog that starts again what died."""
+"""The faults, injected into a stack by signals to its processes, and the watchdog that restarts what died."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ THAW_GRACE_S = 2.0
 
 
 class Watchdog:
-    """Starts again at once whatever died, where the supervisor would pause longer with each death.
+    """Restarts at once whatever died, where the supervisor would pause longer with each death.
 
     Attributes:
         deaths: part and time (seconds since the epoch) of each death that was noticed.
@@ -61,12 +61,12 @@ class Watchdog:
 
 
 class Faults:
-    """Does what a plan says.
+    """Injects the faults of a plan.
 
     Args:
-        stack: whose parts suffer.
+        stack: whose parts are hit.
         arming: its command, which arms failpoints.
-        others: how faults of other kinds are done.
+        others: handlers of faults of other kinds.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class Faults:
         }
 
     def apply(self, fault: Fault) -> None:
-        """Do it; returns when it is done, not when it is overcome."""
+        """Inject it; returns when that is done, not when the system has recovered."""
         self._do[fault.kind](fault)
 
     def _kill(self, fault: Fault) -> None:
-        # It may just have died by itself, at a failpoint.
+        # It may just have died at a failpoint.
         with contextlib.suppress(StackError):
             self._stack.kill(fault.part)
 
@@ -108,7 +108,8 @@ class Faults:
             frozen = [first, *first.children(recursive=True)]
         except (StackError, psutil.Error):
             return
-        # Should we be killed meanwhile, this one thaws them: who is frozen cannot follow us.
+        # If this process is killed meanwhile, the child thaws them: a frozen process cannot receive its stop
+        # signal.
         pids = " ".join(str(process.pid) for process in frozen)
         thaw = f"sleep {fault.for_s + THAW_GRACE_S}; kill -CONT {pids} 2>/dev/null"
         helper = subprocess.Popen(["sh", "-c", thaw], start_new_session=True)
@@ -121,7 +122,7 @@ class Faults:
             helper.wait()
 
     def _repeat(self, fault: Fault) -> None:
-        """Write the newest records of a topic once more, as a relay that died before it confirmed them does."""
+        """Republish the newest records of a topic, as a relay that died before it confirmed them does."""
         bootstrap = self._stack.state.kafka_bootstrap
         newest: deque[Message] = deque(scan(bootstrap, [fault.part]), maxlen=REPEAT_RECORDS)
         producer = idempotent_producer(bootstrap, PRODUCER)

@@ -1,7 +1,7 @@
-"""What people do to a running system: to tables, publications, slots, rights, topics and clocks.
+"""Faults that operators cause: to tables, publications, slots, rights, topics and clocks.
 
-Each of these is done by one who knows what they do: rows go along when a table is replaced, a database that took
-no writes takes them again, and only what everybody has read is deleted. The system has to find back by itself.
+Each is done with care: rows are copied when a table is replaced, a read-only database becomes writable again, and
+only records that every group has read are deleted. The system has to recover by itself.
 """
 
 import random
@@ -46,27 +46,27 @@ from stack.postgres import USER
 from stack.supervisor import Stack
 
 PLANTED = "planted"
-"""The header by which the verdict knows what was put on a topic here."""
+"""The header by which the verdict recognises planted records."""
 
 ROLE = "operator"
-"""Who does it in the databases, so that a changed password does not lock out the one who changes it back."""
+"""The role used in the databases, so that a changed password does not lock out the one who changes it back."""
 
 ANY = -1
 """Whichever partition the key belongs to."""
 PARTITIONS_MORE = 2
 PATIENCE_S = 60.0
-"""Database or broker may be away just then, a slot or a publication not made again yet, a table locked."""
+"""Time limit: database or broker may be away, a slot or publication not recreated yet, a table locked."""
 AGAIN_S = 0.05
 END_SESSION_MS = 5_000
 
 RECORD_OVERHEAD_BYTES = 512
 """Of a record alone in its batch: what a topic's limit counts besides the body."""
 COMPRESSED_BYTES = 8_000_000
-"""Far beyond what a topic takes, before it is compressed."""
+"""Far beyond a topic's limit, before compression."""
 NESTED = 100_000
 PRODUCER = {
     "message.max.bytes": 2 * COMPRESSED_BYTES,
-    "compression.type": "lz4",  # of what it makes no smaller, it leaves as it is
+    "compression.type": "lz4",  # incompressible data is left as it is
 }
 
 _SWAP: tuple[LiteralString, ...] = (
@@ -92,7 +92,7 @@ T = TypeVar("T")
 
 
 class Operators:
-    """Does what a plan says that people do.
+    """Does the operators' part of a plan.
 
     Args:
         stack: whose databases, topics and services.
@@ -147,7 +147,7 @@ class Operators:
         _until_done(fault, lambda: self._take_slot(fault.part, _ADVANCE_SLOT))
 
     def _take_slot(self, service: str, query: LiteralString) -> None:
-        """Do something to a slot that nobody may read meanwhile; its reader is back half a second later."""
+        """Act on a slot whose reader is disconnected for it; the reader reconnects half a second later."""
         with self._connect(service) as connection:
             slot = slot_name(connection)
             connection.execute(_END_READER, (END_SESSION_MS, slot))
@@ -198,7 +198,7 @@ class Operators:
         return session(dsn, autocommit=True)
 
     def _forget(self, fault: Fault) -> None:
-        """As if it was older than the topic keeps: but nothing that somebody has yet to read."""
+        """Delete records as retention does, but none that a group has yet to read."""
         readers = [service for service, read in READ_BY.items() if fault.part in (topic.name for topic in read)]
 
         def forget() -> None:
@@ -212,7 +212,7 @@ class Operators:
         _until_done(fault, forget)
 
     def _junk(self, fault: Fault) -> None:
-        """Whatever no service can read, of the kinds that have stopped somebody's consumer."""
+        """Plant records that no service can read, of kinds that have stopped consumers elsewhere."""
         rng = random.Random(fault.at_s)
         claims = next(topic for topic in TOPICS if topic.name == fault.part).event_types[0].__name__
         typed: headers.Headers = [(headers.EVENT_TYPE, claims.encode())]
@@ -233,7 +233,7 @@ class Operators:
         _until_done(fault, plant)
 
     def _add_partitions(self, fault: Fault) -> None:
-        """Add some, and something to be refused on each: a partition that nobody reads is soon found so."""
+        """Add partitions, and an unreadable record on each: a partition that is not read is detected by it."""
         first = len({partition for _, partition in Offsets(self._bootstrap).end([fault.part])})
 
         def add() -> None:
@@ -299,7 +299,7 @@ def _wait_for(asked: Mapping[Any, Future[T]]) -> list[T]:
 
 
 def _until_done(fault: Fault, act: Callable[[], None]) -> None:
-    """Do it, as often as it takes: what it is done to may be away, or in use.
+    """Retry until it succeeds: its target may be away, or in use.
 
     Raises:
         StackError: not within :data:`PATIENCE_S`.

@@ -1,4 +1,4 @@
-"""The plan of faults and their times: a pure function of the options. Same seed, same plan, on any machine."""
+"""The plan of faults and their times: a pure function of the options, equal on any machine."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ TOPICS_READ = tuple(topic.name for topic in TOPICS if any(topic in read for read
 
 KILL, STOP, FREEZE, FAILPOINT, REPEAT, ROLL = "kill", "stop", "freeze", "failpoint", "repeat", "roll"
 
-# What people do.
+# Operators' faults.
 SWAP, PUBLICATION, SLOT_DROP, SLOT_ADVANCE = "swap", "publication", "slot-drop", "slot-advance"
 READ_ONLY, LOCK_OUT = "read-only", "lock-out"
 FORGET, JUNK, PARTITIONS = "forget", "junk", "partitions"
@@ -36,19 +36,19 @@ OPERATORS = (
 
 WARM_UP_S = 4.0
 CALM_S = 12.0
-"""The last faults are over by then, so that what comes after is undisturbed and can be looked at as such."""
+"""The last faults are over by then, so that what comes after is undisturbed and can be measured as such."""
 
 GAP_S = (2.0, 5.0)
 GAP_AFTER_STORE_S = (6.0, 9.0)
-"""Broker and database take everyone down with them: a fault in the middle of that would be no further one."""
+"""An outage of broker or database stops all parts: another fault during it would not count separately."""
 FREEZE_S = (0.5, 6.0)
-"""Short of and beyond the 3 s after which the group gives a silent member's partitions to others."""
+"""Below and above the 3 s after which a consumer group reassigns a silent member's partitions."""
 FAILPOINT_COUNT_MAX = 5
 ROLL_GAP_S = 1.0
 
 GAP_AFTER_OPERATOR_S = (1.0, 3.0)
 REFUSING_S = (2.0, 5.0)
-"""How long a database takes no writes, or nobody in."""
+"""How long a database is read-only, or refuses logins."""
 CLOCK_FOR_S = (5.0, 9.0)
 CLOCK_OFF_S = 600.0
 CLOCKS = ("account", "payment", "notification")
@@ -75,7 +75,7 @@ _WORDS = {
 
 
 class ChaosError(ValueError):
-    """Options that make no sense; the text is one line for a person."""
+    """Invalid options; the text is one line for a person."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Options:
     Attributes:
         minutes: of load.
         seed: of all choices.
-        kill: the parts that suffer.
+        kill: the parts that are hit.
         pause: freeze them too.
         duplicates: write records of topics again, and send a tenth of the requests twice.
         provider_faults: the payment provider answers slowly, and often not at all.
@@ -94,7 +94,7 @@ class Options:
         rate: requests a second.
 
     Raises:
-        ChaosError: one makes no sense.
+        ChaosError: one is invalid.
     """
 
     minutes: float = 1.0
@@ -132,9 +132,9 @@ class Fault:
     Attributes:
         at_s: seconds after the load began.
         kind: :data:`KILL` …
-        part: whom it hits; a topic for :data:`REPEAT`, :data:`FORGET`, :data:`JUNK` and :data:`PARTITIONS`.
+        part: what it hits; a topic for :data:`REPEAT`, :data:`FORGET`, :data:`JUNK` and :data:`PARTITIONS`.
         failpoint: where it dies, as ``SETTLE_FAILPOINT`` says it.
-        for_s: how long it lasts, where somebody ends it, seconds.
+        for_s: how long it lasts, where it has an end, seconds.
         off_s: by how much a clock is ahead, seconds.
     """
 
@@ -170,7 +170,7 @@ def _faults(options: Options) -> Iterator[Fault]:
 
 
 def _victims(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
-    """Each once, in some order; then whoever comes."""
+    """Each once, in random order; then at random."""
     return chain(rng.sample(names, len(names)), iter(lambda: rng.choice(names), None))
 
 
@@ -194,7 +194,7 @@ def _fault(rng: random.Random, part: str, at_s: float, options: Options) -> Faul
 
 
 def _operator(rng: random.Random, kind: str, at_s: float, _: Options) -> Fault:
-    """What somebody does, of this kind."""
+    """An operator's fault of this kind."""
     if kind in (FORGET, JUNK, PARTITIONS):
         return Fault(at_s, kind, rng.choice(TOPICS_READ))
     if kind == CLOCK:

@@ -1,4 +1,4 @@
-"""A chaos run: start, load, faults at their times, quiet, proof."""
+"""A chaos run: start, load, faults at their times, quiescence, verdict."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ from tracing.setup import TracingSettings
 ACCOUNTS_MIN = 200
 REQUESTS_PER_ACCOUNT_MAX = 10_000
 BALANCE_MINOR = INSUFFICIENT_AMOUNT_MINOR - 1
-"""More than so many requests of up to 100.00 take, less than what is asked for to be refused."""
+"""Enough for all requests of up to 100.00, and less than the amounts that are to be rejected."""
 
 DECLINED, INSUFFICIENT, TWICE = 0.05, 0.05, 0.1
 TRACES = 300
@@ -50,17 +50,17 @@ PROVIDER_FAULTS = {"SETTLE_PROVIDER_OUTAGE_SHARE": "0.1", "SETTLE_PROVIDER_LATEN
 
 
 class Report(msgspec.Struct):
-    """What came of a run.
+    """The report of a run.
 
     Attributes:
         ok: the verdict.
         options: what was asked for.
-        faults: what was done, when, and the recovery time of each.
-        checks: what is proved.
+        faults: what was injected, when, and the recovery time of each.
+        checks: the checks of the verdict.
         audit: the audit's own checks.
         sent: requests, repeats among them.
         latency: from request to end.
-        deaths: processes that ended, whoever ended them.
+        deaths: processes that ended, for any reason.
     """
 
     ok: bool
@@ -89,7 +89,7 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
     Args:
         options: what is asked for.
         folder: the stack's data folder.
-        on_note: told what happens.
+        on_note: called with each event.
 
     Raises:
         StackError: the stack cannot be started.
@@ -105,9 +105,9 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
             _trace(collector, min(1.0, TRACES / (options.rate * options.duration_s)))
             with Load(stack, options) as load:
                 with Watchdog(stack) as watchdog:
-                    done = _suffer(options, Faults(stack, arming, operators.kinds), load, on_note)
+                    done = _inject(options, Faults(stack, arming, operators.kinds), load, on_note)
                     load.finish()
-                    on_note(Note(load.elapsed_s, "the load is over; waiting until everything is quiet"))
+                    on_note(Note(load.elapsed_s, "the load is over; waiting until every withdrawal is finished"))
                     _wait_until_quiet(stack, load)
                 _note_when_struck(done, watchdog.deaths)
                 _trace(collector, 1.0)
@@ -143,7 +143,7 @@ class Load:
             insufficient=INSUFFICIENT,
             seed=options.seed,
         )
-        # Patient: the broker will be away for a while.
+        # A long timeout: the broker will be away for a while.
         self._client = WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=DELIVERY_S)
         self._pool = ThreadPoolExecutor(1, "load")
         self._running: Future[LoadReport]
@@ -191,7 +191,7 @@ class Load:
             raise self.report.first_failure
 
     def afterwards(self) -> None:
-        """Some more requests, after everything."""
+        """Send some more requests after the faults."""
         run_load(self._client, self._noted(LoadPlan(AFTERWARDS, declined=0.2, insufficient=0.2)), rate=self._rate)
 
     def _noted(self, plan: LoadPlan) -> Iterator[Planned]:
@@ -200,8 +200,8 @@ class Load:
             yield planned
 
 
-def _suffer(options: Options, faults: Faults, load: Load, on_note: OnNote) -> list[Done]:
-    """Do what the plan says at the times it says; what was done."""
+def _inject(options: Options, faults: Faults, load: Load, on_note: OnNote) -> list[Done]:
+    """Inject the planned faults at their times; returns those done."""
     done: list[Done] = []
     for fault in plan(options):
         load.wait_until(fault.at_s)
@@ -215,7 +215,7 @@ def _suffer(options: Options, faults: Faults, load: Load, on_note: OnNote) -> li
 
 
 def _wait_until_quiet(stack: Stack, load: Load) -> None:
-    """Until every part is up and every withdrawal asked for has ended, or it is clear that some will not."""
+    """Until every part is up and every withdrawal asked for has ended, or it is clear that some never will."""
     for status in stack.statuses():
         if status.state != "stopped":
             stack.wait_ready(status.name, READY_S)
@@ -229,7 +229,7 @@ def _wait_until_quiet(stack: Stack, load: Load) -> None:
 
 
 def _note_when_struck(done: Sequence[Done], deaths: Sequence[tuple[str, float]]) -> None:
-    """A failpoint strikes when it is reached: at the second death since it was armed by the first."""
+    """A failpoint strikes when it is reached: at the second death, as the first is the kill that arms it."""
     for one in done:
         if one.fault.kind == FAILPOINT:
             after = [at for part, at in deaths if part == one.fault.part and at >= one.began]

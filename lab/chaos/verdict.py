@@ -1,4 +1,4 @@
-"""The verdict on a run: the audit, and what only a run knows: what was asked for, when what was done to whom."""
+"""The verdict on a run: the audit, and checks against what the run itself knows: its requests and its faults."""
 
 import math
 import time
@@ -29,7 +29,7 @@ SPANS_AFTER_S = 4.0
 
 _STATES = "SELECT payment_id, state FROM withdrawals"
 
-# Payment IDs are UUIDs of version 7: they say when the withdrawal was asked for, and are in that order.
+# Payment IDs are UUIDs of version 7: they contain the time of the request, and are in that order.
 _RECOVERED = """
 SELECT extract(epoch FROM min(finished_at))::float8 FROM withdrawals
 WHERE payment_id > %s AND uuid_extract_timestamp(payment_id) > %s AND state = 'completed'
@@ -53,12 +53,12 @@ _PAID = "SELECT coalesce(sum(amount_minor), 0)::bigint FROM charges WHERE status
 
 
 class Done(msgspec.Struct):
-    """A fault that was done.
+    """A fault that was injected.
 
     Attributes:
         fault: as planned.
         began: when it struck, with
-        ended: when nothing was done to the part any more, seconds since the epoch.
+        ended: when the fault was over, seconds since the epoch.
         recovery_s: until a withdrawal that was asked for after it struck was completed; None: never.
         armed: when the process was killed, to be started with its failpoint; None for faults of other kinds.
     """
@@ -119,7 +119,7 @@ def check_money(dsns: Mapping[str, str]) -> Check:
 
 
 def check_dead_letters(bootstrap: str, planted: Set[str]) -> Check:
-    """Whether no message was given up, as an outage is no reason to; and whether what was planted was.
+    """Whether no message was dead-lettered, as an outage is no reason to; and whether all planted records were.
 
     Args:
         bootstrap: Kafka, ``host:port``.
@@ -197,13 +197,13 @@ def measure_latency(dsn: str) -> Latency:
 
 
 def check_latency(latency: Latency) -> Check:
-    """Whether nobody had to wait: for a run that only restarts services."""
+    """Whether latency stayed within its limit: for a run that only restarts services."""
     found = f"p99 {latency.p99_s:.2f} s"
     return _check("latency", [found] if latency.p99_s >= P99_S_MAX else [], f"{found}, limit {P99_S_MAX:g} s")
 
 
 def audit_check(audit: Audit) -> Check:
-    """The audit's verdict in a line; its own checks say the rest."""
+    """The audit's verdict in one line; its own checks have the details."""
     wrong = [f"{check.name}: {check.detail}" for check in audit.checks if not check.ok]
     return _check("audit", wrong, f"all {len(audit.checks)} checks over all databases and topics hold")
 

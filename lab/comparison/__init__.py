@@ -1,1 +1,1 @@
-"""The comparison: where approaches are run, measured and made to fail, so that their pages need not know of it."""
+"""The comparison: approaches are run, measured and made to fail here, so that their modules are free of it."""

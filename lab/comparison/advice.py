@@ -1,4 +1,4 @@
-"""The advice: for each need, the approach whose figures are best among those that can do it."""
+"""The advice: for each need, the approach with the best figures among those that meet it."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ def advise(results: Sequence[Result]) -> list[Advice]:
 
 
 def _single_database(results: Sequence[Result]) -> Advice | None:
-    """Nothing is ever half done, and of those that manage it the fastest to the end."""
+    """Nothing is ever half done; of those, the fastest to the end."""
     able = [one for one in results if one.sound and not one.separate and one.consistency.seen == 0]
     if not able:
         return None
@@ -28,7 +28,7 @@ def _single_database(results: Sequence[Result]) -> Advice | None:
 
 
 def _services(results: Sequence[Result]) -> Advice | None:
-    """Nothing lost whatever dies, nobody turned away while a service is down, refusals undone; the fastest."""
+    """No loss at a crash, requests accepted while a service is down, refusals compensated; the fastest."""
     able = [
         one
         for one in results
@@ -58,7 +58,7 @@ def _services(results: Sequence[Result]) -> Advice | None:
 
 
 def _audit_trail(results: Sequence[Result]) -> Advice | None:
-    """Every step on record, sound, and of those the least to run."""
+    """Every step on record, sound; of those, the one with the fewest parts."""
     able = [one for one in results if one.sound and one.history]
     if not able:
         return None
@@ -69,9 +69,9 @@ def _audit_trail(results: Sequence[Result]) -> Advice | None:
 
 
 def _queues(results: Sequence[Result]) -> Advice | None:
-    """Published to others, no cent lost by a death, and of those with the least to run the soonest.
+    """Published to others, no loss at a crash; of those with the fewest parts, the soonest.
 
-    That an outbox alone does not give refused money back is not held against it here: it is a way to tell.
+    That an outbox alone does not refund refused payments does not count here: it is a way to publish.
     """
     able = [one for one in results if one.publishes and _survives(one)]
     if not able:

@@ -1,4 +1,4 @@
-"""The books: where the money is, as an outsider reads it in an approach's tables, each database by itself."""
+"""The books: where the money is, read from an approach's tables, each database by itself."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, LiteralString, NamedTuple
@@ -8,11 +8,11 @@ from contracts.postgres import session
 
 
 class Books(NamedTuple):
-    """Whom to ask, and how.
+    """The databases and queries.
 
     Attributes:
-        account_dsn: who takes.
-        payment_dsn: who pays.
+        account_dsn: of the account service.
+        payment_dsn: of the payment service.
         balances: gives what each account was opened with and what it has, of the accounts given.
         paid: gives the payment ID and amount of every payment to the accounts given.
         gone: gives the payment IDs whose money is gone at this moment, from a payment ID on.
@@ -29,7 +29,7 @@ class Books(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of money that was asked for; all amounts in minor units.
+    """The totals requested, taken and paid, in minor units.
 
     Attributes:
         asked_minor: what should have been taken and paid.

@@ -1,4 +1,4 @@
-"""A sensible caller: one that asks again, with the same payment ID, until it has an answer."""
+"""A caller that retries with the same payment ID until it has an answer."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 class NotInTimeError(Exception):
-    """Something did not happen that had to."""
+    """An expected condition did not become true in time."""
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout_s: float = PATIENCE_S, poll_s: float = POLL_S) -> T:
-    """Ask until the answer is true.
+    """Poll until the condition is true; returns its value.
 
     Raises:
         NotInTimeError: not within ``timeout_s`` seconds.
@@ -33,7 +33,7 @@ def wait_for(condition: Callable[[], T], what: str, timeout_s: float = PATIENCE_
 
 
 def ask(client: Approach, request: WithdrawalRequested, timeout_s: float = PATIENCE_S) -> tuple[Outcome, int]:
-    """The answer that counts, and how often it was "try again" before.
+    """The final answer, and the number of retries before it.
 
     Raises:
         NotInTimeError: still undecided after ``timeout_s`` seconds.
@@ -57,5 +57,5 @@ def finish(client: Approach, requests: Iterable[WithdrawalRequested], timeout_s:
 
 
 def is_open(outcome: Outcome) -> bool:
-    """Whether more is to come."""
+    """Whether the withdrawal is accepted but not finished."""
     return outcome.state == ACCEPTED

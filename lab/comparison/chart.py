@@ -1,4 +1,4 @@
-"""The chart of a comparison, in one picture: how fast, how long in between, and what faults do."""
+"""The chart of a comparison, one picture: speed, time between deduction and payment, effects of the faults."""
 
 from collections.abc import Sequence
 from pathlib import Path

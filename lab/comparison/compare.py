@@ -24,7 +24,7 @@ from stack.supervisor import Stack
 
 
 class Plan(NamedTuple):
-    """How much of everything.
+    """The size of a comparison.
 
     Attributes:
         withdrawals: of the load, by
@@ -65,10 +65,10 @@ def compare(
         stack: with every service.
         plan: how much.
         names: which approaches, of :data:`lab.comparison.specs.SPECS`.
-        note: told what is going on.
+        note: called with a line of progress.
 
     Raises:
-        NotInTimeError: an approach did not come to an end that it had to come to.
+        NotInTimeError: an approach did not finish in time.
     """
     began = time.monotonic()
     results = []

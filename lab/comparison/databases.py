@@ -1,7 +1,7 @@
 """An approach's own databases, made and removed on the server that the stack runs.
 
-An approach's databases stand beside the services' on one server, which is nobody's secret: an approach that claims
-to span services still uses one connection and one transaction per database.
+An approach's databases stand beside the services' on one server, but an approach that spans services
+still uses one connection and one transaction per database.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Server:
         return urlunsplit(self._parts._replace(path=f"/{database}"))
 
     def any_exists(self, names: Sequence[str]) -> bool:
-        """Whether one of these databases is there; asked of the one that is known, which a reader may enter."""
+        """Whether one of these databases is there; asked through the DSN's, to which a reader may connect."""
         with session(urlunsplit(self._parts), autocommit=True) as known:
             row = known.execute(_ANY_EXISTS, (list(names),)).fetchone()
         return row is not None and bool(row[0])
@@ -60,7 +60,7 @@ class Server:
                 database.execute(schema)
 
     def drop(self, name: str) -> None:
-        """Drop a database with all that holds on to it; nothing happens without it."""
+        """Drop a database with its slots, prepared transactions and sessions; no effect if it does not exist."""
         with self._admin() as admin:
             if not admin.execute(_EXISTS, (name,)).fetchone():
                 return
@@ -81,13 +81,13 @@ class Server:
                 admin.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
 
     def close(self, name: str) -> None:
-        """Take a database away: its sessions end as if it had crashed, and nobody gets a new one."""
+        """Make a database unavailable: its sessions end as in a crash, and new ones are refused."""
         with self._admin() as admin:
             admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
             admin.execute(_END_SESSIONS, (name,))
 
     def open(self, name: str) -> None:
-        """Give it back."""
+        """Make it available again."""
         with self._admin() as admin:
             admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))
 

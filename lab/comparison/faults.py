@@ -1,4 +1,4 @@
-"""What each fault does to each approach: the same experiments for all, with real deaths and real waiting."""
+"""What each fault does to each approach: the same experiments for all, with real crashes and lock waits."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ AMOUNT_MINOR = 100_00
 OPENING_MINOR = 10_000_00
 OTHERS = 4
 HANDS = {"two_phase_commit": "2pc recover", "event_sourcing": "its resume()"}
-"""Who ends what a crash left open, where neither the server nor the caller's next try does."""
+"""What finishes the work that a crash left open, where neither the server nor the caller's retry does."""
 
 _LOCKED: LiteralString = """
 SELECT count(*) FROM pg_stat_activity
@@ -45,7 +45,7 @@ class Scale(NamedTuple):
 
 
 def refused(site: Site, scale: Scale) -> Fault:  # noqa: ARG001
-    """The payment provider says no: does the money come back, and how long was it away?"""
+    """The provider declines: whether the money is returned, and how long it was away."""
     name = _account(site)
     with closing(site.client()) as client, Reader(site.books) as reader:
         wanted = new_request(name, amount_minor=AMOUNT_MINOR + CENTS_DECLINED)
@@ -70,7 +70,7 @@ def refused(site: Site, scale: Scale) -> Fault:  # noqa: ARG001
 
 
 def killed(site: Site, scale: Scale) -> Fault:  # noqa: ARG001
-    """A client dies after each step (in the pipeline: every service and the relay at once), and asks again."""
+    """A client dies after each step (in the pipeline: every service and the relay at once), and is retried."""
     if site.spec.services:
         return _services_killed(site)
     wanted = {point: new_request(_account(site), amount_minor=AMOUNT_MINOR) for point in site.spec.failpoints}
@@ -113,7 +113,7 @@ def _services_killed(site: Site) -> Fault:
 
 
 def halfway(site: Site, scale: Scale) -> Fault:
-    """The one who coordinates dies with everything in the balance, and others want the same account."""
+    """The coordinating process dies half-way, while others withdraw from the same account."""
     name = _account(site)
     dead = new_request(name, amount_minor=AMOUNT_MINOR)
     others = [new_request(name, amount_minor=AMOUNT_MINOR) for _ in range(OTHERS)]
@@ -127,7 +127,7 @@ def halfway(site: Site, scale: Scale) -> Fault:
     with ThreadPoolExecutor(OTHERS) as pool:
         waits = [pool.submit(_patient, site, one) for one in others]
         locks = 0
-        # Recovery comes when somebody has noticed; who needs none is done long before.
+        # Recovery starts after a delay; approaches that need none are done long before.
         while time.monotonic() < died + scale.halfway_s and not all(one.done() for one in waits):
             locks = max(locks, site.server.ask(_LOCKED, site.database("account")))
         blocked = sum(not one.done() for one in waits)
@@ -161,7 +161,7 @@ def halfway(site: Site, scale: Scale) -> Fault:
 
 
 def worker(site: Site, scale: Scale) -> Fault | None:  # noqa: ARG001
-    """The one who publishes dies when Kafka has the record, before it has noted so. (Naive: the one who pays.)"""
+    """The publisher dies after Kafka has the record and before it is marked. (Naive: the payer, after paying.)"""
     victims = {
         "outbox_polling": ("polling worker", "outbox.published"),
         "outbox_wal": ("relay", "relay.acknowledged"),
@@ -181,7 +181,7 @@ def worker(site: Site, scale: Scale) -> Fault | None:  # noqa: ARG001
         site.start_worker(name)
         if site.spec.name != "naive":
             finish(client, [wanted])
-    # Its repetition may come behind what made it finished.
+    # Its duplicate may be published after it counts as finished.
     with suppress(NotInTimeError):
         wait_for(lambda: site.published() > before + (site.spec.name != "naive"), "published again", 3.0)
     wait_for(site.quiet, "all is read")
@@ -298,7 +298,7 @@ def _account(site: Site) -> str:
 
 
 def _patient(site: Site, wanted: WithdrawalRequested) -> float:
-    """Ask until there is an answer to rely on; seconds that took."""
+    """Retry until there is a final answer; returns the seconds that took."""
     with closing(site.client()) as client:
         began = time.monotonic()
         ask(client, wanted)
@@ -306,7 +306,7 @@ def _patient(site: Site, wanted: WithdrawalRequested) -> float:
 
 
 def _through(site: Site, client: Approach, wanted: Sequence[WithdrawalRequested]) -> list[str]:
-    """Ask for each, again if need be, and wait for the ends; how each ended."""
+    """Make each withdrawal, with retries, and wait until all are finished; returns the outcomes."""
     ends = []
     for one in wanted:
         outcome, _ = ask(client, one)

@@ -1,4 +1,4 @@
-"""The load that measures speed: clients that each ask for the next withdrawal once the last is answered."""
+"""The load of the comparison: clients that each make the next withdrawal when the last one is answered."""
 
 import math
 import threading
@@ -33,10 +33,10 @@ class Written(NamedTuple):
 
 
 class Meter:
-    """Asks the server what it wrote since this was made.
+    """Reads what the server has written since the meter was made.
 
     Args:
-        site: whose withdrawals are metered; nobody else may be busy.
+        site: whose withdrawals are metered; nothing else may write meanwhile.
         account: an open account.
     """
 
@@ -46,14 +46,14 @@ class Meter:
         self._before = self._now()
 
     def read(self, count: int) -> Written:
-        """What it was for each of ``count`` withdrawals, by clients that are closed by now."""
+        """What the server wrote for each of ``count`` withdrawals, whose clients must be closed by now."""
         fsyncs, position = self._now()
         count += 1 if self._site.spec.processes else 0
         return Written((fsyncs - self._before[0]) / count, (position - self._before[1]) / count)
 
     def _now(self) -> tuple[int, int]:
         if self._site.spec.processes:
-            # Clients are gone, and reported when they went. Workers stay, and report when they work again.
+            # Closed clients' backends have reported their counts. Workers' backends report when they work again.
             time.sleep(STATISTICS_S)
             with closing(self._site.client()) as client:
                 one = new_request(self._account, amount_minor=AMOUNT_MINOR)
@@ -152,7 +152,7 @@ class _Run:
                     request = next(self._left, None)
                 if request is None:
                     return
-                # The wall's clock: the database's is compared with it.
+                # Wall-clock time, which is compared with the database's.
                 self._began[request.payment_id] = time.time()
                 outcome, retries = ask(client, request)
                 self._answered[request.payment_id] = time.time()

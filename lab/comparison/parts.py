@@ -21,7 +21,7 @@ def client(name: str, at: Addresses) -> Approach:
 
 
 def maker(name: str) -> Make:
-    """What makes such clients, with all that has to be imported for it."""
+    """What makes such clients, with its imports done."""
     return _CLIENTS[name]()
 
 
@@ -85,7 +85,7 @@ def _relay(at: Addresses) -> Run:
     from outbox_relay.relay import run_relay
     from outbox_relay.settings import RelaySettings
 
-    # What it says while a database is taken away on purpose is no news.
+    # Its log while a database is taken away on purpose is expected.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     settings = RelaySettings(relay_sources=at["account"], kafka_bootstrap=at["kafka"])

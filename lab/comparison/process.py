@@ -1,7 +1,7 @@
-"""A part of an approach as a process of its own, so that it dies for real: ``python -m lab.comparison.process``.
+"""A part of an approach in a process of its own, which can be killed: ``python -m lab.comparison.process``.
 
-The first line of standard input says as JSON what to do. A worker runs until its standard input ends, so it never
-outlives whoever started it, however that one died.
+The first line of standard input is the job, as JSON. A worker runs until its standard input ends, so it never
+outlives the process that started it, however that ended.
 """
 
 import json
@@ -27,9 +27,9 @@ class Process:
     """A process that was started and is ended by this one.
 
     Args:
-        job: what it is to do.
-        failpoint: where it shall die.
-        silent: whether nobody wants to read what it says.
+        job: its job, as JSON.
+        failpoint: the failpoint at which it is to die.
+        silent: whether its output is discarded.
     """
 
     def __init__(self, job: Mapping[str, Any], failpoint: str | None = None, *, silent: bool = False) -> None:

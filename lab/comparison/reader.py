@@ -1,4 +1,4 @@
-"""A reader that looks at both sides, again and again, for money that is gone and not paid."""
+"""A reader that polls both sides' tables for money that is deducted and not paid."""
 
 import statistics
 import threading
@@ -22,10 +22,10 @@ PAUSE_S = 0.0005
 
 
 class Reader:
-    """Looks from ``with`` on at the withdrawals that begin then.
+    """Polls the withdrawals that begin after ``with``.
 
-    First at the account's table, then at the payment's: what is gone in the first and not yet paid in the second
-    was in between at that moment, without doubt. A look takes time, so what is shorter may pass unseen.
+    First the account's table, then the payment's: what is deducted in the first and not yet paid in the second was
+    certainly in between at that moment. A poll takes time, so shorter states may be missed.
 
     Args:
         books: where to look.

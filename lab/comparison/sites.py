@@ -1,4 +1,4 @@
-"""An approach as it runs on a stack: with databases, a topic and workers of its own."""
+"""An approach set up on a stack, with databases, a topic and workers of its own."""
 
 from collections.abc import Mapping, Sequence
 from typing import LiteralString, Self
@@ -105,7 +105,7 @@ class Site:
                 raise SurvivedError(f"{self.spec.title}: a client did not die where it should ({code})")
 
     def recover(self) -> None:
-        """What has to be done after a crash, by hand or by a timer; nothing where nothing has to be done."""
+        """The recovery that has to be run after a crash, by hand or by a timer; none by default."""
 
     def kill_worker(self, name: str) -> None:
         """SIGKILL."""

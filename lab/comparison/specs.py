@@ -1,4 +1,4 @@
-"""What is known of each approach before it runs: its pages, databases and workers, and where it may be killed."""
+"""The static description of each approach: its modules, databases, workers and failpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from stack.supervisor import SERVICES
 
 @dataclass(frozen=True)
 class Spec:
-    """What is known of an approach before it runs.
+    """The static description of an approach.
 
     Attributes:
         name: in files and options.
@@ -19,10 +19,10 @@ class Spec:
         pages: the modules and packages of which it is made.
         separate: whether account and payment have databases of their own.
         history: whether every step stays on record.
-        publishes: whether others hear of it through Kafka.
+        publishes: whether it publishes events to Kafka.
         finished: when a withdrawal is finished, in words.
         failpoints: where a client's process may die.
-        halfway: the crash point with the most in the balance.
+        halfway: the failpoint half-way, at which most is undecided.
         schemas: SQL by role of a database.
         workers: processes beside the client.
         services: of the stack, without which it does not run.

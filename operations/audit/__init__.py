@@ -1,1 +1,1 @@
-"""The audit: proof that the money is all there, from all services' databases, read one by one and never joined."""
+"""The audit: proof that no money is lost or doubled, from every service's database, each read by itself."""

@@ -32,10 +32,10 @@ from operations.audit.spill import BUCKETS, ID_BYTES, Spill
 from processors.runtime.messages import Message, read_record
 
 CLOCKS_OFF_S = 300.0
-"""How far the clocks of the saga service and the relay may be apart."""
+"""The largest difference allowed between the clocks of the saga service and the relay."""
 
-STRANGERS_MAX = 50_000
-"""Records that are read once more in one go, as the event store does not have them."""
+UNSTORED_MAX = 50_000
+"""Records missing from the event store that are read again in one pass."""
 
 _OWN = WITHDRAWAL_EVENTS.name
 _TOPICS = tuple(dict.fromkeys([*(topic.name for topic in READ_BY["saga"]), _OWN]))
@@ -48,9 +48,10 @@ _ON_TOPIC = Struct(f">{ID_BYTES}sBiq")
 """Message ID; topic, partition and offset."""
 
 _STORED = Struct(f">{ID_BYTES}s16siiiq")
-"""As the query packs it: message ID; payment ID, type; topic, partition, offset: below zero for the saga's own."""
+"""As packed by the query: message ID; payment ID, type; topic, partition, offset: negative for the saga's own."""
 
-# Left out is what the topics have dropped. The saga's own events have no place, but IDs that are ordered by time.
+# Events that retention has removed from the topics are left out. The saga's own events have no place; their
+# IDs are ordered by time.
 _EVENTS = """
 SELECT uuid_send(event_id) || uuid_send(payment_id)
     || int4send(coalesce(array_position(%(types)s::text[], type), 0) - 1)
@@ -78,25 +79,25 @@ WHERE NOT EXISTS (
 """
 
 
-class _Kept(NamedTuple):
-    """What the topics still have: the first offset of each partition, and from when on the saga's own events."""
+class _Retained(NamedTuple):
+    """What retention has kept: each partition's first offset, and the oldest ID of the saga's own events."""
 
     first: dict[Place, int]
     own_since_s: float
 
     def dropped(self, place: Place | None, offset: int, message_id: UUID) -> bool:
-        """Whether an event may be gone from its topic for its age."""
+        """Whether retention may have removed an event from its topic."""
         if place is None:
             return message_id < _first_id(self.own_since_s)
         return offset < self.first.get(place, 0)
 
 
 def unpublished(dsns: Mapping[str, str]) -> Offenders:
-    """Rows that are in an outbox and whose event is not in the event store, in words.
+    """Outbox rows whose event is not in the event store, one line each.
 
     Published rows may have been removed from the outbox; what is still there must have arrived. Rows that the
-    relay put aside, as Kafka will never take them, have not. Rows of types that are not
-    Settle's tell the saga nothing.
+    relay has quarantined, as Kafka will never accept them, have not. Rows of types that are not Settle's do not
+    concern the saga.
 
     Args:
         dsns: of ``account``, ``payment``, ``notification`` and ``saga``.
@@ -124,7 +125,7 @@ def unpublished(dsns: Mapping[str, str]) -> Offenders:
 
 
 def _payment_id(payload: bytes | None) -> str:
-    """Whose event it is, as far as it can be read: a dead row may hold anything."""
+    """The payment ID of a dead row, as far as it can be read: it may hold anything."""
     try:
         return str(json.loads(payload or b"")["payment_id"])
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -132,13 +133,13 @@ def _payment_id(payload: bytes | None) -> str:
 
 
 def differences(saga_dsn: str, bootstrap: str) -> Offenders:
-    """What is on a topic and not in the event store, or the reverse, in words.
+    """Records on a topic that are not in the event store, and the reverse, one line each.
 
-    Left out is what never belongs there: what cannot be read, what contradicts the withdrawal, what the saga
-    service has not read yet, and what the topics have dropped for its age.
+    Left out: records that cannot be read or contradict their withdrawal, those that the saga service has not read
+    yet, and events that retention has removed from the topics.
 
     Raises:
-        OSError: there is no room for it in the folder for temporary files.
+        OSError: the folder for temporary files is full.
         psycopg.OperationalError: the database does not answer.
         KafkaException: Kafka does not answer.
     """
@@ -149,36 +150,36 @@ def differences(saga_dsn: str, bootstrap: str) -> Offenders:
         Spill(_ON_TOPIC.size) as on_topics,
     ):
         # Events first: what is stored by now is on its topic when that is read after it.
-        for entry in _events(connection, _kept(bootstrap)):
+        for entry in _events(connection, _retained(bootstrap)):
             in_store.add(entry)
         for record in scan(bootstrap, _TOPICS):
             if (message_id := _message_id(record)) is not None:
                 topic, partition, offset = _place(record)
                 on_topics.add(_ON_TOPIC.pack(message_id.bytes, _TOPICS.index(topic), partition, offset))
-        kept = _kept(bootstrap)
+        kept = _retained(bootstrap)
         for words in _lost(in_store, on_topics, kept):
             found.add(words)
         confirmed = Offsets(bootstrap).confirmed(consumer_group("saga"), _TOPICS)
-        strangers = _strangers(in_store, on_topics, confirmed)
-        while places := list(islice(strangers, STRANGERS_MAX)):
-            for words in _not_excused(connection, bootstrap, places):
+        unstored = _unstored(in_store, on_topics, confirmed)
+        while places := list(islice(unstored, UNSTORED_MAX)):
+            for words in _unexplained(connection, bootstrap, places):
                 found.add(words)
     return found
 
 
-def _kept(bootstrap: str) -> _Kept:
+def _retained(bootstrap: str) -> _Retained:
     first = Offsets(bootstrap).first(_TOPICS)
     since_s = 0.0
     for place, offset in first.items():
         if place[0] == _OWN and offset > 0:
             with closing(scan(bootstrap, [_OWN], {place: offset})) as records:  # type: ignore[type-var]
                 oldest = next(records, None)
-            # Of a partition that has nothing left, it cannot be told what it had.
+            # An empty partition does not show what it held.
             since_s = max(since_s, time.time() if oldest is None else oldest.timestamp()[1] / 1000)
-    return _Kept(first, since_s + CLOCKS_OFF_S if since_s else 0.0)
+    return _Retained(first, since_s + CLOCKS_OFF_S if since_s else 0.0)
 
 
-def _events(connection: psycopg.Connection, kept: _Kept) -> Iterator[bytes]:
+def _events(connection: psycopg.Connection, kept: _Retained) -> Iterator[bytes]:
     cursor = connection.cursor("audit_events", binary=True)
     cursor.itersize = FETCH_ROWS
     cursor.execute(
@@ -197,7 +198,7 @@ def _events(connection: psycopg.Connection, kept: _Kept) -> Iterator[bytes]:
     cursor.close()
 
 
-def _lost(in_store: Spill, on_topics: Spill, kept: _Kept) -> Iterator[str]:
+def _lost(in_store: Spill, on_topics: Spill, kept: _Retained) -> Iterator[str]:
     """Stored events that are on no topic."""
     for number in range(BUCKETS):
         there = {entry[0] for entry in _ON_TOPIC.iter_unpack(on_topics.bucket(number))}
@@ -211,10 +212,8 @@ def _lost(in_store: Spill, on_topics: Spill, kept: _Kept) -> Iterator[str]:
                 yield f"{UUID(bytes=payment_id)}: {what} is in the event store, but not on {where}"
 
 
-def _strangers(
-    in_store: Spill, on_topics: Spill, confirmed: Mapping[Place, int]
-) -> Iterator[tuple[str, int, int]]:
-    """Where records are that the saga service has read, and that were not in the event store."""
+def _unstored(in_store: Spill, on_topics: Spill, confirmed: Mapping[Place, int]) -> Iterator[tuple[str, int, int]]:
+    """Places of records that the saga service has read and that are missing from the event store."""
     for number in range(BUCKETS):
         stored = {entry[0] for entry in _STORED.iter_unpack(in_store.bucket(number))}
         for message_id, topic, partition, offset in _ON_TOPIC.iter_unpack(on_topics.bucket(number)):
@@ -223,10 +222,10 @@ def _strangers(
                 yield *place, offset
 
 
-def _not_excused(
+def _unexplained(
     connection: psycopg.Connection, bootstrap: str, places: Sequence[tuple[str, int, int]]
 ) -> Iterator[str]:
-    """Records that should be in the event store and are not, in words; of those at these places."""
+    """Of the records at these places, those that should be in the event store, one line each."""
     offsets: defaultdict[Place, list[int]] = defaultdict(list)
     for topic, partition, offset in places:
         offsets[topic, partition].append(offset)
@@ -249,7 +248,7 @@ def _not_excused(
 
 
 def _contradicts(message: Message, contents: Sequence[Any] | None) -> bool:
-    """Whether it is a request that contradicts the withdrawal, and so no part of its story."""
+    """Whether it is a request that contradicts the withdrawal, and so is not stored."""
     event = message.event
     return (
         contents is not None
@@ -271,7 +270,7 @@ def _readable(record: KafkaMessage) -> Message | None:
 
 
 def _message_id(record: KafkaMessage) -> UUID | None:
-    """The ID of a record that the saga service might store, however it is spelled."""
+    """The ID of a record that the saga service might store, in any spelling of a UUID."""
     fields = dict(headers.of(record) or ())
     event_type, text = fields.get(headers.EVENT_TYPE), fields.get(headers.ID)
     if event_type not in _STORABLE or text is None:

@@ -1,16 +1,16 @@
-"""What a check of the audit found to be off: all of it counted, the first few in words."""
+"""The offenders that a check of the audit found: all counted, the first few kept as text."""
 
 from collections.abc import Iterable
 
 EXAMPLES_MAX = 5
-"""Offenders that a check names; the rest is counted, and not kept."""
+"""Offenders that a check names; further ones are only counted."""
 
 
 class Offenders:
     """Collects offenders; memory does not grow with their number.
 
     Args:
-        found: those that are known already, in words.
+        found: those that are known already, one line each.
 
     Attributes:
         count: how many there are.

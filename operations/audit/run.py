@@ -1,4 +1,4 @@
-"""A run of the audit: all checks over the databases, and of each whether it holds."""
+"""A run of the audit: every check over databases and topics, each with its result."""
 
 import time
 from collections import Counter
@@ -20,7 +20,7 @@ from processors.runtime.gaps import Gap, noted_gaps
 POLL_S = 0.25
 
 CONFIRM_S = 5.0
-"""What the relay is given to confirm a position, even if a withdrawal that stands still took all the time."""
+"""Time for the relay to confirm a position, even if a stuck withdrawal has used up the wait."""
 
 CHECK_BALANCES = "balances"
 CHECK_CONSUMED = "consumed"
@@ -56,11 +56,11 @@ _OPEN = """
 SELECT count(*) FROM withdrawals WHERE finished_at IS NULL
 """
 
-# By a commit: what none follows (of a reader that tidied a page) a server may keep in memory while nothing else
-# happens, and sends nobody.
+# A commit of our own: the server may keep WAL that no commit follows (a reader pruned a page) in memory while
+# nothing else happens, and does not send it.
 _POSITION = "SELECT pg_logical_emit_message(true, 'settle-audit', '')"
 
-# Other slots are none of ours: somebody's replica, somebody's change data capture.
+# Other slots are not Settle's: subscriptions, other change data capture.
 _SLOTS = """
 SELECT slot_name, pg_wal_lsn_diff(%s, coalesce(confirmed_flush_lsn, '0/0'))::bigint FROM pg_replication_slots
 WHERE database = current_database() AND slot_type = 'logical' AND NOT temporary AND starts_with(slot_name, %s)
@@ -70,7 +70,7 @@ _HAS_ROWS = "SELECT EXISTS (SELECT FROM outbox)"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One promise and whether it holds; the detail names offenders or says what was found."""
+    """One promise and whether it holds; the detail lists offenders or says what was found."""
 
     name: str
     ok: bool
@@ -87,13 +87,13 @@ class Audit(msgspec.Struct, frozen=True):
 
 
 def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
-    """Check everything.
+    """Run every check.
 
     Args:
         dsns: of ``account``, ``payment``, ``notification``, ``saga`` and ``provider``.
         bootstrap: Kafka, ``host:port``.
         wait_s: how long to wait for withdrawals under way to end before they count as unfinished, seconds. The
-            relay has ``CONFIRM_S`` at the end of it, whatever was waited for before.
+            relay has at least ``CONFIRM_S`` at the end of it.
 
     Raises:
         psycopg.OperationalError: a database does not answer.
@@ -105,7 +105,7 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
     published = _published(dsns, max(deadline, time.monotonic() + CONFIRM_S))
     offenders = {name: Offenders() for name in story.CHECKS}
     outcomes: Counter[str] = Counter()
-    # With something still under way an event may be late rather than lost.
+    # While withdrawals are under way an event may be late rather than lost.
     quiet = consumed.ok and published.ok
     for one in stories(dsns):
         state = one.saga.state if one.saga else None
@@ -148,7 +148,7 @@ def _wait_until_quiet(dsn: str, deadline: float) -> None:
 
 
 def _consumed(bootstrap: str, deadline: float) -> Check:
-    """A request that no service has read yet is in no database; Kafka knows of it."""
+    """Whether every record is consumed: a request that no service has read yet is in no database."""
     while True:
         behind = consumer_lag(bootstrap)
         if not behind or time.monotonic() >= deadline:
@@ -158,7 +158,7 @@ def _consumed(bootstrap: str, deadline: float) -> Check:
 
 
 def _gaps(dsns: Mapping[str, str], bootstrap: str) -> Check:
-    """What a service has noticed and nobody has acknowledged, and what it has yet to notice."""
+    """Gaps that are recorded and not acknowledged, and those that a service has yet to record."""
     found = Offenders(_missed(service, gap) for service, gap in deleted_unread(bootstrap))
     for noted in noted_gaps({service: dsns[service] for service in READ_BY}):
         if noted.acknowledged_at is None:
@@ -172,7 +172,7 @@ def _missed(service: str, gap: Gap) -> str:
 
 
 def _published(dsns: Mapping[str, str], deadline: float) -> Check:
-    """The relay confirms a position when Kafka has everything before it; so ours now must be confirmed soon."""
+    """Whether the relay confirms the present log position, as it does once Kafka has everything before it."""
     found = Offenders()
     for service in READ_BY:
         with session(dsns[service], autocommit=True) as connection:
@@ -186,11 +186,11 @@ def _published(dsns: Mapping[str, str], deadline: float) -> Check:
 
 
 def _unconfirmed(connection: psycopg.Connection, position: object) -> str | None:
-    """Why what was committed before a position is not known to be published, in words."""
+    """Why commits before a position are not known to be published; None if they are."""
     slots = connection.execute(_SLOTS, (position, SLOT_PREFIX)).fetchall()
     if not slots:  # a relay that polls needs none, and removes what it has published
         return "no replication slot, so no relay has read its outbox" if _one(connection, _HAS_ROWS) else None
-    # Of several, as while one relay follows another under a new name, each has confirmed what it says by itself.
+    # Of several slots (one relay follows another under a new name), each confirms its own position.
     name, size = min(slots, key=lambda slot: slot[1])
     return f"slot {name} is {size} bytes behind" if size > 0 else None
 

@@ -1,4 +1,4 @@
-"""The stories of all withdrawals, as the audit reads them: one ordered stream per database, merged by payment ID.
+"""The audit's view of each withdrawal in every service: a stream per database, merged by payment ID.
 
 Memory stays flat however many withdrawals there are: each database sends its rows in order, and rows of the same
 payment ID meet here.
@@ -17,7 +17,7 @@ from operations.audit.story import AccountSide, NotificationSide, PaymentSide, P
 FETCH_ROWS = 5_000
 
 _PAYMENT_ID = """substring({} from '"payment_id": ?"([0-9a-f-]{{36}})"')"""
-# Not by an operator on JSON, which would fail on one body that cannot be taken apart.
+# Not by a JSON operator, which would fail on one body that cannot be parsed.
 PAYMENT_ID_OF_ROW = _PAYMENT_ID.format("payload::text")
 """SQL for the payment ID, as text, in a row of ``outbox``."""
 PAYMENT_ID_OF_DEAD = _PAYMENT_ID.format("encode(payload, 'escape')")
@@ -53,7 +53,7 @@ FROM withdrawals w FULL JOIN (
 ORDER BY payment_id
 """
 
-# Later services first: whatever they know, the earlier ones must know when they are read after them.
+# Later services first: whatever they have, the earlier ones must have when they are read after them.
 _SOURCES = (
     ("saga", _SAGA),
     ("notification", _NOTIFICATION),
@@ -64,7 +64,7 @@ _SOURCES = (
 
 
 def stories(dsns: Mapping[str, str]) -> Iterator[Story]:
-    """The story of every withdrawal that any database knows, by ascending payment ID.
+    """The story of every withdrawal in any database, by ascending payment ID.
 
     Args:
         dsns: of ``account``, ``payment``, ``notification``, ``provider`` and ``saga``.

@@ -11,16 +11,16 @@ from types import TracebackType
 from typing import Self
 
 BUCKETS = 1024
-"""A power of two: a hundred million entries are a hundred thousand in each."""
+"""A power of two; of a hundred million entries each bucket has a hundred thousand."""
 
 PAGE_ENTRIES = 128
-"""Written at once; until a bucket has so many they are in memory: some 6 MB in all."""
+"""Entries of a bucket that are buffered in memory and written at once: some 6 MB in all."""
 
 ID_BYTES = 16
 
 
 class Spill:
-    """A set of entries in a temporary file (in ``TMPDIR``) that is gone when the block is left.
+    """A set of entries in a temporary file (in ``TMPDIR``) that is removed at the end of the block.
 
     Args:
         entry_bytes: the size of an entry.
@@ -47,7 +47,7 @@ class Spill:
         Raises:
             OSError: there is no room for it.
         """
-        # Python's hash of bytes has a secret: nobody can choose IDs that all fall into one bucket.
+        # Python's hash of bytes is keyed per process: nobody can choose IDs that all fall into one bucket.
         number = hash(entry[:ID_BYTES]) & (BUCKETS - 1)
         buffer = self._buffers[number]
         buffer += entry

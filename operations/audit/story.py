@@ -1,7 +1,6 @@
-"""The audit's rules on one withdrawal: whether what each service says of it fits together.
+"""The audit's rules on one withdrawal: whether the services' records of it agree.
 
-Plain rules on one withdrawal's :class:`Story`; no SQL. Each rule belongs to a check of the audit and says in words
-what is off.
+Pure functions of a :class:`Story`; no SQL. Each rule belongs to a check of the audit and says why it fails.
 """
 
 from collections import Counter
@@ -34,7 +33,7 @@ _WRITTEN_BY = {
     "WithdrawalCompleted": "saga",
     "WithdrawalCompensated": "saga",
 }
-"""The events of which a service's tables say how often there must be one."""
+"""Event types whose number follows from a service's tables."""
 
 _NOTIFICATIONS = {"NotificationSent", "NotificationFailed"}
 
@@ -57,7 +56,7 @@ class PaymentSide(NamedTuple):
 
 
 class ProviderSide(NamedTuple):
-    """The provider's row; the number of rows, should there be more than one."""
+    """The provider's row, and how many there are: there should be one."""
 
     contents: tuple[str, int, str]
     status: str
@@ -65,14 +64,14 @@ class ProviderSide(NamedTuple):
 
 
 class NotificationSide(NamedTuple):
-    """How many mails to the customer left, and how many never will."""
+    """How many mails to the customer were sent, and how many have failed for good."""
 
     sent: int
     failed: int
 
 
 class SagaSide(NamedTuple):
-    """Where the withdrawal stands, and the types in the event store; no contents where there is no standing."""
+    """The withdrawal's state and the types in the event store; no contents where it has no row."""
 
     contents: tuple[str, int, str] | None
     state: str | None
@@ -80,7 +79,7 @@ class SagaSide(NamedTuple):
 
 
 class Story(NamedTuple):
-    """All that is known of one withdrawal; contents are (account ID, minor units, currency)."""
+    """What the services have of one withdrawal; contents are (account ID, minor units, currency)."""
 
     payment_id: UUID
     account: AccountSide | None = None
@@ -91,11 +90,11 @@ class Story(NamedTuple):
 
 
 def faults(story: Story, quiet: bool = True) -> Iterator[tuple[str, str]]:
-    """What is off, as pairs of check and reason.
+    """Violations, as pairs of check and reason.
 
     Args:
-        story: all that is known of one withdrawal.
-        quiet: nothing is on its way, so an event that an unfinished withdrawal lacks is not late, but lost.
+        story: what the services have of one withdrawal.
+        quiet: nothing is in flight, so an event that an unfinished withdrawal lacks is lost rather than late.
     """
     yield from _ledger(story)
     yield from _payments(story)
@@ -199,24 +198,24 @@ def _events(story: Story, quiet: bool) -> Iterator[tuple[str, str]]:
     finished = side.state in saga.FINISHED
     for event_type, service in _WRITTEN_BY.items():
         if event_type == "BalanceChecked" and side.state == saga.REJECTED:
-            continue  # not every reason to reject takes a look at the balance
+            continue  # not every rejection has checked the balance
         there, done = found[event_type], wanted[event_type]
         if there < done and (finished or quiet):
-            yield CHECK_EVENTS, f"{event_type} is missing: the {service} service did it, no event tells of it"
+            yield CHECK_EVENTS, f"{event_type} is missing: the {service} service did it, no event records it"
         elif there > done:
-            yield CHECK_EVENTS, f"{event_type} is told {there} times, the {service} service did it {done} times"
-    # The same request may be told twice under two message IDs.
+            yield CHECK_EVENTS, f"{event_type} is stored {there} times, the {service} service did it {done} times"
+    # The same request may be stored twice under two message IDs.
     if not found["WithdrawalRequested"] and (finished or quiet):
         yield CHECK_EVENTS, "WithdrawalRequested is missing: nobody asked for it"
     told = sum(wanted[event_type] for event_type in _NOTIFICATIONS)
     if side.state == saga.COMPLETED and not told:
         yield CHECK_EVENTS, "completed without a notification"
     elif told > 1:
-        yield CHECK_EVENTS, f"{side.state}, and the customer was told {told} times"
+        yield CHECK_EVENTS, f"{side.state}, and the customer was notified {told} times"
 
 
 def _emitted(story: Story) -> Iterator[str]:
-    """The events that what the services have in their tables must have led to."""
+    """The event types that must exist, by the services' tables."""
     status = story.account.status if story.account else None
     if status in (account.DEDUCTED, account.COMPENSATED):
         yield from ("BalanceChecked", "MoneyDeducted")

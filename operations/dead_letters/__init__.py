@@ -1,1 +1,1 @@
-"""What could not be handled, and what became of it: listed, sent back once the cause is mended, or given up."""
+"""Dead letters: listed, redriven to their topic once the cause is fixed, or discarded."""

@@ -1,5 +1,5 @@
-"""The error of a request about dead letters that cannot be carried out."""
+"""The error of an operation on dead letters that cannot be carried out."""
 
 
 class DeadLetterError(ValueError):
-    """No such dead letter, or one for which this cannot be done any more; the text is one line for a person."""
+    """No such dead letter, or its state does not allow the operation; the text is one line for a person."""

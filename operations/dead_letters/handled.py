@@ -1,7 +1,7 @@
-"""The log of what became of each dead letter: on a compacted topic, the last record with its name says so.
+"""The log of actions on dead letters: a compacted topic, in which the last record of a key is the current state.
 
-Dead letters themselves are never changed or removed: a topic is a log. What people did about them is another log,
-``dead-letters.handled``, of which Kafka keeps the newest record per key for ever.
+Dead letters themselves are never changed or removed: a topic is a log. What was done about them is in another,
+``dead-letters.handled``, of which Kafka keeps the newest record per key without a time limit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,10 @@ class Handled(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was done about a dead letter.
 
     Attributes:
-        action: ``redriving`` is the intention; it counts once it is ``redriven``.
+        action: ``redriving`` is the intention; ``redriven`` is final.
         at: when (UTC).
-        from_offset: where the original can stand at the earliest, if it was sent after that intention.
-        place: where it was sent to.
+        from_offset: the lowest offset that the original can have if it was sent after that intention.
+        place: where it was redriven to.
         note: why it was discarded.
     """
 
@@ -48,7 +48,7 @@ class Handled(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def final(self) -> bool:
-        """Whether nobody needs to look at it any more."""
+        """Whether it needs no further action."""
         return self.action != REDRIVING
 
 
@@ -56,7 +56,7 @@ _HANDLED = msgspec.json.Decoder(Handled)
 
 
 def read_handled(bootstrap: str) -> dict[str, Handled]:
-    """What was done, by the letter's place.
+    """The last action, by the letter's name.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -69,15 +69,15 @@ def read_handled(bootstrap: str) -> dict[str, Handled]:
         try:
             found[key.decode()] = _HANDLED.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            continue  # nobody's record: what anybody may have written there stops no command
+            continue  # not a record of ours: foreign records on this topic must not stop a command
     return found
 
 
 class Writer:
-    """Writes to Kafka and waits until it is there: what was done, and originals back to where they were.
+    """Writes actions and redriven originals to Kafka, and waits for the acknowledgements.
 
     Raises:
-        KafkaException: Kafka does not take something.
+        KafkaException: Kafka does not accept a write.
     """
 
     def __init__(self, bootstrap: str) -> None:
@@ -85,7 +85,8 @@ class Writer:
         self._producer = idempotent_producer(
             bootstrap,
             {
-                # What a topic takes it decides itself; what came in a compressed batch may need compression again.
+                # The topic's own limit decides, not the client's; what came in a compressed batch may need
+                # compression again.
                 "message.max.bytes": RECORD_BYTES_MAX,
                 "compression.type": "lz4",
                 "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
@@ -101,7 +102,7 @@ class Writer:
         flush(self._producer, DELIVERY_TIMEOUT_S)
 
     def note(self, what: Mapping[str, Handled]) -> None:
-        """Put on record what was done about some letters."""
+        """Record an action on each of some letters."""
         records = [
             Record(DEAD_LETTERS_HANDLED, 0, 0, place.encode(), msgspec.json.encode(handled), [])
             for place, handled in what.items()
@@ -114,18 +115,18 @@ class Writer:
         """Write records to their topics and partitions, byte for byte.
 
         Returns:
-            For each the place where it is now, or why Kafka will not have it.
+            For each, its new place or the error with which Kafka refused it.
         """
         results = deliver(self._producer, records)
         return [result if isinstance(result, KafkaError) else place_of(result) for result in results]
 
 
 def place_of(message: Message) -> str:
-    """Where a message is, as :attr:`Record.place` says it."""
+    """The place of a message, in the form of :attr:`Record.place`."""
     return f"{message.topic()}/{message.partition()}@{message.offset()}"
 
 
 def same(message: Message, record: Record) -> bool:
-    """Whether a record in Kafka is the same, byte for byte; its place aside."""
+    """Whether a record in Kafka equals another byte for byte, apart from its place."""
     is_body = message.key() == record.key and message.value() == record.value
     return is_body and headers.of(message) == record.headers

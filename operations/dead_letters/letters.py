@@ -1,9 +1,9 @@
-"""The dead letters that the topics hold: which messages they are, why, and whether each still waits for someone.
+"""The dead letters on the topics: their originals, the reasons, and whether each is still open.
 
 A dead letter is named by the place of its original, ``<topic>/<partition>@<offset>``, as the services' logs name
 it. Two services that refuse the same message, or one that refuses it twice around a crash, make one dead letter.
-What does not say where its original is, or names the place of one with other contents (a topic made anew counts
-from 0 again, and anybody may write to these topics), is named by its own place: it hides no other.
+One that does not say where its original is, or names the place of a different message (a topic made anew
+counts from 0 again, and anybody may write to these topics), is named by its own place, so that it hides no other.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ _DIGITS_MAX = 18
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Who refused a message, why and when; the last line of the stack trace, if it raised."""
+    """Which service refused a message, why and when; the last line of the stack trace, if one was raised."""
 
     service: str
     reason: str
@@ -39,11 +39,10 @@ class Letter(msgspec.Struct):
     """A message that could not be handled.
 
     Attributes:
-        id: the place of the original; of the letter itself, ``<topic>.dlq/…``, where that says nothing.
-        record: the original: place, key, value and headers, byte for byte; or what is left of it, where it lacks
-            something.
+        id: the place of the original; of the letter itself, ``<topic>.dlq/…``, where that is not known.
+        record: the original: place, key, value and headers, byte for byte; or what a stub has kept of it.
         refusals: one or more, in the order of the topic.
-        handled: what became of it; None as long as it waits.
+        handled: the last action on it; None while it is open.
     """
 
     id: str
@@ -53,7 +52,7 @@ class Letter(msgspec.Struct):
 
     @property
     def open(self) -> bool:
-        """Whether it waits for someone."""
+        """Whether it still needs a person's action."""
         return self.handled is None or not self.handled.final
 
     @property
@@ -68,23 +67,23 @@ class Letter(msgspec.Struct):
 
     @property
     def trace_id(self) -> str | None:
-        """Of the trace that its withdrawal has."""
+        """Of its withdrawal's trace."""
         return self.record.trace_id
 
     @property
     def payment_id(self) -> str | None:
-        """Of its withdrawal, where the body can be read that far."""
+        """Of its withdrawal, where the body can be parsed that far."""
         return self.record.payment_id
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which dead letters are meant; what is left out does not matter.
+    """A filter of dead letters; what is left out matches all.
 
     Attributes:
         ids: places, message IDs or payment IDs; each must name at least one.
         topic: of the original.
         event_type: by the header.
-        reason: part of a reason or of an error, in any case of letters.
+        reason: part of a reason or of an error, case-insensitive.
     """
 
     ids: tuple[str, ...] = ()
@@ -94,11 +93,11 @@ class Wanted(msgspec.Struct, frozen=True):
 
     @property
     def anything(self) -> bool:
-        """Whether nothing at all is said."""
+        """Whether the filter is empty."""
         return self == Wanted()
 
     def fits(self, letter: Letter) -> bool:
-        """Whether a letter is meant, its ID aside."""
+        """Whether a letter matches, apart from its ID."""
         if self.topic not in (None, letter.record.topic) or self.event_type not in (None, letter.event_type):
             return False
         if self.reason is None:
@@ -108,12 +107,12 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def read_letters(bootstrap: str) -> list[Letter]:
-    """All dead letters that the topics hold, the oldest refusal first.
+    """All dead letters on the topics, the oldest refusal first.
 
     Raises:
         KafkaException: Kafka does not answer.
     """
-    # What became of them is read first: whatever is added meanwhile is then open, which is looked at again.
+    # Actions are read first: a letter acted on meanwhile is then listed as open, and checked again later.
     handled = read_handled(bootstrap)
     letters: dict[str, list[Letter]] = defaultdict(list)
     for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
@@ -135,10 +134,10 @@ def read_letters(bootstrap: str) -> list[Letter]:
 
 
 def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:
-    """The letters that are meant.
+    """The letters that match a filter.
 
     Raises:
-        DeadLetterError: an ID names none.
+        DeadLetterError: no letter has one of the IDs.
     """
     letters = list(letters)
     if not wanted.ids:
@@ -153,7 +152,7 @@ def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:
 
 
 def still_open(bootstrap: str, letters: Iterable[Letter]) -> list[Letter]:
-    """Those of the letters that nobody has dealt with meanwhile, as they stand now.
+    """Those of the letters that are still open now, read afresh.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -174,12 +173,12 @@ def _age(letter: Letter) -> tuple[datetime, str, int, int]:
 
 
 def _is_one(one: Record, other: Record) -> bool:
-    """Whether two with the same place can be the same: a stub lacks something, what is whole must be equal."""
+    """Whether two records of one place can be the same: a stub is incomplete, whole ones must be equal."""
     return one.lacks is not None or other.lacks is not None or one == other
 
 
 def letter_of(message: Message) -> Letter:
-    """A record of a dead-letter topic, with the one refusal that it tells of."""
+    """A record of a dead-letter topic as a letter with one refusal."""
     found = headers.of(message) or []
     about: Mapping[str, str | None] = {
         name: headers.text(found, name) for name, _ in found if name.startswith(_OURS)

@@ -1,9 +1,9 @@
-"""Redrive of dead letters, each once: intention on record, original sent back, done on record.
+"""Redrive of dead letters, each once: record the intention, send the original back, record that it is done.
 
-Whoever dies between two of these steps leaves an intention. The next one to redrive looks whether the original
-stands in its partition again, from the offset on that the intention names: if so it is put on record, if not it is
-sent. So nothing is lost, and nothing is sent twice, unless two people redrive the same letter in the same second;
-then services see the same message ID twice, which changes nothing.
+A process that dies between two of these steps leaves an intention. The next redrive looks for the original in its
+partition, from the offset that the intention names: if it is there it is recorded as done, else it is sent. So
+nothing is lost, and nothing is sent twice, unless two people redrive the same letter in the same second; then
+services receive the same message ID twice, which changes nothing.
 """
 
 from collections import defaultdict
@@ -20,23 +20,23 @@ from operations.dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Hand
 from operations.dead_letters.letters import Letter
 
 CHUNK = 500
-"""Letters between two entries on record."""
+"""Letters that share one intention record and one flush."""
 
 Progress = Callable[[int], None]
-"""Told how many more letters are done."""
+"""Called with the number of letters done since the last call."""
 
 
 def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lambda _: None) -> int:
-    """Send originals back, byte for byte, to the partition they came from; how many.
+    """Send originals back, byte for byte, to their partition; returns how many this call sent.
 
     Args:
         bootstrap: Kafka, ``host:port``.
         letters: open or discarded ones.
-        progress: told of each step.
+        progress: called after each step.
 
     Raises:
-        DeadLetterError: one was redriven before, and nothing is sent; or some cannot go back, and all others have.
-        KafkaException: Kafka does not answer; what was sent until then is on record.
+        DeadLetterError: one was redriven before, and nothing is sent; or some cannot be sent, and all others were.
+        KafkaException: Kafka does not answer; what was sent until then is recorded.
     """
     for letter in letters:
         if letter.handled is not None and letter.handled.action == REDRIVEN:
@@ -63,7 +63,7 @@ def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lamb
 
 
 def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) -> None:
-    """Put on record that nobody needs to look at these any more; they stay where they are.
+    """Record that these need no further action; the records stay on their topics.
 
     Raises:
         DeadLetterError: one is handled already; nothing is changed.
@@ -77,7 +77,7 @@ def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) 
 
 
 def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> dict[str, str]:
-    """Send some letters back; those that cannot go, and why."""
+    """Send some letters back; returns those that cannot be sent, with the reason."""
     ends = Offsets(bootstrap).end({letter.record.topic for letter in letters})
     stay: dict[str, str] = {}
     for letter in letters:
@@ -108,7 +108,7 @@ def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> dict[str
 
 
 def _finish_interrupted(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> set[str]:
-    """Put on record what an interrupted redrive had sent; the letters concerned."""
+    """Record as done what an interrupted redrive had sent; returns the names of these letters."""
     intended: dict[tuple[str, int], list[Letter]] = defaultdict(list)
     for letter in letters:
         if letter.handled is not None and letter.handled.action == REDRIVING:

@@ -152,7 +152,7 @@ def test_an_event_that_was_never_on_a_topic(settle: Settle, completed):
     mend = f"DELETE FROM event_store WHERE event_id = '{event_id}'"
     with planted(settle, "saga", "event_store", plant, mend):
         said = named(settle, payment_id)
-        assert "PaymentProcessed is told 2 times, the payment service did it 1 times" in said["events"]
+        assert "PaymentProcessed is stored 2 times, the payment service did it 1 times" in said["events"]
         assert "but not on its topic (payment.events/0@0)" in said["topics"]
 
 

@@ -296,7 +296,7 @@ def test_a_request_that_does_not_finish_in_time_says_what_it_waits_for(command, 
     code, stdout, stderr = outcome_of(process)
 
     payment_id = stdout.splitlines()[0].split()[-1]
-    waits_for = "is not finished after 0.5 s; it waits for the saga service to hear of it"
+    waits_for = "is not finished after 0.5 s; it waits for the saga service to receive its request"
     assert (code, stderr) == (1, f"settle: withdrawal {payment_id} {waits_for}\n")
 
 

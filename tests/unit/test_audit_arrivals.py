@@ -10,11 +10,11 @@ from uuid_utils.compat import uuid7
 
 from contracts.services import READ_BY
 from operations.audit import arrivals
-from operations.audit.arrivals import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Kept
+from operations.audit.arrivals import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Retained
 from operations.audit.spill import BUCKETS, PAGE_ENTRIES, Spill
 
 REQUESTS, OWN = "withdrawal.requests", "withdrawal.events"
-KEPT = _Kept({}, 0.0)
+KEPT = _Retained({}, 0.0)
 PAYMENT = uuid7()
 
 
@@ -125,7 +125,7 @@ def test_the_first_type_and_topic_are_told_from_none():
 
 @pytest.mark.parametrize(("offset", "lost"), [(4, False), (5, True), (6, True)])
 def test_what_a_partition_has_dropped_is_not_lost(offset, lost):
-    kept = _Kept({(REQUESTS, 0): 5}, 0.0)
+    kept = _Retained({(REQUESTS, 0): 5}, 0.0)
     found = list(arrivals._lost(stored((uuid7(), "WithdrawalRequested", REQUESTS, 0, offset)), on_topic(), kept))
     assert bool(found) == lost
 
@@ -135,7 +135,7 @@ def test_of_the_sagas_own_events_what_is_older_than_the_oldest_record_is_not_los
     moment_s = 1_800_000_000.0
     one = UUID(int=(int(moment_s * 1000) + after_ms) << 80)
     found = list(
-        arrivals._lost(stored((one, "WithdrawalCompleted", None, -1, -1)), on_topic(), _Kept({}, moment_s))
+        arrivals._lost(stored((one, "WithdrawalCompleted", None, -1, -1)), on_topic(), _Retained({}, moment_s))
     )
     assert bool(found) == lost
 
@@ -153,8 +153,8 @@ def test_a_record_that_was_read_belongs_into_the_event_store(topic, offset, conf
     one = uuid7()
     known = {} if confirmed is None else {(topic, 1): confirmed}
     held = on_topic((one, topic, 1, offset))
-    assert list(arrivals._strangers(stored(), held, known)) == ([(topic, 1, offset)] if stranger else [])
-    assert list(arrivals._strangers(stored((one, "WithdrawalRequested", REQUESTS, 0, 0)), held, known)) == []
+    assert list(arrivals._unstored(stored(), held, known)) == ([(topic, 1, offset)] if stranger else [])
+    assert list(arrivals._unstored(stored((one, "WithdrawalRequested", REQUESTS, 0, 0)), held, known)) == []
 
 
 @pytest.mark.parametrize("spelled", [str, lambda one: str(one).upper(), lambda one: one.hex])
@@ -227,7 +227,7 @@ def strangers(monkeypatch, saga, records, places):
         return iter(records)
 
     monkeypatch.setattr(arrivals, "scan", scan)
-    return list(arrivals._not_excused(saga, "kafka:9092", places)), asked
+    return list(arrivals._unexplained(saga, "kafka:9092", places)), asked
 
 
 def test_a_record_that_the_event_store_lacks_is_named(monkeypatch):
@@ -289,16 +289,16 @@ def test_from_when_on_the_sagas_own_events_must_be_there(monkeypatch):
         yield from [Record(timestamp_ms=moments[place])] if place in moments else []
 
     monkeypatch.setattr(arrivals, "scan", scan)
-    assert arrivals._kept("kafka:9092") == _Kept(first, 2.0 + arrivals.CLOCKS_OFF_S)
+    assert arrivals._retained("kafka:9092") == _Retained(first, 2.0 + arrivals.CLOCKS_OFF_S)
     del moments[OWN, 1]
     monkeypatch.setattr(arrivals, "time", SimpleNamespace(time=lambda: 1_000.0))
-    assert arrivals._kept("kafka:9092") == _Kept(first, 1_000.0 + arrivals.CLOCKS_OFF_S)
+    assert arrivals._retained("kafka:9092") == _Retained(first, 1_000.0 + arrivals.CLOCKS_OFF_S)
     for place in ((OWN, 1), (OWN, 2)):
         first[place] = 0
-    assert arrivals._kept("kafka:9092") == _Kept(first, 0.0)
+    assert arrivals._retained("kafka:9092") == _Retained(first, 0.0)
     first[OWN, 1] = 1
     moments[OWN, 1] = 3_000
-    assert arrivals._kept("kafka:9092") == _Kept(first, 3.0 + arrivals.CLOCKS_OFF_S)
+    assert arrivals._retained("kafka:9092") == _Retained(first, 3.0 + arrivals.CLOCKS_OFF_S)
 
 
 class Outboxes:
@@ -465,7 +465,7 @@ def test_what_only_one_of_topics_and_event_store_holds_is_named(monkeypatch):
 
 
 def test_however_many_records_the_event_store_lacks_a_bounded_number_is_read_again_in_one_go(monkeypatch):
-    monkeypatch.setattr(arrivals, "STRANGERS_MAX", 2)
+    monkeypatch.setattr(arrivals, "UNSTORED_MAX", 2)
     records = [a_record(uuid7(), offset) for offset in range(5)]
     world = Everything(monkeypatch, records=records, confirmed={(REQUESTS, 0): 5})
     assert world.found()[0] == 5
@@ -486,6 +486,6 @@ def test_the_clocks_of_saga_and_relay_may_be_five_minutes_apart(monkeypatch):
     oldest_s = 1_800_000_000.0
     records = [Record(OWN, 0, 5, timestamp_ms=int(oldest_s * 1000))]
     Everything(monkeypatch, records=records, first={(OWN, 0): 5})
-    kept = arrivals._kept("kafka:9092")
+    kept = arrivals._retained("kafka:9092")
     for ahead_s, dropped in ((299.9, True), (300.1, False)):
         assert kept.dropped(None, -1, arrivals._first_id(oldest_s + ahead_s)) == dropped

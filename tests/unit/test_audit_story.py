@@ -55,7 +55,7 @@ def test_nothing_else_happens_twice_even_where_the_request_was_told_again(state,
         if (state, twice) != ("rejected", "BalanceChecked"):  # none for an unknown account, so it is not counted
             ((check, reason),) = faults(story(state, *again, twice))
             assert check == "events"
-            assert reason.startswith(f"{twice} is told 2 times")
+            assert reason.startswith(f"{twice} is stored 2 times")
 
 
 def test_a_completed_withdrawal_has_its_whole_story():
@@ -73,8 +73,8 @@ def test_an_event_that_an_unfinished_withdrawal_lacks_is_late_until_all_is_quiet
     lost = [reason for check, reason in faults(one) if check == "events"]
     assert late == {"finished"}
     assert lost == [
-        "PaymentProcessed is missing: the payment service did it, no event tells of it",
-        "NotificationSent is missing: the notification service did it, no event tells of it",
+        "PaymentProcessed is missing: the payment service did it, no event records it",
+        "NotificationSent is missing: the notification service did it, no event records it",
     ]
 
 
@@ -280,8 +280,8 @@ FAULTS = {
     "a notification nobody made": (
         {"state": "completed", "notification": NotificationSide(0, 1)},
         [
-            ("events", "NotificationSent is told 1 times, the notification service did it 0 times"),
-            ("events", "NotificationFailed is missing: the notification service did it, no event tells of it"),
+            ("events", "NotificationSent is stored 1 times, the notification service did it 0 times"),
+            ("events", "NotificationFailed is missing: the notification service did it, no event records it"),
         ],
     ),
     "nobody was told": (
@@ -298,7 +298,7 @@ FAULTS = {
             "notification": NotificationSide(2, 0),
             "saga": without("completed", more=["NotificationSent"]),
         },
-        [("events", "completed, and the customer was told 2 times")],
+        [("events", "completed, and the customer was notified 2 times")],
     ),
     "told in vain and once more": (
         {
@@ -306,7 +306,7 @@ FAULTS = {
             "notification": NotificationSide(1, 1),
             "saga": without("rejected", more=["NotificationFailed"]),
         },
-        [("events", "rejected, and the customer was told 2 times")],
+        [("events", "rejected, and the customer was notified 2 times")],
     ),
     "nobody asked for it": (
         {

@@ -35,7 +35,7 @@ class FakeChild(Child):
     def wait(self, timeout_s: float) -> bool:
         return self.code is not None
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         return "no such broker"
 
 
