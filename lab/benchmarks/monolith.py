@@ -65,7 +65,7 @@ def _server(folder: Path) -> Iterator[str]:
     with (folder / "lock").open("w") as lock:
         server = Postgres(Home(folder, lock.fileno()), ports.choose(taken=set()), {})
         if (initdb := server.prepare()) is not None and not (initdb.wait(START_S_MAX) and initdb.exit_code() == 0):
-            raise StackError(f"initdb fails: {initdb.last_words()}")
+            raise StackError(f"initdb fails: {initdb.last_log_line()}")
         server.prepared()
         child = server.launch()
         try:
