@@ -161,7 +161,7 @@ class _Kafka:
 
     topics: set[str] | None = None
     idle: set[str] = field(default_factory=set)
-    letters: dict[UUID, Letter] = field(default_factory=dict)
+    letters: dict[UUID, list[Letter]] = field(default_factory=dict)
     error: Exception | None = None
 
 
@@ -199,10 +199,12 @@ def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str
             why = _why_unpublished(row, service.outbox, kafka)
             if why is not None:
                 return f"{row.event_type} in the {name} outbox: {why}"
-    if (letter := kafka.letters.get(one.payment_id)) is not None:
-        refused_by = letter.refusals[-1].service
+    if letters := kafka.letters.get(one.payment_id):
+        event_type = letters[-1].event_type
+        names = sorted({letter.refusals[-1].service for letter in letters if letter.event_type == event_type})
+        services_that = f"{' and '.join(names)} service{'s' if len(names) > 1 else ''}"
         show = f"`settle dead-letters show {one.payment_id}`"
-        return f"{letter.event_type}, a dead letter: the {refused_by} service refused it; {show} says why"
+        return f"{event_type}, a dead letter: the {services_that} refused it; {show} says why"
     for name in (awaited_service(one.seen), "saga"):
         if name in kafka.idle:
             return f"the {name} service, which does not run: consumer group {consumer_group(name)} has no member"
@@ -254,15 +256,18 @@ def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
         services = {awaited_service(one.seen) for one in withdrawals} | {"saga"}
         told.idle = without_members(bootstrap, services, ANSWER_S)
         _read_letters(bootstrap, withdrawals, told.letters)
-        opened = {letter.id for letter in still_open(bootstrap, told.letters.values())} if told.letters else set()
-        told.letters = {key: letter for key, letter in told.letters.items() if letter.id in opened}
+        every = [letter for letters in told.letters.values() for letter in letters]
+        opened = {letter.id for letter in still_open(bootstrap, every)} if every else set()
+        told.letters = {
+            key: [letter for letter in letters if letter.id in opened] for key, letters in told.letters.items()
+        }
     except (KafkaException, TimeoutError) as error:
         told.error = error
     return told
 
 
-def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID, Letter]) -> None:
-    """Find the dead letters that hold withdrawals up, the last one of each.
+def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID, list[Letter]]) -> None:
+    """Find the dead letters that hold withdrawals up, of each in the order in which they are read.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -284,7 +289,7 @@ def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID,
         payment_id = payment_id_of(letter.record)
         one = by_id.get(payment_id) if payment_id is not None else None
         if one is not None and _holds_up(letter, one):
-            found[one.payment_id] = letter
+            found.setdefault(one.payment_id, []).append(letter)
 
 
 def _holds_up(letter: Letter, one: Open) -> bool:

@@ -298,7 +298,7 @@ def test_a_withdrawal_says_what_holds_it_up_beside_its_outboxes(lossy: Lossy):
     lossy.stack.start_service("payment")
     refused = "MoneyDeducted, a dead letter: the payment service refused it"
     wait_until(lambda: lossy.waits(payment_id).startswith(refused), "its message is refused")
-    refused = "WithdrawalRequested, a dead letter: the saga service refused it"
+    refused = "WithdrawalRequested, a dead letter: the account and saga services refused it"
     wait_until(lambda: refused in lossy.cli("status", str(unknown)).stderr, "a request that is refused is found")
     discarded = lossy.cli("dead-letters", "discard", str(payment_id), str(unknown), "--yes")
     assert discarded.returncode == 0, discarded.stderr
