@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,8 +52,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory):
     shutil.copytree(TOY, copy / "processors" / "fraud", ignore=shutil.ignore_patterns("__pycache__"))
     registry = copy / "contracts" / "services.py"
     before = registry.read_text()
-    beginning, end = before.split("\n)\n\n# What is one service's own affair")
-    registry.write_text(f"{beginning}\n{LINE})\n\n# What is one service's own affair{end}")
+    beginning, services, end = re.split(r"(?ms)^(SERVICES = \(.*?^)(?=\))", before)
+    registry.write_text(f"{beginning}{services}{LINE}{end}")
     assert len(registry.read_text().splitlines()) == len(before.splitlines()) + 1
     return copy
 
