@@ -12,11 +12,14 @@ import typer
 
 from cli.errors import FAILED, BadInputError
 from cli.signals import on_end
+from contracts.services import NAMES
 
 if TYPE_CHECKING:
     from cli.screen import Screen
     from lab.chaos.plan import Options
     from lab.chaos.run import Report
+
+PARTS = ("broker", "database", "relay", *NAMES)
 
 
 def chaos(
@@ -25,10 +28,10 @@ def chaos(
     kill: Annotated[
         str,
         typer.Option(
-            help="Who suffers: broker, database, relay, account, payment, notification, saga.",
+            help=f"Who suffers: {', '.join(PARTS)}.",
             show_default="all of them",
         ),
-    ] = "broker,database,relay,account,payment,notification,saga",
+    ] = ",".join(PARTS),
     pause: Annotated[bool, typer.Option("--pause", help="Also freeze parts (SIGSTOP, SIGCONT).")] = False,
     provider_faults: Annotated[
         bool, typer.Option("--provider-faults", help="A slow provider that often does not answer.")
