@@ -54,5 +54,5 @@ def _without_password(name: str, value: str) -> str:
 
     if name.endswith(_SECRETS):
         return "***"
-    without = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", value)
+    without = re.sub(r"(://[^:/@\s]*):(?:(?!://)\S)*@", r"\1:***@", value)
     return re.sub(r"(password\s*=\s*)(?:'(?:\\.|[^\\'])*'|\S*)", r"\1***", without)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from cli import settings
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from processors.saga.status import Status
+
+SILENT_S_MAX = 30.0
+"""A withdrawal without an event for longer, whose next step nothing visibly blocks, may need a nudge."""
 
 UNKNOWN = "the saga service to receive its request"
 """What a withdrawal waits for if the saga service has no event of it."""
@@ -61,7 +65,13 @@ def look(
     if held_up_by is not None:
         return Waits(held_up_by, held_up_by)
     words = (status.waiting_for if status is not None else None) or UNKNOWN
-    return Waits(f"{words}, which is in hand: {pending.in_words()}" if pending is not None else words)
+    if pending is not None:
+        return Waits(f"{words}, which is in hand: {pending.in_words()}")
+    last = max((step.at for step in status.steps), default=None) if status is not None else None
+    silent_s = (datetime.now(UTC) - last).total_seconds() if last is not None else 0.0
+    if silent_s > SILENT_S_MAX:  # its message may have been deleted, or discarded
+        words += f"; no event for {silent_s:.0f} s: `settle nudge {payment_id}` republishes what it waits for"
+    return Waits(words)
 
 
 def report_unasked(unasked: Mapping[str, Exception]) -> None:

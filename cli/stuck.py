@@ -45,6 +45,8 @@ def stuck(
     if not found:
         console.print(
             f"nothing is stuck: every withdrawal has ended, or had an event in the last {older_than_s:g} s"
+            if not unasked
+            else "nothing is known to be stuck, but not everything could be asked"
         )
         return
     console.print(as_table(found, datetime.now(UTC)))

@@ -16,6 +16,7 @@ _WORD = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
+_AUTHORITY = re.compile(rf"{_URL}[^/?#\s]*")
 EXAMPLES = "postgresql://settle@127.0.0.1:5432/account or host=127.0.0.1 dbname=account"
 
 
@@ -23,8 +24,10 @@ def check_dsn(dsn: str) -> str:
     """A database's URL or key-value string, as it is.
 
     Raises:
-        ValueError: it is neither, or a string that names no database.
+        ValueError: it is neither, a string that names no database, or a URL with a plain ``@`` in its password.
     """
+    if (authority := _AUTHORITY.match(dsn)) is not None and authority[0].count("@") > 1:
+        raise ValueError("a URL with more than one @: in a user's name or password it is written %40")
     # Imported here: most readers of settings need no database.
     import psycopg
     from psycopg.conninfo import conninfo_to_dict

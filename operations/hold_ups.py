@@ -199,7 +199,9 @@ def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str
             why = _why_unpublished(row, service.outbox, kafka)
             if why is not None:
                 return f"{row.event_type} in the {name} outbox: {why}"
-    if letters := kafka.letters.get(one.payment_id):
+    # What a service has in hand goes on by itself: a letter from before that is history.
+    in_hand = any(one.payment_id in service.pending for service in services.values())
+    if (letters := kafka.letters.get(one.payment_id)) and not in_hand:
         event_type = letters[-1].event_type
         names = sorted({letter.refusals[-1].service for letter in letters if letter.event_type == event_type})
         services_that = f"{' and '.join(names)} service{'s' if len(names) > 1 else ''}"

@@ -23,6 +23,7 @@ from confluent_kafka import KafkaException
 from opentelemetry.util.types import AttributeValue
 
 from broker.records import Record
+from contracts.topics import dead_letter_topic
 from processors.runtime.batch import Batch
 from processors.runtime.database import LOST_RACES, is_refusal, is_transient
 from processors.runtime.dead_letters import DeadLetters
@@ -191,7 +192,8 @@ class Pipeline:
                 await self._dead_letters.publish(letters)
                 break
             except KafkaException as error:
-                self.trouble = f"Kafka does not take dead letters: {error.args[0].str()}"
+                topics = ", ".join(sorted({dead_letter_topic(letter.record.topic) for letter in letters}))
+                self.trouble = f"Kafka does not take dead letters for {topics}: {error.args[0].str()}"
                 log.warning("Kafka does not take dead letters, waiting", error=str(error))
             await asyncio.sleep(pause_s)
         for letter in letters:

@@ -50,3 +50,11 @@ def test_what_is_no_database_is_refused(text):
 def test_what_is_no_database_is_none_on_its_own_either(text):
     with pytest.raises(ValueError, match="not a database such as"):
         check_dsn(text)
+
+
+@pytest.mark.parametrize("text", ["postgresql://u:a@b@127.0.0.1:5432/own", "postgres://u@v:a@h/own"])
+def test_a_password_with_a_plain_at_sign_is_refused_and_not_shown(text):
+    with pytest.raises(ValueError, match="is written %40") as refused:
+        split_dsns(text)
+    assert text not in str(refused.value)
+    assert check_dsn("postgresql://u:a%40b@127.0.0.1/own?application_name=a@b")

@@ -72,7 +72,8 @@ def test_development_takes_them(monkeypatch, environment):
 def test_a_production_with_passwords_of_its_own_is_fine_and_they_are_not_shown(monkeypatch):
     monkeypatch.setenv("SETTLE_ENV", "production")
     monkeypatch.setenv("SETTLE_SAGA_DSN", "postgresql://saga:hunter2@postgres/saga")
-    monkeypatch.setenv("SETTLE_RELAY_SOURCES", "postgresql://a:hunter2@x/a postgresql://b:hunter2@x/b")
+    monkeypatch.setenv("SETTLE_RELAY_SOURCES", "postgresql://a:hunter2@x/a,postgresql://b:hunter2@x/b")
+    monkeypatch.setenv("SETTLE_ACCOUNT_DSN_OF_OLD", "postgresql://a:some@hunter2@x/a")
     monkeypatch.setenv("SETTLE_OWNER_PASSWORD", "hunter2")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2")
 

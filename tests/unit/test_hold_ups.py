@@ -56,3 +56,15 @@ def test_a_dead_letter_counts_where_its_event_is_waited_for():
     assert not one.lacks("NothingOfOurs")
     assert not Open(ID, "acc", REQUESTED).acts_on("CancelRequested")
     assert Open(ID, "acc", REQUESTED | BITS[MoneyDeducted]).acts_on("MoneyDeducted")
+
+
+def test_a_dead_letter_of_what_a_service_has_in_hand_again_is_history():
+    letters = [
+        SimpleNamespace(event_type="MoneyDeducted", refusals=[SimpleNamespace(service=name)]) for name in "ba"
+    ]
+    kafka = _Kafka(frozenset({TOPIC}), letters={ID: letters})
+    one = Open(ID, "acc", REQUESTED)
+    assert "MoneyDeducted, a dead letter: the a and b services refused it" in _in_words(
+        one, {"x": _Service()}, kafka
+    )
+    assert _in_words(one, {"x": _Service(pending={ID: object()})}, kafka) is None

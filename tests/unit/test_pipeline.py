@@ -284,7 +284,7 @@ def test_dead_letters_wait_for_kafka_which_is_shown_until_it_takes_them():
     watched = Pipeline(service, service)
     asyncio.run(watched.run(records(3)))
     assert [letter.record.offset for letter in service.letters] == [1]
-    assert shown == [None] + ["Kafka does not take dead letters: all brokers down"] * 3
+    assert shown == [None] + ["Kafka does not take dead letters for withdrawal.requests.dlq: all brokers down"] * 3
     assert watched.trouble is None
 
 
