@@ -451,9 +451,11 @@ def test_a_server_that_reads_through_a_large_foreign_transaction_is_not_left(out
     port = ports.choose(taken=set())
     with relaying(outbox, http_port=port):
         outbox.wait_published([outbox.insert()])
+        # A partition that was just created may have had no leader at first.
+        before = metric(port, outbox, "reconnects_total")
         assert asked.wait(30)
         outbox.wait_published([outbox.insert()])
-        assert metric(port, outbox, "reconnects_total") == 0
+        assert metric(port, outbox, "reconnects_total") == before
 
 
 def test_a_server_that_has_gone_is_left(outbox):
