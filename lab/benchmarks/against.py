@@ -38,7 +38,9 @@ class BenchmarkError(Exception):
 
 def main(
     revision: Annotated[str, typer.Argument(help="Commit, branch or tag to compare this tree with.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each of the two.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Runs of each of the two; even, so that each begins as often.")
+    ] = 4,
     window: Annotated[float, typer.Option(min=1, help="Length of one window of a run, seconds.")] = 8.0,
     repeats: Annotated[int, typer.Option(min=1, help="Windows of a run.")] = 3,
     warm_up: Annotated[float, typer.Option(min=1, help="Load before the first window, seconds.")] = 20.0,
