@@ -10,7 +10,7 @@ import typer
 from cli import settings
 from cli.hold_up import report_unasked
 from cli.settings import DataOption
-from cli.text import say_json
+from cli.text import complain, say_json
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ def stuck(
 
     older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s
     dsns = {name: settings.dsn(name, data) for name in NAMES}
-    found, unasked = find(dsns, settings.kafka_bootstrap(data), older_than_s, limit)
-    report_unasked(unasked)
+    found, holds = find(dsns, settings.kafka_bootstrap(data), older_than_s, limit)
+    report_unasked(holds.unasked)
+    if "saga" in holds.idle:
+        complain("the saga service does not run: withdrawals that it has not read are not listed")
     if as_json:
         say_json(msgspec.to_builtins(found))
         return
@@ -45,7 +47,7 @@ def stuck(
     if not found:
         console.print(
             f"nothing is stuck: every withdrawal has ended, or had an event in the last {older_than_s:g} s"
-            if not unasked
+            if not holds.unasked and "saga" not in holds.idle
             else "nothing is known to be stuck, but not everything could be asked"
         )
         return

@@ -130,11 +130,13 @@ class Found(NamedTuple):
     Attributes:
         held_up_by: what a withdrawal waits for and what to do, one line each, by payment ID.
         pending: what a service will retry for it, by payment ID.
+        idle: services of which no instance runs, of those that these withdrawals wait for, and ``saga``.
         unasked: what could not be queried (``the payment database``, ``Kafka``), and why.
     """
 
     held_up_by: dict[UUID, str]
     pending: dict[UUID, Pending]
+    idle: set[str]
     unasked: dict[str, Exception]
 
 
@@ -173,10 +175,9 @@ def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -
         bootstrap: Kafka, ``host:port``.
         withdrawals: that are not finished.
     """
-    if not withdrawals:
-        return Found({}, {}, {})
     with ThreadPoolExecutor(len(dsns) + 1) as pool:
-        asked = {name: pool.submit(_ask_service, name, dsn, withdrawals) for name, dsn in dsns.items()}
+        of = dsns.items() if withdrawals else ()
+        asked = {name: pool.submit(_ask_service, name, dsn, withdrawals) for name, dsn in of}
         kafka = _ask_kafka(bootstrap, withdrawals)
         services = {name: future.result() for name, future in asked.items()}
     unasked = {f"the {name} database": one.error for name, one in services.items() if one.error is not None}
@@ -186,6 +187,7 @@ def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -
     return Found(
         {payment_id: words for payment_id, words in said if words is not None},
         {payment_id: pending for one in services.values() for payment_id, pending in one.pending.items()},
+        kafka.idle,
         unasked,
     )
 
@@ -257,7 +259,8 @@ def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
         told.topics = existing_topics(bootstrap, ANSWER_S)
         services = {awaited_service(one.seen) for one in withdrawals} | {"saga"}
         told.idle = without_members(bootstrap, services, ANSWER_S)
-        _read_letters(bootstrap, withdrawals, told.letters)
+        if withdrawals:
+            _read_letters(bootstrap, withdrawals, told.letters)
         every = [letter for letters in told.letters.values() for letter in letters]
         opened = {letter.id for letter in still_open(bootstrap, every)} if every else set()
         told.letters = {

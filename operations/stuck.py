@@ -5,11 +5,9 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
-from confluent_kafka import KafkaException
 
 from contracts.postgres import session
-from operations.hold_ups import ANSWER_S, Open, Pending, find
-from operations.lag import without_members
+from operations.hold_ups import Found, Open, Pending, find
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
@@ -46,9 +44,7 @@ class Stuck(msgspec.Struct, frozen=True):
     pending: Pending | None
 
 
-def stuck(
-    dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: int
-) -> tuple[list[Stuck], dict[str, Exception]]:
+def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: int) -> tuple[list[Stuck], Found]:
     """The withdrawals that are not finished and had no event for some time, longest first.
 
     Args:
@@ -58,15 +54,14 @@ def stuck(
         limit: how many at the most.
 
     Returns:
-        The withdrawals, and what could not be queried for the cause, with the reason. Where the saga service does
-        not run, it is named there too: a withdrawal that it has not read is not among those found.
+        The withdrawals, and what there is to say of their causes. Where ``saga`` is idle there, withdrawals that
+        it has not read are not among them.
 
     Raises:
         psycopg.OperationalError: the saga service's database does not answer.
     """
     with session(dsns["saga"]) as connection:
         rows = utc.cursor(connection).execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
-    unread = _unread(bootstrap)
     others = {name: dsn for name, dsn in dsns.items() if name != "saga"}
     found = find(others, bootstrap, [Open(row[0], row[3], row[2], row[7]) for row in rows])
     withdrawals = [
@@ -85,15 +80,4 @@ def stuck(
         )
         for payment_id, state, seen, account_id, amount_minor, currency, reason, created_at, updated_at in rows
     ]
-    return withdrawals, found.unasked | unread
-
-
-def _unread(bootstrap: str) -> dict[str, Exception]:
-    """Why withdrawals may be missing in the saga service's database."""
-    try:
-        if not without_members(bootstrap, {"saga"}, ANSWER_S):
-            return {}
-    except KafkaException as error:
-        return {"Kafka": error}
-    reason = "it does not run: what has not reached it is not listed here"
-    return {"the saga service": RuntimeError(reason)}
+    return withdrawals, found

@@ -63,6 +63,16 @@ def test_each_page_is_read_by_get_and_head_and_by_nothing_else():
             assert ask(server.port, path)[:2] == (404, "/healthz, /readyz and /metrics are here\n")
 
 
+def test_what_head_is_answered_ends_with_its_headers():
+    """A body would be taken for the next answer; a client's library hides it."""
+    with serving() as server, socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        client.sendall(b"HEAD /readyz HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert b" 200 " in answer.splitlines()[0]
+    assert answer.endswith(b"\r\n\r\n")
+    assert answer.count(b"\r\n\r\n") == 1
+
+
 def test_metrics_are_openmetrics_for_those_who_ask_for_it():
     registry = CollectorRegistry()
     Counter("settle_tries", "Tries", registry=registry).inc(exemplar={"trace_id": "ab"})
