@@ -48,18 +48,22 @@ def env(data: DataOption = None) -> None:
     except NotRunning as error:
         _fail(error)
     variables = stack_json.environment(state)
-    # So that plain `psql account` works as well.
+    # So that plain `psql account` works as well, and with its server as PGPORT any other.
     server = urlsplit(state.dsns["account"])
     variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
     variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
     # For curl and kill; a part that was restarted has another process ID.
     variables |= {f"SETTLE_{name.upper()}_HTTP": f"http://{HOST}:{port}" for name, port in state.http.items()}
-    variables |= {f"SETTLE_{name.upper()}_PID": str(pid) for name, pid in state.pids.items()}
+    variables |= {f"SETTLE_{_as_variable(name)}_PID": str(pid) for name, pid in state.pids.items()}
     variables |= {"SETTLE_UP_PID": str(state.pid)}
     for name, value in variables.items():
         say_to_shell(f"export {name}={shlex.quote(value)}")
     say_to_shell('# psql "$SETTLE_ACCOUNT_DSN"')
     say_to_shell('# kcat -b "$SETTLE_KAFKA_BOOTSTRAP" -L')
+
+
+def _as_variable(part: str) -> str:
+    return part.upper().replace("-", "_")
 
 
 def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> None:
@@ -136,9 +140,9 @@ class _Display:
         before = {status.name: status.state for status in known}
         for status in present:
             if status.state not in (before.get(status.name), "pending"):
-                self._console.print(f"{status.name:<13} {status.state:<11} {status.address}")
+                self._console.print(f"{status.name:<22} {status.state:<11} {status.address}")
                 if status.state == "waiting" and status.waits_for:
-                    self._console.print(f"{'':<13} {status.waits_for}")
+                    self._console.print(f"{'':<22} {status.waits_for}")
 
 
 def _table(statuses: tuple[PartStatus, ...]) -> Grid:

@@ -1,10 +1,24 @@
-"""The interface of a supervised part (broker, database or service): start, readiness, stop."""
+"""The interfaces of a supervised part (broker, database or service): start, readiness, stop."""
 
 import signal
 from dataclasses import dataclass
 from typing import Protocol
 
 from stack.process import Child
+
+
+class Preparation(Protocol):
+    """What must be done once before parts can be launched."""
+
+    name: str
+
+    def prepare(self) -> Child | None:
+        """Start the process that does it, if it is not done yet."""
+        ...
+
+    def prepared(self) -> None:
+        """Commit the result of :meth:`prepare`, which has succeeded or was not needed."""
+        ...
 
 
 class Part(Protocol):
@@ -18,14 +32,6 @@ class Part(Protocol):
     stop_signal: signal.Signals
     hurry_signal: signal.Signals
     """The signal for a hurried stop: ends it at once, losing nothing that was committed."""
-
-    def prepare(self) -> Child | None:
-        """Start the process that must complete once before the first launch, if there is one."""
-        ...
-
-    def prepared(self) -> None:
-        """Commit the result of :meth:`prepare`, which has succeeded or was not needed."""
-        ...
 
     def launch(self) -> Child:
         """Start the process."""

@@ -1,11 +1,12 @@
-"""PostgreSQL from a Python package: one server, a database for each service, durable."""
+"""PostgreSQL from a Python package: a server for each database, durable."""
 
 import os
 import secrets
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,12 +14,19 @@ import psycopg
 from psycopg import sql
 
 from contracts.postgres import session
+from contracts.services import DATABASES
 from stack.errors import StackError
 from stack.part import Part
 from stack.ports import HOST
 from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
+
+SERVERS = {database: f"postgres-{database}" for database in DATABASES}
+"""The part of a stack that serves each database."""
+
+OID_MIN = 16_384
+"""Of what is not PostgreSQL's own."""
 
 # Crash recovery on a busy disk: 6 to 12 s to flush some 2,500 files one by one, 0.2 to 5 s to flush the whole file
 # system (syncfs), which only Linux has.
@@ -38,10 +46,10 @@ SETTINGS: dict[str, str] = {
     "fsync": "on",
     "synchronous_commit": "on",
     "recovery_init_sync_method": SYNC_METHOD,
-    # For two cores and a laptop's memory; checkpoints seldom and spread out.
-    "shared_buffers": "256MB",
-    "max_wal_size": "4GB",
-    "min_wal_size": "1GB",
+    # For several servers on two cores and a laptop's memory; checkpoints seldom and spread out.
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "min_wal_size": "256MB",
     "checkpoint_timeout": "15min",
     "checkpoint_completion_target": "0.9",
     "jit": "off",
@@ -52,53 +60,91 @@ SETTINGS: dict[str, str] = {
 }
 
 
+_EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
+
+
+class Clusters:
+    """The data folders of the servers: initdb makes one, and each server gets a copy of it.
+
+    Args:
+        databases: the databases whose servers need one.
+    """
+
+    name = "postgres"
+
+    def __init__(self, home: Home, databases: Sequence[str]):
+        self._home = home
+        self._folders = [_folder(home, database) for database in databases]
+        self._template = home.data / "postgres.new"
+        _password(home)
+
+    def prepare(self) -> Child | None:
+        """Start initdb, in a folder of its own, where a server has no cluster yet.
+
+        Raises:
+            StackError: the data are of a version that had one server for all databases.
+        """
+        if (self._home.data / "postgres" / "PG_VERSION").exists():
+            raise StackError(
+                f"{self._home.data} has one PostgreSQL server for all databases, as earlier versions made it: "
+                "begin with another folder, or stay with that version"
+            )
+        for unfinished in (self._template, *map(_unfinished, self._folders)):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if all(folder.exists() for folder in self._folders):
+            return None
+        self._template.mkdir(mode=0o700)
+        chown_to_unprivileged(self._template)
+        command = [programs() / "initdb", "-D", self._template, "-U", USER]
+        # Every user of this machine can connect to 127.0.0.1, and a superuser of PostgreSQL can read and write
+        # files.
+        command += ["--auth=scram-sha-256", f"--pwfile={_password_file(self._home)}"]
+        command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--no-sync"]  # the copies are synced
+        return start(self._home, "initdb", [str(word) for word in command], unprivileged=True)
+
+    def prepared(self) -> None:
+        """Copy the cluster to each server that has none; an interrupted copy is never used."""
+        if not self._template.exists():
+            return
+        missing = [folder for folder in self._folders if not folder.exists()]
+        for folder in missing:
+            shutil.copytree(self._template, _unfinished(folder))
+            chown_to_unprivileged(_unfinished(folder))
+        os.sync()
+        for folder in missing:
+            os.rename(_unfinished(folder), folder)
+        shutil.rmtree(self._template)
+
+
 class Postgres(Part):
-    """The database server of a stack.
+    """The server of one database.
 
     Args:
         settings: of postgresql.conf, over :data:`SETTINGS`.
     """
 
-    name = "postgres"
     start_timeout_s = 60.0
     stop_timeout_s = 30.0
     stop_signal = signal.SIGINT  # fast shutdown: clients are disconnected, everything is flushed
     hurry_signal = signal.SIGQUIT  # immediate shutdown: recovers from the log at the next start
 
-    def __init__(self, home: Home, port: int, settings: Mapping[str, str]):
+    def __init__(self, home: Home, database: str, port: int, settings: Mapping[str, str]):
+        self.name = f"postgres-{database}"
         self.address = f"{HOST}:{port}"
         self._home = home
-        self._port = port
+        self._database = database
+        self._password = _password(home)
         self._settings = {**SETTINGS, "port": str(port), **settings}
-        self._folder = home.data / "postgres"
-        self._unfinished = home.data / "postgres.new"
-        self._programs = programs()
-        self._password_file = home.data / "postgres.password"
-        self._password = _password(self._password_file)
+        self._folder = _folder(home, database)
 
-    def dsn(self, database: str) -> str:
-        """The URL of one of the databases."""
+    @property
+    def dsn(self) -> str:
+        """The URL of its database."""
+        return self._of(self._database)
+
+    def _of(self, database: str) -> str:
         return f"postgresql://{USER}:{self._password}@{self.address}/{database}"
-
-    def prepare(self) -> Child | None:
-        """Create the cluster in a temporary folder, so that an interrupted one is never used."""
-        shutil.rmtree(self._unfinished, ignore_errors=True)
-        if self._folder.exists():
-            return None
-        self._unfinished.mkdir(mode=0o700)
-        chown_to_unprivileged(self._unfinished)
-        command = [self._programs / "initdb", "-D", self._unfinished, "-U", USER]
-        # Every user of this machine can connect to 127.0.0.1, and a superuser of PostgreSQL can read and write
-        # files.
-        command += ["--auth=scram-sha-256", f"--pwfile={self._password_file}"]
-        command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        command += [f"--sync-method={SYNC_METHOD}"]
-        return start(self._home, "initdb", [str(word) for word in command], unprivileged=True)
-
-    def prepared(self) -> None:
-        """Rename the finished cluster to its final folder."""
-        if self._unfinished.exists():
-            os.rename(self._unfinished, self._folder)
 
     def launch(self) -> Child:
         """Write the configuration and start the server."""
@@ -107,7 +153,7 @@ class Postgres(Part):
         return start(
             self._home,
             self.name,
-            [str(self._programs / "postgres"), "-D", str(self._folder)],
+            [str(programs() / "postgres"), "-D", str(self._folder)],
             death_signal=self.stop_signal,
             unprivileged=True,
         )
@@ -115,23 +161,37 @@ class Postgres(Part):
     def waits_for(self) -> str | None:
         """None if it runs a query."""
         try:
-            with session(f"{self.dsn('postgres')}?connect_timeout=1") as connection:
+            with session(f"{self._of('postgres')}?connect_timeout=1") as connection:
                 connection.execute("SELECT 1")
         except psycopg.Error as error:
             return " ".join(str(error).split())
         return None
 
-    def create_databases(self, names: tuple[str, ...]) -> None:
-        """Create the databases that are missing."""
-        with session(self.dsn("postgres"), autocommit=True) as connection:
-            existing = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
-            for name in names:
-                if name not in existing:
-                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    def create_database(self) -> None:
+        """Create its database if it is missing."""
+        create = sql.SQL("CREATE DATABASE {} OID {}")
+        # All clusters are copies of one: only by their databases' OIDs can the relay tell them apart.
+        oid = OID_MIN + zlib.crc32(self._database.encode()) % 2**30
+        with session(self._of("postgres"), autocommit=True) as connection:
+            if not connection.execute(_EXISTS, (self._database,)).fetchone():
+                connection.execute(create.format(sql.Identifier(self._database), sql.Literal(oid)))
 
 
-def _password(file: Path) -> str:
-    """The password of the data folder's database, generated the first time; only the owner may read the file."""
+def _folder(home: Home, database: str) -> Path:
+    return home.data / f"postgres-{database}"
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.new")
+
+
+def _password_file(home: Home) -> Path:
+    return home.data / "postgres.password"
+
+
+def _password(home: Home) -> str:
+    """The password of the data folder's servers, generated the first time; only the owner may read the file."""
+    file = _password_file(home)
     if not file.exists():
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as new:

@@ -131,10 +131,11 @@ def is_root() -> bool:
 
 
 def chown_to_unprivileged(folder: Path) -> None:
-    """Make the user of unprivileged children the owner of a folder (not of its contents)."""
+    """Make the user of unprivileged children the owner of a folder and of its contents."""
     if is_root():
         user = pwd.getpwnam(UNPRIVILEGED_USER)
-        os.chown(folder, user.pw_uid, user.pw_gid)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid)
 
 
 def _wrapper(death_signal: signal.Signals, *, drop: bool) -> list[str]:

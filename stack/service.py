@@ -49,13 +49,6 @@ class Service(Part):
         """Another instance of the same service, on a port of its own."""
         return Service(self._home, name, choose(), self._environment, lambda _: self._command(self.name))
 
-    def prepare(self) -> Child | None:
-        """Nothing to prepare."""
-        return None
-
-    def prepared(self) -> None:
-        """Nothing was prepared."""
-
     def launch(self) -> Child:
         """Start the service; a failpoint of the environment holds for the first start only."""
         child = start(self._home, self.name, self._command(self.name), environment=self._environment)

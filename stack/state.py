@@ -6,10 +6,12 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from processors.runtime.settings import DATA_FOLDER
 from stack.errors import NotRunning
 from stack.lock import is_held
+from stack.postgres import SERVERS
 
 FILE_NAME = "stack.json"
 
@@ -33,6 +35,11 @@ class State:
     dsns: dict[str, str]
     http: dict[str, int] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
+
+    def ports(self) -> dict[str, int]:
+        """The port of each part."""
+        servers = {SERVERS[name]: urlsplit(dsn).port or 0 for name, dsn in self.dsns.items() if name in SERVERS}
+        return {"kafka": int(self.kafka_bootstrap.rpartition(":")[2]), **servers, **self.http}
 
 
 def default_data_folder() -> Path:

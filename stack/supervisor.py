@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,8 @@ from stack.errors import ChildFailed, StackError
 from stack.jars import kafka_jars
 from stack.kafka import Kafka
 from stack.lock import FolderLock
-from stack.part import PartStatus
-from stack.postgres import Postgres
+from stack.part import PartStatus, Preparation
+from stack.postgres import SERVERS, Clusters, Postgres
 from stack.process import Child, Home
 from stack.provision import ensure_topics, migrate
 from stack.service import Command, Service, settle_run
@@ -57,6 +57,7 @@ class Stack:
     Args:
         data: the data folder; created if missing. A stack continues on the data that an earlier one left in it.
         services: which of our services to run; none for only Kafka and PostgreSQL with topics and schemas.
+        databases: which databases to have, each on a server of its own; those that the services need, at least.
         environment: further variables for the services.
         postgres_settings: of postgresql.conf, over :data:`stack.postgres.SETTINGS`.
         java_options: of the broker's Java, over :data:`stack.kafka.JVM_FLAGS`.
@@ -71,6 +72,7 @@ class Stack:
         data: Path,
         *,
         services: Sequence[str] = SERVICES,
+        databases: Sequence[str] = DATABASES,
         environment: Mapping[str, str] | None = None,
         postgres_settings: Mapping[str, str] | None = None,
         java_options: Sequence[str] = (),
@@ -80,6 +82,7 @@ class Stack:
     ):
         self.data = data.expanduser().resolve()
         self._services = tuple(services)
+        self._databases = tuple(databases)
         self._environment = dict(environment or {})
         self._postgres_settings = dict(postgres_settings or {})
         self._java_options = tuple(java_options)
@@ -289,26 +292,28 @@ class Stack:
         assert self._lock is not None
         home = Home(self.data, self._lock.children_fd)
         before = stack_json.read_state(self.data)
+        old_ports = before.ports() if before else {}
         taken: set[int] = set()
-        old_ports = dict(before.http) if before else {}
-        broker_port = ports.choose(_port(before.kafka_bootstrap) if before else None, taken=taken)
-        database_port = ports.choose(
-            _port(before.dsns["account"].rpartition("/")[0]) if before else None, taken=taken
-        )
-        postgres = Postgres(home, database_port, self._postgres_settings)
-        kafka = Kafka(home, jars, broker_port, ports.choose(taken=taken), self._java_options)
+
+        def port(part: str) -> int:
+            return ports.choose(old_ports.get(part), taken=taken)
+
+        servers = {
+            name: Postgres(home, name, port(SERVERS[name]), self._postgres_settings) for name in self._databases
+        }
+        kafka = Kafka(home, jars, port("kafka"), ports.choose(taken=taken), self._java_options)
         self._state = stack_json.State(
             data=str(self.data),
             pid=os.getpid(),
             kafka_bootstrap=kafka.address,
-            dsns={name: postgres.dsn(name) for name in DATABASES},
-            http={name: ports.choose(old_ports.get(name), taken=taken) for name in self._services},
+            dsns={name: server.dsn for name, server in servers.items()},
+            http={name: port(name) for name in self._services},
         )
         variables = {**stack_json.environment(self._state), **self._environment}
         if PROVIDER in self._services:
             variables["SETTLE_PROVIDER_URL"] = f"http://{ports.HOST}:{self._state.http[PROVIDER]}"
         parts = [
-            postgres,
+            *servers.values(),
             kafka,
             *(
                 Service(home, name, self._state.http[name], variables, self._command)
@@ -316,14 +321,15 @@ class Stack:
             ),
         ]
         self._supervised = {part.name: Supervised(part, self._note) for part in parts}
-        self._prepare([self._supervised["postgres"], self._supervised["kafka"]])
-        self._await_ready(["postgres"])
+        server_names = [server.name for server in servers.values()]
+        self._prepare({Clusters(home, self._databases): server_names, kafka: [kafka.name]})
+        self._await_ready(server_names)
         # Kafka needs seconds to start: the schemas are migrated meanwhile.
-        postgres.create_databases(DATABASES)
-        for name, dsn in self._state.dsns.items():
+        for name, server in servers.items():
             self._raise_if_stopping()
-            migrate(name, dsn)
-        self._await_ready(["kafka"])
+            server.create_database()
+            migrate(name, server.dsn)
+        self._await_ready([kafka.name])
         ensure_topics(kafka.address, self._partitions)
         for group in self._groups():
             for name in group:
@@ -331,22 +337,23 @@ class Stack:
             self._await_ready(group)
         self._supervising = True
 
-    def _prepare(self, group: Iterable[Supervised]) -> None:
-        """Run the preparations of several parts in parallel, and launch each as soon as its own is done."""
-        preparing: dict[Supervised, Child | None] = {}
+    def _prepare(self, group: Mapping[Preparation, Sequence[str]]) -> None:
+        """Run several preparations in parallel, and launch each one's parts as soon as it is done."""
+        preparing: dict[Preparation, Child | None] = {}
         try:
-            for supervised in group:
-                preparing[supervised] = supervised.part.prepare()
+            for preparation in group:
+                preparing[preparation] = preparation.prepare()
             deadline = time.monotonic() + PREPARE_TIMEOUT_S
             while preparing:
                 self._raise_if_stopping()
-                for supervised, child in list(preparing.items()):
+                for preparation, child in list(preparing.items()):
                     if _has_prepared(child):
-                        supervised.part.prepared()
-                        supervised.launch()
-                        del preparing[supervised]
+                        preparation.prepared()
+                        for name in group[preparation]:
+                            self._supervised[name].launch()
+                        del preparing[preparation]
                 if time.monotonic() > deadline:
-                    names = " and ".join(supervised.part.name for supervised in preparing)
+                    names = " and ".join(preparation.name for preparation in preparing)
                     raise ChildFailed(f"{names} could not be prepared within {PREPARE_TIMEOUT_S:g} s")
                 self._publish()
                 time.sleep(START_POLL_S)
@@ -389,7 +396,7 @@ class Stack:
     def _stop(self) -> None:
         self._supervising = False
         seconds = [f"{name}-2" for name in self._services]
-        for group in [seconds, *reversed(self._groups()), ["kafka"], ["postgres"]]:
+        for group in [seconds, *reversed(self._groups()), ["kafka"], SERVERS.values()]:
             self._end([self._supervised[name] for name in group if name in self._supervised])
 
     def _end(self, group: Sequence[Supervised]) -> None:
@@ -421,7 +428,3 @@ def _has_prepared(child: Child | None) -> bool:
     if child.exit_code() is not None:
         raise ChildFailed(f"{child.name} failed: {child.last_log_line()} (see {child.log})")
     return False
-
-
-def _port(address: str) -> int:
-    return int(address.rpartition(":")[2])

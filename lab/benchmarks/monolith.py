@@ -11,7 +11,7 @@ from pathlib import Path
 from contracts.postgres import session
 from stack import ports
 from stack.errors import StackError
-from stack.postgres import Postgres, programs
+from stack.postgres import Clusters, Postgres, programs
 from stack.process import Child, Home
 
 SCRIPT = Path(__file__).with_suffix(".sql")
@@ -59,18 +59,25 @@ def _pgbench(dsn: str, seconds: int) -> float:
 
 @contextmanager
 def _server(folder: Path) -> Iterator[str]:
-    """A server with the settings of the stack's; its database ``postgres`` as a URL."""
+    """A server with the settings of the stack's and the memory of all of them; its database as a URL."""
     folder.chmod(0o755)  # PostgreSQL gives up its rights as root and must still reach its folder
     (folder / "logs").mkdir()
     with (folder / "lock").open("w") as lock:
-        server = Postgres(Home(folder, lock.fileno()), ports.choose(taken=set()), {})
-        if (initdb := server.prepare()) is not None and not (initdb.wait(START_S_MAX) and initdb.exit_code() == 0):
+        home, name = Home(folder, lock.fileno()), "monolith"
+        clusters = Clusters(home, [name])
+        if (initdb := clusters.prepare()) is not None and not (
+            initdb.wait(START_S_MAX) and initdb.exit_code() == 0
+        ):
             raise StackError(f"initdb fails: {initdb.last_log_line()}")
-        server.prepared()
+        clusters.prepared()
+        server = Postgres(
+            home, name, ports.choose(taken=set()), {"shared_buffers": "256MB", "max_wal_size": "4GB"}
+        )
         child = server.launch()
         try:
             _wait_ready(server, child)
-            yield server.dsn("postgres")
+            server.create_database()
+            yield server.dsn
         finally:
             child.signal(server.stop_signal)
             child.wait(server.stop_timeout_s)

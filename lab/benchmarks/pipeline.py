@@ -38,6 +38,7 @@ from processors.account.accounts import open_accounts
 from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS, WithdrawalClient
 from producers.load import run_load
 from producers.plan import LoadPlan, Planned, plan_load
+from stack.postgres import SERVERS, USER
 from stack.supervisor import Stack
 from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
@@ -263,18 +264,20 @@ def cpu_s(stack: Stack) -> dict[str, float]:
         process = psutil.Process(pid)
         for member in (process, *process.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):  # a worker of PostgreSQL's that has just ended
-                part = _postgres_part(member) if name == "postgres" and member != process else name
+                part = _postgres_part(member) if name in SERVERS.values() else name
                 seconds[part] = seconds.get(part, 0.0) + sum(member.cpu_times()[:2])
     seconds["load"] = sum(psutil.Process().cpu_times()[:2])
     return seconds
 
 
 def _postgres_part(member: psutil.Process) -> str:
-    """``walsender``, the database that a backend serves, or ``postgres`` for what serves all."""
-    title = " ".join(member.cmdline()).removeprefix("postgres: ").split()
-    if title[:1] == ["walsender"]:  # one that has just ended has no title
+    """``postgres: walsenders``, ``postgres: `` and the database that a backend serves, or ``postgres``."""
+    kind, title, *more = [*" ".join(member.cmdline()).split(), "", ""]
+    if kind != "postgres:":
+        return "postgres"
+    if title == "walsender":  # one that has just ended has no title
         return "postgres: walsenders"
-    return f"postgres: {title[1]}" if title[:1] == ["settle"] else "postgres"
+    return f"postgres: {more[0]}" if title == USER else "postgres"
 
 
 def _listed(rates: Sequence[float]) -> str:

@@ -248,7 +248,10 @@ def main(
 ) -> None:
     """Measure the relay on an embedded stack."""
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory(prefix="settle-bench-") as folder, Stack(Path(folder), services=()) as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="settle-bench-") as folder,
+        Stack(Path(folder), services=(), databases=["account"]) as stack,
+    ):
         outbox = Outbox(stack, "bench")
         with relay(outbox):
             outbox.write(1_000)

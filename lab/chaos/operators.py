@@ -84,7 +84,7 @@ _DROP_SLOT = "SELECT pg_drop_replication_slot(%s)"
 _ADVANCE_SLOT = "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())"
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity
-WHERE pid <> pg_backend_pid() AND backend_type IN ('client backend', 'walsender')
+WHERE usename <> %s AND backend_type IN ('client backend', 'walsender')
 """
 _PASSWORD = "SELECT rolpassword FROM pg_authid WHERE rolname = %s"
 
@@ -122,9 +122,10 @@ class Operators:
         self._numbers = count(1)
         self._admin = admin(self._bootstrap)
         self._password = secrets.token_urlsafe()
-        with session(stack.state.dsns["account"]) as connection:
-            role = sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}")
-            connection.execute(role.format(sql.Identifier(ROLE), sql.Literal(self._password)))
+        role = sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}")
+        for service in READ_BY:
+            with session(stack.state.dsns[service]) as connection:
+                connection.execute(role.format(sql.Identifier(ROLE), sql.Literal(self._password)))
 
     def _swap(self, fault: Fault) -> None:
         old = sql.Identifier(f"outbox_old_{next(self._numbers)}")
@@ -159,41 +160,40 @@ class Operators:
         back = "ALTER DATABASE {} RESET default_transaction_read_only"
         name = sql.Identifier(fault.part)
         try:
-            _until_done(fault, lambda: self._execute("postgres", sql.SQL(change).format(name)))
-            self._end_sessions("datname", fault.part)
+            _until_done(fault, lambda: self._execute(fault.part, sql.SQL(change).format(name)))
+            self._end_sessions(fault.part)
             time.sleep(fault.for_s)
         finally:
-            _until_done(fault, lambda: self._execute("postgres", sql.SQL(back).format(name)))
+            _until_done(fault, lambda: self._execute(fault.part, sql.SQL(back).format(name)))
 
     def _lock_out(self, fault: Fault) -> None:
-        with self._connect("postgres") as connection:
+        with self._connect(fault.part) as connection:
             row = connection.execute(_PASSWORD, (USER,)).fetchone()
         assert row is not None
         set_password = sql.SQL("ALTER ROLE {} PASSWORD {}").format
         role, before, after = sql.Identifier(USER), sql.Literal(row[0]), sql.Literal(secrets.token_urlsafe())
         try:
-            _until_done(fault, lambda: self._execute("postgres", set_password(role, after)))
-            self._end_sessions("usename", USER)
+            _until_done(fault, lambda: self._execute(fault.part, set_password(role, after)))
+            self._end_sessions(fault.part)
             time.sleep(fault.for_s)
         finally:
-            _until_done(fault, lambda: self._execute("postgres", set_password(role, before)))
+            _until_done(fault, lambda: self._execute(fault.part, set_password(role, before)))
 
-    def _end_sessions(self, column: LiteralString, value: str) -> None:
-        with self._connect("postgres") as connection:
-            connection.execute(f"{_END_SESSIONS} AND {column} = %s", (END_SESSION_MS, value))
+    def _end_sessions(self, service: str) -> None:
+        with self._connect(service) as connection:
+            connection.execute(_END_SESSIONS, (END_SESSION_MS, ROLE))
 
-    def _execute(self, database: str, statement: sql.Composed) -> None:
-        with self._connect(database) as connection:
+    def _execute(self, service: str, statement: sql.Composed) -> None:
+        with self._connect(service) as connection:
             connection.execute(statement)
 
-    def _connect(self, database: str) -> psycopg.Connection:
+    def _connect(self, service: str) -> psycopg.Connection:
         # As the owner of the tables: what is made belongs to it, too.
         dsn = make_conninfo(
-            self._stack.state.dsns["account"],
-            dbname=database,
+            self._stack.state.dsns[service],
             user=ROLE,
             password=self._password,
-            options=f"-c role={USER}",
+            options=f"-c role={USER} -c default_transaction_read_only=off",
         )
         return session(dsn, autocommit=True)
 

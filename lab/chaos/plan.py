@@ -7,9 +7,11 @@ from itertools import chain
 
 from contracts.failpoints import FAILPOINTS
 from contracts.services import READ_BY, TOPICS
+from stack.postgres import SERVERS
 
 SERVICES = ("relay", *READ_BY)
 PARTS = ("kafka", "postgres", *SERVICES)
+"""What can be hit; ``postgres`` is one of the servers, another one each time."""
 ALIASES = {"broker": "kafka", "database": "postgres"}
 
 TOPICS_READ = tuple(topic.name for topic in TOPICS if any(topic in read for read in READ_BY.values()))
@@ -40,7 +42,7 @@ CALM_S = 12.0
 
 GAP_S = (2.0, 5.0)
 GAP_AFTER_STORE_S = (6.0, 9.0)
-"""An outage of broker or database stops all parts: another fault during it would not count separately."""
+"""An outage of broker or database stops several parts: another fault during it would not count separately."""
 FREEZE_S = (0.5, 6.0)
 """Below and above the 3 s after which a consumer group reassigns a silent member's partitions."""
 FAILPOINT_COUNT_MAX = 5
@@ -66,7 +68,7 @@ _WORDS = {
     SLOT_DROP: "slot of {part} dropped",
     SLOT_ADVANCE: "slot of {part} advanced",
     READ_ONLY: "database {part} read-only for {for_s:.1f} s",
-    LOCK_OUT: "another password in {part} for {for_s:.1f} s",
+    LOCK_OUT: "another password at {part}'s database for {for_s:.1f} s",
     FORGET: "records of {part} deleted that were read",
     JUNK: "junk on {part}",
     PARTITIONS: "partitions added to {part}",
@@ -180,7 +182,8 @@ def _gap_s(victim: str) -> tuple[float, float]:
     return GAP_AFTER_STORE_S if victim in ("kafka", "postgres") else GAP_S
 
 
-def _fault(rng: random.Random, part: str, at_s: float, options: Options) -> Fault:
+def _fault(rng: random.Random, victim: str, at_s: float, options: Options) -> Fault:
+    part = rng.choice(tuple(SERVERS.values())) if victim == "postgres" else victim
     kinds = [KILL, KILL, STOP]
     places = [
         name for name in FAILPOINTS if name.startswith(f"{part}.") and not name.endswith("dead-letters-sent")
@@ -200,10 +203,8 @@ def _operator(rng: random.Random, kind: str, at_s: float, _: Options) -> Fault:
     if kind == CLOCK:
         off_s = rng.choice((-CLOCK_OFF_S, CLOCK_OFF_S))
         return Fault(at_s, kind, rng.choice(CLOCKS), for_s=round(rng.uniform(*CLOCK_FOR_S), 1), off_s=off_s)
-    if kind == LOCK_OUT:
-        return Fault(at_s, kind, "postgres", for_s=round(rng.uniform(*REFUSING_S), 1))
-    service = rng.choice(tuple(READ_BY))
-    return Fault(at_s, kind, service, for_s=round(rng.uniform(*REFUSING_S), 1) if kind == READ_ONLY else 0.0)
+    refusing_s = round(rng.uniform(*REFUSING_S), 1) if kind in (READ_ONLY, LOCK_OUT) else 0.0
+    return Fault(at_s, kind, rng.choice(tuple(READ_BY)), for_s=refusing_s)
 
 
 def _rolling(options: Options) -> Iterator[Fault]:

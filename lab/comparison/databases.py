@@ -1,6 +1,6 @@
-"""An approach's own databases, made and removed on the server that the stack runs.
+"""An approach's own databases, made and removed on one of the servers that the stack runs.
 
-An approach's databases stand beside the services' on one server, but an approach that spans services
+An approach's databases stand together on the account service's server, but an approach that spans services
 still uses one connection and one transaction per database.
 """
 

@@ -80,7 +80,7 @@ class Compose:
     def query(self, database, sql):
         """One value, as text."""
         psql = ("psql", "--username=postgres", f"--dbname={database}", "--tuples-only", "--no-align")
-        return self("exec", "--no-TTY", "postgres", *psql, f"--command={sql}").strip()
+        return self("exec", "--no-TTY", f"postgres-{database}", *psql, f"--command={sql}").strip()
 
     def containers(self):
         """Every container, as Docker sees it."""

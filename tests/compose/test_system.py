@@ -8,10 +8,11 @@ import subprocess
 
 import pytest
 
+from stack.postgres import SERVERS
 from tests.conftest import wait_until
 
 SERVICES = ("account", "payment", "notification", "saga", "relay")
-BASE = ("postgres", "kafka", "jaeger", "mailpit", "prometheus")
+BASE = (*SERVERS.values(), "kafka", "jaeger", "mailpit", "prometheus")
 
 COUNT = 500
 MIXED = ("--declined=0.1", "--insufficient=0.05", "--duplicates=0.1")
@@ -78,7 +79,7 @@ def test_prometheus_reads_every_service(compose):
     wait_until(read, "Prometheus reads every service")
 
 
-@pytest.mark.parametrize("service", [*SERVICES, "postgres", "kafka"])
+@pytest.mark.parametrize("service", [*SERVICES, *SERVERS.values(), "kafka"])
 def test_nothing_is_lost_when_a_container_is_killed(compose, service):
     before = compose.audit()["withdrawals"]
     with under_load(compose, before):

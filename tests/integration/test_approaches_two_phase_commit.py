@@ -179,8 +179,8 @@ def test_a_log_that_does_not_answer_leaves_the_withdrawal_in_doubt_and_not_undon
 def test_promises_and_their_locks_survive_the_death_of_the_server(place: Site):
     name = account(place)
     place.die({HALFWAY: request(name)})
-    place.stack.kill("postgres")
-    place.stack.wait_ready("postgres")
+    place.stack.kill("postgres-account")
+    place.stack.wait_ready("postgres-account")
     assert {one.participant for one in recovery.in_doubt(place.addresses)} == set(PARTICIPANTS)
     with closing(TwoPhaseCommit(place.addresses, timeout_s=0.2)) as client:
         with pytest.raises(TryAgainError, match="lock timeout"):

@@ -38,8 +38,8 @@ def test_a_minute_of_chaos_breaks_no_promise(tmp_path):
     printed, report = run(tmp_path, f"--minutes 1 --seed {SEED} --pause --duplicates --rate 40")
 
     # It was no quiet minute: every part suffered, some were frozen, and the load was what was asked for.
-    suffered = {done["fault"]["part"] for done in report["faults"]}
-    assert suffered >= set(PARTS)
+    suffered = {done["fault"]["part"].partition("-")[0] for done in report["faults"]}
+    assert suffered >= set(PARTS)  # of postgres-account and the others, one
     assert FREEZE in {done["fault"]["kind"] for done in report["faults"]}
     assert report["deaths"] >= 4
     assert report["sent"] >= 2_350

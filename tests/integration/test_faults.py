@@ -20,6 +20,7 @@ from broker.scan import scan
 from contracts.services import READ_BY
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
+from stack.postgres import SERVERS
 from tests.conftest import WAIT_S, Settle, wait_until
 
 MIXED = {"duplicates": 0.1, "declined": 0.1, "insufficient": 0.05}
@@ -71,7 +72,7 @@ class Load:
         """Everything delivered, everything ended as planned, and the audit holds."""
         report = self._report.result(timeout=120)
         self._pool.shutdown()
-        for part in ("postgres", "kafka"):
+        for part in (*SERVERS.values(), "kafka"):
             self._settle.stack.wait_ready(part)
         assert report.failed == 0, report.first_failure
         wait_until(self._all_known, "every withdrawal is known")
@@ -108,19 +109,21 @@ def test_killing_each_service_and_the_relay_under_load_loses_and_doubles_nothing
 def test_the_database_away_is_waited_for(settle: Settle):
     load = Load(settle, 600, rate=200)
     load.wait_sent(0.4)
-    settle.stack.kill("postgres")
+    for server in SERVERS.values():
+        settle.stack.kill(server)
     load.finish()
 
 
 def test_while_the_database_is_away_every_service_says_so_and_nothing_else(settle: Settle):
-    settle.stack.stop_service("postgres")
+    settle.stack.stop_service(*SERVERS.values())
     try:
         wait_until(
             lambda: all_wait_for(settle, "waiting: the database does not answer: "), "they say what they lack"
         )
         assert all((not_ready(settle, service) or "").count("\n") == 1 for service in READ_BY)
     finally:
-        settle.stack.start_service("postgres")
+        for server in SERVERS.values():
+            settle.stack.start_service(server)
     wait_until(lambda: all_ready(settle), "every service can work again")
 
 

@@ -37,13 +37,18 @@ class Server:
         return {f"SETTLE_{name.upper()}_DSN": self.dsn(role, name) for name in DATABASES}
 
     def set_up_roles(self, **passwords):
-        names = ("owner", "account", "payment", "notification", "saga", "provider", "relay", "operator")
-        given = {f"SETTLE_{name.upper()}_PASSWORD": passwords.get(name, f"{name}-password") for name in names}
+        """Run the script for each database, as each one's own server would."""
         server = urlsplit(self.superuser)
         command = [programs() / "psql", f"--username={server.username}", f"--host={server.hostname}"]
         command += [f"--port={server.port}", "--dbname=postgres", f"--file={ROLES_SQL}"]
-        environment = os.environ | given | {"PGPASSWORD": server.password}
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+        for database in DATABASES:
+            names = {"service": database, "owner": "owner", "relay": "relay", "operator": "operator"}
+            given = {
+                f"SETTLE_{kind.upper()}_PASSWORD": passwords.get(name, f"{name}-password")
+                for kind, name in names.items()
+            }
+            environment = os.environ | given | {"SETTLE_DATABASE": database, "PGPASSWORD": server.password}
+            subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
 
     def settle(self, role, *arguments):
         environment = clean_environment() | self.dsns(role) | {"SETTLE_KAFKA_BOOTSTRAP": self.bootstrap}
@@ -77,11 +82,10 @@ def server(tmp_path_factory):
     # PostgreSQL gives up its rights as root and must still reach its folder.
     for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(0o755)
-    with Stack(folder, services=(), postgres_settings={"fsync": "off"}) as stack:
+    with Stack(folder, services=(), databases=["account"], postgres_settings={"fsync": "off"}) as stack:
         server = Server(stack)
         with psycopg.connect(f"{server.superuser}/postgres", autocommit=True) as connection:
-            for name in DATABASES:
-                connection.execute(f"DROP DATABASE {name}")
+            connection.execute("DROP DATABASE account")
         server.set_up_roles()
         server.settle("owner", "migrate", "--grant")
         yield server

@@ -23,6 +23,7 @@ from outbox_relay.settings import RelaySettings
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, ChildFailed
 from stack.lock import holders
+from stack.postgres import SERVERS
 from stack.state import State
 from stack.supervisor import Stack
 
@@ -129,7 +130,7 @@ def stack(data: Path, killed: State) -> Iterator[Stack]:
 
 
 def test_no_child_outlives_a_killed_supervisor(killed: State) -> None:
-    assert set(killed.pids) == {"postgres", "kafka", "relay", "account"}
+    assert set(killed.pids) == {*SERVERS.values(), "kafka", "relay", "account"}
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in killed.pids.values()), "all children gone")
     lock = Path(killed.data) / "children.lock"
     eventually(lambda: not holders(lock), "their children gone")
@@ -189,10 +190,10 @@ def test_it_listens_on_this_machine_only(stack: Stack) -> None:
 def test_stack_json_says_what_runs(data: Path, stack: Stack) -> None:
     written = json.loads((data / "stack.json").read_text())
     assert written["pid"] == os.getpid()
-    assert written["pids"] == {name: stack.pid(name) for name in ("postgres", "kafka", "relay", "account")}
+    assert written["pids"] == {name: stack.pid(name) for name in (*SERVERS.values(), "kafka", "relay", "account")}
 
 
-@pytest.mark.parametrize("name", ["account", "postgres", "kafka"])
+@pytest.mark.parametrize("name", ["account", "postgres-account", "kafka"])
 def test_a_killed_child_is_restarted_where_it_was(stack: Stack, name: str) -> None:
     pid, state = stack.pid(name), stack.state
     stack.kill(name)
@@ -263,7 +264,7 @@ def test_settle_up_ends_however_often_ctrl_c_is_pressed_while_it_starts() -> Non
     with tempfile.TemporaryDirectory() as folder, settle_up(folder) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        while not line.startswith("postgres      starting"):
+        while not line.startswith("postgres-account       starting"):
             line = process.stdout.readline()
             assert line
         deadline = time.monotonic() + WAIT_S

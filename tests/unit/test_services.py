@@ -16,7 +16,6 @@ from processors.runtime.worker import load_app
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-ROLES = (ROOT / "deploy" / "postgres" / "roles.sql").read_text()
 
 
 def variables(names):
@@ -56,23 +55,24 @@ def test_compose_runs_each_service_with_its_database_and_relays_it():
     assert {name for name, part in COMPOSE.items() if part.get("command") == ["run", name]} == {*NAMES, "relay"}
     for name in NAMES:
         assert f"://{name}:" in COMPOSE[name]["environment"][f"SETTLE_{name.upper()}_DSN"]
-    relayed = re.findall(r"@postgres/(\w+)", COMPOSE["relay"]["environment"]["SETTLE_RELAY_SOURCES"])
-    assert relayed == list(NAMES)
+    relayed = re.findall(r"@postgres-(\w+)/(\w+)", COMPOSE["relay"]["environment"]["SETTLE_RELAY_SOURCES"])
+    assert relayed == [(name, name) for name in NAMES]
     for part in ("settle", "prepare"):
         assert variables(DATABASES) <= COMPOSE[part]["environment"].keys()
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_compose_has_a_server_for_each_database(database):
+    server = COMPOSE[f"postgres-{database}"]
+    assert server["environment"]["SETTLE_DATABASE"] == database
+    assert f"SETTLE_{database.upper()}_PASSWORD" in server["environment"]["SETTLE_SERVICE_PASSWORD"]
+    assert f"postgres-{database}:/var/lib/postgresql" in server["volumes"]
+    assert f"postgres-{database}" in COMPOSE["prepare"]["depends_on"]
 
 
 def test_prometheus_asks_each_service():
     asked = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]
     assert asked["dns_sd_configs"][0]["names"] == [*NAMES, "relay"]
-
-
-def test_each_database_has_its_role():
-    roles, databases = (re.findall(r"'(\w+)'", found) for found in re.findall(r"ARRAY\[(.*?)\]", ROLES))
-    assert set(roles) == {"owner", *DATABASES, "relay", "operator"}
-    assert databases == list(DATABASES)
-    for name in NAMES:
-        assert f"GRANT CONNECT ON DATABASE {name} TO {name}, relay, operator;" in ROLES
 
 
 def test_each_database_has_its_variable():

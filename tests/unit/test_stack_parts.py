@@ -51,12 +51,6 @@ class FakePart:
         self.healthy = True
         self.ends_on = frozenset({signal.SIGTERM, signal.SIGKILL})
 
-    def prepare(self) -> None:
-        return None
-
-    def prepared(self) -> None:
-        pass
-
     def launch(self) -> FakeChild:
         self.children.append(FakeChild(self.ends_on))
         return self.children[-1]
