@@ -95,6 +95,7 @@ def measure(tree: Path, options: Sequence[str]) -> Figures:
     # Its references cancel out between the two; earlier revisions have none.
     folder = tree.joinpath(*module.split(".")).parent
     without = ["--monolith=0", "--chain=0"] if (folder / "monolith.py").exists() else []
+    without += ["--turns=0", "--grown=0"] if (folder / "load.py").exists() else []
     with tempfile.NamedTemporaryFile(suffix=".json") as figures:
         command = [sys.executable, "-m", module, "--json", figures.name, *options, *without]
         run = subprocess.run(

@@ -1,62 +1,70 @@
-"""The benchmark of the whole pipeline: throughput, latency and CPU time per withdrawal.
+"""The benchmark of the whole pipeline: throughput, latency, CPU and bytes per withdrawal, and what changes them.
 
 Throughput is taken at steady state: the load generator keeps a bounded number of withdrawals under way, and what
 counts is how many were completed, by the saga's own clock, in each of several windows. Latency is taken at a low
 rate: from the moment a request is sent to the commit of its ``WithdrawalCompleted``, as PostgreSQL recorded it.
 
-Machines differ, so both have a reference that is measured in the same run: a monolith's transactions by pgbench,
-before and after, and the bare chain of commits and records that a withdrawal takes.
+Machines differ, so figures have references that are measured in the same run: a monolith's transactions by
+pgbench, before and after; the bare chain of commits and records that a withdrawal takes; few withdrawals stored
+for many; many accounts for one; none traced for all.
 """
 
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
-import psycopg
 import typer
-from confluent_kafka import TopicPartition
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import tracing
-from broker.clients import reader
 from contracts.postgres import session
-from contracts.topics import WITHDRAWAL_EVENTS
+from contracts.services import NAMES
 from lab.benchmarks.chain import chain_ms
+from lab.benchmarks.load import (
+    ACCOUNTS,
+    FINISH_S,
+    UNDER_WAY_MAX,
+    Watch,
+    Window,
+    cpu_s,
+    load,
+    measure,
+    open_all,
+    stored_bytes,
+    trace,
+    wait_quiet,
+)
 from lab.benchmarks.machine import write
 from lab.benchmarks.monolith import monolith_per_second
 from operations.audit.run import run as run_audit
-from processors.account.accounts import open_accounts
 from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS, WithdrawalClient
 from producers.load import run_load
-from producers.plan import LoadPlan, Planned, plan_load
-from stack.postgres import SERVERS, USER
+from producers.plan import LoadPlan, plan_load
 from stack.supervisor import Stack
 from tracing.collector import SpanCollector
-from tracing.setup import TracingSettings
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-
-ACCOUNTS = 1_000
-BALANCE_MINOR = 100_000_000_000
-UNDER_WAY_MAX = 20_000
-"""Withdrawals under way at the most: enough to keep every part busy, never a growing backlog."""
 
 LATENCY_RATE = 200.0
 LATENCY_WARM_UP_S = 60.0
 """Until the broker's Java has compiled what it needs."""
-WATCH_S = 0.05
-AUDIT_WAIT_S = 120.0
 
-_COMPLETED = "SELECT count(*) FROM withdrawals WHERE finished_at >= %s AND finished_at < %s"
+BURST = 20_000
+"""Withdrawals whose CPU is compared, with few and with many stored."""
+
+TURN_RAMP_S = 4.0
+UNDER_WAY_TRACED_MAX = 4_000
+"""Some seconds' worth, or a window would only see the queue fill."""
+
+IDLE_S = 10.0
+PYTHON = ("relay", *NAMES)
 
 # The closing event is stored by the transaction that completes the withdrawal.
 _LATENCY = """
@@ -66,48 +74,6 @@ SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(ep
     WHERE r.type = 'WithdrawalRequested' AND c.type = 'WithdrawalCompleted'
         AND (r.payload->>'occurred_at')::timestamptz >= %s) AS t
 """
-
-
-class Watch:
-    """Counts completed withdrawals by the length of ``withdrawal.events``."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._consumer = reader(bootstrap, "bench")
-        partitions = (
-            self._consumer.list_topics(WITHDRAWAL_EVENTS.name, 10).topics[WITHDRAWAL_EVENTS.name].partitions
-        )
-        self._places = [TopicPartition(WITHDRAWAL_EVENTS.name, partition) for partition in partitions]
-        self._asked_at = 0.0
-        self._completed = 0
-
-    def completed(self) -> int:
-        """Records on the topic, at most 50 ms old."""
-        if time.monotonic() - self._asked_at > WATCH_S:
-            self._completed = sum(
-                self._consumer.get_watermark_offsets(place, timeout=10)[1] for place in self._places
-            )
-            self._asked_at = time.monotonic()
-        return self._completed
-
-    def close(self) -> None:
-        """Leave Kafka."""
-        self._consumer.close()
-
-
-def bounded(
-    messages: Iterator[Planned], watch: Watch, until: float, under_way_max: int = UNDER_WAY_MAX
-) -> Iterator[Planned]:
-    """Pass messages on until the time is up, with a bounded number of them unfinished."""
-    done_before = watch.completed()
-    for number, message in enumerate(messages):
-        if number % 64 == 0:
-            while number - (watch.completed() - done_before) > under_way_max:
-                if time.monotonic() > until:
-                    return
-                time.sleep(WATCH_S)
-            if time.monotonic() > until:
-                return
-        yield message
 
 
 def main(
@@ -120,6 +86,9 @@ def main(
         float, typer.Option(min=0, help="How long to run pgbench, before and after; 0: not.")
     ] = 10,
     chain: Annotated[int, typer.Option(min=0, help="Bare chains to measure; 0: none.")] = 200,
+    turns: Annotated[int, typer.Option(min=0, help="Windows with one account, and with all traced; 0: none.")] = 3,
+    grown: Annotated[int, typer.Option(min=0, help="Store so many withdrawals, and measure again; 0: not.")] = 10
+    ** 6,
     output: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = RESULTS,
 ) -> None:
     """Measure the pipeline on an embedded stack."""
@@ -127,29 +96,37 @@ def main(
     references = [_monolith(console, monolith)]
     with tempfile.TemporaryDirectory(prefix="settle-bench-") as folder, SpanCollector(spans_max=0) as collector:
         environment = {"SETTLE_MAILER": "off"}
-        if sampling:
+        if sampling or turns:
             environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.endpoint
         settings = {"track_commit_timestamp": "on"}
         with Stack(Path(folder), environment=environment, postgres_settings=settings) as stack:
-            if sampling:
-                traced = TracingSettings(exporter_otlp_endpoint=collector.endpoint, traces_sampler_arg=sampling)
-                tracing.configure("producer", settings=traced)
-            names = [f"acc-{number}" for number in range(1, ACCOUNTS + 1)]
-            open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")
+            trace(collector.endpoint, sampling)
+            open_all(stack)
+            empty = stored_bytes(stack)
             console.print(
                 f"latency at {LATENCY_RATE:.0f}/s: {LATENCY_WARM_UP_S:.0f} s to warm up, {latency:.0f} s"
             )
             latency_ms = _latency(stack, latency)
             bare_ms = chain_ms(stack.state.dsns["saga"], stack.state.kafka_bootstrap, chain) if chain else None
+            idle = _idle(stack)
             console.print(f"load for {warm_up:.0f} s to warm up, then {repeats} windows of {window:.0f} s")
-            rates, cost_us = _throughput(stack, warm_up, window, repeats)
+            few = _burst(stack) if grown else None
+            with load(stack):
+                time.sleep(warm_up)
+                windows, whole = _windows(stack, window, repeats)
+            if grown:
+                _grow(console, stack, grown)
+            many = _burst(stack) if grown else None
+            variants = _turns(console, stack, collector, turns, window)
+            bytes_each = (stored_bytes(stack) - empty) / Watch(stack.state.kafka_bootstrap).completed()
             console.print("audit")
-            audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, AUDIT_WAIT_S)
+            audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, FINISH_S)
             memory_mb = {
                 name: psutil.Process(pid).memory_info().rss / 1e6 for name, pid in stack.state.pids.items()
             }
         tracing.shutdown()
     references.append(_monolith(console, monolith))
+    rates = [one.rate for one in windows]
     result = {
         "withdrawals_per_second": round(statistics.median(rates)),
         "spread": {"min": round(min(rates)), "max": round(max(rates)), "windows": [round(rate) for rate in rates]},
@@ -157,11 +134,15 @@ def main(
         "latency_at_rate": LATENCY_RATE,
         **_beside_monolith(rates, [rate for rate in references if rate is not None]),
         **_beside_chain(latency_ms["p50"], bare_ms),
+        **_growth(few, many),
+        **variants,
+        "bytes_per_withdrawal": round(bytes_each),
         "audit_ok": audit.ok,
         "withdrawals": audit.withdrawals,
         "sampling": sampling,
-        "cpu_us_per_withdrawal": {name: round(cost, 1) for name, cost in cost_us.items()},
+        "cpu_us_per_withdrawal": {name: round(cost, 1) for name, cost in whole.cost_us.items()},
         "memory_mb": {name: round(memory) for name, memory in memory_mb.items()},
+        "idle_share_of_a_core": {name: round(share, 3) for name, share in idle.items()},
     }
     write(output, result)
     _print(console, result)
@@ -169,6 +150,84 @@ def main(
     if not audit.ok:
         console.print([check for check in audit.checks if not check.ok])
         raise typer.Exit(1)
+
+
+def _windows(stack: Stack, seconds: float, repeats: int) -> tuple[list[Window], Window]:
+    """Several windows one after the other, and the one that spans them."""
+    whole = Window(stack)
+    windows = [measure(stack, seconds) for _ in range(repeats)]
+    whole.close()
+    return windows, whole
+
+
+def _burst(stack: Stack) -> Window:
+    """What some withdrawals take from the first request to the last end."""
+    found = Window(stack)
+    with WithdrawalClient(stack.state.kafka_bootstrap, linger_ms=LINGER_UNDER_LOAD_MS) as client:
+        run_load(client, plan_load(LoadPlan(BURST, accounts=ACCOUNTS)))
+    wait_quiet(stack)
+    found.close()
+    return found
+
+
+def _grow(console: Console, stack: Stack, wanted: int) -> None:
+    """Put load on the stack until so many withdrawals are stored."""
+    watch = Watch(stack.state.kafka_bootstrap)
+    console.print(f"load until {wanted:,} withdrawals are stored: {watch.completed():,} are")
+    with load(stack):
+        while watch.completed() < wanted:
+            time.sleep(1)
+    watch.close()
+
+
+def _growth(few: Window | None, many: Window | None) -> dict[str, Any]:
+    """CPU of a withdrawal with many stored by that with few.
+
+    The broker's is left out: at first its Java still compiles, and it keeps no index that grows.
+    """
+    if few is None or many is None:
+        return {}
+    before, after = (
+        sum(cost for name, cost in one.cost_us.items() if name not in ("kafka", "load")) for one in (few, many)
+    )
+    return {"growth_ratio": round(after / before, 3), "growth_us": [round(before, 1), round(after, 1)]}
+
+
+def _turns(
+    console: Console, stack: Stack, collector: SpanCollector, rounds: int, window_s: float
+) -> dict[str, Any]:
+    """Throughput with one account, and with all traced, by that with many accounts and none traced, in turn."""
+    if not rounds:
+        return {}
+    kinds = {
+        "plain": (ACCOUNTS, 0.0, UNDER_WAY_MAX),
+        "hot_account": (1, 0.0, UNDER_WAY_MAX),
+        "traced": (ACCOUNTS, 1.0, UNDER_WAY_TRACED_MAX),
+    }
+    console.print(f"{rounds} rounds: many accounts, one account, all traced; windows of {window_s:.0f} s")
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(rounds):
+        order = list(kinds)[number % len(kinds) :] + list(kinds)[: number % len(kinds)]
+        for kind in order:
+            accounts, sampling, under_way_max = kinds[kind]
+            trace(collector.endpoint, sampling)
+            with load(stack, accounts=accounts, under_way_max=under_way_max):
+                time.sleep(TURN_RAMP_S)
+                rates[kind].append(measure(stack, window_s).rate)
+    found: dict[str, Any] = {"turns_per_second": {kind: [round(rate) for rate in rates[kind]] for kind in kinds}}
+    for kind in ("hot_account", "traced"):
+        by_round = [one / plain for one, plain in zip(rates[kind], rates["plain"], strict=True)]
+        found[f"{kind}_ratio"] = round(statistics.median(by_round), 3)
+        found[f"{kind}_ratio_spread"] = [round(min(by_round), 3), round(max(by_round), 3)]
+    return found
+
+
+def _idle(stack: Stack) -> dict[str, float]:
+    """CPU of our processes while nothing happens, as a share of a core."""
+    before = cpu_s(stack)
+    time.sleep(IDLE_S)
+    after = cpu_s(stack)
+    return {name: (after[name] - before[name]) / IDLE_S for name in PYTHON}
 
 
 def _monolith(console: Console, seconds: float) -> float | None:
@@ -199,40 +258,6 @@ def _beside_chain(p50_ms: float, bare_ms: float | None) -> dict[str, Any]:
     return {"bare_chain_ms": round(bare_ms, 1), "chain_ratio": round(p50_ms / bare_ms, 2)}
 
 
-def _throughput(
-    stack: Stack, warm_up_s: float, window_s: float, repeats: int
-) -> tuple[list[float], dict[str, float]]:
-    """Completed withdrawals per second in each window, and microseconds of CPU per withdrawal by process."""
-    watch = Watch(stack.state.kafka_bootstrap)
-    plan = LoadPlan(10**9, accounts=ACCOUNTS)
-    started = datetime.now(UTC).timestamp()
-    until = time.monotonic() + warm_up_s + window_s * repeats
-    marks: dict[float, dict[str, float]] = {}
-
-    def on_progress(_: object) -> None:
-        now = datetime.now(UTC).timestamp()
-        for edge in (warm_up_s, warm_up_s + window_s * repeats - 0.5):
-            if now - started >= edge and edge not in marks:
-                marks[edge] = {"at": now, **cpu_s(stack)}
-
-    with WithdrawalClient(stack.state.kafka_bootstrap, linger_ms=LINGER_UNDER_LOAD_MS) as client:
-        run_load(client, bounded(plan_load(plan), watch, until), on_progress=on_progress)
-    watch.close()
-    with session(stack.state.dsns["saga"], autocommit=True) as connection:
-        edges = [started + warm_up_s + window_s * number for number in range(repeats + 1)]
-        rates = [completed(connection, a, b) / window_s for a, b in pairwise(edges)]
-        first, last = (marks[edge] for edge in sorted(marks))
-        number = completed(connection, first["at"], last["at"])
-    return rates, {name: (last[name] - first[name]) / number * 1e6 for name in first if name != "at"}
-
-
-def completed(connection: psycopg.Connection, from_s: float, to_s: float) -> int:
-    """How many withdrawals were finished between two times, seconds since the epoch, by the saga's clock."""
-    values = (datetime.fromtimestamp(from_s, UTC), datetime.fromtimestamp(to_s, UTC))
-    row = connection.execute(_COMPLETED, values).fetchone()
-    return int(row[0]) if row else 0
-
-
 def _latency(stack: Stack, seconds: float) -> dict[str, float]:
     """From request sent to completion committed, milliseconds; the warm-up is left out."""
     plan = LoadPlan(int(LATENCY_RATE * (LATENCY_WARM_UP_S + seconds)), accounts=ACCOUNTS)
@@ -244,40 +269,6 @@ def _latency(stack: Stack, seconds: float) -> dict[str, float]:
         row = connection.execute(_LATENCY, (datetime.fromtimestamp(since, UTC),)).fetchone()
     assert row is not None
     return dict(zip(("p50", "p95", "p99"), row[0], strict=True))
-
-
-def wait_quiet(stack: Stack) -> None:
-    """Wait until every withdrawal is finished, for :data:`AUDIT_WAIT_S` at the most."""
-    deadline = time.monotonic() + AUDIT_WAIT_S
-    with session(stack.state.dsns["saga"], autocommit=True) as connection:
-        while time.monotonic() < deadline:
-            row = connection.execute("SELECT count(*) FROM withdrawals WHERE finished_at IS NULL").fetchone()
-            if row is not None and row[0] == 0:
-                return
-            time.sleep(0.2)
-
-
-def cpu_s(stack: Stack) -> dict[str, float]:
-    """CPU seconds so far, by part; PostgreSQL's by what its processes do, the load generator's as ``load``."""
-    seconds: dict[str, float] = {}
-    for name, pid in stack.state.pids.items():
-        process = psutil.Process(pid)
-        for member in (process, *process.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):  # a worker of PostgreSQL's that has just ended
-                part = _postgres_part(member) if name in SERVERS.values() else name
-                seconds[part] = seconds.get(part, 0.0) + sum(member.cpu_times()[:2])
-    seconds["load"] = sum(psutil.Process().cpu_times()[:2])
-    return seconds
-
-
-def _postgres_part(member: psutil.Process) -> str:
-    """``postgres: walsenders``, ``postgres: `` and the database that a backend serves, or ``postgres``."""
-    kind, title, *more = [*" ".join(member.cmdline()).split(), "", ""]
-    if kind != "postgres:":
-        return "postgres"
-    if title == "walsender":  # one that has just ended has no title
-        return "postgres: walsenders"
-    return f"postgres: {more[0]}" if title == USER else "postgres"
 
 
 def _listed(rates: Sequence[float]) -> str:
@@ -303,6 +294,16 @@ def _print(console: Console, result: Mapping[str, Any]) -> None:
     if "chain_ratio" in result:
         table.add_row("bare chain: 5 commits, 5 records", f"{result['bare_chain_ms']} ms")
         table.add_row("  p50 by the bare chain's", f"{result['chain_ratio']:.2f}")
+    if "growth_ratio" in result:
+        before, after = result["growth_us"]
+        table.add_row("CPU with many stored by that with few", f"{result['growth_ratio']:.2f}")
+        table.add_row("  without the broker's", f"{after:.0f} µs by {before:.0f} µs")
+    for kind, words in (("hot_account", "one account by many accounts"), ("traced", "all traced by none traced")):
+        if f"{kind}_ratio" in result:
+            low, high = result[f"{kind}_ratio_spread"]
+            table.add_row(words, f"{result[f'{kind}_ratio']:.2f} ({low:.2f} to {high:.2f})")
+    table.add_row("stored for each, all databases", f"{result['bytes_per_withdrawal']:,} bytes")
+    table.add_row("idle Python, the busiest", f"{max(result['idle_share_of_a_core'].values()):.1%} of a core")
     table.add_row(
         f"audit of all {result['withdrawals']:,}",
         f"{result['withdrawals']:,} " + ("ok" if result["audit_ok"] else "OFF"),

@@ -9,7 +9,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -22,27 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 import tracing
-from contracts.postgres import session
 from contracts.services import NAMES
+from lab.benchmarks.load import FINISH_S, Window, load, measure, open_all, trace
 from lab.benchmarks.machine import write
-from lab.benchmarks.pipeline import (
-    ACCOUNTS,
-    AUDIT_WAIT_S,
-    BALANCE_MINOR,
-    Watch,
-    bounded,
-    completed,
-    cpu_s,
-    wait_quiet,
-)
 from operations.audit.run import run as run_audit
-from processors.account.accounts import open_accounts
-from producers.client import LINGER_UNDER_LOAD_MS, WithdrawalClient
-from producers.load import run_load
-from producers.plan import LoadPlan, plan_load
 from stack.supervisor import Stack
 from tracing.collector import SpanCollector
-from tracing.setup import TracingSettings
 
 RESULTS = Path(__file__).parent / "results" / "tracing.json"
 
@@ -70,8 +54,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="settle-bench-") as folder, SpanCollector(spans_max=0) as collector:
         environment = {"SETTLE_MAILER": "off", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         with Stack(Path(folder), environment=environment) as stack:
-            names = [f"acc-{number}" for number in range(1, ACCOUNTS + 1)]
-            open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")
+            open_all(stack)
             console.print(f"load for {ramp + window:.0f} s to warm up, then {rounds} rounds of three runs as long")
             _run(stack, collector, 0.0, ramp, window)
             for number in range(rounds):
@@ -82,7 +65,7 @@ def main(
                         f"  round {number + 1}: {ratio:.0%} traced, {run.rate:,.0f}/s, {run.cpu_us:.0f} µs"
                     )
             spans = {service: _spans(stack, service) for service in NAMES}
-            audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, AUDIT_WAIT_S)
+            audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, FINISH_S)
     result = {
         "withdrawals_per_second": {f"{ratio:g}": [round(r.rate) for r in found] for ratio, found in runs.items()},
         "cpu_us_per_withdrawal": {f"{ratio:g}": [round(r.cpu_us) for r in found] for ratio, found in runs.items()},
@@ -124,24 +107,14 @@ def _turn(number: int) -> Sequence[float]:
 
 def _run(stack: Stack, collector: SpanCollector, ratio: float, ramp_s: float, window_s: float) -> Run:
     """Put load on the stack, look at a window at its end, and wait until all is finished."""
-    settings = TracingSettings(exporter_otlp_endpoint=collector.endpoint, traces_sampler_arg=ratio)
-    tracing.configure("producer", settings=settings)
-    watch = Watch(stack.state.kafka_bootstrap)
-    started = datetime.now(UTC).timestamp()
-    began, cpu_before = started + ramp_s, sum(cpu_s(stack).values())
-    until = time.monotonic() + ramp_s + window_s
-    with WithdrawalClient(stack.state.kafka_bootstrap, linger_ms=LINGER_UNDER_LOAD_MS) as client:
-        run_load(
-            client, bounded(plan_load(LoadPlan(10**9, accounts=ACCOUNTS)), watch, until, UNDER_WAY_MAX[ratio])
-        )
-    watch.close()
-    wait_quiet(stack)
+    trace(collector.endpoint, ratio)
+    whole = Window(stack)
+    with load(stack, under_way_max=UNDER_WAY_MAX[ratio]):
+        time.sleep(ramp_s)
+        measured = measure(stack, window_s)
     tracing.shutdown()
-    cpu = sum(cpu_s(stack).values())
-    with session(stack.state.dsns["saga"], autocommit=True) as connection:
-        rate = completed(connection, began, began + window_s) / window_s
-        number = completed(connection, started, datetime.now(UTC).timestamp())
-    return Run(rate, (cpu - cpu_before) / number * 1e6)
+    whole.close()
+    return Run(measured.rate, sum(whole.cost_us.values()))
 
 
 def _spans(stack: Stack, service: str) -> dict[str, int]:
