@@ -19,6 +19,7 @@ from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
 from cli.main import app
+from cli.run import CHOICES
 from contracts.services import DATABASES
 from stack import state
 from stack.errors import NotRunning, StackError
@@ -490,11 +491,18 @@ def test_a_folder_that_is_named_must_have_a_running_stack(tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [(name, command.needs) for name, command in COMMANDS.items() if command.needs] + [("run account", "services")],
+    [(name, command.needs) for name, command in COMMANDS.items() if command.needs and not command.asks_itself]
+    + [(f"run {service}", "relay" if service == "relay" else "services") for service in CHOICES],
 )
-def test_a_command_says_which_extra_is_missing(command, extra, monkeypatch):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == extras.EXTRAS[extra] else name)
+def test_a_command_of_a_base_installation_says_which_extra_is_missing(command, extra, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     result = settle(*command.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"settle: {command} needs what is not installed here: pip install 'settle[{extra}]'\n"
-    assert f"│ {command} " not in settle("--help").stdout
+    assert f"│ {command.partition(' ')[0]} " not in settle("--help").stdout
+
+
+def test_a_service_says_which_extra_is_missing_where_only_the_relay_is_installed(monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: name if name == extras.EXTRAS["relay"] else None)
+    assert settle("run", "account").stderr.endswith("pip install 'settle[services]'\n")
+    assert "│ run " in settle("--help").stdout
