@@ -204,15 +204,20 @@ def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str
     # What a service has in hand goes on by itself: a letter from before that is history.
     in_hand = any(one.payment_id in service.pending for service in services.values())
     if (letters := kafka.letters.get(one.payment_id)) and not in_hand:
-        event_type = letters[-1].event_type
-        names = sorted({letter.refusals[-1].service for letter in letters if letter.event_type == event_type})
-        services_that = f"{' and '.join(names)} service{'s' if len(names) > 1 else ''}"
-        show = f"`settle dead-letters show {one.payment_id}`"
-        return f"{event_type}, a dead letter: the {services_that} refused it; {show} says why"
+        return refusal_in_words(one.payment_id, letters)
     for name in (awaited_service(one.seen), "saga"):
         if name in kafka.idle:
             return f"the {name} service, which does not run: consumer group {consumer_group(name)} has no member"
     return None
+
+
+def refusal_in_words(payment_id: UUID, letters: Sequence[Letter]) -> str:
+    """What a withdrawal waits for whose event became dead letters: who refused the last of them."""
+    event_type = letters[-1].event_type
+    names = sorted({letter.refusals[-1].service for letter in letters if letter.event_type == event_type})
+    services_that = f"{' and '.join(names)} service{'s' if len(names) > 1 else ''}"
+    show = f"`settle dead-letters show {payment_id}`"
+    return f"{event_type}, a dead letter: the {services_that} refused it; {show} says why"
 
 
 def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> str | None:
