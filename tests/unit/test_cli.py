@@ -255,6 +255,26 @@ def test_a_terminal_without_a_character_gets_its_code():
     assert "SETTLE_FOO=25 \\u20ac\n" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("others", "code", "stderr"),
+    [
+        ({}, 0, ""),
+        ({"a": "USD"}, 2, "settle: open already, but not in EUR: a (USD)\n"),
+        (dict.fromkeys("abcdef", "USD"), 2, "a (USD), b (USD), c (USD), d (USD), e (USD), …\n"),
+    ],
+)
+def test_an_account_that_is_open_in_another_currency_is_named(monkeypatch, others, code, stderr):
+    monkeypatch.setattr("processors.account.accounts.open_accounts", lambda *_: ["new"])
+    monkeypatch.setattr(
+        "processors.account.accounts.in_other_currency",
+        lambda dsn, names, currency, limit: dict(list(others.items())[:limit]) if currency == "EUR" else None,
+    )
+    result = settle("accounts", "open", "new", *"abcdef", "--currency", "eur")
+    assert (result.exit_code, result.stdout) == (code, "1 account opened with 10,000.00 EUR; 6 open already\n")
+    assert result.stderr.endswith(stderr)
+    assert bool(result.stderr) == bool(stderr)
+
+
 @pytest.mark.parametrize("arguments", ["", "accounts", "trace", "dead-letters", "2pc"])
 def test_without_a_command_the_help_page_is_shown(arguments):
     result = settle(*arguments.split())
