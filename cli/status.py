@@ -79,6 +79,7 @@ def as_table(found: Status) -> Grid:
 def in_words(found: Status, waits: Waits | None = None) -> str:
     """The answer as a sentence."""
     reason = f" ({found.reason})" if found.reason else ""
+    trace = f"; trace {found.trace_id}" if found.trace_id else ""
     if waits is None:
-        return f"{found.state}{reason}: finished by {found.finished_by}; trace {found.trace_id}"
-    return f"{found.state}{reason}: not finished, waits for {waits.words}; trace {found.trace_id}"
+        return f"{found.state}{reason}: finished by {found.finished_by}{trace}"
+    return f"{found.state}{reason}: not finished, waits for {waits.words}{trace}"

@@ -8,19 +8,25 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.metadata import version
 from uuid import UUID
 
+import msgspec
 import pytest
+import typer
 from confluent_kafka import KafkaException
 from typer.testing import CliRunner
 
-from cli import extras, settings
+from cli import extras, settings, status
 from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
+from cli.hold_up import Waits
 from cli.main import app
 from cli.run import CHOICES
 from contracts.services import DATABASES
+from outbox_relay.__main__ import relay
+from processors.saga.status import Status
 from stack import state
 from stack.errors import NotRunning, StackError
 from stack.lock import FolderLock
@@ -439,6 +445,19 @@ cli.start()
 
 def test_the_version_is_printed():
     assert settle("--version").stdout.startswith("settle 0.")
+    relays = typer.Typer()
+    relays.command()(relay)
+    asked = CliRunner().invoke(relays, ["--version"])
+    assert (asked.exit_code, asked.stdout) == (0, f"outbox-relay {version('settle')}\n")
+
+
+def test_a_withdrawal_without_a_trace_says_nothing_of_one(monkeypatch):
+    untraced = Status(UUID(int=1), "paid", False, None, [], None, None, "acc-1", 1, "USD", None, None, 0)
+    assert "trace" not in status.in_words(untraced, Waits("the mail"))
+    assert "trace" not in status.in_words(untraced)
+    assert "; trace abc" in status.in_words(msgspec.structs.replace(untraced, trace_id="abc"))
+    monkeypatch.setattr("processors.saga.status.find_status", lambda *_: untraced)
+    assert settle("trace", str(UUID(int=1))).stderr.startswith(f"settle: withdrawal {UUID(int=1)} has no trace")
 
 
 def test_running_a_service_does_not_wait_for_what_other_commands_need():
