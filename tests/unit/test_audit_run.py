@@ -298,7 +298,7 @@ class Offsets:
     ],
 )
 def test_what_is_behind_and_what_was_deleted_unread(monkeypatch, confirmed, first, end, behind, missed):
-    monkeypatch.setattr(lag, "Offsets", lambda _: Offsets(confirmed, first, end))
+    monkeypatch.setattr(lag, "Offsets", lambda *_, **__: Offsets(confirmed, first, end))
     reads = [(service, topic.name) for service, topics in READ_BY.items() for topic in topics]
     assert lag.consumer_lag("") == sorted((*one, behind) for one in reads if behind)
     assert lag.deleted_unread("") == [(s, Gap(t, 0, *missed)) for s, t in reads if missed]
@@ -308,7 +308,7 @@ def test_the_lag_of_a_topic_is_that_of_its_partitions(monkeypatch):
     offsets = Offsets(0, 0, 0)
     offsets.end = lambda topics: {(topic, partition): 3 for topic in topics for partition in range(4)}
     offsets.first = lambda topics: dict.fromkeys(offsets.end(topics), 0)
-    monkeypatch.setattr(lag, "Offsets", lambda _: offsets)
+    monkeypatch.setattr(lag, "Offsets", lambda *_, **__: offsets)
     assert {behind for _, _, behind in lag.consumer_lag("")} == {12}
 
 
