@@ -45,10 +45,12 @@ class Offsets:
     Args:
         bootstrap: ``host:port``.
         client: to query with; by default, one of its own.
+        timeout_s: of one query, seconds.
     """
 
-    def __init__(self, bootstrap: str, client: AdminClient | None = None) -> None:
+    def __init__(self, bootstrap: str, client: AdminClient | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self._admin = client or admin(bootstrap)
+        self._timeout_s = timeout_s
 
     def first(self, topics: Iterable[str]) -> dict[Place, int]:
         """The oldest offset that each partition still has."""
@@ -73,10 +75,12 @@ class Offsets:
 
         def ask() -> dict[Place, int]:
             request = ConsumerGroupTopicPartitions(group, places)
-            (future,) = self._admin.list_consumer_group_offsets([request], request_timeout=TIMEOUT_S).values()
+            (future,) = self._admin.list_consumer_group_offsets(
+                [request], request_timeout=self._timeout_s
+            ).values()
             return {(place.topic, place.partition): place.offset for place in future.result().topic_partitions}
 
-        return _patiently(ask)
+        return _patiently(ask, self._timeout_s)
 
     def _listed(self, topics: Iterable[str], which: OffsetSpec) -> dict[Place, int]:
         places = self._places(topics)
@@ -84,23 +88,23 @@ class Offsets:
             return {}
 
         def ask() -> dict[Place, int]:
-            asked = self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=TIMEOUT_S)
+            asked = self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=self._timeout_s)
             return {(place.topic, place.partition): future.result().offset for place, future in asked.items()}
 
-        return _patiently(ask)
+        return _patiently(ask, self._timeout_s)
 
     @cached_property
     def _partitions(self) -> dict[str, list[int]]:
-        known = self._admin.list_topics(timeout=TIMEOUT_S).topics
+        known = self._admin.list_topics(timeout=self._timeout_s).topics
         return {name: list(topic.partitions) for name, topic in known.items()}
 
     def _places(self, topics: Iterable[str]) -> list[TopicPartition]:
         return [TopicPartition(name, number) for name in topics for number in self._partitions.get(name, ())]
 
 
-def _patiently(ask: Callable[[], T]) -> T:
+def _patiently(ask: Callable[[], T], timeout_s: float) -> T:
     """The answer, retried while Kafka replies that it is not ready yet."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             return ask()

@@ -21,6 +21,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 ACCOUNTS_MAX = 1_000_000
 
+SHOWN = 5
+"""Accounts named in an error."""
+
 
 @app.command(name="open")
 def open_(
@@ -35,7 +38,7 @@ def open_(
 ) -> None:
     """Open accounts; existing ones are left as they are. Not in production: it creates money."""
     from contracts.money import format_amount, parse_amount, parse_currency
-    from processors.account.accounts import open_accounts
+    from processors.account.accounts import in_other_currency, open_accounts
     from producers.requests import check_account_id
 
     wanted = names or [f"acc-{number}" for number in range(1, count + 1)]
@@ -43,10 +46,15 @@ def open_(
         check_account_id(name)
     refuse_production("settle accounts open makes money appear", anyway=in_production)
     balance_minor, code = parse_amount(balance, currency), parse_currency(currency)
-    new = open_accounts(settings.dsn("account", data), wanted, balance_minor, code)
+    dsn = settings.dsn("account", data)
+    new = open_accounts(dsn, wanted, balance_minor, code)
     there = f"; {len(wanted) - len(new)} open already" if len(new) < len(wanted) else ""
     accounts = "account" if len(new) == 1 else "accounts"
     say(f"{len(new)} {accounts} opened with {format_amount(balance_minor, code)} {code}{there}")
+    if there and (others := in_other_currency(dsn, wanted, code, limit=SHOWN + 1)):
+        shown = ", ".join(f"{name} ({other})" for name, other in list(others.items())[:SHOWN])
+        more = ", …" if len(others) > SHOWN else ""
+        raise BadInputError(f"open already, but not in {code}: {shown}{more}")
 
 
 @app.command(name="list")

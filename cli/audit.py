@@ -40,6 +40,8 @@ def audit(
         console = Screen()
         console.print(as_table(found))
         console.print(in_words(found))
+        if found.dead_letters:
+            console.print(dead_letters_in_words(found))
     if not found.ok:
         raise typer.Exit(FAILED)
 
@@ -66,3 +68,11 @@ def in_words(found: Audit) -> Text:
     if found.ok:
         return styled(("the audit holds", "green"), f": {about}, no cent lost or doubled")
     return styled(("the audit does not hold", "bold red"), f": {about}")
+
+
+def dead_letters_in_words(found: Audit) -> str:
+    """The dead letters that wait for a person, of whichever service."""
+    count = sum(found.dead_letters.values())
+    services = ", ".join(f"{service} {number:,}" for service, number in sorted(found.dead_letters.items()))
+    noun = "dead letter waits" if count == 1 else "dead letters wait"
+    return f"{count:,} {noun} to be redriven or discarded (refused by {services}): `settle dead-letters list`"

@@ -10,7 +10,7 @@ import typer
 
 from cli import settings
 from cli.errors import BadInputError, CommandError
-from cli.hold_up import look
+from cli.hold_up import look, unknown
 from cli.settings import DataOption
 from cli.text import say
 
@@ -41,9 +41,7 @@ def cancel(
     with session(settings.dsn("saga", data)) as connection:
         found = status_of(connection, payment_id)
         if found is None or found.state == INCOMPLETE:
-            raise BadInputError(
-                f"no withdrawal {payment_id} is known; a new one is known once its request was read"
-            )
+            raise unknown(payment_id, found, data)
         if found.finished:
             reason = f" ({found.reason})" if found.reason else ""
             raise BadInputError(f"withdrawal {payment_id} is finished: {found.state}{reason}")

@@ -22,13 +22,15 @@ from contracts.variables import refuse_development_defaults
 class Command(NamedTuple):
     """Where a command is: a function of a module, or a ``typer.Typer`` with commands of its own.
 
-    ``needs`` is an extra that not every installation has; the production image has ``relay`` and ``services``.
+    ``needs`` is an extra that not every installation has; the production image has ``relay`` and ``services``. A
+    command that ``asks_itself`` may need more, as its argument says, and names what it needs.
     """
 
     module: str
     attribute: str
     panel: str
     needs: str | None = None
+    asks_itself: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -41,11 +43,11 @@ RUN, ASK, LOOK, COMPARE, BREAK = "Run it", "Withdraw", "See where it stands", "O
 # In the order of `settle --help`; a new command is a line here and a module in this folder.
 COMMANDS = {
     "up": Command("cli.up", "up", RUN, needs="stack"),
-    "env": Command("cli.up", "env", RUN, needs="stack"),
+    "env": Command("cli.env", "env", RUN),
     "demo": Command("cli.demo", "demo", RUN, needs="stack"),
-    "migrate": Command("cli.prepare", "migrate", RUN, needs="services"),
-    "topics": Command("cli.prepare", "topics", RUN, needs="services"),
-    "run": Command("cli.run", "run", RUN, needs="relay"),
+    "migrate": Command("cli.migrate", "migrate", RUN, needs="services"),
+    "topics": Command("cli.topics", "topics", RUN),
+    "run": Command("cli.run", "run", RUN, needs="relay", asks_itself=True),
     "settings": Command("cli.environment", "show", RUN),
     "request": Command("cli.request", "request", ASK),
     "load": Command("cli.load", "load", ASK),
@@ -83,7 +85,7 @@ class LazyCommands(TyperGroup):
         command = COMMANDS.get(cmd_name)
         if command is None:
             return None
-        if command.needs is not None:
+        if command.needs is not None and not command.asks_itself:
             require(command.needs, cmd_name)
         found = getattr(import_module(command.module), command.attribute)
         holder = typer.Typer(add_completion=False)

@@ -74,6 +74,15 @@ def look(
     return Waits(words)
 
 
+def unknown(payment_id: UUID, status: Status | None, data: Path | None) -> BadInputError:
+    """The error for a withdrawal whose request the saga service does not have, with what holds that up."""
+    why = look(payment_id, status, data).held_up_by
+    waits = f": it waits for {why}" if why else ""
+    return BadInputError(
+        f"no withdrawal {payment_id} is known; a new one is known once its request was read{waits}"
+    )
+
+
 def report_unasked(unasked: Mapping[str, Exception]) -> None:
     """Report what could not be queried."""
     for what, error in unasked.items():

@@ -9,7 +9,7 @@ import typer
 
 from cli import settings
 from cli.errors import BadInputError, CommandError
-from cli.hold_up import look
+from cli.hold_up import look, unknown
 from cli.settings import DataOption
 from cli.text import say
 from contracts.services import NAMES
@@ -34,7 +34,7 @@ def nudge(
     bootstrap = settings.kafka_bootstrap(data)
     found = find(dsns, bootstrap, lambda one: lost.lacking(one) | lost.acted_on(one), payment_ids=[payment_id])
     if not found and status is None:
-        raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
+        raise unknown(payment_id, status, data)
     if not found:
         waits = look(payment_id, status, data)
         raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits.words}")

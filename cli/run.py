@@ -19,6 +19,7 @@ def run(
     """Run one service until SIGTERM or Ctrl-C; environment variables configure it."""
     if service not in CHOICES:
         raise BadInputError(f"there is no service {service!r}: it is one of {', '.join(CHOICES)}")
+    require("relay" if service == RELAY else "services", f"run {service}")
     failpoints.arm_from_environment()
     if service == RELAY:
         from outbox_relay.relay import run_relay
@@ -26,7 +27,6 @@ def run(
 
         run_relay(RelaySettings())
         return
-    require("services", f"run {service}")
     from contracts.health import check_address
     from processors.runtime.settings import ServiceSettings
     from tracing.setup import TracingSettings

@@ -8,8 +8,7 @@ from uuid import UUID
 import typer
 
 from cli import settings
-from cli.errors import BadInputError
-from cli.hold_up import Waits, look
+from cli.hold_up import Waits, look, unknown
 from cli.settings import DataOption
 from cli.text import say, say_json
 
@@ -30,12 +29,9 @@ def status(
     from processors.saga.status import find_status
 
     found = find_status(settings.dsn("saga", data), payment_id)
-    waits = look(payment_id, found, data) if found is None or not found.finished else None
     if found is None:
-        why = f": it waits for {waits.held_up_by}" if waits and waits.held_up_by else ""
-        raise BadInputError(
-            f"no withdrawal {payment_id} is known; a new one is known once its request was read{why}"
-        )
+        raise unknown(payment_id, found, data)
+    waits = None if found.finished else look(payment_id, found, data)
     if as_json:
         say_json(as_fields(found, waits))
         return
@@ -83,6 +79,7 @@ def as_table(found: Status) -> Grid:
 def in_words(found: Status, waits: Waits | None = None) -> str:
     """The answer as a sentence."""
     reason = f" ({found.reason})" if found.reason else ""
+    trace = f"; trace {found.trace_id}" if found.trace_id else ""
     if waits is None:
-        return f"{found.state}{reason}: finished by {found.finished_by}; trace {found.trace_id}"
-    return f"{found.state}{reason}: not finished, waits for {waits.words}; trace {found.trace_id}"
+        return f"{found.state}{reason}: finished by {found.finished_by}{trace}"
+    return f"{found.state}{reason}: not finished, waits for {waits.words}{trace}"

@@ -74,8 +74,11 @@ def as_table(found: list[Stuck], now: datetime) -> Grid:
         about = [styled((one.payment_id, "bold")), styled(one.waiting_for or "")]
         if one.pending is not None:
             about.append(styled((one.pending.in_words(), "dim")))
-        amount = f"{format_amount(one.amount_minor, one.currency)} {one.currency}"
-        table.add_row(lines(*about), one.state, amount, _for((now - one.since).total_seconds()))
+        amount = ""
+        if one.amount_minor is not None and one.currency is not None:
+            amount = f"{format_amount(one.amount_minor, one.currency)} {one.currency}"
+        waited = _for((now - one.since).total_seconds()) if one.since is not None else ""
+        table.add_row(lines(*about), one.state, amount, waited)
     return table
 
 

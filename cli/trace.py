@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from cli import settings
 from cli.errors import FAILED, BadInputError, CommandError
+from cli.hold_up import unknown
 from cli.settings import DataOption
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ def show(
     from tracing.jaeger import traces
 
     found = find_status(settings.dsn("saga", data), payment_id)
-    if found is None or found.trace_id is None:
-        raise BadInputError(f"no withdrawal {payment_id} is known; a new one is known once its request was read")
+    if found is None:
+        raise unknown(payment_id, found, data)
+    if found.trace_id is None:
+        raise BadInputError(f"withdrawal {payment_id} has no trace: its request came without a trace context")
     url, trace_id = jaeger or settings.jaeger_url(), found.trace_id
     deadline = time.monotonic() + wait
     while True:
@@ -121,7 +124,7 @@ def check(
     console.print(f"{number:,} withdrawals ({ways}), {spans:,} spans")
     for one, fault in faults[:NAMED_MAX]:
         console.print(styled(("not whole", "bold red"), f": {one.payment_id} {one.state}"))
-        console.print(f"  trace {one.trace_id}: {fault}")
+        console.print(f"  trace {one.trace_id}: {fault}" if one.trace_id else f"  {fault}")
     if len(faults) > NAMED_MAX:
         console.print(f"and {len(faults) - NAMED_MAX:,} more")
     whole = number - len(faults)

@@ -1,4 +1,4 @@
-"""``settle up`` and ``settle env``: the embedded stack, and the variables to connect to it."""
+"""``settle up``: the embedded stack."""
 
 import queue
 import shlex
@@ -6,7 +6,6 @@ import sys
 import threading
 from pathlib import Path
 from typing import NoReturn, Self
-from urllib.parse import urlsplit
 
 import typer
 from rich.live import Live
@@ -14,11 +13,10 @@ from rich.live import Live
 from cli.screen import Grid, Screen, styled
 from cli.settings import DataOption
 from cli.signals import on_end
-from cli.text import complain, say_to_shell
+from cli.text import complain
 from stack import state as stack_json
-from stack.errors import AlreadyRunning, NotRunning, StackError
+from stack.errors import AlreadyRunning, StackError
 from stack.part import PartStatus
-from stack.ports import HOST
 from stack.supervisor import Stack
 
 STATE_STYLES = {"ready": "green", "pending": "dim", "stopped": "dim", "stopping": "yellow", "starting": "yellow"}
@@ -39,31 +37,6 @@ def up(data: DataOption = None) -> None:
         _fail(error)
     finally:
         on_end(lambda _number, _frame: None)  # nothing is left to end, and this process goes by itself
-
-
-def env(data: DataOption = None) -> None:
-    """Print the variables by which a program joins the running stack: eval "$(settle env)"."""
-    try:
-        state = stack_json.running((data or stack_json.default_data_folder()).expanduser().resolve())
-    except NotRunning as error:
-        _fail(error)
-    variables = stack_json.environment(state)
-    # So that plain `psql account` works as well, and with its server as PGPORT any other.
-    server = urlsplit(state.dsns["account"])
-    variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
-    variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
-    # For curl and kill; a part that was restarted has another process ID.
-    variables |= {f"SETTLE_{name.upper()}_HTTP": f"http://{HOST}:{port}" for name, port in state.http.items()}
-    variables |= {f"SETTLE_{_as_variable(name)}_PID": str(pid) for name, pid in state.pids.items()}
-    variables |= {"SETTLE_UP_PID": str(state.pid)}
-    for name, value in variables.items():
-        say_to_shell(f"export {name}={shlex.quote(value)}")
-    say_to_shell('# psql "$SETTLE_ACCOUNT_DSN"')
-    say_to_shell('# kcat -b "$SETTLE_KAFKA_BOOTSTRAP" -L')
-
-
-def _as_variable(part: str) -> str:
-    return part.upper().replace("-", "_")
 
 
 def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> None:
@@ -93,7 +66,7 @@ def _env_command(folder: Path) -> str:
 
 def _fail(error: StackError) -> NoReturn:
     complain(str(error))
-    raise typer.Exit(2 if isinstance(error, AlreadyRunning | NotRunning) else 1)
+    raise typer.Exit(2 if isinstance(error, AlreadyRunning) else 1)
 
 
 class _Display:

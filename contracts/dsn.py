@@ -1,7 +1,8 @@
 """Database addresses (DSNs) as libpq takes them: URLs, and key-value strings (``host=db1 dbname=account``)."""
 
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -17,14 +18,26 @@ _WORD = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _AUTHORITY = re.compile(rf"{_URL}[^/?#\s]*")
+_NUMBER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
+_NUMBERS = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
+# libpq checks the other parameters when it begins to connect: to a socket where there is none.
+_NOWHERE = {"host": "/nonexistent", "hostaddr": "", "port": "1"}
 EXAMPLES = "postgresql://settle@127.0.0.1:5432/account or host=127.0.0.1 dbname=account"
 
 
 def check_dsn(dsn: str) -> str:
-    """A database's URL or key-value string, as it is.
+    """A database's URL or key-value string, as it is. Connects to nothing; no error shows a value of it.
 
     Raises:
-        ValueError: it is neither, a string that names no database, or a URL with a plain ``@`` in its password.
+        ValueError: it is neither, names no database, is a URL with a plain ``@`` in its password, or has a
+            parameter that libpq will refuse, such as a port that is none or a service that is not defined.
     """
     if (authority := _AUTHORITY.match(dsn)) is not None and authority[0].count("@") > 1:
         raise ValueError("a URL with more than one @: in a user's name or password it is written %40")
@@ -33,12 +46,47 @@ def check_dsn(dsn: str) -> str:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        named = conninfo_to_dict(dsn).keys() & {"dbname", "service"}
-        if named or re.match(_URL, dsn):
-            return dsn
+        parameters = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
-        pass  # libpq's message may contain a password
-    raise ValueError(f"not a database such as {EXAMPLES}")
+        parameters = None  # libpq's message may contain a password
+    if parameters is None or not (parameters.keys() & {"dbname", "service"} or re.match(_URL, dsn)):
+        raise ValueError(f"not a database such as {EXAMPLES}")
+    if (wrong := _wrong_port(parameters) or _wrong_number(parameters) or _refused(dsn)) is not None:
+        raise ValueError(wrong)
+    return dsn
+
+
+def _wrong_port(parameters: Mapping[str, Any]) -> str | None:
+    ports = str(parameters.get("port", "")).split(",")
+    for port in filter(None, ports):
+        if not _NUMBER.fullmatch(port) or not 0 < int(port) < 65536:
+            return (
+                "its port is not a number from 1 to 65535; a URL is postgresql://user:password@host:port/database"
+            )
+    hosts = parameters.get("hostaddr") or parameters.get("host")
+    if hosts is not None and len(ports) not in (1, str(hosts).count(",") + 1):
+        return "it has neither one port nor one for each host"
+    return None
+
+
+def _wrong_number(parameters: Mapping[str, Any]) -> str | None:
+    wrong = (name for name in _NUMBERS if not _NUMBER.fullmatch(str(parameters.get(name, 0))))
+    return next((f"its {name} is not a number" for name in wrong), None)
+
+
+def _refused(dsn: str) -> str | None:
+    """Which parameter libpq refuses, in words without its value."""
+    from psycopg import pq
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    said = pq.PGconn.connect_start(make_conninfo(dsn, **_NOWHERE).encode()).error_message.decode(errors="replace")
+    if said.startswith("connection to server"):
+        return None
+    if "service" in said:
+        named = conninfo_to_dict(dsn).get("service")
+        return f"its service {named} is not in the connection service file (PGSERVICEFILE, ~/.pg_service.conf)"
+    name = next((name for name in conninfo_to_dict(dsn) if name in said), "connection string")
+    return f"libpq refuses its {name}"
 
 
 Dsn = Annotated[str, AfterValidator(check_dsn)]

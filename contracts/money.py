@@ -20,8 +20,13 @@ DECIMALS: dict[str, int] = {
 
 CURRENCIES = frozenset(DECIMALS)
 
+# Of unsupported ones too: an event of another producer may be in CLF, which has four.
+_DECIMALS_WRITTEN = {
+    currency.code: currency.exponent for currency in iso4217.Currency if currency.exponent is not None
+}
+
 DECIMALS_USUAL = 2
-"""Decimals of an unsupported code: it may have been withdrawn, while events, mails and accounts with it remain."""
+"""Decimals of a code that is not in the table: it may have been withdrawn, while events and accounts remain."""
 
 AMOUNT_MINOR_MAX = 100_000_000
 """The largest amount of one withdrawal in minor units, but for a currency with three decimals."""
@@ -90,9 +95,9 @@ def parse_currency(text: str) -> str:
 def format_amount(amount_minor: int, currency: str) -> str:
     """Write minor units of a currency as people read them, with commas from a thousand on.
 
-    10000 is ``100.00`` in USD, ``10,000`` in JPY, ``10.000`` in KWD; in an unsupported code, ``100.00``.
+    10000 is ``100.00`` in USD, ``10,000`` in JPY, ``10.000`` in KWD, ``1.0000`` in CLF; else ``100.00``.
     """
-    decimals = DECIMALS.get(currency, DECIMALS_USUAL)
+    decimals = _DECIMALS_WRITTEN.get(currency, DECIMALS_USUAL)
     sign = "-" if amount_minor < 0 else ""
     major, minor = divmod(abs(amount_minor), 10**decimals)
     return f"{sign}{major:,}.{minor:0{decimals}d}" if decimals else f"{sign}{major:,}"

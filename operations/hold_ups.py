@@ -1,4 +1,4 @@
-"""Causes that hold withdrawals up: a dead outbox row, an unpublished row, a dead letter, a service that is down.
+"""Causes that hold withdrawals up: dead or unpublished outbox rows, dead letters, services down or behind.
 
 The saga service knows which events it has received, and so whose step is next. That step may have been taken, and
 its event waits in an outbox; or it cannot be taken, as its service refused the event that it acts on, or is down.
@@ -6,6 +6,7 @@ The services' databases and Kafka are queried in parallel, for seconds at the mo
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from contracts.services import TOPICS
 from contracts.topics import consumer_group
 from operations.audit.sides import PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.dead_letters.letters import Letter, letter_of, still_open
-from operations.lag import without_members
+from operations.lag import consumer_lag, without_members
 from outbox_relay.errors import RelayError
 from outbox_relay.status import OutboxStatus, outbox_status
 from outbox_relay.topic import SUFFIX
@@ -45,6 +46,9 @@ CLOCKS_OFF_MS = 3_600_000
 
 LATE_S = 5.0
 """An older row is not in flight: a running relay publishes within milliseconds."""
+
+BEHIND_RECORDS = 100
+"""A service with so many records to read holds up what is among the last of them; fewer are in flight."""
 
 _PENDING = {
     "notification": """
@@ -163,6 +167,7 @@ class _Kafka:
 
     topics: set[str] | None = None
     idle: set[str] = field(default_factory=set)
+    behind: Counter[str] = field(default_factory=Counter)
     letters: dict[UUID, list[Letter]] = field(default_factory=dict)
     error: Exception | None = None
 
@@ -204,15 +209,23 @@ def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str
     # What a service has in hand goes on by itself: a letter from before that is history.
     in_hand = any(one.payment_id in service.pending for service in services.values())
     if (letters := kafka.letters.get(one.payment_id)) and not in_hand:
-        event_type = letters[-1].event_type
-        names = sorted({letter.refusals[-1].service for letter in letters if letter.event_type == event_type})
-        services_that = f"{' and '.join(names)} service{'s' if len(names) > 1 else ''}"
-        show = f"`settle dead-letters show {one.payment_id}`"
-        return f"{event_type}, a dead letter: the {services_that} refused it; {show} says why"
+        return refusal_in_words(one.payment_id, letters)
     for name in (awaited_service(one.seen), "saga"):
         if name in kafka.idle:
             return f"the {name} service, which does not run: consumer group {consumer_group(name)} has no member"
+    for name in (awaited_service(one.seen), "saga"):
+        if kafka.behind[name] >= BEHIND_RECORDS and not in_hand:
+            return f"the {name} service, which is behind: up to {kafka.behind[name]:,} records are before it"
     return None
+
+
+def refusal_in_words(payment_id: UUID, letters: Sequence[Letter]) -> str:
+    """What a withdrawal waits for whose event became dead letters: who refused the last of them."""
+    event_type = letters[-1].event_type
+    names = sorted({letter.refusals[-1].service for letter in letters if letter.event_type == event_type})
+    services_that = f"{' and '.join(names)} service{'s' if len(names) > 1 else ''}"
+    show = f"`settle dead-letters show {payment_id}`"
+    return f"{event_type}, a dead letter: the {services_that} refused it; {show} says why"
 
 
 def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> str | None:
@@ -266,6 +279,9 @@ def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
         told.letters = {
             key: [letter for letter in letters if letter.id in opened] for key, letters in told.letters.items()
         }
+        if withdrawals:
+            for service, _, lag in consumer_lag(bootstrap, services, ANSWER_S):
+                told.behind[service] += lag
     except (KafkaException, TimeoutError) as error:
         told.error = error
     return told
@@ -278,7 +294,7 @@ def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID,
         KafkaException: Kafka does not answer.
         TimeoutError: there are too many dead letters.
     """
-    offsets, topics = Offsets(bootstrap), [topic.dead_letters for topic in TOPICS]
+    offsets, topics = Offsets(bootstrap, timeout_s=ANSWER_S), [topic.dead_letters for topic in TOPICS]
     times = [one.since.timestamp() if one.since is not None else 0 for one in withdrawals]
     starts = offsets.since(topics, max(0, int(min(times) * 1_000) - CLOCKS_OFF_MS))
     ends = offsets.end(topics)

@@ -4,22 +4,24 @@ from collections import Counter
 from collections.abc import Collection
 
 from broker.clients import admin
-from broker.offsets import Offsets
+from broker.offsets import TIMEOUT_S, Offsets
 from contracts.services import READ_BY
 from contracts.topics import consumer_group
 from processors.runtime.gaps import Gap
 
 
-def consumer_lag(bootstrap: str) -> list[tuple[str, str, int]]:
+def consumer_lag(
+    bootstrap: str, services: Collection[str] = tuple(READ_BY), timeout_s: float = TIMEOUT_S
+) -> list[tuple[str, str, int]]:
     """Records that a service has not committed yet, as (service, topic, records), where there are any.
 
     Raises:
-        KafkaException: Kafka does not answer.
+        KafkaException: Kafka does not answer a query within ``timeout_s`` seconds.
     """
-    offsets = Offsets(bootstrap)
+    offsets = Offsets(bootstrap, timeout_s=timeout_s)
     behind: Counter[tuple[str, str]] = Counter()
-    for service, subscribed in READ_BY.items():
-        topics = [topic.name for topic in subscribed]
+    for service in services:
+        topics = [topic.name for topic in READ_BY[service]]
         # End offsets last, so that a commit in between cannot make the lag negative.
         confirmed = offsets.confirmed(consumer_group(service), topics)
         first, ends = offsets.first(topics), offsets.end(topics)

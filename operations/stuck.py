@@ -1,13 +1,16 @@
 """Stuck withdrawals: those without progress, and what each waits for."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
+from confluent_kafka import KafkaException
 
 from contracts.postgres import session
-from operations.hold_ups import Found, Open, Pending, find
+from operations.dead_letters.letters import Letter
+from operations.hold_ups import Found, Open, Pending, find, refusal_in_words
+from operations.refused import refused_requests
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
@@ -20,12 +23,18 @@ WHERE finished_at IS NULL AND created_at < now() - make_interval(secs => %(age)s
 ORDER BY updated_at LIMIT %(limit)s
 """
 
+_KNOWN = "SELECT payment_id FROM withdrawals WHERE payment_id = ANY(%s)"
+
+REFUSED = "refused"
+"""The state of a withdrawal whose request the saga service refused, so that it has none there."""
+
 
 class Stuck(msgspec.Struct, frozen=True):
     """A withdrawal without progress; the amount in minor units.
 
     Attributes:
-        since: when its last event was recorded.
+        account_id: with amount and currency, as the saga service knows them; None where it refused the request.
+        since: when its last event was recorded, or its request was refused, if that is known.
         waiting_for: the step that is next, in words.
         held_up_by: what blocks that step, if anything; see :class:`operations.hold_ups.Found`.
         pending: what a service is retrying, if that is what it waits for.
@@ -33,12 +42,12 @@ class Stuck(msgspec.Struct, frozen=True):
 
     payment_id: UUID
     state: str
-    account_id: str
-    amount_minor: int
-    currency: str
+    account_id: str | None
+    amount_minor: int | None
+    currency: str | None
     reason: str | None
-    requested_at: datetime
-    since: datetime
+    requested_at: datetime | None
+    since: datetime | None
     waiting_for: str | None
     held_up_by: str | None
     pending: Pending | None
@@ -54,8 +63,8 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
         limit: how many at the most.
 
     Returns:
-        The withdrawals, and what there is to say of their causes. Where ``saga`` is idle there, withdrawals that
-        it has not read are not among them.
+        The withdrawals, those last whose request the saga service refused, and what there is to say of their
+        causes. Where ``saga`` is idle there, withdrawals that it has not read are not among them.
 
     Raises:
         psycopg.OperationalError: the saga service's database does not answer.
@@ -80,4 +89,23 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
         )
         for payment_id, state, seen, account_id, amount_minor, currency, reason, created_at, updated_at in rows
     ]
-    return withdrawals, found
+    try:
+        refused = refused_requests(bootstrap, lambda payment_ids: _known(dsns["saga"], payment_ids))
+    except (KafkaException, TimeoutError) as error:
+        found.unasked.setdefault("Kafka", error)
+        return withdrawals, found
+    older = [_refused(payment_id, letters) for payment_id, letters in refused.items()]
+    before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+    withdrawals += [one for one in older if one.since is None or one.since < before]
+    return withdrawals[:limit], found
+
+
+def _known(dsn: str, payment_ids: Collection[UUID]) -> list[UUID]:
+    with session(dsn) as connection:
+        return [row[0] for row in connection.execute(_KNOWN, (list(payment_ids),))]
+
+
+def _refused(payment_id: UUID, letters: Sequence[Letter]) -> Stuck:
+    words = refusal_in_words(payment_id, letters)
+    refusal = letters[-1].refusals[-1]
+    return Stuck(payment_id, REFUSED, None, None, None, refusal.reason, None, refusal.at, words, words, None)

@@ -1,5 +1,6 @@
 """The ``outbox-relay`` command: ``outbox-relay --source postgresql://… --bootstrap host:port``."""
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
@@ -11,6 +12,12 @@ from contracts.dsn import check_dsn
 from contracts.variables import EnvironmentRefusedError, complaint, refuse_development_defaults
 from outbox_relay.errors import RelayError
 from outbox_relay.settings import RelaySettings
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"outbox-relay {version('settle')}")
+        raise typer.Exit
 
 
 def relay(
@@ -31,6 +38,9 @@ def relay(
             "left, where published rows are removed; else those that the topics would know. SETTLE_RELAY_INITIAL."
         ),
     ] = None,
+    show_version: Annotated[  # noqa: ARG001 - its callback ends the command
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Publish every row of the sources' outbox tables to Kafka, until SIGTERM or SIGINT."""
     if find_spec("structlog") is None:  # which tells of the extra, as in cli/extras.py

@@ -39,7 +39,7 @@ class PublishError(RelayError):
 
 
 class TopicError(PublishError):
-    """A topic does not exist, or may not be written; others can be."""
+    """A topic does not exist, may not be written, or has partitions without a leader; others can be written."""
 
 
 class BatchRefusedError(PublishError):

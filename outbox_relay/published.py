@@ -15,10 +15,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from broker.clients import SILENT, reader
+from broker.clients import SILENT, admin, reader
 from contracts import headers
 from outbox_relay.errors import PublishError, TopicError
 from outbox_relay.identity import UUID_BYTES, identity
+from outbox_relay.offsets import END, FIRST, list_offsets, since
 from outbox_relay.position import Origin
 from outbox_relay.replicas import await_replicas
 from outbox_relay.row import OutboxRow
@@ -217,6 +218,9 @@ def _partitions(consumer: Consumer, topic: str) -> list[int]:
     found = consumer.list_topics(topic, KAFKA_ANSWER_S).topics[topic]
     if found.error is not None:
         raise TopicError(f"topic {topic} cannot be written: {found.error.str()}")
+    # Known at once; to ask such a partition for its offsets would take until the time is up.
+    if leaderless := sorted(number for number, partition in found.partitions.items() if partition.leader < 0):
+        raise TopicError(f"topic {topic} cannot be read: no leader of partition {', '.join(map(str, leaderless))}")
     return list(found.partitions)
 
 
@@ -224,16 +228,15 @@ def _tails(
     bootstrap: str, consumer: Consumer, topic: str, since_ms: int, meanwhile: Callable[[], None]
 ) -> list[_Tail]:
     partitions = _partitions(consumer, topic)
-    await_replicas(bootstrap, consumer, topic, partitions, meanwhile)
-    times = [TopicPartition(topic, partition, max(0, since_ms)) for partition in partitions]
-    tails = []
-    for place in consumer.offsets_for_times(times, KAFKA_ANSWER_S):
-        if place.error is not None:  # its leader has changed, say; no offset would mean that nothing is so new
-            raise KafkaException(place.error)
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, place.partition), KAFKA_ANSWER_S)
-        floor = high if place.offset < 0 else max(low, place.offset)
-        tails.append(_Tail(place.partition, floor, high, high))
-    return tails
+    client = admin(bootstrap)
+    await_replicas(client, topic, partitions, meanwhile)
+    newer = list_offsets(client, topic, partitions, since(max(0, since_ms)), meanwhile)
+    first = list_offsets(client, topic, partitions, FIRST, meanwhile)
+    ends = list_offsets(client, topic, partitions, END, meanwhile)
+    floors = {
+        number: max(first[number], newer[number]) if newer[number] >= 0 else end for number, end in ends.items()
+    }
+    return [_Tail(number, floors[number], end, end) for number, end in ends.items()]
 
 
 def _read(consumer: Consumer, topic: str, tails: list[_Tail], meanwhile: Callable[[], None]) -> Iterator[Message]:

@@ -46,6 +46,10 @@ ANY_PARTITION = -1
 NOW = 0
 KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
+# With nothing to send nobody would notice that Kafka is away: after so long without an answer it is probed, and
+# without one for so long it counts as away.
+KAFKA_SILENT_S = 5.0
+KAFKA_AWAY_S = 8.0
 # Acknowledgements that come later than this are a reason to ask whether they will ever come.
 ACKNOWLEDGED_LATE_S = 5.0
 NOT_ACKNOWLEDGED = (
@@ -140,6 +144,7 @@ class Publisher:
         self._while_blocked = while_blocked
         self._one_by_one = one_by_one
         self._probe_at = 0.0
+        self._answered_at = time.monotonic()
         self._handed = 0
         self._done: int | None = None  # of those handed over, when last looked; None with none under way
         self._done_at = 0.0
@@ -264,6 +269,7 @@ class Publisher:
     def answered(self) -> None:
         """Record that Kafka acknowledged something: it is reachable."""
         self.away = None
+        self._answered_at = time.monotonic()
         self._lifeline.holds()
 
     def _on_error(self, error: KafkaError) -> None:
@@ -278,6 +284,7 @@ class Publisher:
             done = self._handed - waiting
             if done != self._done:
                 self._done, self._done_at = done, now
+                self._answered_at = now
                 self._lifeline.holds()
                 if self.away == NOT_ACKNOWLEDGED:
                     self.away = None
@@ -286,8 +293,13 @@ class Publisher:
                 self.away = self.away or NOT_ACKNOWLEDGED
             return
         self._done = None
-        if self.away is not None and now >= self._probe_at and self._probe():
+        silent_s = now - self._answered_at
+        if now < self._probe_at or (self.away is None and silent_s < KAFKA_SILENT_S):
+            return
+        if self._probe():
             self.answered()
+        elif silent_s > KAFKA_AWAY_S:
+            self.away = self.away or "Kafka does not answer, waiting for it"
 
     def _probe(self) -> bool:
         """Whether Kafka answers this producer.
@@ -296,7 +308,8 @@ class Publisher:
             PublishError: it never will.
         """
         try:
-            self._producer.list_topics(timeout=KAFKA_PROBE_TIMEOUT_S)
+            # Of one topic where one is known: a large cluster has thousands.
+            self._producer.list_topics(next(iter(self._topics.values()), None), KAFKA_PROBE_TIMEOUT_S)
         except KafkaException as error:
             self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
             if self._lifeline.is_cut(error.args[0]):

@@ -13,6 +13,7 @@ from operations.audit import story
 from operations.audit.arrivals import differences, unpublished
 from operations.audit.offenders import Offenders
 from operations.audit.sides import stories
+from operations.dead_letters.letters import count_open
 from operations.lag import consumer_lag, deleted_unread
 from outbox_relay.slot_name import SLOT_PREFIX
 from processors.runtime.gaps import Gap, noted_gaps
@@ -78,12 +79,19 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """The verdict."""
+    """The verdict.
+
+    Attributes:
+        outcomes: how many withdrawals there are by state.
+        dead_letters: the open ones, by the service that refused them. No check fails for these; where one holds a
+            withdrawal up, ``finished`` does.
+    """
 
     ok: bool
     checks: list[Check]
     withdrawals: int
     outcomes: dict[str, int]
+    dead_letters: dict[str, int] = {}
 
 
 def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
@@ -121,7 +129,8 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
         _check(CHECK_OUTBOX, unpublished(dsns) if quiet else Offenders()),
         _check(CHECK_TOPICS, differences(dsns["saga"], bootstrap) if quiet else Offenders()),
     ]
-    return Audit(all(check.ok for check in checks), checks, outcomes.total(), dict(outcomes))
+    ok = all(check.ok for check in checks)
+    return Audit(ok, checks, outcomes.total(), dict(outcomes), count_open(bootstrap))
 
 
 def _check(name: str, found: Offenders) -> Check:

@@ -6,7 +6,7 @@ One that does not say where its original is, or names the place of a different m
 counts from 0 again, and anybody may write to these topics), is named by its own place, so that it hides no other.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -131,6 +131,22 @@ def read_letters(bootstrap: str) -> list[Letter]:
     for letter in found:
         letter.handled = handled.get(letter.id)
     return sorted(found, key=_age)
+
+
+def count_open(bootstrap: str) -> dict[str, int]:
+    """How many open dead letters each service has refused; keeps no letter in memory.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    handled = read_handled(bootstrap)
+    counted: set[tuple[str, str]] = set()
+    for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
+        letter = letter_of(message)
+        letter.handled = handled.get(letter.id)
+        if letter.open:
+            counted.add((letter.refusals[-1].service, letter.id))
+    return dict(Counter(service for service, _ in sorted(counted)))
 
 
 def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:

@@ -14,6 +14,11 @@ SELECT account_id, %(currency)s, %(balance)s, %(balance)s FROM unnest(%(ids)s::t
 ON CONFLICT DO NOTHING RETURNING account_id
 """
 
+_IN_OTHER_CURRENCY = """
+SELECT account_id, currency FROM accounts
+WHERE account_id = ANY(%s) AND currency <> %s ORDER BY account_id LIMIT %s
+"""
+
 _COLUMNS = "account_id, currency, opening_balance_minor, balance_minor, opened_at, updated_at"
 
 # Natural order: acc-2 before acc-10.
@@ -48,6 +53,13 @@ def open_accounts(dsn: str, account_ids: Sequence[str], balance_minor: int, curr
     with session(dsn) as connection:
         values = {"ids": list(account_ids), "balance": balance_minor, "currency": currency}
         return [row[0] for row in connection.execute(_OPEN, values).fetchall()]
+
+
+def in_other_currency(dsn: str, account_ids: Sequence[str], currency: str, limit: int) -> dict[str, str]:
+    """The currencies of those of some accounts that have another one; no more than ``limit``."""
+    with session(dsn) as connection:
+        rows = connection.execute(_IN_OTHER_CURRENCY, (list(account_ids), currency, limit)).fetchall()
+        return dict(rows)
 
 
 def list_accounts(dsn: str, limit: int) -> list[AccountRow]:

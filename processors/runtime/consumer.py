@@ -6,7 +6,8 @@ one record as for many.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -101,7 +102,9 @@ class BatchConsumer:
         self._last_taken = time.monotonic()
         self._load = _Load()
         self._last_records = 0
-        self._topic = topics[0]
+        self._topics = topics
+        self._topic_errors: dict[str, KafkaError | None] = {}
+        self._topic_in_turn = cycle(topics)
         self._lifeline = Lifeline(bootstrap)
         self.assigned = False
         self._reached: dict[Place, int] = {}
@@ -324,7 +327,7 @@ class BatchConsumer:
             CutOffError: it will never answer this consumer; a new one is needed.
         """
         try:
-            self._consumer.list_topics(self._topic, timeout_s)
+            self._ask_about_topics(timeout_s)
         except KafkaException as error:
             if self._lifeline.is_cut(error.args[0]):
                 raise CutOffError(
@@ -332,7 +335,15 @@ class BatchConsumer:
                 ) from None
             return f"Kafka does not answer: {error.args[0].str()}"
         self._lifeline.holds()
-        return None if self.assigned else "partitions are not assigned yet"
+        return _what_cannot_be_read(self._topic_errors) or (
+            None if self.assigned else "partitions are not assigned yet"
+        )
+
+    def _ask_about_topics(self, timeout_s: float) -> None:
+        """Ask about all topics at first; after that about one each time, as batches wait meanwhile."""
+        unknown = [topic for topic in self._topics if topic not in self._topic_errors]
+        for topic in unknown or [next(self._topic_in_turn)]:
+            self._topic_errors[topic] = self._consumer.list_topics(topic, timeout_s).topics[topic].error
 
     def close(self) -> None:
         """Commit the stored offsets and leave the group."""
@@ -352,6 +363,15 @@ def pause_s(rate: float, gather_s_max: float, took_s: float, records: int) -> fl
     gather_s = min(gather_s, gather_s_max, ENOUGH_RECORDS / max(rate, 1.0))
     rest_s = min(took_s, REST_S_MAX) if records < SMALL else 0.0
     return max(gather_s - took_s, rest_s)
+
+
+def _what_cannot_be_read(errors: Mapping[str, KafkaError | None]) -> str | None:
+    """The topics that are missing or not to be had, as text; None where all can be read."""
+    wrong = {topic: error for topic, error in errors.items() if error is not None}
+    missing = [topic for topic, error in wrong.items() if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART]
+    if missing:
+        return f"topics that do not exist: {', '.join(missing)}; `settle topics` creates them"
+    return "; ".join(f"topic {topic} cannot be read: {error.str()}" for topic, error in wrong.items()) or None
 
 
 class _Load:

@@ -300,6 +300,11 @@ def test_a_withdrawal_says_what_holds_it_up_beside_its_outboxes(lossy: Lossy):
     wait_until(lambda: lossy.waits(payment_id).startswith(refused), "its message is refused")
     refused = "WithdrawalRequested, a dead letter: the account and saga services refused it"
     wait_until(lambda: refused in lossy.cli("status", str(unknown)).stderr, "a request that is refused is found")
+    assert refused in lossy.cli("cancel", str(unknown)).stderr
+    assert refused in lossy.cli("nudge", str(unknown)).stderr
+    listed = json.loads(lossy.cli("stuck", "--older-than", "0", "--json").stdout)
+    assert [one["held_up_by"].startswith(refused) for one in listed if one["payment_id"] == str(unknown)] == [True]
+    assert "(refused by account 1, payment 1, saga " in lossy.cli("audit", "--wait", "0").stdout
     discarded = lossy.cli("dead-letters", "discard", str(payment_id), str(unknown), "--yes")
     assert discarded.returncode == 0, discarded.stderr
     assert lossy.waits(payment_id) == "nothing"

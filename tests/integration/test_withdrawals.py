@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from cli.main import app
 from contracts.events import WithdrawalRequested, encode
+from processors.account.accounts import in_other_currency
 from tests.conftest import OPENING_MINOR, Settle, wait_until
 
 REQUESTED = "WithdrawalRequested"
@@ -83,6 +84,8 @@ def test_an_amount_is_read_and_written_with_the_decimals_of_its_currency(
     account = f"acc-{uuid7()}"
     opened = run(settle, f"accounts open {account} --balance {balance} --currency {currency.lower()}")
     assert opened.startswith("1 account opened with ")
+    assert in_other_currency(settle.dsns["account"], [account, "acc-none"], "USD", 9) == {account: currency}
+    assert in_other_currency(settle.dsns["account"], [account], currency, 9) == {}
     ask = f"request --account {account} --amount {typed} --currency {currency}"
     asked = json.loads(run(settle, f"{ask} --wait --json"))
     assert (asked["state"], asked["finished_by"]) == ("completed", "WithdrawalCompleted")

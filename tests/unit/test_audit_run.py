@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from contracts.services import READ_BY
 from operations import lag
 from operations.audit import run
@@ -50,6 +52,7 @@ class World:
         self.rows = False
         self.stories = [whole()]
         self.outbox, self.topics = [], []
+        self.dead_letters = {}
         self.asked = []
         self.clock = Clock()
         monkeypatch.setattr(run, "time", self.clock)
@@ -60,6 +63,7 @@ class World:
             run, "noted_gaps", lambda dsns: self.noted if dsns == {s: s for s in SERVICES} else None
         )
         monkeypatch.setattr(run, "stories", lambda _: iter(self.stories))
+        monkeypatch.setattr(run, "count_open", lambda _: self.dead_letters)
         monkeypatch.setattr(run, "unpublished", lambda _: self._look("outbox"))
         monkeypatch.setattr(run, "differences", lambda *_: self._look("topics"))
 
@@ -294,7 +298,7 @@ class Offsets:
     ],
 )
 def test_what_is_behind_and_what_was_deleted_unread(monkeypatch, confirmed, first, end, behind, missed):
-    monkeypatch.setattr(lag, "Offsets", lambda _: Offsets(confirmed, first, end))
+    monkeypatch.setattr(lag, "Offsets", lambda *_, **__: Offsets(confirmed, first, end))
     reads = [(service, topic.name) for service, topics in READ_BY.items() for topic in topics]
     assert lag.consumer_lag("") == sorted((*one, behind) for one in reads if behind)
     assert lag.deleted_unread("") == [(s, Gap(t, 0, *missed)) for s, t in reads if missed]
@@ -304,8 +308,18 @@ def test_the_lag_of_a_topic_is_that_of_its_partitions(monkeypatch):
     offsets = Offsets(0, 0, 0)
     offsets.end = lambda topics: {(topic, partition): 3 for topic in topics for partition in range(4)}
     offsets.first = lambda topics: dict.fromkeys(offsets.end(topics), 0)
-    monkeypatch.setattr(lag, "Offsets", lambda _: offsets)
+    monkeypatch.setattr(lag, "Offsets", lambda *_, **__: offsets)
     assert {behind for _, _, behind in lag.consumer_lag("")} == {12}
+
+
+def test_open_dead_letters_are_told_also_those_of_a_service_that_it_does_not_know(world, monkeypatch):
+    world.dead_letters = {"fraud": 2, "saga": 1}
+    found = run.run(DSNS, "kafka:9092")
+    monkeypatch.setattr(run, "run", lambda *_: found)
+    assert (found.ok, found.dead_letters) == (True, world.dead_letters)
+    shown = CliRunner().invoke(app, ["audit"], env={"COLUMNS": "200"}).stdout
+    assert "3 dead letters wait to be redriven or discarded (refused by fraud 2, saga 1)" in shown
+    assert "`settle dead-letters list`" in shown
 
 
 def test_who_does_not_ask_it_to_wait_does_not_wait(world):

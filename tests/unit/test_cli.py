@@ -8,18 +8,25 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.metadata import version
 from uuid import UUID
 
+import msgspec
 import pytest
+import typer
 from confluent_kafka import KafkaException
 from typer.testing import CliRunner
 
-from cli import extras, settings
+from cli import extras, settings, status
 from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
+from cli.hold_up import Waits
 from cli.main import app
+from cli.run import CHOICES
 from contracts.services import DATABASES
+from outbox_relay.__main__ import relay
+from processors.saga.status import Status
 from stack import state
 from stack.errors import NotRunning, StackError
 from stack.lock import FolderLock
@@ -254,6 +261,26 @@ def test_a_terminal_without_a_character_gets_its_code():
     assert "SETTLE_FOO=25 \\u20ac\n" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("others", "code", "stderr"),
+    [
+        ({}, 0, ""),
+        ({"a": "USD"}, 2, "settle: open already, but not in EUR: a (USD)\n"),
+        (dict.fromkeys("abcdef", "USD"), 2, "a (USD), b (USD), c (USD), d (USD), e (USD), …\n"),
+    ],
+)
+def test_an_account_that_is_open_in_another_currency_is_named(monkeypatch, others, code, stderr):
+    monkeypatch.setattr("processors.account.accounts.open_accounts", lambda *_: ["new"])
+    monkeypatch.setattr(
+        "processors.account.accounts.in_other_currency",
+        lambda dsn, names, currency, limit: dict(list(others.items())[:limit]) if currency == "EUR" else None,
+    )
+    result = settle("accounts", "open", "new", *"abcdef", "--currency", "eur")
+    assert (result.exit_code, result.stdout) == (code, "1 account opened with 10,000.00 EUR; 6 open already\n")
+    assert result.stderr.endswith(stderr)
+    assert bool(result.stderr) == bool(stderr)
+
+
 @pytest.mark.parametrize("arguments", ["", "accounts", "trace", "dead-letters", "2pc"])
 def test_without_a_command_the_help_page_is_shown(arguments):
     result = settle(*arguments.split())
@@ -418,6 +445,19 @@ cli.start()
 
 def test_the_version_is_printed():
     assert settle("--version").stdout.startswith("settle 0.")
+    relays = typer.Typer()
+    relays.command()(relay)
+    asked = CliRunner().invoke(relays, ["--version"])
+    assert (asked.exit_code, asked.stdout) == (0, f"outbox-relay {version('settle')}\n")
+
+
+def test_a_withdrawal_without_a_trace_says_nothing_of_one(monkeypatch):
+    untraced = Status(UUID(int=1), "paid", False, None, [], None, None, "acc-1", 1, "USD", None, None, 0)
+    assert "trace" not in status.in_words(untraced, Waits("the mail"))
+    assert "trace" not in status.in_words(untraced)
+    assert "; trace abc" in status.in_words(msgspec.structs.replace(untraced, trace_id="abc"))
+    monkeypatch.setattr("processors.saga.status.find_status", lambda *_: untraced)
+    assert settle("trace", str(UUID(int=1))).stderr.startswith(f"settle: withdrawal {UUID(int=1)} has no trace")
 
 
 def test_running_a_service_does_not_wait_for_what_other_commands_need():
@@ -490,11 +530,18 @@ def test_a_folder_that_is_named_must_have_a_running_stack(tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [(name, command.needs) for name, command in COMMANDS.items() if command.needs] + [("run account", "services")],
+    [(name, command.needs) for name, command in COMMANDS.items() if command.needs and not command.asks_itself]
+    + [(f"run {service}", "relay" if service == "relay" else "services") for service in CHOICES],
 )
-def test_a_command_says_which_extra_is_missing(command, extra, monkeypatch):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == extras.EXTRAS[extra] else name)
+def test_a_command_of_a_base_installation_says_which_extra_is_missing(command, extra, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     result = settle(*command.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"settle: {command} needs what is not installed here: pip install 'settle[{extra}]'\n"
-    assert f"│ {command} " not in settle("--help").stdout
+    assert f"│ {command.partition(' ')[0]} " not in settle("--help").stdout
+
+
+def test_a_service_says_which_extra_is_missing_where_only_the_relay_is_installed(monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: name if name == extras.EXTRAS["relay"] else None)
+    assert settle("run", "account").stderr.endswith("pip install 'settle[services]'\n")
+    assert "│ run " in settle("--help").stdout

@@ -1,8 +1,12 @@
-"""The time that a service lets records gather between two batches."""
+"""The time that a service lets records gather between two batches, and the topics that it cannot read."""
+
+from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import KafkaError
 
-from processors.runtime.consumer import REST_S_MAX, SMALL, pause_s
+from processors.runtime import consumer
+from processors.runtime.consumer import REST_S_MAX, SMALL, BatchConsumer, pause_s
 
 GATHER_S_MAX = 0.1
 
@@ -31,3 +35,58 @@ def test_small_batches_take_half_of_the_time_at_the_most(took_s):
 
 def test_a_batch_that_waits_for_others_costs_the_next_one_little():
     assert pause_s(10.0, GATHER_S_MAX, took_s=5.0, records=1) == REST_S_MAX
+
+
+class Kafka:
+    """A consumer's view of topics: those that exist, and what it was asked about."""
+
+    def __init__(self, *topics):
+        self.topics = set(topics)
+        self.asked = []
+        self.refused = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    def subscribe(self, topics, on_assign):
+        on_assign(self, [])
+
+    def list_topics(self, topic, timeout):
+        self.asked.append(topic)
+        return SimpleNamespace(
+            topics={topic: SimpleNamespace(error=None if topic in self.topics else self.refused)}
+        )
+
+
+TOPICS = ["withdrawal.requests", "payment.events", "account.events"]
+
+
+@pytest.fixture
+def kafka(monkeypatch):
+    kafka = Kafka(*TOPICS)
+    monkeypatch.setattr(consumer, "group_consumer", lambda *_: kafka)
+    return kafka
+
+
+def test_topics_that_are_missing_are_named_from_the_first_answer_on_until_they_are_there(kafka):
+    kafka.topics = {"payment.events"}
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    says = "topics that do not exist: withdrawal.requests, account.events; `settle topics` creates them"
+    assert batches.waits_for(1.0) == says
+    kafka.topics = set(TOPICS)
+    answers = [batches.waits_for(1.0) for _ in TOPICS]
+    assert answers[-1] is None
+
+
+def test_a_topic_deleted_later_is_noticed_and_each_look_asks_about_one(kafka):
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    assert batches.waits_for(1.0) is None
+    kafka.topics.remove("account.events")
+    kafka.asked.clear()
+    answers = [batches.waits_for(1.0) for _ in TOPICS]
+    assert "account.events" in answers[-1]
+    assert kafka.asked == TOPICS
+
+
+def test_a_topic_that_may_not_be_read_is_named_with_the_reason(kafka):
+    kafka.refused = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    kafka.topics.remove("payment.events")
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    assert batches.waits_for(1.0).startswith("topic payment.events cannot be read: ")

@@ -1,13 +1,23 @@
 """Each of several databases is one source, however it is written."""
 
 import pytest
+from pydantic import ValidationError
 
 from contracts.dsn import check_dsn, split_dsns
+from contracts.variables import complaint
 from outbox_relay.settings import RelaySettings
 
 HOSTS = "postgresql://relay@db1:5432,db2:5433/account?target_session_attrs=read-write"
 COMMAS = "postgresql://relay:a,b,@db1/payment"
 WORDS = "host=db1,db2 dbname=saga password='a, b postgresql://c' user=relay"
+
+
+@pytest.fixture
+def services(tmp_path, monkeypatch):
+    """A connection service file that defines the services a and b."""
+    file = tmp_path / "pg_service.conf"
+    file.write_text("[a]\nhost=db1,db2\nport=1,2\n[b]\nhostaddr=127.0.0.1\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
 
 
 @pytest.mark.parametrize(
@@ -30,13 +40,13 @@ WORDS = "host=db1,db2 dbname=saga password='a, b postgresql://c' user=relay"
         ("service=a\nservice=b", ["service=a", "service=b"]),
     ],
 )
-def test_several_databases_are_told_apart(text, found):
+def test_several_databases_are_told_apart(text, found, services):
     assert split_dsns(text) == found
     assert RelaySettings(relay_sources=text).sources == found
 
 
 def test_sources_that_are_given_one_by_one_are_not_split():
-    given = ["host=a dbname=x host=b", f"{HOSTS},db3", "postgresql://a/x,postgresql://b/y"]
+    given = ["host=a dbname=x host=b", f"{HOSTS}&application_name=a,db3", "postgresql://a/x,postgresql://b/y"]
     assert RelaySettings(relay_sources=given).sources == given
 
 
@@ -58,3 +68,41 @@ def test_a_password_with_a_plain_at_sign_is_refused_and_not_shown(text):
         split_dsns(text)
     assert text not in str(refused.value)
     assert check_dsn("postgresql://u:a%40b@127.0.0.1/own?application_name=a@b")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("postgresql://u:secret@db1:abc/own", "port"),
+        ("postgresql://u:secret@db1:99999/own", "port"),
+        ("postgresql://u:secret@db1:1,db2:0/own", "port"),
+        ("postgresql://u:secret/own", "port"),  # the host is forgotten
+        ("host=a,b,c port=1,2 dbname=own password=secret", "one port"),
+        ("service=c password=secret", "service c"),
+        ("postgresql://u:secret@db1/own?service=c", "service c"),
+        ("dbname=own password=secret sslmode=secret", "sslmode"),
+        ("dbname=own password=secret connect_timeout=soon", "connect_timeout"),
+        ("dbname=own password=secret keepalives_idle=1.5", "keepalives_idle"),
+    ],
+)
+def test_what_libpq_will_never_connect_with_is_refused_at_the_start_and_no_value_is_shown(text, says, services):
+    with pytest.raises(ValidationError) as refused:
+        RelaySettings(relay_sources=text)
+    line = complaint(refused.value)
+    assert line.startswith("SETTLE_RELAY_SOURCES is wrong: ")
+    assert says in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:p@db1:5432/own",
+        "postgresql://u:p@db1:,[::1]:2/own?connect_timeout=3&sslmode=require",
+        "host=a,b,c port=5432 dbname=own",
+        "service=a dbname=own",
+        "service=b password=p",
+    ],
+)
+def test_what_libpq_connects_with_is_taken_though_nobody_answers(text, services):
+    assert check_dsn(text) == text

@@ -1,12 +1,14 @@
 """What holds a withdrawal up is told apart from what is on its way."""
 
+from collections import Counter
 from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 
 from contracts.events import CancelRequested, MoneyDeducted, WithdrawalRequested
-from operations.hold_ups import LATE_S, Open, _in_words, _Kafka, _Row, _Service
+from operations import hold_ups
+from operations.hold_ups import BEHIND_RECORDS, LATE_S, Open, _in_words, _Kafka, _Row, _Service
 from processors.saga.decide import BITS
 
 ID = UUID(int=1)
@@ -14,12 +16,13 @@ REQUESTED = BITS[WithdrawalRequested]
 TOPIC = "payment.events"
 
 
-def words(*, age_s=0.0, topics=frozenset({TOPIC}), active=True, idle=(), dead=None):
+def words(*, age_s=0.0, topics=frozenset({TOPIC}), active=True, idle=(), dead=None, behind=None, pending=()):
     """What is said of a row that is in the payment outbox."""
     row = _Row("PaymentProcessed", TOPIC, age_s)
     outbox = SimpleNamespace(active=active)
-    service = _Service(waiting={ID: row}, dead={ID: dead} if dead else {}, outbox=outbox)
-    return _in_words(Open(ID, "acc", REQUESTED), {"payment": service}, _Kafka(topics, set(idle)))
+    service = _Service(dict.fromkeys(pending), {ID: dead} if dead else {}, {ID: row}, outbox)
+    kafka = _Kafka(topics, set(idle), Counter(behind))
+    return _in_words(Open(ID, "acc", REQUESTED), {"payment": service}, kafka)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,12 @@ def words(*, age_s=0.0, topics=frozenset({TOPIC}), active=True, idle=(), dead=No
         ({"dead": "PaymentProcessed", "active": False}, "a dead row of the payment outbox"),
         ({"idle": ["saga"]}, "the saga service, which does not run"),
         ({"idle": ["saga", "account"]}, "the account service, which does not run"),
+        (
+            {"behind": {"account": 12_345, "saga": 500}},
+            "the account service, which is behind: up to 12,345 records",
+        ),
+        ({"behind": {"account": BEHIND_RECORDS - 1, "saga": BEHIND_RECORDS}}, "the saga service, which is behind"),
+        ({"behind": {"account": 500}, "idle": ["account"]}, "the account service, which does not run"),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, dict) else "",
 )
@@ -44,6 +53,8 @@ def test_it_says_what_holds_it_up_in_one_line(facts, said):
 def test_what_is_on_its_way_holds_nothing_up():
     assert words(age_s=LATE_S - 1) is None
     assert words(idle=["notification"]) is None
+    assert words(behind={"account": BEHIND_RECORDS - 1, "payment": 500}) is None
+    assert words(behind={"account": 500}, pending=[ID]) is None  # it was read long ago
 
 
 def test_a_dead_letter_counts_where_its_event_is_waited_for():
@@ -56,6 +67,19 @@ def test_a_dead_letter_counts_where_its_event_is_waited_for():
     assert not one.lacks("NothingOfOurs")
     assert not Open(ID, "acc", REQUESTED).acts_on("CancelRequested")
     assert Open(ID, "acc", REQUESTED | BITS[MoneyDeducted]).acts_on("MoneyDeducted")
+
+
+def test_only_those_services_are_asked_for_their_lag_that_a_withdrawal_waits_for(monkeypatch):
+    monkeypatch.setattr(hold_ups, "existing_topics", lambda *_: {TOPIC})
+    monkeypatch.setattr(hold_ups, "without_members", lambda *_: set())
+    monkeypatch.setattr(hold_ups, "_read_letters", lambda *_: None)
+    lag = [("account", "withdrawal.requests", 90), ("account", "payment.events", 10)]
+    monkeypatch.setattr(
+        hold_ups, "consumer_lag", lambda _, services, __: lag if services == {"account", "saga"} else []
+    )
+    found = hold_ups.find({}, "kafka:9092", [Open(ID, "acc", REQUESTED)])
+    assert found.held_up_by == {ID: "the account service, which is behind: up to 100 records are before it"}
+    assert found.unasked == {}
 
 
 def test_a_dead_letter_of_what_a_service_has_in_hand_again_is_history():

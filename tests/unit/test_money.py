@@ -171,6 +171,8 @@ def test_an_amount_without_a_currency_that_is_known_is_refused():
         (5, "KWD", "0.005"),
         (-5, "KWD", "-0.005"),
         (1_234_567, "KWD", "1,234.567"),
+        (12_345, "CLF", "1.2345"),  # not taken, but written in what another producer sends
+        (10_000, "UYI", "10,000"),
         (10_000, "BGN", "100.00"),  # ended on 2026-01-01; what is stored stays as it was
         (10_000, "XXX", "100.00"),
     ],

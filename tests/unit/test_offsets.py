@@ -62,14 +62,14 @@ def test_a_leader_that_has_just_started_and_knows_of_an_older_epoch_is_asked_aga
     assert Offsets("", admin).end(["there"]) == {("there", 0): 7}
 
 
-def test_other_errors_are_raised_at_once_and_those_of_a_start_in_the_end(monkeypatch):
+def test_other_errors_are_raised_at_once_and_those_of_a_start_in_the_end():
     admin = Admin(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
     with pytest.raises(KafkaException, match="GROUP_AUTHORIZATION_FAILED"):
         Offsets("", admin).confirmed("settle-saga", ["there"])
     assert len(admin.errors) == 1
-    monkeypatch.setattr(offsets, "TIMEOUT_S", -1)
+    loads = Admin(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
     with pytest.raises(KafkaException, match="COORDINATOR_LOAD_IN_PROGRESS"):
-        Offsets("", Admin(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)).confirmed("settle-saga", ["there"])
+        Offsets("", loads, timeout_s=-1).confirmed("settle-saga", ["there"])
 
 
 def test_topics_that_do_not_exist_have_no_offsets():

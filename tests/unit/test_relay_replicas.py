@@ -1,14 +1,18 @@
 """The time that a relay waits for records that it may not see yet."""
 
 from concurrent.futures import Future
+from threading import Timer
 from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from outbox_relay import replicas
+from outbox_relay import offsets, published, replicas
+from outbox_relay.errors import TopicError
+from outbox_relay.offsets import FIRST, NEWEST
 
 HIDDEN = -1
+LATE = None
 
 
 class Kafka:
@@ -19,18 +23,20 @@ class Kafka:
         self.looked = 0
 
     def list_offsets(self, asked, request_timeout):
-        (place,) = asked
+        ((place, which),) = asked.items()
         answer = Future()
-        newest, self.end = self.looks[min(self.looked, len(self.looks) - 1)]
-        self.looked += 1
-        if isinstance(newest, KafkaError):
-            answer.set_exception(KafkaException(newest))
+        if which is NEWEST:
+            found, self.end = self.looks[min(self.looked, len(self.looks) - 1)]
+            self.looked += 1
         else:
-            answer.set_result(SimpleNamespace(offset=newest))
+            found = 0 if which is FIRST else self.end
+        if isinstance(found, KafkaError):
+            answer.set_exception(KafkaException(found))
+        elif found is LATE:
+            Timer(1.0, answer.set_result, [SimpleNamespace(offset=0)]).start()
+        else:
+            answer.set_result(SimpleNamespace(offset=found))
         return {place: answer}
-
-    def get_watermark_offsets(self, place, timeout):
-        return 0, self.end
 
 
 @pytest.fixture
@@ -40,8 +46,7 @@ def looks_at(monkeypatch):
 
     def wait(*looks, meanwhile=lambda: None):
         kafka = Kafka(*looks)
-        monkeypatch.setattr(replicas, "admin", lambda _: kafka)
-        replicas.await_replicas("kafka:9092", kafka, "account.events", [0], meanwhile)
+        replicas.await_replicas(kafka, "account.events", [0], meanwhile)
         return kafka.looked
 
     return wait
@@ -83,3 +88,29 @@ def test_whoever_waits_can_give_up(looks_at):
 
     with pytest.raises(KeyboardInterrupt):
         looks_at((HIDDEN, 10), meanwhile=give_up)
+
+
+def test_while_kafka_does_not_answer_the_database_is_kept_alive():
+    """Its answer may take 10 s, and come for one topic after the other."""
+    asked = []
+
+    def give_up_after_three():
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        offsets.list_offsets(Kafka((LATE, 10)), "account.events", [0], NEWEST, give_up_after_three)
+
+
+def test_a_topic_that_has_a_partition_without_a_leader_is_named_at_once(monkeypatch):
+    """As a topic that is missing, so that rows for others do not wait for it."""
+    partitions = {number: SimpleNamespace(leader=leader) for number, leader in enumerate((1, -1, 2, -1))}
+    topic = SimpleNamespace(error=None, partitions=partitions)
+    consumer = SimpleNamespace(
+        list_topics=lambda *_: SimpleNamespace(topics={"account.events": topic}), close=lambda: None
+    )
+    monkeypatch.setattr(published, "reader", lambda *_: consumer)
+    monkeypatch.setattr(published, "admin", lambda _: pytest.fail("offsets were asked for"))
+    with pytest.raises(TopicError, match=r"account\.events cannot be read: no leader of partition 1, 3"):
+        list(published.tail_ids("kafka:9092", "account.events", None, 0))

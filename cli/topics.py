@@ -1,4 +1,4 @@
-"""``settle migrate`` and ``settle topics``: schemas and topics, which must exist before the services start."""
+"""``settle topics``: the topics, which must exist before the services start."""
 
 from __future__ import annotations
 
@@ -10,28 +10,6 @@ from cli import settings
 from cli.errors import BadInputError
 from cli.settings import DataOption
 from cli.text import say
-
-
-def migrate(
-    grant: Annotated[
-        bool,
-        typer.Option(
-            "--grant", help="Also grant the roles of deploy/postgres/roles.sql their rights, and no more."
-        ),
-    ] = False,
-    data: DataOption = None,
-) -> None:
-    """Migrate every database to the newest schema; safe to repeat."""
-    from operations.grants import grant as let_work
-    from operations.migrations import VERSIONS
-    from operations.migrations import migrate as bring_up
-
-    for database in VERSIONS:
-        dsn = settings.dsn(database, data)
-        bring_up(database, dsn)
-        if grant:
-            let_work(database, dsn)
-        say(f"{database}: schema is up to date" + (", roles may do their work" if grant else ""))
 
 
 def topics(

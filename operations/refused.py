@@ -1,0 +1,59 @@
+"""Withdrawals unknown to the saga service, as it refused their requests: these are dead letters."""
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from uuid import UUID
+
+from confluent_kafka import Message
+
+from broker.records import payment_id_of
+from broker.scan import scan
+from contracts.events import WithdrawalRequested
+from contracts.topics import WITHDRAWAL_REQUESTS
+from operations.dead_letters.letters import Letter, letter_of, still_open
+
+READ_S_MAX = 2.0
+"""Time limit for reading dead letters."""
+
+
+def refused_requests(
+    bootstrap: str, known: Callable[[Collection[UUID]], Collection[UUID]]
+) -> dict[UUID, list[Letter]]:
+    """The open dead letters of such requests by payment ID, the oldest first.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        known: which of some withdrawals the saga service knows.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+        TimeoutError: there are too many dead letters.
+    """
+    found = by_payment(scan(bootstrap, [WITHDRAWAL_REQUESTS.dead_letters]), time.monotonic() + READ_S_MAX)
+    for payment_id in known(found) if found else ():
+        del found[payment_id]
+    every = [letter for letters in found.values() for letter in letters]
+    opened = {letter.id for letter in still_open(bootstrap, every)} if every else set()
+    still = {key: [letter for letter in letters if letter.id in opened] for key, letters in found.items()}
+    return {key: letters for key, letters in still.items() if letters}
+
+
+def by_payment(messages: Iterable[Message], give_up: float) -> dict[UUID, list[Letter]]:
+    """The requests among dead letters that the saga service refused, and the letters of others for the same.
+
+    Raises:
+        TimeoutError: the monotonic clock has passed ``give_up``.
+    """
+    found: dict[UUID, list[Letter]] = {}
+    for message in messages:
+        if time.monotonic() > give_up:
+            raise TimeoutError("dead letters are too many to look through; `settle dead-letters list` has time")
+        letter = letter_of(message)
+        payment_id = payment_id_of(letter.record)
+        if payment_id is not None and letter.event_type == WithdrawalRequested.__name__:
+            found.setdefault(payment_id, []).append(letter)
+    return {
+        payment_id: letters
+        for payment_id, letters in found.items()
+        if any(letter.refusals[-1].service == "saga" for letter in letters)
+    }

@@ -1,0 +1,37 @@
+"""Offsets of a topic's partitions, waited for in short steps, so that keepalives to the database continue."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import wait
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+FIRST, END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+NEWEST = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+since = OffsetSpec.for_timestamp
+
+ANSWER_S = 10.0
+ANSWER_LOOK_S = 0.1
+
+Meanwhile = Callable[[], None]
+
+
+def list_offsets(
+    client: AdminClient, topic: str, partitions: Iterable[int], which: OffsetSpec, meanwhile: Meanwhile
+) -> dict[int, int]:
+    """An offset of each partition; below zero where there is no such record.
+
+    Args:
+        client: to ask with.
+        topic, partitions: which exist.
+        which: the first one, the end, that of the newest record, or of the first one ``since`` a time.
+        meanwhile: callback, called every 0.1 s; may raise to give up.
+
+    Raises:
+        KafkaException: Kafka does not answer within 10 s, or a partition has no leader.
+    """
+    asked = {TopicPartition(topic, partition): which for partition in partitions}
+    answers = client.list_offsets(asked, request_timeout=ANSWER_S)
+    while wait(answers.values(), ANSWER_LOOK_S).not_done:
+        meanwhile()
+    return {place.partition: answer.result().offset for place, answer in answers.items()}

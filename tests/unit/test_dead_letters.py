@@ -1,0 +1,125 @@
+"""Which dead letters still wait for somebody, and which withdrawals are known by their dead letters only."""
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+
+from contracts import headers
+from operations import refused, stuck
+from operations.dead_letters import letters
+from operations.dead_letters.handled import Handled
+from operations.hold_ups import Found
+
+AT = datetime(2026, 11, 28, tzinfo=UTC)
+UNKNOWN, KNOWN, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
+
+
+def dead(service, offset, payment_id=UNKNOWN, event_type="WithdrawalRequested", topic="withdrawal.requests"):
+    """A record of a dead-letter topic."""
+    fields = {
+        headers.EVENT_TYPE: event_type,
+        headers.DEAD_LETTER_TOPIC: topic,
+        headers.DEAD_LETTER_PARTITION: "0",
+        headers.DEAD_LETTER_OFFSET: str(offset),
+        headers.DEAD_LETTER_SERVICE: service,
+        headers.DEAD_LETTER_REASON: "amount",
+        headers.DEAD_LETTER_AT: AT.isoformat(),
+    }
+    return SimpleNamespace(
+        topic=lambda: f"{topic}.dlq",
+        partition=lambda: 0,
+        offset=lambda: offset,
+        key=lambda: b"acc-1",
+        value=lambda: f'{{"payment_id": "{payment_id}"}}'.encode(),
+        headers=lambda: [(name, value.encode()) for name, value in fields.items()],
+        timestamp=lambda: (1, 0),
+    )
+
+
+@pytest.fixture
+def topics(monkeypatch):
+    """The records of the dead-letter topics, and what was done about some of them."""
+    found = SimpleNamespace(records=[], handled={})
+    monkeypatch.setattr(letters, "scan", lambda *_: iter(found.records))
+    monkeypatch.setattr(refused, "scan", lambda *_: iter(found.records))
+    monkeypatch.setattr(letters, "read_handled", lambda _: found.handled)
+    return found
+
+
+def test_open_dead_letters_are_counted_once_by_the_service_that_refused_them(topics):
+    topics.records = [
+        dead("account", 1),
+        dead("saga", 1),
+        dead("saga", 1),  # a second time, around a crash
+        dead("saga", 2),
+        dead("fraud", 7, topic="account.events"),
+    ]
+    topics.handled = {"withdrawal.requests/0@2": Handled("discarded", AT)}
+    assert letters.count_open("kafka:9092") == {"account": 1, "fraud": 1, "saga": 1}
+
+
+class Saga:
+    """A database of the saga service that knows one withdrawal, which has ended."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def execute(self, _, values):
+        (payment_ids,) = values
+        return [(KNOWN,)] if KNOWN in payment_ids else []
+
+
+@pytest.fixture
+def listed(topics, monkeypatch):
+    """What is listed as stuck of withdrawals that the saga service does not know, and what could not be asked."""
+    monkeypatch.setattr(stuck, "session", lambda _: Saga())
+    monkeypatch.setattr(stuck.utc, "cursor", lambda _: SimpleNamespace(execute=lambda *_: Rows()))
+
+    def listed(older_than_s=60.0, limit=50):
+        monkeypatch.setattr(stuck, "find", lambda *_: Found({}, {}, set(), {}))
+        return stuck.stuck({"saga": "saga"}, "kafka:9092", older_than_s, limit)
+
+    return listed
+
+
+class Rows:
+    def fetchall(self):
+        return []
+
+
+def test_a_withdrawal_whose_request_the_saga_service_refused_is_stuck(topics, listed):
+    topics.records = [
+        dead("account", 1),
+        dead("saga", 1),
+        dead("account", 2, OTHER),  # the saga service took it
+        dead("saga", 3, KNOWN),  # such as a second request with other contents
+        dead("saga", 4, "none"),
+        dead("saga", 5, OTHER, event_type="CancelRequested"),
+    ]
+    ((one,), found) = listed()
+    assert (one.payment_id, one.state, one.reason, one.since) == (UNKNOWN, "refused", "amount", AT)
+    assert one.held_up_by.startswith(
+        "WithdrawalRequested, a dead letter: the account and saga services refused it"
+    )
+    assert found.unasked == {}
+
+
+def test_what_was_discarded_or_refused_just_now_is_not_stuck(topics, listed):
+    topics.records = [dead("saga", 1), dead("saga", 2, OTHER)]
+    topics.handled = {"withdrawal.requests/0@2": Handled("discarded", AT)}
+    assert [one.payment_id for one in listed()[0]] == [UNKNOWN]
+    assert listed(older_than_s=(datetime.now(UTC) - AT).total_seconds() + 60)[0] == []
+
+
+def test_no_more_are_listed_than_was_asked_for_and_too_many_letters_are_said(topics, listed, monkeypatch):
+    topics.records = [dead("saga", number, UUID(int=number)) for number in range(10, 20)]
+    assert len(listed(limit=3)[0]) == 3
+    monkeypatch.setattr(refused, "READ_S_MAX", -1.0)
+    nothing, found = listed()
+    assert nothing == []
+    assert "too many" in str(found.unasked["Kafka"])
