@@ -7,7 +7,13 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from contracts.events import BalanceChecked, MoneyDeducted
+from contracts.events import (
+    BalanceChecked,
+    MoneyDeducted,
+    PaymentFailed,
+    PaymentProcessed,
+    WithdrawalRejected,
+)
 from processors.runtime.database import MANY, Database, LostRace
 from processors.runtime.rows import Rows, Write, write_rows
 from processors.saga import store
@@ -93,6 +99,36 @@ def test_a_standing_that_moved_on_meanwhile_is_not_written_over(dsn, messages):
     ]
     take(deducted)
     assert len(find_status(dsn, first.payment_id).steps) == 3
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_standings_that_advance_in_different_ways_are_written_together(dsn, messages):
+    requests = [request() for _ in range(4)]
+    paid, failed, rejected, unread = requests
+    now = datetime.now(UTC)
+
+    async def take(connection, events):
+        known = await store.read(connection, [event.payment_id for event in events])
+        await store.write(connection, decide([message(event) for event in events], known, now))
+
+    run(dsn, messages, lambda connection: take(connection, [paid, failed, rejected]))
+    deducted = [after(one, MoneyDeducted) for one in (paid, failed)]
+    run(dsn, messages, lambda connection: take(connection, deducted))
+    then = [
+        after(paid, PaymentProcessed),
+        after(failed, PaymentFailed),
+        after(rejected, WithdrawalRejected),
+        after(unread, MoneyDeducted),
+    ]
+    run(dsn, messages, lambda connection: take(connection, then))
+    run(dsn, messages, lambda connection: take(connection, [unread]))
+    found = [find_status(dsn, one.payment_id) for one in requests]
+    assert [one.state for one in found] == ["paid", "compensating", "rejected", "deducted"]
+    assert [one.reason for one in found] == [None, then[1].reason, then[2].reason, None]
+    assert [one.finished_at for one in found] == [None, None, then[2].occurred_at, None]
+    # The time of a late request is part of the contents.
+    requested = f"SELECT requested_at FROM withdrawals WHERE payment_id = '{unread.payment_id}'"
+    assert query(dsn, requested) == [(unread.occurred_at,)]
 
 
 @pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
