@@ -159,6 +159,7 @@ class Intake(Service):
             topics,
             settings.batch_max,
             processor.gather_s_max,
+            processor.enough,
             ignored=EVENT_TYPES.keys() - handled,
         )
         self._consumer = consumer

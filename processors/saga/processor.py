@@ -25,6 +25,8 @@ class SagaProcessor(Processor):
 
     name = "saga"
     gather_s_max = 1.0
+    # The more events of a withdrawal are in a batch, the less often its standing is read and written.
+    enough = 8_000
     topics = READ_BY["saga"]
     # Its own events are stored in the transaction that closes the withdrawal, not consumed.
     handles = tuple(event_type for event_type in BITS if event_type.topic != WITHDRAWAL_EVENTS.name)
