@@ -75,6 +75,22 @@ _EVENTS = Rows(
     offset="bigint",
 )
 
+_LOCK = "SELECT FROM withdrawals WHERE payment_id = ANY(%b) ORDER BY payment_id FOR UPDATE"
+
+# The stored events of these withdrawals are read once, however many there are: one may have any number.
+_STORE_MISSING = """
+WITH again AS (
+    SELECT DISTINCT ON (payment_id, type, event_id) * FROM unnest(
+        %b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::integer[], %b::bigint[])
+        AS n (payment_id, event_id, type, payload, topic, "partition", "offset")),
+missing AS (
+    SELECT payment_id, event_id, type FROM again
+    EXCEPT SELECT payment_id, event_id, type FROM event_store WHERE payment_id = ANY(%b))
+INSERT INTO event_store (payment_id, event_id, type, payload, topic, "partition", "offset")
+SELECT payment_id, event_id, type, payload::json, topic, "partition", "offset"
+FROM again JOIN missing USING (payment_id, event_id, type)
+"""
+
 
 async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Standing]:
     """The states of these withdrawals."""
@@ -106,14 +122,25 @@ async def write(connection: AsyncConnection, transitions: Transitions) -> None:
         _EVENTS.insert([_event(s) for s in transitions.stored]),
         outbox_rows.insert("withdrawal", transitions.emitted),
     )
-    # A redelivered message has the same ID; a second one under another ID is stored too.
-    await write_rows(connection, _EVENTS.insert_missing([_event(s) for s in transitions.stored_again]))
+    if transitions.stored_again:
+        await _store_missing(connection, transitions.stored_again)
     updated = 0
     for update in updates:  # read last: in pipeline mode their results arrive with the others
         row = await update.fetchone()
         updated += row[0] if row is not None else 0
     if updated != len(old):
         raise LostRace(f"not all of {len(old)} withdrawals are as they were read")
+
+
+async def _store_missing(connection: AsyncConnection, stored: Sequence[StoredEvent]) -> None:
+    """Store events of types that are stored already: one that is redelivered has the same ID, and is there.
+
+    No key of the table says so. The first event of a type is stored by whoever moves the withdrawal's version
+    on, and these under a lock on its row.
+    """
+    payment_ids = list({one.event.payment_id for one in stored})
+    await connection.execute(_LOCK, (payment_ids,))
+    await connection.execute(_STORE_MISSING, (*columns([_event(one) for one in stored]), payment_ids))
 
 
 def _updates(standings: Iterable[Standing]) -> Iterable[tuple[str, Sequence[Any]]]:

@@ -1,6 +1,7 @@
 """Few rows and many get into a table alike, and nobody writes over what another instance wrote."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import psycopg
@@ -19,6 +20,7 @@ from processors.runtime.rows import Rows, Write, write_rows
 from processors.saga import store
 from processors.saga.decide import decide
 from processors.saga.status import find_status
+from tests.conftest import wait_until
 from tests.unit.messages import after, message, request
 
 COLUMNS = {"id": "uuid", "body": "json", "note": "text", "at": "timestamptz", "size": "bigint", "few": "smallint"}
@@ -161,6 +163,31 @@ def test_a_message_that_comes_twice_in_a_batch_is_one_event(dsn, messages):
     run(dsn, messages, take_twice)
     run(dsn, messages, take_twice)
     assert [step.event for step in find_status(dsn, first.payment_id).steps] == ["WithdrawalRequested"]
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_an_event_that_two_instances_get_again_is_stored_once(dsn, messages):
+    first = request()
+    again = message(first)
+
+    async def take(connection, one):
+        known = await store.read(connection, [first.payment_id])
+        await store.write(connection, decide([one], known, datetime.now(UTC)))
+
+    run(dsn, messages, lambda connection: take(connection, message(first)))
+    blocked = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as other_instance:
+
+        async def take_before_another(connection):
+            await take(connection, again)
+            await (await connection.execute("SELECT 1")).fetchone()  # in pipeline mode nothing is sent before
+            taken = other_instance.submit(run, dsn, messages, lambda connection: take(connection, again))
+            await asyncio.to_thread(wait_until, lambda: query(dsn, blocked), "the other instance to wait", 20.0)
+            return taken
+
+        run(dsn, messages, take_before_another).result()
+    stored = f"SELECT count(*) FROM event_store WHERE payment_id = '{first.payment_id}'"
+    assert query(dsn, stored) == [(2,)]
 
 
 def test_standings_that_go_on_stay_in_their_page_and_touch_no_index(dsn):
