@@ -9,6 +9,7 @@ from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
 from processors.runtime.database import Database
+from processors.runtime.messages import payment_ids
 from processors.runtime.processor import Processor
 from processors.runtime.settings import ServiceSettings
 from processors.saga import store
@@ -39,7 +40,7 @@ class SagaProcessor(Processor):
     async def process(self, batch: Batch) -> None:
         """Read, decide, write."""
         async with self.transaction(batch) as connection:
-            known = await store.read(connection, list({message.event.payment_id for message in batch.messages}))
+            known = await store.read(connection, payment_ids(batch.messages))
             transitions = decide(batch.messages, known, datetime.now(UTC))
             await store.write(connection, transitions)
         batch.emitted += transitions.emitted
