@@ -88,7 +88,8 @@ class _Delivery:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def succeed(self) -> None:
-        """Complete the future: all effects of the batch are committed."""
+        """Complete the future: all effects of the batch are committed, and its records make room for the next."""
+        self.records = ()
         if not self.done.done():
             self.done.set_result(None)
 
@@ -158,6 +159,7 @@ class Intake(Service):
             topics,
             settings.batch_max,
             processor.gather_s_max,
+            processor.enough,
             ignored=EVENT_TYPES.keys() - handled,
         )
         self._consumer = consumer
@@ -166,13 +168,15 @@ class Intake(Service):
             await self._note_gaps(consumer)
             if self.should_stop:
                 break
-            if records:
+            delivery = _Delivery(records) if records else None
+            del records
+            if delivery is not None:
                 failpoints.hit(f"{processor.name}.batch-taken")
-                self._under_way = _Delivery(records)
-                await self.channel.send(value=self._under_way)
-                await self._under_way.done  # an error that leaves the pipeline ends the process
+                self._under_way = delivery
+                await self.channel.send(value=delivery)
+                await delivery.done  # an error that leaves the pipeline ends the process
             consumer.store_offsets()
-            if records:
+            if delivery is not None:
                 failpoints.hit(f"{processor.name}.offsets-stored")
                 self._under_way = None
 

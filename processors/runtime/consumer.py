@@ -84,6 +84,7 @@ class BatchConsumer:
         topics: what to subscribe to.
         batch_max: records in a batch at the most.
         gather_s_max: how long to wait under load for a batch to grow, seconds.
+        enough: a batch of so many records is not waited for to grow.
         ignored: event types that the service does not handle: their messages are dropped.
     """
 
@@ -94,11 +95,13 @@ class BatchConsumer:
         topics: Sequence[str],
         batch_max: int,
         gather_s_max: float,
+        enough: int = ENOUGH_RECORDS,
         ignored: Iterable[str] = (),
     ) -> None:
         self._ignored = frozenset(event_type.encode() for event_type in ignored)
         self._batch_max = batch_max
         self._gather_s_max = gather_s_max
+        self._enough = enough
         self._last_taken = time.monotonic()
         self._load = _Load()
         self._last_records = 0
@@ -167,7 +170,7 @@ class BatchConsumer:
             KafkaException: an error that waiting does not fix.
         """
         took_s = time.monotonic() - self._last_taken
-        time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records))
+        time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records, self._enough))
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
         count, size, largest = 0, 0, 1
@@ -350,7 +353,7 @@ class BatchConsumer:
         self._consumer.close()
 
 
-def pause_s(rate: float, gather_s_max: float, took_s: float, records: int) -> float:
+def pause_s(rate: float, gather_s_max: float, took_s: float, records: int, enough: int = ENOUGH_RECORDS) -> float:
     """How long to let records gather before the next batch, seconds.
 
     Args:
@@ -358,9 +361,10 @@ def pause_s(rate: float, gather_s_max: float, took_s: float, records: int) -> fl
         gather_s_max: from one batch to the next at the most, where batches take less.
         took_s: how long ago the last batch was taken, which is how long it took.
         records: how many the last batch had.
+        enough: how many are not waited for to become more.
     """
     gather_s = rate * GATHER_S_PER_RATE * (1 + min(rate / BUSY_RATE, 1.0))
-    gather_s = min(gather_s, gather_s_max, ENOUGH_RECORDS / max(rate, 1.0))
+    gather_s = min(gather_s, gather_s_max, enough / max(rate, 1.0))
     rest_s = min(took_s, REST_S_MAX) if records < SMALL else 0.0
     return max(gather_s - took_s, rest_s)
 

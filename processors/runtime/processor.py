@@ -10,6 +10,7 @@ from contracts.events import Event
 from contracts.topics import Topic
 from processors.runtime.batch import Batch
 from processors.runtime.clock import DatabaseClock
+from processors.runtime.consumer import ENOUGH_RECORDS
 from processors.runtime.database import Database
 from processors.runtime.instrumentation import transaction
 from processors.runtime.messages import Message
@@ -25,12 +26,14 @@ class Processor(ABC):
         handles: the event types it acts on; others are ignored.
         clock: decides what is due.
         gather_s_max: how long it may wait under load to make a batch larger.
+        enough: how many records are not waited for to become more.
     """
 
     name: ClassVar[str]
     topics: ClassVar[tuple[Topic, ...]]
     handles: ClassVar[tuple[type[Event], ...]]
     gather_s_max: ClassVar[float] = 0.2
+    enough: ClassVar[int] = ENOUGH_RECORDS
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings

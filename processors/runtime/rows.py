@@ -69,8 +69,10 @@ async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
             continue
         async with connection.cursor().copy(one.copy) as copy:
             copy.set_types(one.types)
-            for row in one.rows:
-                await copy.write_row(row)
+            # Not by the copy's own write_row: a coroutine for each row costs a third of its time.
+            for data in map(copy.formatter.write_row, one.rows):
+                if data:
+                    await copy.write(data)
 
 
 def columns(rows: Sequence[Row]) -> list[list[Any]]:

@@ -70,8 +70,8 @@ _GIVE_REASON = (WithdrawalRejected, PaymentFailed)
 class Standing(msgspec.Struct):
     """The state of one withdrawal; the amount in minor units.
 
-    ``requested_at`` is the request's time, and ``seen_before`` the events seen when it was read from the
-    database; None if it is new.
+    ``requested_at`` is the request's time; ``seen_before`` and ``contents_before`` are the events seen and the
+    :attr:`contents` when it was read from the database, None if it is new.
     """
 
     payment_id: UUID
@@ -86,6 +86,12 @@ class Standing(msgspec.Struct):
     finished_by: str | None
     requested_at: datetime | None = None
     seen_before: int | None = None
+    contents_before: tuple[object, ...] | None = None
+
+    @property
+    def contents(self) -> tuple[object, ...]:
+        """What few events change; the rest advances with each."""
+        return self.account_id, self.amount_minor, self.currency, self.reason, self.trace_id, self.requested_at
 
 
 class StoredEvent(msgspec.Struct, frozen=True):

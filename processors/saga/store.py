@@ -1,6 +1,8 @@
 """All SQL of the saga service's batches: reads and writes of the event store and the withdrawals' states."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -54,6 +56,14 @@ WITH updated AS (
 SELECT count(*) FROM updated
 """
 
+# Most withdrawals of a batch advance in one of a few ways: one statement for each, to which only IDs travel.
+_ADVANCE = """
+WITH updated AS (
+    UPDATE withdrawals SET state = %b, seen = %b, finished_at = %b, finished_by = %b, updated_at = now()
+    WHERE payment_id = ANY(%b) AND seen = %b RETURNING 1)
+SELECT count(*) FROM updated
+"""
+
 _EVENTS = Rows(
     "event_store",
     payment_id="uuid",
@@ -65,13 +75,29 @@ _EVENTS = Rows(
     offset="bigint",
 )
 
+_LOCK = "SELECT FROM withdrawals WHERE payment_id = ANY(%b) ORDER BY payment_id FOR UPDATE"
+
+# The stored events of these withdrawals are read once, however many there are: one may have any number.
+_STORE_MISSING = """
+WITH again AS (
+    SELECT DISTINCT ON (payment_id, type, event_id) * FROM unnest(
+        %b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::integer[], %b::bigint[])
+        AS n (payment_id, event_id, type, payload, topic, "partition", "offset")),
+missing AS (
+    SELECT payment_id, event_id, type FROM again
+    EXCEPT SELECT payment_id, event_id, type FROM event_store WHERE payment_id = ANY(%b))
+INSERT INTO event_store (payment_id, event_id, type, payload, topic, "partition", "offset")
+SELECT payment_id, event_id, type, payload::json, topic, "partition", "offset"
+FROM again JOIN missing USING (payment_id, event_id, type)
+"""
+
 
 async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Standing]:
     """The states of these withdrawals."""
     cursor = await connection.execute(_READ, (payment_ids,))
     standings = [Standing(*row) for row in await cursor.fetchall()]
     for standing in standings:
-        standing.seen_before = standing.seen
+        standing.seen_before, standing.contents_before = standing.seen, standing.contents
     return {standing.payment_id: standing for standing in standings}
 
 
@@ -88,20 +114,49 @@ async def write(connection: AsyncConnection, transitions: Transitions) -> None:
         psycopg.errors.UniqueViolation: another instance inserted one of these withdrawals first.
         LostRace: another instance has updated one of them meanwhile.
     """
-    old = [(*_row(s), s.seen_before) for s in transitions.standings if s.seen_before is not None]
-    updated = await connection.execute(_UPDATE, columns(old)) if old else None
+    old = [standing for standing in transitions.standings if standing.seen_before is not None]
+    updates = [await connection.execute(statement, values) for statement, values in _updates(old)]
     await write_rows(
         connection,
         _WITHDRAWALS.insert([_row(s) for s in transitions.standings if s.seen_before is None]),
         _EVENTS.insert([_event(s) for s in transitions.stored]),
         outbox_rows.insert("withdrawal", transitions.emitted),
     )
-    # A redelivered message has the same ID; a second one under another ID is stored too.
-    await write_rows(connection, _EVENTS.insert_missing([_event(s) for s in transitions.stored_again]))
-    if updated is not None:  # read last: in pipeline mode its result arrives with the others
-        row = await updated.fetchone()
-        if row is None or row[0] != len(old):
-            raise LostRace(f"not all of {len(old)} withdrawals are as they were read")
+    if transitions.stored_again:
+        await _store_missing(connection, transitions.stored_again)
+    updated = 0
+    for update in updates:  # read last: in pipeline mode their results arrive with the others
+        row = await update.fetchone()
+        updated += row[0] if row is not None else 0
+    if updated != len(old):
+        raise LostRace(f"not all of {len(old)} withdrawals are as they were read")
+
+
+async def _store_missing(connection: AsyncConnection, stored: Sequence[StoredEvent]) -> None:
+    """Store events of types that are stored already: one that is redelivered has the same ID, and is there.
+
+    No key of the table says so. The first event of a type is stored by whoever moves the withdrawal's version
+    on, and these under a lock on its row.
+    """
+    payment_ids = list({one.event.payment_id for one in stored})
+    await connection.execute(_LOCK, (payment_ids,))
+    await connection.execute(_STORE_MISSING, (*columns([_event(one) for one in stored]), payment_ids))
+
+
+def _updates(standings: Iterable[Standing]) -> Iterable[tuple[str, Sequence[Any]]]:
+    """Statements, each with its values, that update standings which are as they were read."""
+    advanced = defaultdict[tuple[object, ...], list[UUID]](list)
+    changed = []
+    for standing in standings:
+        if standing.contents == standing.contents_before:
+            way = (standing.state, standing.seen, standing.finished_at, standing.finished_by, standing.seen_before)
+            advanced[way].append(standing.payment_id)
+        else:
+            changed.append((*_row(standing), standing.seen_before))
+    for (*to, seen_before), payment_ids in advanced.items():
+        yield _ADVANCE, (*to, payment_ids, seen_before)
+    if changed:
+        yield _UPDATE, columns(changed)
 
 
 def _row(standing: Standing) -> tuple[object, ...]:

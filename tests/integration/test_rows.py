@@ -1,18 +1,26 @@
 """Few rows and many get into a table alike, and nobody writes over what another instance wrote."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from contracts.events import BalanceChecked, MoneyDeducted
+from contracts.events import (
+    BalanceChecked,
+    MoneyDeducted,
+    PaymentFailed,
+    PaymentProcessed,
+    WithdrawalRejected,
+)
 from processors.runtime.database import MANY, Database, LostRace
 from processors.runtime.rows import Rows, Write, write_rows
 from processors.saga import store
 from processors.saga.decide import decide
 from processors.saga.status import find_status
+from tests.conftest import wait_until
 from tests.unit.messages import after, message, request
 
 COLUMNS = {"id": "uuid", "body": "json", "note": "text", "at": "timestamptz", "size": "bigint", "few": "smallint"}
@@ -96,6 +104,36 @@ def test_a_standing_that_moved_on_meanwhile_is_not_written_over(dsn, messages):
 
 
 @pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_standings_that_advance_in_different_ways_are_written_together(dsn, messages):
+    requests = [request() for _ in range(4)]
+    paid, failed, rejected, unread = requests
+    now = datetime.now(UTC)
+
+    async def take(connection, events):
+        known = await store.read(connection, [event.payment_id for event in events])
+        await store.write(connection, decide([message(event) for event in events], known, now))
+
+    run(dsn, messages, lambda connection: take(connection, [paid, failed, rejected]))
+    deducted = [after(one, MoneyDeducted) for one in (paid, failed)]
+    run(dsn, messages, lambda connection: take(connection, deducted))
+    then = [
+        after(paid, PaymentProcessed),
+        after(failed, PaymentFailed),
+        after(rejected, WithdrawalRejected),
+        after(unread, MoneyDeducted),
+    ]
+    run(dsn, messages, lambda connection: take(connection, then))
+    run(dsn, messages, lambda connection: take(connection, [unread]))
+    found = [find_status(dsn, one.payment_id) for one in requests]
+    assert [one.state for one in found] == ["paid", "compensating", "rejected", "deducted"]
+    assert [one.reason for one in found] == [None, then[1].reason, then[2].reason, None]
+    assert [one.finished_at for one in found] == [None, None, then[2].occurred_at, None]
+    # The time of a late request is part of the contents.
+    requested = f"SELECT requested_at FROM withdrawals WHERE payment_id = '{unread.payment_id}'"
+    assert query(dsn, requested) == [(unread.occurred_at,)]
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
 def test_what_is_written_together_arrives_together(dsn, messages):
     rows = Rows("kinds", **COLUMNS)
     one, other, third = a_row(), a_row(), a_row(note="old")
@@ -125,6 +163,31 @@ def test_a_message_that_comes_twice_in_a_batch_is_one_event(dsn, messages):
     run(dsn, messages, take_twice)
     run(dsn, messages, take_twice)
     assert [step.event for step in find_status(dsn, first.payment_id).steps] == ["WithdrawalRequested"]
+
+
+@pytest.mark.parametrize("messages", [SMALL, LARGE], ids=["insert", "copy"])
+def test_an_event_that_two_instances_get_again_is_stored_once(dsn, messages):
+    first = request()
+    again = message(first)
+
+    async def take(connection, one):
+        known = await store.read(connection, [first.payment_id])
+        await store.write(connection, decide([one], known, datetime.now(UTC)))
+
+    run(dsn, messages, lambda connection: take(connection, message(first)))
+    blocked = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as other_instance:
+
+        async def take_before_another(connection):
+            await take(connection, again)
+            await (await connection.execute("SELECT 1")).fetchone()  # in pipeline mode nothing is sent before
+            taken = other_instance.submit(run, dsn, messages, lambda connection: take(connection, again))
+            await asyncio.to_thread(wait_until, lambda: query(dsn, blocked), "the other instance to wait", 20.0)
+            return taken
+
+        run(dsn, messages, take_before_another).result()
+    stored = f"SELECT count(*) FROM event_store WHERE payment_id = '{first.payment_id}'"
+    assert query(dsn, stored) == [(2,)]
 
 
 def test_standings_that_go_on_stay_in_their_page_and_touch_no_index(dsn):

@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from processors.runtime import consumer
-from processors.runtime.consumer import REST_S_MAX, SMALL, BatchConsumer, pause_s
+from processors.runtime.consumer import ENOUGH_RECORDS, REST_S_MAX, SMALL, BatchConsumer, pause_s
 
 GATHER_S_MAX = 0.1
 
@@ -35,6 +35,11 @@ def test_small_batches_take_half_of_the_time_at_the_most(took_s):
 
 def test_a_batch_that_waits_for_others_costs_the_next_one_little():
     assert pause_s(10.0, GATHER_S_MAX, took_s=5.0, records=1) == REST_S_MAX
+
+
+def test_a_batch_of_enough_records_is_not_waited_for():
+    assert pause_s(100_000.0, gather_s_max=1.0, took_s=0.0, records=SMALL) == ENOUGH_RECORDS / 100_000.0
+    assert pause_s(100_000.0, gather_s_max=1.0, took_s=0.0, records=SMALL, enough=8_000) == 0.08
 
 
 class Kafka:
