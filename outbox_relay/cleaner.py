@@ -31,7 +31,7 @@ from outbox_relay.errors import (
     TopicError,
     UnpublishableError,
 )
-from outbox_relay.handled import Chunk, Handled
+from outbox_relay.handled import Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
 from outbox_relay.pgoutput import COLUMNS_REQUIRED
 from outbox_relay.position import Origin
@@ -131,6 +131,7 @@ class Cleaner:
         while not self._stop.is_set():
             try:
                 with closing(connect(self._source.dsn, replication=False)) as connection:
+                    connection.adapters.register_dumper(Chunk, ChunkDumper)
                     connection.execute(f"SET lock_timeout = '{LOCK_WAIT}'".encode())
                     self._work(connection)
             except StopRequestedError:
@@ -183,7 +184,7 @@ class Cleaner:
     def _remove_chunk(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
         try:
             # Planned for these IDs: as a constant they are looked up in a hash table.
-            removed = connection.execute(self._delete, (chunk.as_parameter(),), prepare=False).rowcount
+            removed = connection.execute(self._delete, (chunk,), prepare=False).rowcount
         except psycopg.errors.ObjectNotInPrerequisiteState as error:  # no key, and deletes are published
             self._cleans = False
             self._source.say(f"published rows stay in public.outbox: {error.diag.message_primary}")

@@ -1,12 +1,15 @@
 """The keys of rows that may be removed, and which rows from before a slot are published."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from psycopg.adapt import Transformer
+from psycopg.postgres import types
+from psycopg.pq import Format
 
 from outbox_relay import handled, initial
 from outbox_relay.acknowledgements import Acknowledgements
-from outbox_relay.handled import Handled
+from outbox_relay.handled import Chunk, ChunkDumper, Handled
 from outbox_relay.identity import digest, identity
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
@@ -33,16 +36,16 @@ def test_keys_come_out_as_they_went_in_in_chunks(keys):
     assert len(store) == 150
 
 
-def test_chunks_are_parameters_of_postgresql():
-    first = uuids(2)
-    store = Handled(uuids=True)
-    store.add(first)
+@pytest.mark.parametrize(
+    ("array", "keys"), [("uuid", uuids(3)), ("bytea", [digest(ROW), digest(OTHER)]), ("uuid", uuids(1))]
+)
+def test_a_chunk_is_an_array_to_postgresql(array, keys):
+    store = Handled(uuids=array == "uuid")
+    store.add(keys)
     store.gather(10)
-    assert store.chunks[0].as_parameter() == "{" + b",".join(first).replace(b"-", b"").decode() + "}"
-    store = Handled(uuids=False)
-    store.add([digest(ROW), digest(OTHER)])
-    store.gather(10)
-    assert store.chunks[0].as_parameter() == [digest(ROW), digest(OTHER)]
+    loader = Transformer().get_loader(types[array].array_oid, Format.BINARY)
+    found = loader.load(ChunkDumper(Chunk).dump(store.chunks[0]))
+    assert found == ([UUID(key.decode()) for key in keys] if array == "uuid" else keys)
 
 
 def test_what_is_kept_has_a_limit(monkeypatch):
