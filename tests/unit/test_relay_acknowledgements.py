@@ -14,6 +14,7 @@ from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableEr
 from outbox_relay.handled import Handled
 from outbox_relay.position import Origin, format_lsn, parse_lsn, tag
 from outbox_relay.row import OutboxRow
+from outbox_relay.wal import REST_MAX_S, rest_s
 
 ORIGIN = Origin(tag=b"1f0c9a3e", confirmed_lsn=1, now_us=0)
 
@@ -293,3 +294,9 @@ def test_a_position_says_whose_it_is_and_whether_it_is_confirmed():
 def test_positions_are_written_as_postgres_writes_them():
     assert format_lsn(0x1_016B3748) == "1/16B3748"
     assert parse_lsn("1/16B3748") == 0x1_016B3748
+
+
+def test_a_source_pauses_only_where_there_is_something_to_gather_and_never_for_long():
+    assert rest_s(0) == rest_s(200) == 0
+    assert rest_s(500) == pytest.approx(0.0015)
+    assert rest_s(6_200) == rest_s(1e9) == REST_MAX_S
