@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg import sql
@@ -25,6 +26,9 @@ USER = "settle"
 SERVERS = {database: f"postgres-{database}" for database in DATABASES}
 """The part of a stack that serves each database."""
 
+SOCKET_BYTES_MAX = 103
+"""Of the path of a Unix socket, on Linux and macOS."""
+
 OID_MIN = 16_384
 """Of what is not PostgreSQL's own."""
 
@@ -34,8 +38,6 @@ SYNC_METHOD = "syncfs" if sys.platform == "linux" else "fsync"
 
 SETTINGS: dict[str, str] = {
     "listen_addresses": HOST,
-    # A socket's path may have 107 bytes at the most; one in the data folder would easily be longer.
-    "unix_socket_directories": "",
     "max_connections": "100",
     # The relay reads each outbox through a replication slot; two-phase commit is one of the approaches compared.
     "wal_level": "logical",
@@ -135,13 +137,30 @@ class Postgres(Part):
         self._home = home
         self._database = database
         self._password = _password(home)
-        self._settings = {**SETTINGS, "port": str(port), **settings}
         self._folder = _folder(home, database)
+        self._socket = home.data / "sockets" / f".s.PGSQL.{port}"
+        self._has_socket = len(os.fsencode(self._socket)) <= SOCKET_BYTES_MAX and not set(str(home.data)) & {
+            "'",
+            '"',
+        }
+        directories = f'"{self._socket.parent}"' if self._has_socket else ""
+        self._settings = {**SETTINGS, "port": str(port), "unix_socket_directories": directories, **settings}
 
     @property
     def dsn(self) -> str:
         """The URL of its database."""
         return self._of(self._database)
+
+    @property
+    def own_dsn(self) -> str:
+        """The URL for the stack's own services: by Unix socket, where its path is short enough.
+
+        A walsender sends each row by itself: by TCP that takes a third more of its CPU time.
+        """
+        if not self._has_socket:
+            return self.dsn
+        where = urlencode({"host": self._socket.parent, "port": self._settings["port"]}, quote_via=quote)
+        return f"postgresql://{USER}:{self._password}@/{self._database}?{where}"
 
     def _of(self, database: str) -> str:
         return f"postgresql://{USER}:{self._password}@{self.address}/{database}"
@@ -150,6 +169,8 @@ class Postgres(Part):
         """Write the configuration and start the server."""
         lines = [f"{name} = '{value}'\n" for name, value in self._settings.items()]
         (self._folder / "postgresql.conf").write_text("".join(lines))
+        if self._has_socket:
+            self._make_room_for_socket()
         return start(
             self._home,
             self.name,
@@ -157,6 +178,14 @@ class Postgres(Part):
             death_signal=self.stop_signal,
             unprivileged=True,
         )
+
+    def _make_room_for_socket(self) -> None:
+        if not self._socket.parent.exists():
+            self._socket.parent.mkdir(mode=0o700)
+            chown_to_unprivileged(self._socket.parent)
+        # A server that was killed leaves its lock behind, and the process ID in it may be somebody else's by now.
+        for path in (self._socket, self._socket.with_name(f"{self._socket.name}.lock")):
+            path.unlink(missing_ok=True)
 
     def waits_for(self) -> str | None:
         """None if it runs a query."""

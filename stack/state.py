@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,11 +36,6 @@ class State:
     dsns: dict[str, str]
     http: dict[str, int] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
-
-    def ports(self) -> dict[str, int]:
-        """The port of each part."""
-        servers = {SERVERS[name]: urlsplit(dsn).port or 0 for name, dsn in self.dsns.items() if name in SERVERS}
-        return {"kafka": int(self.kafka_bootstrap.rpartition(":")[2]), **servers, **self.http}
 
 
 def default_data_folder() -> Path:
@@ -81,7 +77,20 @@ def running(data: Path) -> State:
     return state
 
 
-def environment(state: State) -> dict[str, str]:
-    """The environment variables with which a program connects to this stack."""
-    dsns = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in state.dsns.items()}
-    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **dsns, "SETTLE_DATA": state.data}
+def last_ports(data: Path) -> dict[str, int]:
+    """The port of each part in the last stack on this folder; empty if there was none."""
+    state = read_state(data)
+    if state is None:
+        return {}
+    servers = {SERVERS[name]: urlsplit(dsn).port or 0 for name, dsn in state.dsns.items() if name in SERVERS}
+    return {"kafka": int(state.kafka_bootstrap.rpartition(":")[2]), **servers, **state.http}
+
+
+def environment(state: State, dsns: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment variables with which a program connects to this stack.
+
+    Args:
+        dsns: other URLs of its databases.
+    """
+    variables = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in (dsns or state.dsns).items()}
+    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **variables, "SETTLE_DATA": state.data}

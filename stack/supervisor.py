@@ -291,8 +291,7 @@ class Stack:
     def _start(self, jars: Path) -> None:
         assert self._lock is not None
         home = Home(self.data, self._lock.children_fd)
-        before = stack_json.read_state(self.data)
-        old_ports = before.ports() if before else {}
+        old_ports = stack_json.last_ports(self.data)
         taken: set[int] = set()
 
         def port(part: str) -> int:
@@ -309,7 +308,8 @@ class Stack:
             dsns={name: server.dsn for name, server in servers.items()},
             http={name: port(name) for name in self._services},
         )
-        variables = {**stack_json.environment(self._state), **self._environment}
+        own_dsns = {name: server.own_dsn for name, server in servers.items()}
+        variables = {**stack_json.environment(self._state, own_dsns), **self._environment}
         if PROVIDER in self._services:
             variables["SETTLE_PROVIDER_URL"] = f"http://{ports.HOST}:{self._state.http[PROVIDER]}"
         parts = [
