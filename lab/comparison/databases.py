@@ -27,10 +27,14 @@ class Server:
 
     Args:
         dsn: URL of any database on it, of a role that may create databases.
+
+    Attributes:
+        address: host:port.
     """
 
     def __init__(self, dsn: str) -> None:
         self._parts = urlsplit(dsn)
+        self.address = self._parts.netloc.rpartition("@")[2]
 
     def dsn(self, database: str) -> str:
         """The URL of one of its databases."""

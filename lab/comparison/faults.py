@@ -129,7 +129,7 @@ def halfway(site: Site, scale: Scale) -> Fault:
         locks = 0
         # Recovery starts after a delay; approaches that need none are done long before.
         while time.monotonic() < died + scale.halfway_s and not all(one.done() for one in waits):
-            locks = max(locks, site.server.ask(_LOCKED, site.database("account")))
+            locks = max(locks, site.server_of("account").ask(_LOCKED, site.database("account")))
         blocked = sum(not one.done() for one in waits)
         site.recover()
         waited = [one.result() for one in waits]
@@ -237,7 +237,7 @@ def outage(site: Site, scale: Scale) -> Fault:
     wanted = [new_request(_account(site), amount_minor=AMOUNT_MINOR) for _ in range(scale.asked)]
     again = []
     clients = [site.client() for _ in wanted]
-    site.server.close(site.database(role))
+    site.server_of(role).close(site.database(role))
     try:
         began = time.monotonic()
         for number, (client, one) in enumerate(zip(clients, wanted, strict=True)):
@@ -248,7 +248,7 @@ def outage(site: Site, scale: Scale) -> Fault:
                 again.append(one)
         time.sleep(max(0.0, began + scale.outage_s - time.monotonic()))
     finally:
-        site.server.open(site.database(role))
+        site.server_of(role).open(site.database(role))
         for client in clients:
             client.close()
     back = time.monotonic()

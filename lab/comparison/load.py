@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from contracts.events import WithdrawalRequested
+from lab.approaches.withdrawal import Approach
 from lab.comparison.books import verdict
 from lab.comparison.caller import ask, is_open, wait_for
 from lab.comparison.results import Latency, Load
@@ -59,7 +60,7 @@ class Meter:
                 one = new_request(self._account, amount_minor=AMOUNT_MINOR)
                 ask(client, one)
                 wait_for(lambda: one.payment_id in self._site.finished_at(one.payment_id), "one more")
-        return int(self._site.server.ask(_FSYNCS)), int(self._site.server.ask(_POSITION))
+        return self._site.written(_FSYNCS), self._site.written(_POSITION)
 
 
 def run_load(
@@ -134,8 +135,10 @@ class _Run:
         self._answered: dict[UUID, float] = {}
         self._open: set[UUID] = set()
         self.retries = 0
-        with ThreadPoolExecutor(clients) as pool:
-            running = [pool.submit(self._client) for _ in range(clients)]
+        with ExitStack() as connected, ThreadPoolExecutor(clients) as pool:
+            # All connect before one begins: a client that cannot would keep the others waiting for it.
+            ready = [connected.enter_context(closing(site.client())) for _ in range(clients)]
+            running = [pool.submit(self._work, client) for client in ready]
             self._together.wait()
             for one in running:
                 one.result()
@@ -144,22 +147,21 @@ class _Run:
         self.accepted_s = [self._answered[one] - began for one, began in self._began.items()]
         self.finished_s = [ended[one] - began for one, began in self._began.items()]
 
-    def _client(self) -> None:
-        with closing(self._site.client()) as client:
-            self._together.wait()
-            while True:
-                with self._lock:
-                    request = next(self._left, None)
-                if request is None:
-                    return
-                # Wall-clock time, which is compared with the database's.
-                self._began[request.payment_id] = time.time()
-                outcome, retries = ask(client, request)
-                self._answered[request.payment_id] = time.time()
-                with self._lock:
-                    self.retries += retries
-                    if is_open(outcome):
-                        self._open.add(request.payment_id)
+    def _work(self, client: Approach) -> None:
+        self._together.wait()
+        while True:
+            with self._lock:
+                request = next(self._left, None)
+            if request is None:
+                return
+            # Wall-clock time, which is compared with the database's.
+            self._began[request.payment_id] = time.time()
+            outcome, retries = ask(client, request)
+            self._answered[request.payment_id] = time.time()
+            with self._lock:
+                self.retries += retries
+                if is_open(outcome):
+                    self._open.add(request.payment_id)
 
     def _ends(self, first: UUID) -> dict[UUID, float]:
         """When each was finished: at its answer, or later by the database's clock."""

@@ -43,7 +43,7 @@ class Site:
         self.stack = stack
         self.server = Server(stack.state.dsns["account"])
         self.addresses = {"kafka": stack.state.kafka_bootstrap, "aggregate": f"approaches.{spec.name}"}
-        self.addresses |= {role: self.server.dsn(self.database(role)) for role in spec.databases}
+        self.addresses |= {role: self.server_of(role).dsn(self.database(role)) for role in spec.databases}
         self.addresses["poll_every_s"] = str(poll_every_s)
         self._workers: dict[str, Process] = {}
         self._lag: Consumer | None = None
@@ -68,6 +68,15 @@ class Site:
     def database(self, role: str) -> str:
         """The name of one of its databases."""
         return f"compare_{self.spec.name}_{role}"
+
+    def server_of(self, role: str) -> Server:  # noqa: ARG002
+        """The server of one of its databases: all are on one, but those of the pipeline."""
+        return self.server
+
+    def written(self, query: LiteralString) -> int:
+        """The sum of a query on the statistics of its servers."""
+        servers = {server.address: server for server in map(self.server_of, self.spec.databases)}
+        return sum(int(server.ask(query)) for server in servers.values())
 
     def start(self) -> None:
         """Empty databases, topic, workers; returns when all are ready."""
@@ -202,6 +211,9 @@ class _SagaSite(Site):
 
     def database(self, role: str) -> str:
         return role
+
+    def server_of(self, role: str) -> Server:
+        return Server(self.stack.state.dsns[role])
 
     def open_accounts(self, names: Sequence[str], balance_minor: int) -> None:
         pipeline_accounts.open_accounts(self.addresses["account"], names, balance_minor, "USD")

@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from stack.ports import choose
 from tests.conftest import WAIT_S, Settle, wait_until
@@ -116,7 +117,8 @@ app.Pipeline._read = read_late
 def test_a_database_that_turns_read_only_is_reported_and_recovered_from(settle: Settle):
     """As after a failover: the sessions are there, and refuse every write, also once the database takes them."""
     account, port = settle.open_account(), settle.stack.state.http["account"]
-    with psycopg.connect(settle.dsns["saga"], autocommit=True) as server:
+    beside = make_conninfo(settle.dsns["account"], dbname="postgres")
+    with psycopg.connect(beside, autocommit=True) as server:
         name = psycopg.conninfo.conninfo_to_dict(settle.dsns["account"])["dbname"]
         server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         try:

@@ -95,3 +95,58 @@ def test_a_topic_that_may_not_be_read_is_named_with_the_reason(kafka):
     kafka.topics.remove("payment.events")
     batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
     assert batches.waits_for(1.0).startswith("topic payment.events cannot be read: ")
+
+
+class Arrivals(Kafka):
+    """Hands out messages that arrive one by one, and counts how often it is waited on."""
+
+    def __init__(self, *event_types):
+        super().__init__()
+        self.coming = [Arrived(offset, event_type) for offset, event_type in enumerate(event_types)]
+        self.waits = 0
+
+    def consume(self, wanted, timeout_s):
+        self.waits += timeout_s > 0
+        if timeout_s == 0 or not self.coming:
+            return []
+        assert wanted == 1, "it would wait for them all"
+        return [self.coming.pop(0)]
+
+
+class Arrived:
+    """A message of a type."""
+
+    def __init__(self, offset, event_type):
+        self._offset, self._headers = offset, [("eventType", event_type)]
+
+    def error(self):
+        return None
+
+    def topic(self):
+        return "account.events"
+
+    def partition(self):
+        return 0
+
+    def offset(self):
+        return self._offset
+
+    def headers(self):
+        return self._headers
+
+    def key(self):
+        return b"acc-1"
+
+    def value(self):
+        return b"{}"
+
+
+def test_ignored_messages_alone_are_no_batch(monkeypatch):
+    kafka = Arrivals(b"BalanceChecked", b"BalanceChecked", b"MoneyDeducted", b"BalanceChecked")
+    monkeypatch.setattr(consumer, "group_consumer", lambda *_: kafka)
+    monkeypatch.setattr(consumer, "POLL_S", 0.05)
+    batches = BatchConsumer("nowhere:1", "payment", ["account.events"], 8_000, 0.0, ignored=["BalanceChecked"])
+    assert [record.offset for record in batches.take()] == [2]
+    assert kafka.waits == 3
+    assert batches.take() == []
+    assert not kafka.coming

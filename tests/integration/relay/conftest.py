@@ -1,4 +1,4 @@
-"""One broker and one server for all tests of the relay; each test has a database and a topic of its own."""
+"""One Kafka and one PostgreSQL for all tests of the relay; each test has a database and a topic of its own."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def stack(tmp_path_factory):
     for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(0o755)
     settings = {"fsync": "off", "max_replication_slots": "100", "max_wal_senders": "30"}
-    with Stack(folder, services=(), databases=["account"], postgres_settings=settings) as running:
+    with Stack(folder, services=(), postgres_settings=settings) as running:
         yield running
 
 

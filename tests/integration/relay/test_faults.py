@@ -318,7 +318,7 @@ def test_at_quiet_the_position_follows_other_tables_and_other_databases_within_t
         outbox.connection.execute("CREATE TABLE other (n int)")
         outbox.connection.execute("INSERT INTO other SELECT generate_series(1, 10000)")
         outbox.wait_confirmed(2.5)
-        with psycopg.connect(stack.state.dsns["saga"], autocommit=True) as elsewhere:
+        with psycopg.connect(stack.state.dsns["account"], autocommit=True) as elsewhere:
             elsewhere.execute("CREATE TABLE IF NOT EXISTS traffic AS SELECT generate_series(1, 10000) AS n")
             elsewhere.execute("DROP TABLE traffic")
         outbox.wait_confirmed(2.5)
