@@ -164,7 +164,7 @@ class BatchConsumer:
     def take(self) -> list[Record]:
         """The next batch, in order per partition; empty when nothing came within :data:`POLL_S`.
 
-        Empty as well when all that came until then is ignored.
+        Empty as well when all that came is ignored.
 
         Raises:
             KafkaException: an error that waiting does not fix.
@@ -174,11 +174,10 @@ class BatchConsumer:
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
         count, size, largest = 0, 0, 1
-        wanted = TAKE_RECORDS
+        wanted = 1
         while wanted > 0:
-            found = self._consumer.consume(wanted, 0.0) if count else []
-            if not found and not records:  # or only ignored ones: they alone are no batch
-                found = self._consumer.consume(1, max(0.0, deadline - time.monotonic()))
+            left_s = 0.0 if count else max(0.0, deadline - time.monotonic())
+            found = self._consumer.consume(wanted, left_s)
             if not found:
                 break
             for message in found:
