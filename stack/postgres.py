@@ -23,7 +23,13 @@ from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
 
-SERVERS = {database: f"postgres-{database}" for database in DATABASES}
+
+def server_name(database: str) -> str:
+    """The part of a stack that serves a database; also its data folder."""
+    return f"postgres-{database}"
+
+
+SERVERS = {database: server_name(database) for database in DATABASES}
 """The part of a stack that serves each database."""
 
 SOCKET_BYTES_MAX = 103
@@ -132,7 +138,7 @@ class Postgres(Part):
     hurry_signal = signal.SIGQUIT  # immediate shutdown: recovers from the log at the next start
 
     def __init__(self, home: Home, database: str, port: int, settings: Mapping[str, str]):
-        self.name = f"postgres-{database}"
+        self.name = server_name(database)
         self.address = f"{HOST}:{port}"
         self._home = home
         self._database = database
@@ -207,7 +213,7 @@ class Postgres(Part):
 
 
 def _folder(home: Home, database: str) -> Path:
-    return home.data / f"postgres-{database}"
+    return home.data / server_name(database)
 
 
 def _unfinished(folder: Path) -> Path:

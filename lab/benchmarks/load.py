@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import psutil
 import psycopg
@@ -30,6 +31,8 @@ UNDER_WAY_MAX = 20_000
 
 WATCH_S = 0.05
 FINISH_S = 120.0
+
+T = TypeVar("T")
 
 _COMPLETED = "SELECT count(*) FROM withdrawals WHERE finished_at >= %s AND finished_at < %s"
 _STORED = "SELECT pg_database_size(current_database())"
@@ -138,6 +141,13 @@ def measure(stack: Stack, seconds: float) -> Window:
     time.sleep(seconds)
     found.close()
     return found
+
+
+def in_turn(kinds: Sequence[T], number: int) -> Sequence[T]:
+    """What is compared, in the order of a round: each comes first, second and last equally often."""
+    shift = number % len(kinds)
+    order = (*kinds[shift:], *kinds[:shift])
+    return order if number // len(kinds) % 2 == 0 else order[::-1]
 
 
 def completed(connection: psycopg.Connection, began: datetime, ended: datetime) -> int:

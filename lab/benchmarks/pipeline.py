@@ -34,6 +34,7 @@ from lab.benchmarks.load import (
     Watch,
     Window,
     cpu_s,
+    in_turn,
     load,
     measure,
     open_all,
@@ -87,8 +88,9 @@ def main(
     ] = 10,
     chain: Annotated[int, typer.Option(min=0, help="Bare chains to measure; 0: none.")] = 200,
     turns: Annotated[int, typer.Option(min=0, help="Windows with one account, and with all traced; 0: none.")] = 3,
-    grown: Annotated[int, typer.Option(min=0, help="Store so many withdrawals, and measure again; 0: not.")] = 10
-    ** 6,
+    grown: Annotated[
+        int, typer.Option(min=0, help="Store so many withdrawals, and measure again; 0: not.")
+    ] = 1_000_000,
     output: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = RESULTS,
 ) -> None:
     """Measure the pipeline on an embedded stack."""
@@ -118,7 +120,7 @@ def main(
                 _grow(console, stack, grown)
             many = _burst(stack) if grown else None
             variants = _turns(console, stack, collector, turns, window)
-            bytes_each = (stored_bytes(stack) - empty) / Watch(stack.state.kafka_bootstrap).completed()
+            stored = stored_bytes(stack) - empty
             console.print("audit")
             audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, FINISH_S)
             memory_mb = {
@@ -136,7 +138,7 @@ def main(
         **_beside_chain(latency_ms["p50"], bare_ms),
         **_growth(few, many),
         **variants,
-        "bytes_per_withdrawal": round(bytes_each),
+        "bytes_per_withdrawal": round(stored / audit.withdrawals),
         "audit_ok": audit.ok,
         "withdrawals": audit.withdrawals,
         "sampling": sampling,
@@ -207,8 +209,7 @@ def _turns(
     console.print(f"{rounds} rounds: many accounts, one account, all traced; windows of {window_s:.0f} s")
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(rounds):
-        order = list(kinds)[number % len(kinds) :] + list(kinds)[: number % len(kinds)]
-        for kind in order:
+        for kind in in_turn(tuple(kinds), number):
             accounts, sampling, under_way_max = kinds[kind]
             trace(collector.endpoint, sampling)
             with load(stack, accounts=accounts, under_way_max=under_way_max):

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import tracing
 from contracts.services import NAMES
-from lab.benchmarks.load import FINISH_S, Window, load, measure, open_all, trace
+from lab.benchmarks.load import FINISH_S, Window, in_turn, load, measure, open_all, trace
 from lab.benchmarks.machine import write
 from operations.audit.run import run as run_audit
 from stack.supervisor import Stack
@@ -58,7 +58,7 @@ def main(
             console.print(f"load for {ramp + window:.0f} s to warm up, then {rounds} rounds of three runs as long")
             _run(stack, collector, 0.0, ramp, window)
             for number in range(rounds):
-                for ratio in _turn(number):
+                for ratio in in_turn(RATIOS, number):
                     run = _run(stack, collector, ratio, ramp, window)
                     runs[ratio].append(run)
                     console.print(
@@ -96,13 +96,6 @@ class Run(NamedTuple):
 
     rate: float
     cpu_us: float
-
-
-def _turn(number: int) -> Sequence[float]:
-    """The ratios in the order of a round: each comes first, second and last equally often."""
-    shift = number % len(RATIOS)
-    order = (*RATIOS[shift:], *RATIOS[:shift])
-    return order if number // len(RATIOS) % 2 == 0 else order[::-1]
 
 
 def _run(stack: Stack, collector: SpanCollector, ratio: float, ramp_s: float, window_s: float) -> Run:
