@@ -27,7 +27,7 @@ from contracts.postgres import session
 from contracts.services import TOPICS
 from contracts.topics import consumer_group
 from operations.audit.sides import PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
-from operations.dead_letters.letters import Letter, letter_of, still_open
+from operations.dead_letters.letters import Letter, letter_of, still_open_of
 from operations.lag import consumer_lag, without_members
 from outbox_relay.errors import RelayError
 from outbox_relay.status import OutboxStatus, outbox_status
@@ -274,11 +274,7 @@ def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
         told.idle = without_members(bootstrap, services, ANSWER_S)
         if withdrawals:
             _read_letters(bootstrap, withdrawals, told.letters)
-        every = [letter for letters in told.letters.values() for letter in letters]
-        opened = {letter.id for letter in still_open(bootstrap, every)} if every else set()
-        told.letters = {
-            key: [letter for letter in letters if letter.id in opened] for key, letters in told.letters.items()
-        }
+        told.letters = still_open_of(bootstrap, told.letters)
         if withdrawals:
             for service, _, lag in consumer_lag(bootstrap, services, ANSWER_S):
                 told.behind[service] += lag

@@ -10,7 +10,7 @@ from broker.records import payment_id_of
 from broker.scan import scan
 from contracts.events import WithdrawalRequested
 from contracts.topics import WITHDRAWAL_REQUESTS
-from operations.dead_letters.letters import Letter, letter_of, still_open
+from operations.dead_letters.letters import Letter, letter_of, still_open_of
 
 READ_S_MAX = 2.0
 """Time limit for reading dead letters."""
@@ -32,10 +32,7 @@ def refused_requests(
     found = by_payment(scan(bootstrap, [WITHDRAWAL_REQUESTS.dead_letters]), time.monotonic() + READ_S_MAX)
     for payment_id in known(found) if found else ():
         del found[payment_id]
-    every = [letter for letters in found.values() for letter in letters]
-    opened = {letter.id for letter in still_open(bootstrap, every)} if every else set()
-    still = {key: [letter for letter in letters if letter.id in opened] for key, letters in found.items()}
-    return {key: letters for key, letters in still.items() if letters}
+    return still_open_of(bootstrap, found)
 
 
 def by_payment(messages: Iterable[Message], give_up: float) -> dict[UUID, list[Letter]]:

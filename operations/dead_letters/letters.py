@@ -9,6 +9,7 @@ counts from 0 again, and anybody may write to these topics), is named by its own
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from uuid import UUID
 
 import msgspec
 from confluent_kafka import Message
@@ -176,6 +177,18 @@ def still_open(bootstrap: str, letters: Iterable[Letter]) -> list[Letter]:
     handled = read_handled(bootstrap)
     letters = [msgspec.structs.replace(letter, handled=handled.get(letter.id)) for letter in letters]
     return [letter for letter in letters if letter.open]
+
+
+def still_open_of(bootstrap: str, letters: Mapping[UUID, list[Letter]]) -> dict[UUID, list[Letter]]:
+    """The letters of each withdrawal that are still open now; only those withdrawals that have any.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    every = [letter for some in letters.values() for letter in some]
+    opened = {letter.id for letter in still_open(bootstrap, every)} if every else set()
+    still = {key: [letter for letter in some if letter.id in opened] for key, some in letters.items()}
+    return {key: some for key, some in still.items() if some}
 
 
 def _names(letter: Letter) -> set[str | None]:
