@@ -169,8 +169,7 @@ class BatchConsumer:
         Raises:
             KafkaException: an error that waiting does not fix.
         """
-        took_s = time.monotonic() - self._last_taken
-        time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records, self._enough))
+        time.sleep(self._pause_s())
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
         count, size, largest = 0, 0, 1
@@ -201,6 +200,22 @@ class BatchConsumer:
         self._last_records = count
         self._load.count(count, self._last_taken)
         return records
+
+    def _pause_s(self) -> float:
+        took_s = time.monotonic() - self._last_taken
+        rate = self._load.rate
+        pause = pause_s(rate, self._gather_s_max, took_s, self._last_records, self._enough)
+        # Asked only where it is worth it. A backlog that is there already does not gather by waiting.
+        if pause and rate >= BUSY_RATE and self._behind() >= self._enough:
+            return 0.0
+        return pause
+
+    def _behind(self) -> int:
+        """Records to read, as far as the last fetches tell."""
+        try:
+            return sum(self.lag(ask_kafka=False).values())
+        except KafkaException:  # no fetch has told yet
+            return 0
 
     def _record(self, message: Message) -> Record | None:
         """A message as a record, perhaps without its contents; None where it is ignored."""

@@ -3,12 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
 
+from contracts import headers
 from processors.runtime import consumer
-from processors.runtime.consumer import ENOUGH_RECORDS, REST_S_MAX, SMALL, BatchConsumer, pause_s
+from processors.runtime.consumer import BUSY_RATE, ENOUGH_RECORDS, REST_S_MAX, SMALL, BatchConsumer, pause_s
 
 GATHER_S_MAX = 0.1
+TAKING_S = 1e-5
+"""Of one record, in these tests."""
 
 
 def test_after_a_pause_nothing_is_waited_for():
@@ -43,12 +46,41 @@ def test_a_batch_of_enough_records_is_not_waited_for():
 
 
 class Kafka:
-    """A consumer's view of topics: those that exist, and what it was asked about."""
+    """A consumer's view of topics: those that exist, what it was asked about, and records to read.
+
+    They arrive at a rate, and are taken faster.
+    """
 
     def __init__(self, *topics):
         self.topics = set(topics)
         self.asked = []
         self.refused = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+        self.now, self.taken, self.stored, self.rate, self.pauses = 0.0, 0, 0, 0.0, []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def _end(self):
+        return self.stored + int(self.now * self.rate)
+
+    def consume(self, wanted, timeout_s):
+        found = [Message(offset) for offset in range(self.taken, min(self.taken + wanted, self._end()))]
+        self.taken += len(found)
+        self.now += len(found) * TAKING_S or timeout_s
+        return found
+
+    def assignment(self):
+        return [TopicPartition("payment.events", 0)]
+
+    def position(self, places):
+        return [TopicPartition(place.topic, place.partition, self.taken) for place in places]
+
+    def get_watermark_offsets(self, _place, **_):
+        return 0, self._end()
 
     def subscribe(self, topics, on_assign):
         on_assign(self, [])
@@ -60,6 +92,28 @@ class Kafka:
         )
 
 
+class Message:
+    """A record on a topic."""
+
+    def __init__(self, offset):
+        self.offset = lambda: offset
+
+    def error(self):
+        return None
+
+    def topic(self):
+        return "payment.events"
+
+    def partition(self):
+        return 0
+
+    def key(self):
+        return b"acc-1"
+
+    def value(self):
+        return b"{}"
+
+
 TOPICS = ["withdrawal.requests", "payment.events", "account.events"]
 
 
@@ -67,7 +121,28 @@ TOPICS = ["withdrawal.requests", "payment.events", "account.events"]
 def kafka(monkeypatch):
     kafka = Kafka(*TOPICS)
     monkeypatch.setattr(consumer, "group_consumer", lambda *_: kafka)
+    monkeypatch.setattr(consumer, "time", kafka)
+    monkeypatch.setattr(headers, "of", lambda _: [])
     return kafka
+
+
+def taken_under_load(kafka, *, backlog):
+    """Batches of a service at full load, and the pauses between them, once its rate is known."""
+    kafka.rate, kafka.stored = 1.2 * BUSY_RATE, backlog
+    batches = BatchConsumer("nowhere:1", "saga", TOPICS, 1_000, 1.0, enough=1_000)
+    sizes = [len(batches.take()) for _ in range(100)]
+    return sizes[50:], kafka.pauses[50:]
+
+
+def test_a_backlog_is_taken_without_a_pause(kafka):
+    sizes, pauses = taken_under_load(kafka, backlog=1_000_000)
+    assert set(sizes) == {1_000}
+    assert set(pauses) == {0.0}
+
+
+def test_without_a_backlog_records_gather_at_full_load(kafka):
+    _, pauses = taken_under_load(kafka, backlog=0)
+    assert min(pauses) > 0.0
 
 
 def test_topics_that_are_missing_are_named_from_the_first_answer_on_until_they_are_there(kafka):
