@@ -3,6 +3,12 @@
 Imported inside the functions: `settle --help` needs neither Alembic nor SQLAlchemy.
 """
 
+from pathlib import Path
+
+from stack import secured
+from stack.assembly import Options
+from stack.kafka import Kafka
+
 
 def migrate(database: str, dsn: str) -> None:
     """Bring one of :data:`contracts.services.DATABASES` to its newest schema."""
@@ -11,8 +17,15 @@ def migrate(database: str, dsn: str) -> None:
     migrations.migrate(database, dsn)
 
 
-def ensure_topics(bootstrap: str, partitions: int) -> None:
-    """Create the topics that are missing."""
-    from broker import provision
+def provide(kafka: Kafka, options: Options, data: Path) -> None:
+    """Create the topics that are missing; for a secured Kafka also its users, and what each may do."""
+    from broker import access
+    from broker.clients import admin
+    from broker.provision import ensure_topics
+    from contracts.rights import kafka_users
 
-    provision.ensure_topics(bootstrap, partitions)
+    ensure_topics(kafka.admin_address, options.partitions)
+    if options.secure:
+        client = admin(kafka.admin_address)
+        access.set_passwords(client, secured.passwords(data))
+        access.ensure_acls(client, access.acls(kafka_users()))

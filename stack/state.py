@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from processors.runtime.settings import DATA_FOLDER
+from stack import secured
 from stack.errors import NotRunning
 from stack.lock import is_held
 from stack.postgres import SERVERS
@@ -28,6 +29,7 @@ class State:
         dsns: PostgreSQL URL by database.
         http: port on 127.0.0.1 by service, where it answers ``/readyz`` and ``/metrics``.
         pids: process ID by part.
+        secured: whether Kafka asks who comes; whoever uses the data folder is its operator.
     """
 
     data: str
@@ -36,6 +38,7 @@ class State:
     dsns: dict[str, str]
     http: dict[str, int] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
+    secured: bool = False
 
 
 def default_data_folder() -> Path:
@@ -93,4 +96,5 @@ def environment(state: State, dsns: Mapping[str, str] | None = None) -> dict[str
         dsns: other URLs of its databases.
     """
     variables = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in (dsns or state.dsns).items()}
-    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **variables, "SETTLE_DATA": state.data}
+    user = secured.user_variables(Path(state.data)) if state.secured else {}
+    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **user, **variables, "SETTLE_DATA": state.data}

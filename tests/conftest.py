@@ -50,6 +50,7 @@ OWN_STACKS = (
     "relay/test_faults.py",
     "relay/test_cluster.py",
     "test_stack.py",
+    "test_secured.py",
     "test_republish.py",
     "test_grants.py",
     "test_demo.py",
