@@ -28,10 +28,13 @@ def kafka_bootstrap(data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
+        KafkaSettingsError: nobody can connect to it as the variables say.
     """
+    from broker import security
     from producers.settings import ProducerSettings
 
     found = _variable("SETTLE_KAFKA_BOOTSTRAP", data) or ProducerSettings().kafka_bootstrap
+    security.check(found)
     note_kafka(found)
     return found
 
