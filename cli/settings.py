@@ -33,17 +33,19 @@ def kafka_bootstrap(data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
+        KafkaSettingsError: nobody can connect to it as the variables say.
     """
+    from broker import security
     from producers.settings import ProducerSettings
 
     found = _named("SETTLE_KAFKA_BOOTSTRAP", data)
     if found is None and (state := _running_stack(data)) is not None:
-        from broker.security import assume
         from stack.state import environment
 
         found = state.kafka_bootstrap
-        assume(found, environment(state))
+        security.assume(found, environment(state))
     found = found or ProducerSettings().kafka_bootstrap
+    security.check(found)
     note_kafka(found)
     return found
 
