@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+from confluent_kafka.admin._scram import (
     ScramCredentialInfo,
     ScramMechanism,
+    UserScramCredentialAlteration,
     UserScramCredentialUpsertion,
 )
 
@@ -21,40 +18,35 @@ from contracts.rights import KafkaUser
 
 TIMEOUT_S = 15.0
 ITERATIONS = 4_096
-"""Of the hash that Kafka keeps: its least; the passwords are random."""
+"""Of the hash that Kafka keeps: its least, as the passwords are random."""
 
 
-def acls(users: Iterable[KafkaUser]) -> list[AclBinding]:
-    """What lets each user do what it may; a right to read or write brings the one to describe."""
-    found = []
-    for user in users:
-        wanted = [
-            *((ResourceType.TOPIC, name, AclOperation.READ) for name in user.reads),
-            *((ResourceType.TOPIC, name, AclOperation.WRITE) for name in user.writes),
-            *((ResourceType.GROUP, name, AclOperation.READ) for name in user.joins),
-            *((ResourceType.GROUP, name, AclOperation.DESCRIBE) for name in user.looks_at),
-        ]
-        found += [
-            AclBinding(
-                kind,
-                name,
-                ResourcePatternType.LITERAL,
-                f"User:{user.name}",
-                "*",
-                operation,
-                AclPermissionType.ALLOW,
-            )
-            for kind, name, operation in wanted
-        ]
-    return found
+class Right(NamedTuple):
+    """What a user may do with one topic or group: ``Read``, ``Write`` or ``Describe``, from any host."""
+
+    user: str
+    operation: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        """As arguments of Kafka's own command, ``kafka-acls.sh --bootstrap-server …``."""
+        return f"--add --allow-principal User:{self.user} --operation {self.operation} --{self.kind} {self.name}"
 
 
-def command_line(acl: AclBinding) -> str:
-    """An ACL as the arguments of Kafka's own command, ``kafka-acls.sh --bootstrap-server …``."""
-    return (
-        f"--add --allow-principal {acl.principal} --operation {acl.operation.name.capitalize()} "
-        f"--{acl.restype.name.lower()} {acl.name}"
-    )
+def rights(users: Iterable[KafkaUser]) -> list[Right]:
+    """What lets each user do what it may; who may read or write may describe as well."""
+    return [
+        Right(user.name, operation, kind, name)
+        for user in users
+        for operation, kind, names in (
+            ("Read", "topic", user.reads),
+            ("Write", "topic", user.writes),
+            ("Read", "group", user.joins),
+            ("Describe", "group", user.looks_at),
+        )
+        for name in names
+    ]
 
 
 def password_file(user: str) -> str:
@@ -62,29 +54,27 @@ def password_file(user: str) -> str:
     return f"{user}.password"
 
 
-def existing_acls(client: AdminClient) -> list[AclBinding]:
-    """All that Kafka has.
-
-    Raises:
-        KafkaException: it does not answer, has no authorizer, or refuses.
-    """
-    everything = AclBindingFilter(
-        ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
-    )
-    found: list[AclBinding] = client.describe_acls(everything, request_timeout=TIMEOUT_S).result()
-    return found
-
-
-def ensure_acls(client: AdminClient, wanted: Iterable[AclBinding]) -> list[AclBinding]:
-    """Create the ACLs that are missing, and return those; others are left alone.
+def ensure_rights(client: AdminClient, wanted: Iterable[Right]) -> list[Right]:
+    """Create the ACLs that are missing, and return them; others are left alone.
 
     Raises:
         KafkaException: Kafka does not answer, has no authorizer, or refuses.
     """
-    there = {str(acl) for acl in existing_acls(client)}
-    missing = [acl for acl in wanted if str(acl) not in there]
+    # None stands for whatever it is, which the signature does not say.
+    anything: Any = None
+    everything = AclBindingFilter(
+        ResourceType.ANY,
+        anything,
+        ResourcePatternType.ANY,
+        anything,
+        anything,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+    there = {str(acl) for acl in client.describe_acls(everything, request_timeout=TIMEOUT_S).result()}
+    missing = [right for right in wanted if str(_acl(right)) not in there]
     if missing:
-        _await(client.create_acls(missing, request_timeout=TIMEOUT_S))
+        _await(client.create_acls([_acl(right) for right in missing], request_timeout=TIMEOUT_S))
     return missing
 
 
@@ -95,8 +85,22 @@ def set_passwords(client: AdminClient, passwords: Mapping[str, str]) -> None:
         KafkaException: Kafka does not answer, or refuses.
     """
     hashed = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
-    changes = [UserScramCredentialUpsertion(user, hashed, secret.encode()) for user, secret in passwords.items()]
+    changes: list[UserScramCredentialAlteration] = [
+        UserScramCredentialUpsertion(user, hashed, password.encode()) for user, password in passwords.items()
+    ]
     _await(client.alter_user_scram_credentials(changes, request_timeout=TIMEOUT_S))
+
+
+def _acl(right: Right) -> AclBinding:
+    return AclBinding(
+        ResourceType[right.kind.upper()],
+        right.name,
+        ResourcePatternType.LITERAL,
+        f"User:{right.user}",
+        "*",
+        AclOperation[right.operation.upper()],
+        AclPermissionType.ALLOW,
+    )
 
 
 def _await(asked: Mapping[Any, Future[Any]]) -> None:

@@ -60,12 +60,12 @@ def _acls(apply: bool, passwords: Path | None, data: Path | None) -> None:
     from contracts.rights import kafka_users
 
     users = kafka_users()
-    wanted = access.acls(users)
+    wanted = access.rights(users)
     if not apply:
         if passwords:
             raise BadInputError("--passwords changes users: it needs --apply")
-        for acl in wanted:
-            say(access.command_line(acl))
+        for right in wanted:
+            say(str(right))
         return
     from broker.clients import admin
 
@@ -79,7 +79,7 @@ def _acls(apply: bool, passwords: Path | None, data: Path | None) -> None:
             )
         access.set_passwords(client, found)
         say(f"passwords of {', '.join(found)}: set")
-    created = access.ensure_acls(client, wanted)
-    for acl in created:
-        say(access.command_line(acl))
+    created = access.ensure_rights(client, wanted)
+    for right in created:
+        say(str(right))
     say(f"{len(created)} ACLs created, {len(wanted) - len(created)} were there")

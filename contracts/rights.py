@@ -37,7 +37,7 @@ def relay_of(service: str) -> str:
 
 
 def kafka_users() -> tuple[KafkaUser, ...]:
-    """Every user: of the services, of one relay for all outboxes and of one for each, of producers and of people."""
+    """Every user: the services, one relay for all outboxes and one for each, producers, and people."""
     emitted = _names(service.emits.name for service in SERVICES)
     everything = (*all_topic_names(), DEAD_LETTERS_HANDLED)
     # Who reads a whole topic has a group's name as well, and joins none: librdkafka looks for its coordinator.
@@ -65,7 +65,7 @@ def kafka_users() -> tuple[KafkaUser, ...]:
         ),
         KafkaUser(PRODUCER, writes=(WITHDRAWAL_REQUESTS.name,)),
         KafkaUser(VIEWER, reads=everything, looks_at=groups),
-        # Redrives go to any topic that has dead letters; cancellations and republished requests to those of requests.
+        # Redrives go to any topic that has dead letters; cancellations and republished requests to requests' own.
         KafkaUser(
             OPERATOR,
             reads=everything,

@@ -32,7 +32,7 @@ def lay_out(
     """Make what is missing, and give each folder its copies.
 
     Args:
-        folder: has a folder ``admin``, and one of the name of each container (a Kafka user, or ``kafka``) to serve.
+        folder: has a folder ``admin``, and one for each container to serve: a Kafka user's name, or ``kafka``.
         hosts: the broker's, by which its certificate is verified.
         owner: the user ID of the folders' readers; None: they stay whose they are.
         kafka_owner: the same of the folder ``kafka``.

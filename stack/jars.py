@@ -1,4 +1,4 @@
-"""Downloads from Maven Central, once, into the user's cache folder: Kafka's jars; PostgreSQL for a secured stack."""
+"""Downloads from Maven Central, once, into the user's cache folder: Kafka's jars, and PostgreSQL with TLS."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
 # The bridge from SLF4J to the Log4j that Kafka depends on; without it the broker logs nothing. It is fetched by
 # itself: as a second root of the same resolution its parent's dependency management would change Kafka's versions.
 LOG_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"
-# PostgreSQL that speaks TLS, which that of the Python package does not: built with OpenSSL, without client programs.
+# PostgreSQL that speaks TLS, as that of the Python package does not: built with OpenSSL, without client programs.
 POSTGRES_VERSION = "18.6.0"
 POSTGRES = f"io.zonky.test.postgres:embedded-postgres-binaries-{{platform}}:{POSTGRES_VERSION}"
 _PROCESSORS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}
@@ -63,8 +63,7 @@ def postgres_with_tls(note: Callable[[str], None] = lambda _: None) -> Path:
 def _cached(name: str, title: str, fetch: Callable[["_Maven", Path], None], note: Callable[[str], None]) -> Path:
     """A folder of the cache; one that exists is complete.
 
-    It is filled beside its place and renamed in one step, and a second process that needs it meanwhile waits for the
-    first.
+    It is filled beside its place and renamed in one step; a second process that needs it meanwhile waits for that.
     """
     folder = cache_folder() / name
     if folder.exists():

@@ -87,7 +87,7 @@ class Kafka(Part):
         java_options: of the broker's Java, over :data:`JVM_FLAGS`.
         settings: of server.properties, over :data:`SETTINGS`: a node of a cluster has its own ID and all voters.
         cluster_id: which the nodes of a cluster share, a UUID in URL-safe Base64; by default a new one.
-        internal_port: where the supervisor connects to a secured broker, and it to itself; None: it is not secured.
+        internal_port: where the supervisor, and the broker itself, connect to a secured one; None: not secured.
 
     Attributes:
         address: where clients connect.

@@ -28,4 +28,4 @@ def provide(kafka: Kafka, options: Options, data: Path) -> None:
     if options.secure:
         client = admin(kafka.admin_address)
         access.set_passwords(client, secured.passwords(data))
-        access.ensure_acls(client, access.acls(kafka_users()))
+        access.ensure_rights(client, access.rights(kafka_users()))

@@ -30,7 +30,7 @@ def make_secrets(data: Path) -> None:
     # Imported here: only who starts a secured stack needs it.
     from operations.certificates import make
 
-    servers = {name: (HOST, "localhost") for name in (BROKER, POSTGRES)}
+    servers = dict.fromkeys((BROKER, POSTGRES), (HOST, "localhost"))
     make(_folder(data), {**servers, ADMIN: ()}, [user.name for user in kafka_users()])
 
 

@@ -1,7 +1,6 @@
 """The supervisor: one thread that starts the parts in order, keeps them running, and stops them in order."""
 
 import atexit
-import os
 import queue
 import signal
 import sys

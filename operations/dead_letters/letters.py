@@ -2,9 +2,9 @@
 
 A dead letter is named by the place of its original, ``<topic>/<partition>@<offset>``, as the services' logs name
 it. Two services that refuse the same message, or one that refuses it twice around a crash, make one dead letter.
-One that does not say where its original is, names another topic than the one whose dead letters these are, or names
-the place of a different message (a topic made anew counts from 0 again, and others may write to these topics), is
-named by its own place, so that it hides no other, and steers no redrive elsewhere.
+One that does not say where its original is, names another topic than the one whose dead letters these are, or
+names the place of a different message (a topic made anew counts from 0 again, and others may write here), is named
+by its own place, so that it hides no other, and steers no redrive elsewhere.
 """
 
 from collections import Counter, defaultdict

@@ -30,6 +30,7 @@ from stack.supervisor import Stack
 from tests.conftest import WAIT_S, wait_until
 
 COUNT = 300
+BALANCE_MINOR = 1_000_000
 REFUSED_S = 20.0
 DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 
@@ -85,7 +86,9 @@ class Secured:
 @pytest.fixture(scope="module")
 def safe(tmp_path_factory):
     with Stack(tmp_path_factory.mktemp("secured"), secure=True) as stack:
-        open_accounts(stack.state.dsns["account"], [f"acc-{number}" for number in range(1, 11)], 10**9, "USD")
+        open_accounts(
+            stack.state.dsns["account"], [f"acc-{number}" for number in range(1, 11)], BALANCE_MINOR, "USD"
+        )
         yield Secured(stack)
 
 
