@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from contracts.rights import OPERATOR
 from processors.runtime.settings import DATA_FOLDER
 from stack import secured
 from stack.errors import NotRunning
@@ -89,12 +90,13 @@ def last_ports(data: Path) -> dict[str, int]:
     return {"kafka": int(state.kafka_bootstrap.rpartition(":")[2]), **servers, **state.http}
 
 
-def environment(state: State, dsns: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(state: State, dsns: Mapping[str, str] | None = None, user: str = OPERATOR) -> dict[str, str]:
     """The environment variables with which a program connects to this stack.
 
     Args:
         dsns: other URLs of its databases.
+        user: who it is for Kafka, where that is secured.
     """
     variables = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in (dsns or state.dsns).items()}
-    user = secured.user_variables(Path(state.data)) if state.secured else {}
-    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **user, **variables, "SETTLE_DATA": state.data}
+    identity = secured.user_variables(Path(state.data), user) if state.secured else {}
+    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **identity, **variables, "SETTLE_DATA": state.data}
