@@ -29,7 +29,6 @@ def env(user: UserOption = OPERATOR, data: DataOption = None) -> None:
     server = urlsplit(state.dsns["account"])
     variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
     variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
-    parameters = dict(parse_qsl(server.query))
     variables |= {
         f"PG{name.upper()}": parameters[name] for name in ("sslmode", "sslrootcert") if name in parameters
     }
