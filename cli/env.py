@@ -29,9 +29,7 @@ def env(user: UserOption = OPERATOR, data: DataOption = None) -> None:
     server = urlsplit(state.dsns["account"])
     variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
     variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
-    variables |= {
-        f"PG{name.upper()}": parameters[name] for name in ("sslmode", "sslrootcert") if name in parameters
-    }
+    variables |= {f"PG{name.upper()}": value for name, value in parse_qsl(server.query)}
     # For curl and kill; a part that was restarted has another process ID.
     variables |= {f"SETTLE_{name.upper()}_HTTP": f"http://{HOST}:{port}" for name, port in state.http.items()}
     variables |= {f"SETTLE_{name.upper().replace('-', '_')}_PID": str(pid) for name, pid in state.pids.items()}
