@@ -14,8 +14,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from broker import security
-from broker.clients import admin, group_consumer, idempotent_producer
-from contracts.events import WithdrawalRequested, encode
+from broker.clients import admin, group_consumer, plain_producer
+from contracts.events import encode
 from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, relay_of
 from contracts.services import NAMES, SERVICES
 from contracts.topics import consumer_group
@@ -28,11 +28,11 @@ from producers.plan import LoadPlan, plan_load
 from stack import secured
 from stack.supervisor import Stack
 from tests.conftest import WAIT_S, wait_until
+from tests.integration.test_withdrawals import request
 
 COUNT = 300
 BALANCE_MINOR = 1_000_000
 REFUSED_S = 20.0
-DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 
 
 class Secured:
@@ -47,9 +47,7 @@ class Secured:
 
     def writes(self, user: str, topic: str, value: bytes = b"{}", **headers: str) -> KafkaError | None:
         """The error of a user's write, None if it is done."""
-        producer = idempotent_producer(
-            self.bootstrap, {"delivery.timeout.ms": 20_000}, identity=self.identity(user)
-        )
+        producer = plain_producer(self.bootstrap, {"delivery.timeout.ms": 20_000}, identity=self.identity(user))
         found: list[KafkaError | None] = []
         try:
             producer.produce(
@@ -158,24 +156,22 @@ def test_the_relay_writes_no_request_and_a_producer_nothing_else(safe: Secured):
 def test_nobody_reads_with_a_foreign_group_or_what_is_not_for_it(safe: Secured, user: str, group: str, topic: str):
     error = safe.reads(user, group, topic)
     assert error is not None
-    assert error.code() in DENIED
+    assert "authorization failed" in error.str().lower()
 
 
 def test_a_service_dead_letters_and_an_operator_redrives(safe: Secured):
-    request = WithdrawalRequested(payment_id=uuid4(), account_id="acc-1", amount_minor=100, currency="nonsense")
-    body = encode(request).replace(b"nonsense", b"no")
+    wanted = request("acc-1", currency="nonsense")
+    body = encode(wanted)
     assert (
         safe.writes(PRODUCER, "withdrawal.requests", body, id=str(uuid4()), eventType="WithdrawalRequested")
         is None
     )
     found = wait_until(
-        lambda: [one for one in read_letters(safe.bootstrap) if one.payment_id == str(request.payment_id)],
+        lambda: [one for one in read_letters(safe.bootstrap) if one.payment_id == str(wanted.payment_id)],
         "it is a dead letter",
     )
     done = safe.settle("dead-letters", "redrive", found[0].id)
     assert (done.returncode, done.stdout) == (0, "1 dead letter redriven\n"), done.stderr
-    discarded = safe.settle("dead-letters", "discard", str(request.payment_id), "--note", "a test's")
-    assert discarded.returncode == 0, discarded.stderr
 
 
 def test_a_forged_dead_letter_steers_no_redrive_to_another_topic(safe: Secured):
