@@ -10,7 +10,8 @@ from contracts.services import PROVIDER
 from stack import ports, secured
 from stack import state as stack_json
 from stack.kafka import Kafka
-from stack.postgres import SERVERS, Postgres
+from stack.names import SERVERS
+from stack.postgres import Postgres
 from stack.process import Home
 from stack.service import Command, Service
 

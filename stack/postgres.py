@@ -16,24 +16,16 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from contracts.postgres import session
-from contracts.services import DATABASES
 from stack import secured
 from stack.errors import StackError
 from stack.jars import postgres_with_tls
+from stack.names import server_name
 from stack.part import Part
 from stack.ports import HOST
 from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
 
-
-def server_name(database: str) -> str:
-    """The part of a stack that serves a database; also its data folder."""
-    return f"postgres-{database}"
-
-
-SERVERS = {database: server_name(database) for database in DATABASES}
-"""The part of a stack that serves each database."""
 
 SOCKET_BYTES_MAX = 103
 """Of the path of a Unix socket, on Linux and macOS."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from stack import secured
 from stack.assembly import Options
 from stack.kafka import Kafka
+from stack.ports import HOST
 
 
 def migrate(database: str, dsn: str) -> None:
@@ -15,6 +16,15 @@ def migrate(database: str, dsn: str) -> None:
     from operations import migrations
 
     migrations.migrate(database, dsn)
+
+
+def make_secrets(data: Path) -> None:
+    """Make certificates and passwords of a secured stack that it has not yet."""
+    from contracts.rights import kafka_users
+    from operations.certificates import make
+
+    servers = dict.fromkeys((secured.BROKER, secured.POSTGRES), (HOST, "localhost"))
+    make(secured.secrets_folder(data), {**servers, secured.ADMIN: ()}, [user.name for user in kafka_users()])
 
 
 def provide(kafka: Kafka, options: Options, data: Path) -> None:

@@ -22,16 +22,7 @@ _FOLDER = "secrets"
 
 def is_secured(data: Path) -> bool:
     """Whether a data folder is that of a secured stack, which it then stays."""
-    return (_folder(data) / "ca.crt").exists()
-
-
-def make_secrets(data: Path) -> None:
-    """Make what a secured stack needs, and has not yet."""
-    # Imported here: only who starts a secured stack needs it.
-    from operations.certificates import make
-
-    servers = dict.fromkeys((BROKER, POSTGRES), (HOST, "localhost"))
-    make(_folder(data), {**servers, ADMIN: ()}, [user.name for user in kafka_users()])
+    return (secrets_folder(data) / "ca.crt").exists()
 
 
 def passwords(data: Path) -> dict[str, str]:
@@ -54,9 +45,9 @@ def kafka_settings(data: Path, port: int, internal_port: int, controller_port: i
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
         "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(_folder(data) / f"{BROKER}.pem"),
+        "ssl.keystore.location": str(secrets_folder(data) / f"{BROKER}.pem"),
         "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(_folder(data) / "ca.crt"),
+        "ssl.truststore.location": str(secrets_folder(data) / "ca.crt"),
         **{f"listener.name.{name}.ssl.client.auth": "required" for name in mutual},
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
@@ -66,7 +57,7 @@ def kafka_settings(data: Path, port: int, internal_port: int, controller_port: i
 
 def admin_variables(data: Path) -> dict[str, str]:
     """The environment variables of a client at the internal listener that may do everything."""
-    folder = _folder(data)
+    folder = secrets_folder(data)
     return {
         "SETTLE_KAFKA_SECURITY_PROTOCOL": "SSL",
         "SETTLE_KAFKA_SSL_CA": str(folder / "ca.crt"),
@@ -82,7 +73,7 @@ def user_variables(data: Path, user: str = OPERATOR) -> dict[str, str]:
         "SETTLE_KAFKA_SASL_MECHANISM": MECHANISM,
         "SETTLE_KAFKA_SASL_USERNAME": user,
         "SETTLE_KAFKA_SASL_PASSWORD": _password(data, user),
-        "SETTLE_KAFKA_SSL_CA": str(_folder(data) / "ca.crt"),
+        "SETTLE_KAFKA_SSL_CA": str(secrets_folder(data) / "ca.crt"),
     }
 
 
@@ -96,13 +87,14 @@ POSTGRES_SETTINGS: Mapping[str, str] = {
 
 def postgres_parameters(data: Path) -> str:
     """The end of a database's URL: the server's certificate is verified."""
-    about = {"sslmode": "verify-full", "sslrootcert": str(_folder(data) / "ca.crt")}
+    about = {"sslmode": "verify-full", "sslrootcert": str(secrets_folder(data) / "ca.crt")}
     return f"?{urlencode(about, quote_via=quote)}"
 
 
-def _folder(data: Path) -> Path:
+def secrets_folder(data: Path) -> Path:
+    """Where a data folder has its secrets."""
     return data / _FOLDER
 
 
 def _password(data: Path, user: str) -> str:
-    return (_folder(data) / f"{user}.password").read_text()
+    return (secrets_folder(data) / f"{user}.password").read_text()

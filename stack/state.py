@@ -14,7 +14,7 @@ from processors.runtime.settings import DATA_FOLDER
 from stack import secured
 from stack.errors import NotRunning
 from stack.lock import is_held
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 
 FILE_NAME = "stack.json"
 

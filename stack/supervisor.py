@@ -20,10 +20,11 @@ from stack.assembly import FIRST, Options, assemble
 from stack.errors import ChildFailed, StackError
 from stack.jars import kafka_jars, postgres_with_tls
 from stack.lock import FolderLock
+from stack.names import SERVERS
 from stack.part import PartStatus, Preparation
-from stack.postgres import SERVERS, Clusters
+from stack.postgres import Clusters
 from stack.process import Child, Home
-from stack.provision import migrate, provide
+from stack.provision import make_secrets, migrate, provide
 from stack.service import Command, Service, settle_run
 from stack.supervised import Supervised
 
@@ -303,7 +304,7 @@ class Stack:
         assert self._lock is not None
         home = Home(self.data, self._lock.children_fd)
         if self._options.secure:
-            secured.make_secrets(self.data)
+            make_secrets(self.data)
         parts = assemble(home, jars, self._options)
         servers, kafka, self._state = parts.servers, parts.kafka, parts.state
         self._admin_bootstrap = kafka.admin_address

@@ -7,7 +7,7 @@ from itertools import chain
 
 from contracts.failpoints import FAILPOINTS
 from contracts.services import READ_BY, TOPICS
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 
 SERVICES = ("relay", *READ_BY)
 PARTS = ("kafka", "postgres", *SERVICES)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 from tests.compose.conftest import docker
 from tests.conftest import wait_until
 

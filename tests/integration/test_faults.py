@@ -20,7 +20,7 @@ from broker.scan import scan
 from contracts.services import READ_BY
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 from tests.conftest import WAIT_S, Settle, wait_until
 
 MIXED = {"duplicates": 0.1, "declined": 0.1, "insufficient": 0.05}
