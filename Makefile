@@ -28,7 +28,7 @@ test: $(STACK) ## Run all tests on real Kafka and real PostgreSQL
 # Withdrawals, faults, crashes, dead letters, foreign records, the audit, retries, the relay, a minute of chaos.
 SECURE_TESTS = $(addprefix tests/integration/,test_secured.py test_withdrawals.py test_faults.py test_crashes.py \
 	test_dead_letters.py test_foreign_records.py test_gaps.py test_audit.py retries relay/test_faults.py \
-	relay/test_coverage.py relay/test_table.py test_chaos.py)
+	relay/test_coverage.py relay/test_table.py test_demo.py test_chaos.py)
 
 test-secure: $(STACK) ## Run the core of the tests once more, on secured stacks
 	@SETTLE_TEST_SECURE=1 $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(SECURE_TESTS)

@@ -95,7 +95,7 @@ def assemble(home: Home, jars: Path, options: Options) -> Assembly:
 
 def _identity(data: Path, service: str, options: Options) -> dict[str, str]:
     """Who a service is for Kafka; what the user's shell exports is for another one."""
-    nobody = dict.fromkeys(security.NAMES, "")
+    nobody = {name: "" for variable in security.NAMES for name in (variable, f"{variable}_FILE")}
     if not options.secure or service == PROVIDER:
         return nobody
     return nobody | secured.user_variables(data, service)
