@@ -10,7 +10,8 @@ STACK := $(VENV)/.stack
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-compose mutate lint chaos compare bench bench-against bench-relay bench-tracing lock clean
+.PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-relay \
+	bench-secured bench-tracing lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -23,6 +24,14 @@ up: $(STACK) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 
 test: $(STACK) ## Run all tests on real Kafka and real PostgreSQL
 	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
+
+# Withdrawals, faults, crashes, dead letters, foreign records, the audit, retries, the relay, a minute of chaos.
+SECURE_TESTS = $(addprefix tests/integration/,test_secured.py test_withdrawals.py test_faults.py test_crashes.py \
+	test_dead_letters.py test_foreign_records.py test_gaps.py test_audit.py retries relay/test_faults.py \
+	relay/test_coverage.py relay/test_table.py test_demo.py test_chaos.py)
+
+test-secure: $(STACK) ## Run the core of the tests once more, on secured stacks
+	@SETTLE_TEST_SECURE=1 $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(SECURE_TESTS)
 
 test-compose: $(READY) ## Test the compose stack; needs a Docker engine
 	@$(BIN)/python -m pytest tests/compose
@@ -52,6 +61,9 @@ bench: $(STACK) ## Measure the pipeline and what tracing costs; writes lab/bench
 bench-against: $(STACK) ## Measure this tree and REV=commit in turn; prints the ratios
 	@test -n "$(REV)" || { echo 'name what to compare with: make bench-against REV=fa4d228'; exit 2; }
 	@$(BIN)/python -m lab.benchmarks.against $(REV) $(AGAINST)
+
+bench-secured: $(STACK) ## Measure a secured stack beside one without; writes lab/benchmarks/results/secured.json
+	@$(BIN)/python -m lab.benchmarks.secured
 
 bench-tracing: $(STACK) ## Measure what tracing costs, alone
 	@$(BIN)/python -m lab.benchmarks.tracing

@@ -47,6 +47,7 @@ def chaos(
         typer.Option("--operators", help="Also what people do: to tables, slots, rights, topics and clocks."),
     ] = False,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 100.0,
+    secure: Annotated[bool, typer.Option("--secure", help="On a secured stack, as `up --secure`.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.", dir_okay=False)
     ] = None,
@@ -59,7 +60,7 @@ def chaos(
 
     names = (name.strip() for name in kill.split(",") if name.strip())
     parts = tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
-    options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, operators, rate)
+    options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, operators, rate, secure)
     console = Screen()
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise BadInputError(f"{json_file} cannot be written: there is no folder {json_file.resolve().parent}")

@@ -47,6 +47,7 @@ COMMANDS = {
     "demo": Command("cli.demo", "demo", RUN, needs="stack"),
     "migrate": Command("cli.migrate", "migrate", RUN, needs="services"),
     "topics": Command("cli.topics", "topics", RUN),
+    "secrets": Command("cli.secrets", "secrets", RUN, needs="services"),
     "run": Command("cli.run", "run", RUN, needs="relay", asks_itself=True),
     "settings": Command("cli.environment", "show", RUN),
     "request": Command("cli.request", "request", ASK),

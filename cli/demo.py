@@ -52,6 +52,7 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the data folder, for a look at logs and mails.")
     ] = False,
+    secure: Annotated[bool, typer.Option("--secure", help="With TLS, a password for each service, ACLs.")] = False,
 ) -> None:
     """Run withdrawals end to end on a stack of its own, audit them, and show one of them closely."""
     from cli.screen import Screen, styled
@@ -64,7 +65,9 @@ def demo(
         started = time.monotonic()
         console.print(styled(("Settle demo", "bold"), ": real Kafka, real PostgreSQL, four services and a relay"))
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
-        with Stack(folder, environment=environment, note=lambda line: console.print(line, style="dim")) as stack:
+        with Stack(
+            folder, environment=environment, secure=secure, note=lambda line: console.print(line, style="dim")
+        ) as stack:
             console.print(f"everything is up after {time.monotonic() - started:.1f} s")
             seen = _withdraw(stack, collector, count, console)
             _show(seen, collector, console)

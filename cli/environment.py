@@ -18,7 +18,7 @@ InProductionOption = Annotated[
 ]
 
 _PREFIXES = ("SETTLE_", "OTEL_", "POSTGRES_", "GRAFANA_")
-_SECRETS = ("_PASSWORD", "_HEADERS")
+_SECRETS = ("_PASSWORD", "_HEADERS", "_KAFKA_CONFIG")
 
 
 def refuse_production(what: str, *, anyway: bool) -> None:
@@ -37,6 +37,7 @@ def refuse_production(what: str, *, anyway: bool) -> None:
 
 def show() -> None:
     """Check the environment variables, and print those that are set; passwords are hidden."""
+    from broker import security
     from outbox_relay.settings import RelaySettings
     from processors.runtime.settings import ServiceSettings
     from producers.settings import ProducerSettings
@@ -44,6 +45,7 @@ def show() -> None:
 
     for kind in (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings):
         kind()
+    security.check()
     for name, value in sorted(os.environ.items()):
         if name.startswith(_PREFIXES):
             say(f"{name}={_without_password(name, value)}")

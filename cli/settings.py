@@ -5,13 +5,18 @@ folder; the defaults of the services. So ``settle up`` in one terminal and ``set
 exports, and a machine without an embedded stack is configured like the services.
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.errors import BadInputError, note_kafka
+
+if TYPE_CHECKING:
+    from stack.state import State
 
 DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
 
@@ -28,10 +33,19 @@ def kafka_bootstrap(data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
+        KafkaSettingsError: nobody can connect to it as the variables say.
     """
+    from broker import security
     from producers.settings import ProducerSettings
 
-    found = _variable("SETTLE_KAFKA_BOOTSTRAP", data) or ProducerSettings().kafka_bootstrap
+    found = _named("SETTLE_KAFKA_BOOTSTRAP", data)
+    if found is None and (state := _running_stack(data)) is not None:
+        from stack.state import environment
+
+        found = state.kafka_bootstrap
+        security.assume(found, environment(state))
+    found = found or ProducerSettings().kafka_bootstrap
+    security.check(found)
     note_kafka(found)
     return found
 
@@ -47,7 +61,10 @@ def dsn(database: str, data: Path | None = None) -> str:
     from processors.runtime.settings import ServiceSettings
 
     name = f"SETTLE_{database.upper()}_DSN"
-    found = _variable(name, data) or ServiceSettings().dsn(database)
+    found = _named(name, data)
+    if found is None and (state := _running_stack(data)) is not None:
+        found = state.dsns.get(database)
+    found = found or ServiceSettings().dsn(database)
     try:
         return check_dsn(found)
     except ValueError as error:
@@ -64,21 +81,17 @@ def jaeger_link(url: str) -> str:
     return (os.environ.get("SETTLE_JAEGER_LINK") or url).rstrip("/")
 
 
-def _variable(name: str, data: Path | None) -> str | None:
-    if data is None and os.environ.get(name):
-        return os.environ[name]
-    return _running_stack(data).get(name)
+def _named(name: str, data: Path | None) -> str | None:
+    return os.environ.get(name) or None if data is None else None
 
 
-def _running_stack(data: Path | None) -> dict[str, str]:
+def _running_stack(data: Path | None) -> State | None:
     from stack import state
     from stack.errors import NotRunning
 
     try:
-        return state.environment(
-            state.running(data.expanduser().resolve() if data else state.default_data_folder())
-        )
+        return state.running(data.expanduser().resolve() if data else state.default_data_folder())
     except NotRunning:
         if data is not None:
             raise
-        return {}
+        return None

@@ -1,7 +1,8 @@
-"""``settle topics``: the topics, which must exist before the services start."""
+"""``settle topics``: the topics, which must exist before the services start, and who may do what with them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,9 +22,28 @@ def topics(
     retention_days: Annotated[
         float, typer.Option(min=0, help="How long records are kept; 0 = for ever, as dead letters always are.")
     ] = 7.0,
+    acls: Annotated[
+        bool, typer.Option("--acls", help="Print instead what each Kafka user may do, as the registry has it.")
+    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="With --acls: create the ACLs that are missing.")] = False,
+    passwords: Annotated[
+        Path | None,
+        typer.Option(
+            "--passwords",
+            metavar="FOLDER",
+            help="With --acls --apply: also give users the passwords in its files USER.password (SCRAM-SHA-512).",
+            file_okay=False,
+            exists=True,
+        ),
+    ] = None,
     data: DataOption = None,
 ) -> None:
     """Create the topics that are missing, and their dead-letter topics."""
+    if acls:
+        _acls(apply, passwords, data)
+        return
+    if apply or passwords:
+        raise BadInputError("--apply and --passwords are about --acls")
     from broker.provision import ensure_topics
     from contracts.services import all_topic_names
     from contracts.topics import DEAD_LETTERS_HANDLED
@@ -33,3 +53,33 @@ def topics(
     created = ensure_topics(settings.kafka_bootstrap(data), partitions, replication, min_insync, retention_days)
     for name in (*all_topic_names(), DEAD_LETTERS_HANDLED):
         say(f"{name}: {'created' if name in created else 'is there'}")
+
+
+def _acls(apply: bool, passwords: Path | None, data: Path | None) -> None:
+    from broker import access
+    from contracts.rights import kafka_users
+
+    users = kafka_users()
+    wanted = access.rights(users)
+    if not apply:
+        if passwords:
+            raise BadInputError("--passwords changes users: it needs --apply")
+        for right in wanted:
+            say(str(right))
+        return
+    from broker.clients import admin
+
+    client = admin(settings.kafka_bootstrap(data))
+    if passwords:
+        files = {user.name: passwords / access.password_file(user.name) for user in users}
+        found = {name: file.read_text().strip() for name, file in files.items() if file.exists()}
+        if not found:
+            raise BadInputError(
+                f"no user has a file in {passwords}, such as {access.password_file(users[0].name)}"
+            )
+        access.set_passwords(client, found)
+        say(f"passwords of {', '.join(found)}: set")
+    created = access.ensure_rights(client, wanted)
+    for right in created:
+        say(str(right))
+    say(f"{len(created)} ACLs created, {len(wanted) - len(created)} were there")

@@ -5,7 +5,7 @@ import shlex
 import sys
 import threading
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Annotated, NoReturn, Self
 
 import typer
 from rich.live import Live
@@ -24,12 +24,17 @@ OTHER_STYLE = "bold red"
 DISPLAY_WAIT_S = 1.0
 
 
-def up(data: DataOption = None) -> None:
+SecureOption = Annotated[
+    bool, typer.Option("--secure", help="TLS, a password for each service, ACLs; the folder then stays so.")
+]
+
+
+def up(data: DataOption = None, secure: SecureOption = False) -> None:
     """Start Kafka, PostgreSQL, the relay and every processor; keep them running until Ctrl-C."""
     console = Screen(soft_wrap=not sys.stdout.isatty())
     on_end()
     folder = data or stack_json.default_data_folder()
-    stack = Stack(folder, note=lambda line: console.print(line, style="dim"))
+    stack = Stack(folder, secure=secure, note=lambda line: console.print(line, style="dim"))
     try:
         with _Display(stack, console) as display:
             _run(stack, console, display, folder)
@@ -46,7 +51,8 @@ def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> No
         # From here on a signal is an entry in a queue: an exception could interrupt anything half-way.
         on_end(lambda number, _frame: asked.put(number))
         display.catch_up()
-        console.print(styled(("ready", "bold"), f"; data and logs in {stack.data}"))
+        how = ", secured" if stack.state.secured else ""
+        console.print(styled(("ready", "bold"), f"{how}; data and logs in {stack.data}"))
         console.print(f'join it: eval "$({_env_command(folder)})"   stop it: Ctrl-C')
         asked.get()
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from types import FrameType
 import structlog
 
 import tracing
+from broker import security
 from outbox_relay import health, polling, wal
 from outbox_relay.errors import RelayError
 from outbox_relay.settings import RelaySettings
@@ -32,8 +33,10 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
 
     Raises:
         RelayError: no source is configured.
+        KafkaSettingsError: nobody can connect to Kafka as the variables say.
         AddressError: the address of the health pages cannot be had.
     """
+    security.check(settings.kafka_bootstrap)
     _configure_logs()
     owns_process = stop is None
     stop = stop or threading.Event()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from uuid_utils.compat import uuid7
 
+from broker import security
 from broker.lifeline import why_unanswered
+from stack import secured
 from stack.errors import StackError
 from stack.part import Part
 from stack.ports import HOST, accepts
@@ -85,6 +87,11 @@ class Kafka(Part):
         java_options: of the broker's Java, over :data:`JVM_FLAGS`.
         settings: of server.properties, over :data:`SETTINGS`: a node of a cluster has its own ID and all voters.
         cluster_id: which the nodes of a cluster share, a UUID in URL-safe Base64; by default a new one.
+        internal_port: where the supervisor, and the broker itself, connect to a secured one; None: not secured.
+
+    Attributes:
+        address: where clients connect.
+        admin_address: where the supervisor does; known to :mod:`broker.security` as its own.
     """
 
     name = "kafka"
@@ -102,8 +109,9 @@ class Kafka(Part):
         java_options: Sequence[str] = (),
         settings: Mapping[str, str] | None = None,
         cluster_id: str | None = None,
+        internal_port: int | None = None,
     ):
-        self.address = f"{HOST}:{port}"
+        self.address = self.admin_address = f"{HOST}:{port}"
         self._home = home
         self._jars = jars
         self._java_options = tuple(java_options)
@@ -117,8 +125,12 @@ class Kafka(Part):
             "advertised.listeners": f"PLAINTEXT://{self.address}",
             "controller.quorum.voters": f"1@{HOST}:{controller_port}",
             "log.dirs": str(self._folder / "data"),
-            **(settings or {}),
         }
+        if internal_port is not None:
+            self.admin_address = f"{HOST}:{internal_port}"
+            security.assume(self.admin_address, secured.admin_variables(home.data))
+            self._settings |= secured.kafka_settings(home.data, port, internal_port, controller_port)
+        self._settings |= settings or {}
         self._cluster_id = cluster_id or _cluster_id()
 
     def prepare(self) -> Child | None:
@@ -148,7 +160,7 @@ class Kafka(Part):
         """None if it answers a metadata request."""
         if not accepts(self._port):
             return f"nobody listens on {self.address}"
-        return why_unanswered(self.address)
+        return why_unanswered(self.admin_address)
 
     def _configure(self) -> None:
         self._folder.mkdir(exist_ok=True)

@@ -13,24 +13,19 @@ from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from contracts.postgres import session
-from contracts.services import DATABASES
+from stack import secured
 from stack.errors import StackError
+from stack.jars import postgres_with_tls
+from stack.names import server_name
 from stack.part import Part
 from stack.ports import HOST
 from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
 
-
-def server_name(database: str) -> str:
-    """The part of a stack that serves a database; also its data folder."""
-    return f"postgres-{database}"
-
-
-SERVERS = {database: server_name(database) for database in DATABASES}
-"""The part of a stack that serves each database."""
 
 SOCKET_BYTES_MAX = 103
 """Of the path of a Unix socket, on Linux and macOS."""
@@ -68,6 +63,11 @@ SETTINGS: dict[str, str] = {
 }
 
 
+_HBA = f"""\
+local all all scram-sha-256
+{{host}} all all {HOST}/32 scram-sha-256
+{{host}} replication all {HOST}/32 scram-sha-256
+"""
 _EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
 
 
@@ -130,6 +130,7 @@ class Postgres(Part):
 
     Args:
         settings: of postgresql.conf, over :data:`SETTINGS`.
+        secure: whether it takes TLS alone, and its certificate is verified.
     """
 
     start_timeout_s = 60.0
@@ -137,12 +138,13 @@ class Postgres(Part):
     stop_signal = signal.SIGINT  # fast shutdown: clients are disconnected, everything is flushed
     hurry_signal = signal.SIGQUIT  # immediate shutdown: recovers from the log at the next start
 
-    def __init__(self, home: Home, database: str, port: int, settings: Mapping[str, str]):
+    def __init__(self, home: Home, database: str, port: int, settings: Mapping[str, str], *, secure: bool = False):
         self.name = server_name(database)
         self.address = f"{HOST}:{port}"
         self._home = home
         self._database = database
         self._password = _password(home)
+        self._secure = secure
         self._folder = _folder(home, database)
         self._socket = home.data / "sockets" / f".s.PGSQL.{port}"
         self._has_socket = len(os.fsencode(self._socket)) <= SOCKET_BYTES_MAX and not set(str(home.data)) & {
@@ -150,7 +152,9 @@ class Postgres(Part):
             '"',
         }
         directories = f'"{self._socket.parent}"' if self._has_socket else ""
-        self._settings = {**SETTINGS, "port": str(port), "unix_socket_directories": directories, **settings}
+        security = secured.POSTGRES_SETTINGS if secure else {}
+        addresses = {"port": str(port), "unix_socket_directories": directories}
+        self._settings = {**SETTINGS, **addresses, **security, **settings}
 
     @property
     def dsn(self) -> str:
@@ -159,28 +163,31 @@ class Postgres(Part):
 
     @property
     def own_dsn(self) -> str:
-        """The URL for the stack's own services: by Unix socket, where its path is short enough.
+        """The URL for the stack's own services: by Unix socket, where its path is short enough; secured, by TLS.
 
         A walsender sends each row by itself: by TCP that takes a third more of its CPU time.
         """
-        if not self._has_socket:
+        if self._secure or not self._has_socket:
             return self.dsn
         where = urlencode({"host": self._socket.parent, "port": self._settings["port"]}, quote_via=quote)
         return f"postgresql://{USER}:{self._password}@/{self._database}?{where}"
 
     def _of(self, database: str) -> str:
-        return f"postgresql://{USER}:{self._password}@{self.address}/{database}"
+        parameters = secured.postgres_parameters(self._home.data) if self._secure else ""
+        return f"postgresql://{USER}:{self._password}@{self.address}/{database}{parameters}"
 
     def launch(self) -> Child:
         """Write the configuration and start the server."""
         lines = [f"{name} = '{value}'\n" for name, value in self._settings.items()]
         (self._folder / "postgresql.conf").write_text("".join(lines))
+        (self._folder / "pg_hba.conf").write_text(_HBA.format(host="hostssl" if self._secure else "host"))
         if self._has_socket:
             self._make_room_for_socket()
+        folder = postgres_with_tls() if self._secure else programs()
         return start(
             self._home,
             self.name,
-            [str(programs() / "postgres"), "-D", str(self._folder)],
+            [str(folder / "postgres"), "-D", str(self._folder)],
             death_signal=self.stop_signal,
             unprivileged=True,
         )
@@ -196,7 +203,7 @@ class Postgres(Part):
     def waits_for(self) -> str | None:
         """None if it runs a query."""
         try:
-            with session(f"{self._of('postgres')}?connect_timeout=1") as connection:
+            with session(make_conninfo(self._of("postgres"), connect_timeout=1)) as connection:
                 connection.execute("SELECT 1")
         except psycopg.Error as error:
             return " ".join(str(error).split())

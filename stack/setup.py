@@ -1,4 +1,4 @@
-"""One-time set-up: ``python -m stack.setup`` fetches Kafka and records the AOT cache of its Java.
+"""One-time set-up: ``python -m stack.setup`` fetches Kafka and PostgreSQL with TLS, and trains Kafka's Java.
 
 A broker that stops records which classes it loaded, how they were linked and which methods were hot (JEP 483,
 514 and 515); brokers that start with this file are ready a second sooner. They also start without it.
@@ -10,17 +10,18 @@ import tempfile
 from pathlib import Path
 
 from stack.errors import StackError
-from stack.jars import kafka_jars
+from stack.jars import kafka_jars, postgres_with_tls
 from stack.kafka import training
 from stack.supervisor import Stack, to_stderr
 
 
 def set_up() -> None:
-    """Fetch Kafka's jars and make the AOT cache of its Java, unless they exist.
+    """Fetch Kafka's jars and PostgreSQL with TLS, and make the AOT cache of Kafka's Java, unless they exist.
 
     Raises:
-        StackError: Kafka could not be fetched or started.
+        StackError: one could not be fetched, or Kafka not be started.
     """
+    postgres_with_tls(to_stderr)
     made = training(kafka_jars(to_stderr))
     if made.exists():
         return

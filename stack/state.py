@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from contracts.rights import OPERATOR
 from processors.runtime.settings import DATA_FOLDER
+from stack import secured
 from stack.errors import NotRunning
 from stack.lock import is_held
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 
 FILE_NAME = "stack.json"
 
@@ -28,6 +30,7 @@ class State:
         dsns: PostgreSQL URL by database.
         http: port on 127.0.0.1 by service, where it answers ``/readyz`` and ``/metrics``.
         pids: process ID by part.
+        secured: whether Kafka asks who comes; whoever uses the data folder is its operator.
     """
 
     data: str
@@ -36,6 +39,7 @@ class State:
     dsns: dict[str, str]
     http: dict[str, int] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
+    secured: bool = False
 
 
 def default_data_folder() -> Path:
@@ -86,11 +90,13 @@ def last_ports(data: Path) -> dict[str, int]:
     return {"kafka": int(state.kafka_bootstrap.rpartition(":")[2]), **servers, **state.http}
 
 
-def environment(state: State, dsns: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(state: State, dsns: Mapping[str, str] | None = None, user: str = OPERATOR) -> dict[str, str]:
     """The environment variables with which a program connects to this stack.
 
     Args:
         dsns: other URLs of its databases.
+        user: who it is for Kafka, where that is secured.
     """
     variables = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in (dsns or state.dsns).items()}
-    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **variables, "SETTLE_DATA": state.data}
+    identity = secured.user_variables(Path(state.data), user) if state.secured else {}
+    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **identity, **variables, "SETTLE_DATA": state.data}

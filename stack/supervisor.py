@@ -1,7 +1,6 @@
 """The supervisor: one thread that starts the parts in order, keeps them running, and stops them in order."""
 
 import atexit
-import os
 import queue
 import signal
 import sys
@@ -13,26 +12,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from contracts.services import DATABASES, NAMES, PROVIDER
-from stack import ports
+from broker.security import assume
+from contracts.services import DATABASES, NAMES
+from stack import secured
 from stack import state as stack_json
+from stack.assembly import FIRST, Options, assemble
 from stack.errors import ChildFailed, StackError
-from stack.jars import kafka_jars
-from stack.kafka import Kafka
+from stack.jars import kafka_jars, postgres_with_tls
 from stack.lock import FolderLock
+from stack.names import SERVERS
 from stack.part import PartStatus, Preparation
-from stack.postgres import SERVERS, Clusters, Postgres
+from stack.postgres import Clusters
 from stack.process import Child, Home
-from stack.provision import ensure_topics, migrate
+from stack.provision import make_secrets, migrate, provide
 from stack.service import Command, Service, settle_run
 from stack.supervised import Supervised
 
 SERVICES = ("relay", *NAMES)
-FIRST = ("relay", PROVIDER)
-"""Services that must be ready before the others start, and end after them: the relay creates the publications and
-slots without which an outbox row could go unseen. The payment service calls
-the provider, where that is a service."""
-
 TICK_S = 0.2
 START_POLL_S = 0.05
 HURRY_WAIT_S = 3.0
@@ -63,6 +59,7 @@ class Stack:
         java_options: of the broker's Java, over :data:`stack.kafka.JVM_FLAGS`.
         partitions: of each topic that is created.
         command: how a service is run.
+        secure: TLS everywhere, a Kafka user for each service, and ACLs; a data folder that was secured stays so.
         note: called with a line that a person may want to read: a download, a restart, a child that had to be
         killed.
     """
@@ -78,16 +75,21 @@ class Stack:
         java_options: Sequence[str] = (),
         partitions: int = 4,
         command: Command = settle_run,
+        secure: bool = False,
         note: Callable[[str], None] = to_stderr,
     ):
         self.data = data.expanduser().resolve()
         self._services = tuple(services)
-        self._databases = tuple(databases)
-        self._environment = dict(environment or {})
-        self._postgres_settings = dict(postgres_settings or {})
-        self._java_options = tuple(java_options)
-        self._partitions = partitions
-        self._command = command
+        self._options = Options(
+            self._services,
+            tuple(databases),
+            dict(environment or {}),
+            dict(postgres_settings or {}),
+            tuple(java_options),
+            partitions,
+            command,
+            secure or secured.is_secured(self.data),
+        )
         self._note = note
         self._lock: FolderLock | None = None
         self._thread: threading.Thread | None = None
@@ -99,6 +101,7 @@ class Stack:
         self._changed = threading.Condition()
         self._statuses: tuple[PartStatus, ...] = ()
         self._state: stack_json.State | None = None
+        self._admin_bootstrap: str | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,6 +119,13 @@ class Stack:
             raise StackError("the stack has not been started")
         return self._state
 
+    @property
+    def admin_bootstrap(self) -> str:
+        """Kafka's address for whoever may do everything, which this process is there."""
+        if self._admin_bootstrap is None:
+            raise StackError("the stack has not been started")
+        return self._admin_bootstrap
+
     def environment(self) -> dict[str, str]:
         """The environment variables with which a program connects to this stack."""
         return stack_json.environment(self.state)
@@ -132,6 +142,8 @@ class Stack:
             StackError: something could not be started; nothing is left running.
         """
         jars = kafka_jars(self._note)
+        if self._options.secure:
+            postgres_with_tls(self._note)
         self._lock = FolderLock(self.data, self._note)
         self._stopping.clear()
         self._hurried = False
@@ -291,38 +303,16 @@ class Stack:
     def _start(self, jars: Path) -> None:
         assert self._lock is not None
         home = Home(self.data, self._lock.children_fd)
-        old_ports = stack_json.last_ports(self.data)
-        taken: set[int] = set()
-
-        def port(part: str) -> int:
-            return ports.choose(old_ports.get(part), taken=taken)
-
-        servers = {
-            name: Postgres(home, name, port(SERVERS[name]), self._postgres_settings) for name in self._databases
-        }
-        kafka = Kafka(home, jars, port("kafka"), ports.choose(taken=taken), self._java_options)
-        self._state = stack_json.State(
-            data=str(self.data),
-            pid=os.getpid(),
-            kafka_bootstrap=kafka.address,
-            dsns={name: server.dsn for name, server in servers.items()},
-            http={name: port(name) for name in self._services},
-        )
-        own_dsns = {name: server.own_dsn for name, server in servers.items()}
-        variables = {**stack_json.environment(self._state, own_dsns), **self._environment}
-        if PROVIDER in self._services:
-            variables["SETTLE_PROVIDER_URL"] = f"http://{ports.HOST}:{self._state.http[PROVIDER]}"
-        parts = [
-            *servers.values(),
-            kafka,
-            *(
-                Service(home, name, self._state.http[name], variables, self._command)
-                for name in sorted(self._services, key=lambda name: name not in FIRST)
-            ),
-        ]
-        self._supervised = {part.name: Supervised(part, self._note) for part in parts}
+        if self._options.secure:
+            make_secrets(self.data)
+        parts = assemble(home, jars, self._options)
+        servers, kafka, self._state = parts.servers, parts.kafka, parts.state
+        self._admin_bootstrap = kafka.admin_address
+        assume(kafka.address, stack_json.environment(self._state))
+        every = (*servers.values(), kafka, *parts.services)
+        self._supervised = {part.name: Supervised(part, self._note) for part in every}
         server_names = [server.name for server in servers.values()]
-        self._prepare({Clusters(home, self._databases): server_names, kafka: [kafka.name]})
+        self._prepare({Clusters(home, self._options.databases): server_names, kafka: [kafka.name]})
         self._await_ready(server_names)
         # Kafka needs seconds to start: the schemas are migrated meanwhile.
         for name, server in servers.items():
@@ -330,7 +320,7 @@ class Stack:
             server.create_database()
             migrate(name, server.dsn)
         self._await_ready([kafka.name])
-        ensure_topics(kafka.address, self._partitions)
+        provide(kafka, self._options, self.data)
         for group in self._groups():
             for name in group:
                 self._supervised[name].launch()

@@ -27,6 +27,7 @@ from uuid_utils.compat import uuid7
 from xdist.scheduler import LoadScopeScheduling
 
 import tracing
+from broker import security
 from broker.offsets import Offsets
 from contracts.events import WithdrawalRequested, encode
 from contracts.services import TOPICS
@@ -43,6 +44,8 @@ from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
 
 WAIT_S = 60.0
+SECURE = bool(os.environ.get("SETTLE_TEST_SECURE"))
+"""Whether the stacks that tests share, and those of the relay's and of chaos, are secured ones."""
 OWN_STACKS = (
     "retries",
     "test_chaos.py",
@@ -50,6 +53,7 @@ OWN_STACKS = (
     "relay/test_faults.py",
     "relay/test_cluster.py",
     "test_stack.py",
+    "test_secured.py",
     "test_republish.py",
     "test_grants.py",
     "test_demo.py",
@@ -117,6 +121,12 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S)
     return answer
 
 
+def kafka(stack: Stack, **properties: Any) -> dict[str, Any]:
+    """Properties of a client of a test's own, which may do everything."""
+    address = stack.admin_bootstrap
+    return {"bootstrap.servers": address, **security.properties(address), **properties}
+
+
 class Settle:
     """A running stack, as a test sees it."""
 
@@ -128,7 +138,11 @@ class Settle:
         self.bootstrap = stack.state.kafka_bootstrap
         self.dsns = stack.state.dsns
         self._connections: dict[str, psycopg.Connection] = {}
-        self._producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"})
+        self._producer = Producer(self.kafka(partitioner="murmur2_random"))
+
+    def kafka(self, **properties: Any) -> dict[str, Any]:
+        """Properties of a client of a test's own, in which _ stands for a dot; it may do everything."""
+        return kafka(self.stack, **{name.replace("_", "."): value for name, value in properties.items()})
 
     def open_account(self, balance_minor: int = OPENING_MINOR, currency: str = "USD") -> str:
         """A new account of its own for a test."""
@@ -212,7 +226,7 @@ class Settle:
 
     def length(self, topic: str) -> int:
         """How many records a topic has ever had."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test"})
+        consumer = Consumer(self.kafka(group_id="test"))
         try:
             partitions = consumer.list_topics(topic, 10).topics[topic].partitions
             places = [TopicPartition(topic, partition) for partition in partitions]
@@ -253,7 +267,7 @@ class Settle:
 
     def set_offsets(self, service: str, places: Sequence[TopicPartition]) -> None:
         """Have a service that is stopped go on somewhere else."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin = AdminClient(self.kafka())
         request = ConsumerGroupTopicPartitions(consumer_group(service), list(places))
 
         def is_set() -> bool:
@@ -274,7 +288,7 @@ class Settle:
     @contextmanager
     def reader(self, topic: str) -> Iterator[Consumer]:
         """A consumer of a whole topic from its beginning, in no group."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test", "enable.auto.commit": False})
+        consumer = Consumer(self.kafka(group_id="test", enable_auto_commit=False))
         partitions = consumer.list_topics(topic, 10).topics[topic].partitions
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
         try:
@@ -323,7 +337,7 @@ def settle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settle]:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         data = tmp_path_factory.mktemp("stack")
         arming = Arming()
-        with Stack(data, environment=environment, command=arming) as stack:
+        with Stack(data, environment=environment, command=arming, secure=SECURE) as stack:
             trace_requests(collector)
             # Patient: some tests take the broker away.
             with (

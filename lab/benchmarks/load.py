@@ -20,7 +20,8 @@ from processors.account.accounts import open_accounts
 from producers.client import LINGER_UNDER_LOAD_MS, WithdrawalClient
 from producers.load import run_load
 from producers.plan import LoadPlan, Planned, plan_load
-from stack.postgres import SERVERS, USER
+from stack.names import SERVERS
+from stack.postgres import USER
 from stack.supervisor import Stack
 from tracing.setup import TracingSettings
 

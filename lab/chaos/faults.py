@@ -123,7 +123,7 @@ class Faults:
 
     def _repeat(self, fault: Fault) -> None:
         """Republish the newest records of a topic, as a relay that died before it confirmed them does."""
-        bootstrap = self._stack.state.kafka_bootstrap
+        bootstrap = self._stack.admin_bootstrap
         newest: deque[Message] = deque(scan(bootstrap, [fault.part]), maxlen=REPEAT_RECORDS)
         producer = idempotent_producer(bootstrap, PRODUCER)
         for message in newest:

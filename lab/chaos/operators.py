@@ -291,7 +291,7 @@ class Operators:
 
     @property
     def _bootstrap(self) -> str:
-        return self._stack.state.kafka_bootstrap
+        return self._stack.admin_bootstrap
 
 
 def _wait_for(asked: Mapping[Any, Future[T]]) -> list[T]:

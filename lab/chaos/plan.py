@@ -7,7 +7,7 @@ from itertools import chain
 
 from contracts.failpoints import FAILPOINTS
 from contracts.services import READ_BY, TOPICS
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 
 SERVICES = ("relay", *READ_BY)
 PARTS = ("kafka", "postgres", *SERVICES)
@@ -94,6 +94,7 @@ class Options:
         rolling: no faults, but every service restarted one after another, with a second instance meanwhile.
         operators: also what people do to databases, topics and clocks.
         rate: requests a second.
+        secure: on a secured stack.
 
     Raises:
         ChaosError: one is invalid.
@@ -108,6 +109,7 @@ class Options:
     rolling: bool = False
     operators: bool = False
     rate: float = 100.0
+    secure: bool = False
 
     def __post_init__(self) -> None:
         if not WARM_UP_S + CALM_S < self.duration_s <= 24 * 3600:

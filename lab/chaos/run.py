@@ -98,7 +98,9 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
     with SpanCollector() as collector:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         environment |= PROVIDER_FAULTS if options.provider_faults else {}
-        with Stack(folder, environment=environment, command=arming, note=lambda _: None) as stack:
+        with Stack(
+            folder, environment=environment, command=arming, secure=options.secure, note=lambda _: None
+        ) as stack:
             names = [f"acc-{number}" for number in range(1, _accounts(options) + 1)]
             open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")
             operators = Operators(stack, arming)

@@ -2,8 +2,9 @@
 
 A dead letter is named by the place of its original, ``<topic>/<partition>@<offset>``, as the services' logs name
 it. Two services that refuse the same message, or one that refuses it twice around a crash, make one dead letter.
-One that does not say where its original is, or names the place of a different message (a topic made anew
-counts from 0 again, and anybody may write to these topics), is named by its own place, so that it hides no other.
+One that does not say where its original is, names another topic than the one whose dead letters these are, or
+names the place of a different message (a topic made anew counts from 0 again, and others may write here), is named
+by its own place, so that it hides no other, and steers no redrive elsewhere.
 """
 
 from collections import Counter, defaultdict
@@ -216,11 +217,14 @@ def letter_of(message: Message) -> Letter:
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    origin = about.get(headers.DEAD_LETTER_TOPIC)
+    # Anybody who may write here can claim anything: a letter goes back to the topic whose dead letters these are.
+    origin = topic.removesuffix(".dlq")
+    is_from_there = about.get(headers.DEAD_LETTER_TOPIC) == origin
     place = _number(about.get(headers.DEAD_LETTER_PARTITION)), _number(about.get(headers.DEAD_LETTER_OFFSET))
-    says_where = bool(origin) and None not in place
+    if not is_from_there:
+        place = None, None
     record = Record(
-        origin or topic.removesuffix(".dlq"),
+        origin,
         partition if place[0] is None else place[0],
         offset if place[1] is None else place[1],
         message.key(),
@@ -234,7 +238,7 @@ def letter_of(message: Message) -> Letter:
         about.get(headers.DEAD_LETTER_ERROR),
         utc.parse(about.get(headers.DEAD_LETTER_AT)),
     )
-    return Letter(record.place if says_where else place_of(message), record, [refusal])
+    return Letter(record.place if None not in place else place_of(message), record, [refusal])
 
 
 def _number(text: str | None) -> int | None:

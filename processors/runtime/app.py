@@ -26,6 +26,7 @@ from mode import Service
 from prometheus_client import REGISTRY
 
 import tracing
+from broker import security
 from broker.records import Record
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
@@ -333,10 +334,12 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
 
     Raises:
         pydantic.ValidationError: a variable is invalid.
-        EnvironmentRefusedError: production is configured with a default password.
+        EnvironmentRefusedError: production is configured with a default password, or nobody can connect to Kafka
+            as the variables say.
     """
     refuse_development_defaults()
     settings = ServiceSettings()
+    security.check(settings.kafka_bootstrap)
     processor = processor_type(settings)
     pipeline = Pipeline(
         processor, DeadLetters(settings.kafka_bootstrap, processor.name), brokers(settings.kafka_bootstrap)

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
+from contracts.services import NAMES
 from tests.compose.conftest import Compose
 
 NEVER = "0001-01-01T00:00:00Z"
 """What Docker says of a container that was created and not started."""
 
-ONE_SHOTS = {"preflight", "prepare", "settle"}
+ONE_SHOTS = {"preflight", "secrets", "prepare", "settle"}
+SHOW_PAGES = {"jaeger", "mailpit", "prometheus", "grafana"}
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +42,59 @@ def test_whatever_keeps_running_is_probed_and_restarted(services):
 def test_every_container_of_ours_may_write_nowhere_and_do_little(services):
     ours = [service for service in services.values() if service["image"] == "settle"]
 
-    assert len(ours) == 8
-    assert all(service["read_only"] and service["cap_drop"] == ["ALL"] for service in ours)
-    assert all(service["security_opt"] == ["no-new-privileges:true"] for service in ours)
+    assert len(ours) == 9
+    assert all(service["read_only"] for service in ours)
+
+
+def test_no_container_gains_privileges_or_has_capabilities_but_the_one_that_gives_secrets_away(services):
+    assert all(service["cap_drop"] == ["ALL"] for service in services.values())
+    assert all(service["security_opt"] == ["no-new-privileges:true"] for service in services.values())
+    assert {name for name, service in services.items() if "cap_add" in service} == {"secrets"}
+    assert {name for name, service in services.items() if service.get("user") == "0:0"} == {"secrets"}
+
+
+def test_every_containers_processes_and_temporary_files_are_limited(services):
+    assert [name for name, service in services.items() if not service.get("pids_limit")] == []
+    # Jaeger's is a volume: its traces.
+    assert [name for name, service in services.items() if name != "jaeger" and "tmpfs" not in service] == []
+
+
+def test_what_shows_pages_reaches_neither_kafka_nor_a_database(services):
+    networks = {name: set(service.get("networks", ())) for name, service in services.items()}
+    guarded = networks["kafka"].union(*(found for name, found in networks.items() if name.startswith("postgres-")))
+    assert guarded == {"kafka", "postgres"}
+    for name in SHOW_PAGES:
+        assert networks[name]
+        assert not networks[name] & guarded
+    assert {name for name, found in networks.items() if "web" in found} == SHOW_PAGES
+    assert {name for name, service in services.items() if service.get("network_mode") == "none"} == {
+        "preflight",
+        "secrets",
+    }
+
+
+def test_kafka_lets_nobody_in_without_a_password_or_a_certificate(services):
+    kafka = services["kafka"]["environment"]
+    listeners = dict(one.split("://") for one in kafka["KAFKA_LISTENERS"].split(","))
+    protocols = dict(one.split(":") for one in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    beyond = {name for name, place in listeners.items() if not place.startswith("localhost:")}
+    assert {name: protocols[name] for name in beyond} == {"CLIENT": "SASL_SSL", "ADMIN": "SSL"}
+    assert listeners["CONTROLLER"].startswith("localhost:")
+    assert "ANONYMOUS" not in kafka["KAFKA_SUPER_USERS"]
+    for name in ("ADMIN", "CONTROLLER"):
+        assert kafka[f"KAFKA_LISTENER_NAME_{name}_SSL_CLIENT_AUTH"] == "required"
+
+
+def test_each_service_is_a_user_of_its_own_with_its_own_secrets(services):
+    for name in (*NAMES, "relay"):
+        environment, volumes = services[name]["environment"], services[name]["volumes"]
+        assert environment["SETTLE_KAFKA_SASL_USERNAME"] == name
+        secrets = [one["source"] for one in volumes if one["target"] == "/run/secrets/settle"]
+        assert secrets == [f"secrets-{name}"]
 
 
 def test_every_image_of_others_has_a_version(services):
-    assert [service["image"] for service in services.values() if ":" not in service["image"]] == ["settle"] * 8
+    assert [service["image"] for service in services.values() if ":" not in service["image"]] == ["settle"] * 9
 
 
 def test_production_with_development_defaults_starts_nothing():

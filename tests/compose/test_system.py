@@ -8,12 +8,24 @@ import subprocess
 
 import pytest
 
-from stack.postgres import SERVERS
+from stack.names import SERVERS
+from tests.compose.conftest import docker
 from tests.conftest import wait_until
 
 SERVICES = ("account", "payment", "notification", "saga", "relay")
 BASE = (*SERVERS.values(), "kafka", "jaeger", "mailpit", "prometheus")
 
+AS_ADMIN = ("--bootstrap-server=kafka:9094", "--command-config=/run/secrets/settle/admin.properties")
+# By the identity that the container gives its process.
+WRITE = """
+import os, sys
+from broker.clients import plain_producer
+said = []
+producer = plain_producer(os.environ["SETTLE_KAFKA_BOOTSTRAP"])
+producer.produce(sys.argv[1], b"{}", on_delivery=lambda error, _: said.append(error))
+producer.flush(20)
+print(said[0].name() if said[0] else "written")
+"""
 COUNT = 500
 MIXED = ("--declined=0.1", "--insufficient=0.05", "--duplicates=0.1")
 PARTITIONS = 12
@@ -26,7 +38,7 @@ def test_everything_is_up_and_well(compose):
     assert {name: states[name]["Health"]["Status"] for name in (*SERVICES, *BASE)} == dict.fromkeys(
         (*SERVICES, *BASE), "healthy"
     )
-    assert [states[name]["ExitCode"] for name in ("preflight", "prepare")] == [0, 0]
+    assert [states[name]["ExitCode"] for name in ("preflight", "secrets", "prepare")] == [0, 0, 0]
 
 
 def test_the_image_holds_what_runs_and_nothing_else(compose):
@@ -45,13 +57,38 @@ def test_a_service_is_nobody_and_writes_nowhere(compose):
     assert shell("grep CapBnd /proc/self/status").stdout.split() == ["CapBnd:", "0" * 16]
 
 
+def test_a_service_cannot_write_what_another_emits(compose):
+    def writes(topic):
+        return compose("exec", "--no-TTY", "payment", "python", "-c", WRITE, topic).strip()
+
+    assert writes("account.events.dlq") == "written"
+    assert writes("account.events") == writes("payment.events") == "TOPIC_AUTHORIZATION_FAILED"
+    listed = json.loads(compose.settle("dead-letters", "list", "--json"))
+    compose.settle("dead-letters", "discard", *(letter["id"] for letter in listed))
+
+
+def test_what_shows_pages_finds_neither_kafka_nor_a_database(compose):
+    for name in ("jaeger", "mailpit", "prometheus"):
+        for host in ("kafka", "postgres-account"):
+            found = compose.run("exec", "--no-TTY", name, "sh", "-c", f"getent hosts {host} || nslookup {host}")
+            assert found.returncode != 0, (name, host, found.stdout)
+    # By its address there is no way either: the networks are different ones.
+    reached = {name: networks(compose, name) for name in ("kafka", "postgres-account", "prometheus", "mailpit")}
+    assert not (reached["kafka"] | reached["postgres-account"]) & (reached["prometheus"] | reached["mailpit"])
+
+
+def networks(compose, service):
+    (container,) = compose.ids(service)
+    return set(json.loads(docker("inspect", container))[0]["NetworkSettings"]["Networks"])
+
+
 def test_topics_are_as_they_were_asked_for(compose):
     told = compose(
         "exec",
         "--no-TTY",
         "kafka",
         "/opt/kafka/bin/kafka-topics.sh",
-        "--bootstrap-server=localhost:9092",
+        *AS_ADMIN,
         "--describe",
     )
 
@@ -199,7 +236,7 @@ def partitions_by_member(compose):
         "--no-TTY",
         "kafka",
         "/opt/kafka/bin/kafka-consumer-groups.sh",
-        "--bootstrap-server=localhost:9092",
+        *AS_ADMIN,
         "--group=settle-payment",
         "--describe",
         "--members",

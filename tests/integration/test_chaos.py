@@ -6,17 +6,19 @@ import subprocess
 import sys
 
 from lab.chaos.plan import FREEZE, OPERATORS, PARTS
+from tests.conftest import SECURE
 
 SEED = 7
 OPERATORS_SEED = 29
 RUN_S_MAX = 300.0
+SECURELY = " --secure" if SECURE else ""
 
 
 def run(tmp_path, arguments):
     """What ``settle chaos`` printed, and its report, whose every check holds."""
     report_file = tmp_path / "report.json"
     run = subprocess.run(
-        [sys.executable, "-m", "cli", *f"chaos {arguments} --json {report_file}".split()],
+        [sys.executable, "-m", "cli", *f"chaos {arguments}{SECURELY} --json {report_file}".split()],
         env={**os.environ, "COLUMNS": "80", "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,

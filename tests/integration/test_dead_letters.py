@@ -182,11 +182,12 @@ def test_no_foreign_dead_letter_hides_another_or_is_taken_for_it(settle: Settle)
     claims = {"dlq.topic": "account.events", "dlq.partition": str(partition), "dlq.offset": str(offset)}
     forged = settle.send("account.events.dlq", b"forged", key, **claims)
     nameless = settle.send("account.events.dlq", b"nameless", key)
+    elsewhere = settle.send("account.events.dlq", b"elsewhere", key, **{**claims, "dlq.topic": "payment.requests"})
     half = settle.send("account.events.dlq", b"half", key, **{**claims, "dlq.offset": "-1"})
     discarded = cli(settle, "discard", f"account.events.dlq/{forged[0]}@{forged[1]}")
     assert (discarded.exit_code, discarded.stdout) == (0, "1 dead letter discarded\n"), discarded.stderr
     letters = {letter.id: letter for letter in read_letters(settle.bootstrap)}
-    for found, value in ((forged, b"forged"), (nameless, b"nameless"), (half, b"half")):
+    for found, value in ((forged, b"forged"), (nameless, b"nameless"), (elsewhere, b"elsewhere"), (half, b"half")):
         letter = letters[f"account.events.dlq/{found[0]}@{found[1]}"]
         assert (letter.record.topic, letter.record.partition, letter.record.value) == (
             "account.events",

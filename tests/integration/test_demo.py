@@ -7,11 +7,12 @@ import sys
 import psutil
 
 from operations.trace_check import HOPS
+from tests.conftest import SECURE
 
 
 def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "80"}
-    command = [sys.executable, "-m", "cli", "demo", "--count", "100"]
+    command = [sys.executable, "-m", "cli", "demo", "--count", "100", *(["--secure"] if SECURE else [])]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     said = ended.stdout
     assert ended.returncode == 0, said + ended.stderr

@@ -20,7 +20,7 @@ from broker.scan import scan
 from contracts.services import READ_BY
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 from tests.conftest import WAIT_S, Settle, wait_until
 
 MIXED = {"duplicates": 0.1, "declined": 0.1, "insufficient": 0.05}
@@ -223,7 +223,7 @@ def test_whole_topics_replayed_from_their_beginning_change_nothing(settle: Settl
     Load(settle, 300, rate=300).finish()
     before, balances = settle.counts(), settle.query("account", "SELECT * FROM accounts ORDER BY account_id")
     settle.stack.stop_service(*READ_BY)
-    admin = AdminClient({"bootstrap.servers": settle.bootstrap})
+    admin = AdminClient(settle.kafka())
     for service, topics in READ_BY.items():
         known = admin.list_topics(timeout=10).topics
         settle.set_offsets(

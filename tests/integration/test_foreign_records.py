@@ -31,7 +31,7 @@ REQUESTS = WITHDRAWAL_REQUESTS.name
 
 def new_topic(settle: Settle, ending: str = "", **config: str) -> str:
     name = f"foreign-{uuid4().hex}{ending}"
-    admin = AdminClient({"bootstrap.servers": settle.bootstrap})
+    admin = AdminClient(settle.kafka())
     options = {key.replace("_", "."): value for key, value in config.items()}
     (made,) = admin.create_topics([NewTopic(name, 1, 1, config=options)]).values()
     made.result(30)
@@ -42,7 +42,7 @@ def send(settle: Settle, topic: str, value: bytes | None, key: str, codec: str =
     """Write one record; its place."""
     placed = []
     config = {"message.max.bytes": 200_000_000, "compression.type": codec, "partitioner": "murmur2_random"}
-    producer = Producer({"bootstrap.servers": settle.bootstrap, **config})
+    producer = Producer({**settle.kafka(), **config})
     producer.produce(topic, value, key, headers=list(fields), on_delivery=lambda *result: placed.append(result))
     producer.flush(60)
     ((error, message),) = placed
@@ -173,7 +173,7 @@ def test_a_redrive_is_not_stopped_by_a_letter_that_its_topic_no_longer_takes(set
 
 def test_more_records_than_a_producer_queues_are_delivered(settle: Settle):
     topic = new_topic(settle)
-    producer = Producer({"bootstrap.servers": settle.bootstrap, "queue.buffering.max.messages": 10})
+    producer = Producer({**settle.kafka(), "queue.buffering.max.messages": 10})
     records = [Record(topic, 0, 0, None, b"%d" % n, []) for n in range(25)]
     assert [message.value() for message in deliver(producer, records)] == [one.value for one in records]
 
@@ -219,7 +219,7 @@ def test_ignored_types_become_no_record_and_are_confirmed(settle: Settle):
             return consumer.lag(ask_kafka=True) == {topic: 0}
 
         wait_until(all_read, "all are taken")
-    with closing(Consumer({"bootstrap.servers": settle.bootstrap, "group.id": group})) as member:
+    with closing(Consumer({**settle.kafka(), "group.id": group})) as member:
         (place,) = member.committed([TopicPartition(topic, 0)], 10)
     assert (found, place.offset) == ([1, 2, 4], 6)
 
@@ -229,7 +229,7 @@ def test_a_compressed_batch_that_cannot_be_read_is_passed_over_record_by_record(
     send(settle, topic, b"before", "k")
     producer = Producer(
         {
-            "bootstrap.servers": settle.bootstrap,
+            **settle.kafka(),
             "compression.type": "zstd",
             "message.max.bytes": 200_000_000,
             "batch.size": 200_000_000,

@@ -225,7 +225,9 @@ def nasty_letters(settle: Settle, account: str) -> dict[str, bytes]:
     for number, (name, body) in enumerate(bodies.items()):
         payment_id = str(uuid4())
         body = body.replace(b"%s", payment_id.encode())
-        headers = {**reasons, "dlq.topic": f"{NASTY} {name}", "dlq.offset": str(number)}
+        headers = {**reasons, "eventType": f"{NASTY} {name}", "dlq.offset": str(number)}
+        if name == "number":
+            headers |= {"dlq.topic": "account.events", "dlq.partition": "999"}
         if name == "bytes":
             headers = dict.fromkeys(headers, b"\xff")
         settle.send("account.events.dlq", body, account, **headers)
@@ -251,12 +253,12 @@ def test_no_dead_letter_ends_the_commands(settle: Settle):
         assert shown.exit_code == 0
         assert len(shown.stdout) < 400_000
         assert letter.id in [one["id"] for one in listed]
-    refused = cli(environment, "dead-letters", "discard", "--topic", f"{NASTY} deep")
+    refused = cli(environment, "dead-letters", "discard", "--type", f"{NASTY} deep")
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
     assert "to discard 1 dead letter without a terminal to ask at, pass --yes" in refused.stderr
     assert SHOWN in refused.stdout
-    gone = cli(environment, "dead-letters", "redrive", "--topic", f"{NASTY} deep", "--yes")
+    gone = cli(environment, "dead-letters", "redrive", "--type", f"{NASTY} number", "--yes")
     assert gone.exit_code == 2
     assert "that partition does not exist any more" in gone.stderr
     for name in bodies:
-        cli(environment, "dead-letters", "discard", "--topic", f"{NASTY} {name}", "--yes")
+        cli(environment, "dead-letters", "discard", "--type", f"{NASTY} {name}", "--yes")

@@ -28,7 +28,7 @@ TAKEN_ALONG_MAX = 5
 
 
 def delete_all_records(settle: Settle, *topics: str) -> None:
-    admin = AdminClient({"bootstrap.servers": settle.bootstrap})
+    admin = AdminClient(settle.kafka())
     ends = [TopicPartition(*place, end) for place, end in Offsets(settle.bootstrap).end(topics).items()]
     for future in admin.delete_records(ends).values():
         future.result(WAIT_S)
@@ -39,7 +39,7 @@ def send(settle: Settle, account: str, message_id: str, commit: bool = True, **c
     one = request(account)
     producer = Producer(
         {
-            "bootstrap.servers": settle.bootstrap,
+            **settle.kafka(),
             "partitioner": "murmur2_random",
             "transactional.id": f"test-{uuid4()}",
             **config,
@@ -81,7 +81,7 @@ def all_is_well(settle: Settle) -> None:
     account = settle.open_account()
     settle.send(REQUESTS, b"junk", account, id=str(uuid4()), eventType="WithdrawalRequested")
     settle.send(REQUESTS, b"", account, id=str(uuid4()), eventType="SomebodyElses")
-    tombstone = Producer({"bootstrap.servers": settle.bootstrap, "partitioner": "murmur2_random"})
+    tombstone = Producer({**settle.kafka(), "partitioner": "murmur2_random"})
     tombstone.produce(REQUESTS, None, account, headers={"id": str(uuid4()), "eventType": "WithdrawalRequested"})
     tombstone.flush(WAIT_S)
     # Last, so that what ends each partition is the end of a transaction.

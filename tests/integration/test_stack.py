@@ -23,7 +23,7 @@ from outbox_relay.settings import RelaySettings
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, ChildFailed
 from stack.lock import holders
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 from stack.state import State
 from stack.supervisor import Stack
 

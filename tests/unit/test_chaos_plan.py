@@ -27,7 +27,7 @@ from lab.chaos.plan import (
     Options,
     plan,
 )
-from stack.postgres import SERVERS
+from stack.names import SERVERS
 
 ALL = {"pause": True, "duplicates": True, "operators": True}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.security import KafkaSettings
 from cli.settings import DEFAULT_JAEGER_URL
 from outbox_relay.settings import RelaySettings
 from processors.runtime.settings import DATA_FOLDER, ServiceSettings
@@ -14,7 +15,7 @@ from producers.settings import ProducerSettings
 from tracing.setup import TracingSettings
 
 ROOT = Path(__file__).parents[2]
-CLASSES = (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings)
+CLASSES = (KafkaSettings, ServiceSettings, ProducerSettings, RelaySettings, TracingSettings)
 
 # Read by themselves, without a settings class.
 OTHERS = {

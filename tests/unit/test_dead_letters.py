@@ -60,6 +60,14 @@ def test_open_dead_letters_are_counted_once_by_the_service_that_refused_them(top
     assert letters.count_open("kafka:9092") == {"account": 1, "fraud": 1, "saga": 1}
 
 
+def test_a_dead_letter_goes_back_to_the_topic_whose_dead_letters_hold_it_whatever_it_claims():
+    forged = dead("account", 5)
+    forged.topic = lambda: "payment.requests.dlq"  # it claims to come from withdrawal.requests
+    letter = letters.letter_of(forged)
+    assert (letter.record.topic, letter.record.partition) == ("payment.requests", 0)
+    assert letter.id == "payment.requests.dlq/0@5"
+
+
 class Saga:
     """A database of the saga service that knows one withdrawal, which has ended."""
 

@@ -116,4 +116,5 @@ class Cluster:
 
 def on(cluster, stack):
     """A stack of the same databases whose Kafka is a cluster."""
-    return SimpleNamespace(state=SimpleNamespace(kafka_bootstrap=cluster.bootstrap, dsns=stack.state.dsns))
+    state = SimpleNamespace(kafka_bootstrap=cluster.bootstrap, dsns=stack.state.dsns)
+    return SimpleNamespace(state=state, admin_bootstrap=cluster.bootstrap, data=stack.data)

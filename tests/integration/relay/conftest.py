@@ -3,6 +3,7 @@
 import pytest
 
 from stack.supervisor import Stack
+from tests.conftest import SECURE
 from tests.integration.relay.outbox import Outbox
 
 
@@ -13,7 +14,7 @@ def stack(tmp_path_factory):
     for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(0o755)
     settings = {"fsync": "off", "max_replication_slots": "100", "max_wal_senders": "30"}
-    with Stack(folder, services=(), postgres_settings=settings) as running:
+    with Stack(folder, services=(), postgres_settings=settings, secure=SECURE) as running:
         yield running
 
 

@@ -18,6 +18,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
+from stack import secured
+from tests.conftest import SECURE, kafka
 
 ROOT = Path(__file__).parents[3]
 PARTITIONS = 4
@@ -43,7 +45,8 @@ class Outbox:
     def __init__(self, stack, *, table=True, topic=True, topic_config=None, name=None):
         self.name = name or next(NAMES)
         self.stack = stack
-        self.bootstrap = stack.state.kafka_bootstrap
+        # Its topics are none of the registry, so its relays are those who may do everything.
+        self.bootstrap = stack.admin_bootstrap
         self.dsn = stack.state.dsns["account"].rpartition("/")[0] + f"/{self.name}"
         self.topic = f"{self.name}.events"
         self.slot = f"settle_outbox_{self.name}"
@@ -58,7 +61,7 @@ class Outbox:
 
     def create_topic(self, config=None):
         """Create the topic."""
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        self.admin = AdminClient(kafka(self.stack))
         new = NewTopic(self.topic, PARTITIONS, config=config or {})
         self.admin.create_topics([new])[self.topic].result(DEADLINE_S)
 
@@ -128,7 +131,7 @@ class Outbox:
         """Someone who can ask how long the topic is, and read it."""
         consumer = Consumer(
             {
-                "bootstrap.servers": self.bootstrap,
+                **kafka(self.stack),
                 "group.id": "test",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
@@ -259,7 +262,8 @@ def relay_process(outbox, *, dsn=None, stderr=None, **environment):
     """A relay in a process of its own."""
     source = ["--source", dsn or outbox.dsn, "--bootstrap", outbox.bootstrap]
     command = [sys.executable, "-m", "outbox_relay", *source]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=stderr)
+    identity = secured.admin_variables(outbox.stack.data) if SECURE else {}
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **identity, **environment}, stderr=stderr)
     try:
         yield process
     finally:

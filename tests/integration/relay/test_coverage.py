@@ -10,6 +10,7 @@ from outbox_relay import published
 from outbox_relay.replication import connect
 from outbox_relay.status import outbox_status
 from stack import ports
+from tests.conftest import kafka
 from tests.integration.relay.outbox import Outbox, answer, header, metric, relay_process, relaying, wait_until
 from tests.integration.relay.test_table import limited_role, relaying_as
 
@@ -428,7 +429,7 @@ def test_somebodys_open_transaction_does_not_hide_the_end_of_a_topic(outbox):
     with relaying(outbox, cleanup=False):
         outbox.wait_published([outbox.insert()])
         outbox.wait_confirmed()
-    hanging = Producer({"bootstrap.servers": outbox.bootstrap, "transactional.id": f"hangs-{outbox.name}"})
+    hanging = Producer({**kafka(outbox.stack), "transactional.id": f"hangs-{outbox.name}"})
     hanging.init_transactions()
     hanging.begin_transaction()
     for number in range(4):

@@ -9,7 +9,7 @@ import pytest
 from lab.chaos.arming import Arming
 from producers.client import WithdrawalClient
 from stack.supervisor import SERVICES, Stack
-from tests.conftest import WAIT_S
+from tests.conftest import SECURE, WAIT_S
 from tests.integration.retries.stack import BACKOFF_S, TIMEOUT_S, Retrying
 
 
@@ -21,7 +21,9 @@ def retrying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retrying]:
     }
     data, arming = tmp_path_factory.mktemp("retries"), Arming()
     with (
-        Stack(data, services=(*SERVICES, "provider"), environment=environment, command=arming) as stack,
+        Stack(
+            data, services=(*SERVICES, "provider"), environment=environment, command=arming, secure=SECURE
+        ) as stack,
         WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,
         closing(Retrying(stack, arming, None, client)) as retrying,  # type: ignore[arg-type]  # nothing is traced
     ):

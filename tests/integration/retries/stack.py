@@ -96,7 +96,7 @@ def race(retrying: Retrying, wishes: list[WithdrawalRequested]) -> None:
     rate = 1_000
     plan = [(number / rate, False, wish) for number, wish in enumerate(wishes)]
     plan += [(number / rate + draw.uniform(-0.7, 0.9), True, wish) for number, wish in enumerate(wishes)]
-    producer = Producer({"bootstrap.servers": retrying.bootstrap, "partitioner": "murmur2_random", "linger.ms": 2})
+    producer = Producer({**retrying.kafka(), "partitioner": "murmur2_random", "linger.ms": 2})
     began = time.monotonic()
     for at, is_cancellation, wish in sorted(plan, key=lambda step: step[:2]):
         time.sleep(max(began + at - time.monotonic(), 0))

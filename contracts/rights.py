@@ -1,0 +1,79 @@
+"""The Kafka users, and what each may do: what follows from the registry of services, and no more."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from contracts.services import SERVICES, TOPICS, all_topic_names
+from contracts.topics import DEAD_LETTERS_HANDLED, WITHDRAWAL_REQUESTS, consumer_group
+
+RELAY, PRODUCER, VIEWER, OPERATOR = "relay", "producer", "viewer", "operator"
+"""The users that are no service; each service's user has its name."""
+
+SCAN = "scan"
+"""In the name of the group of who reads whole topics."""
+
+
+@dataclass(frozen=True)
+class KafkaUser:
+    """A user of Kafka.
+
+    Attributes:
+        reads: the topics whose records it may read.
+        writes: the topics to which it may write.
+        joins: the consumer groups of which it may be a member.
+        looks_at: the consumer groups whose offsets and coordinator it may see.
+    """
+
+    name: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    joins: tuple[str, ...] = ()
+    looks_at: tuple[str, ...] = ()
+
+
+def relay_of(service: str) -> str:
+    """The user of a relay that has the outbox of one service alone."""
+    return f"{RELAY}-{service}"
+
+
+def kafka_users() -> tuple[KafkaUser, ...]:
+    """Every user: the services, one relay for all outboxes and one for each, producers, and people."""
+    emitted = _names(service.emits.name for service in SERVICES)
+    everything = (*all_topic_names(), DEAD_LETTERS_HANDLED)
+    # Who reads a whole topic has a group's name as well, and joins none: librdkafka looks for its coordinator.
+    groups = (*(consumer_group(service.name) for service in SERVICES), consumer_group(SCAN))
+    return (
+        *(
+            KafkaUser(
+                service.name,
+                reads=_names(topic.name for topic in service.reads),
+                writes=_names(topic.dead_letters for topic in service.reads),
+                joins=(consumer_group(service.name),),
+            )
+            for service in SERVICES
+        ),
+        # A relay looks up what is on a topic already.
+        KafkaUser(RELAY, reads=emitted, writes=emitted, looks_at=(consumer_group(RELAY),)),
+        *(
+            KafkaUser(
+                relay_of(service.name),
+                reads=(service.emits.name,),
+                writes=(service.emits.name,),
+                looks_at=(consumer_group(RELAY),),
+            )
+            for service in SERVICES
+        ),
+        KafkaUser(PRODUCER, writes=(WITHDRAWAL_REQUESTS.name,)),
+        KafkaUser(VIEWER, reads=everything, looks_at=groups),
+        # Redrives go to any topic that has dead letters; cancellations and republished requests to requests' own.
+        KafkaUser(
+            OPERATOR,
+            reads=everything,
+            writes=(*_names(topic.name for topic in TOPICS), DEAD_LETTERS_HANDLED),
+            looks_at=groups,
+        ),
+    )
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,258 @@
+"""A secured stack: everything works with least rights, and nobody can do what another may."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import psycopg
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from broker import security
+from broker.clients import admin, group_consumer, plain_producer
+from contracts.events import encode
+from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, relay_of
+from contracts.services import NAMES, SERVICES
+from contracts.topics import consumer_group
+from operations.audit.run import run as run_audit
+from operations.dead_letters.letters import read_letters
+from processors.account.accounts import open_accounts
+from producers.client import WithdrawalClient
+from producers.load import run_load
+from producers.plan import LoadPlan, plan_load
+from stack import secured
+from stack.supervisor import Stack
+from tests.conftest import WAIT_S, wait_until
+from tests.integration.test_withdrawals import request
+
+COUNT = 300
+BALANCE_MINOR = 1_000_000
+REFUSED_S = 20.0
+
+
+class Secured:
+    """A running secured stack, and who comes to its Kafka."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.bootstrap = stack.state.kafka_bootstrap
+
+    def identity(self, user: str) -> security.Properties:
+        return security.properties(variables=secured.user_variables(self.stack.data, user))
+
+    def writes(self, user: str, topic: str, value: bytes = b"{}", **headers: str) -> KafkaError | None:
+        """The error of a user's write, None if it is done."""
+        producer = plain_producer(self.bootstrap, {"delivery.timeout.ms": 20_000}, identity=self.identity(user))
+        found: list[KafkaError | None] = []
+        try:
+            producer.produce(
+                topic, value, "acc-1", headers=headers, on_delivery=lambda error, _: found.append(error)
+            )
+        except KafkaException as error:
+            return error.args[0]
+        producer.flush(REFUSED_S)
+        return found[0]
+
+    def reads(self, user: str, group: str, topic: str) -> KafkaError | None:
+        """The error of a user that joins a group to read a topic; None once it has partitions."""
+        consumer = group_consumer(self.bootstrap, group, {"group.protocol": "consumer"}, self.identity(user))
+        try:
+            consumer.subscribe([topic])
+
+            def answer() -> list[KafkaError | None]:
+                message = consumer.poll(0.1)
+                if message is not None and message.error() is not None:
+                    return [message.error()]
+                return [None] if consumer.assignment() else []
+
+            return wait_until(answer, f"{user} is answered", REFUSED_S)[0]
+        finally:
+            consumer.close()
+
+    def settle(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command on the data folder, as a person gives it: nothing else says who it is."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SETTLE_KAFKA")}
+        command = [sys.executable, "-m", "cli", *arguments, "--data", str(self.stack.data)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def safe(tmp_path_factory):
+    with Stack(tmp_path_factory.mktemp("secured"), secure=True) as stack:
+        open_accounts(
+            stack.state.dsns["account"], [f"acc-{number}" for number in range(1, 11)], BALANCE_MINOR, "USD"
+        )
+        yield Secured(stack)
+
+
+def test_withdrawals_end_and_the_audit_holds(safe: Secured):
+    plan = LoadPlan(COUNT, accounts=10, declined=0.1, insufficient=0.1, duplicates=0.1)
+    with WithdrawalClient(safe.bootstrap, delivery_timeout_s=WAIT_S) as client:
+        run_load(client, plan_load(plan))
+    audit = run_audit(safe.stack.state.dsns, safe.bootstrap, WAIT_S)
+    assert audit.ok, [check for check in audit.checks if not check.ok]
+    assert audit.outcomes == {"completed": 240, "compensated": 30, "rejected": 30}
+
+
+def test_a_relay_that_is_killed_goes_on_where_it_was(safe: Secured):
+    """Its user may also read what it has published: else it would publish some twice."""
+    safe.stack.kill("relay")
+    safe.stack.wait_ready("relay")
+    with WithdrawalClient(safe.bootstrap, delivery_timeout_s=WAIT_S) as client:
+        run_load(client, plan_load(LoadPlan(20, accounts=10)))
+    audit = run_audit(safe.stack.state.dsns, safe.bootstrap, WAIT_S)
+    assert audit.ok, [check for check in audit.checks if not check.ok]
+
+
+def test_commands_on_the_data_folder_find_who_they_are(safe: Secured):
+    asked = safe.settle("request", "--account", "acc-1", "--amount", "1.00", "--wait", "--json")
+    assert asked.returncode == 0, asked.stderr
+    payment_id = json.loads(asked.stdout)["payment_id"]
+    for command in (["status", payment_id], ["stuck"], ["audit", "--wait", "60"], ["dead-letters", "list"]):
+        done = safe.settle(*command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("user", [*NAMES, PRODUCER, VIEWER, *map(relay_of, NAMES)])
+def test_nobody_writes_an_event_that_it_does_not_emit(safe: Secured, user: str):
+    own = {relay_of(service.name): service.emits.name for service in SERVICES}.get(user)
+    for service in SERVICES:
+        if service.emits.name != own:
+            error = safe.writes(user, service.emits.name)
+            assert error is not None, service.emits.name
+            assert error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+
+
+def test_the_relay_writes_no_request_and_a_producer_nothing_else(safe: Secured):
+    for user, topic in (
+        (RELAY, "withdrawal.requests"),
+        (RELAY, "payment.requests"),
+        (PRODUCER, "payment.requests"),
+        (PRODUCER, "withdrawal.requests.dlq"),
+        ("payment", "withdrawal.requests.dlq"),
+        (VIEWER, "dead-letters.handled"),
+        (OPERATOR, "account.events.dlq"),
+    ):
+        error = safe.writes(user, topic)
+        assert error is not None, (user, topic)
+        assert error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "topic"),
+    [
+        ("payment", consumer_group("account"), "account.events"),
+        ("payment", "settle-other", "account.events"),
+        ("payment", consumer_group("payment"), "withdrawal.requests"),
+        (VIEWER, consumer_group("payment"), "account.events"),
+        (PRODUCER, consumer_group("account"), "withdrawal.requests"),
+    ],
+)
+def test_nobody_reads_with_a_foreign_group_or_what_is_not_for_it(safe: Secured, user: str, group: str, topic: str):
+    error = safe.reads(user, group, topic)
+    assert error is not None
+    assert "authorization failed" in error.str().lower()
+
+
+def test_a_service_dead_letters_and_an_operator_redrives(safe: Secured):
+    wanted = request("acc-1", currency="nonsense")
+    body = encode(wanted)
+    assert (
+        safe.writes(PRODUCER, "withdrawal.requests", body, id=str(uuid4()), eventType="WithdrawalRequested")
+        is None
+    )
+    found = wait_until(
+        lambda: [one for one in read_letters(safe.bootstrap) if one.payment_id == str(wanted.payment_id)],
+        "it is a dead letter",
+    )
+    done = safe.settle("dead-letters", "redrive", found[0].id)
+    assert (done.returncode, done.stdout) == (0, "1 dead letter redriven\n"), done.stderr
+
+
+def test_a_forged_dead_letter_steers_no_redrive_to_another_topic(safe: Secured):
+    mark = uuid4().hex
+    claims = {"dlq.topic": "payment.requests", "dlq.partition": "0", "dlq.offset": "0", "dlq.reason": mark}
+    before = length(safe, "payment.requests")
+    # The payment service may write dead letters of what it reads, which says where an original is.
+    assert safe.writes("payment", "account.events.dlq", b"forged", **claims) is None
+    (letter,) = wait_until(
+        lambda: [one for one in read_letters(safe.bootstrap) if one.refusals[0].reason == mark], "it is there"
+    )
+    done = safe.settle("dead-letters", "redrive", letter.id)
+    assert done.returncode == 0, done.stderr
+    assert length(safe, "payment.requests") == before
+    assert letter.record.topic == "account.events"
+    wait_until(lambda: len(read_letters(safe.bootstrap)) > 1, "it is refused again")
+
+
+def length(safe: Secured, topic: str) -> int:
+    from broker.offsets import Offsets
+
+    return sum(Offsets(safe.bootstrap).end([topic]).values())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sasl.password": "wrong"},
+        {"ssl.ca.location": None},
+        {"security.protocol": "sasl_plaintext", "ssl.ca.location": None},
+    ],
+    ids=["password", "unknown CA", "plaintext"],
+)
+def test_nobody_comes_in_without_the_right_password_over_tls(safe: Secured, wrong: dict[str, str | None]):
+    identity = {**safe.identity("payment"), **wrong}
+    identity = {name: value for name, value in identity.items() if value is not None}
+    with pytest.raises(KafkaException):
+        admin(safe.bootstrap, identity=identity).list_topics(timeout=3)
+
+
+def test_a_password_opens_no_door_for_certificates(safe: Secured):
+    identity = {**safe.identity(OPERATOR)}
+    with pytest.raises(KafkaException):
+        admin(safe.stack.admin_bootstrap, identity=identity).list_topics(timeout=3)
+
+
+def test_a_database_takes_no_connection_without_tls(safe: Secured):
+    dsn = safe.stack.state.dsns["account"]
+    with psycopg.connect(dsn) as connection:
+        assert connection.info.pgconn.ssl_in_use
+    with pytest.raises(psycopg.OperationalError, match="no encryption"):
+        psycopg.connect(dsn, sslmode="disable")
+    with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+        psycopg.connect(dsn, sslrootcert="system")
+
+
+def test_secrets_are_readable_by_the_owner_alone_and_shown_nowhere(safe: Secured):
+    folder = safe.stack.data / "secrets"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = list(folder.iterdir())
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    passwords = secured.passwords(safe.stack.data).values()
+    shown = [" ".join(psutil.Process(pid).cmdline()) for pid in safe.stack.state.pids.values()]
+    shown += [file.read_text(errors="replace") for file in (safe.stack.data / "logs").iterdir()]
+    shown += [(safe.stack.data / "stack.json").read_text()]
+    shown += [Path(safe.stack.data, "kafka", "server.properties").read_text()]
+    assert not [text for text in shown if any(password in text for password in passwords)]
+
+
+def test_it_stays_secured_and_its_users_work_after_a_restart(safe: Secured):
+    """The last test: it stops the stack."""
+    safe.stack.stop()
+    command = [sys.executable, "-m", "cli", "up", "--data", str(safe.stack.data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
+        try:
+            assert up.stdout is not None
+            assert any(line.startswith("ready, secured;") for line in up.stdout)
+            done = safe.settle("request", "--account", "acc-1", "--amount", "1.00", "--wait", "--json")
+            assert done.returncode == 0, done.stderr
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.communicate(timeout=60)
+    assert up.returncode == 0

@@ -1,0 +1,59 @@
+"""What each Kafka user may do follows from the registry, and is no more than its work needs."""
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from broker.access import rights
+from cli.main import app
+from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, kafka_users, relay_of
+from contracts.services import NAMES, REQUESTS, SERVICES, all_topic_names
+from contracts.topics import DEAD_LETTERS_HANDLED, consumer_group
+
+USERS = {user.name: user for user in kafka_users()}
+
+
+def test_a_service_reads_what_it_reads_in_its_group_and_writes_dead_letters_alone():
+    for service in SERVICES:
+        user = USERS[service.name]
+        assert user.reads == tuple(topic.name for topic in service.reads)
+        assert user.writes == tuple(topic.dead_letters for topic in service.reads)
+        assert (user.joins, user.looks_at) == ((consumer_group(service.name),), ())
+
+
+def test_a_relay_writes_events_and_no_requests_and_one_of_a_single_outbox_only_that_services():
+    emitted = {service.emits.name for service in SERVICES}
+    assert set(USERS[RELAY].writes) == set(USERS[RELAY].reads) == emitted
+    assert not emitted & {topic.name for topic in REQUESTS}
+    for service in SERVICES:
+        assert USERS[relay_of(service.name)].writes == USERS[relay_of(service.name)].reads == (service.emits.name,)
+
+
+def test_a_producer_writes_requests_for_withdrawals_and_can_do_nothing_else():
+    (right,) = rights([USERS[PRODUCER]])
+    assert str(right) == "--add --allow-principal User:producer --operation Write --topic withdrawal.requests"
+
+
+def test_a_viewer_changes_nothing_and_an_operator_writes_no_dead_letter():
+    everything = {*all_topic_names(), DEAD_LETTERS_HANDLED}
+    for name in (VIEWER, OPERATOR):
+        assert set(USERS[name].reads) == everything
+        assert USERS[name].joins == ()
+        assert {*map(consumer_group, NAMES)} < set(USERS[name].looks_at)
+    assert USERS[VIEWER].writes == ()
+    assert set(USERS[OPERATOR].writes) == {name for name in everything if not name.endswith(".dlq")}
+
+
+def settle(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["topics", *arguments])
+
+
+def test_the_command_prints_every_right_as_kafkas_own_command_takes_it():
+    printed = settle("--acls").stdout.splitlines()
+    assert printed == [str(right) for right in rights(kafka_users())]
+    assert "--add --allow-principal User:payment --operation Read --group settle-payment" in printed
+
+
+def test_what_is_about_acls_needs_them(tmp_path):
+    for arguments in (["--apply"], ["--passwords", str(tmp_path)], ["--acls", "--passwords", str(tmp_path)]):
+        refused = settle(*arguments)
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)

@@ -1,0 +1,80 @@
+"""A secured stack is asked for by an option, stays one, and is told to each process by variables of its own."""
+
+import pytest
+from typer.testing import CliRunner
+
+from broker import security
+from cli.main import app
+from contracts.rights import kafka_users
+from contracts.services import DATABASES
+from stack import secured
+from stack import state as stack_json
+from stack.assembly import Options, assemble
+from stack.errors import StackError
+from stack.process import Home
+from stack.provision import make_secrets
+from stack.supervisor import SERVICES, Stack
+
+
+@pytest.mark.parametrize(("command", "where"), [("up", "cli.up.Stack"), ("demo", "stack.supervisor.Stack")])
+@pytest.mark.parametrize("secure", [True, False])
+def test_commands_ask_for_it(monkeypatch, tmp_path, command, where, secure):
+    asked = []
+
+    def stack(*_, **options):
+        asked.append(options["secure"])
+        raise StackError("that was all")
+
+    monkeypatch.setattr(where, stack)
+    monkeypatch.setenv("SETTLE_DATA", str(tmp_path))
+    monkeypatch.setattr(f"cli.{command}.on_end", lambda *_: None)
+    CliRunner().invoke(app, [command, *(["--secure"] if secure else [])])
+    assert asked == [secure]
+
+
+def test_a_folder_stays_secured(tmp_path):
+    assert not Stack(tmp_path)._options.secure
+    make_secrets(tmp_path)
+    assert Stack(tmp_path)._options.secure
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """The parts of a stack in a shell that has another one's variables."""
+
+    def parts(*, secure):
+        for name in security.NAMES:
+            monkeypatch.setenv(name, "of another")
+        if secure:
+            make_secrets(tmp_path)
+        options = Options(SERVICES, DATABASES, {}, {}, (), 4, lambda name: [name], secure)
+        return assemble(Home(tmp_path, 0), tmp_path / "jars", options)
+
+    return parts
+
+
+def test_each_service_is_its_own_user_and_knows_no_other_password(parts, tmp_path):
+    passwords = {user.name: (tmp_path / "secrets" / f"{user.name}.password") for user in kafka_users()}
+    for service in parts(secure=True).services:
+        found = service._environment
+        assert found["SETTLE_KAFKA_SASL_USERNAME"] == service.name
+        assert found["SETTLE_KAFKA_SASL_PASSWORD"] == passwords[service.name].read_text()
+        assert found["SETTLE_KAFKA_CONFIG"] == ""
+        others = [file.read_text() for name, file in passwords.items() if name != service.name]
+        assert not [value for value in found.values() if value in others]
+        assert "sslmode=verify-full" in found["SETTLE_SAGA_DSN"]
+
+
+def test_a_service_of_another_stack_is_nobody_whatever_the_shell_exports(parts):
+    for service in parts(secure=False).services:
+        assert {service._environment[name] for name in security.NAMES} == {""}
+
+
+def test_its_state_tells_no_password_and_its_variables_are_the_operators(parts, tmp_path):
+    state = parts(secure=True).state
+    stack_json.write(state)
+    found = stack_json.environment(stack_json.read_state(tmp_path))
+    assert found["SETTLE_KAFKA_SASL_USERNAME"] == "operator"
+    assert stack_json.environment(state, user="viewer")["SETTLE_KAFKA_SASL_USERNAME"] == "viewer"
+    written = (tmp_path / stack_json.FILE_NAME).read_text()
+    assert not [password for password in secured.passwords(tmp_path).values() if password in written]
