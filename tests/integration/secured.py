@@ -158,7 +158,8 @@ class SecuredKafka:
     def allow(self, user, kind, name, *operations):
         """Let a user do something with a ``TOPIC`` or a consumer ``GROUP``; a ``*`` ends a prefix."""
         wanted = [_binding(user, kind, name, operation) for operation in operations]
-        for future in admin(self.admin).create_acls(wanted).values():
+        client = admin(self.admin)  # its futures resolve only while it exists
+        for future in client.create_acls(wanted).values():
             future.result(30)
 
     def forbid(self, user):
