@@ -6,8 +6,9 @@ import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
 from contracts import headers
-from processors.runtime import consumer
-from processors.runtime.consumer import BUSY_RATE, ENOUGH_RECORDS, REST_S_MAX, SMALL, BatchConsumer, pause_s
+from processors.runtime import consumer, pacing
+from processors.runtime.consumer import BatchConsumer
+from processors.runtime.pacing import BUSY_RATE, ENOUGH_RECORDS, REST_S_MAX, SMALL, pause_s
 
 GATHER_S_MAX = 0.1
 TAKING_S = 1e-5
@@ -121,7 +122,8 @@ TOPICS = ["withdrawal.requests", "payment.events", "account.events"]
 def kafka(monkeypatch):
     kafka = Kafka(*TOPICS)
     monkeypatch.setattr(consumer, "group_consumer", lambda *_: kafka)
-    monkeypatch.setattr(consumer, "time", kafka)
+    for module in (consumer, pacing):
+        monkeypatch.setattr(module, "time", kafka)
     monkeypatch.setattr(headers, "of", lambda _: [])
     return kafka
 
