@@ -1,22 +1,26 @@
-"""``settle env``: the variables to connect to the embedded stack."""
+"""``settle env``: the variables to connect to the embedded stack; passwords stay in a file."""
 
 import shlex
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 from cli.settings import DataOption
 from cli.text import say_to_shell
 from stack import state as stack_json
 from stack.ports import HOST
+from stack.postgres import PASSFILE
 
 
 def env(data: DataOption = None) -> None:
     """Print the variables by which a program joins the running stack: eval "$(settle env)"."""
     state = stack_json.running((data or stack_json.default_data_folder()).expanduser().resolve())
-    variables = stack_json.environment(state)
+    passfile = Path(state.data, PASSFILE)
+    dsns = {name: _with_passfile(dsn, passfile) for name, dsn in state.dsns.items()}
+    variables = stack_json.environment(state, dsns)
     # So that plain `psql account` works as well.
     server = urlsplit(state.dsns["account"])
     variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
-    variables |= {"PGUSER": str(server.username), "PGPASSWORD": str(server.password)}
+    variables |= {"PGUSER": str(server.username), "PGPASSFILE": str(passfile)}
     # For curl and kill; a part that was restarted has another process ID.
     variables |= {f"SETTLE_{name.upper()}_HTTP": f"http://{HOST}:{port}" for name, port in state.http.items()}
     variables |= {f"SETTLE_{name.upper().replace('-', '_')}_PID": str(pid) for name, pid in state.pids.items()}
@@ -25,3 +29,12 @@ def env(data: DataOption = None) -> None:
         say_to_shell(f"export {name}={shlex.quote(value)}")
     say_to_shell('# psql "$SETTLE_ACCOUNT_DSN"')
     say_to_shell('# kcat -b "$SETTLE_KAFKA_BOOTSTRAP" -L')
+
+
+def _with_passfile(dsn: str, passfile: Path) -> str:
+    """The URL without its password, which libpq then reads from the file."""
+    password = urlsplit(dsn).password
+    if password is None:
+        return dsn
+    separator = "&" if "?" in dsn else "?"
+    return f"{dsn.replace(f':{password}@', '@', 1)}{separator}passfile={quote(str(passfile), safe='')}"

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cli.errors import BadInputError, note_kafka
+from contracts.variables import value
 
 DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
 
@@ -56,7 +57,7 @@ def dsn(database: str, data: Path | None = None) -> str:
 
 def jaeger_url() -> str:
     """The URL of Jaeger's API: ``SETTLE_JAEGER_URL``, or this machine."""
-    return os.environ.get("SETTLE_JAEGER_URL") or DEFAULT_JAEGER_URL
+    return value("SETTLE_JAEGER_URL") or DEFAULT_JAEGER_URL
 
 
 def jaeger_link(url: str) -> str:
@@ -65,8 +66,8 @@ def jaeger_link(url: str) -> str:
 
 
 def _variable(name: str, data: Path | None) -> str | None:
-    if data is None and os.environ.get(name):
-        return os.environ[name]
+    if data is None and (given := value(name)) is not None:
+        return given
     return _running_stack(data).get(name)
 
 

@@ -1,13 +1,15 @@
 """Factories for PostgreSQL connections, one per purpose, with time limits that detect a vanished host.
 
-No other module opens one. A limit in the DSN wins: https://www.postgresql.org/docs/current/libpq-connect.html.
+No other module opens one. A limit in the DSN, or in the service that it names, wins:
+https://www.postgresql.org/docs/current/libpq-connect.html.
 """
 
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
 from psycopg import AsyncConnection, Connection
-from psycopg.conninfo import conninfo_to_dict
+
+from contracts.dsn import effective
 
 _REACHABLE: dict[str, Any] = {
     "connect_timeout": 5,
@@ -70,6 +72,6 @@ def relay_connection(dsn: str, *, replication: bool) -> Connection:
 
 def _parameters(dsn: str, limits: Mapping[str, Any] = _REACHABLE, **named: str) -> dict[str, Any]:
     """libpq's parameters beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
-    about = conninfo_to_dict(dsn)
+    about = effective(dsn)
     unsaid = {limit: value for limit, value in limits.items() if limit not in about}
     return {**unsaid, "client_encoding": "utf8", **named}

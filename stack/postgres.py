@@ -23,6 +23,9 @@ from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
 
+PASSFILE = "pgpass"
+"""The file in the data folder by which libpq knows the password: no URL that people see has to contain it."""
+
 
 def server_name(database: str) -> str:
     """The part of a stack that serves a database; also its data folder."""
@@ -228,10 +231,18 @@ def _password(home: Home) -> str:
     """The password of the data folder's servers, generated the first time; only the owner may read the file."""
     file = _password_file(home)
     if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as new:
-            new.write(secrets.token_urlsafe(24))
-    return file.read_text().strip()
+        _write_secret(file, secrets.token_urlsafe(24))
+    password = file.read_text().strip()
+    _write_secret(home.data / PASSFILE, f"*:*:*:{USER}:{password}\n")
+    return password
+
+
+def _write_secret(file: Path, text: str) -> None:
+    """Write a file that only its owner may read, whatever it was before."""
+    file.unlink(missing_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as new:
+        new.write(text)
 
 
 def programs() -> Path:

@@ -24,14 +24,16 @@ from faust.app.base import BootStrategy
 from faust.types import ChannelT, StreamT
 from mode import Service
 from prometheus_client import REGISTRY
+from pydantic import ValidationError
 
 import tracing
 from broker.records import Record
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.health import HealthServer, Page
+from contracts.start import begin
 from contracts.topics import consumer_group
-from contracts.variables import refuse_development_defaults
+from contracts.variables import EnvironmentRefusedError, complaint
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.database import is_refusal, is_transient
@@ -332,11 +334,16 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
     """The Faust app of a processor, configured by the environment.
 
     Raises:
-        pydantic.ValidationError: a variable is invalid.
-        EnvironmentRefusedError: production is configured with a default password.
+        SystemExit: a variable is invalid, or production refuses it; the text is one line. For another exception
+            Faust's own command, which calls this while it imports the app, would print a traceback.
     """
-    refuse_development_defaults()
-    settings = ServiceSettings()
+    try:
+        begin()
+        settings = ServiceSettings()
+    except ValidationError as error:
+        raise SystemExit(f"settle: {complaint(error)}") from None
+    except EnvironmentRefusedError as error:
+        raise SystemExit(f"settle: {error}") from None
     processor = processor_type(settings)
     pipeline = Pipeline(
         processor, DeadLetters(settings.kafka_bootstrap, processor.name), brokers(settings.kafka_bootstrap)

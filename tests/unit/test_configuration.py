@@ -19,6 +19,7 @@ CLASSES = (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings)
 # Read by themselves, without a settings class.
 OTHERS = {
     "SETTLE_ENV": "development",
+    "SETTLE_TRUSTED_NETWORK": "",
     "SETTLE_CACHE": "a folder in your cache directory",
     "SETTLE_FAILPOINT": "",
     "SETTLE_JAEGER_URL": DEFAULT_JAEGER_URL,

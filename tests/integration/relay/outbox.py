@@ -257,9 +257,9 @@ def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initia
 @contextmanager
 def relay_process(outbox, *, dsn=None, stderr=None, **environment):
     """A relay in a process of its own."""
-    source = ["--source", dsn or outbox.dsn, "--bootstrap", outbox.bootstrap]
-    command = [sys.executable, "-m", "outbox_relay", *source]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=stderr)
+    command = [sys.executable, "-m", "outbox_relay", "--bootstrap", outbox.bootstrap]
+    variables = {**os.environ, "SETTLE_RELAY_SOURCES": dsn or outbox.dsn, **environment}
+    process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=stderr)
     try:
         yield process
     finally:
