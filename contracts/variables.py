@@ -64,6 +64,14 @@ def secrets() -> dict[str, str]:
     return {name: secret for name, secret in found.items() if secret is not None}
 
 
+def variable_of(secret: str) -> str | None:
+    """The variable that gave a secret, or one of the databases that it lists; None if none did."""
+    for name, given in secrets().items():
+        if given == secret or (name.endswith("_SOURCES") and secret in given):
+            return f"{name}{FILE}" if os.environ.get(name + FILE) else name
+    return None
+
+
 def remember_secrets() -> None:
     """Have the values of all secret variables hidden from now on, wherever they appear.
 

