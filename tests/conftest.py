@@ -52,6 +52,7 @@ OWN_STACKS = (
     "test_stack.py",
     "test_republish.py",
     "test_grants.py",
+    "test_postgres_tls.py",
     "test_demo.py",
     "test_add_a_service.py",
 )

@@ -58,7 +58,7 @@ SET enable_seqscan = off;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'settle-%'
 AND state = 'active' AND wait_event = 'ClientRead' AND query_start < now() - interval '{STATEMENT_S}s'
-"""
+"""  # noqa: S608 made of constants
 
 Result = TypeVar("Result")
 

@@ -19,7 +19,7 @@ from tests.conftest import wait_until
 from tests.integration.relay.outbox import answer
 from tests.integration.roles import Server, clean_environment
 
-# Only the superuser, for whom the stack and psql come, may do without TLS. The account service, and the relay in one
+# Only the superuser, as whom stack and psql come, may do without TLS. The account service, and the relay in one
 # database, have a certificate instead of a password.
 HBA = """
 host all settle 127.0.0.1/32 scram-sha-256

@@ -144,12 +144,12 @@ class Bank:
         faults = Faults() if operation == "void" and not self._faults.voids else self._faults
         if faults.delay_s:
             await asyncio.sleep(faults.delay_s)
-        if random.random() < faults.error_share:
+        if random.random() < faults.error_share:  # noqa: S311 nobody gains by guessing it
             after = {"Retry-After": str(faults.retry_after_s)} if faults.retry_after_s else {}
             return _refusal(faults.error_status, "out of order", after)
         outcome = await self._desks[operation].decide(charge)
         DECIDED.labels(operation, type(outcome).__name__.lower()).inc()
-        if random.random() < faults.silent_share:
+        if random.random() < faults.silent_share:  # noqa: S311 nobody gains by guessing it
             await asyncio.sleep(SILENCE_S_MAX)
         return _answer(outcome)
 
