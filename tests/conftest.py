@@ -53,6 +53,7 @@ OWN_STACKS = (
     "test_republish.py",
     "test_grants.py",
     "test_postgres_tls.py",
+    "test_versions.py",
     "test_demo.py",
     "test_add_a_service.py",
 )

@@ -36,7 +36,7 @@ IDLE_IN_TRANSACTION_S = 10
 """Between two statements of a transaction, where a service only decides: releases the rows of a frozen service."""
 
 TRANSACTION_S = 60
-"""For a transaction as a whole: it also ends one whose client reads no answers any more."""
+"""For a transaction as a whole: it also ends one whose client reads no answers any more. Since PostgreSQL 17."""
 
 ANSWER_S = STATEMENT_S + 15
 """Longer than any of the server's limits: a server that has not answered by then will not."""
@@ -53,12 +53,14 @@ _SESSION = f"""
 SET statement_timeout = '{STATEMENT_S}s';
 SET lock_timeout = '{LOCK_S}s';
 SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s';
-SET transaction_timeout = '{TRANSACTION_S}s';
 SET enable_seqscan = off;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'settle-%'
 AND state = 'active' AND wait_event = 'ClientRead' AND query_start < now() - interval '{STATEMENT_S}s'
 """  # noqa: S608 made of constants
+
+_SESSION_SINCE_17 = f"SET transaction_timeout = '{TRANSACTION_S}s'"
+_VERSION_17 = 170_000
 
 Result = TypeVar("Result")
 
@@ -80,6 +82,8 @@ async def connect(dsn: str, name: str) -> "PromptConnection":
     try:
         await _refuse_shared_session(connection, lambda: service_connection(dsn, name, PromptConnection))
         await connection.execute(_SESSION)
+        if connection.info.server_version >= _VERSION_17:
+            await connection.execute(_SESSION_SINCE_17)
     except BaseException:
         await connection.close()
         raise

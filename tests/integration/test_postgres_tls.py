@@ -115,7 +115,7 @@ def server(tmp_path_factory, files):
     }
     with pytest.MonkeyPatch.context() as patch:
         # That of the Python package is built without TLS.
-        patch.setattr("stack.postgres.programs", postgres_with_tls)
+        patch.setattr("stack.postgres.programs", lambda version: postgres_with_tls())
         patch.setenv("PGSERVICEFILE", str(files / "pg_service.conf"))
         with Stack(folder, services=(), databases=["account"], postgres_settings=settings) as stack:
             server = Secured(stack, files)
