@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, Producer
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from contracts.variables import EnvironmentRefusedError, complaint
+from contracts.variables import EnvironmentRefusedError, complaint, value
 
 PLAINTEXT = "PLAINTEXT"
 OAUTHBEARER = "OAUTHBEARER"
@@ -216,9 +216,10 @@ def variable_of(name: str) -> str:
 
 
 def _given(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the identity that are set, by the name of their field; empty ones are not."""
+    """The variables of the identity that are set, themselves or by a file, by the name of their field."""
     names = {field: f"SETTLE_{field}".upper() for field in KafkaSettings.model_fields}
-    return {field: variables[name] for field, name in names.items() if variables.get(name)}
+    found = {field: value(name, variables) for field, name in names.items()}
+    return {field: text for field, text in found.items() if text is not None}
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

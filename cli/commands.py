@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from cli.errors import BAD_INPUT, BadInputError, in_one_line, of_command_line
 from cli.extras import has, require
 from cli.text import complain
-from contracts.variables import refuse_development_defaults
+from contracts.start import begin
 
 
 class Command(NamedTuple):
@@ -101,7 +101,7 @@ class LazyCommands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command, if it may run with these environment variables."""
         with in_one_line():
-            refuse_development_defaults()
+            begin()
             return super().invoke(ctx)
 
     def main(self, *arguments: Any, **extra: Any) -> Any:

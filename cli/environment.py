@@ -11,14 +11,14 @@ import typer
 
 from cli.errors import BadInputError
 from cli.text import say
-from contracts.variables import PRODUCTION
+from contracts.production import is_production
+from contracts.variables import shown
 
 InProductionOption = Annotated[
     bool, typer.Option("--in-production", help="Do it although SETTLE_ENV is production.")
 ]
 
 _PREFIXES = ("SETTLE_", "OTEL_", "POSTGRES_", "GRAFANA_")
-_SECRETS = ("_PASSWORD", "_HEADERS", "_KAFKA_CONFIG")
 
 
 def refuse_production(what: str, *, anyway: bool) -> None:
@@ -31,12 +31,12 @@ def refuse_production(what: str, *, anyway: bool) -> None:
     Raises:
         BadInputError: ``SETTLE_ENV`` is production, and ``anyway`` is false.
     """
-    if os.environ.get("SETTLE_ENV") == PRODUCTION and not anyway:
+    if is_production() and not anyway:
         raise BadInputError(f"{what}, and SETTLE_ENV is production; if that is meant, pass --in-production")
 
 
 def show() -> None:
-    """Check the environment variables, and print those that are set; passwords are hidden."""
+    """Check the environment variables, and print those that are set; secrets are hidden."""
     from broker import security
     from outbox_relay.settings import RelaySettings
     from processors.runtime.settings import ServiceSettings
@@ -48,13 +48,4 @@ def show() -> None:
     security.check()
     for name, value in sorted(os.environ.items()):
         if name.startswith(_PREFIXES):
-            say(f"{name}={_without_password(name, value)}")
-
-
-def _without_password(name: str, value: str) -> str:
-    import re
-
-    if name.endswith(_SECRETS):
-        return "***"
-    without = re.sub(r"(://[^:/@\s]*):(?:(?!://)\S)*@", r"\1:***@", value)
-    return re.sub(r"(password\s*=\s*)(?:'(?:\\.|[^\\'])*'|\S*)", r"\1***", without)
+            say(f"{name}={shown(name, value)}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import BadInputError, note_kafka
+from contracts.variables import value
 
 if TYPE_CHECKING:
     from stack.state import State
@@ -73,7 +74,7 @@ def dsn(database: str, data: Path | None = None) -> str:
 
 def jaeger_url() -> str:
     """The URL of Jaeger's API: ``SETTLE_JAEGER_URL``, or this machine."""
-    return os.environ.get("SETTLE_JAEGER_URL") or DEFAULT_JAEGER_URL
+    return value("SETTLE_JAEGER_URL") or DEFAULT_JAEGER_URL
 
 
 def jaeger_link(url: str) -> str:
@@ -82,7 +83,7 @@ def jaeger_link(url: str) -> str:
 
 
 def _named(name: str, data: Path | None) -> str | None:
-    return os.environ.get(name) or None if data is None else None
+    return value(name) if data is None else None
 
 
 def _running_stack(data: Path | None) -> State | None:

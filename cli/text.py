@@ -8,6 +8,8 @@ interpret, line breaks that forge a line. So commands print with these functions
 import json
 import sys
 
+from contracts.redaction import hide
+
 
 def plain(text: str, most: int | None = None) -> str:
     """A text of which a terminal shows every character: control and formatting characters are escaped.
@@ -39,5 +41,5 @@ def say_to_shell(line: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print an error to standard error, as one line."""
-    print(f"settle: {plain(text)}", file=sys.stderr)
+    """Print an error to standard error, as one line without secrets."""
+    print(f"settle: {plain(hide(text))}", file=sys.stderr)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from contracts.redaction import remember_passwords
+
 _URL = r"postgres(?:ql)?://"
 # A URL with commas in it ends where white space, or a comma and the next URL, begins. A comma before white space
 # separates, and belongs to neither.
@@ -29,6 +31,8 @@ _NUMBERS = (
 )
 # libpq checks the other parameters when it begins to connect: to a socket where there is none.
 _NOWHERE = {"host": "/nonexistent", "hostaddr": "", "port": "1"}
+# libpq refuses it, as the last parameter that it looks at.
+_NOBODYS = "settle-asks"
 EXAMPLES = "postgresql://settle@127.0.0.1:5432/account or host=127.0.0.1 dbname=account"
 
 
@@ -39,6 +43,7 @@ def check_dsn(dsn: str) -> str:
         ValueError: it is neither, names no database, is a URL with a plain ``@`` in its password, or has a
             parameter that libpq will refuse, such as a port that is none or a service that is not defined.
     """
+    remember_passwords(dsn)
     if (authority := _AUTHORITY.match(dsn)) is not None and authority[0].count("@") > 1:
         raise ValueError("a URL with more than one @: in a user's name or password it is written %40")
     # Imported here: most readers of settings need no database.
@@ -90,7 +95,40 @@ def _refused(dsn: str) -> str | None:
 
 
 Dsn = Annotated[str, AfterValidator(check_dsn)]
-"""The type of a setting that holds a DSN."""
+"""The type of a setting that holds a DSN; as it may contain a password, its field has ``repr=False``."""
+
+
+def has_password(dsn: str) -> bool:
+    """Whether a valid DSN itself contains a password, of the role or of its key."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    return bool(conninfo_to_dict(dsn).keys() & {"password", "sslpassword"})
+
+
+def effective(dsn: str) -> dict[str, str]:
+    """The parameters that libpq will use for a valid DSN: also those of its service, its passfile and ``PG…``.
+
+    A parameter that is not set, and has no default, is missing. Connects to nothing.
+
+    Raises:
+        ValueError: libpq cannot read it, or its service is not defined.
+    """
+    import psycopg
+    from psycopg import pq
+    from psycopg.conninfo import make_conninfo
+
+    try:
+        # Refused after all is read, and before anything is looked up or connected to.
+        end = pq.PGconn.connect_start(make_conninfo(dsn, target_session_attrs=_NOBODYS).encode())
+    except psycopg.ProgrammingError:
+        raise ValueError(f"not a database such as {EXAMPLES}") from None
+    said = end.error_message.decode(errors="replace")
+    if _NOBODYS not in said:
+        raise ValueError(_refused(dsn) or "libpq cannot read it")
+    found = {option.keyword.decode(): option.val.decode() for option in end.info if option.val}
+    found["password"] = end.password.decode()
+    del found["target_session_attrs"]
+    return {name: value for name, value in found.items() if value}
 
 
 def split_dsns(text: str) -> list[str]:

@@ -247,11 +247,11 @@ def _is_nested_too_deeply(text: str) -> bool:
     depth = 0
     for match in _BRACKETS.finditer(text):
         token = match[0]
-        if token in "[{":
+        if token in "[{":  # noqa: S105 no password
             depth += 1
             if depth > NESTING_MAX:
                 return True
-        elif token in "]}":
+        elif token in "]}":  # noqa: S105 no password
             depth -= 1
     return False
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from contracts.redaction import hide
+
 CONNECTION_S_MAX = 10.0
 """Time limit from a client's connecting to the last byte it reads; a probe needs some milliseconds."""
 
@@ -127,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815
 
     def _answer(self, page: Page, **headers: str) -> None:
-        body = page.text.encode() if isinstance(page.text, str) else page.text
+        body = hide(page.text).encode() if isinstance(page.text, str) else page.text
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(body)))

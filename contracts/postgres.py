@@ -1,13 +1,18 @@
 """Factories for PostgreSQL connections, one per purpose, with time limits that detect a vanished host.
 
-No other module opens one. A limit in the DSN wins: https://www.postgresql.org/docs/current/libpq-connect.html.
+No other module opens one. A limit in the DSN, or in the service that it names, wins:
+https://www.postgresql.org/docs/current/libpq-connect.html.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
-from psycopg import AsyncConnection, Connection
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import AsyncConnection, BaseConnection, Connection, OperationalError
+
+from contracts.dsn import effective
+from contracts.variables import variable_of
 
 _REACHABLE: dict[str, Any] = {
     "connect_timeout": 5,
@@ -23,6 +28,15 @@ _REACHABLE: dict[str, Any] = {
 # buffers are full, tcp_user_timeout would close a live connection. The relay asks on a new connection instead.
 _STREAMING = {**_REACHABLE, "tcp_user_timeout": 0}
 
+# What libpq, or the server, says where the DSN is to blame. Starting up and too many clients are FATAL as well.
+_REFUSED = re.compile(
+    r"authentication failed|certificate|SSL|no password supplied|pg_hba\.conf|role \"|database \"|denied|too old"
+)
+
+VERSION_MIN = 140_000
+"""The oldest PostgreSQL, as its ``server_version_num``."""
+
+AnyConnection = TypeVar("AnyConnection", bound=BaseConnection[Any])
 ConnectionT = TypeVar("ConnectionT", bound=Connection[Any])
 AsyncConnectionT = TypeVar("AsyncConnectionT", bound=AsyncConnection[Any])
 
@@ -40,7 +54,8 @@ def session(dsn: str, *, autocommit: bool = False, connection_class: type[Any] =
         psycopg.OperationalError: the database does not answer, or turns it away.
     """
     parameters = _parameters(dsn, fallback_application_name="settle")
-    return connection_class.connect(dsn, autocommit=autocommit, **parameters)
+    with _naming_the_variable(dsn):
+        return _not_too_old(connection_class.connect(dsn, autocommit=autocommit, **parameters))
 
 
 async def service_connection(dsn: str, name: str, connection_class: type[AsyncConnectionT]) -> AsyncConnectionT:
@@ -54,7 +69,9 @@ async def service_connection(dsn: str, name: str, connection_class: type[AsyncCo
     Raises:
         psycopg.OperationalError: the database does not answer, or turns it away.
     """
-    return await connection_class.connect(dsn, autocommit=True, **_parameters(dsn, application_name=name))
+    parameters = _parameters(dsn, application_name=name)
+    with _naming_the_variable(dsn):
+        return _not_too_old(await connection_class.connect(dsn, autocommit=True, **parameters))
 
 
 def relay_connection(dsn: str, *, replication: bool) -> Connection:
@@ -65,11 +82,33 @@ def relay_connection(dsn: str, *, replication: bool) -> Connection:
     """
     limits, protocol = (_STREAMING, {"replication": "database"}) if replication else (_REACHABLE, {})
     parameters = _parameters(dsn, limits, application_name="settle-relay", **protocol)
-    return Connection.connect(dsn, autocommit=True, **parameters)
+    with _naming_the_variable(dsn):
+        return _not_too_old(Connection.connect(dsn, autocommit=True, **parameters))
+
+
+def _not_too_old(connection: AnyConnection) -> AnyConnection:
+    """The connection, if its server is of a version that Settle works with."""
+    if connection.info.server_version < VERSION_MIN:
+        major = connection.info.server_version // 10_000
+        connection.pgconn.finish()
+        raise OperationalError(f"PostgreSQL {major} is too old: {VERSION_MIN // 10_000} or newer is needed")
+    return connection
+
+
+@contextmanager
+def _naming_the_variable(dsn: str) -> Iterator[None]:
+    """Say in an error that is no outage (a password, a certificate, a right) which variable the DSN comes from."""
+    try:
+        yield
+    except OperationalError as error:
+        first, *others = str(error).splitlines() or [""]
+        if _REFUSED.search(str(error)) and (name := variable_of(dsn)) is not None:
+            error.args = ("\n".join([f"{first}; look at {name}", *others]),)
+        raise
 
 
 def _parameters(dsn: str, limits: Mapping[str, Any] = _REACHABLE, **named: str) -> dict[str, Any]:
     """libpq's parameters beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
-    about = conninfo_to_dict(dsn)
+    about = effective(dsn)
     unsaid = {limit: value for limit, value in limits.items() if limit not in about}
     return {**unsaid, "client_encoding": "utf8", **named}

@@ -1,55 +1,133 @@
-"""Error messages for invalid environment variables, and the check for development defaults in production."""
+"""Environment variables: secrets from files (``…_FILE``), and error messages for invalid ones, without secrets."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contracts.redaction import HIDDEN, hide, remember, remember_passwords
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import ValidationError
-
-DEVELOPMENT_DEFAULT = "only-for-development"
-"""Part of every value that ``docker-compose.yml`` and ``.env.example`` give to a secret."""
-
-DEVELOPMENT, PRODUCTION = ENVIRONMENTS = ("development", "production")
 
 
 class EnvironmentRefusedError(ValueError):
-    """``SETTLE_ENV`` is invalid, or a value is not allowed in that environment."""
+    """A variable is invalid, or not allowed in this ``SETTLE_ENV``; the text is one line that names it."""
 
 
 PREFIXES = {"TracingSettings": "OTEL_"}
 PREFIX = "SETTLE_"
-# A database's URL may hold a password.
-_SECRET = ("_dsn", "_sources")
+
+FILE = "_FILE"
+"""What is appended to a secret's name for the file that holds it."""
+
+FILE_BYTES_MAX = 1_000_000
+
+# What holds a password among other things; of these the rest may be shown.
+_DATABASES = ("_DSN", "_SOURCES")
+_URLS = ("_URL", "_ENDPOINT")
+_SECRETS = ("_PASSWORD", "_SECRET", "_HEADERS", "_KAFKA_CONFIG")
+_OURS = ("SETTLE_", "OTEL_", "POSTGRES_", "GRAFANA_", "PGPASSWORD")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable's value is, or may contain, a secret: by the end of its name."""
+    return name.startswith(_OURS) and name.endswith((*_DATABASES, *_URLS, *_SECRETS, "PGPASSWORD"))
+
+
+def value(name: str, variables: Mapping[str, str] | None = None) -> str | None:
+    """The value of a variable; a secret's may be in the file that ``<name>_FILE`` names. None if neither is set.
+
+    A line break at the end of the file does not count.
+
+    Args:
+        name: of the variable.
+        variables: by name, instead of the environment's.
+
+    Raises:
+        EnvironmentRefusedError: both are set, or the file cannot be read or is empty.
+    """
+    given = os.environ if variables is None else variables
+    own = given.get(name) or None
+    path = given.get(name + FILE) if is_secret(name) else None
+    if not path:
+        return own
+    if own is not None:
+        raise EnvironmentRefusedError(f"{name} and {name}{FILE} are both set: only one of them may be")
+    return _contents(name + FILE, path)
+
+
+def secrets() -> dict[str, str]:
+    """The secret variables that are set, by themselves or by a file, with their values.
+
+    Raises:
+        EnvironmentRefusedError: like :func:`value`.
+    """
+    names = {name.removesuffix(FILE) for name in os.environ}
+    found = {name: value(name) for name in sorted(names) if is_secret(name)}
+    return {name: secret for name, secret in found.items() if secret is not None}
+
+
+def variable_of(secret: str) -> str | None:
+    """The variable that gave a secret, or one of the databases that it lists; None if none did."""
+    for name, given in secrets().items():
+        if given == secret or (name.endswith("_SOURCES") and secret in given):
+            return f"{name}{FILE}" if os.environ.get(name + FILE) else name
+    return None
+
+
+def remember_secrets() -> None:
+    """Have the values of all secret variables hidden from now on, wherever they appear.
+
+    Raises:
+        EnvironmentRefusedError: like :func:`value`.
+    """
+    for name, secret in secrets().items():
+        remember_passwords(secret)
+        if name.endswith((*_SECRETS, "PGPASSWORD")):
+            remember(secret)
+
+
+def shown(name: str, text: str) -> str:
+    """A variable's value for people: without its password, or where it is nothing but a secret, ``***``."""
+    return HIDDEN if is_secret(name) and not name.endswith((*_DATABASES, *_URLS)) else hide(text)
 
 
 def complaint(error: ValidationError) -> str:
-    """One line that names the invalid variables, and why."""
+    """One line that names the invalid variables, and why; no secret's value is in it."""
     prefix = PREFIXES.get(error.title, PREFIX)
     # Only the first error of each variable: the others follow from it.
     wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
-    return "; ".join(
-        f"{prefix}{name}".upper()
-        + ("" if name.endswith(_SECRET) else f"={details['input']!s}")
-        + f" is wrong: {details['msg'].removeprefix('Value error, ')}"
-        for name, details in reversed(wrong.items())
+    return hide(
+        "; ".join(
+            _named(f"{prefix}{name}".upper(), details["input"])
+            + f" is wrong: {details['msg'].removeprefix('Value error, ')}"
+            for name, details in reversed(wrong.items())
+        )
     )
 
 
-def refuse_development_defaults() -> None:
-    """Refuse to run in production with a development default.
+def _named(name: str, given: object) -> str:
+    """The variable as it was given. What is not a URL, though it should be, may hold a password anywhere."""
+    if not is_secret(name) or (name.startswith("OTEL_") and "@" not in str(given)):
+        return f"{name}={given!s}"
+    return f"{name}{FILE}" if os.environ.get(name + FILE) else name
 
-    Raises:
-        EnvironmentRefusedError: ``SETTLE_ENV`` is neither of :data:`ENVIRONMENTS`, or is production with such a
-            default.
-    """
-    environment = os.environ.get("SETTLE_ENV") or DEVELOPMENT
-    if environment not in ENVIRONMENTS:
-        raise EnvironmentRefusedError(f"SETTLE_ENV={environment} is wrong: it is one of {', '.join(ENVIRONMENTS)}")
-    if environment == PRODUCTION:
-        found = sorted(name for name, value in os.environ.items() if DEVELOPMENT_DEFAULT in value)
-        if found:
-            raise EnvironmentRefusedError(
-                f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: set them"
-            )
+
+def _contents(name: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            contents = file.read(FILE_BYTES_MAX + 1)
+        text = contents.decode()
+    except OSError as error:
+        raise EnvironmentRefusedError(f"{name}={path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise EnvironmentRefusedError(f"{name}={path} is wrong: the file is not UTF-8 text") from None
+    if len(contents) > FILE_BYTES_MAX:
+        raise EnvironmentRefusedError(f"{name}={path} is wrong: the file is larger than {FILE_BYTES_MAX:,} bytes")
+    if not text.strip() or "\0" in text:
+        raise EnvironmentRefusedError(f"{name}={path} is wrong: the file is empty, or not text")
+    return text.rstrip("\r\n")

@@ -12,17 +12,21 @@ from contracts.services import FOLDERS, NAMES
 PUBLICATION = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'settle_outbox') THEN
-        CREATE PUBLICATION settle_outbox FOR TABLE
-            public.outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
+        CREATE PUBLICATION settle_outbox FOR TABLE public.outbox {columns}
             WITH (publish = 'insert', publish_via_partition_root = true);
     END IF;
 END $$
 """
 """The publication that the relay would make itself if it could: only a table's owner may."""
 
-_RELAY = """
-GRANT SELECT, DELETE, MAINTAIN ON outbox TO relay;
-"""
+_COLUMNS = "(id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)"
+_COLUMNS_SINCE = 150_000
+
+_RELAY = "GRANT SELECT, DELETE ON outbox TO relay"
+
+# To vacuum it; where the right does not exist yet, autovacuum does, once a minute.
+_VACUUM = "GRANT MAINTAIN ON outbox TO relay"
+_VACUUM_SINCE = 170_000
 
 # The relay quarantines rows that can never be published; people list them, and put them back into the outbox.
 _DEAD_ROWS = """
@@ -58,8 +62,12 @@ def grant(database: str, dsn: str) -> None:
     statements = [own, _OPERATOR]
     if database == "account":
         statements.append(_OPEN_ACCOUNTS)
-    if database in NAMES:
-        statements += [PUBLICATION, _RELAY, _DEAD_ROWS, _EVERY_SERVICE.format(service=database)]
     with session(dsn) as connection:
+        version = connection.info.server_version
+        if database in NAMES:
+            columns = _COLUMNS if version >= _COLUMNS_SINCE else ""
+            statements += [PUBLICATION.format(columns=columns), _RELAY, _DEAD_ROWS]
+            statements += [_VACUUM] if version >= _VACUUM_SINCE else []
+            statements.append(_EVERY_SERVICE.format(service=database))
         for statement in statements:
             connection.execute(statement)

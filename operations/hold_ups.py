@@ -67,12 +67,12 @@ _PENDING = {
 _DEAD = f"""
 SELECT ({PAYMENT_ID_OF_DEAD})::uuid, type FROM outbox_dead
 WHERE {PAYMENT_ID_OF_DEAD} = ANY(%s) AND type IS NOT NULL ORDER BY number
-"""
+"""  # noqa: S608 made of constants
 # By the account first, so that few bodies are searched.
 _WAITING = f"""
 SELECT ({PAYMENT_ID_OF_ROW})::uuid, type, aggregatetype, extract(epoch FROM clock_timestamp() - created_at)::float8
 FROM outbox WHERE aggregateid = ANY(%s) AND {PAYMENT_ID_OF_ROW} = ANY(%s) ORDER BY id
-"""
+"""  # noqa: S608 made of constants
 
 
 class Open(msgspec.Struct, frozen=True):

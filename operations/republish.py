@@ -49,22 +49,22 @@ _REFUSED = [account.UNKNOWN_ACCOUNT, account.CURRENCY_MISMATCH, account.INSUFFIC
 _KNOWN = {
     "saga": f"""
         SELECT payment_id, {_OLD.format(table="w")}, seen FROM withdrawals w WHERE {_WANTED} ORDER BY payment_id
-    """,
+    """,  # noqa: S608 made of constants
     "notification": f"""
         SELECT payment_id, bool_and(since), bool_and(quiet), array_agg(template), array_agg(status)
         FROM (SELECT payment_id, {_OLD.format(table="n")}, template, status FROM notifications n WHERE {_WANTED})
             AS n (payment_id, since, quiet, template, status)
         GROUP BY payment_id ORDER BY payment_id
-    """,
+    """,  # noqa: S608 made of constants
     "payment": f"""
         SELECT payment_id, {_OLD.format(table="p")}, status, cancel_refused FROM payments p
         WHERE {_WANTED} ORDER BY payment_id
-    """,
+    """,  # noqa: S608 made of constants
     "account": f"""
         SELECT payment_id, {_OLD.format(table="l")}, status, status <> 'rejected' OR reason = ANY(%(refused)s),
             EXISTS (SELECT FROM refunds_due d WHERE d.payment_id = l.payment_id)
         FROM saga_log l WHERE {_WANTED} ORDER BY payment_id
-    """,
+    """,  # noqa: S608 made of constants
 }
 
 _STORED = """
@@ -79,7 +79,7 @@ FROM outbox WHERE {PAYMENT_ID_OF_ROW} = ANY(%(ids)s)
 UNION ALL
 SELECT {PAYMENT_ID_OF_DEAD}, type, id, aggregateid, payload, traceparent, tracestate
 FROM outbox_dead WHERE {PAYMENT_ID_OF_DEAD} = ANY(%(ids)s) AND num_nulls(type, id, aggregateid) = 0
-"""
+"""  # noqa: S608 made of constants
 
 _DEAD = "SELECT id FROM outbox_dead WHERE id = ANY(%s)"
 # A row that is in the outbox already is published anyway.

@@ -8,8 +8,10 @@ import typer
 from pydantic import ValidationError
 
 from contracts import failpoints
-from contracts.dsn import check_dsn
-from contracts.variables import EnvironmentRefusedError, complaint, refuse_development_defaults
+from contracts.dsn import check_dsn, has_password
+from contracts.redaction import hide
+from contracts.start import begin
+from contracts.variables import EnvironmentRefusedError, complaint
 from outbox_relay.errors import RelayError
 from outbox_relay.settings import RelaySettings
 
@@ -24,7 +26,8 @@ def relay(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="A database with an outbox, as a URL or a key-value string (host=… dbname=…); repeat for more. "
+            help="A database with an outbox, as a URL or a key-value string (host=… dbname=…), without its "
+            "password; repeat for more. "
             "Default: SETTLE_RELAY_SOURCES."
         ),
     ] = None,
@@ -48,7 +51,9 @@ def relay(
     options = {"kafka_bootstrap": bootstrap, "relay_initial": initial}
     given: dict[str, object] = {name: value for name, value in options.items() if value}
     try:
-        refuse_development_defaults()
+        begin(
+            {"--source": "\n".join(source or ()), **({"SETTLE_KAFKA_BOOTSTRAP": bootstrap} if bootstrap else {})}
+        )
         if source:
             given["relay_sources"] = [_checked(dsn) for dsn in source]
         failpoints.arm_from_environment()
@@ -64,19 +69,28 @@ def relay(
 
 def _checked(dsn: str) -> str:
     try:
-        return check_dsn(dsn)
+        check_dsn(dsn)
     except ValueError as error:
         raise RelayError(f"--source is wrong: {error}") from None
+    if has_password(dsn):
+        raise RelayError(
+            "--source is wrong: it has a password, which every user of this machine can read there: set "
+            "SETTLE_RELAY_SOURCES or SETTLE_RELAY_SOURCES_FILE, or leave it to a passfile, service or PGPASSWORD"
+        )
+    return dsn
 
 
 def _refuse(line: str) -> NoReturn:
-    typer.echo(f"outbox-relay: {line}", err=True)
+    typer.echo(f"outbox-relay: {hide(line)}", err=True)
     raise typer.Exit(2) from None
 
 
 def main() -> None:
     """The ``outbox-relay`` command."""
-    typer.run(relay)
+    # A traceback with the values of variables would show a URL's password.
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(relay)
+    app()
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class Cleaner:
         self._cleans = self._source.settings.relay_cleanup and may_delete(connection)
         if self._source.settings.relay_cleanup and not self._cleans:
             role = connection.info.user
-            self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")
+            self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")  # noqa: S608 made of constants
         vacuum = self._cleans and bool(scalar(connection, _MAY_VACUUM))
         while not self._stop.is_set():
             self._remove(connection)

@@ -39,7 +39,7 @@ _BYTEA_TYPES = f"""
         SELECT oid FROM types JOIN pg_type ON typbasetype = type AND typtype = 'd'
     )
     SELECT type::int8 FROM types
-"""
+"""  # noqa: S608 made of constants
 
 
 def find_columns(connection: psycopg.Connection[Any]) -> Columns:

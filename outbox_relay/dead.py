@@ -63,11 +63,11 @@ _CONTENTS = " || ".join(f"coalesce(sha256(textsend({name})), '-')" for name in C
 _SINCE = f"""
     SELECT position::text, {_CONTENTS} || coalesce(sha256({{payload}}), '-')
     FROM public.outbox_dead WHERE position >= {{lsn}}::pg_lsn
-"""
+"""  # noqa: S608 made of constants
 _INSERT_DEAD = f"""
     INSERT INTO public.outbox_dead ({", ".join(COLUMNS)}, position, reason)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-"""
+"""  # noqa: S608 made of constants
 _LIST = """
     SELECT number, id, aggregatetype, aggregateid, type, octet_length(payload) AS payload_bytes, reason, died_at
     FROM public.outbox_dead ORDER BY died_at, number
@@ -75,7 +75,7 @@ _LIST = """
 _TAKE = f"""
     DELETE FROM public.outbox_dead WHERE number = %s
     RETURNING {", ".join(f"textsend({name})" if name != "payload" else name for name in COLUMNS)}
-"""
+"""  # noqa: S608 made of constants
 _FORGET = sql.SQL("DELETE FROM public.outbox WHERE {}")
 
 # The longest ID used as a row's name, and the prefix of the number that names a row with another ID.

@@ -10,6 +10,7 @@ import structlog
 
 import tracing
 from broker import security
+from contracts.redaction import hide_line
 from outbox_relay import health, polling, wal
 from outbox_relay.errors import RelayError
 from outbox_relay.settings import RelaySettings
@@ -95,7 +96,9 @@ def _configure_logs() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            hide_line,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            hide_line,
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

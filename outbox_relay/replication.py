@@ -15,8 +15,8 @@ from typing import Any
 
 import psycopg
 from psycopg import pq, sql
-from psycopg.conninfo import conninfo_to_dict
 
+from contracts.dsn import effective
 from contracts.postgres import relay_connection
 from outbox_relay.errors import DecodeError, PublicationMissingError, SetupError, SlotBusyError, StreamError
 from outbox_relay.pgoutput import POSTGRES_EPOCH_US
@@ -58,7 +58,7 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
         connection = relay_connection(dsn, replication=replication)
     except psycopg.OperationalError as error:
         if replication and "WAL sender" in str(error):
-            role = conninfo_to_dict(dsn).get("user")
+            role = effective(dsn).get("user")
             raise SetupError(f"permission denied to read the log: ALTER ROLE {role} REPLICATION") from None
         raise
     since_17 = _SESSION_SINCE_17 if connection.info.server_version >= _VERSION_17 else {}

@@ -4,31 +4,32 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from contracts.dsn import Dsn, check_dsn, split_dsns
 from contracts.services import NAMES
+from contracts.settings import Settings
 from outbox_relay import initial
 
 # One variable for each service that the registry knows: SETTLE_ACCOUNT_DSN and so on.
 _FIELDS: Any = {
     f"{name}_dsn": (
         Dsn | None,
-        Field(None, description=f"without relay_sources: database of the {name} service"),
+        Field(None, repr=False, description=f"without relay_sources: database of the {name} service"),
     )
     for name in NAMES
 }
-_Databases = create_model("_Databases", __base__=BaseSettings, **_FIELDS)
+_Databases = create_model("_Databases", __base__=Settings, **_FIELDS)
 
 
 class RelaySettings(_Databases):
     """The relay's settings; each is an environment variable with the prefix ``SETTLE_``."""
 
-    model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
-
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka, host:port[,host:port…]")
     relay_sources: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="databases: URLs, separated by white space or commas, or key-value strings, one a line"
+        (),
+        repr=False,
+        description="databases: URLs, separated by white space or commas, or key-value strings, one a line",
     )
     relay_reader: Literal["wal", "polling"] = Field("wal", description="how the outbox is read")
     relay_poll_interval_s: float = Field(

@@ -15,10 +15,10 @@ from typing import Any
 
 import psycopg
 import structlog
-from psycopg.conninfo import conninfo_to_dict
 
 from broker.rotation import Rotation
 from broker.security import KafkaSettingsError
+from contracts.dsn import effective
 from outbox_relay.acknowledgements import Acknowledgements, Waits
 from outbox_relay.dead import Quarantine
 from outbox_relay.errors import (
@@ -376,8 +376,8 @@ Read = Callable[[Source], None]
 
 def source_name(dsn: str) -> str:
     """The database's name, which is what people call a source."""
-    parameters = conninfo_to_dict(dsn)
-    return str(parameters.get("dbname") or parameters.get("user") or "postgres")
+    parameters = effective(dsn)
+    return parameters.get("dbname") or parameters.get("user") or "postgres"
 
 
 def _one_line(error: Exception) -> str:

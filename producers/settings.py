@@ -1,7 +1,8 @@
 """The producers' settings: which Kafka they write to, and how long they wait. From the environment."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.settings import Settings
 
 DELIVERY_TIMEOUT_S = 10.0
 
@@ -14,10 +15,8 @@ def topic_wait_ms(delivery_timeout_s: float) -> int:
     return int(min(TOPIC_WAIT_S, delivery_timeout_s / 2) * 1_000)
 
 
-class ProducerSettings(BaseSettings):
+class ProducerSettings(Settings):
     """What a producer reads; each is an environment variable with the prefix ``SETTLE_``."""
-
-    model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated")
     delivery_timeout_s: float = Field(

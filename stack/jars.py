@@ -23,6 +23,9 @@ KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
 LOG_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"
 # PostgreSQL that speaks TLS, as that of the Python package does not: built with OpenSSL, without client programs.
 POSTGRES_VERSION = "18.6.0"
+TLS_VERSION = int(POSTGRES_VERSION.partition(".")[0])
+"""The major version of :func:`postgres_with_tls`."""
+
 POSTGRES = f"io.zonky.test.postgres:embedded-postgres-binaries-{{platform}}:{POSTGRES_VERSION}"
 _PROCESSORS = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}
 DOWNLOADS_AT_ONCE = 6

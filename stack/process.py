@@ -110,7 +110,7 @@ def start(
     with log.open("ab") as output:
         log_start = output.tell()
         try:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 commands of ours, and no shell
                 wrapped,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

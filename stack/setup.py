@@ -28,7 +28,7 @@ def set_up() -> None:
     to_stderr("letting Apache Kafka run for a moment, so that it starts sooner (once)…")
     with tempfile.TemporaryDirectory(dir=made.parent) as aside:
         # PostgreSQL may run beside it as another user, who needs access.
-        os.chmod(aside, 0o755)
+        os.chmod(aside, 0o755)  # noqa: S103 of a folder that holds no secret
         new = Path(aside, made.name)
         with Stack(Path(aside, "data"), services=(), java_options=[f"-XX:AOTCacheOutput={new}"]):
             pass

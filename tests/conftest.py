@@ -57,6 +57,8 @@ OWN_STACKS = (
     "test_secured.py",
     "test_republish.py",
     "test_grants.py",
+    "test_postgres_tls.py",
+    "test_versions.py",
     "test_demo.py",
     "test_add_a_service.py",
     "test_classic_groups.py",

@@ -120,7 +120,7 @@ def _decode_all(decode: Callable[[bytes], object]) -> None:
 
 async def _write(dsn: str) -> None:
     table = Rows("settle_rows", **TYPES)
-    insert = f"INSERT INTO settle_rows ({NAMES}) VALUES ({', '.join(['%s'] * len(TYPES))})"
+    insert = f"INSERT INTO settle_rows ({NAMES}) VALUES ({', '.join(['%s'] * len(TYPES))})"  # noqa: S608 made of constants
     async with await service_connection(dsn, "settle-benchmark", psycopg.AsyncConnection) as connection:
 
         async def one_by_one(rows: list[tuple[Any, ...]]) -> None:

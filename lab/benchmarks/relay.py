@@ -112,10 +112,14 @@ class Outbox:
 @contextmanager
 def relay(outbox: Outbox, http_port: int = 0, **environment: str) -> Iterator[psutil.Process]:
     """The relay as a process of its own, as a user starts it."""
-    command = [sys.executable, "-m", "outbox_relay", "--source", outbox.dsn, "--bootstrap", outbox.bootstrap]
+    command = [sys.executable, "-m", "outbox_relay", "--bootstrap", outbox.bootstrap]
     ambient = {name: value for name, value in os.environ.items() if not name.startswith("SETTLE_")}
     # Tracing is on, so that each row is asked whether it is sampled; nothing listens there.
-    settings = {"SETTLE_HTTP_PORT": str(http_port), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    settings = {
+        "SETTLE_RELAY_SOURCES": outbox.dsn,
+        "SETTLE_HTTP_PORT": str(http_port),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+    }
     process = subprocess.Popen(command, env={**ambient, **settings, **environment}, stderr=subprocess.DEVNULL)
     try:
         yield psutil.Process(process.pid)

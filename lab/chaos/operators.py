@@ -86,7 +86,7 @@ _END_SESSIONS = """
 SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity
 WHERE usename <> %s AND backend_type IN ('client backend', 'walsender')
 """
-_PASSWORD = "SELECT rolpassword FROM pg_authid WHERE rolname = %s"
+_PASSWORD = "SELECT rolpassword FROM pg_authid WHERE rolname = %s"  # noqa: S105 no password
 
 T = TypeVar("T")
 

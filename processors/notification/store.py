@@ -32,14 +32,14 @@ ORDER BY next_attempt_at LIMIT %b
 """
 
 # Concurrent instances work on different rows, never on the same ones.
-_LOCK_DUE = f"SELECT {_COLUMNS} FROM notifications WHERE {_IS_DUE} FOR UPDATE SKIP LOCKED"
+_LOCK_DUE = f"SELECT {_COLUMNS} FROM notifications WHERE {_IS_DUE} FOR UPDATE SKIP LOCKED"  # noqa: S608 made of constants
 
-_DUE = f"SELECT payment_id, template FROM notifications WHERE {_IS_DUE}"
+_DUE = f"SELECT payment_id, template FROM notifications WHERE {_IS_DUE}"  # noqa: S608 made of constants
 
 _LOCK_THESE = f"""
 SELECT {_COLUMNS} FROM notifications
 WHERE (payment_id, template) IN ({_KEYS}) AND status = 'pending' AND next_attempt_at <= %b FOR UPDATE SKIP LOCKED
-"""
+"""  # noqa: S608 made of constants
 
 _PUSH_BACK = """
 UPDATE notifications SET reason = %b, next_attempt_at = %b, updated_at = now()
@@ -71,7 +71,7 @@ _UPDATE = f"""
 UPDATE notifications p SET status = n.status, reason = n.reason, attempts = n.attempts,
     next_attempt_at = n.next_attempt_at, updated_at = now()
 FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id AND p.template = n.template
-"""
+"""  # noqa: S608 made of constants
 
 
 async def known(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set[tuple[UUID, str]]:

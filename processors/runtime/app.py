@@ -24,6 +24,7 @@ from faust.app.base import BootStrategy
 from faust.types import ChannelT, StreamT
 from mode import Service
 from prometheus_client import REGISTRY
+from pydantic import ValidationError
 
 import tracing
 from broker import security
@@ -32,8 +33,9 @@ from broker.security import KafkaSettingsError
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.health import HealthServer, Page
+from contracts.start import begin
 from contracts.topics import consumer_group
-from contracts.variables import refuse_development_defaults
+from contracts.variables import EnvironmentRefusedError, complaint
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.database import is_refusal, is_transient
@@ -351,13 +353,18 @@ def create_app(processor_type: Callable[[ServiceSettings], Processor]) -> faust.
     """The Faust app of a processor, configured by the environment.
 
     Raises:
-        pydantic.ValidationError: a variable is invalid.
-        EnvironmentRefusedError: production is configured with a default password, or nobody can connect to Kafka
-            as the variables say.
+        SystemExit: a variable is invalid, production refuses it, or nobody can connect to Kafka as the variables
+            say; the text is one line. For another exception Faust's own command, which calls this while it imports
+            the app, would print a traceback.
     """
-    refuse_development_defaults()
-    settings = ServiceSettings()
-    security.check(settings.kafka_bootstrap)
+    try:
+        begin()
+        settings = ServiceSettings()
+        security.check(settings.kafka_bootstrap)
+    except ValidationError as error:
+        raise SystemExit(f"settle: {complaint(error)}") from None
+    except EnvironmentRefusedError as error:
+        raise SystemExit(f"settle: {error}") from None
     processor = processor_type(settings)
     pipeline = Pipeline(
         processor, DeadLetters(settings.kafka_bootstrap, processor.name), brokers(settings.kafka_bootstrap)

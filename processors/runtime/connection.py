@@ -12,6 +12,7 @@ import asyncio
 import os
 import select
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -35,10 +36,15 @@ IDLE_IN_TRANSACTION_S = 10
 """Between two statements of a transaction, where a service only decides: releases the rows of a frozen service."""
 
 TRANSACTION_S = 60
-"""For a transaction as a whole: it also ends one whose client reads no answers any more."""
+"""For a transaction as a whole: it also ends one whose client reads no answers any more. Since PostgreSQL 17."""
 
 ANSWER_S = STATEMENT_S + 15
 """Longer than any of the server's limits: a server that has not answered by then will not."""
+
+PROBES = 3
+"""How often a pooler is asked for another session: with other clients busy, one answer may be chance."""
+
+PROBE_S = 5.0
 
 # Rows are found by key: for a table that is still empty PostgreSQL would choose a sequential scan, and keep that
 # plan while the table grows. The last statement ends what none of the server's limits does: a COPY whose client
@@ -47,12 +53,14 @@ _SESSION = f"""
 SET statement_timeout = '{STATEMENT_S}s';
 SET lock_timeout = '{LOCK_S}s';
 SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s';
-SET transaction_timeout = '{TRANSACTION_S}s';
 SET enable_seqscan = off;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'settle-%'
 AND state = 'active' AND wait_event = 'ClientRead' AND query_start < now() - interval '{STATEMENT_S}s'
-"""
+"""  # noqa: S608 made of constants
+
+_SESSION_SINCE_17 = f"SET transaction_timeout = '{TRANSACTION_S}s'"
+_VERSION_17 = 170_000
 
 Result = TypeVar("Result")
 
@@ -67,15 +75,62 @@ async def connect(dsn: str, name: str) -> "PromptConnection":
         name: shown in ``pg_stat_activity``.
 
     Raises:
+        SharedSessionError: a pooler gives each transaction a session of its choice.
         psycopg.OperationalError: the database does not answer, or turns it away.
     """
     connection = await service_connection(dsn, name, PromptConnection)
     try:
+        await _refuse_shared_session(connection, lambda: service_connection(dsn, name, PromptConnection))
         await connection.execute(_SESSION)
+        if connection.info.server_version >= _VERSION_17:
+            await connection.execute(_SESSION_SINCE_17)
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+class SharedSessionError(psycopg.OperationalError):
+    """A pooler such as PgBouncer pools transactions: a session's settings would hold for others, and not here."""
+
+
+async def _refuse_shared_session(
+    connection: AsyncConnection, connect_another: Callable[[], Awaitable[AsyncConnection]]
+) -> None:
+    """Refuse a pooler that pools transactions; one that pools sessions is as good as the server itself.
+
+    A pooler announces another process ID than the server's. With a session for each connection, another connection
+    that is in a transaction has another session, and this one keeps its own.
+
+    Raises:
+        SharedSessionError: it does not.
+        psycopg.OperationalError: the pooler has no session left to find out.
+    """
+    kept = await _backend_pid(connection)
+    if kept == connection.info.backend_pid:
+        return
+    for _ in range(PROBES):
+        another = await connect_another()
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await another.execute("BEGIN")
+                taken = await _backend_pid(another)
+                if taken == kept or await _backend_pid(connection) != kept:
+                    raise SharedSessionError(
+                        "a pooler (PgBouncer?) shares sessions between transactions, and a service needs one of "
+                        "its own: pool_mode=session, or the server's own address"
+                    )
+        except TimeoutError:
+            raise psycopg.OperationalError(
+                f"the pooler (PgBouncer?) gave no second session within {PROBE_S:g} s; a service needs three"
+            ) from None
+        finally:
+            await another.close()
+
+
+async def _backend_pid(connection: AsyncConnection) -> int:
+    row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+    return int(row[0]) if row else 0
 
 
 class PromptConnection(AsyncConnection):

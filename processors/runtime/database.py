@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
+from contracts.dsn import effective
 from processors.runtime import metrics
 from processors.runtime.connection import PromptConnection, connect
 from tracing import attributes as names
@@ -165,12 +165,12 @@ class Database:
 def _attributes(dsn: str) -> dict[str, str | int]:
     found: dict[str, str | int] = {names.DB_SYSTEM_NAME: "postgresql"}
     try:
-        about = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:  # connecting says what is wrong with it
+        about = effective(dsn)
+    except ValueError:  # connecting says what is wrong with it
         return found
     if database := about.get("dbname"):
-        found[names.DB_NAMESPACE] = str(database)
-    host, port = str(about.get("host") or ""), str(about.get("port") or "")
+        found[names.DB_NAMESPACE] = database
+    host, port = about.get("host", ""), about.get("port", "")
     if host and "," not in host:  # several: only the connection knows
         found[names.SERVER_ADDRESS] = host
         if port.isdigit():

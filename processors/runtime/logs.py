@@ -13,6 +13,7 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
 from broker.records import Record, context_of_record, payment_id_of
+from contracts.redaction import hide_line
 from tracing import TraceContext
 
 LIBRARIES_FROM = "WARNING"
@@ -53,7 +54,7 @@ def configure_logs(service: str) -> None:
     global _service
     _service = service
     structlog.configure(
-        processors=[*_SHARED, _renderer()],
+        processors=[*_SHARED, hide_line, _renderer(), hide_line],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -88,7 +89,7 @@ def fields_of_record(record: Record) -> dict[str, str]:
 def _formatter() -> ProcessorFormatter:
     return ProcessorFormatter(
         foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
-        processors=[ProcessorFormatter.remove_processors_meta, _renderer()],
+        processors=[ProcessorFormatter.remove_processors_meta, hide_line, _renderer(), hide_line],
     )
 
 

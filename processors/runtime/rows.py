@@ -37,7 +37,7 @@ class Rows:
         self._types = tuple("text" if kind == "json" else kind for kind in columns.values())
         arrays = ", ".join(f"%b::{kind}[]" for kind in self._types)
         values = ", ".join(f'"{name}"::json' if kind == "json" else f'"{name}"' for name, kind in columns.items())
-        self._insert = f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({arrays}) AS n ({names})"
+        self._insert = f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({arrays}) AS n ({names})"  # noqa: S608 made of constants
         self._copy = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
 
     def insert(self, rows: Sequence[Row]) -> Write:

@@ -5,9 +5,9 @@ one.
 """
 
 OUTBOX_V1 = """
-    -- The columns of Debezium's outbox event router. Ids are time-ordered: inserts touch one end of the index.
+    -- The columns of Debezium's outbox event router. IDs come from the services: uuidv7() exists since 18.
     CREATE TABLE outbox (
-        id            uuid PRIMARY KEY DEFAULT uuidv7(),
+        id            uuid PRIMARY KEY,
         aggregatetype text NOT NULL,
         aggregateid   text NOT NULL,
         type          text NOT NULL,

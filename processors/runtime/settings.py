@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import AnyHttpUrl, Field, create_model, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from contracts.dsn import Dsn
 from contracts.services import DATABASES
+from contracts.settings import Settings
 from processors.runtime.membership import CONSUMER, Protocol
 from processors.runtime.retry import RetryPolicy
 
@@ -29,17 +30,15 @@ Pause = Annotated[float, Field(ge=0, le=PAUSE_S_MAX, allow_inf_nan=False)]
 _FIELDS: Any = {
     f"{name}_dsn": (
         Dsn,
-        Field(f"{DEFAULT_DSN}/{name}", description=f"database of the {name} service"),
+        Field(f"{DEFAULT_DSN}/{name}", repr=False, description=f"database of the {name} service"),
     )
     for name in DATABASES
 }
-_Databases = create_model("_Databases", __base__=BaseSettings, **_FIELDS)
+_Databases = create_model("_Databases", __base__=Settings, **_FIELDS)
 
 
 class ServiceSettings(_Databases):
     """The settings of every service. An invalid variable stops the service at its start, and is named."""
-
-    model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated")
 
@@ -83,7 +82,7 @@ class ServiceSettings(_Databases):
     mail_to: str = Field("{account_id}@localhost", description="recipient; {account_id} is filled in")
 
     provider_url: AnyHttpUrl | None = Field(
-        None, description="payment provider as an HTTP service; default: in this process"
+        None, repr=False, description="payment provider as an HTTP service; default: in this process"
     )
     provider_timeout_s: float = Field(5.0, gt=0, le=60, description="for one answer of the provider, seconds")
     provider_connections: int = Field(32, ge=1, le=1000, description="calls to the provider under way at most")

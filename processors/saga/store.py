@@ -18,7 +18,7 @@ payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, f
 requested_at
 """
 
-_READ = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%b)"
+_READ = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%b)"  # noqa: S608 made of constants
 
 _WITHDRAWALS = Rows(
     "withdrawals",

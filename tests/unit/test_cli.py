@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from importlib.metadata import version
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -48,14 +49,14 @@ def settle(*arguments):
     return CliRunner().invoke(app, arguments)
 
 
-def a_stack_was_on(folder, port):
+def a_stack_was_on(folder, port, user="settle"):
     """What a stack leaves behind, however it ended."""
     state.write(
         state.State(
             data=str(folder),
             pid=os.getpid(),
             kafka_bootstrap=f"127.0.0.1:{port}",
-            dsns={name: f"postgresql://settle@127.0.0.1:{port}/{name}" for name in DATABASES},
+            dsns={name: f"postgresql://{user}@127.0.0.1:{port}/{name}" for name in DATABASES},
             http={"saga": 2222},
             pids={"kafka": 1},
         )
@@ -63,11 +64,11 @@ def a_stack_was_on(folder, port):
 
 
 @contextmanager
-def a_stack_on(folder, port):
+def a_stack_on(folder, port, user="settle"):
     """What others see of a running stack."""
     folder.mkdir(exist_ok=True)
     lock = FolderLock(folder, print)
-    a_stack_was_on(folder, port)
+    a_stack_was_on(folder, port, user)
     try:
         yield
     finally:
@@ -545,3 +546,12 @@ def test_a_service_says_which_extra_is_missing_where_only_the_relay_is_installed
     monkeypatch.setattr(extras, "find_spec", lambda name: name if name == extras.EXTRAS["relay"] else None)
     assert settle("run", "account").stderr.endswith("pip install 'settle[services]'\n")
     assert "│ run " in settle("--help").stdout
+
+
+def test_env_shows_no_password_and_psql_finds_it_in_a_file(tmp_path):
+    with a_stack_on(tmp_path, 1111, user="settle:canary-7f3a"):
+        result = settle("env", "--data", str(tmp_path))
+    assert "canary-7f3a" not in result.stdout
+    file = tmp_path / "pgpass"
+    assert f"export PGPASSFILE={file}" in result.stdout.splitlines()
+    assert f"settle@127.0.0.1:1111/saga?passfile={quote(str(file), safe='')}" in result.stdout

@@ -20,6 +20,8 @@ CLASSES = (KafkaSettings, ServiceSettings, ProducerSettings, RelaySettings, Trac
 # Read by themselves, without a settings class.
 OTHERS = {
     "SETTLE_ENV": "development",
+    "SETTLE_TRUSTED_NETWORK": "",
+    "SETTLE_POSTGRES_VERSION": "18",
     "SETTLE_CACHE": "a folder in your cache directory",
     "SETTLE_FAILPOINT": "",
     "SETTLE_JAEGER_URL": DEFAULT_JAEGER_URL,

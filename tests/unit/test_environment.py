@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from contracts.variables import DEVELOPMENT_DEFAULT
+from contracts.production import DEVELOPMENT_DEFAULT
 
 ROOT = Path(__file__).parents[2]
 EVERYBODY_KNOWS = f"postgresql://saga:{DEVELOPMENT_DEFAULT}@postgres/saga"
@@ -71,8 +71,8 @@ def test_development_takes_them(monkeypatch, environment):
 
 def test_a_production_with_passwords_of_its_own_is_fine_and_they_are_not_shown(monkeypatch):
     monkeypatch.setenv("SETTLE_ENV", "production")
-    monkeypatch.setenv("SETTLE_SAGA_DSN", "postgresql://saga:hunter2@postgres/saga")
-    monkeypatch.setenv("SETTLE_RELAY_SOURCES", "postgresql://a:hunter2@x/a,postgresql://b:hunter2@x/b")
+    monkeypatch.setenv("SETTLE_SAGA_DSN", "postgresql://saga:hunter2@postgres/saga?sslmode=require")
+    monkeypatch.setenv("SETTLE_RELAY_SOURCES", "postgresql://a:hunter2@localhost/a,postgresql://b:hunter2@[::1]/b")
     monkeypatch.setenv("SETTLE_ACCOUNT_DSN_OF_OLD", "postgresql://a:some@hunter2@x/a")
     monkeypatch.setenv("SETTLE_OWNER_PASSWORD", "hunter2")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2")
@@ -80,7 +80,7 @@ def test_a_production_with_passwords_of_its_own_is_fine_and_they_are_not_shown(m
     result = settle("settings")
 
     assert result.exit_code == 0
-    assert "SETTLE_SAGA_DSN=postgresql://saga:***@postgres/saga" in result.stdout
+    assert "SETTLE_SAGA_DSN=postgresql://saga:***@postgres/saga?sslmode=require" in result.stdout
     assert "hunter2" not in result.stdout
 
 

@@ -111,7 +111,7 @@ class HttpProvider:
         client = (
             self._idle.pop()
             if self._idle
-            else httpx.AsyncClient(base_url=self._url, verify=self._tls, timeout=None, trust_env=False)
+            else httpx.AsyncClient(base_url=self._url, verify=self._tls, timeout=None, trust_env=False)  # noqa: S113 the whole call is limited
         )
         try:
             with self._call(path, charge) as span:

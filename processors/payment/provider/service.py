@@ -27,6 +27,8 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 
+from contracts.production import is_production
+from contracts.variables import EnvironmentRefusedError
 from processors.payment.gateway import Charge, Outcome, Unavailable
 from processors.payment.provider.simulated import SimulatedProvider
 from processors.runtime.logs import configure_logs
@@ -142,12 +144,12 @@ class Bank:
         faults = Faults() if operation == "void" and not self._faults.voids else self._faults
         if faults.delay_s:
             await asyncio.sleep(faults.delay_s)
-        if random.random() < faults.error_share:
+        if random.random() < faults.error_share:  # noqa: S311 nobody gains by guessing it
             after = {"Retry-After": str(faults.retry_after_s)} if faults.retry_after_s else {}
             return _refusal(faults.error_status, "out of order", after)
         outcome = await self._desks[operation].decide(charge)
         DECIDED.labels(operation, type(outcome).__name__.lower()).inc()
-        if random.random() < faults.silent_share:
+        if random.random() < faults.silent_share:  # noqa: S311 nobody gains by guessing it
             await asyncio.sleep(SILENCE_S_MAX)
         return _answer(outcome)
 
@@ -201,8 +203,14 @@ def run_provider(settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT, on the address of ``SETTLE_HTTP_HOST`` and ``SETTLE_HTTP_PORT``.
 
     Raises:
+        EnvironmentRefusedError: ``SETTLE_ENV`` is production.
         OSError: the port is taken.
     """
+    if is_production():
+        raise EnvironmentRefusedError(
+            "SETTLE_ENV=production refuses the simulated bank as a service: whoever reaches its /faults decides "
+            "how payments end; set SETTLE_PROVIDER_URL to a real one"
+        )
     configure_logs("provider")
     uvloop.run(_serve(settings))
 

@@ -260,10 +260,10 @@ def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initia
 @contextmanager
 def relay_process(outbox, *, dsn=None, stderr=None, **environment):
     """A relay in a process of its own."""
-    source = ["--source", dsn or outbox.dsn, "--bootstrap", outbox.bootstrap]
-    command = [sys.executable, "-m", "outbox_relay", *source]
+    command = [sys.executable, "-m", "outbox_relay", "--bootstrap", outbox.bootstrap]
     identity = secured.admin_variables(outbox.stack.data) if SECURE else {}
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **identity, **environment}, stderr=stderr)
+    variables = {**os.environ, **identity, "SETTLE_RELAY_SOURCES": dsn or outbox.dsn, **environment}
+    process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=stderr)
     try:
         yield process
     finally:
