@@ -89,8 +89,12 @@ clean: ## Remove the virtual environment and caches
 $(READY): pyproject.toml requirements.lock
 	@$(or $(PYTHON),python3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'settle needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...'; exit 1; }
-	@python="$(PYTHON)"; python="$${python:-$$(python3 stack/interpreter.py)}"; \
-		echo "setting up $(VENV) with $$python (once, about a minute)"; "$$python" -m venv $(VENV)
+	@if test -z "$(PYTHON)" && $(BIN)/python -c 'import ssl' 2>/dev/null; then \
+		echo 'bringing $(VENV) up to date'; \
+	else \
+		python="$(PYTHON)"; python="$${python:-$$(python3 stack/interpreter.py)}"; \
+		echo "setting up $(VENV) with $$python (once, about a minute)"; "$$python" -m venv --clear $(VENV); \
+	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
