@@ -13,7 +13,7 @@ from cli.text import say_to_shell
 from contracts.rights import OPERATOR, kafka_users
 from stack import state as stack_json
 from stack.ports import HOST
-from stack.postgres import PASSFILE
+from stack.names import PASSFILE
 
 UserOption = Annotated[
     str, typer.Option(help="Who to be at a secured stack's Kafka: operator, viewer, producer, or a service.")

@@ -10,3 +10,6 @@ def server_name(database: str) -> str:
 
 SERVERS = {database: server_name(database) for database in DATABASES}
 """The part of a stack that serves each database."""
+
+PASSFILE = "pgpass"
+"""The file in the data folder by which libpq knows the password: no URL that people see has to contain it."""

@@ -19,15 +19,12 @@ from contracts.postgres import session
 from stack import secured
 from stack.errors import StackError
 from stack.jars import TLS_VERSION, postgres_with_tls
-from stack.names import server_name
+from stack.names import PASSFILE, server_name
 from stack.part import Part
 from stack.ports import HOST
 from stack.process import Child, Home, chown_to_unprivileged, start
 
 USER = "settle"
-
-PASSFILE = "pgpass"
-"""The file in the data folder by which libpq knows the password: no URL that people see has to contain it."""
 
 
 SOCKET_BYTES_MAX = 103

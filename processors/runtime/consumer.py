@@ -24,7 +24,7 @@ from contracts import headers
 from contracts.topics import DEAD_LETTER_BYTES_MAX
 from processors.runtime.gaps import Gap
 from processors.runtime.membership import CONSUMER, Protocol, membership, unsupported
-from processors.runtime.pacing import BUSY_RATE, ENOUGH_RECORDS, Load, pause_s
+from processors.runtime.pacing import ENOUGH_RECORDS, Pace
 
 POLL_S = 0.5
 """How long a poll waits for a first record; also the delay until a stop is noticed."""
@@ -91,11 +91,7 @@ class BatchConsumer:
     ) -> None:
         self._ignored = frozenset(event_type.encode() for event_type in ignored)
         self._batch_max = batch_max
-        self._gather_s_max = gather_s_max
-        self._enough = enough
-        self._last_taken = time.monotonic()
-        self._load = Load()
-        self._last_records = 0
+        self._pace = Pace(gather_s_max, enough)
         self._topics = topics
         self._topic_errors: dict[str, KafkaError | None] = {}
         self._topic_in_turn = cycle(topics)
@@ -192,7 +188,7 @@ class BatchConsumer:
                 time.sleep(POLL_S)
                 return []
             self._renew()
-        time.sleep(self._pause_s())
+        time.sleep(self._pace.pause_s(self._behind))
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
         count, size, largest = 0, 0, 1
@@ -222,19 +218,8 @@ class BatchConsumer:
         if self._refused and records:
             for topic in {record.topic for record in records}:
                 self._refused.pop(topic, None)
-        self._last_taken = time.monotonic()
-        self._last_records = count
-        self._load.count(count, self._last_taken)
+        self._pace.taken(count)
         return records
-
-    def _pause_s(self) -> float:
-        took_s = time.monotonic() - self._last_taken
-        rate = self._load.rate
-        pause = pause_s(rate, self._gather_s_max, took_s, self._last_records, self._enough)
-        # Asked only where it is worth it. A backlog that is there already does not gather by waiting.
-        if pause and rate >= BUSY_RATE and self._behind() >= self._enough:
-            return 0.0
-        return pause
 
     def _behind(self) -> int:
         """Records to read, as far as the last fetches tell."""

@@ -1,6 +1,7 @@
 """The pace of batches: how long records may gather before the next one is taken, by the load."""
 
 import time
+from collections.abc import Callable
 
 GATHER_S_PER_RATE = 1 / 80_000
 BUSY_RATE = 4_000.0
@@ -41,7 +42,43 @@ def pause_s(rate: float, gather_s_max: float, took_s: float, records: int, enoug
     return max(gather_s - took_s, rest_s)
 
 
-class Load:
+class Pace:
+    """The pauses between batches, by what the last ones were.
+
+    Args:
+        gather_s_max: how long to wait under load for a batch to grow, seconds.
+        enough: a batch of so many records is not waited for to grow.
+    """
+
+    def __init__(self, gather_s_max: float, enough: int = ENOUGH_RECORDS) -> None:
+        self._gather_s_max = gather_s_max
+        self._enough = enough
+        self._load = _Load()
+        self._last_taken = time.monotonic()
+        self._last_records = 0
+
+    def taken(self, records: int) -> None:
+        """Note that a batch has been taken just now."""
+        self._last_taken = time.monotonic()
+        self._last_records = records
+        self._load.count(records, self._last_taken)
+
+    def pause_s(self, behind: Callable[[], int]) -> float:
+        """How long to wait before the next batch, seconds.
+
+        Args:
+            behind: how many records are there to read already; asked only under load.
+        """
+        rate = self._load.rate
+        took_s = time.monotonic() - self._last_taken
+        pause = pause_s(rate, self._gather_s_max, took_s, self._last_records, self._enough)
+        # A backlog that is there already does not grow into a larger batch by waiting.
+        if pause and rate >= BUSY_RATE and behind() >= self._enough:
+            return 0.0
+        return pause
+
+
+class _Load:
     """Records per second, over the last full window."""
 
     def __init__(self) -> None:
@@ -50,7 +87,6 @@ class Load:
         self._records = 0
 
     def count(self, records: int, now: float) -> None:
-        """Note that so many records were taken by now (monotonic seconds)."""
         self._records += records
         elapsed = now - self._since
         if elapsed >= RATE_WINDOW_S:

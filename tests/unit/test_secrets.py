@@ -203,8 +203,12 @@ def test_the_settings_command_shows_no_secret(monkeypatch, tmp_path):
         monkeypatch.setenv(name, URL)
     monkeypatch.setenv("SETTLE_PROVIDER_URL", "http://bank:canary-7f3a@127.0.0.1/")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:canary-7f3a@127.0.0.1:4318")
-    for name in ("SETTLE_KAFKA_CONFIG", "SETTLE_KAFKA_SASL_PASSWORD", "OTEL_EXPORTER_OTLP_HEADERS"):
+    for name in ("SETTLE_KAFKA_SASL_PASSWORD", "OTEL_EXPORTER_OTLP_HEADERS"):
         monkeypatch.setenv(name, CANARY)
+    monkeypatch.setenv("SETTLE_KAFKA_CONFIG", json.dumps({"client.rack": CANARY}))
+    monkeypatch.setenv("SETTLE_KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
+    monkeypatch.setenv("SETTLE_KAFKA_SASL_MECHANISM", "PLAIN")
+    monkeypatch.setenv("SETTLE_KAFKA_SASL_USERNAME", "saga")
     monkeypatch.setenv("SETTLE_SAGA_DSN", "")
     monkeypatch.setenv("SETTLE_SAGA_DSN_FILE", file_with(tmp_path, URL))
 
