@@ -12,8 +12,8 @@ from cli.settings import DataOption
 from cli.text import say_to_shell
 from contracts.rights import OPERATOR, kafka_users
 from stack import state as stack_json
-from stack.ports import HOST
 from stack.names import PASSFILE
+from stack.ports import HOST
 
 UserOption = Annotated[
     str, typer.Option(help="Who to be at a secured stack's Kafka: operator, viewer, producer, or a service.")

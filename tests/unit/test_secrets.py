@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from cli import settings as cli_settings
 from cli.main import app
-from contracts import redaction
 from contracts.redaction import hide, hide_line
 from contracts.start import begin
 from contracts.variables import EnvironmentRefusedError, complaint, is_secret, value
@@ -36,8 +35,6 @@ SECRETS = ("SETTLE_SAGA_DSN", "SETTLE_PROVIDER_DSN", "SETTLE_RELAY_SOURCES", "SE
 def environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("SETTLE_", "OTEL_", "PG"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(redaction, "_known", frozenset())
-    monkeypatch.setattr(redaction, "_pattern", None)
 
 
 def no_canary(text):
