@@ -46,7 +46,7 @@ def open_(
         check_account_id(name)
     refuse_production("settle accounts open makes money appear", anyway=in_production)
     balance_minor, code = parse_amount(balance, currency), parse_currency(currency)
-    dsn = settings.dsn("account", data)
+    dsn = settings.treasurer_dsn(data)
     new = open_accounts(dsn, wanted, balance_minor, code)
     there = f"; {len(wanted) - len(new)} open already" if len(new) < len(wanted) else ""
     accounts = "account" if len(new) == 1 else "accounts"

@@ -19,6 +19,7 @@ from contracts.variables import value
 if TYPE_CHECKING:
     from stack.state import State
 
+TREASURER = "SETTLE_TREASURER_DSN"
 DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
 
 DataOption = Annotated[
@@ -70,6 +71,22 @@ def dsn(database: str, data: Path | None = None) -> str:
         return check_dsn(found)
     except ValueError as error:
         raise BadInputError(f"{name} is wrong: {error}") from None
+
+
+def treasurer_dsn(data: Path | None = None) -> str:
+    """Where accounts are opened: ``SETTLE_TREASURER_DSN``, whose role may, or else the account service's database.
+
+    Raises:
+        NotRunning: no stack runs on the folder that ``data`` names.
+        BadInputError: the variable is not a valid DSN.
+    """
+    from contracts.dsn import check_dsn
+
+    found = value(TREASURER) if data is None else None
+    try:
+        return check_dsn(found) if found is not None else dsn("account", data)
+    except ValueError as error:
+        raise BadInputError(f"{TREASURER} is wrong: {error}") from None
 
 
 def jaeger_url() -> str:

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from contracts.postgres import session
 from contracts.services import FOLDERS, NAMES
+from operations import functions
 
 PUBLICATION = """
 DO $$ BEGIN
@@ -22,18 +23,15 @@ END $$
 _COLUMNS = "(id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)"
 _COLUMNS_SINCE = 150_000
 
-_RELAY = "GRANT SELECT, DELETE ON outbox TO relay"
+# It quarantines rows that can never be published.
+_RELAY = """
+GRANT SELECT, DELETE ON outbox TO relay_{service};
+GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay_{service};
+"""
 
 # To vacuum it; where the right does not exist yet, autovacuum does, once a minute.
-_VACUUM = "GRANT MAINTAIN ON outbox TO relay"
+_VACUUM = "GRANT MAINTAIN ON outbox TO relay_{service}"
 _VACUUM_SINCE = 170_000
-
-# The relay quarantines rows that can never be published; people list them, and put them back into the outbox.
-_DEAD_ROWS = """
-GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay;
-GRANT SELECT, DELETE ON outbox_dead TO operator;
-GRANT INSERT, DELETE ON outbox TO operator;
-"""
 
 # A service emits events and records gaps; people acknowledge these.
 _EVERY_SERVICE = """
@@ -42,9 +40,16 @@ GRANT SELECT, INSERT, UPDATE ON gaps TO {service};
 GRANT UPDATE (acknowledged_at, note) ON gaps TO operator;
 """
 
-_OPERATOR = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO operator"
+_PEOPLE = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO viewer, operator, treasurer"
 
-_OPEN_ACCOUNTS = "GRANT INSERT ON accounts TO operator"
+# What the operator had before there were functions.
+_NO_MORE = """
+REVOKE INSERT, DELETE ON outbox FROM operator;
+REVOKE DELETE ON outbox_dead FROM operator;
+"""
+_NO_ACCOUNTS = "REVOKE INSERT ON accounts FROM operator"
+
+_OPEN_ACCOUNTS = "GRANT INSERT ON accounts TO treasurer"
 
 
 def grant(database: str, dsn: str) -> None:
@@ -59,15 +64,15 @@ def grant(database: str, dsn: str) -> None:
         psycopg.OperationalError: the database does not answer.
     """
     own: str = import_module(f"{FOLDERS[database]}.grants").GRANTS
-    statements = [own, _OPERATOR]
+    statements = [own, _PEOPLE]
     if database == "account":
-        statements.append(_OPEN_ACCOUNTS)
+        statements += [_NO_ACCOUNTS, _OPEN_ACCOUNTS]
     with session(dsn) as connection:
         version = connection.info.server_version
         if database in NAMES:
             columns = _COLUMNS if version >= _COLUMNS_SINCE else ""
-            statements += [PUBLICATION.format(columns=columns), _RELAY, _DEAD_ROWS]
-            statements += [_VACUUM] if version >= _VACUUM_SINCE else []
-            statements.append(_EVERY_SERVICE.format(service=database))
+            statements += [PUBLICATION.format(columns=columns), _RELAY.format(service=database), _NO_MORE]
+            statements += [_VACUUM.format(service=database)] if version >= _VACUUM_SINCE else []
+            statements += [_EVERY_SERVICE.format(service=database), *functions.statements(database)]
         for statement in statements:
             connection.execute(statement)

@@ -23,6 +23,7 @@ from contracts.events import EVENT_TYPES, decode, same_withdrawal
 from contracts.postgres import session
 from contracts.services import NAMES, SERVICES, WRITTEN_BY
 from operations.audit.sides import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
+from operations.functions import REPUBLISH_FUNCTION
 from operations.lost import Known, Lost
 from operations.rebuild import rebuild
 from processors.account import decide as account
@@ -89,6 +90,8 @@ SELECT n.* FROM (VALUES (%s::uuid, %s, %s, %s, %s::text::json, %s, %s)) AS n (id
 WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.id = n.id)
 """
 
+_HAS_FUNCTION = "SELECT to_regprocedure(%s) IS NOT NULL"
+_CALL = "SELECT public.settle_republish(%s::uuid, %s, %s, %s, %s)"
 
 Choose = Callable[[Known], set[str]]
 """Chooses the event types to publish, by what is known of a withdrawal."""
@@ -167,6 +170,7 @@ def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], t
 
     Raises:
         psycopg.OperationalError: a database does not answer.
+        psycopg.errors.InsufficientPrivilege: the role may not, or the service's tables do not prove an event.
         NotDeliveredError: Kafka did not confirm a request in time.
     """
     by_service: dict[str | None, list[Lost]] = defaultdict(list)
@@ -185,8 +189,17 @@ def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], t
             ids = [str(one.message_id) for one in some]
             dead = {row_id for (row_id,) in cursor.execute(_DEAD, (ids,))}
             left += [one for one in some if str(one.message_id) in dead]
-            cursor.executemany(_INSERT, [_row(service, one) for one in some if str(one.message_id) not in dead])
+            again = [one for one in some if str(one.message_id) not in dead]
+            (by_function,) = cursor.execute(_HAS_FUNCTION, (REPUBLISH_FUNCTION,)).fetchone() or (False,)
+            if by_function:
+                cursor.executemany(_CALL, [_arguments(one) for one in again])
+            else:
+                cursor.executemany(_INSERT, [_row(service, one) for one in again])
     return left
+
+
+def _arguments(event: Lost) -> tuple[object, ...]:
+    return event.message_id, event.event_type, event.body, event.traceparent, event.tracestate
 
 
 def _row(service: str, event: Lost) -> tuple[object, ...]:

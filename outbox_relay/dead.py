@@ -76,6 +76,11 @@ _TAKE = f"""
     DELETE FROM public.outbox_dead WHERE number = %s
     RETURNING {", ".join(f"textsend({name})" if name != "payload" else name for name in COLUMNS)}
 """  # noqa: S608 made of constants
+RETRY_FUNCTION = "public.settle_outbox_dead_retry(bigint)"
+DISCARD_FUNCTION = "public.settle_outbox_dead_discard(bigint)"
+"""Functions that ``settle migrate --grant`` makes, for a role that may not write the tables itself."""
+
+_IS_THERE = "SELECT to_regprocedure(%s) IS NOT NULL"
 _FORGET = sql.SQL("DELETE FROM public.outbox WHERE {}")
 
 # The longest ID used as a row's name, and the prefix of the number that names a row with another ID.
@@ -236,43 +241,49 @@ def retry(connection: psycopg.Connection[Any], names: Collection[str] | None) ->
     """Insert dead rows into the outbox again, as new ones at its end with the same IDs; returns their names.
 
     Args:
-        connection: of a role that owns the tables, or may insert and delete.
+        connection: of a role that owns the tables, may insert and delete, or may call the function for that.
         names: of the rows (:attr:`DeadRow.name`); None for all.
 
     Raises:
         RelayError: the outbox does not take one of them; then all are still dead.
     """
-    return _take_out(connection, names, "put back", _insert)
+    return _take_out(connection, names, "put back", RETRY_FUNCTION, _insert)
 
 
 def discard(connection: psycopg.Connection[Any], names: Collection[str] | None) -> list[str]:
     """Delete dead rows without publishing them; returns their names.
 
     Args:
-        connection: of a role that owns the tables, or may delete.
+        connection: of a role that owns the tables, may delete, or may call the function for that.
         names: of the rows (:attr:`DeadRow.name`); None for all.
 
     Raises:
         RelayError: the role may not; then all are still there.
     """
-    return _take_out(connection, names, "discarded", None)
+    return _take_out(connection, names, "discarded", DISCARD_FUNCTION, None)
 
 
 def _take_out(
     connection: psycopg.Connection[Any],
     names: Collection[str] | None,
     what: str,
+    function: str,
     then: Callable[[psycopg.Cursor[Any], Columns, tuple[Any, ...]], None] | None,
 ) -> list[str]:
     """Take rows out of the table of dead rows, and out of the outbox where they still stand: all or none."""
     chosen = [dead for dead in dead_rows(connection) if names is None or {dead.name, dead.id} & set(names)]
     taken = []
     columns = find_columns(connection) if chosen else {}
+    call = f"SELECT {function.partition('(')[0]}(%s)" if _has(connection, function) else None
     with connection.transaction(), connection.cursor() as cursor:
         cursor.adapters.register_dumper(_Text, _TextDumper)
         cursor.execute("SET LOCAL client_encoding = 'UTF8'")
         for dead in chosen:
             try:
+                if call is not None:
+                    (is_taken,) = cursor.execute(call.encode(), (dead.number,)).fetchone() or (False,)
+                    taken += [dead.name] if is_taken else []
+                    continue
                 row = cursor.execute(_TAKE, (dead.number,)).fetchone()
                 if row is None:
                     continue  # somebody else took it
@@ -285,6 +296,11 @@ def _take_out(
                 raise RelayError(f"row {dead.name} is not {what}: {error.diag.message_primary}") from None
             taken.append(dead.name)
     return taken
+
+
+def _has(connection: psycopg.Connection[Any], function: str) -> bool:
+    row = connection.execute(_IS_THERE, (function,)).fetchone()
+    return bool(row and row[0])
 
 
 def _insert(cursor: psycopg.Cursor[Any], columns: Columns, row: tuple[Any, ...]) -> None:

@@ -16,6 +16,14 @@ ROLES_SQL = Path(__file__).parents[2] / "deploy" / "postgres" / "roles.sql"
 PSQL = programs() / "psql"
 
 
+PEOPLE = ("viewer", "operator", "treasurer")
+
+
+def user(role, database):
+    """The name of a role; each database has a relay's of its own."""
+    return f"relay_{database}" if role == "relay" else role
+
+
 class Server:
     """A server with Settle's roles, and Kafka beside it."""
 
@@ -25,10 +33,12 @@ class Server:
         self.address = self.superuser.rpartition("@")[2]
 
     def dsn(self, role, database):
-        return f"postgresql://{role}:{role}-password@{self.address}/{database}"
+        return f"postgresql://{user(role, database)}:{role}-password@{self.address}/{database}"
 
     def dsns(self, role):
-        return {f"SETTLE_{name.upper()}_DSN": self.dsn(role, name) for name in DATABASES}
+        """What a role's commands are given; the operator's also the treasurer's, as in the compose stack."""
+        treasurer = {"SETTLE_TREASURER_DSN": self.dsn("treasurer", "account")} if role == "operator" else {}
+        return {f"SETTLE_{name.upper()}_DSN": self.dsn(role, name) for name in DATABASES} | treasurer
 
     def set_up_roles(self, **passwords):
         """Run the script for each database, as each one's own server would."""
@@ -36,7 +46,7 @@ class Server:
         command = [PSQL, f"--username={server.username}", f"--host={server.hostname}"]
         command += [f"--port={server.port}", "--dbname=postgres", f"--file={ROLES_SQL}"]
         for database in DATABASES:
-            names = {"service": database, "owner": "owner", "relay": "relay", "operator": "operator"}
+            names = {"service": database} | {name: name for name in ("owner", "relay", *PEOPLE)}
             given = {
                 f"SETTLE_{kind.upper()}_PASSWORD": passwords.get(name, f"{name}-password")
                 for kind, name in names.items()
@@ -64,6 +74,10 @@ class Server:
     def tries(self, role, database, statement):
         with psycopg.connect(self.dsn(role, database)) as connection:
             connection.execute(statement)
+
+    def asks(self, role, database, query):
+        with psycopg.connect(self.dsn(role, database)) as connection:
+            return connection.execute(query).fetchall()
 
 
 def clean_environment():

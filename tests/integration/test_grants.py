@@ -1,5 +1,6 @@
 """Each role does its work, and nothing else, on a server that only `deploy/postgres/roles.sql` has set up."""
 
+import json
 from contextlib import ExitStack
 
 import psycopg
@@ -12,6 +13,8 @@ from tests.integration.roles import Server
 SERVICES = ("account", "payment", "notification", "saga")
 RELAYED = SERVICES
 A_ROW = "'018f0000-0000-7000-8000-000000000001', 'nobody', 'b', 'nothing', '1', NULL, NULL"
+ANOTHER_ROW = A_ROW.replace("0001", "0002")
+MAKE_UP = "SELECT settle_republish(gen_random_uuid(), 'MoneyDeducted', '{}', NULL, NULL)"
 DENIED = psycopg.errors.InsufficientPrivilege
 
 
@@ -81,8 +84,23 @@ def test_a_service_connects_to_no_database_but_its_own(server, role):
         ("relay", "account", "SELECT FROM accounts"),
         ("relay", "saga", "SELECT FROM event_store"),
         ("operator", "account", "UPDATE accounts SET balance_minor = 1"),
+        ("operator", "account", "INSERT INTO accounts VALUES ('acc-x', 'USD', 1, 1)"),
         ("operator", "payment", "DELETE FROM payments"),
         ("operator", "saga", "UPDATE outbox SET payload = '1'"),
+        ("operator", "account", f"INSERT INTO outbox VALUES ({A_ROW})"),
+        ("operator", "account", "DELETE FROM outbox"),
+        ("operator", "account", "DELETE FROM outbox_dead"),
+        ("operator", "account", "UPDATE gaps SET first = 0"),
+        ("viewer", "account", "INSERT INTO accounts VALUES ('acc-x', 'USD', 1, 1)"),
+        ("viewer", "account", "UPDATE gaps SET note = 'x'"),
+        ("viewer", "account", "SELECT settle_outbox_dead_discard(1)"),
+        ("viewer", "account", MAKE_UP),
+        ("treasurer", "account", "UPDATE accounts SET balance_minor = 1"),
+        ("treasurer", "account", "SELECT settle_outbox_dead_retry(1)"),
+        ("treasurer", "account", f"INSERT INTO outbox VALUES ({A_ROW})"),
+        ("treasurer", "saga", "INSERT INTO event_store (payment_id) VALUES (NULL)"),
+        ("account", "account", MAKE_UP),
+        ("relay", "account", "SELECT settle_outbox_dead_retry(1)"),
     ],
 )
 def test_a_role_may_not(server, role, database, statement):
@@ -104,12 +122,68 @@ def test_roles_and_grants_may_be_made_again_and_a_password_changes(server):
 
 def test_a_row_that_can_never_be_published_is_put_aside_by_the_relay_and_put_back_by_the_operator(server):
     server.tries("relay", "saga", f"INSERT INTO outbox_dead VALUES ({A_ROW}, '0/1', 'too large')")
-    server.tries("operator", "saga", "DELETE FROM outbox_dead")
-    server.tries("operator", "saga", f"INSERT INTO outbox VALUES ({A_ROW})")
+    server.tries("relay", "saga", f"INSERT INTO outbox_dead VALUES ({ANOTHER_ROW}, '0/1', 'too large')")
+    first, second = (row.split("'")[1] for row in (A_ROW, ANOTHER_ROW))
+
+    assert "1 row put back" in server.settle("operator", "outbox", "dead", "retry", first)
+    assert "1 row discarded" in server.settle("operator", "outbox", "dead", "discard", second)
+
+    found = server.asks(
+        "viewer", "saga", "SELECT id::text, type, payload::text FROM outbox WHERE type = 'nothing'"
+    )
+    assert found == [(first, "nothing", "1")]
+    assert server.asks("viewer", "saga", "SELECT id FROM outbox_dead") == []
     server.tries("relay", "saga", "DELETE FROM outbox WHERE type = 'nothing'")
-    for role, statement in (
-        ("saga", "SELECT FROM outbox_dead"),
-        ("operator", "UPDATE outbox_dead SET reason = ''"),
+    with pytest.raises(DENIED):
+        server.tries("saga", "saga", "SELECT FROM outbox_dead")
+
+
+def test_an_operator_has_only_events_published_that_the_tables_prove(server):
+    payment_id = "018f0000-0000-7000-8000-00000000000a"
+    server.tries(
+        "account",
+        "account",
+        f"INSERT INTO saga_log (payment_id, account_id, amount_minor, currency, status)"
+        f" VALUES ('{payment_id}', 'acc-proof', 500, 'USD', 'deducted')",
+    )
+    server.tries(
+        "account", "account", f"INSERT INTO ledger VALUES ('{payment_id}', 'deduction', 'acc-proof', -500, now())"
+    )
+
+    def republish(event_type, **changed):
+        event = {"payment_id": payment_id, "account_id": "acc-proof", "amount_minor": 500, "currency": "USD"}
+        body = json.dumps({**event, **changed})
+        server.tries(
+            "operator",
+            "account",
+            f"SELECT settle_republish(gen_random_uuid(), '{event_type}', '{body}', NULL, NULL)",
+        )
+
+    for event_type, changed in (
+        ("MoneyRefunded", {}),
+        ("WithdrawalRejected", {}),
+        ("PaymentProcessed", {}),
+        ("MoneyDeducted", {"amount_minor": 50_000}),
+        ("MoneyDeducted", {"account_id": "acc-other"}),
+        ("MoneyDeducted", {"payment_id": "018f0000-0000-7000-8000-00000000000b"}),
     ):
-        with pytest.raises(DENIED):
-            server.tries(role, "saga", statement)
+        with pytest.raises(DENIED, match=f"{event_type} of withdrawal .* is not proved by the tables of account"):
+            republish(event_type, **changed)
+    republish("MoneyDeducted")
+
+    rows = server.asks("viewer", "account", "SELECT aggregatetype, aggregateid, type FROM outbox")
+    assert rows == [("account", "acc-proof", "MoneyDeducted")]
+    server.tries("relay", "account", "DELETE FROM outbox")
+
+
+def test_the_treasurer_opens_accounts_and_the_viewer_looks(server):
+    server.settle("treasurer", "accounts", "open", "treasured")
+    assert server.asks("viewer", "account", "SELECT 1 FROM accounts WHERE account_id = 'treasured'") == [(1,)]
+    server.settle("viewer", "stuck")
+    server.settle("viewer", "gaps", "list")
+
+
+def test_a_relay_connects_to_its_own_database_only(server):
+    for database in {*DATABASES, "postgres"} - {"saga"}:
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(server.dsn("relay", "saga").rpartition("/")[0] + f"/{database}")

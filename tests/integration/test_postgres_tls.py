@@ -17,14 +17,14 @@ from stack.ports import choose
 from stack.supervisor import Stack
 from tests.conftest import wait_until
 from tests.integration.relay.outbox import answer
-from tests.integration.roles import Server, clean_environment
+from tests.integration.roles import PEOPLE, Server, clean_environment, user
 
 # Only the superuser, as whom stack and psql come, may do without TLS. The account service, and the relay in one
 # database, have a certificate instead of a password.
 HBA = """
 host all settle 127.0.0.1/32 scram-sha-256
 hostssl account account 127.0.0.1/32 cert
-hostssl saga relay 127.0.0.1/32 cert
+hostssl saga relay_saga 127.0.0.1/32 cert
 hostssl all all 127.0.0.1/32 scram-sha-256
 local all all scram-sha-256
 """
@@ -41,7 +41,7 @@ def files(tmp_path_factory):
     issued = {
         "server": ca.issue_cert("localhost"),
         "account": ca.issue_cert(common_name="account"),
-        "relay": ca.issue_cert(common_name="relay"),
+        "relay": ca.issue_cert(common_name="relay_saga"),
         "expired": ca.issue_cert(common_name="account", not_after=past, not_before=past - timedelta(days=1)),
     }
     for name, certificate in issued.items():
@@ -51,8 +51,9 @@ def files(tmp_path_factory):
     ca.cert_pem.write_to_path(folder / "ca.crt")
     stranger.cert_pem.write_to_path(folder / "stranger.crt")
     passwords = folder / "pgpass"
-    roles = ("owner", "relay", "operator", "payment", "notification", "saga", "provider")
-    passwords.write_text("".join(f"*:*:*:{role}:{role}-password\n" for role in roles))
+    lines = [f"*:*:*:{role}:{role}-password\n" for role in ("owner", *PEOPLE, *NAMES, "provider")]
+    lines += [f"*:*:*:{user('relay', name)}:relay-password\n" for name in NAMES]
+    passwords.write_text("".join(lines))
     passwords.chmod(0o600)
     return folder
 
@@ -73,7 +74,7 @@ class Secured(Server):
     def url(self, role, database, **parameters):
         parameters = {"sslmode": "verify-full", "sslrootcert": self.files / "ca.crt", **parameters}
         query = "&".join(f"{name}={value}" for name, value in parameters.items())
-        return f"postgresql://{role}@localhost:{self.port}/{database}?{query}"
+        return f"postgresql://{user(role, database)}@localhost:{self.port}/{database}?{query}"
 
     def certified(self, role, database, name=None, **parameters):
         name = name or role
@@ -89,7 +90,7 @@ class Secured(Server):
     def sources(self):
         return "\n".join(
             (
-                "service=account user=relay",
+                "service=account user=relay_account",
                 self.dsn("relay", "payment"),
                 self.dsn("relay", "notification").replace(
                     f"passfile={self.files}/pgpass", "password=relay-password"

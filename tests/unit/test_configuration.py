@@ -21,6 +21,7 @@ CLASSES = (KafkaSettings, ServiceSettings, ProducerSettings, RelaySettings, Trac
 OTHERS = {
     "SETTLE_ENV": "development",
     "SETTLE_TRUSTED_NETWORK": "",
+    "SETTLE_TREASURER_DSN": "that of the account service's database",
     "SETTLE_POSTGRES_VERSION": "18",
     "SETTLE_CACHE": "a folder in your cache directory",
     "SETTLE_FAILPOINT": "",

@@ -57,6 +57,12 @@ class Client:
         self.release()
 
 
+def test_the_only_session_of_a_pooler_of_transactions_is_recognised():
+    pooler = Pooler(by_transaction=True, idle=(101,))
+    with pytest.raises(SharedSessionError):
+        asyncio.run(_refuse_shared_session(pooler.connect(), pooler.connect_another))
+
+
 @pytest.mark.parametrize("takes", ["last", "first"])
 def test_transactions_of_several_connections_in_one_session_are_refused(takes):
     pooler = Pooler(by_transaction=True, takes=takes)

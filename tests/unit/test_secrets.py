@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from cli import settings as cli_settings
 from cli.main import app
+from cli.text import complain
 from contracts.redaction import hide, hide_line
 from contracts.start import begin
 from contracts.variables import EnvironmentRefusedError, complaint, is_secret, value
@@ -301,6 +302,13 @@ def test_the_file_of_a_stack_is_for_its_owner_alone(tmp_path):
     written = state.State(str(tmp_path), 1, "127.0.0.1:1", {"saga": URL})
     state.write(written)
     assert (tmp_path / state.FILE_NAME).stat().st_mode & 0o077 == 0
+
+
+def test_an_error_of_a_command_shows_no_secret(monkeypatch, capsys):
+    monkeypatch.setenv("SETTLE_SAGA_DSN", URL)
+    begin()
+    complain(f"{CANARY} and {URL}")
+    assert capsys.readouterr().err == "settle: *** and postgresql://saga:***@127.0.0.1:1/saga\n"
 
 
 def test_logs_that_nobody_configured_show_no_secret(monkeypatch):

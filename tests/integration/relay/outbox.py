@@ -39,6 +39,17 @@ CREATE_OUTBOX = """
 """
 
 
+# As PostgreSQL has it since 18: IDs in the order of their making.
+UUIDV7 = """
+    CREATE FUNCTION uuidv7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
+        SELECT (lpad(to_hex((us / 1000)::bigint), 12, '0') || '7' || lpad(to_hex(us % 1000 * 4), 3, '0') || '8'
+            || substr(md5(random()::text), 1, 15))::uuid
+        FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS us) AS now
+    $$
+"""
+VERSION_18 = 180_000
+
+
 class Outbox:
     """A database with an outbox, and the topic that its rows belong on."""
 
@@ -54,6 +65,8 @@ class Outbox:
         with psycopg.connect(stack.state.dsns["account"], autocommit=True) as server:
             server.execute(f'CREATE DATABASE "{self.name}"')
         self.connection = psycopg.connect(self.dsn, autocommit=True)
+        if self.connection.info.server_version < VERSION_18:
+            self.connection.execute(UUIDV7)
         if table:
             self.connection.execute(CREATE_OUTBOX)
         if topic:
