@@ -6,6 +6,8 @@ import signal
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ import psutil
 import psycopg
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from psycopg.conninfo import make_conninfo
 
 from broker import security
 from broker.clients import admin, group_consumer, plain_producer
@@ -27,6 +30,8 @@ from producers.client import WithdrawalClient
 from producers.load import run_load
 from producers.plan import LoadPlan, plan_load
 from stack import secured
+from stack.ports import choose
+from stack.provision import migrate
 from stack.supervisor import Stack
 from tests.conftest import WAIT_S, wait_until
 from tests.integration.test_withdrawals import request
@@ -189,6 +194,45 @@ def test_a_forged_dead_letter_steers_no_redrive_to_another_topic(safe: Secured):
     assert length(safe, "payment.requests") == before
     assert letter.record.topic == "account.events"
     wait_until(lambda: len(read_letters(safe.bootstrap)) > 1, "it is refused again")
+
+
+def test_a_relay_of_one_outbox_publishes_nothing_for_another_service_and_says_so(safe: Secured):
+    name, port = "outbox_of_payment", choose()
+    with psycopg.connect(safe.stack.state.dsns["payment"], autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+    dsn = make_conninfo(safe.stack.state.dsns["payment"], dbname=name)
+    migrate("payment", dsn)
+    before = length(safe, "account.events")
+    identity = secured.user_variables(safe.stack.data, relay_of("payment"))
+    environment = {**os.environ, **safe.stack.environment(), **identity}
+    environment |= {"SETTLE_RELAY_SOURCES": dsn, "SETTLE_HTTP_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-m", "cli", "run", "relay"], env=environment) as relay:
+        try:
+            wait_until(lambda: readiness(port) == (200, "ready\n"), "it reads the outbox")
+            with psycopg.connect(dsn) as connection:
+                connection.execute(
+                    "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)"
+                    " VALUES (%s, 'account', 'acc-1', 'MoneyDeducted', '{}')",
+                    (uuid4(),),
+                )
+            wait_until(
+                lambda: readiness(port)[0] == 503 and "uthorization failed" in readiness(port)[1],
+                "it says that it may not",
+            )
+        finally:
+            relay.terminate()
+            relay.wait(30)
+    assert length(safe, "account.events") == before
+
+
+def readiness(port: int) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
 
 
 def length(safe: Secured, topic: str) -> int:
