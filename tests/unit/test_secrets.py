@@ -25,6 +25,8 @@ from outbox_relay.settings import RelaySettings
 from processors.runtime.settings import ServiceSettings
 from producers.settings import ProducerSettings
 from stack import state
+from stack.postgres import _password
+from stack.process import Home
 
 CANARY = "canary-7f3a\"9'é"
 """With what JSON, Python and URLs each write in another way."""
@@ -301,6 +303,13 @@ def test_the_file_of_a_stack_is_for_its_owner_alone(tmp_path):
     written = state.State(str(tmp_path), 1, "127.0.0.1:1", {"saga": URL})
     state.write(written)
     assert (tmp_path / state.FILE_NAME).stat().st_mode & 0o077 == 0
+
+
+def test_the_password_files_of_a_stack_are_for_their_owner_alone(tmp_path):
+    (tmp_path / "pgpass").write_text("that of before, for everybody")
+    password = _password(Home(tmp_path, 0))
+    assert (tmp_path / "pgpass").read_text() == f"*:*:*:settle:{password}\n"
+    assert {file.stat().st_mode & 0o077 for file in tmp_path.iterdir()} == {0}
 
 
 def test_an_error_of_a_command_shows_no_secret(monkeypatch, capsys):
