@@ -20,7 +20,7 @@ from cli.text import complain
 from contracts import redaction
 from contracts.redaction import hide, hide_line
 from contracts.start import begin
-from contracts.variables import EnvironmentRefusedError, complaint, is_secret, value
+from contracts.variables import EnvironmentRefusedError, complaint, is_secret, value, variable_of
 from outbox_relay.settings import RelaySettings
 from processors.runtime.settings import ServiceSettings
 from producers.settings import ProducerSettings
@@ -87,6 +87,16 @@ def test_a_variable_without_a_settings_class_is_read_from_its_file_as_well(monke
     assert value("SETTLE_KAFKA_SASL_PASSWORD") == f" {CANARY} "
     assert value("SETTLE_KAFKA_BOOTSTRAP") is None
     assert value("SETTLE_OWNER_PASSWORD") is None
+
+
+def test_the_variable_of_a_database_is_found_while_its_file_is_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("SETTLE_SAGA_DSN_FILE", file_with(tmp_path, f"{URL}\n"))
+    monkeypatch.setenv("SETTLE_RELAY_SOURCES", f"{WORDS}\nservice=a")
+    assert variable_of(URL) == "SETTLE_SAGA_DSN_FILE"
+    assert variable_of("service=a") == "SETTLE_RELAY_SOURCES"
+    assert variable_of("service=b") is None
+    (tmp_path / "secret").unlink()
+    assert variable_of(URL) is None
 
 
 def test_headers_of_the_span_exporter_can_be_given_as_a_file(monkeypatch, tmp_path):
