@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from urllib.parse import unquote
 
 from contracts.variables import FILE, EnvironmentRefusedError, secrets
@@ -144,8 +146,11 @@ def _dsns(variables: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]
 
 
 def _of_config(variables: Mapping[str, str], wanted: str) -> str | None:
-    """A librdkafka property of ``SETTLE_KAFKA_CONFIG``, which is JSON or lines of ``name=value``."""
+    """A librdkafka property of ``SETTLE_KAFKA_CONFIG``: JSON, lines of ``name=value``, or a file of either."""
     text = variables.get("SETTLE_KAFKA_CONFIG", "")
+    with suppress(OSError, ValueError):  # a text that is no path; or whoever uses the file says what is wrong
+        if text and "\n" not in text and Path(text).is_file():
+            text = Path(text).read_text()
     try:
         found = json.loads(text)
     except ValueError:

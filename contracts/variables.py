@@ -72,8 +72,12 @@ def secrets() -> dict[str, str]:
 
 
 def variable_of(secret: str) -> str | None:
-    """The variable that gave a secret, or one of the databases that it lists; None if none did."""
-    for name, given in secrets().items():
+    """The variable that gave a secret, or one of the databases that it lists; None where that is not known."""
+    try:
+        found = secrets()
+    except EnvironmentRefusedError:  # a file that was there at the start
+        return None
+    for name, given in found.items():
         if given == secret or (name.endswith("_SOURCES") and secret in given):
             return f"{name}{FILE}" if os.environ.get(name + FILE) else name
     return None

@@ -113,6 +113,16 @@ def test_production_looks_into_files_services_and_passfiles(monkeypatch, tmp_pat
     assert "the development defaults of SETTLE_SAGA_DSN (its passfile or service)" in refusal()
 
 
+def test_production_looks_into_the_file_of_kafkas_properties(monkeypatch, tmp_path):
+    properties = tmp_path / "kafka.properties"
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "kafka:9092")
+    monkeypatch.setenv("SETTLE_KAFKA_CONFIG", str(properties))
+    properties.write_text("# of ours\nsecurity.protocol=SASL_PLAINTEXT\n")
+    assert "Kafka at kafka:9092 without TLS" in refusal()
+    properties.write_text("security.protocol=SASL_SSL\n")
+    refuse_unsafe()
+
+
 @pytest.mark.parametrize(
     "variables",
     [

@@ -19,11 +19,13 @@ from cli.main import app
 from cli.text import complain
 from contracts.redaction import hide, hide_line
 from contracts.start import begin
-from contracts.variables import EnvironmentRefusedError, complaint, is_secret, value
+from contracts.variables import EnvironmentRefusedError, complaint, is_secret, value, variable_of
 from outbox_relay.settings import RelaySettings
 from processors.runtime.settings import ServiceSettings
 from producers.settings import ProducerSettings
 from stack import state
+from stack.postgres import _password
+from stack.process import Home
 
 CANARY = "canary-7f3a\"9'é"
 """With what JSON, Python and URLs each write in another way."""
@@ -82,6 +84,16 @@ def test_a_variable_without_a_settings_class_is_read_from_its_file_as_well(monke
     assert value("SETTLE_KAFKA_SASL_PASSWORD") == f" {CANARY} "
     assert value("SETTLE_KAFKA_BOOTSTRAP") is None
     assert value("SETTLE_OWNER_PASSWORD") is None
+
+
+def test_the_variable_of_a_database_is_found_while_its_file_is_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("SETTLE_SAGA_DSN_FILE", file_with(tmp_path, f"{URL}\n"))
+    monkeypatch.setenv("SETTLE_RELAY_SOURCES", f"{WORDS}\nservice=a")
+    assert variable_of(URL) == "SETTLE_SAGA_DSN_FILE"
+    assert variable_of("service=a") == "SETTLE_RELAY_SOURCES"
+    assert variable_of("service=b") is None
+    (tmp_path / "secret").unlink()
+    assert variable_of(URL) is None
 
 
 def test_headers_of_the_span_exporter_can_be_given_as_a_file(monkeypatch, tmp_path):
@@ -302,6 +314,13 @@ def test_the_file_of_a_stack_is_for_its_owner_alone(tmp_path):
     written = state.State(str(tmp_path), 1, "127.0.0.1:1", {"saga": URL})
     state.write(written)
     assert (tmp_path / state.FILE_NAME).stat().st_mode & 0o077 == 0
+
+
+def test_the_password_files_of_a_stack_are_for_their_owner_alone(tmp_path):
+    (tmp_path / "pgpass").write_text("that of before, for everybody")
+    password = _password(Home(tmp_path, 0))
+    assert (tmp_path / "pgpass").read_text() == f"*:*:*:settle:{password}\n"
+    assert {file.stat().st_mode & 0o077 for file in tmp_path.iterdir()} == {0}
 
 
 def test_an_error_of_a_command_shows_no_secret(monkeypatch, capsys):
