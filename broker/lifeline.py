@@ -7,7 +7,7 @@ https://github.com/confluentinc/librdkafka/issues/5301). Only a new client recov
 
 A client that is connected but gets no response is a different case: a broker handles the requests of a connection
 in order, so while it holds back an acknowledgement until the replicas have the record, it answers nothing else,
-which lasts until the cluster notices that a broker has died. Such a client waits. Imports nothing of ours.
+which lasts until the cluster notices that a broker has died. Such a client waits.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from time import monotonic
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from broker.clients import admin
+from broker.security import KafkaSettingsError
+from broker.troubles import Troubles, explained, unexplained
 
 ASK_EVERY_S = 2.0
 ANSWER_S = 1.0
@@ -28,12 +30,21 @@ then fails with an unrelated :class:`SystemError`."""
 
 
 def why_unanswered(bootstrap: str) -> str | None:
-    """Why a new client gets no answer from Kafka; None if it gets one. Takes at most :data:`ANSWER_S`."""
-    client = admin(bootstrap)
+    """Why a new client gets no answer from Kafka, with the variable to look at if one is wrong; None if it does.
+
+    Takes :data:`ANSWER_S` at most, and little more where a certificate or protocol is in doubt.
+    """
+    troubles = Troubles(bootstrap)
     try:
+        client = admin(bootstrap, {"error_cb": troubles.note})
         known = client.list_topics(timeout=ANSWER_S)
+    except KafkaSettingsError as error:
+        return str(error)
     except KafkaException as error:
-        return str(error.args[0].str())
+        client.poll(0)  # what it has noted meanwhile
+        if troubles.text is None and error.args[0].code() == KafkaError._TRANSPORT:
+            return unexplained(bootstrap) or str(error.args[0].str())
+        return troubles.text or explained(error.args[0], bootstrap)
     return None if known.brokers else "it names no broker"
 
 
@@ -57,6 +68,9 @@ class Lifeline:
         bootstrap: ``host:port[,host:port…]``.
         answers_others: whether Kafka answers a new client; by default, one is created to ask.
         clock: monotonic seconds.
+
+    Attributes:
+        why: why a new client got no answer either, when last asked; None if it got one, or was not asked.
     """
 
     def __init__(
@@ -65,14 +79,21 @@ class Lifeline:
         answers_others: Callable[[], bool] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._answers_others = answers_others or (lambda: why_unanswered(bootstrap) is None)
+        self._bootstrap = bootstrap
+        self._answers_others = answers_others or self._answers_a_new_client
         self._clock = clock
         self._ask_at = 0.0
         self._answers = 0
+        self.why: str | None = None
+
+    def _answers_a_new_client(self) -> bool:
+        self.why = why_unanswered(self._bootstrap)
+        return self.why is None
 
     def holds(self) -> None:
         """Record that the client was answered."""
         self._answers = 0
+        self.why = None
 
     def is_cut(self, error: KafkaError) -> bool:
         """Whether the client will never be answered again; call repeatedly while it gets no answer.

@@ -27,12 +27,14 @@ def run(
 
         run_relay(RelaySettings())
         return
+    from broker import security
     from contracts.health import check_address
     from processors.runtime.settings import ServiceSettings
     from tracing.setup import TracingSettings
 
     settings = ServiceSettings()
     TracingSettings()  # an invalid variable is reported before anything starts
+    security.check(settings.kafka_bootstrap)
     # Inside a server the error would be a traceback.
     check_address(settings.http_host, settings.http_port)
     if service == PROVIDER:

@@ -11,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
+from broker.troubles import denied
 from contracts import headers
 from outbox_relay.errors import BatchRefusedError, PublishError, UnpublishableError
 from outbox_relay.handled import Handled
@@ -194,7 +195,7 @@ class Acknowledgements:
         if error.code() in DROPPED:
             return
         key = (message.key() or b"")[:KEY_SHOWN_BYTES].decode(errors="replace")
-        reason = f"Kafka refused a record of {message.topic()} with key {key!r}: {error.str()}"
+        reason = f"Kafka refused a record of {message.topic()} with key {key!r}: {denied(error) or error.str()}"
         if error.code() in NEVER:
             if not isinstance(self.refusal, UnpublishableError):
                 self.refusal = BatchRefusedError(reason)

@@ -16,6 +16,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from broker.clients import SILENT, admin, reader
+from broker.lifeline import why_unanswered
+from broker.troubles import denied
 from contracts import headers
 from outbox_relay.errors import PublishError, TopicError
 from outbox_relay.identity import UUID_BYTES, identity
@@ -172,7 +174,7 @@ def tail_ids(
                         yield key
             step = min(step * TAIL_GROWTH, TAIL_RECORDS_MAX)
     except KafkaException as error:
-        raise PublishError(f"Kafka does not answer, waiting for it: {error.args[0].str()}") from None
+        raise _unanswered(bootstrap, error) from None
     finally:
         consumer.close()
 
@@ -199,9 +201,16 @@ def complete_since_us(bootstrap: str, topic: str) -> int:
         firsts = [record.timestamp()[1] * 1_000 for record in _read(consumer, topic, places, lambda: None)]
         return min(firsts, default=NEVER_US)
     except KafkaException as error:
-        raise PublishError(f"Kafka does not answer, waiting for it: {error.args[0].str()}") from None
+        raise _unanswered(bootstrap, error) from None
     finally:
         consumer.close()
+
+
+def _unanswered(bootstrap: str, error: KafkaException) -> PublishError:
+    """That a topic could not be read; why, a new client is told better than one that has waited."""
+    cause = error.args[0]
+    reason = denied(cause) or why_unanswered(bootstrap) or cause.str()
+    return PublishError(f"Kafka does not answer, waiting for it: {reason}")
 
 
 @dataclass
@@ -217,7 +226,7 @@ class _Tail:
 def _partitions(consumer: Consumer, topic: str) -> list[int]:
     found = consumer.list_topics(topic, KAFKA_ANSWER_S).topics[topic]
     if found.error is not None:
-        raise TopicError(f"topic {topic} cannot be written: {found.error.str()}")
+        raise TopicError(f"topic {topic} cannot be written: {denied(found.error) or found.error.str()}")
     # Known at once; to ask such a partition for its offsets would take until the time is up.
     if leaderless := sorted(number for number, partition in found.partitions.items() if partition.leader < 0):
         raise TopicError(f"topic {topic} cannot be read: no leader of partition {', '.join(map(str, leaderless))}")

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from broker.clients import SILENT, idempotent_producer
 from broker.lifeline import Lifeline, flush
+from broker.troubles import Troubles, denied
 from contracts import headers
 from outbox_relay.acknowledgements import NEVER, Transaction
 from outbox_relay.errors import PublishError, UnpublishableError
@@ -141,6 +142,7 @@ class Publisher:
     ) -> None:
         self.away: str | None = None
         self._lifeline = Lifeline(bootstrap)
+        self._troubles = Troubles(bootstrap)
         self._while_blocked = while_blocked
         self._one_by_one = one_by_one
         self._probe_at = 0.0
@@ -235,7 +237,7 @@ class Publisher:
         while self.waiting and time.monotonic() < give_up:
             self._take_reports()
         # The reason ends in the producer's ID and the like, which differ at each attempt.
-        return PublishError(f"Kafka refused records: {error.str().split(' (broker ', 1)[0]}")
+        return PublishError(f"Kafka refused records: {denied(error) or error.str().split(' (broker ', 1)[0]}")
 
     @property
     def waiting(self) -> int:
@@ -269,13 +271,17 @@ class Publisher:
     def answered(self) -> None:
         """Record that Kafka acknowledged something: it is reachable."""
         self.away = None
+        self._troubles.over()
         self._answered_at = time.monotonic()
         self._lifeline.holds()
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE) and self.away is None:
-            self.away = f"Kafka does not answer, waiting for it: {error.str()}"
-            self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
+        self._troubles.note(error)
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE):
+            if self.away is None:
+                self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
+            if self.away is None or self._troubles.text is not None:
+                self.away = f"Kafka does not answer, waiting for it: {self._troubles.text or error.str()}"
 
     def _look_after_kafka(self) -> None:
         """Check whether Kafka is reachable again, or only for new clients."""

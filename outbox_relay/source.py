@@ -17,6 +17,8 @@ import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
+from broker.rotation import Rotation
+from broker.security import KafkaSettingsError
 from outbox_relay.acknowledgements import Acknowledgements, Waits
 from outbox_relay.dead import Quarantine
 from outbox_relay.errors import (
@@ -116,6 +118,7 @@ class Source:
         self._log = _log.bind(source=name)
         self._trouble: str | None = None
         self._publisher: Publisher | None = None
+        self._rotation: Rotation | None = None
         self._while_blocked: Callable[[], None] | None = None
         self._reading_since = 0.0
         self._counted = (0, 0)
@@ -153,6 +156,7 @@ class Source:
     def publishing(self) -> Iterator[tuple[Publisher, Publish]]:
         """Kafka, and the stage that publishes to it, for the length of a session."""
         settings = self.settings
+        self._rotation = Rotation(settings.kafka_bootstrap, self.warn)
         publisher = Publisher(
             settings.kafka_bootstrap,
             self.name,
@@ -303,7 +307,7 @@ class Source:
                 self.enter(State.STANDBY, str(error))
                 self.stop.wait(STANDBY_INTERVAL_S)
                 continue
-            except (RelayError, psycopg.Error) as error:
+            except (RelayError, KafkaSettingsError, psycopg.Error) as error:
                 self.enter(State.WAITING, _one_line(error))
             except Exception as error:
                 self.enter(State.WAITING, f"a bug in the relay: {_one_line(error)}", exc_info=True)
@@ -353,6 +357,9 @@ class Source:
         publisher = self._publisher
         if publisher is None:
             return
+        if self._rotation is not None and self._rotation.is_due():
+            self._log.info("the Kafka identity has changed: beginning again")
+            raise _RestartError
         if publisher.away is not None:
             self.enter(State.WAITING, publisher.away)
         elif self._while_blocked is not None and self.state is not State.READING and self._trouble_is_over():

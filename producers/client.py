@@ -18,7 +18,9 @@ from uuid import UUID
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 import tracing
-from broker.clients import idempotent_producer
+from broker.clients import SILENT, idempotent_producer
+from broker.rotation import Rotation
+from broker.troubles import Troubles
 from contracts import events, headers
 from contracts.topics import WITHDRAWAL_REQUESTS
 from producers.errors import NotDeliveredError, reason_of
@@ -76,7 +78,8 @@ class WithdrawalClient:
 
     If Kafka did not confirm a request in time, later ones use a new producer, and may arrive before those still
     in flight: the old one may be cut off for good (:mod:`broker.lifeline`). The same applies after a fatal error,
-    which the idempotent producer raises rather than write a message twice.
+    which the idempotent producer raises rather than write a message twice, and once credentials have changed on
+    disk (:mod:`broker.rotation`).
 
     Args:
         bootstrap: Kafka brokers, ``host:port``, comma-separated.
@@ -91,6 +94,8 @@ class WithdrawalClient:
         self._delivery_timeout_s = delivery_timeout_s
         self._about = {**brokers(bootstrap), MESSAGING_CLIENT_ID: CLIENT_ID}
         self._trouble: str | None = None
+        self._troubles = Troubles(bootstrap)
+        self._rotation = Rotation(bootstrap)
         self._unpolled = 0
         self._delivered_once = False
         self._config: dict[str, Any] = {
@@ -105,7 +110,7 @@ class WithdrawalClient:
             # Errors that matter are raised to the caller, with a text of our own.
             "error_cb": self._note_trouble,
         }
-        self._producer = idempotent_producer(self._bootstrap, self._config)
+        self._producer = idempotent_producer(self._bootstrap, self._config, SILENT)
         self._spent = False
         self._retired: list[Producer] = []
         self._renewing = threading.Lock()
@@ -166,6 +171,8 @@ class WithdrawalClient:
         ]
         if context.tracestate:
             carried.append((headers.TRACESTATE, context.tracestate))
+        if self._rotation.is_due():
+            self._spent = True
         if self._spent:
             self._renew()
         producer = self._producer
@@ -244,7 +251,7 @@ class WithdrawalClient:
         with self._renewing:
             if self._spent:
                 self._retired.append(self._producer)
-                self._producer = idempotent_producer(self._bootstrap, self._config)
+                self._producer = idempotent_producer(self._bootstrap, self._config, SILENT)
                 self._spent = self._delivered_once = False
 
     def _report(
@@ -263,6 +270,7 @@ class WithdrawalClient:
             on_delivery(self._not_delivered(payment_id, spans, error))
             return
         self._trouble, self._delivered_once = None, True
+        self._troubles.over()
         partition, offset, latency_s = message.partition(), message.offset(), message.latency()
         assert partition is not None
         assert offset is not None
@@ -288,7 +296,8 @@ class WithdrawalClient:
 
     def _note_trouble(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows the error that says why
-            self._trouble = error.str().partition(" (after ")[0]
+            self._troubles.note(error)
+            self._trouble = self._troubles.text or error.str().partition(" (after ")[0]
 
     def _give_up(self) -> None:
         for producer in (self._producer, *self._retired):

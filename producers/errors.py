@@ -2,6 +2,8 @@
 
 from confluent_kafka import KafkaError
 
+from broker.troubles import denied
+
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
 
 
@@ -9,7 +11,7 @@ def reason_of(error: KafkaError) -> str:
     """Why Kafka's client did not deliver a message, and what to do where that is known."""
     if error.code() in _NO_TOPIC:
         return f"{error.str()} (`settle topics` creates those that are missing)"
-    return str(error.str())
+    return denied(error) or str(error.str())
 
 
 class ProducerError(Exception):

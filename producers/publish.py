@@ -6,6 +6,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from broker.clients import plain_producer
+from broker.troubles import Troubles
 from contracts.headers import Headers
 from producers.errors import NotDeliveredError, reason_of
 from producers.settings import DELIVERY_TIMEOUT_S, topic_wait_ms
@@ -44,6 +45,7 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
     Raises:
         NotDeliveredError: Kafka did not confirm one in time; safe to repeat.
     """
+    troubles = Troubles(bootstrap)
     # Not idempotent: that costs the first message half a second, and nothing here depends on it.
     producer = plain_producer(
         bootstrap,
@@ -51,6 +53,7 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
             "client.id": "settle-producer",
             "delivery.timeout.ms": int(timeout_s * 1000),
             "topic.metadata.propagation.max.ms": topic_wait_ms(timeout_s),
+            "error_cb": troubles.note,
         },
     )
     reports: list[KafkaError | None] = []
@@ -70,5 +73,7 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
     failures = [error for error in reports if error is not None]
     if failures or len(reports) < len(messages):
         reason = reason_of(failures[0]) if failures else f"no confirmation within {timeout_s:g} s"
+        if troubles.text is not None:
+            reason = f"{reason} ({troubles.text})"
         topics = ", ".join(sorted({message.topic for message in messages}))
         raise NotDeliveredError(f"Kafka at {bootstrap} did not take what was for {topics}: {reason}")

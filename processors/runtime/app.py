@@ -28,6 +28,7 @@ from prometheus_client import REGISTRY
 import tracing
 from broker import security
 from broker.records import Record
+from broker.security import KafkaSettingsError
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.health import HealthServer, Page
@@ -37,6 +38,7 @@ from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.database import is_refusal, is_transient
 from processors.runtime.dead_letters import DeadLetters
+from processors.runtime.membership import slow_recovery
 from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline, first_line
 from processors.runtime.processor import Processor
 from processors.runtime.readiness import ANSWER_S, LOOK_AGAIN_S, LOOK_EVERY_S, Readiness
@@ -162,6 +164,7 @@ class Intake(Service):
             processor.gather_s_max,
             processor.enough,
             ignored=EVENT_TYPES.keys() - handled,
+            protocol=settings.kafka_group_protocol,
         )
         self._consumer = consumer
         while not self.should_stop:
@@ -264,6 +267,21 @@ class Intake(Service):
         # On the consumer's own thread: its calls must not overlap, least of all with close().
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, consumer.waits_for, ANSWER_S)
+
+    @Service.task
+    async def _check_recovery(self) -> None:
+        """Log once whether Kafka is set up for the time in which a dead instance is to be replaced."""
+        bootstrap, protocol = self._settings.kafka_bootstrap, self._settings.kafka_group_protocol
+        while not self.should_stop:
+            if self._consumer is not None and self._consumer.assigned:
+                try:
+                    slow = await asyncio.to_thread(slow_recovery, bootstrap, protocol)
+                except (KafkaException, KafkaSettingsError) as error:
+                    slow = f"how soon a dead instance is replaced is not known: {first_line(error)}"
+                if slow is not None:
+                    log.warning(slow)
+                return
+            await self.sleep(LOOK_EVERY_S)
 
     @Service.task
     async def _measure(self) -> None:

@@ -5,6 +5,7 @@ pauses between batches, so that each one is large: a transaction, a fetch and a 
 one record as for many.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -16,24 +17,17 @@ from broker.clients import group_consumer
 from broker.lifeline import Lifeline
 from broker.offsets import Place
 from broker.records import Record
+from broker.rotation import Rotation
+from broker.troubles import Troubles, denied
 from broker.unreadable import UNREADABLE, PassOver
 from contracts import headers
 from contracts.topics import DEAD_LETTER_BYTES_MAX
 from processors.runtime.gaps import Gap
+from processors.runtime.membership import CONSUMER, Protocol, membership, unsupported
+from processors.runtime.pacing import ENOUGH_RECORDS, Load, pause_s
 
 POLL_S = 0.5
 """How long a poll waits for a first record; also the delay until a stop is noticed."""
-
-GATHER_S_PER_RATE = 1 / 80_000
-BUSY_RATE = 4_000.0
-"""From one batch to the next: 3 ms at 200 records/s, 16 ms at 1,000, 0.1 s at 4,000 and so on.
-
-Twice as much per record at high rates: there the wait is not noticed, and the cost of a batch limits the
-throughput; at low rates there is CPU time to spare for lower latency.
-"""
-
-ENOUGH_RECORDS = 2_000
-"""A batch of so many gains little by growing further, so it is not waited for."""
 
 FETCH_BYTES = 128 * 1024
 """Of a partition in one fetch response; more where a single record batch is larger."""
@@ -53,18 +47,13 @@ TAKE_RECORDS = 50
 RECORD_BYTES_MAX = DEAD_LETTER_BYTES_MAX
 """More than any event has, and than a topic takes uncompressed: a larger body is truncated."""
 
-SMALL = 100
-REST_S_MAX = 0.02
-"""After a batch of fewer records the consumer pauses as long as that batch took, but no longer than this.
-
-Small batches cost much per record. On busy cores they take longer, and taken back to back they would themselves
-keep the cores busy: the pause lets records gather, and other processes run.
-"""
-
-RATE_WINDOW_S = 0.25
-"""The window over which the rate is measured: a short burst is not load yet."""
-
 WATERMARK_TIMEOUT_S = 1.0
+
+RENEW_S = 5.0
+"""How long it waits where Kafka refuses the membership, before it tries with a new consumer."""
+
+LEAVE_S = 5.0
+"""How long a consumer that is replaced may take to commit its offsets and leave the group."""
 
 log = structlog.get_logger()
 
@@ -86,6 +75,7 @@ class BatchConsumer:
         gather_s_max: how long to wait under load for a batch to grow, seconds.
         enough: a batch of so many records is not waited for to grow.
         ignored: event types that the service does not handle: their messages are dropped.
+        protocol: of the group.
     """
 
     def __init__(
@@ -97,30 +87,37 @@ class BatchConsumer:
         gather_s_max: float,
         enough: int = ENOUGH_RECORDS,
         ignored: Iterable[str] = (),
+        protocol: Protocol = CONSUMER,
     ) -> None:
         self._ignored = frozenset(event_type.encode() for event_type in ignored)
         self._batch_max = batch_max
         self._gather_s_max = gather_s_max
         self._enough = enough
         self._last_taken = time.monotonic()
-        self._load = _Load()
+        self._load = Load()
         self._last_records = 0
         self._topics = topics
         self._topic_errors: dict[str, KafkaError | None] = {}
         self._topic_in_turn = cycle(topics)
+        self._bootstrap, self._group, self._protocol = bootstrap, group, protocol
         self._lifeline = Lifeline(bootstrap)
+        self._rotation = Rotation(bootstrap, log.warning)
+        self._troubles = Troubles(bootstrap, _tell)
+        self._refused: dict[str, str] = {}
+        self._dead: str | None = None
+        self._renew_at = 0.0
         self.assigned = False
         self._reached: dict[Place, int] = {}
         self._stored: dict[Place, int] = {}
         self._jumps: list[tuple[Place, int | None, int]] = []
+        self._join()
+
+    def _join(self) -> None:
         self._consumer = group_consumer(
-            bootstrap,
-            group,
+            self._bootstrap,
+            self._group,
             {
-                "group.protocol": "consumer",  # KIP-848: no stop-the-world rebalance
-                # Each topic is assigned evenly, all topics alike: an account is with one instance, on every topic.
-                # The default counts partitions of any topic, and may give an instance only those of an idle one.
-                "group.remote.assignor": "range",
+                **membership(self._protocol),
                 "auto.offset.reset": "earliest",
                 # Reports the position in a partition also where its last offsets are not records, as the end of
                 # a transaction is not. Once committed, they are not lag, nor a gap when deleted.
@@ -130,7 +127,7 @@ class BatchConsumer:
                 # librdkafka counts all prefetched records, of any partition. At the limit it fetches only some
                 # partitions, and at a low rate would wait half a second for them: so the limit is at least a batch
                 # and reached by a backlog alone.
-                "queued.min.messages": batch_max,
+                "queued.min.messages": self._batch_max,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 500,
                 # Small fetches per partition rather than all of one: of a backlog, messages of the same
@@ -140,26 +137,44 @@ class BatchConsumer:
                 "fetch.max.bytes": FETCH_BYTES_ALL,
                 "receive.message.max.bytes": 2 * FETCH_BYTES_ALL,
                 "queued.max.messages.kbytes": AHEAD_KIB,
-                # A batch that waits for its database must not cost the group membership.
-                "max.poll.interval.ms": 3_600_000,
                 "error_cb": self._on_error,  # to our log instead of librdkafka's own
                 "log_level": 2,
                 "reconnect.backoff.max.ms": 2_000,
             },
         )
         self._pass_over = PassOver(self._consumer)
-        self._consumer.subscribe(list(topics), on_assign=self._on_assign)
+        self._consumer.subscribe(list(self._topics), on_assign=self._on_assign)
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.assigned = True
+        self._refused.pop(self._group, None)
         for place in partitions:  # another member may have read on meanwhile
             self._reached.pop((place.topic, place.partition), None)
             self._stored.pop((place.topic, place.partition), None)
         log.info("partitions assigned", partitions=len(partitions))
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+        self._troubles.note(error)
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._troubles.text is None:
             log.warning("no Kafka broker answers, waiting", error=error.str())
+
+    def _renew(self) -> None:
+        """Replace the consumer by one with the identity that the files hold now."""
+        # Without a broker librdkafka's close never returns: it is then left alone.
+        leaving = threading.Thread(target=self._consumer.close, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
+        self.assigned = False
+        for known in (self._reached, self._stored, self._topic_errors):
+            known.clear()
+        self._jumps.clear()
+        self._dead = None
+        self._join()
+
+    def _refuse(self, of: str, reason: str) -> None:
+        if self._refused.get(of) != reason:
+            self._refused[of] = reason
+            _tell(reason)
 
     def take(self) -> list[Record]:
         """The next batch, in order per partition; empty when nothing came within :data:`POLL_S`.
@@ -169,6 +184,14 @@ class BatchConsumer:
         Raises:
             KafkaException: an error that waiting does not fix.
         """
+        if self._rotation.is_due():
+            log.info("the Kafka identity has changed: connecting anew")
+            self._renew()
+        elif self._dead is not None:
+            if time.monotonic() < self._renew_at:
+                time.sleep(POLL_S)
+                return []
+            self._renew()
         took_s = time.monotonic() - self._last_taken
         time.sleep(pause_s(self._load.rate, self._gather_s_max, took_s, self._last_records, self._enough))
         deadline = time.monotonic() + POLL_S
@@ -197,6 +220,9 @@ class BatchConsumer:
                         largest = length
             if count:
                 wanted = min(self._batch_max - count, TAKE_RECORDS, (BATCH_BYTES - size) // largest)
+        if self._refused and records:
+            for topic in {record.topic for record in records}:
+                self._refused.pop(topic, None)
         self._last_taken = time.monotonic()
         self._last_records = count
         self._load.count(count, self._last_taken)
@@ -231,7 +257,13 @@ class BatchConsumer:
         """
         if error.code() == KafkaError._PARTITION_EOF:
             topic, partition, offset = _place(message)
+            self._refused.pop(topic, None)
             self._reach((topic, partition), offset, offset)
+            return None
+        if (reason := denied(error) or unsupported(error)) is not None:
+            self._refuse(message.topic() or self._group, reason)
+            if error.fatal():
+                self._dead, self._renew_at = reason, time.monotonic() + RENEW_S
             return None
         if error.fatal():
             raise KafkaException(error)
@@ -329,6 +361,8 @@ class BatchConsumer:
         Raises:
             CutOffError: it will never answer this consumer; a new one is needed.
         """
+        if self._dead is not None:
+            return self._dead
         try:
             self._ask_about_topics(timeout_s)
         except KafkaException as error:
@@ -336,10 +370,16 @@ class BatchConsumer:
                 raise CutOffError(
                     "Kafka answers others, but not this consumer, which has lost it for good"
                 ) from None
-            return f"Kafka does not answer: {error.args[0].str()}"
+            return f"Kafka does not answer: {self._troubles.text or self._lifeline.why or error.args[0].str()}"
         self._lifeline.holds()
-        return _what_cannot_be_read(self._topic_errors) or (
-            None if self.assigned else "partitions are not assigned yet"
+        self._troubles.over()
+        for topic, wrong in self._topic_errors.items():
+            if wrong is not None and (reason := denied(wrong)) is not None:
+                self._refuse(topic, reason)
+        return (
+            _what_cannot_be_read(self._topic_errors)
+            or "; ".join(self._refused.values())
+            or (None if self.assigned else "partitions are not assigned yet")
         )
 
     def _ask_about_topics(self, timeout_s: float) -> None:
@@ -353,45 +393,22 @@ class BatchConsumer:
         self._consumer.close()
 
 
-def pause_s(rate: float, gather_s_max: float, took_s: float, records: int, enough: int = ENOUGH_RECORDS) -> float:
-    """How long to let records gather before the next batch, seconds.
-
-    Args:
-        rate: records a second of late.
-        gather_s_max: from one batch to the next at the most, where batches take less.
-        took_s: how long ago the last batch was taken, which is how long it took.
-        records: how many the last batch had.
-        enough: how many are not waited for to become more.
-    """
-    gather_s = rate * GATHER_S_PER_RATE * (1 + min(rate / BUSY_RATE, 1.0))
-    gather_s = min(gather_s, gather_s_max, enough / max(rate, 1.0))
-    rest_s = min(took_s, REST_S_MAX) if records < SMALL else 0.0
-    return max(gather_s - took_s, rest_s)
-
-
 def _what_cannot_be_read(errors: Mapping[str, KafkaError | None]) -> str | None:
     """The topics that are missing or not to be had, as text; None where all can be read."""
     wrong = {topic: error for topic, error in errors.items() if error is not None}
     missing = [topic for topic, error in wrong.items() if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART]
     if missing:
         return f"topics that do not exist: {', '.join(missing)}; `settle topics` creates them"
-    return "; ".join(f"topic {topic} cannot be read: {error.str()}" for topic, error in wrong.items()) or None
+    return (
+        "; ".join(
+            f"topic {topic} cannot be read: {denied(error) or error.str()}" for topic, error in wrong.items()
+        )
+        or None
+    )
 
 
-class _Load:
-    """Records per second, over the last full window."""
-
-    def __init__(self) -> None:
-        self.rate = 0.0
-        self._since = time.monotonic()
-        self._records = 0
-
-    def count(self, records: int, now: float) -> None:
-        self._records += records
-        elapsed = now - self._since
-        if elapsed >= RATE_WINDOW_S:
-            self.rate = self._records / elapsed
-            self._since, self._records = now, 0
+def _tell(reason: str) -> None:
+    log.warning("Kafka cannot be used, waiting", error=reason)
 
 
 def _place(message: Message) -> tuple[str, int, int]:

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from broker.clients import idempotent_producer
 from broker.deliver import ANY_PARTITION, deliver
 from broker.records import Record
+from broker.rotation import Rotation
 from contracts import headers
 from contracts.topics import DEAD_LETTER_BYTES_MAX, dead_letter_topic
 from processors.runtime.messages import DeadLetter
@@ -41,6 +42,7 @@ class DeadLetters:
         self._bootstrap = bootstrap
         self._service = service
         self._producer: Producer | None = None
+        self._rotation = Rotation(bootstrap)
 
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
         """Publish the letters, or stubs of them, and wait until all are acknowledged.
@@ -52,7 +54,7 @@ class DeadLetters:
             await asyncio.to_thread(self._publish, letters)
 
     def _publish(self, letters: Sequence[DeadLetter]) -> None:
-        if self._producer is None:
+        if self._producer is None or self._rotation.is_due():
             self._producer = idempotent_producer(
                 self._bootstrap,
                 {

@@ -23,6 +23,7 @@ from confluent_kafka import KafkaException
 from opentelemetry.util.types import AttributeValue
 
 from broker.records import Record
+from broker.troubles import denied
 from contracts.topics import dead_letter_topic
 from processors.runtime.batch import Batch
 from processors.runtime.database import LOST_RACES, is_refusal, is_transient
@@ -193,8 +194,9 @@ class Pipeline:
                 break
             except KafkaException as error:
                 topics = ", ".join(sorted({dead_letter_topic(letter.record.topic) for letter in letters}))
-                self.trouble = f"Kafka does not take dead letters for {topics}: {error.args[0].str()}"
-                log.warning("Kafka does not take dead letters, waiting", error=str(error))
+                reason = denied(error.args[0]) or error.args[0].str()
+                self.trouble = f"Kafka does not take dead letters for {topics}: {reason}"
+                log.warning("Kafka does not take dead letters, waiting", error=reason)
             await asyncio.sleep(pause_s)
         for letter in letters:
             fields = fields_of_record(letter.record)

@@ -10,10 +10,10 @@ from contracts.events import Event
 from contracts.topics import Topic
 from processors.runtime.batch import Batch
 from processors.runtime.clock import DatabaseClock
-from processors.runtime.consumer import ENOUGH_RECORDS
 from processors.runtime.database import Database
 from processors.runtime.instrumentation import transaction
 from processors.runtime.messages import Message
+from processors.runtime.pacing import ENOUGH_RECORDS
 from processors.runtime.settings import ServiceSettings
 
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.dsn import Dsn
 from contracts.services import DATABASES
+from processors.runtime.membership import CONSUMER, Protocol
 from processors.runtime.retry import RetryPolicy
 
 DEFAULT_DSN = "postgresql://settle@127.0.0.1:5432"
@@ -41,6 +42,10 @@ class ServiceSettings(_Databases):
     model_config = SettingsConfigDict(env_prefix="SETTLE_", env_ignore_empty=True, extra="ignore")
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated")
+
+    kafka_group_protocol: Protocol = Field(
+        CONSUMER, description="of the services' consumer groups; classic for Kafka 3, Redpanda and the like"
+    )
 
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics listen")
     http_port: int = Field(0, ge=0, le=65535, description="their port; 0 = none")

@@ -6,7 +6,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from processors.runtime import consumer
-from processors.runtime.consumer import ENOUGH_RECORDS, REST_S_MAX, SMALL, BatchConsumer, pause_s
+from processors.runtime.consumer import BatchConsumer
+from processors.runtime.pacing import ENOUGH_RECORDS, REST_S_MAX, SMALL, pause_s
 
 GATHER_S_MAX = 0.1
 
