@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -257,10 +259,36 @@ def test_nobody_comes_in_without_the_right_password_over_tls(safe: Secured, wron
         admin(safe.bootstrap, identity=identity).list_topics(timeout=3)
 
 
-def test_a_password_opens_no_door_for_certificates(safe: Secured):
-    identity = {**safe.identity(OPERATOR)}
+@pytest.mark.parametrize("listener", ["INTERNAL", "CONTROLLER"])
+def test_where_certificates_are_asked_for_nobody_comes_in_without_one(safe: Secured, listener: str):
+    """Neither with a password, nor as nobody: not even the controller answers, though it is on loopback."""
+    properties = dict(
+        line.partition("=")[::2]
+        for line in (safe.stack.data / "kafka" / "server.properties").read_text().splitlines()
+    )
+    places = dict(one.split("://") for one in properties["listeners"].split(","))
+    port = int(places[listener].rpartition(":")[2])
+    assert answers(safe, port, "admin")
+    assert not answers(safe, port, None)
     with pytest.raises(KafkaException):
-        admin(safe.stack.admin_bootstrap, identity=identity).list_topics(timeout=3)
+        admin(places[listener], identity=safe.identity(OPERATOR)).list_topics(timeout=3)
+
+
+def answers(safe: Secured, port: int, certificate: str | None) -> bool:
+    """Whether a request for the API versions is answered."""
+    folder = safe.stack.data / "secrets"
+    context = ssl.create_default_context(cafile=folder / "ca.crt")
+    if certificate is not None:
+        context.load_cert_chain(folder / f"{certificate}.crt", folder / f"{certificate}.key")
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(b"\0\0\0\x0a\0\x12\0\0\0\0\0\1\xff\xff")
+            return len(connection.recv(8)) > 0
+    except (ssl.SSLError, ConnectionError):
+        return False
 
 
 def test_a_database_takes_no_connection_without_tls(safe: Secured):
