@@ -12,7 +12,7 @@ from contracts.events import MoneyDeducted
 from tests.conftest import wait_until
 from tests.integration.retries.stack import TIMEOUT_S, Retrying
 
-DEADLINE_S = 1.0
+DEADLINE_S = 3.0
 
 
 @contextmanager
