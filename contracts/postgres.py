@@ -109,6 +109,9 @@ def _naming_the_variable(dsn: str) -> Iterator[None]:
 
 def _parameters(dsn: str, limits: Mapping[str, Any] = _REACHABLE, **named: str) -> dict[str, Any]:
     """libpq's parameters beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
-    about = effective(dsn)
+    try:
+        about = effective(dsn)
+    except ValueError:  # connecting says what is wrong with it; a service file may be gone for a moment
+        about = {}
     unsaid = {limit: value for limit, value in limits.items() if limit not in about}
     return {**unsaid, "client_encoding": "utf8", **named}

@@ -29,6 +29,7 @@ from uuid import UUID
 
 from confluent_kafka import KafkaException, Message, TopicPartition
 from psycopg.errors import OperationalError, UniqueViolation
+from uuid_utils.compat import uuid7
 
 from broker.clients import group_consumer, idempotent_producer
 from contracts import failpoints
@@ -97,7 +98,7 @@ class Outbox:
             left = row[0] - request.amount_minor
             event = follow(MoneyDeducted, request, request.occurred_at, balance_minor=left)
             body = encode(event).decode()
-            self._db.execute(_INSERT, (self._aggregate, request.account_id, "MoneyDeducted", body))
+            self._db.execute(_INSERT, (uuid7(), self._aggregate, request.account_id, "MoneyDeducted", body))
             failpoints.hit("outbox.written")
         # Both or neither, in one transaction; Kafka is not involved yet.
         failpoints.hit("outbox.committed")
@@ -259,7 +260,9 @@ class PaymentService:
         self._consumer.assign([TopicPartition(p.topic, p.partition, max(p.offset, 0)) for p in committed])
 
 
-_INSERT: LiteralString = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES (%s, %s, %s, %s)"
+_INSERT: LiteralString = """
+INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES (%s, %s, %s, %s, %s)
+"""
 _PUBLISHED: LiteralString = "SELECT 1 FROM outbox WHERE payload->>'payment_id' = %s AND published_at IS NOT NULL"
 _REJECTED: LiteralString = "SELECT status, reason FROM withdrawals WHERE payment_id = %s AND status = 'rejected'"
 _UNPUBLISHED: LiteralString = """

@@ -120,7 +120,8 @@ def test_an_outbox_row_that_was_lost_before_it_was_published(settle: Settle):
         settle.execute("payment", "DROP TRIGGER lose ON outbox", "DROP FUNCTION lose")
     settle.execute(
         "payment",
-        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) SELECT 'payment', account_id, "
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) "
+        "SELECT gen_random_uuid(), 'payment', account_id, "
         "'PaymentProcessed', json_build_object('payment_id', payment_id, 'account_id', account_id, "
         "'amount_minor', amount_minor, 'currency', currency, 'occurred_at', updated_at, "
         "'provider_reference', provider_reference) "

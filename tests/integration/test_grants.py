@@ -171,9 +171,9 @@ def test_an_operator_has_only_events_published_that_the_tables_prove(server):
             republish(event_type, **changed)
     republish("MoneyDeducted")
 
-    rows = server.asks("viewer", "account", "SELECT aggregatetype, aggregateid, type FROM outbox")
-    assert rows == [("account", "acc-proof", "MoneyDeducted")]
-    server.tries("relay", "account", "DELETE FROM outbox")
+    query = "SELECT aggregatetype, type FROM outbox WHERE aggregateid = 'acc-proof'"
+    assert server.asks("viewer", "account", query) == [("account", "MoneyDeducted")]
+    server.tries("relay", "account", "DELETE FROM outbox WHERE aggregateid = 'acc-proof'")
 
 
 def test_the_treasurer_opens_accounts_and_the_viewer_looks(server):

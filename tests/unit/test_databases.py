@@ -1,11 +1,14 @@
 """Each of several databases is one source, however it is written."""
 
+import psycopg
 import pytest
 from pydantic import ValidationError
 
-from contracts.dsn import check_dsn, split_dsns
+from contracts import postgres
+from contracts.dsn import check_dsn, effective, split_dsns
 from contracts.variables import complaint
 from outbox_relay.settings import RelaySettings
+from outbox_relay.source import source_name
 
 HOSTS = "postgresql://relay@db1:5432,db2:5433/account?target_session_attrs=read-write"
 COMMAS = "postgresql://relay:a,b,@db1/payment"
@@ -106,3 +109,28 @@ def test_what_libpq_will_never_connect_with_is_refused_at_the_start_and_no_value
 )
 def test_what_libpq_connects_with_is_taken_though_nobody_answers(text, services):
     assert check_dsn(text) == text
+
+
+def test_a_service_says_what_the_database_is_called_and_which_time_limits_hold(tmp_path, monkeypatch):
+    file = tmp_path / "pg_service.conf"
+    file.write_text("[a]\nhost=db1\ndbname=outboxes\nuser=relay\nconnect_timeout=1\nsslmode=verify-full\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+
+    assert source_name("service=a") == "outboxes"
+    assert source_name("service=a dbname=other") == "other"
+    assert "connect_timeout" not in postgres._parameters("service=a")
+    assert postgres._parameters("service=a")["keepalives_idle"] == 10
+    assert postgres._parameters("dbname=outboxes")["connect_timeout"] == 5
+    assert {"host": "db1", "sslmode": "verify-full", "user": "relay"}.items() <= effective("service=a").items()
+
+
+@pytest.mark.parametrize("text", ["service=nowhere", "nonsense", "host=a,b port=1,2,3 dbname=x"])
+def test_what_libpq_cannot_use_has_no_parameters(text, services):
+    with pytest.raises(ValueError, match=r"service|such as|cannot read"):
+        effective(text)
+
+
+def test_a_service_that_is_not_defined_any_more_is_an_outage(services, monkeypatch, tmp_path):
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "none"))
+    with pytest.raises(psycopg.OperationalError, match="not found"):
+        postgres.session("service=a")
