@@ -65,7 +65,7 @@ def about_identity(error: KafkaError, bootstrap: str) -> str | None:
         return _unauthenticated(text, found)
     if any(alert in text for alert in _ALERTS):
         own = variable_of("ssl.certificate.location")
-        return f"Kafka does not accept the certificate of this client, perhaps as it has expired; look at {own}: {_cause(text)}"
+        return f"Kafka refuses the certificate of this client: is it expired? Look at {own}: {_cause(text)}"
     if code == KafkaError._SSL or "certificate verify failed" in text:
         return _untrusted(text, bootstrap, found)
     if code == KafkaError._ALL_BROKERS_DOWN or (code == KafkaError._TRANSPORT and "Disconnected" in text):

@@ -295,9 +295,11 @@ class WithdrawalClient:
         )
 
     def _note_trouble(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows the error that says why
-            self._troubles.note(error)
-            self._trouble = self._troubles.text or error.str().partition(" (after ")[0]
+        self._troubles.note(error)
+        if self._troubles.text is not None:
+            self._trouble = self._troubles.text
+        elif error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows the error that says why
+            self._trouble = error.str().partition(" (after ")[0]
 
     def _give_up(self) -> None:
         for producer in (self._producer, *self._retired):

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -54,6 +55,9 @@ OWN_STACKS = (
     "test_grants.py",
     "test_demo.py",
     "test_add_a_service.py",
+    "test_classic_groups.py",
+    "test_kafka_security.py",
+    "test_kafka_oauth.py",
 )
 """What runs on a stack of its own comes first, the longest soonest: none of it is left over at the end, and each
 worker's shared stack, which costs something at rest too, starts when it is needed."""
@@ -319,9 +323,15 @@ def requests_are_traced(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def settle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settle]:
     """Everything running, every withdrawal traced."""
+    with running(tmp_path_factory.mktemp("stack")) as settle:
+        yield settle
+
+
+@contextmanager
+def running(data: Path, **variables: str) -> Iterator[Settle]:
+    """A stack on a folder, with further variables."""
     with SpanCollector() as collector:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
-        data = tmp_path_factory.mktemp("stack")
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **variables}
         arming = Arming()
         with Stack(data, environment=environment, command=arming) as stack:
             trace_requests(collector)

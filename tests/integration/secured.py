@@ -56,7 +56,10 @@ class Pem:
         """Certificate and key of a name, as two files; a second call replaces them."""
         until = datetime.now(UTC) + timedelta(days=-1 if expired else 30)
         issued = self._authority.issue_cert(
-            *hosts, common_name=name, not_before=until - timedelta(days=60), not_after=until
+            *(hosts or (f"{name}.example",)),
+            common_name=name,
+            not_before=until - timedelta(days=60),
+            not_after=until,
         )
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
@@ -156,7 +159,7 @@ class SecuredKafka:
             future.result(30)
 
     def allow(self, user, kind, name, *operations):
-        """Let a user do something with a ``TOPIC`` or a consumer ``GROUP``; a ``*`` ends a prefix."""
+        """Let a user do something with a ``TOPIC`` or a consumer ``GROUP``; ``*`` is all of them."""
         wanted = [_binding(user, kind, name, operation) for operation in operations]
         client = admin(self.admin)  # its futures resolve only while it exists
         for future in client.create_acls(wanted).values():
@@ -191,11 +194,10 @@ class SecuredKafka:
 
 
 def _binding(user, kind, name, operation):
-    pattern = ResourcePatternType.PREFIXED if name.endswith("*") else ResourcePatternType.LITERAL
     return AclBinding(
         ResourceType[kind],
-        name.removesuffix("*"),
-        pattern,
+        name,
+        ResourcePatternType.LITERAL,
         f"User:{user}",
         "*",
         AclOperation[operation],

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack, closing
 
+import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.services import READ_BY
@@ -9,12 +10,19 @@ from processors.runtime.consumer import BatchConsumer
 from tests.conftest import wait_until
 
 
-def test_every_instance_has_the_same_share_of_every_topic(settle):
+@pytest.fixture
+def protocol():
+    return "consumer"
+
+
+def test_every_instance_has_the_same_share_of_every_topic(settle, protocol):
     topics = [topic.name for topic in READ_BY["account"]]
     group = f"test-{uuid7()}"
 
     def instance():
-        return running.enter_context(closing(BatchConsumer(settle.bootstrap, group, topics, 1_000, 0.0)))
+        return running.enter_context(
+            closing(BatchConsumer(settle.bootstrap, group, topics, 1_000, 0.0, protocol=protocol))
+        )
 
     def shares():
         """The partitions of each topic, by instance."""

@@ -231,13 +231,13 @@ def wait_until(condition, what, deadline_s=DEADLINE_S):
 
 
 @contextmanager
-def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initial=None):
+def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initial=None, bootstrap=None):
     """A relay in this process."""
     stop = threading.Event()
     dsns = [*dsns, *(outbox.dsn for outbox in outboxes)] if dsns else [outbox.dsn for outbox in outboxes]
     settings = RelaySettings(
         relay_sources=" ".join(dsns),
-        kafka_bootstrap=outboxes[0].bootstrap,
+        kafka_bootstrap=bootstrap or outboxes[0].bootstrap,
         http_port=http_port,
         relay_reader=reader,
         relay_poll_interval_s=0.05,

@@ -1,0 +1,80 @@
+"""The relay at a Kafka that asks who comes: it waits, says for what, and loses and doubles nothing."""
+
+from types import SimpleNamespace
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker import rotation, security
+from stack import ports
+from tests.integration.relay.outbox import Outbox, answer, relaying, wait_until
+from tests.integration.secured import PASSWORD, SCRAM, SecuredKafka
+
+USER = "SETTLE_KAFKA_SASL_USERNAME"
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory):
+    with SecuredKafka(tmp_path_factory.mktemp("secured")) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def outbox(kafka, stack):
+    """One whose topic is at the secured Kafka."""
+    return Outbox(SimpleNamespace(state=SimpleNamespace(kafka_bootstrap=kafka.admin, dsns=stack.state.dsns)))
+
+
+@pytest.fixture
+def relay(kafka, outbox):
+    """Run a relay as a user with a password; yields the port of its pages."""
+    address = kafka.address[SCRAM]
+
+    def run(variables):
+        security.assume(address, variables)
+        port = ports.choose(taken=set())
+        return port, relaying(outbox, http_port=port, bootstrap=address)
+
+    yield run
+    security.assume(address, None)
+
+
+def unready(port, *texts):
+    status, text = answer(port, "/readyz")
+    return status == 503 and all(one in text for one in texts)
+
+
+def test_a_wrong_password_and_a_missing_right_are_waited_for_and_named(kafka, outbox, relay):
+    user = outbox.name
+    kafka.set_password(user)
+    kafka.allow(user, "TOPIC", outbox.topic, "READ")
+    ids = [outbox.insert() for _ in range(3)]
+    port, running = relay(kafka.identity(SCRAM, user, "new"))
+    with capture_logs() as logs, running:
+        wait_until(lambda: unready(port, USER, "SETTLE_KAFKA_SASL_PASSWORD"), "it says that the password is wrong")
+        kafka.set_password(user, "new")
+        wait_until(lambda: unready(port, USER, "lacks a right (ACL)"), "it says that it may not write")
+        kafka.allow(user, "TOPIC", outbox.topic, "WRITE")
+        outbox.wait_published(ids)
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
+    outbox.assert_exactly_once_in_order()
+    assert not [line for line in logs if "quarantined" in line["event"] or "bug" in line["event"]]
+    assert not outbox.one("SELECT to_regclass('outbox_dead') IS NOT NULL AND EXISTS (SELECT FROM outbox_dead)")
+
+
+def test_a_password_that_changes_in_a_file_is_taken_up_while_it_runs(kafka, outbox, relay, tmp_path, monkeypatch):
+    monkeypatch.setattr(rotation, "LOOK_EVERY_S", 0.1)
+    user = outbox.name
+    kafka.set_password(user)
+    kafka.allow(user, "TOPIC", outbox.topic, "READ", "WRITE")
+    file = tmp_path / "client.properties"
+    file.write_text(f"sasl.password={PASSWORD}\n")
+    port, running = relay(kafka.identity(SCRAM, user, SASL_PASSWORD="", CONFIG=file))
+    with capture_logs() as logs, running:
+        outbox.wait_published([outbox.insert()])
+        kafka.set_password(user, "another")
+        file.write_text("sasl.password=another\n")
+        wait_until(lambda: [line for line in logs if "identity has changed" in line["event"]], "it takes it up")
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
+    outbox.assert_exactly_once_in_order()

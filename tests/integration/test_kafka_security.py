@@ -1,0 +1,319 @@
+"""Against a Kafka that asks who comes: every way to connect, each failure in one line, and what mends it.
+
+Nothing is restarted for it: neither for a password or a right that Kafka gets, nor for a file that changes.
+"""
+
+import socket
+import ssl
+import threading
+from contextlib import closing, contextmanager
+
+import pytest
+import structlog
+from confluent_kafka import KafkaException
+from typer.testing import CliRunner
+from uuid_utils.compat import uuid7
+
+from broker import rotation, security
+from broker.clients import idempotent_producer, plain_producer, reader
+from broker.lifeline import why_unanswered
+from broker.offsets import Offsets
+from broker.provision import ensure_topics
+from cli.main import app
+from contracts.topics import WITHDRAWAL_REQUESTS
+from processors.runtime.consumer import BatchConsumer
+from producers.client import WithdrawalClient
+from producers.errors import NotDeliveredError
+from tests.conftest import wait_until
+from tests.integration.secured import PASSWORD, PLAIN, PLAINTEXT, SCRAM, SSL, SecuredKafka
+
+TOPIC = WITHDRAWAL_REQUESTS.name
+USER = "SETTLE_KAFKA_SASL_USERNAME"
+LACKS = "the Kafka user lacks a right (ACL) to {}; look at " + USER
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory):
+    with SecuredKafka(tmp_path_factory.mktemp("secured")) as kafka:
+        ensure_topics(kafka.admin)
+        yield kafka
+
+
+@pytest.fixture
+def user(kafka):
+    """A new user, with a password and no rights."""
+    name = f"user-{uuid7()}"
+    kafka.set_password(name)
+    return name
+
+
+@contextmanager
+def being(address, variables):
+    """What this process does at an address, it does as somebody."""
+    security.assume(address, variables)
+    try:
+        yield address
+    finally:
+        security.assume(address, None)
+
+
+@contextmanager
+def member(kafka, address, variables, group):
+    """A service's consumer, as somebody."""
+    with being(address, variables), closing(BatchConsumer(address, group, [TOPIC], 100, 0.0)) as batches:
+        yield batches
+
+
+def waits(batches):
+    """What it waits for, as ``/readyz`` says; None: nothing."""
+    batches.take()
+    return batches.waits_for(1.0)
+
+
+def write(kafka, value=b"{}"):
+    producer = plain_producer(kafka.admin)
+    producer.produce(TOPIC, value)
+    assert producer.flush(10) == 0
+
+
+def read(batches, value):
+    wait_until(lambda: [record for record in batches.take() if record.value == value], f"{value} is read")
+
+
+def allow_all(kafka, user, group="*"):
+    kafka.allow(user, "TOPIC", TOPIC, "READ", "WRITE")
+    kafka.allow(user, "GROUP", group, "READ")
+
+
+@pytest.mark.parametrize(
+    ("listener", "others"),
+    [
+        (SSL, {}),
+        (SCRAM, {}),
+        (SCRAM, {"SASL_MECHANISM": "SCRAM-SHA-256"}),
+        (PLAIN, {}),
+    ],
+)
+def test_each_way_to_connect_reads_and_writes(kafka, listener, others):
+    kafka.set_password("saga")
+    allow_all(kafka, "saga")
+    address, value = kafka.address[listener], str(uuid7()).encode()
+    with member(kafka, address, kafka.identity(listener, **others), str(uuid7())) as batches:
+        producer = idempotent_producer(address)
+        producer.produce(TOPIC, value)
+        assert producer.flush(10) == 0
+        read(batches, value)
+        assert waits(batches) is None
+
+
+def identity(kafka, case):
+    """Where a mistaken client connects, with which variables."""
+    if case == "plain text against TLS":
+        return SCRAM, {}
+    if case == "TLS against plain text":
+        return PLAINTEXT, kafka.identity(SCRAM) | {"SETTLE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}
+    if case == "no user":
+        return PLAIN, {}
+    if case == "a user where there are none":
+        return PLAINTEXT, kafka.identity(PLAIN)
+    if case == "wrong password":
+        return SCRAM, kafka.identity(SCRAM, password="wrong")
+    if case == "wrong mechanism":
+        return SCRAM, kafka.identity(SCRAM, SASL_MECHANISM="PLAIN")
+    if case == "unknown CA":
+        return SCRAM, kafka.identity(SCRAM, SSL_CA=kafka.pem.unknown_ca)
+    variables = kafka.identity(SSL, "mistaken")
+    if case == "expired certificate":
+        kafka.pem.issue("mistaken", expired=True)
+        return SSL, variables
+    assert case == "no certificate"
+    return SSL, {name: value for name, value in variables.items() if "CERT" not in name and "KEY" not in name}
+
+
+PROTOCOL, CERTIFICATE = "SETTLE_KAFKA_SECURITY_PROTOCOL", "SETTLE_KAFKA_SSL_CERTIFICATE"
+CASES = {
+    "plain text against TLS": f"Kafka speaks TLS on this port; look at {PROTOCOL}, which is PLAINTEXT",
+    "TLS against plain text": f"Kafka speaks no TLS on this port; look at {PROTOCOL}, which is SASL_SSL",
+    "no user": f"somebody listens there and does not answer; if Kafka runs, look at {PROTOCOL}, which is PLAIN",
+    "a user where there are none": f"Kafka takes no user on this port; look at {PROTOCOL}, which is SASL_PLAIN",
+    "wrong password": f"Kafka refuses the user or its password; look at {USER} and SETTLE_KAFKA_SASL_PASSWORD: ",
+    "wrong mechanism": "Kafka does not take SETTLE_KAFKA_SASL_MECHANISM=PLAIN: ",
+    "unknown CA": "Kafka's certificate is not trusted: unable to get local issuer certificate; look at SETTLE",
+    "expired certificate": f"Kafka refuses the certificate of this client: is it expired? Look at {CERTIFICATE}: ",
+    "no certificate": f"Kafka refuses the certificate of this client: is it expired? Look at {CERTIFICATE}: ",
+}
+
+
+@pytest.mark.parametrize(("case", "line"), CASES.items())
+def test_each_mistake_is_one_line_with_the_variable_for_commands_services_and_producers(
+    kafka, monkeypatch, case, line
+):
+    kafka.set_password("saga")
+    listener, variables = identity(kafka, case)
+    address = kafka.address[listener]
+    with being(address, variables):
+        assert why_unanswered(address).startswith(line)
+
+        for name, value in (variables | {"SETTLE_KAFKA_BOOTSTRAP": address}).items():
+            monkeypatch.setenv(name, value)
+        result = CliRunner().invoke(app, ["topics"])
+        (said,) = result.stderr.splitlines()
+        assert said.startswith(f"settle: Kafka at {address} does not answer: {line}")
+        assert PASSWORD not in said
+
+    with structlog.testing.capture_logs() as logs, member(kafka, address, variables, "mistaken") as batches:
+        wait_until(lambda: line in (waits(batches) or ""), "it says what it lacks")
+        for _ in range(5):
+            waits(batches)
+    told = [entry for entry in logs if "SETTLE_KAFKA_" in str(entry.get("error"))]
+    assert len(told) <= 1
+    if case != "no user":  # which nothing can tell from a Kafka that is away
+        assert told[0]["error"].startswith(line)
+        with (
+            being(address, variables),
+            WithdrawalClient(address, delivery_timeout_s=2) as client,
+            pytest.raises(NotDeliveredError) as refused,
+        ):
+            client.request("acc-1", "1.00")
+        assert line in str(refused.value)
+
+
+def test_a_broker_with_an_expired_certificate_is_named(kafka):
+    certificate, key = kafka.pem.issue("expired", "127.0.0.1", expired=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                try:
+                    context.wrap_socket(connection, server_side=True).close()
+                except OSError:
+                    connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with being(address, kafka.identity(SCRAM)):
+            assert why_unanswered(address) == (
+                "Kafka's certificate is not trusted: certificate has expired; look at the broker's certificate, "
+                "and SETTLE_KAFKA_SSL_CA"
+            )
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_wrong_password_is_waited_for_and_once_kafka_has_it_all_is_read(kafka, user):
+    allow_all(kafka, user)
+    value = str(uuid7()).encode()
+    with member(kafka, kafka.address[SCRAM], kafka.identity(SCRAM, user, "new"), user) as batches:
+        wait_until(lambda: USER in (waits(batches) or ""), "it says what it lacks")
+        write(kafka, value)
+        kafka.set_password(user, "new")
+        read(batches, value)
+        assert waits(batches) is None
+
+
+def test_a_missing_right_is_waited_for_and_once_it_is_there_all_is_read(kafka, user):
+    value = str(uuid7()).encode()
+    write(kafka, value)
+    me = kafka.identity(SCRAM, user)
+    with structlog.testing.capture_logs() as logs, member(kafka, kafka.address[SCRAM], me, user) as batches:
+        wait_until(lambda: f"topic {TOPIC} cannot be read: " in (waits(batches) or ""), "it may not see the topic")
+        assert USER in waits(batches)
+        kafka.allow(user, "TOPIC", TOPIC, "DESCRIBE")
+        wait_until(lambda: LACKS.format("a consumer group") in (waits(batches) or ""), "it may not join")
+        kafka.allow(user, "GROUP", user, "READ")
+        wait_until(lambda: LACKS.format("a topic") in (waits(batches) or ""), "it may not read")
+        kafka.allow(user, "TOPIC", TOPIC, "READ")
+        read(batches, value)
+        assert waits(batches) is None
+    told = [entry["error"] for entry in logs if "SETTLE_KAFKA_" in str(entry.get("error"))]
+    assert len(told) == len(set(told)) <= 4
+
+
+def test_commands_name_a_missing_right(kafka, user, monkeypatch):
+    address = kafka.address[SCRAM]
+    for name, value in (kafka.identity(SCRAM, user) | {"SETTLE_KAFKA_BOOTSTRAP": address}).items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["topics"])
+    assert result.exit_code == 1, result.exception
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"settle: Kafka at {address} refuses: ")
+    assert f"the Kafka user lacks a right (ACL) to a topic; look at {USER}" in line
+
+
+def test_a_producer_names_a_missing_right_and_writes_once_it_is_there(kafka, user):
+    address = kafka.address[SCRAM]
+    with being(address, kafka.identity(SCRAM, user)), WithdrawalClient(address, delivery_timeout_s=5) as client:
+        with pytest.raises(NotDeliveredError, match=f"lacks a right .ACL. to a topic; look at {USER}"):
+            client.request("acc-1", "1.00")
+        kafka.allow(user, "TOPIC", TOPIC, "WRITE")
+
+        def written():
+            try:
+                return client.request("acc-1", "1.00")
+            except NotDeliveredError:
+                return None
+
+        assert wait_until(written, "it writes").topic == TOPIC
+
+
+def test_a_password_that_changes_in_a_file_is_taken_up_while_it_runs(kafka, user, tmp_path, monkeypatch):
+    monkeypatch.setattr(rotation, "LOOK_EVERY_S", 0.1)
+    allow_all(kafka, user)
+    file = tmp_path / "client.properties"
+    file.write_text(f"sasl.password={PASSWORD}\n")
+    variables = kafka.identity(SCRAM, user, SASL_PASSWORD="", CONFIG=file)
+    value, later = str(uuid7()).encode(), str(uuid7()).encode()
+    with member(kafka, kafka.address[SCRAM], variables, user) as batches:
+        write(kafka, value)
+        read(batches, value)
+        batches.store_offsets()
+        kafka.set_password(user, "another")
+        old = batches._consumer
+        file.write_text("sasl.password=another\n")
+        wait_until(lambda: batches.take() is not None and batches._consumer is not old, "it connects anew")
+        write(kafka, later)
+        read(batches, later)
+        assert waits(batches) is None
+
+
+def test_a_certificate_that_changes_on_disk_is_taken_up_once_it_fits_its_key(kafka, monkeypatch):
+    monkeypatch.setattr(rotation, "LOOK_EVERY_S", 0.1)
+    allow_all(kafka, "renewed")
+    variables = kafka.identity(SSL, "before")
+    certificate, key = kafka.pem.folder / "before.crt", kafka.pem.folder / "before.key"
+    new_certificate, new_key = kafka.pem.issue("renewed")
+    value = str(uuid7()).encode()
+    write(kafka, value)
+    with (
+        structlog.testing.capture_logs() as logs,
+        member(kafka, kafka.address[SSL], variables, "rotated") as batches,
+    ):
+        wait_until(lambda: "lacks a right" in (waits(batches) or ""), "who it was may do nothing")
+        certificate.write_bytes(new_certificate.read_bytes())
+        wait_until(lambda: batches.take() or said(logs, "it is not the key of"), "the half of it is not taken")
+        key.write_bytes(new_key.read_bytes())
+        read(batches, value)
+        assert waits(batches) is None
+
+
+def said(logs, text):
+    return [entry for entry in logs if text in str(entry)]
+
+
+def test_offsets_and_readers_have_the_identity_as_well(kafka, user):
+    allow_all(kafka, user)
+    write(kafka)
+    with being(kafka.address[SCRAM], kafka.identity(SCRAM, user)) as address:
+        assert sum(Offsets(address).end([TOPIC]).values()) > 0
+        with closing(reader(address, user)) as one:
+            assert one.list_topics(TOPIC, 10).topics[TOPIC].error is None
+    with (
+        being(kafka.address[SCRAM], kafka.identity(SCRAM, user, "wrong")) as address,
+        pytest.raises(KafkaException),
+    ):
+        Offsets(address, timeout_s=1).end([TOPIC])
