@@ -8,6 +8,7 @@ one record as for many.
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 
 import structlog
@@ -110,9 +111,11 @@ class BatchConsumer:
         self._reached: dict[Place, int] = {}
         self._stored: dict[Place, int] = {}
         self._jumps: list[tuple[Place, int | None, int]] = []
+        self._generation = 0
         self._join()
 
     def _join(self) -> None:
+        self._generation += 1
         self._consumer = group_consumer(
             self._bootstrap,
             self._group,
@@ -137,7 +140,8 @@ class BatchConsumer:
                 "fetch.max.bytes": FETCH_BYTES_ALL,
                 "receive.message.max.bytes": 2 * FETCH_BYTES_ALL,
                 "queued.max.messages.kbytes": AHEAD_KIB,
-                "error_cb": self._on_error,  # to our log instead of librdkafka's own
+                # To our log instead of librdkafka's own; not of a consumer that this one replaces.
+                "error_cb": partial(self._on_error, self._generation),
                 "log_level": 2,
                 "reconnect.backoff.max.ms": 2_000,
             },
@@ -145,7 +149,9 @@ class BatchConsumer:
         self._pass_over = PassOver(self._consumer)
         self._consumer.subscribe(list(self._topics), on_assign=self._on_assign)
 
-    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         self.assigned = True
         self._refused.pop(self._group, None)
         for place in partitions:  # another member may have read on meanwhile
@@ -153,7 +159,9 @@ class BatchConsumer:
             self._stored.pop((place.topic, place.partition), None)
         log.info("partitions assigned", partitions=len(partitions))
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _on_error(self, generation: int, error: KafkaError) -> None:
+        if generation != self._generation:
+            return
         self._troubles.note(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._troubles.text is None:
             log.warning("no Kafka broker answers, waiting", error=error.str())

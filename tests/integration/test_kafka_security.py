@@ -3,27 +3,37 @@
 Nothing is restarted for it: neither for a password or a right that Kafka gets, nor for a file that changes.
 """
 
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from contextlib import closing, contextmanager
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import psycopg
 import pytest
 import structlog
 from confluent_kafka import KafkaException
 from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
-from broker import rotation, security
+from broker import provision, rotation, security
 from broker.clients import idempotent_producer, plain_producer, reader
 from broker.lifeline import why_unanswered
 from broker.offsets import Offsets
 from broker.provision import ensure_topics
 from cli.main import app
-from contracts.topics import WITHDRAWAL_REQUESTS
+from contracts.events import encode
+from contracts.services import READ_BY
+from contracts.topics import WITHDRAWAL_REQUESTS, consumer_group
 from processors.runtime.consumer import BatchConsumer
 from producers.client import WithdrawalClient
 from producers.errors import NotDeliveredError
+from producers.requests import new_request
+from stack.ports import choose
 from tests.conftest import wait_until
 from tests.integration.secured import PASSWORD, PLAIN, PLAINTEXT, SCRAM, SSL, SecuredKafka
 
@@ -60,8 +70,13 @@ def being(address, variables):
 @contextmanager
 def member(kafka, address, variables, group):
     """A service's consumer, as somebody."""
-    with being(address, variables), closing(BatchConsumer(address, group, [TOPIC], 100, 0.0)) as batches:
-        yield batches
+    with being(address, variables):
+        batches = BatchConsumer(address, group, [TOPIC], 100, 0.0)
+        try:
+            yield batches
+        finally:
+            # It takes long where it is not connected.
+            threading.Thread(target=batches.close, daemon=True).start()
 
 
 def waits(batches):
@@ -148,6 +163,7 @@ CASES = {
 def test_each_mistake_is_one_line_with_the_variable_for_commands_services_and_producers(
     kafka, monkeypatch, case, line
 ):
+    monkeypatch.setattr(provision, "TIMEOUT_S", 2.0)
     kafka.set_password("saga")
     listener, variables = identity(kafka, case)
     address = kafka.address[listener]
@@ -317,3 +333,53 @@ def test_offsets_and_readers_have_the_identity_as_well(kafka, user):
         pytest.raises(KafkaException),
     ):
         Offsets(address, timeout_s=1).end([TOPIC])
+
+
+def test_a_service_waits_and_says_so_and_goes_on_once_it_may(settle, kafka, user, tmp_path):
+    port = choose(taken=set())
+    dsn = settle.new_database("saga", "saga_at_a_secured_kafka")
+    address = kafka.address[SCRAM]
+    variables = kafka.identity(SCRAM, user, "new") | {
+        "SETTLE_KAFKA_BOOTSTRAP": address,
+        "SETTLE_SAGA_DSN": dsn,
+        "SETTLE_HTTP_PORT": str(port),
+    }
+    request = new_request("acc-1", "1.00")
+    log = tmp_path / "log"
+    with log.open("w") as lines:
+        command = [sys.executable, "-m", "cli", "run", "saga"]
+        service = subprocess.Popen(command, env=os.environ | variables, stderr=lines, stdout=lines)
+        try:
+            wait_until(
+                lambda: "waiting: Kafka does not answer: Kafka refuses the user or its password" in ready(port),
+                "it says that its password is wrong",
+            )
+            assert len([line for line in log.read_text().splitlines() if USER in line]) == 1
+            kafka.set_password(user, "new")
+            wait_until(lambda: LACKS.format("a topic") in ready(port), "it says which right it lacks")
+            for topic in READ_BY["saga"]:
+                kafka.allow(user, "TOPIC", topic.name, "READ")
+            kafka.allow(user, "GROUP", consumer_group("saga"), "READ")
+            wait_until(lambda: ready(port) == "ready\n", "it is ready")
+            producer = plain_producer(kafka.admin)
+            fields = [("id", str(uuid7())), ("eventType", "WithdrawalRequested")]
+            producer.produce(TOPIC, encode(request), "acc-1", headers=fields)
+            assert producer.flush(10) == 0
+            with psycopg.connect(dsn, autocommit=True) as database:
+                stored = "SELECT 1 FROM event_store WHERE payment_id = %s"
+                wait_until(lambda: database.execute(stored, [request.payment_id]).fetchone(), "it is handled")
+        finally:
+            service.terminate()
+            assert service.wait(30) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def ready(port):
+    """What ``/readyz`` says; nothing while nobody answers."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as page:
+            return page.read().decode()
+    except HTTPError as error:
+        return error.read().decode()
+    except OSError:
+        return ""
