@@ -62,7 +62,10 @@ def reader(
     logger: logging.Logger | None = None,
     identity: Properties | None = None,
 ) -> Consumer:
-    """A consumer with assigned partitions: the group name is only a label, it joins none and commits nothing."""
+    """A consumer with assigned partitions: the group name is only a label, it joins none and commits nothing.
+
+    Without a right to that group it reports ``GROUP_AUTHORIZATION_FAILED`` once, and reads all the same.
+    """
     ours = {"group.id": name, "enable.auto.commit": False}
     return Consumer(_with(bootstrap, ours, properties, identity), **_logged(logger))
 

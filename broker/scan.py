@@ -70,11 +70,14 @@ def _read(
         elif time.monotonic() - heard > TIMEOUT_S:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "Kafka sends nothing"))
         for message in found:
+            error = message.error()
+            if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                continue  # the group's name is only a label: its coordinator has nothing to do
             topic, partition, offset = message.topic(), message.partition(), message.offset()
             assert topic is not None
             assert partition is not None
             assert offset is not None
-            place, error = (topic, partition), message.error()
+            place = topic, partition
             if error is not None:
                 if error.code() in UNREADABLE:
                     offset = pass_over(topic, partition, offset)

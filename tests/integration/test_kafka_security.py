@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
 from broker import provision, rotation, security
-from broker.clients import idempotent_producer, plain_producer, reader
+from broker.clients import idempotent_producer, plain_producer
 from broker.lifeline import why_unanswered
 from broker.offsets import Offsets
 from broker.provision import ensure_topics
+from broker.scan import scan
 from cli.main import app
 from contracts.events import encode
 from contracts.services import READ_BY
@@ -321,13 +322,12 @@ def said(logs, text):
     return [entry for entry in logs if text in str(entry)]
 
 
-def test_offsets_and_readers_have_the_identity_as_well(kafka, user):
-    allow_all(kafka, user)
-    write(kafka)
+def test_whole_topics_are_read_with_the_identity_and_no_right_to_a_group(kafka, user):
+    kafka.allow(user, "TOPIC", TOPIC, "READ")
+    write(kafka, user.encode())
     with being(kafka.address[SCRAM], kafka.identity(SCRAM, user)) as address:
         assert sum(Offsets(address).end([TOPIC]).values()) > 0
-        with closing(reader(address, user)) as one:
-            assert one.list_topics(TOPIC, 10).topics[TOPIC].error is None
+        assert user.encode() in [message.value() for message in scan(address, [TOPIC])]
     with (
         being(kafka.address[SCRAM], kafka.identity(SCRAM, user, "wrong")) as address,
         pytest.raises(KafkaException),
