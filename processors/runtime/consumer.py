@@ -270,7 +270,8 @@ class BatchConsumer:
             return None
         if (reason := denied(error) or unsupported(error)) is not None:
             self._refuse(message.topic() or self._group, reason)
-            if error.fatal():
+            # Of the group's coordinator librdkafka may not ask again.
+            if error.fatal() or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 self._dead, self._renew_at = reason, time.monotonic() + RENEW_S
             return None
         if error.fatal():

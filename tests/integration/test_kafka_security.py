@@ -180,7 +180,7 @@ def test_each_mistake_is_one_line_with_the_variable_for_commands_services_and_pr
 
     with structlog.testing.capture_logs() as logs, member(kafka, address, variables, "mistaken") as batches:
         wait_until(lambda: line in (waits(batches) or ""), "it says what it lacks")
-        for _ in range(5):
+        for _ in range(2):
             waits(batches)
     told = [entry for entry in logs if "SETTLE_KAFKA_" in str(entry.get("error"))]
     assert len(told) <= 1
@@ -359,6 +359,7 @@ def test_a_service_waits_and_says_so_and_goes_on_once_it_may(settle, kafka, user
             wait_until(lambda: LACKS.format("a topic") in ready(port), "it says which right it lacks")
             for topic in READ_BY["saga"]:
                 kafka.allow(user, "TOPIC", topic.name, "READ")
+                kafka.allow(user, "TOPIC", topic.dead_letters, "WRITE")  # for what other tests wrote
             kafka.allow(user, "GROUP", consumer_group("saga"), "READ")
             wait_until(lambda: ready(port) == "ready\n", "it is ready")
             producer = plain_producer(kafka.admin)
