@@ -370,8 +370,6 @@ class BatchConsumer:
         Raises:
             CutOffError: it will never answer this consumer; a new one is needed.
         """
-        if self._dead is not None:
-            return self._dead
         try:
             self._ask_about_topics(timeout_s)
         except KafkaException as error:
