@@ -164,20 +164,13 @@ class SecuredKafka:
         client = admin(self.admin)  # its futures resolve only while it exists
         for future in client.create_acls(wanted).values():
             future.result(30)
+        # The controller has them; the broker gets them a moment later.
+        wait_until(lambda: set(wanted) <= set(client.describe_acls(_any_of(user)).result(30)), "they hold")
 
     def forbid(self, user):
         """Take everything that a user may do."""
-        some = AclBindingFilter(
-            ResourceType.ANY,
-            None,
-            ResourcePatternType.ANY,
-            f"User:{user}",
-            None,
-            AclOperation.ANY,
-            AclPermissionType.ANY,
-        )
         client = admin(self.admin)
-        (future,) = client.delete_acls([some]).values()
+        (future,) = client.delete_acls([_any_of(user)]).values()
         future.result(30)
 
     def identity(self, listener, user="saga", password=PASSWORD, **others):
@@ -191,6 +184,18 @@ class SecuredKafka:
             mechanism = {SCRAM: "SCRAM-SHA-512", PLAIN: "PLAIN", OAUTH: "OAUTHBEARER"}[listener]
             found |= {"SASL_MECHANISM": mechanism, "SASL_USERNAME": user, "SASL_PASSWORD": password}
         return {f"SETTLE_KAFKA_{name}": str(value) for name, value in (found | others).items()}
+
+
+def _any_of(user):
+    return AclBindingFilter(
+        ResourceType.ANY,
+        None,
+        ResourcePatternType.ANY,
+        f"User:{user}",
+        None,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
 
 
 def _binding(user, kind, name, operation):
