@@ -218,7 +218,10 @@ def variable_of(name: str) -> str:
 def _given(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables of the identity that are set, themselves or by a file, by the name of their field."""
     names = {field: f"SETTLE_{field}".upper() for field in KafkaSettings.model_fields}
-    found = {field: value(name, variables) for field, name in names.items()}
+    try:
+        found = {field: value(name, variables) for field, name in names.items()}
+    except EnvironmentRefusedError as error:
+        raise KafkaSettingsError(str(error)) from None
     return {field: text for field, text in found.items() if text is not None}
 
 

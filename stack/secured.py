@@ -27,7 +27,7 @@ def is_secured(data: Path) -> bool:
 
 def passwords(data: Path) -> dict[str, str]:
     """The password of each Kafka user."""
-    return {user.name: _password(data, user.name) for user in kafka_users()}
+    return {user.name: _password_file(data, user.name).read_text() for user in kafka_users()}
 
 
 def kafka_settings(data: Path, port: int, internal_port: int, controller_port: int) -> dict[str, str]:
@@ -72,7 +72,7 @@ def user_variables(data: Path, user: str = OPERATOR) -> dict[str, str]:
         "SETTLE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
         "SETTLE_KAFKA_SASL_MECHANISM": MECHANISM,
         "SETTLE_KAFKA_SASL_USERNAME": user,
-        "SETTLE_KAFKA_SASL_PASSWORD": _password(data, user),
+        "SETTLE_KAFKA_SASL_PASSWORD_FILE": str(_password_file(data, user)),
         "SETTLE_KAFKA_SSL_CA": str(secrets_folder(data) / "ca.crt"),
     }
 
@@ -96,5 +96,5 @@ def secrets_folder(data: Path) -> Path:
     return data / _FOLDER
 
 
-def _password(data: Path, user: str) -> str:
-    return (secrets_folder(data) / f"{user}.password").read_text()
+def _password_file(data: Path, user: str) -> Path:
+    return secrets_folder(data) / f"{user}.password"

@@ -72,3 +72,19 @@ def test_a_file_that_is_gone_is_told(world):
     world.file.unlink()
     assert not world.is_due()
     assert "No such file" in world.told[0]
+
+
+def test_a_password_file_is_watched_and_told_of_while_it_is_gone_or_empty(world, tmp_path):
+    password = tmp_path / "password"
+    password.write_text("one\n")
+    user = {"SECURITY_PROTOCOL": "SASL_PLAINTEXT", "SASL_MECHANISM": "PLAIN", "SASL_USERNAME": "saga"}
+    identity = {f"SETTLE_KAFKA_{name}": value for name, value in user.items()}
+    security.assume(KAFKA, identity | {"SETTLE_KAFKA_SASL_PASSWORD_FILE": str(password)})
+    assert world.is_due()
+    password.unlink()
+    assert not world.is_due()
+    password.write_text("")
+    assert not world.is_due()
+    assert [f"SETTLE_KAFKA_SASL_PASSWORD_FILE={password}" in line for line in world.told] == [True, True]
+    password.write_text("two\n")
+    assert [world.is_due() for _ in range(2)] == [True, False]

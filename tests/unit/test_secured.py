@@ -58,10 +58,11 @@ def test_each_service_is_its_own_user_and_knows_no_other_password(parts, tmp_pat
     for service in parts(secure=True).services:
         found = service._environment
         assert found["SETTLE_KAFKA_SASL_USERNAME"] == service.name
-        assert found["SETTLE_KAFKA_SASL_PASSWORD"] == passwords[service.name].read_text()
+        assert found["SETTLE_KAFKA_SASL_PASSWORD_FILE"] == str(passwords[service.name])
         assert found["SETTLE_KAFKA_CONFIG"] == ""
-        others = [file.read_text() for name, file in passwords.items() if name != service.name]
-        assert not [value for value in found.values() if value in others]
+        contents = [file.read_text() for file in passwords.values()]
+        others = [str(file) for name, file in passwords.items() if name != service.name]
+        assert not [value for value in found.values() if value in (*contents, *others)]
         assert "sslmode=verify-full" in found["SETTLE_SAGA_DSN"]
 
 
