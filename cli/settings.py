@@ -107,9 +107,11 @@ def _running_stack(data: Path | None) -> State | None:
     from stack import state
     from stack.errors import NotRunning
 
+    folder = data or state.default_data_folder()
     try:
-        return state.running(data.expanduser().resolve() if data else state.default_data_folder())
+        return state.running(folder.expanduser().resolve())
     except NotRunning:
-        if data is not None:
+        # Whoever listens at the default address instead is not the secured stack that was meant.
+        if data is not None or state.was_secured(folder):
             raise
         return None

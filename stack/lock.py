@@ -33,7 +33,7 @@ class FolderLock:
 
     def __init__(self, data: Path, note: Callable[[str], None]):
         try:
-            data.mkdir(parents=True, exist_ok=True)
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)  # mails, messages and logs are in it
             self._supervisor_fd = _open(data / "supervisor.lock")
         except OSError as error:
             raise StackError(f"data folder {data} cannot be used: {error.strerror}") from None

@@ -20,9 +20,9 @@ _SUPER_USERS = ";".join(f"User:CN={name}" for name in (BROKER, ADMIN))
 _FOLDER = "secrets"
 
 
-def is_secured(data: Path) -> bool:
-    """Whether a data folder is that of a secured stack, which it then stays."""
-    return (secrets_folder(data) / "ca.crt").exists()
+def has_secrets(data: Path) -> bool:
+    """Whether a data folder has secrets, be they complete or not: it is that of a secured stack."""
+    return secrets_folder(data).exists()
 
 
 def passwords(data: Path) -> dict[str, str]:

@@ -69,6 +69,12 @@ def read_state(data: Path) -> State | None:
         return None
 
 
+def was_secured(data: Path) -> bool:
+    """Whether a data folder is that of a secured stack, which it stays, even if its secrets are lost."""
+    state = read_state(data)
+    return secured.has_secrets(data) or (state is not None and state.secured)
+
+
 def running(data: Path) -> State:
     """The stack that runs on this folder.
 

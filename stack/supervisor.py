@@ -88,7 +88,7 @@ class Stack:
             tuple(java_options),
             partitions,
             command,
-            secure or secured.is_secured(self.data),
+            secure or stack_json.was_secured(self.data),
         )
         self._note = note
         self._lock: FolderLock | None = None
@@ -145,6 +145,8 @@ class Stack:
         if self._options.secure:
             postgres_with_tls(self._note)
         self._lock = FolderLock(self.data, self._note)
+        if self._options.secure:
+            self.data.chmod(0o700)  # else other users of this machine could read what they may not ask for
         self._stopping.clear()
         self._hurried = False
         self._jobs = queue.SimpleQueue()

@@ -91,11 +91,17 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def safe(tmp_path_factory):
-    with Stack(tmp_path_factory.mktemp("secured"), secure=True) as stack:
+    data = tmp_path_factory.mktemp("secured")
+    data.chmod(0o755)
+    with Stack(data, secure=True) as stack:
         open_accounts(
             stack.state.dsns["account"], [f"acc-{number}" for number in range(1, 11)], BALANCE_MINOR, "USD"
         )
         yield Secured(stack)
+
+
+def test_other_users_of_the_machine_read_no_data(safe: Secured):
+    assert stat.S_IMODE(safe.stack.data.stat().st_mode) == 0o700
 
 
 def test_withdrawals_end_and_the_audit_holds(safe: Secured):

@@ -1,5 +1,8 @@
 """A secured stack is asked for by an option, stays one, and is told to each process by variables of its own."""
 
+import stat
+from contextlib import closing
+
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +14,7 @@ from stack import secured
 from stack import state as stack_json
 from stack.assembly import Options, assemble
 from stack.errors import StackError
+from stack.lock import FolderLock
 from stack.process import Home
 from stack.provision import make_secrets
 from stack.supervisor import SERVICES, Stack
@@ -35,7 +39,27 @@ def test_commands_ask_for_it(monkeypatch, tmp_path, command, where, secure):
 def test_a_folder_stays_secured(tmp_path):
     assert not Stack(tmp_path)._options.secure
     make_secrets(tmp_path)
+    (tmp_path / "secrets" / "ca.crt").unlink()  # made anew, rather than done without
     assert Stack(tmp_path)._options.secure
+
+
+def test_a_folder_stays_secured_that_has_lost_its_secrets(tmp_path):
+    stack_json.write(stack_json.State(str(tmp_path), 1, "127.0.0.1:1", {"saga": "postgresql://"}, secured=True))
+    assert Stack(tmp_path)._options.secure
+
+
+def test_a_command_meant_for_a_secured_stack_that_is_down_goes_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("SETTLE_DATA", str(tmp_path))
+    make_secrets(tmp_path)
+    for command in (["stuck"], ["request", "--account", "acc-1", "--amount", "1"]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"settle: no stack is running on {tmp_path}")
+
+
+def test_nobody_else_on_the_machine_reads_a_new_data_folder(tmp_path):
+    with closing(FolderLock(tmp_path / "new", print)):
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
 @pytest.fixture
