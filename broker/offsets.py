@@ -5,7 +5,13 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
@@ -38,7 +44,9 @@ T = TypeVar("T")
 
 
 class Offsets:
-    """Offset queries; topics that do not exist have none. Every method raises KafkaException for no answer.
+    """Offset queries; topics that do not exist have none.
+
+    Every method raises KafkaException for no answer, and for a topic that the user may not see.
 
     Topics and partitions are listed once, with the first query.
 
@@ -99,7 +107,41 @@ class Offsets:
         return {name: list(topic.partitions) for name, topic in known.items()}
 
     def _places(self, topics: Iterable[str]) -> list[TopicPartition]:
+        topics = list(topics)
+        check_hidden(self._admin, (name for name in topics if name not in self._partitions), self._timeout_s)
         return [TopicPartition(name, number) for name in topics for number in self._partitions.get(name, ())]
+
+
+def check_hidden(client: AdminClient, unlisted: Iterable[str], timeout_s: float) -> None:
+    """Check that topics that Kafka does not list do not exist: it leaves out those that the user may not see.
+
+    Raises:
+        KafkaException: the user lacks the right to one of them, or Kafka does not answer.
+    """
+    names = list(unlisted)
+    if not names:
+        return
+
+    def ask() -> None:
+        asked = client.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+        for name, future in asked.items():
+            try:
+                future.result()
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise refused(name) from None
+                if code != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+
+    _patiently(ask, timeout_s)
+
+
+def refused(topic: str) -> KafkaException:
+    """The error of a missing right to a topic, with its name, which Kafka's own does not give."""
+    return KafkaException(
+        KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, f"{topic}: Topic authorization failed")
+    )
 
 
 def _patiently(ask: Callable[[], T], timeout_s: float) -> T:

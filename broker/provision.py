@@ -4,7 +4,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic
 
 from broker.clients import admin
-from contracts.services import TOPICS
+from broker.offsets import check_hidden
+from contracts.services import TOPICS, all_topic_names
 from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED
 
 TIMEOUT_S = 15.0
@@ -16,9 +17,12 @@ def existing_topics(bootstrap: str, timeout_s: float = TIMEOUT_S) -> set[str]:
     """The names of the topics that Kafka has.
 
     Raises:
-        KafkaException: it does not answer within ``timeout_s`` seconds.
+        KafkaException: it does not answer within ``timeout_s`` seconds, or hides one of ours from the user.
     """
-    return set(admin(bootstrap).list_topics(timeout=timeout_s).topics)
+    client = admin(bootstrap)
+    listed = set(client.list_topics(timeout=timeout_s).topics)
+    check_hidden(client, (name for name in all_topic_names() if name not in listed), timeout_s)
+    return listed
 
 
 def ensure_topics(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from broker.clients import reader
-from broker.offsets import TIMEOUT_S, Offsets
+from broker.offsets import TIMEOUT_S, Offsets, refused
 from broker.unreadable import UNREADABLE, PassOver
 
 FETCH_RECORDS = 5_000
@@ -32,7 +32,7 @@ def scan(
         ends: the offset to read each of these partitions up to, where not everything is wanted.
 
     Raises:
-        KafkaException: Kafka does not answer.
+        KafkaException: Kafka does not answer, or a topic may not be read.
     """
     until = Offsets(bootstrap).end(topics)
     if starts is not None:
@@ -81,6 +81,8 @@ def _read(
             if error is not None:
                 if error.code() in UNREADABLE:
                     offset = pass_over(topic, partition, offset)
+                elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise refused(topic)
                 elif error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
                 else:

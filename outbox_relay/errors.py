@@ -30,6 +30,10 @@ class SlotBusyError(RelayError):
     """Another relay reads this outbox; this one is a standby until it is free."""
 
 
+class KafkaAwayError(RelayError):
+    """Kafka does not answer, or refuses who this relay is; the outbox is left to others until it does."""
+
+
 class SetupError(RelayError):
     """Publication or slot cannot be made or used as they are; the text says what to run."""
 

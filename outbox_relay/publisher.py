@@ -145,6 +145,7 @@ class Publisher:
         self._troubles = Troubles(bootstrap)
         self._while_blocked = while_blocked
         self._one_by_one = one_by_one
+        self._refused_at: float | None = None
         self._probe_at = 0.0
         self._answered_at = time.monotonic()
         self._handed = 0
@@ -270,13 +271,20 @@ class Publisher:
 
     def answered(self) -> None:
         """Record that Kafka acknowledged something: it is reachable."""
-        self.away = None
+        self.away = self._refused_at = None
         self._troubles.over()
         self._answered_at = time.monotonic()
         self._lifeline.holds()
 
+    @property
+    def refused_s(self) -> float:
+        """How long Kafka has refused who this is, or this Kafka, seconds; 0 where it does not."""
+        return time.monotonic() - self._refused_at if self._refused_at is not None else 0.0
+
     def _on_error(self, error: KafkaError) -> None:
         self._troubles.note(error)
+        if self._troubles.text is not None and self._refused_at is None:
+            self._refused_at = time.monotonic()
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE):
             if self.away is None:
                 self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import structlog
 
+from broker.lifeline import why_unanswered
 from broker.rotation import Rotation
 from broker.security import KafkaSettingsError
 from contracts.dsn import effective
@@ -23,6 +24,7 @@ from outbox_relay.acknowledgements import Acknowledgements, Waits
 from outbox_relay.dead import Quarantine
 from outbox_relay.errors import (
     BatchRefusedError,
+    KafkaAwayError,
     PublishError,
     RelayError,
     SlotBusyError,
@@ -44,6 +46,11 @@ BACKOFF_MAX_S = 10.0
 TROUBLE_OVER_S = 1.0
 # A standby looks this often whether it may take over.
 STANDBY_INTERVAL_S = 0.5
+# It could publish nothing where Kafka does not answer it: a standby asks so often, and one that got no answer.
+STANDBY_ASKS_KAFKA_S = 5.0
+KAFKA_AGAIN_S = 1.0
+# Kafka refuses who this relay is: after so long another one may have the outbox.
+REFUSED_S_MAX = 5.0
 ID_SHOWN_BYTES = 100
 
 _log = structlog.get_logger(__name__)
@@ -126,6 +133,7 @@ class Source:
         self._looked = False
         self._keeps_rows = False
         self._again = self._has_read = False
+        self._ask_kafka_at = 0.0
         self._quarantine = Quarantine(dsn)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
 
@@ -298,6 +306,7 @@ class Source:
         while not self.stop.is_set():
             began = time.monotonic()
             try:
+                self._ask_kafka()
                 if self._session():
                     continue
             except StopRequestedError as error:
@@ -306,6 +315,10 @@ class Source:
                 self.confirmed_lsn = None  # its reader advances it
                 self.enter(State.STANDBY, str(error))
                 self.stop.wait(STANDBY_INTERVAL_S)
+                continue
+            except KafkaAwayError as error:
+                self.enter(State.WAITING, str(error))
+                self.stop.wait(KAFKA_AGAIN_S)
                 continue
             except (RelayError, KafkaSettingsError, psycopg.Error) as error:
                 self.enter(State.WAITING, _one_line(error))
@@ -319,6 +332,20 @@ class Source:
             self.stop.wait(pause_s)
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)
         self.enter(State.STOPPED, "stopped")
+
+    def _ask_kafka(self) -> None:
+        """Check that Kafka takes this relay, before it takes the outbox from others; as a standby, now and then.
+
+        Raises:
+            KafkaAwayError: it does not.
+        """
+        now = time.monotonic()
+        if self.state is State.STANDBY and now < self._ask_kafka_at:
+            return
+        why = why_unanswered(self.settings.kafka_bootstrap)
+        if why is not None:
+            raise KafkaAwayError(f"Kafka does not answer, waiting for it: {why}")
+        self._ask_kafka_at = now + STANDBY_ASKS_KAFKA_S
 
     def _session(self) -> bool:
         """One session; whether the next may begin at once."""
@@ -362,6 +389,8 @@ class Source:
             raise _RestartError
         if publisher.away is not None:
             self.enter(State.WAITING, publisher.away)
+            if publisher.refused_s > REFUSED_S_MAX:
+                raise PublishError(publisher.away)
         elif self._while_blocked is not None and self.state is not State.READING and self._trouble_is_over():
             self.enter(State.READING, "reading", from_lsn=format_lsn(self.acks.confirmed_lsn))
 

@@ -28,8 +28,9 @@ from broker.provision import ensure_topics
 from broker.scan import scan
 from cli.main import app
 from contracts.events import encode
-from contracts.services import READ_BY
-from contracts.topics import WITHDRAWAL_REQUESTS, consumer_group
+from contracts.services import READ_BY, all_topic_names
+from contracts.topics import ACCOUNT_EVENTS, DEAD_LETTERS_HANDLED, WITHDRAWAL_REQUESTS, consumer_group
+from operations.lag import consumer_lag, deleted_unread
 from processors.runtime.consumer import BatchConsumer
 from producers.client import WithdrawalClient
 from producers.errors import NotDeliveredError
@@ -260,6 +261,38 @@ def test_commands_name_a_missing_right(kafka, user, monkeypatch):
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"settle: Kafka at {address} refuses: ")
     assert f"the Kafka user lacks a right (ACL) to a topic; look at {USER}" in line
+
+
+@pytest.mark.parametrize("unseen", [WITHDRAWAL_REQUESTS.dead_letters, DEAD_LETTERS_HANDLED])
+@pytest.mark.parametrize("sees", [(), ("DESCRIBE",)], ids=["hidden", "not to be read"])
+def test_a_topic_that_may_not_be_read_ends_a_command_and_is_never_empty(kafka, user, monkeypatch, unseen, sees):
+    producer = plain_producer(kafka.admin)
+    producer.produce(unseen, b"{}", "withdrawal.requests/0@7")
+    assert producer.flush(10) == 0
+    for name in (*all_topic_names(), DEAD_LETTERS_HANDLED):
+        for operation in sees if name == unseen else ("READ",):
+            kafka.allow(user, "TOPIC", name, operation)
+    address = kafka.address[SCRAM]
+    for name, value in (kafka.identity(SCRAM, user) | {"SETTLE_KAFKA_BOOTSTRAP": address}).items():
+        monkeypatch.setenv(name, value)
+    for command in (["list"], ["show", "withdrawal.requests/0@7"]):
+        result = CliRunner().invoke(app, ["dead-letters", *command])
+        assert (result.exit_code, result.stdout) == (1, ""), result.exception
+        (line,) = result.stderr.splitlines()
+        assert line == (
+            f"settle: Kafka at {address} refuses: {unseen}: Topic authorization failed: {LACKS.format('a topic')}"
+        )
+
+
+def test_a_topic_that_may_not_be_seen_is_neither_without_lag_nor_missing(kafka, user):
+    for name in all_topic_names():
+        if name != ACCOUNT_EVENTS.name:
+            kafka.allow(user, "TOPIC", name, "READ")
+    kafka.allow(user, "GROUP", "*", "READ")
+    with being(kafka.address[SCRAM], kafka.identity(SCRAM, user)) as address:
+        for ask in (consumer_lag, deleted_unread, provision.existing_topics):
+            with pytest.raises(KafkaException, match=f"{ACCOUNT_EVENTS.name}: Topic authorization failed"):
+                ask(address)
 
 
 def test_a_producer_names_a_missing_right_and_writes_once_it_is_there(kafka, user):

@@ -19,6 +19,13 @@ class Admin:
     def list_topics(self, timeout):
         return SimpleNamespace(topics={"there": SimpleNamespace(partitions={0: None})})
 
+    def describe_topics(self, topics, request_timeout):
+        codes = {"hidden": KafkaError.TOPIC_AUTHORIZATION_FAILED}
+        described = {name: Future() for name in topics.topic_names}
+        for name, future in described.items():
+            future.set_exception(KafkaException(KafkaError(codes.get(name, KafkaError.UNKNOWN_TOPIC_OR_PART))))
+        return described
+
     def list_offsets(self, asked, request_timeout):
         return {place: self.answer(SimpleNamespace(offset=7)) for place in asked}
 
@@ -74,3 +81,9 @@ def test_other_errors_are_raised_at_once_and_those_of_a_start_in_the_end():
 
 def test_topics_that_do_not_exist_have_no_offsets():
     assert Offsets("", Admin()).end(["missing"]) == Offsets("", Admin()).confirmed("g", ["missing"]) == {}
+
+
+def test_a_topic_that_is_hidden_from_the_user_is_an_error_that_names_it():
+    for ask in (Offsets("", Admin()).end, Offsets("", Admin()).first):
+        with pytest.raises(KafkaException, match="hidden: Topic authorization failed"):
+            ask(["there", "missing", "hidden"])

@@ -1,16 +1,19 @@
 """The relay at a Kafka that asks who comes: it waits, says for what, and loses and doubles nothing."""
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
 from broker import rotation, security
+from outbox_relay import source
 from stack import ports
 from tests.integration.relay.outbox import Outbox, answer, relaying, wait_until
 from tests.integration.secured import PASSWORD, SCRAM, SecuredKafka
 
 USER = "SETTLE_KAFKA_SASL_USERNAME"
+STANDS_BY = "ready\n{}: another relay reads this outbox; standing by\n"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,8 @@ def kafka(tmp_path_factory):
 @pytest.fixture
 def outbox(kafka, stack):
     """One whose topic is at the secured Kafka."""
-    return Outbox(SimpleNamespace(state=SimpleNamespace(kafka_bootstrap=kafka.admin, dsns=stack.state.dsns)))
+    state = SimpleNamespace(kafka_bootstrap=kafka.admin, dsns=stack.state.dsns)
+    return Outbox(SimpleNamespace(state=state, admin_bootstrap=kafka.admin, data=stack.data))
 
 
 @pytest.fixture
@@ -30,10 +34,10 @@ def relay(kafka, outbox):
     """Run a relay as a user with a password; yields the port of its pages."""
     address = kafka.address[SCRAM]
 
-    def run(variables):
+    def run(variables, reader="wal"):
         security.assume(address, variables)
         port = ports.choose(taken=set())
-        return port, relaying(outbox, http_port=port, bootstrap=address)
+        return port, relaying(outbox, http_port=port, bootstrap=address, reader=reader)
 
     yield run
     security.assume(address, None)
@@ -60,6 +64,47 @@ def test_a_wrong_password_and_a_missing_right_are_waited_for_and_named(kafka, ou
     outbox.assert_exactly_once_in_order()
     assert not [line for line in logs if "quarantined" in line["event"] or "bug" in line["event"]]
     assert outbox.one("SELECT to_regclass('outbox_dead') IS NULL")
+
+
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+def test_a_standby_that_kafka_refuses_is_not_ready_and_takes_no_outbox(kafka, outbox, relay, reader):
+    user = outbox.name
+    kafka.allow(user, "TOPIC", outbox.topic, "READ", "WRITE")
+    kafka.set_password(user)
+    with ExitStack() as first:
+        first.enter_context(relaying(outbox, reader=reader))
+        outbox.wait_published([outbox.insert()])
+        port, standby = relay(kafka.identity(SCRAM, user), reader)
+        with standby:
+            wait_until(lambda: answer(port, "/readyz") == (200, STANDS_BY.format(outbox.name)), "it stands by")
+            kafka.set_password(user, "another")
+            wait_until(
+                lambda: unready(port, USER, "SETTLE_KAFKA_SASL_PASSWORD"), "it says that it cannot take over"
+            )
+            first.close()
+            # Nobody has the outbox now, the one that Kafka refuses neither: another finds it free.
+            with relaying(outbox, reader=reader):
+                outbox.wait_published([outbox.insert()], 10)
+                assert unready(port, USER)
+    outbox.assert_exactly_once_in_order()
+
+
+def test_an_outbox_is_given_back_once_kafka_refuses_who_reads_it(kafka, outbox, relay, monkeypatch):
+    monkeypatch.setattr(source, "REFUSED_S_MAX", 0.5)
+    user = outbox.name
+    kafka.allow(user, "TOPIC", outbox.topic, "READ", "WRITE")
+    kafka.set_password(user)
+    port, running = relay(kafka.identity(SCRAM, user))
+    with running:
+        outbox.wait_published([outbox.insert()])
+        kafka.set_password(user, "another")
+        kafka.kill()
+        kafka.start()
+        wait_until(lambda: unready(port, USER), "it says that its password is wrong")
+        with relaying(outbox):
+            outbox.wait_published([outbox.insert()], 30)
+            assert unready(port, USER)
+    outbox.assert_exactly_once_in_order()
 
 
 def test_a_password_that_changes_in_a_file_is_taken_up_while_it_runs(kafka, outbox, relay, tmp_path, monkeypatch):
