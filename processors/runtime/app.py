@@ -153,6 +153,8 @@ class Intake(Service):
     @Service.task
     async def _feed(self) -> None:
         await self._open()
+        if self.should_stop:
+            return
         settings, processor = self._settings, self._processor
         topics = [topic.name for topic in processor.topics]
         loop = asyncio.get_running_loop()
@@ -291,7 +293,7 @@ class Intake(Service):
         while not self.should_stop:
             await self.sleep(LAG_S)
             consumer, under_way = self._consumer, self._under_way
-            if consumer is None:
+            if consumer is None or self.should_stop:
                 continue
             taken = Tally(record.topic for record in under_way.records) if under_way is not None else Tally[str]()
             # While a batch waits nothing is fetched, so the end offsets from the last fetch are outdated.
