@@ -11,7 +11,9 @@ import typer
 
 from cli.errors import BadInputError
 from cli.text import say
+from contracts.known import is_known
 from contracts.production import is_production
+from contracts.redaction import HIDDEN
 from contracts.variables import shown
 
 InProductionOption = Annotated[
@@ -47,5 +49,9 @@ def show() -> None:
         kind()
     security.check()
     for name, value in sorted(os.environ.items()):
-        if name.startswith(_PREFIXES):
+        if not name.startswith(_PREFIXES):
+            continue
+        if is_known(name, value):
             say(f"{name}={shown(name, value)}")
+        else:  # as a misspelt password's name does not say that it is one
+            say(f"{name}={HIDDEN}  (nothing reads it)")
