@@ -33,6 +33,7 @@ from broker.security import KafkaSettingsError
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.health import HealthServer, Page
+from contracts.postgres import turns_away
 from contracts.start import begin
 from contracts.topics import consumer_group
 from contracts.variables import EnvironmentRefusedError, complaint
@@ -205,12 +206,16 @@ class Intake(Service):
             await self.sleep(BATCH_RETRY_S[-1])
 
     async def _open(self) -> None:
+        told: str | None = None
         while not self.should_stop:
             try:
                 await self._processor.open()
                 return
             except psycopg.OperationalError as error:
-                log.warning("database does not answer, waiting", error=first_line(error))
+                if (line := first_line(error)) != told:
+                    told = line
+                    how = "turns this service away" if turns_away(error) else "does not answer"
+                    log.warning(f"database {how}, waiting", error=line)
                 await self.sleep(BATCH_RETRY_S[-1])
 
     @Service.task

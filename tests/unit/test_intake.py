@@ -53,3 +53,27 @@ def test_the_end_while_the_database_is_away_is_no_crash(monkeypatch):
         return intake.crashed, intake._consumer
 
     assert asyncio.run(run()) == (False, None)
+
+
+def test_what_a_service_waits_for_at_its_start_is_logged_once_and_as_what_it_is(monkeypatch):
+    errors = [*["connection refused"] * 3, *["FATAL: password authentication failed"] * 3]
+    logged = []
+    monkeypatch.setattr(runtime, "BATCH_RETRY_S", (0.0,))
+    monkeypatch.setattr(runtime.log, "warning", lambda event, **fields: logged.append((event, fields["error"])))
+
+    class Waiting(Away):
+        async def open(self):
+            if errors:
+                raise psycopg.OperationalError(errors.pop(0))
+
+    async def run():
+        intake = runtime.Intake(
+            faust.App("waits", broker="kafka://127.0.0.1:1"), Idle(), Waiting(), ServiceSettings()
+        )
+        await intake._open()
+
+    asyncio.run(run())
+    assert logged == [
+        ("database does not answer, waiting", "connection refused"),
+        ("database turns this service away, waiting", "FATAL: password authentication failed"),
+    ]
