@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from contracts.production import refuse_unsafe
 from contracts.redaction import guard_tracebacks
-from contracts.variables import FILE, PREFIX, remember_secrets, secrets
+from contracts.variables import FILE, PREFIX, padded, remember_secrets, secrets
 
 _warned: set[str] = set()
 
@@ -37,7 +37,7 @@ def _warn() -> None:
     # Imported here: it takes the registry of services along.
     from contracts.known import unknown
 
-    for line in unknown():
+    for line in (*unknown(), *padded()):
         if line not in _warned:  # a service's command begins, and so does the app that it loads
             _warned.add(line)
             print(f"settle: warning: {line}", file=sys.stderr)

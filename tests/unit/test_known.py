@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
+from contracts import start
 from contracts.known import KNOWN, is_known, unknown
+from contracts.variables import value
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,3 +106,50 @@ def test_every_program_warns_once_and_shows_no_value(program):
     if program == "settle":
         assert ended.stdout == "SETTLE_KAFKA_SASL_PASWORD=***  (nothing reads it)\n"
         assert ended.returncode == 0
+
+
+def settings(monkeypatch, **variables):
+    monkeypatch.setattr(start, "_warned", set())
+    for name, given in variables.items():
+        monkeypatch.setenv(name, str(given))
+    return CliRunner().invoke(app, ["settings"])
+
+
+def test_white_space_that_counts_in_a_file_of_a_password_is_warned_of(monkeypatch, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("hunter22 \n")
+    file.chmod(0o600)
+    said = settings(monkeypatch, SETTLE_OWNER_PASSWORD_FILE=file).stderr
+    assert said.startswith(f"settle: warning: SETTLE_OWNER_PASSWORD_FILE={file} begins or ends with white space")
+    assert "hunter22" not in said
+    file.write_text("hunter22\n")
+    assert settings(monkeypatch).stderr == ""
+
+
+def test_the_mark_at_the_beginning_of_a_text_is_no_part_of_a_password(monkeypatch, tmp_path):
+    file = tmp_path / "password"
+    file.write_bytes(b"\xef\xbb\xbfhunter22\r\n")
+    monkeypatch.setenv("SETTLE_OWNER_PASSWORD_FILE", str(file))
+    assert value("SETTLE_OWNER_PASSWORD") == "hunter22"
+
+
+def test_a_file_with_a_secret_that_everybody_may_read_is_warned_of_where_people_look(monkeypatch, tmp_path):
+    password, config = tmp_path / "password", tmp_path / "kafka.properties"
+    password.write_text("hunter22")
+    config.write_text("client.rack=a\n")
+    for file in (password, config):
+        file.chmod(0o604)
+    given = {"SETTLE_OWNER_PASSWORD_FILE": password, "SETTLE_KAFKA_CONFIG": config}
+    assert settings(monkeypatch, **given).stderr.splitlines() == [
+        f"settle: warning: {name}={file} can be read by every user of this machine: chmod o= {file}"
+        for name, file in sorted(given.items())
+    ]
+    for file in (password, config):
+        file.chmod(0o640)
+    assert settings(monkeypatch).stderr == ""
+
+
+def test_a_file_of_kafkas_properties_that_is_missing_is_named(monkeypatch, tmp_path):
+    ended = settings(monkeypatch, SETTLE_KAFKA_CONFIG=tmp_path / "missing")
+    assert ended.exit_code == 2
+    assert f"SETTLE_KAFKA_CONFIG={tmp_path}/missing is wrong" in ended.stderr
