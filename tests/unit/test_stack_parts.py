@@ -43,10 +43,10 @@ class FakeChild(Child):
     ("log", "said"),
     [
         (
-            "2026 ERROR Kafka$: Exiting\norg.apache.kafka.common.config.ConfigException: PKIX path building failed\n"
+            "2026 ERROR Kafka$: Exiting\norg.apache.kafka.common.config.ConfigException: PKIX path failed\n"
             + 200 * "\tat org.apache.kafka.common.Utils.lambda$x(Utils.java:1) ~[kafka.jar:?]\n"
             + "\t... 9 more\nWARNING: A method in sun.misc.Unsafe has been called\n\n",
-            "org.apache.kafka.common.config.ConfigException: PKIX path building failed",
+            "org.apache.kafka.common.config.ConfigException: PKIX path failed",
         ),
         ("WARNING: Unknown module\n", "WARNING: Unknown module"),
         ("first\nat the end\n\n", "at the end"),
