@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from cli.errors import BadInputError
-from cli.text import say
+from cli.text import complain, say
+from contracts.known import is_known
 from contracts.production import is_production
-from contracts.variables import shown
+from contracts.redaction import HIDDEN
+from contracts.variables import exposed, shown
 
 InProductionOption = Annotated[
     bool, typer.Option("--in-production", help="Do it although SETTLE_ENV is production.")
@@ -46,6 +48,12 @@ def show() -> None:
     for kind in (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings):
         kind()
     security.check()
+    for line in exposed():
+        complain(f"warning: {line}")
     for name, value in sorted(os.environ.items()):
-        if name.startswith(_PREFIXES):
+        if not name.startswith(_PREFIXES):
+            continue
+        if is_known(name, value):
             say(f"{name}={shown(name, value)}")
+        else:  # as a misspelt password's name does not say that it is one
+            say(f"{name}={HIDDEN}  (nothing reads it)")

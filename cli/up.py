@@ -125,12 +125,12 @@ class _Display:
 
 
 def _table(statuses: tuple[PartStatus, ...]) -> Grid:
-    table = Grid()
+    table = Grid(collapse_padding=True)  # so that it fits 80 columns
     table.add_column("part", style="bold")
     table.add_column("state", min_width=10)
-    table.add_column("listens on", min_width=24)
+    table.add_column("listens on", min_width=22)
     table.add_column("process", justify="right", min_width=7)
-    table.add_column("restarts", justify="right")
+    table.add_column("restarts", justify="right", min_width=8)
     for status in statuses:
         style = STATE_STYLES.get(status.state, OTHER_STYLE)
         restarts = styled((status.restarts, "bold red" if status.restarts else "dim"))

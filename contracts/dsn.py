@@ -20,6 +20,7 @@ _WORD = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _AUTHORITY = re.compile(rf"{_URL}[^/?#\s]*")
+_AT_IN_PATH = re.compile(rf"{_URL}[^/?#\s]*/[^?#\s]*@")
 _NUMBER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 _NUMBERS = (
     "connect_timeout",
@@ -46,6 +47,8 @@ def check_dsn(dsn: str) -> str:
     remember_passwords(dsn)
     if (authority := _AUTHORITY.match(dsn)) is not None and authority[0].count("@") > 1:
         raise ValueError("a URL with more than one @: in a user's name or password it is written %40")
+    if _AT_IN_PATH.match(dsn):
+        raise ValueError("a URL with an @ behind a /: in a user's name or password they are written %40 and %2F")
     # Imported here: most readers of settings need no database.
     import psycopg
     from psycopg.conninfo import conninfo_to_dict

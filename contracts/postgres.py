@@ -30,7 +30,13 @@ _STREAMING = {**_REACHABLE, "tcp_user_timeout": 0}
 
 # What libpq, or the server, says where the DSN is to blame. Starting up and too many clients are FATAL as well.
 _REFUSED = re.compile(
-    r"authentication failed|certificate|SSL|no password supplied|pg_hba\.conf|role \"|database \"|denied|too old"
+    r"authentication failed|certificate|SSL(?! SYSCALL| connection has been closed)|no password supplied"
+    r"|pg_hba\.conf|role \"|database \"|denied|too old"
+)
+
+# Where nothing answers at all: as a rule an outage, but maybe another host or port than was meant.
+_UNREACHED = re.compile(
+    r"refused|resolve host|translate host|No route|unreachable|timeout expired|No such file", re.I
 )
 
 VERSION_MIN = 140_000
@@ -95,15 +101,21 @@ def _not_too_old(connection: AnyConnection) -> AnyConnection:
     return connection
 
 
+def turns_away(error: Exception) -> bool:
+    """Whether a server answered and let nobody in: for a password, a certificate or a right, not for an outage."""
+    return isinstance(error, OperationalError) and _REFUSED.search(str(error)) is not None
+
+
 @contextmanager
 def _naming_the_variable(dsn: str) -> Iterator[None]:
-    """Say in an error that is no outage (a password, a certificate, a right) which variable the DSN comes from."""
+    """Say in an error which variable the DSN comes from, and whether to look at it or for the server."""
     try:
         yield
     except OperationalError as error:
         first, *others = str(error).splitlines() or [""]
-        if _REFUSED.search(str(error)) and (name := variable_of(dsn)) is not None:
-            error.args = ("\n".join([f"{first}; look at {name}", *others]),)
+        how = "look at" if turns_away(error) else "the server of" if _UNREACHED.search(str(error)) else None
+        if how is not None and (name := variable_of(dsn)) is not None:
+            error.args = ("\n".join([f"{first}; {how} {name}", *others]),)
         raise
 
 

@@ -57,7 +57,8 @@ def refuse_unsafe(given: Mapping[str, str] | None = None) -> None:
     variables = {**os.environ, **secrets(), **(given or {})}
     if found := sorted(_known_passwords(variables)):
         raise EnvironmentRefusedError(
-            f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: set them"
+            f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: "
+            "everybody knows the password there, so give one of your own"
         )
     rules = {POSTGRES: _plain_postgres, KAFKA: _plain_kafka, HTTP: _open_http}
     for subject, rule in rules.items():
@@ -92,7 +93,7 @@ def _trusted() -> set[str]:
 def _known_passwords(variables: Mapping[str, str]) -> Iterator[str]:
     for name, value in variables.items():
         if DEVELOPMENT_DEFAULT in unquote(value):
-            yield name
+            yield _given_as(name)
     for name, dsn in _dsns(variables):
         if DEVELOPMENT_DEFAULT in dsn.get("password", "") and DEVELOPMENT_DEFAULT not in unquote(variables[name]):
             yield f"{name} (its passfile or service)"

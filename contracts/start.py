@@ -1,15 +1,18 @@
 """What every program of Settle does before anything else, whichever command starts it."""
 
 import os
+import sys
 from collections.abc import Mapping
 
 from contracts.production import refuse_unsafe
 from contracts.redaction import guard_tracebacks
-from contracts.variables import FILE, remember_secrets, secrets
+from contracts.variables import FILE, PREFIX, padded, remember_secrets, secrets
+
+_warned: set[str] = set()
 
 
 def begin(given: Mapping[str, str] | None = None) -> None:
-    """Hide secrets wherever this process writes, and refuse what production refuses.
+    """Hide secrets wherever this process writes, and refuse what production refuses; warn of misspelt variables.
 
     Args:
         given: values of the command line that hold instead of variables, by the name that people know them by.
@@ -25,3 +28,16 @@ def begin(given: Mapping[str, str] | None = None) -> None:
         if name.startswith("OTEL_") and os.environ.get(name + FILE):
             os.environ[name] = value
             del os.environ[name + FILE]
+    _warn()
+
+
+def _warn() -> None:
+    if not any(name.startswith(PREFIX) for name in os.environ):
+        return
+    # Imported here: it takes the registry of services along.
+    from contracts.known import unknown
+
+    for line in (*unknown(), *padded()):
+        if line not in _warned:  # a service's command begins, and so does the app that it loads
+            _warned.add(line)
+            print(f"settle: warning: {line}", file=sys.stderr)

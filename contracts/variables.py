@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts.redaction import HIDDEN, hide, remember, remember_passwords
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pydantic import ValidationError
 
@@ -29,7 +31,10 @@ FILE_BYTES_MAX = 1_000_000
 # What holds a password among other things; of these the rest may be shown.
 _DATABASES = ("_DSN", "_SOURCES")
 _URLS = ("_URL", "_ENDPOINT")
-_SECRETS = ("_PASSWORD", "_SECRET", "_HEADERS", "_KAFKA_CONFIG")
+_WORDS = ("_PASSWORD", "_SECRET")
+_CONFIG = "_KAFKA_CONFIG"
+_SECRETS = (*_WORDS, "_HEADERS", _CONFIG)
+_KEY = "SETTLE_KAFKA_SSL_KEY"
 _OURS = ("SETTLE_", "OTEL_", "POSTGRES_", "GRAFANA_", "PGPASSWORD")
 
 
@@ -90,6 +95,8 @@ def remember_secrets() -> None:
         EnvironmentRefusedError: like :func:`value`.
     """
     for name, secret in secrets().items():
+        if _is_path(name, secret):
+            continue
         remember_passwords(secret)
         if name.endswith((*_SECRETS, "PGPASSWORD")):
             remember(secret)
@@ -97,7 +104,29 @@ def remember_secrets() -> None:
 
 def shown(name: str, text: str) -> str:
     """A variable's value for people: without its password, or where it is nothing but a secret, ``***``."""
-    return HIDDEN if is_secret(name) and not name.endswith((*_DATABASES, *_URLS)) else hide(text)
+    hidden = is_secret(name) and not name.endswith((*_DATABASES, *_URLS)) and not _is_path(name, text)
+    return HIDDEN if hidden else hide(text)
+
+
+def padded() -> Iterator[str]:
+    """A line for each file of a password that begins or ends with white space, which counts and is not seen."""
+    for name in sorted(os.environ):
+        secret = name.removesuffix(FILE)
+        if secret == name or not is_secret(secret) or not secret.endswith(_WORDS):
+            continue
+        if (password := value(secret)) is not None and password != password.strip():
+            yield f"{name}={os.environ[name]} begins or ends with white space, which counts as part of it"
+
+
+def exposed() -> Iterator[str]:
+    """A line for each file with a secret that every user of this machine may read."""
+    for name, path in sorted(os.environ.items()):
+        held = is_secret(name.removesuffix(FILE)) if name.endswith(FILE) else _is_path(name, path) or name == _KEY
+        if not held:
+            continue
+        with suppress(OSError, ValueError):  # whoever uses it says what is wrong
+            if Path(path).stat().st_mode & stat.S_IROTH:
+                yield f"{name}={path} can be read by every user of this machine: chmod o= {path}"
 
 
 def complaint(error: ValidationError) -> str:
@@ -121,11 +150,16 @@ def _named(name: str, given: object) -> str:
     return f"{name}{FILE}" if os.environ.get(name + FILE) else name
 
 
+def _is_path(name: str, text: str) -> bool:
+    """Whether a variable that holds a secret or the path of one is given as a path, which may be shown."""
+    return name.endswith(_CONFIG) and text.startswith(("/", "./", "../", "~")) and "\n" not in text
+
+
 def _contents(name: str, path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             contents = file.read(FILE_BYTES_MAX + 1)
-        text = contents.decode()
+        text = contents.decode("utf-8-sig")  # editors of Windows begin a text with a mark, which nobody sees
     except OSError as error:
         raise EnvironmentRefusedError(f"{name}={path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

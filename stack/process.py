@@ -12,6 +12,7 @@ without which a virtual environment or data folder below ``/root`` (mode 0700) i
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,12 @@ from stack.errors import StackError
 
 LOG_BYTES_MAX = 20_000_000
 """A log larger than this is rotated to ``.1`` when its child starts."""
+
+LOG_BYTES_SEARCHED = 64_000
+"""How far from the end of a log the line is looked for that says why its child ended."""
+
+# What Java writes behind the line that says what is wrong.
+_BESIDE = re.compile(r"at [\w$./<>@-]+\(|\.\.\. \d+ more|WARNING: ")
 
 UNPRIVILEGED_USER = "nobody"
 
@@ -71,11 +78,12 @@ class Child:
         return True
 
     def last_log_line(self) -> str:
-        """The last line in its log since its start, for an error message."""
+        """The last line in its log since its start, for an error message; of Java's trace, the error itself."""
         with self.log.open("rb") as log:
-            log.seek(max(self._log_start, self.log.stat().st_size - 4_000))
+            log.seek(max(self._log_start, self.log.stat().st_size - LOG_BYTES_SEARCHED))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "it logged nothing")[:300]
+        said = [line for line in lines if line]
+        return ([line for line in said if not _BESIDE.match(line)] or said or ["it logged nothing"])[-1][:300]
 
     def ending(self) -> str:
         """How it ended, in words: ``exit code 1`` or ``SIGKILL``."""

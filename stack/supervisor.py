@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from broker.security import assume
 from contracts.services import DATABASES, NAMES
-from stack import secured
 from stack import state as stack_json
 from stack.assembly import FIRST, Options, assemble
 from stack.errors import ChildFailed, StackError

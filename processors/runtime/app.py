@@ -33,6 +33,7 @@ from broker.security import KafkaSettingsError
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.health import HealthServer, Page
+from contracts.postgres import turns_away
 from contracts.start import begin
 from contracts.topics import consumer_group
 from contracts.variables import EnvironmentRefusedError, complaint
@@ -153,6 +154,8 @@ class Intake(Service):
     @Service.task
     async def _feed(self) -> None:
         await self._open()
+        if self.should_stop:
+            return
         settings, processor = self._settings, self._processor
         topics = [topic.name for topic in processor.topics]
         loop = asyncio.get_running_loop()
@@ -203,12 +206,16 @@ class Intake(Service):
             await self.sleep(BATCH_RETRY_S[-1])
 
     async def _open(self) -> None:
+        told: str | None = None
         while not self.should_stop:
             try:
                 await self._processor.open()
                 return
             except psycopg.OperationalError as error:
-                log.warning("database does not answer, waiting", error=first_line(error))
+                if (line := first_line(error)) != told:
+                    told = line
+                    how = "turns this service away" if turns_away(error) else "does not answer"
+                    log.warning(f"database {how}, waiting", error=line)
                 await self.sleep(BATCH_RETRY_S[-1])
 
     @Service.task
@@ -291,7 +298,7 @@ class Intake(Service):
         while not self.should_stop:
             await self.sleep(LAG_S)
             consumer, under_way = self._consumer, self._under_way
-            if consumer is None:
+            if consumer is None or self.should_stop:
                 continue
             taken = Tally(record.topic for record in under_way.records) if under_way is not None else Tally[str]()
             # While a batch waits nothing is fetched, so the end offsets from the last fetch are outdated.

@@ -24,6 +24,7 @@ from opentelemetry.util.types import AttributeValue
 
 from broker.records import Record
 from broker.troubles import denied
+from contracts.postgres import turns_away
 from contracts.topics import dead_letter_topic
 from processors.runtime.batch import Batch
 from processors.runtime.database import LOST_RACES, is_refusal, is_transient
@@ -210,7 +211,8 @@ class Pipeline:
             self.trouble = f"the database refuses: {first_line(error)}"
             log.warning("database refuses, waiting", error=first_line(error))
         else:
-            log.warning("database does not answer, waiting", error=first_line(error))
+            how = "turns this service away" if turns_away(error) else "does not answer"
+            log.warning(f"database {how}, waiting", error=first_line(error))
 
 
 def _about(messages: Sequence[Message]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import psycopg
 
+from contracts.postgres import turns_away
 from processors.runtime.database import Database
 
 LOOK_EVERY_S = 1.0
@@ -94,7 +95,8 @@ class Readiness:
             (read_only,) = await cursor.fetchone() or ("",)
         except psycopg.Error as error:
             await self._database.close()
-            return f"the database does not answer: {' '.join(str(error).split())}"
+            how = "turns this service away" if turns_away(error) else "does not answer"
+            return f"the database {how}: {' '.join(str(error).split())}"
         if read_only == "on":
             await self._database.close()  # once it can be written to, a session may still be read-only
             return "the database is read-only"

@@ -247,6 +247,8 @@ def test_a_wrong_password_is_one_line_without_it(server, tmp_path):
                 process.terminate()
                 process.wait(30)
     assert "password authentication failed" in log.read_text()
+    assert "database does not answer" not in log.read_text()
+    assert "turns this service away" in log.read_text()
     assert "canary-7f3a" not in log.read_text()
 
 

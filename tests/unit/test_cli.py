@@ -255,11 +255,11 @@ def test_an_argument_that_is_not_utf_8_is_refused():
 
 
 def test_a_terminal_without_a_character_gets_its_code():
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "SETTLE_FOO": "25 €"}
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "SETTLE_CACHE": "25 €"}
     result = subprocess.run([*SETTLE, "settings"], env=environment, capture_output=True, text=True, timeout=30)
 
     assert result.stderr == ""
-    assert "SETTLE_FOO=25 \\u20ac\n" in result.stdout
+    assert "SETTLE_CACHE=25 \\u20ac\n" in result.stdout
 
 
 @pytest.mark.parametrize(

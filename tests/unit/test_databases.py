@@ -134,3 +134,45 @@ def test_a_service_that_is_not_defined_any_more_is_an_outage(services, monkeypat
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "none"))
     with pytest.raises(psycopg.OperationalError, match="not found"):
         postgres.session("service=a")
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://a:p@ss/word@127.0.0.1:1/account", "postgres://a:p@ss/w@db1/x?user=a"]
+)
+def test_a_password_that_is_not_escaped_is_refused_and_no_part_of_it_is_taken_for_a_host(dsn):
+    with pytest.raises(ValueError, match="written %40 and %2F") as refused:
+        check_dsn(dsn)
+    assert "ss" not in str(refused.value).replace("password", "")
+    check_dsn("postgresql://a:p%40ss%2Fword@127.0.0.1:1/account?user=a@b")
+
+
+@pytest.mark.parametrize(
+    ("dsn", "said"),
+    [
+        ("postgresql://a@127.0.0.1:1/account", "refused; the server of SETTLE_ACCOUNT_DSN"),
+        ("postgresql://a@nowhere.invalid:1/account", "; the server of SETTLE_ACCOUNT_DSN"),
+        ("host=/nowhere dbname=account", "; the server of SETTLE_ACCOUNT_DSN"),
+    ],
+)
+def test_a_server_that_is_not_reached_is_told_with_its_variable(monkeypatch, dsn, said):
+    monkeypatch.setenv("SETTLE_ACCOUNT_DSN", dsn)
+    with pytest.raises(psycopg.OperationalError) as error:
+        postgres.session(dsn)
+    assert said in str(error.value).splitlines()[0]
+    assert not postgres.turns_away(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "turned_away"),
+    [
+        ('FATAL:  password authentication failed for user "saga"', True),
+        ("SSL error: certificate verify failed", True),
+        ("server does not support SSL, but SSL was required", True),
+        ("FATAL:  the database system is starting up", False),
+        ("SSL SYSCALL error: EOF detected", False),
+        ("SSL connection has been closed unexpectedly", False),
+        ("FATAL:  sorry, too many clients already", False),
+    ],
+)
+def test_a_server_that_lets_nobody_in_is_no_outage(said, turned_away):
+    assert postgres.turns_away(psycopg.OperationalError(f"connection failed: {said}")) == turned_away

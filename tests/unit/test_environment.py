@@ -37,6 +37,7 @@ def test_production_refuses_development_defaults(monkeypatch, command):
     assert result.exit_code == 2, result.exception
     (line,) = result.stderr.splitlines()
     assert "SETTLE_ENV=production refuses the development defaults of POSTGRES_PASSWORD, SETTLE_SAGA_DSN" in line
+    assert line.endswith(": everybody knows the password there, so give one of your own")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,27 @@ class FakeChild(Child):
         return "no such broker"
 
 
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (
+            "2026 ERROR Kafka$: Exiting\norg.apache.kafka.common.config.ConfigException: PKIX path failed\n"
+            + 200 * "\tat org.apache.kafka.common.Utils.lambda$x(Utils.java:1) ~[kafka.jar:?]\n"
+            + "\t... 9 more\nWARNING: A method in sun.misc.Unsafe has been called\n\n",
+            "org.apache.kafka.common.config.ConfigException: PKIX path failed",
+        ),
+        ("WARNING: Unknown module\n", "WARNING: Unknown module"),
+        ("first\nat the end\n\n", "at the end"),
+        ("", "it logged nothing"),
+    ],
+)
+def test_the_line_that_says_why_a_child_ended_is_found_behind_javas_trace(tmp_path, log, said):
+    file = tmp_path / "kafka.log"
+    file.write_text(f"of the start before\n{log}")
+    with subprocess.Popen(["true"]) as process:
+        assert Child("kafka", process, file, len("of the start before\n")).last_log_line() == said
+
+
 class FakePart:
     name = "fake"
     address = "127.0.0.1:1"
