@@ -147,13 +147,14 @@ def identity(kafka, case):
     return SSL, {name: value for name, value in variables.items() if "CERT" not in name and "KEY" not in name}
 
 
+PASSWORD_IN = "SETTLE_KAFKA_SASL_PASSWORD"
 PROTOCOL, CERTIFICATE = "SETTLE_KAFKA_SECURITY_PROTOCOL", "SETTLE_KAFKA_SSL_CERTIFICATE"
 CASES = {
     "plain text against TLS": f"Kafka speaks TLS on this port; look at {PROTOCOL}, which is PLAINTEXT",
     "TLS against plain text": f"Kafka speaks no TLS on this port; look at {PROTOCOL}, which is SASL_SSL",
     "no user": f"somebody listens there and does not answer; if Kafka runs, look at {PROTOCOL}, which is PLAIN",
     "a user where there are none": f"Kafka takes no user on this port; look at {PROTOCOL}, which is SASL_PLAIN",
-    "wrong password": f"Kafka refuses the user or its password; look at {USER} and SETTLE_KAFKA_SASL_PASSWORD (SASL ",
+    "wrong password": f"Kafka refuses the user or its password; look at {USER} and {PASSWORD_IN} (SASL ",
     "wrong mechanism": "Kafka does not take SETTLE_KAFKA_SASL_MECHANISM=PLAIN: ",
     "unknown CA": "Kafka's certificate is not trusted: unable to get local issuer certificate; look at SETTLE",
     "expired certificate": f"Kafka refuses the certificate of this client: is it expired? Look at {CERTIFICATE}: ",
@@ -270,9 +271,8 @@ def test_acls_without_the_right_to_make_them_is_a_short_line(kafka, user, monkey
         monkeypatch.setenv(name, value)
     result = CliRunner().invoke(app, ["topics", "--acls", "--apply"])
     assert result.exit_code == 1, result.exception
-    assert result.stderr == (
-        f"settle: Kafka at {address} refuses: Broker: Cluster authorization failed: {LACKS.format('the cluster')}\n"
-    )
+    lacks = LACKS.format("the cluster")
+    assert result.stderr == f"settle: Kafka at {address} refuses: Broker: Cluster authorization failed: {lacks}\n"
 
 
 def test_passwords_that_kafka_is_not_there_to_take_are_a_line_that_says_so(kafka, monkeypatch, tmp_path):
