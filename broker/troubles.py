@@ -78,7 +78,9 @@ def denied(error: KafkaError) -> str | None:
     what = DENIED.get(error.code())
     if what is None:
         return None
-    return f"{_bare(error)}: the Kafka user lacks a right (ACL) to {what}; look at {variable_of('sasl.username')}"
+    # Kafka quotes the whole request, with the broker's classes and the certificate of who asked.
+    said = _bare(error) if "Request(" not in _bare(error) else _bare(KafkaError(error.code()))
+    return f"{said}: the Kafka user lacks a right (ACL) to {what}; look at {variable_of('sasl.username')}"
 
 
 class Troubles:
@@ -125,13 +127,14 @@ def _unauthenticated(text: str, found: Properties) -> str:
     mechanism = found.get("sasl.mechanism")
     if mechanism == security.OAUTHBEARER:
         where = f"{USER} (client ID and secret) and sasl.oauthbearer.* in {CONFIG}"
-        return f"Kafka or the token endpoint refuses this client; look at {where}: {_cause(text)}"
+        return f"Kafka or the token endpoint refuses this client; look at {where} ({_cause(text)})"
     if "current SASL state" in text:
         return f"Kafka takes no user on this port; look at {PROTOCOL}, which is {found.get('security.protocol')}"
     if "mechanism" in text and "credentials" not in text:
         where = variable_of("sasl.mechanism")
         return f"Kafka does not take {where}={mechanism}: {_cause(text)}"
-    return f"Kafka refuses the user or its password; look at {USER}: {_cause(text)}"
+    # After "PASSWORD:" a word would be taken for a password, and hidden.
+    return f"Kafka refuses the user or its password; look at {USER} ({_cause(text)})"
 
 
 def _untrusted(text: str, bootstrap: str, found: Properties) -> str:

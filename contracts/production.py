@@ -26,6 +26,11 @@ HTTP, KAFKA, POSTGRES = TRUSTS = ("http", "kafka", "postgres")
 """What :data:`TRUSTED_NETWORK` may name, separated by commas: what may be spoken without TLS beyond loopback."""
 
 _PLAINTEXT = ("PLAINTEXT", "SASL_PLAINTEXT")
+# Of librdkafka: with these values it does not look at who the broker is.
+_UNCHECKED = {
+    "enable.ssl.certificate.verification": ("false", "f", "0"),
+    "ssl.endpoint.identification.algorithm": ("none",),
+}
 _ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 
@@ -114,14 +119,17 @@ def _plain_postgres(variables: Mapping[str, str]) -> str | None:
 
 
 def _plain_kafka(variables: Mapping[str, str]) -> str | None:
-    protocol = variables.get("SETTLE_KAFKA_SECURITY_PROTOCOL") or _of_config(variables, "security.protocol")
-    if (protocol or _PLAINTEXT[0]).upper() not in _PLAINTEXT:
-        return None
     brokers = (variables.get("SETTLE_KAFKA_BOOTSTRAP") or "127.0.0.1").split(",")
     far = next((broker for broker in brokers if broker.strip() and not is_local(_host(broker))), None)
     if far is None:
         return None
-    return f"Kafka at {far.strip()} without TLS: SETTLE_KAFKA_SECURITY_PROTOCOL=SASL_SSL, or SSL"
+    protocol = variables.get("SETTLE_KAFKA_SECURITY_PROTOCOL") or _of_config(variables, "security.protocol")
+    if (protocol or _PLAINTEXT[0]).upper() in _PLAINTEXT:
+        return f"Kafka at {far.strip()} without TLS: SETTLE_KAFKA_SECURITY_PROTOCOL=SASL_SSL, or SSL"
+    for name, off in _UNCHECKED.items():
+        if (_of_config(variables, name) or "").lower() in off:
+            return f"Kafka at {far.strip()} that anybody could be: {name} in SETTLE_KAFKA_CONFIG: leave it out"
+    return None
 
 
 def _open_http(variables: Mapping[str, str]) -> str | None:

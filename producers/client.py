@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 import tracing
 from broker.clients import SILENT, idempotent_producer
 from broker.rotation import Rotation
-from broker.troubles import Troubles
+from broker.troubles import Troubles, denied
 from contracts import events, headers
 from contracts.topics import WITHDRAWAL_REQUESTS
 from producers.errors import NotDeliveredError, reason_of
@@ -208,7 +208,7 @@ class WithdrawalClient:
         try:
             reports(timeout_s)
         except KafkaException as error:  # fatal: it accepts no more, but still reports on its messages
-            self._trouble = error.args[0].str()
+            self._trouble = denied(error.args[0]) or error.args[0].str()
             self._spent = True
 
     def _prefetch_metadata(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final, Literal, Self
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from broker.clients import idempotent_producer
+from broker.clients import SILENT, idempotent_producer
 from broker.deliver import deliver
 from broker.lifeline import flush
 from broker.provision import ensure_topics
@@ -91,6 +91,7 @@ class Writer:
                 "compression.type": "lz4",
                 "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
             },
+            SILENT,
         )
 
     def __enter__(self) -> Self:

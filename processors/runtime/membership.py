@@ -71,7 +71,8 @@ def unsupported(error: KafkaError) -> str | None:
 def slow_recovery(bootstrap: str, protocol: Protocol, connect: Callable[[str], AdminClient] = admin) -> str | None:
     """Why a dead instance's work would stand for long, as one line for the operator of Kafka; None: it would not.
 
-    Asks a broker for its configuration, which takes the right ``DescribeConfigs`` on the cluster.
+    Asks a broker for its configuration, which takes the right ``DescribeConfigs`` on the cluster: no user of ours
+    has it, and who lacks it is told nothing.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -90,10 +91,7 @@ def slow_recovery(bootstrap: str, protocol: Protocol, connect: Callable[[str], A
     except KafkaException as error:
         if error.args[0].code() not in _NOT_TOLD:
             raise
-        return (
-            f"how soon a dead instance is replaced is not known: the Kafka user may not ask for {name}"
-            " (DescribeConfigs on the cluster)"
-        )
+        return None
     if name not in found:
         if protocol == CONSUMER:
             return f"this Kafka has no {name}, and so not the protocol: set SETTLE_KAFKA_GROUP_PROTOCOL={CLASSIC}"

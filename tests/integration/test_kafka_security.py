@@ -20,7 +20,7 @@ from confluent_kafka import KafkaException
 from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
-from broker import provision, rotation, security
+from broker import access, provision, rotation, security
 from broker.clients import idempotent_producer, plain_producer
 from broker.lifeline import why_unanswered
 from broker.offsets import Offsets
@@ -147,13 +147,14 @@ def identity(kafka, case):
     return SSL, {name: value for name, value in variables.items() if "CERT" not in name and "KEY" not in name}
 
 
+PASSWORD_IN = "SETTLE_KAFKA_SASL_PASSWORD"
 PROTOCOL, CERTIFICATE = "SETTLE_KAFKA_SECURITY_PROTOCOL", "SETTLE_KAFKA_SSL_CERTIFICATE"
 CASES = {
     "plain text against TLS": f"Kafka speaks TLS on this port; look at {PROTOCOL}, which is PLAINTEXT",
     "TLS against plain text": f"Kafka speaks no TLS on this port; look at {PROTOCOL}, which is SASL_SSL",
     "no user": f"somebody listens there and does not answer; if Kafka runs, look at {PROTOCOL}, which is PLAIN",
     "a user where there are none": f"Kafka takes no user on this port; look at {PROTOCOL}, which is SASL_PLAIN",
-    "wrong password": f"Kafka refuses the user or its password; look at {USER} and SETTLE_KAFKA_SASL_PASSWORD: ",
+    "wrong password": f"Kafka refuses the user or its password; look at {USER} and {PASSWORD_IN} (SASL ",
     "wrong mechanism": "Kafka does not take SETTLE_KAFKA_SASL_MECHANISM=PLAIN: ",
     "unknown CA": "Kafka's certificate is not trusted: unable to get local issuer certificate; look at SETTLE",
     "expired certificate": f"Kafka refuses the certificate of this client: is it expired? Look at {CERTIFICATE}: ",
@@ -178,6 +179,7 @@ def test_each_mistake_is_one_line_with_the_variable_for_commands_services_and_pr
         (said,) = result.stderr.splitlines()
         assert said.startswith(f"settle: Kafka at {address} does not answer: {line}")
         assert PASSWORD not in said
+        assert "***" not in said
 
     with structlog.testing.capture_logs() as logs, member(kafka, address, variables, "mistaken") as batches:
         wait_until(lambda: line in (waits(batches) or ""), "it says what it lacks")
@@ -263,6 +265,26 @@ def test_commands_name_a_missing_right(kafka, user, monkeypatch):
     assert f"the Kafka user lacks a right (ACL) to a topic; look at {USER}" in line
 
 
+def test_acls_without_the_right_to_make_them_is_a_short_line(kafka, user, monkeypatch):
+    address = kafka.address[SCRAM]
+    for name, value in (kafka.identity(SCRAM, user) | {"SETTLE_KAFKA_BOOTSTRAP": address}).items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["topics", "--acls", "--apply"])
+    assert result.exit_code == 1, result.exception
+    lacks = LACKS.format("the cluster")
+    assert result.stderr == f"settle: Kafka at {address} refuses: Broker: Cluster authorization failed: {lacks}\n"
+
+
+def test_passwords_that_kafka_is_not_there_to_take_are_a_line_that_says_so(kafka, monkeypatch, tmp_path):
+    monkeypatch.setattr(access, "TIMEOUT_S", 1.0)
+    (tmp_path / "saga.password").write_text(PASSWORD)
+    nowhere = f"127.0.0.1:{choose(taken=set())}"
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", nowhere)
+    result = CliRunner().invoke(app, ["topics", "--acls", "--apply", "--passwords", str(tmp_path)])
+    assert result.exit_code == 1, result.exception
+    assert result.stderr.startswith(f"settle: Kafka at {nowhere} does not answer: ")
+
+
 @pytest.mark.parametrize("unseen", [WITHDRAWAL_REQUESTS.dead_letters, DEAD_LETTERS_HANDLED])
 @pytest.mark.parametrize("sees", [(), ("DESCRIBE",)], ids=["hidden", "not to be read"])
 def test_a_topic_that_may_not_be_read_ends_a_command_and_is_never_empty(kafka, user, monkeypatch, unseen, sees):
@@ -282,6 +304,26 @@ def test_a_topic_that_may_not_be_read_ends_a_command_and_is_never_empty(kafka, u
         assert line == (
             f"settle: Kafka at {address} refuses: {unseen}: Topic authorization failed: {LACKS.format('a topic')}"
         )
+
+
+def test_who_may_only_read_is_told_in_one_line_and_by_nobody_else(kafka, user, monkeypatch, capfd):
+    producer = plain_producer(kafka.admin)
+    producer.produce(WITHDRAWAL_REQUESTS.dead_letters, b"{}")
+    assert producer.flush(10) == 0
+    for name in (*all_topic_names(), DEAD_LETTERS_HANDLED):
+        kafka.allow(user, "TOPIC", name, "READ")
+    address = kafka.address[SCRAM]
+    for name, value in (kafka.identity(SCRAM, user) | {"SETTLE_KAFKA_BOOTSTRAP": address}).items():
+        monkeypatch.setenv(name, value)
+    for command in (
+        ["dead-letters", "discard", "--all", "--yes"],
+        ["request", "--account", "acc-1", "--amount", "1.00"],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1, (command, result.output, result.exception)
+        (line,) = result.stderr.splitlines()
+        assert LACKS.format("the cluster") in line
+    assert capfd.readouterr().err == ""
 
 
 def test_a_topic_that_may_not_be_seen_is_neither_without_lag_nor_missing(kafka, user):

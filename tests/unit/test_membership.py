@@ -52,10 +52,8 @@ def test_a_broker_without_the_protocol_is_named_with_the_variable():
     assert unsupported(KafkaError(KafkaError._TRANSPORT)) is None
 
 
-def test_who_may_not_ask_is_told_which_right_it_takes():
+def test_who_may_not_ask_is_not_warned_for_having_no_more_rights_than_it_needs():
     refuses = broker(refusal=KafkaError.CLUSTER_AUTHORIZATION_FAILED)
-    assert "may not ask for group.consumer.session.timeout.ms (DescribeConfigs" in slow_recovery(
-        "", CONSUMER, refuses
-    )
+    assert slow_recovery("", CONSUMER, refuses) is None
     with pytest.raises(KafkaException):
         slow_recovery("", CONSUMER, broker(refusal=KafkaError._TIMED_OUT))

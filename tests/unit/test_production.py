@@ -1,5 +1,6 @@
 """What production refuses: one line that names the variable, from whichever program starts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -121,6 +122,27 @@ def test_production_looks_into_the_file_of_kafkas_properties(monkeypatch, tmp_pa
     assert "Kafka at kafka:9092 without TLS" in refusal()
     properties.write_text("security.protocol=SASL_SSL\n")
     refuse_unsafe()
+
+
+@pytest.mark.parametrize(
+    ("name", "off", "on"),
+    [
+        ("enable.ssl.certificate.verification", (False, "False", "0"), (True, "true")),
+        ("ssl.endpoint.identification.algorithm", ("none",), ("https",)),
+    ],
+)
+def test_production_checks_who_a_far_broker_is(monkeypatch, name, off, on):
+    monkeypatch.setenv("SETTLE_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    for value in off:
+        monkeypatch.setenv("SETTLE_KAFKA_CONFIG", json.dumps({name: value}))
+        monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "127.0.0.1:9093,kafka:9093")
+        assert f"Kafka at kafka:9093 that anybody could be: {name} in SETTLE_KAFKA_CONFIG" in refusal()
+        monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "127.0.0.1:9093")
+        refuse_unsafe()
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "kafka:9093")
+    for value in on:
+        monkeypatch.setenv("SETTLE_KAFKA_CONFIG", json.dumps({name: value}))
+        refuse_unsafe()
 
 
 @pytest.mark.parametrize(
