@@ -51,6 +51,7 @@ EXIT_CODES = {
 
 
 # libpq's message for each host, without its hint.
+_NAMED = re.compile(r"; the server of \w+")
 _NOT_CONNECTED = re.compile(
     r'connection to server at "([^"]+)"(?: \([^)]*\))?, port (\d+) failed: '
     r"(.*?)(?: Is the server running on that host and accepting TCP/IP connections\?)?"
@@ -122,8 +123,11 @@ def one_line(error: Exception) -> str:
         )
     if not text.startswith("connection failed: "):
         return text
-    hosts = dict.fromkeys(found.groups() for found in _NOT_CONNECTED.finditer(text))
-    return "; ".join("PostgreSQL at {}:{} does not answer: {}".format(*host) for host in hosts) or text
+    # It stands behind the first of several hosts, and goes for all.
+    named = _NAMED.search(text)
+    hosts = dict.fromkeys(found.groups() for found in _NOT_CONNECTED.finditer(_NAMED.sub("", text)))
+    line = "; ".join("PostgreSQL at {}:{} does not answer: {}".format(*host) for host in hosts)
+    return f"{line}{named[0] if named else ''}" if line else text
 
 
 def note_kafka(address: str) -> None:
