@@ -23,6 +23,7 @@ from broker.offsets import Offsets
 from broker.provision import existing_topics
 from broker.records import payment_id_of
 from broker.scan import scan
+from broker.troubles import denied
 from contracts.postgres import session
 from contracts.services import TOPICS
 from contracts.topics import consumer_group
@@ -171,6 +172,11 @@ class _Kafka:
     letters: dict[UUID, list[Letter]] = field(default_factory=dict)
     error: Exception | None = None
 
+    @property
+    def refuses(self) -> bool:
+        """Whether it answers, but not this user, who lacks a right: those who publish have others."""
+        return isinstance(self.error, KafkaException) and denied(self.error.args[0]) is not None
+
 
 def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -> Found:
     """What holds these withdrawals up, as far as it can be queried; raises nothing.
@@ -230,9 +236,9 @@ def refusal_in_words(payment_id: UUID, letters: Sequence[Letter]) -> str:
 
 def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> str | None:
     """Why a row is still there; None where it may be in flight, or published and not removed yet."""
-    if kafka.topics is None:
+    if kafka.topics is None and not kafka.refuses:
         return "Kafka does not answer"
-    if row.topic not in kafka.topics:
+    if kafka.topics is not None and row.topic not in kafka.topics:
         return f"the relay waits for topic {row.topic}, which does not exist: `settle topics` creates it"
     if outbox is not None and not outbox.active:
         return "no relay reads it: start it, or see what it waits for at its /readyz"

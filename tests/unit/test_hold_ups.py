@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from contracts.events import CancelRequested, MoneyDeducted, WithdrawalRequested
 from operations import hold_ups
@@ -16,12 +17,14 @@ REQUESTED = BITS[WithdrawalRequested]
 TOPIC = "payment.events"
 
 
-def words(*, age_s=0.0, topics=frozenset({TOPIC}), active=True, idle=(), dead=None, behind=None, pending=()):
+def words(
+    *, age_s=0.0, topics=frozenset({TOPIC}), active=True, idle=(), dead=None, behind=None, pending=(), error=None
+):
     """What is said of a row that is in the payment outbox."""
     row = _Row("PaymentProcessed", TOPIC, age_s)
     outbox = SimpleNamespace(active=active)
     service = _Service(dict.fromkeys(pending), {ID: dead} if dead else {}, {ID: row}, outbox)
-    kafka = _Kafka(topics, set(idle), Counter(behind))
+    kafka = _Kafka(topics, set(idle), Counter(behind), error=error)
     return _in_words(Open(ID, "acc", REQUESTED), {"payment": service}, kafka)
 
 
@@ -55,6 +58,15 @@ def test_what_is_on_its_way_holds_nothing_up():
     assert words(idle=["notification"]) is None
     assert words(behind={"account": BEHIND_RECORDS - 1, "payment": 500}) is None
     assert words(behind={"account": 500}, pending=[ID]) is None  # it was read long ago
+
+
+def test_a_kafka_that_refuses_who_asks_is_not_one_that_does_not_answer_the_relay():
+    refused = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    assert words(topics=None, error=refused) is None
+    assert "no relay reads it" in words(topics=None, error=refused, active=False)
+    assert words(topics=None, error=KafkaException(KafkaError(KafkaError._TIMED_OUT))) == (
+        "PaymentProcessed in the payment outbox: Kafka does not answer"
+    )
 
 
 def test_a_dead_letter_counts_where_its_event_is_waited_for():
