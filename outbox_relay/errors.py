@@ -34,6 +34,10 @@ class KafkaAwayError(RelayError):
     """Kafka does not answer, or refuses who this relay is; the outbox is left to others until it does."""
 
 
+class TableBusyError(RelayError):
+    """Other transactions hold the table that is to be changed; nothing is, and nobody waits for it."""
+
+
 class SetupError(RelayError):
     """Publication or slot cannot be made or used as they are; the text says what to run."""
 

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from outbox_relay import initial
-from outbox_relay.errors import SetupError
+from outbox_relay.errors import SetupError, TableBusyError
 from outbox_relay.row import OutboxRow
 from outbox_relay.table import find_origin, find_table, order_of, select_rows
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from outbox_relay.source import Source
 
 DECIDE_ROWS = 10_000
+LOCK_WAIT = "500ms"
 
 # Where a row lies: its place is unique within its partition only.
 PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
@@ -39,15 +40,22 @@ def prepare(source: "Source", connection: psycopg.Connection[Any], *, keeps: boo
 
     Raises:
         SetupError: the role may not.
+        TableBusyError: transactions hold the table; try again.
     """
     statements = (_ADD_UNDECIDED, _DROP_DEFAULT, _INDEX) if keeps else (_ADD, _INDEX)
     try:
         with connection.transaction():
+            # Behind a statement that waits for the table, all who write to it wait too.
+            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'".encode())
             for statement in statements:
                 connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise SetupError(f"{reason}: let the table's owner run: {'; '.join(statements)}") from None
+    except psycopg.errors.LockNotAvailable:
+        raise TableBusyError(
+            "transactions that are open hold the table public.outbox, which is to get its mark: waiting for them"
+        ) from None
     source.say("the outbox has a mark on published rows now")
 
 

@@ -6,6 +6,7 @@ import time
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from tests.integration.relay.outbox import Outbox, header, names, relay_process, relaying, wait_until
 
@@ -31,6 +32,17 @@ def test_a_row_becomes_the_record_that_debezium_makes_of_it(outbox, origin):
     tag, _, lsn = header(first, "position").partition(":")
     assert len(tag) == 8
     assert outbox.one("SELECT %s::pg_lsn < pg_current_wal_lsn()", lsn)
+
+
+def test_the_mark_of_a_polling_relay_is_waited_for_by_the_relay_and_by_no_writer(outbox):
+    with psycopg.connect(outbox.dsn) as long, capture_logs() as logs:
+        rows = [outbox.insert(connection=long)]
+        outbox.connection.execute("SET statement_timeout = '20s'")
+        with relaying(outbox, reader="polling"):
+            wait_until(lambda: any("hold the table" in str(line) for line in list(logs)), "it waits for the table")
+            rows += [outbox.insert() for _ in range(3)]
+            long.commit()
+            outbox.wait_published(rows)
 
 
 @pytest.mark.parametrize("reader", READERS)
