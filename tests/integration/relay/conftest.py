@@ -13,7 +13,8 @@ def stack(tmp_path_factory):
     # PostgreSQL gives up its rights as root and must still reach its folder.
     for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(0o755)
-    settings = {"fsync": "off", "max_replication_slots": "100", "max_wal_senders": "30"}
+    # Each test leaves one.
+    settings = {"fsync": "off", "max_replication_slots": "500", "max_wal_senders": "30"}
     with Stack(folder, services=(), postgres_settings=settings, secure=SECURE) as running:
         yield running
 
