@@ -5,10 +5,9 @@ makes one passes an address only. An embedded stack of one's own has its identit
 (:func:`assume`), and a client that is to be somebody else is told so.
 """
 
-import json
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from confluent_kafka import KafkaException, Producer
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from contracts.kafka_config import CONFIG, read_config
 from contracts.variables import EnvironmentRefusedError, complaint, value
 
 PLAINTEXT = "PLAINTEXT"
@@ -124,8 +124,6 @@ VARIABLES = {
 }
 """The variable of each property that has one; the others stand in ``SETTLE_KAFKA_CONFIG``."""
 
-CONFIG = "SETTLE_KAFKA_CONFIG"
-
 # With OIDC user and password are the client's ID and secret.
 _OIDC = {"sasl.username": "sasl.oauthbearer.client.id", "sasl.password": "sasl.oauthbearer.client.secret"}
 
@@ -233,50 +231,18 @@ def _path(path: Path | None) -> str | None:
     return str(path) if path is not None else None
 
 
-def _further(config: str | None) -> dict[str, Any]:
+def _further(config: str | None) -> dict[str, str]:
     """The properties that ``SETTLE_KAFKA_CONFIG`` holds, or the file that it names."""
     if config is None:
         return {}
-    text = config
-    if not text.lstrip().startswith("{"):
-        try:
-            text = Path(config).read_text()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise KafkaSettingsError(
-                f"{CONFIG}={config} is wrong: neither a JSON object nor a file that can be read: {reason}"
-            ) from None
-    if text.lstrip().startswith("{"):
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise KafkaSettingsError(f"{CONFIG} is wrong: not a JSON object: {error}") from None
-        found = {name: _plain(name, value) for name, value in found.items()}
-    else:
-        found = dict(_lines(text))
+    try:
+        found = read_config(config)
+    except EnvironmentRefusedError as error:
+        raise KafkaSettingsError(str(error)) from None
     for name in found:
         if name in REFUSED:
             raise KafkaSettingsError(f"{CONFIG} may not set {name}: {REFUSED[name]}")
     return found
-
-
-def _plain(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise KafkaSettingsError(f"{CONFIG} is wrong: the value of {name} is neither text nor a number")
-
-
-def _lines(text: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line[0] in "#!":
-            continue
-        name, equals, value = line.partition("=")
-        if not equals:
-            raise KafkaSettingsError(f"{CONFIG} is wrong: line {number} is not name=value")
-        yield name.strip(), value.strip()
 
 
 def _is_tls(found: Properties) -> bool:

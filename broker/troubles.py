@@ -13,7 +13,8 @@ from contextlib import suppress
 from confluent_kafka import KafkaError
 
 from broker import security
-from broker.security import CONFIG, KafkaSettingsError, Properties, variable_of
+from broker.security import KafkaSettingsError, Properties, variable_of
+from contracts.kafka_config import CONFIG
 
 PROBE_S = 0.5
 """Time limit of a handshake with one broker."""

@@ -6,14 +6,12 @@ that names the variable. ``SETTLE_TRUSTED_NETWORK`` excepts what a network prote
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
-from pathlib import Path
 from urllib.parse import unquote
 
+from contracts.kafka_config import CONFIG, read_config
 from contracts.variables import FILE, EnvironmentRefusedError, secrets
 
 DEVELOPMENT_DEFAULT = "only-for-development"
@@ -123,12 +121,16 @@ def _plain_kafka(variables: Mapping[str, str]) -> str | None:
     far = next((broker for broker in brokers if broker.strip() and not is_local(_host(broker))), None)
     if far is None:
         return None
-    protocol = variables.get("SETTLE_KAFKA_SECURITY_PROTOCOL") or _of_config(variables, "security.protocol")
+    try:
+        further = read_config(variables.get(CONFIG) or "{}")
+    except EnvironmentRefusedError:
+        return None  # no client can be made with it: whoever wants one says why
+    protocol = variables.get("SETTLE_KAFKA_SECURITY_PROTOCOL") or further.get("security.protocol")
     if (protocol or _PLAINTEXT[0]).upper() in _PLAINTEXT:
         return f"Kafka at {far.strip()} without TLS: SETTLE_KAFKA_SECURITY_PROTOCOL=SASL_SSL, or SSL"
     for name, off in _UNCHECKED.items():
-        if (_of_config(variables, name) or "").lower() in off:
-            return f"Kafka at {far.strip()} that anybody could be: {name} in SETTLE_KAFKA_CONFIG: leave it out"
+        if further.get(name, "").lower() in off:
+            return f"Kafka at {far.strip()} that anybody could be: {name} in {CONFIG}: leave it out"
     return None
 
 
@@ -152,20 +154,6 @@ def _dsns(variables: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]
                 yield name, effective(dsn)
         except ValueError:
             continue  # whoever uses it refuses it, and says why
-
-
-def _of_config(variables: Mapping[str, str], wanted: str) -> str | None:
-    """A librdkafka property of ``SETTLE_KAFKA_CONFIG``: JSON, lines of ``name=value``, or a file of either."""
-    text = variables.get("SETTLE_KAFKA_CONFIG", "")
-    with suppress(OSError, ValueError):  # a text that is no path; or whoever uses the file says what is wrong
-        if text and "\n" not in text and Path(text).is_file():
-            text = Path(text).read_text()
-    try:
-        found = json.loads(text)
-    except ValueError:
-        pairs = (line.partition("=") for line in text.splitlines() if not line.lstrip().startswith("#"))
-        found = {name.strip(): value.strip() for name, _, value in pairs}
-    return str(found[wanted]) if isinstance(found, dict) and wanted in found else None
 
 
 def _host(broker: str) -> str:
