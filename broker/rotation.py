@@ -16,8 +16,6 @@ from broker.security import KafkaSettingsError
 LOOK_EVERY_S = 5.0
 """How often the files are looked at: some small ones."""
 
-_FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
-
 
 class Rotation:
     """Whether the identity at a Kafka is another than before.
@@ -66,7 +64,7 @@ class Rotation:
     def _fingerprint(self) -> bytes:
         found = security.properties(self._bootstrap)
         digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode())
-        for name in _FILES:
+        for name in security.FILES:
             if name in found:
                 try:
                     digest.update(Path(found[name]).read_bytes())

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from confluent_kafka import KafkaException, Producer
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from contracts.kafka_config import CONFIG, read_config
 from contracts.variables import EnvironmentRefusedError, complaint, value
@@ -75,10 +74,10 @@ class KafkaSettingsError(EnvironmentRefusedError):
     """A variable of the Kafka identity is wrong; the text is one line for a person that names it."""
 
 
-class KafkaSettings(BaseSettings):
-    """The Kafka identity as environment variables with the prefix ``SETTLE_``; paths are of PEM files."""
+class KafkaSettings(BaseModel):
+    """The Kafka identity as variables with the prefix ``SETTLE_``; paths are of PEM files."""
 
-    model_config = SettingsConfigDict(env_prefix="SETTLE_", extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
     kafka_security_protocol: (
         Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], _Upper] | None
@@ -96,32 +95,25 @@ class KafkaSettings(BaseSettings):
         None, description="more properties of librdkafka: a JSON object, or a file of one or of name=value lines"
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what :func:`_given` has read: the variables may be those of another process."""
-        return (init_settings,)
-
 
 NAMES = tuple(f"SETTLE_{field}".upper() for field in KafkaSettings.model_fields)
 """The variables of the identity."""
 
-VARIABLES = {
-    "security.protocol": "SETTLE_KAFKA_SECURITY_PROTOCOL",
-    "sasl.mechanism": "SETTLE_KAFKA_SASL_MECHANISM",
-    "sasl.username": "SETTLE_KAFKA_SASL_USERNAME",
-    "sasl.password": "SETTLE_KAFKA_SASL_PASSWORD",
-    "ssl.ca.location": "SETTLE_KAFKA_SSL_CA",
-    "ssl.certificate.location": "SETTLE_KAFKA_SSL_CERTIFICATE",
-    "ssl.key.location": "SETTLE_KAFKA_SSL_KEY",
-    "ssl.key.password": "SETTLE_KAFKA_SSL_KEY_PASSWORD",
+_FIELDS = {
+    "security.protocol": "kafka_security_protocol",
+    "sasl.mechanism": "kafka_sasl_mechanism",
+    "sasl.username": "kafka_sasl_username",
+    "sasl.password": "kafka_sasl_password",
+    "ssl.ca.location": "kafka_ssl_ca",
+    "ssl.certificate.location": "kafka_ssl_certificate",
+    "ssl.key.location": "kafka_ssl_key",
+    "ssl.key.password": "kafka_ssl_key_password",
 }
+
+FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
+"""The properties that name PEM files; librdkafka reads them once, when a client is made."""
+
+VARIABLES = {name: f"SETTLE_{field}".upper() for name, field in _FIELDS.items()}
 """The variable of each property that has one; the others stand in ``SETTLE_KAFKA_CONFIG``."""
 
 # With OIDC user and password are the client's ID and secret.
@@ -161,16 +153,7 @@ def properties(bootstrap: str | None = None, variables: Mapping[str, str] | None
     except ValidationError as error:
         raise KafkaSettingsError(complaint(error)) from None
     further = _further(settings.kafka_config)
-    own = {
-        "security.protocol": settings.kafka_security_protocol,
-        "sasl.mechanism": settings.kafka_sasl_mechanism,
-        "sasl.username": settings.kafka_sasl_username,
-        "sasl.password": _revealed(settings.kafka_sasl_password),
-        "ssl.ca.location": _path(settings.kafka_ssl_ca),
-        "ssl.certificate.location": _path(settings.kafka_ssl_certificate),
-        "ssl.key.location": _path(settings.kafka_ssl_key),
-        "ssl.key.password": _revealed(settings.kafka_ssl_key_password),
-    }
+    own = {name: _text(getattr(settings, field)) for name, field in _FIELDS.items()}
     found = {**further, **{name: value for name, value in own.items() if value is not None}}
     _check_that_it_fits(found)
     if found.get("sasl.mechanism") == OAUTHBEARER:
@@ -215,20 +198,19 @@ def variable_of(name: str) -> str:
 
 def _given(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables of the identity that are set, themselves or by a file, by the name of their field."""
-    names = {field: f"SETTLE_{field}".upper() for field in KafkaSettings.model_fields}
     try:
-        found = {field: value(name, variables) for field, name in names.items()}
+        found = {
+            field: value(name, variables) for field, name in zip(KafkaSettings.model_fields, NAMES, strict=True)
+        }
     except EnvironmentRefusedError as error:
         raise KafkaSettingsError(str(error)) from None
     return {field: text for field, text in found.items() if text is not None}
 
 
-def _revealed(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret is not None else None
-
-
-def _path(path: Path | None) -> str | None:
-    return str(path) if path is not None else None
+def _text(setting: str | SecretStr | Path | None) -> str | None:
+    if setting is None:
+        return None
+    return setting.get_secret_value() if isinstance(setting, SecretStr) else str(setting)
 
 
 def _further(config: str | None) -> dict[str, str]:
@@ -245,13 +227,18 @@ def _further(config: str | None) -> dict[str, str]:
     return found
 
 
+def protocol_of(found: Properties) -> str:
+    """The security protocol that these properties mean, in capitals."""
+    return str(found.get("security.protocol", PLAINTEXT)).upper()
+
+
 def _is_tls(found: Properties) -> bool:
-    return str(found.get("security.protocol", PLAINTEXT)).upper().endswith("SSL")
+    return protocol_of(found).endswith("SSL")
 
 
 def _check_that_it_fits(found: Properties) -> None:
     """Refuse what would not be used, or is not enough: as a mistake it would connect as nobody, silently."""
-    protocol = str(found.get("security.protocol", PLAINTEXT)).upper()
+    protocol = protocol_of(found)
     where = variable_of("security.protocol")
     for prefix, used in (("sasl.", protocol.startswith("SASL")), ("ssl.", _is_tls(found))):
         unused = [variable_of(name) for name in found if name.startswith(prefix)]
@@ -273,10 +260,8 @@ def _check_that_it_fits(found: Properties) -> None:
 
 
 def _check_files(found: Properties) -> None:
-    authorities, certificate, key = (
-        found.get(name) for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
-    )
-    for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"):
+    authorities, certificate, key = (found.get(name) for name in FILES)
+    for name in FILES:
         if name in found and not (name == "ssl.ca.location" and Path(found[name]).is_dir()):
             _check_pem(variable_of(name), found[name])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

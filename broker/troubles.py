@@ -13,7 +13,7 @@ from contextlib import suppress
 from confluent_kafka import KafkaError
 
 from broker import security
-from broker.security import KafkaSettingsError, Properties, variable_of
+from broker.security import KafkaSettingsError, Properties, protocol_of, variable_of
 from contracts.kafka_config import CONFIG
 
 PROBE_S = 0.5
@@ -156,7 +156,7 @@ def _untrusted(text: str, bootstrap: str, found: Properties) -> str:
 
 def _other_protocol(bootstrap: str, found: Properties) -> str | None:
     """That one side speaks TLS and the other does not: then they only hang up on each other."""
-    protocol = _protocol(found)
+    protocol = protocol_of(found)
     if protocol.endswith("SSL"):
         if _listens(bootstrap) and not _speaks_tls(bootstrap):
             return f"Kafka speaks no TLS on this port; look at {PROTOCOL}, which is {protocol}"
@@ -171,16 +171,12 @@ def unexplained(bootstrap: str) -> str | None:
     Such a port wants a user of somebody who has none, or the other way about, and hangs up on anything else.
     """
     try:
-        protocol = _protocol(security.properties(bootstrap))
+        protocol = protocol_of(security.properties(bootstrap))
     except KafkaSettingsError as wrong:
         return str(wrong)
     if not _listens(bootstrap):
         return None
     return f"somebody listens there and does not answer; if Kafka runs, look at {PROTOCOL}, which is {protocol}"
-
-
-def _protocol(found: Properties) -> str:
-    return str(found.get("security.protocol", security.PLAINTEXT)).upper()
 
 
 def _listens(bootstrap: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from broker.security import KafkaSettings
 from cli.settings import DEFAULT_JAEGER_URL
+from contracts.variables import PREFIX
 from outbox_relay.settings import RelaySettings
 from processors.runtime.settings import DATA_FOLDER, ServiceSettings
 from producers.settings import ProducerSettings
@@ -54,7 +55,7 @@ def settings():
     found = {}
     for kind in CLASSES:
         for field, info in kind.model_fields.items():
-            name = f"{kind.model_config['env_prefix']}{field}".upper()
+            name = f"{kind.model_config.get('env_prefix', PREFIX)}{field}".upper()
             found.setdefault(name, set()).add(in_words(info.get_default(call_default_factory=True)))
     return found
 
