@@ -49,11 +49,6 @@ def rights(users: Iterable[KafkaUser]) -> list[Right]:
     ]
 
 
-def password_file(user: str) -> str:
-    """The name of a file with a user's password."""
-    return f"{user}.password"
-
-
 def ensure_rights(client: AdminClient, wanted: Iterable[Right]) -> list[Right]:
     """Create the ACLs that are missing, and return them; others are left alone.
 

@@ -58,6 +58,7 @@ def topics(
 def _acls(apply: bool, passwords: Path | None, data: Path | None) -> None:
     from broker import access
     from contracts.rights import kafka_users
+    from contracts.secret_files import password_file
 
     users = kafka_users()
     wanted = access.rights(users)
@@ -71,12 +72,10 @@ def _acls(apply: bool, passwords: Path | None, data: Path | None) -> None:
 
     client = admin(settings.kafka_bootstrap(data))
     if passwords:
-        files = {user.name: passwords / access.password_file(user.name) for user in users}
+        files = {user.name: passwords / password_file(user.name) for user in users}
         found = {name: file.read_text().strip() for name, file in files.items() if file.exists()}
         if not found:
-            raise BadInputError(
-                f"no user has a file in {passwords}, such as {access.password_file(users[0].name)}"
-            )
+            raise BadInputError(f"no user has a file in {passwords}, such as {password_file(users[0].name)}")
         access.set_passwords(client, found)
         say(f"passwords of {', '.join(found)}: set")
     created = access.ensure_rights(client, wanted)

@@ -3,7 +3,6 @@
 The CA's key is never written: who has the folder cannot make further certificates.
 """
 
-import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,28 +14,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from broker.access import password_file
+from contracts.secret_files import CA, certificate_file, key_file, pair_file, password_file, write_secret
 
-CA = "ca.crt"
 DAYS = 3_650
 """How long they are valid."""
 CLOCKS_OFF = timedelta(hours=1)
 PASSWORD_BYTES = 24
-
-
-def certificate_file(name: str) -> str:
-    """The name of a certificate's file, below its folder."""
-    return f"{name}.crt"
-
-
-def key_file(name: str) -> str:
-    """The name of its private key's file: PKCS #8, not encrypted, readable by its owner alone."""
-    return f"{name}.key"
-
-
-def pair_file(name: str) -> str:
-    """The name of the file that holds both, as Kafka's broker takes them."""
-    return f"{name}.pem"
 
 
 def make(
@@ -61,15 +44,6 @@ def make(
         file = folder / password_file(user)
         if not file.exists():
             write_secret(file, secrets.token_urlsafe(PASSWORD_BYTES).encode())
-
-
-def write_secret(file: Path, contents: bytes) -> None:
-    """Write a file that only its owner may read, in one step."""
-    unfinished = file.with_name(f"{file.name}.new")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
-        new.write(contents)
-    unfinished.rename(file)
 
 
 def _make_certificates(folder: Path, certificates: Mapping[str, Sequence[str]], valid: timedelta) -> None:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker.access import password_file
 from contracts.rights import kafka_users
-from operations.certificates import CA, make, pair_file, write_secret
+from contracts.secret_files import CA, pair_file, password_file, write_secret
+from operations.certificates import make
 
 ADMIN, KAFKA = "admin", "kafka"
 OWN_PROPERTIES = "kafka.properties"

@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from contracts.postgres import session
+from contracts.secret_files import write_secret
 from stack import secured
 from stack.errors import StackError
 from stack.jars import TLS_VERSION, postgres_with_tls
@@ -257,18 +258,10 @@ def _password(home: Home) -> str:
     """The password of the data folder's servers, generated the first time; only the owner may read the file."""
     file = _password_file(home)
     if not file.exists():
-        _write_secret(file, secrets.token_urlsafe(24))
+        write_secret(file, secrets.token_urlsafe(24).encode())
     password = file.read_text().strip()
-    _write_secret(home.data / PASSFILE, f"*:*:*:{USER}:{password}\n")
+    write_secret(home.data / PASSFILE, f"*:*:*:{USER}:{password}\n".encode())
     return password
-
-
-def _write_secret(file: Path, text: str) -> None:
-    """Write a file that only its owner may read, whatever it was before."""
-    file.unlink(missing_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as new:
-        new.write(text)
 
 
 def new_version() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from contracts.rights import OPERATOR, kafka_users
+from contracts.secret_files import CA, certificate_file, key_file, pair_file, password_file
 from stack.ports import HOST
 
 MECHANISM = "SCRAM-SHA-512"
@@ -27,7 +28,7 @@ def has_secrets(data: Path) -> bool:
 
 def passwords(data: Path) -> dict[str, str]:
     """The password of each Kafka user."""
-    return {user.name: _password_file(data, user.name).read_text() for user in kafka_users()}
+    return {user.name: (secrets_folder(data) / password_file(user.name)).read_text() for user in kafka_users()}
 
 
 def kafka_settings(data: Path, port: int, internal_port: int, controller_port: int) -> dict[str, str]:
@@ -45,9 +46,9 @@ def kafka_settings(data: Path, port: int, internal_port: int, controller_port: i
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
         "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(secrets_folder(data) / f"{BROKER}.pem"),
+        "ssl.keystore.location": str(secrets_folder(data) / pair_file(BROKER)),
         "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(secrets_folder(data) / "ca.crt"),
+        "ssl.truststore.location": str(secrets_folder(data) / CA),
         **{f"listener.name.{name}.ssl.client.auth": "required" for name in mutual},
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
@@ -60,9 +61,9 @@ def admin_variables(data: Path) -> dict[str, str]:
     folder = secrets_folder(data)
     return {
         "SETTLE_KAFKA_SECURITY_PROTOCOL": "SSL",
-        "SETTLE_KAFKA_SSL_CA": str(folder / "ca.crt"),
-        "SETTLE_KAFKA_SSL_CERTIFICATE": str(folder / f"{ADMIN}.crt"),
-        "SETTLE_KAFKA_SSL_KEY": str(folder / f"{ADMIN}.key"),
+        "SETTLE_KAFKA_SSL_CA": str(folder / CA),
+        "SETTLE_KAFKA_SSL_CERTIFICATE": str(folder / certificate_file(ADMIN)),
+        "SETTLE_KAFKA_SSL_KEY": str(folder / key_file(ADMIN)),
     }
 
 
@@ -72,29 +73,25 @@ def user_variables(data: Path, user: str = OPERATOR) -> dict[str, str]:
         "SETTLE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
         "SETTLE_KAFKA_SASL_MECHANISM": MECHANISM,
         "SETTLE_KAFKA_SASL_USERNAME": user,
-        "SETTLE_KAFKA_SASL_PASSWORD_FILE": str(_password_file(data, user)),
-        "SETTLE_KAFKA_SSL_CA": str(secrets_folder(data) / "ca.crt"),
+        "SETTLE_KAFKA_SASL_PASSWORD_FILE": str(secrets_folder(data) / password_file(user)),
+        "SETTLE_KAFKA_SSL_CA": str(secrets_folder(data) / CA),
     }
 
 
 # In a cluster folder, from which PostgreSQL takes the paths of files.
 POSTGRES_SETTINGS: Mapping[str, str] = {
     "ssl": "on",
-    "ssl_cert_file": f"../{_FOLDER}/{POSTGRES}.crt",
-    "ssl_key_file": f"../{_FOLDER}/{POSTGRES}.key",
+    "ssl_cert_file": f"../{_FOLDER}/{certificate_file(POSTGRES)}",
+    "ssl_key_file": f"../{_FOLDER}/{key_file(POSTGRES)}",
 }
 
 
 def postgres_parameters(data: Path) -> str:
     """The end of a database's URL: the server's certificate is verified."""
-    about = {"sslmode": "verify-full", "sslrootcert": str(secrets_folder(data) / "ca.crt")}
+    about = {"sslmode": "verify-full", "sslrootcert": str(secrets_folder(data) / CA)}
     return f"?{urlencode(about, quote_via=quote)}"
 
 
 def secrets_folder(data: Path) -> Path:
     """Where a data folder has its secrets."""
     return data / _FOLDER
-
-
-def _password_file(data: Path, user: str) -> Path:
-    return secrets_folder(data) / f"{user}.password"
