@@ -59,6 +59,7 @@ class Offsets:
     def __init__(self, bootstrap: str, client: AdminClient | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self._admin = client or admin(bootstrap)
         self._timeout_s = timeout_s
+        self._absent: set[str] = set()
 
     def first(self, topics: Iterable[str]) -> dict[Place, int]:
         """The oldest offset that each partition still has."""
@@ -108,7 +109,9 @@ class Offsets:
 
     def _places(self, topics: Iterable[str]) -> list[TopicPartition]:
         topics = list(topics)
-        check_hidden(self._admin, (name for name in topics if name not in self._partitions), self._timeout_s)
+        unlisted = {name for name in topics if name not in self._partitions} - self._absent
+        check_hidden(self._admin, unlisted, self._timeout_s)
+        self._absent |= unlisted
         return [TopicPartition(name, number) for name in topics for number in self._partitions.get(name, ())]
 
 
