@@ -33,13 +33,12 @@ from broker.security import KafkaSettingsError
 from contracts import failpoints
 from contracts.events import EVENT_TYPES
 from contracts.health import HealthServer, Page
-from contracts.postgres import turns_away
 from contracts.start import begin
 from contracts.topics import consumer_group
 from contracts.variables import EnvironmentRefusedError, complaint
 from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
-from processors.runtime.database import is_refusal, is_transient
+from processors.runtime.database import is_refusal, is_transient, unavailable
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.membership import slow_recovery
 from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline, first_line
@@ -214,8 +213,7 @@ class Intake(Service):
             except psycopg.OperationalError as error:
                 if (line := first_line(error)) != told:
                     told = line
-                    how = "turns this service away" if turns_away(error) else "does not answer"
-                    log.warning(f"database {how}, waiting", error=line)
+                    log.warning(f"database {unavailable(error)}, waiting", error=line)
                 await self.sleep(BATCH_RETRY_S[-1])
 
     @Service.task

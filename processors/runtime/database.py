@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from contracts.dsn import effective
+from contracts.postgres import turns_away
 from processors.runtime import metrics
 from processors.runtime.connection import PromptConnection, connect
 from tracing import attributes as names
@@ -64,6 +65,11 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return True
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_SETUP)
+
+
+def unavailable(error: Exception) -> str:
+    """How a database is not to be had, as the end of a sentence about it."""
+    return "turns this service away" if turns_away(error) else "does not answer"
 
 
 class Database:

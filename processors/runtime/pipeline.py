@@ -24,10 +24,9 @@ from opentelemetry.util.types import AttributeValue
 
 from broker.records import Record
 from broker.troubles import denied
-from contracts.postgres import turns_away
 from contracts.topics import dead_letter_topic
 from processors.runtime.batch import Batch
-from processors.runtime.database import LOST_RACES, is_refusal, is_transient
+from processors.runtime.database import LOST_RACES, is_refusal, is_transient, unavailable
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.instrumentation import Instrumentation
 from processors.runtime.logs import fields_of, fields_of_record
@@ -211,8 +210,7 @@ class Pipeline:
             self.trouble = f"the database refuses: {first_line(error)}"
             log.warning("database refuses, waiting", error=first_line(error))
         else:
-            how = "turns this service away" if turns_away(error) else "does not answer"
-            log.warning(f"database {how}, waiting", error=first_line(error))
+            log.warning(f"database {unavailable(error)}, waiting", error=first_line(error))
 
 
 def _about(messages: Sequence[Message]) -> dict[str, object]:

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import psycopg
 
-from contracts.postgres import turns_away
-from processors.runtime.database import Database
+from processors.runtime.database import Database, unavailable
 
 LOOK_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.25
@@ -95,8 +94,7 @@ class Readiness:
             (read_only,) = await cursor.fetchone() or ("",)
         except psycopg.Error as error:
             await self._database.close()
-            how = "turns this service away" if turns_away(error) else "does not answer"
-            return f"the database {how}: {' '.join(str(error).split())}"
+            return f"the database {unavailable(error)}: {' '.join(str(error).split())}"
         if read_only == "on":
             await self._database.close()  # once it can be written to, a session may still be read-only
             return "the database is read-only"
