@@ -38,6 +38,15 @@ BEGIN
 END $function$
 """
 
+# Whatever a service says of an event, it is about this withdrawal, with these contents.
+_PROVED = """
+EXISTS (
+    SELECT FROM public.{table} AS own
+    WHERE own.payment_id = about.payment_id AND own.account_id = about.account_id
+        AND own.amount_minor = about.amount_minor AND own.currency = about.currency AND ({says})
+)
+"""
+
 _TAKE = """
     DELETE FROM public.outbox_dead AS d WHERE d.number = wanted RETURNING * INTO dead;
     IF NOT FOUND THEN
@@ -71,9 +80,10 @@ END $function$
 def statements(database: str) -> list[str]:
     """The statements that make a service's functions, and let the operator alone call them."""
     (service,) = (service for service in SERVICES if service.name == database)
+    grants = import_module(f"{FOLDERS[database]}.grants")
     # A service that says nothing of how its tables prove an event has none republished.
-    proof = getattr(import_module(f"{FOLDERS[database]}.grants"), "PROOF", "false")
-    key = getattr(import_module(f"{FOLDERS[database]}.grants"), "KEY", "about.account_id")
+    proof = _PROVED.format(table=grants.PROOF[0], says=grants.PROOF[1]) if hasattr(grants, "PROOF") else "false"
+    key = getattr(grants, "KEY", "about.account_id")
     about = {"service": database, "aggregate": service.aggregate, "proof": proof, "key": key, "begins": _BEGINS}
     made = [_REPUBLISH.format(**about), *(text.format(begins=_BEGINS, take=_TAKE) for text in (_RETRY, _DISCARD))]
     for function in (REPUBLISH_FUNCTION, RETRY_FUNCTION, DISCARD_FUNCTION):
