@@ -158,6 +158,6 @@ def test_a_wrong_secret_is_one_line_with_the_variables(identity):
     line = why_unanswered(address)
     assert line.startswith(
         "Kafka or the token endpoint refuses this client; look at SETTLE_KAFKA_SASL_USERNAME and "
-        "SETTLE_KAFKA_SASL_PASSWORD (client ID and secret) and sasl.oauthbearer.* in SETTLE_KAFKA_CONFIG: "
+        "SETTLE_KAFKA_SASL_PASSWORD (client ID and secret) and sasl.oauthbearer.* in SETTLE_KAFKA_CONFIG ("
     )
-    assert "wrong" not in line.partition("CONFIG: ")[2]
+    assert "wrong" not in line.partition("SETTLE_KAFKA_CONFIG")[2]
