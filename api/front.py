@@ -1,0 +1,95 @@
+"""What the handlers of requests share: databases, credentials, limits, and the batches of requests."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg.errors import LockNotAvailable
+
+from api import store
+from api.batching import Batcher, UnavailableError
+from api.credentials import Credentials
+from api.decide import Outcome, decide
+from api.instrumentation import BATCH_REQUESTS
+from api.limits import RateLimit
+from api.settings import ApiSettings
+from api.store import Asked
+from contracts import failpoints
+from contracts.services import API
+from processors.runtime.connection import SharingConnection
+from processors.runtime.database import Database, is_transient, unavailable
+
+PATIENCE_S = 5.0
+"""How long a batch is tried again while the database is away; then its callers are told to come later."""
+
+PAUSE_S = 0.2
+
+
+class Front:
+    """What handlers share, from ``start`` to ``close``.
+
+    Args:
+        settings: of this process.
+    """
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self.settings = settings
+        self.limit = RateLimit(settings.api_rate)
+        self._writes = Database(settings.dsn(API), API, SharingConnection)
+        self._reads = Database(settings.dsn(API), f"{API}-reads", SharingConnection)
+        self._reading = asyncio.Lock()
+        self.credentials = Credentials(self.reading)
+        self.batches = Batcher(self._accept)
+
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        self.batches.start()
+
+    async def close(self) -> None:
+        """Store nothing any more, and close the connections."""
+        await self.batches.close()
+        await self._writes.close()
+        await self._reads.close()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        """The connection for short statements of single requests; one request has it at a time.
+
+        Raises:
+            psycopg.OperationalError: the database does not answer.
+        """
+        async with self._reading, self._reads.connected() as connection:
+            yield connection
+
+    async def _accept(self, batch: Sequence[Asked]) -> list[Outcome]:
+        """Store a batch, also through a short outage: what an earlier attempt has committed is known then.
+
+        Raises:
+            UnavailableError: the database is not to be had.
+            psycopg.errors.LockNotAvailable: another instance holds a key of the batch.
+            psycopg.Error: the database refuses a value of the batch, so all of it.
+        """
+        give_up = time.monotonic() + PATIENCE_S
+        failpoints.hit("api.batch-taken")
+        BATCH_REQUESTS.observe(len(batch))
+        while True:
+            try:
+                return await self._accept_once(batch)
+            except LockNotAvailable:
+                raise
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
+                if time.monotonic() > give_up:
+                    raise UnavailableError(f"the database {unavailable(error)}") from error
+            await asyncio.sleep(PAUSE_S)
+
+    async def _accept_once(self, batch: Sequence[Asked]) -> list[Outcome]:
+        async with self._writes.connected() as connection:
+            new = await store.accept(connection, batch)
+            failpoints.hit("api.committed")
+            others = [asked for asked in batch if asked.request.payment_id not in new]
+            known = await store.known(connection, others) if others else ()
+        return decide(batch, new, known)
