@@ -30,8 +30,8 @@ _LAST_ID = UUID(int=2**128 - 1)
 
 # The first condition is that of the index.
 _ENDINGS = """
-SELECT finished_in::text, payment_id, state, account_id, amount_minor, currency, reason, finished_by, finished_at,
-    trace_id
+SELECT finished_in::text AS xid, payment_id, state, account_id, amount_minor, currency, reason, finished_by,
+    finished_at, trace_id
 FROM withdrawals
 WHERE finished_at IS NOT NULL AND finished_in < pg_snapshot_xmin(pg_current_snapshot())
     AND (finished_in, payment_id) > (%s::text::xid8, %s)

@@ -121,21 +121,26 @@ def page(connection: psycopg.Connection[Any], wanted: Wanted, limit: int, cursor
     """
     if not wanted.parts:
         return Page([], None)
-    narrow, matches = _conditions(wanted, cursor)
-    examined = EXAMINED_MAX if matches else limit + 1
-    about = {"columns": _COLUMNS, "order": _NEWEST_FIRST, "examined": examined}
-    parts = " UNION ALL ".join(
-        _PART.format(conditions=" AND ".join([part, *narrow]), **about) for part in wanted.parts
-    )
-    query = _PAGE.format(parts=parts, matches=" AND ".join(matches) or "true", limit=limit + 1, **about)
+    query, examined = statement(wanted, limit, cursor)
     # Not prepared: a plan that is made for any account or state suits none.
-    rows = utc.cursor(connection).execute(query.encode(), _values(wanted, cursor), prepare=False).fetchall()
+    rows = utc.cursor(connection).execute(query.encode(), values(wanted, cursor), prepare=False).fetchall()
     found = [Listed(*row[:-1]) for row in rows if row[-1] is None]
     if len(found) > limit:
         return Page(found[:limit], _cursor_of(found[limit - 1]))
     (last,) = [row for row in rows if row[-1] is not None] or [None]
     is_end = last is None or last[-1] < examined
     return Page(found, None if last is None or is_end else _cursor_of(Listed(*last[:-1])))
+
+
+def statement(wanted: Wanted, limit: int, cursor: str | None = None) -> tuple[str, int]:
+    """The query of a page, and how many withdrawals it examines at the most."""
+    narrow, matches = _conditions(wanted, cursor)
+    examined = EXAMINED_MAX if matches else limit + 1
+    about = {"columns": _COLUMNS, "order": _NEWEST_FIRST, "examined": examined}
+    parts = " UNION ALL ".join(
+        _PART.format(conditions=" AND ".join([part, *narrow]), **about) for part in wanted.parts
+    )
+    return _PAGE.format(parts=parts, matches=" AND ".join(matches) or "true", limit=limit + 1, **about), examined
 
 
 def _conditions(wanted: Wanted, cursor: str | None) -> tuple[list[str], list[str]]:
@@ -156,7 +161,8 @@ def _conditions(wanted: Wanted, cursor: str | None) -> tuple[list[str], list[str
     ]
 
 
-def _values(wanted: Wanted, cursor: str | None) -> dict[str, object]:
+def values(wanted: Wanted, cursor: str | None = None) -> dict[str, object]:
+    """The values of the query of a page."""
     at, payment_id = _parse(cursor) if cursor is not None else (None, None)
     return {
         "account_id": wanted.account_id,

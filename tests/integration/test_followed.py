@@ -4,6 +4,7 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -129,6 +130,18 @@ def test_followers_see_every_ending_of_concurrent_writers_once(dsn, reader):
     done.set()
     wait_until(follow, "all is read")
     assert sorted(seen) == sorted(one.payment_id for mine in wishes for one in mine)
+
+
+def test_transaction_ids_are_ordered_as_numbers_by_the_index(settle):
+    with psycopg.connect(settle.new_database("saga", "followed_order"), autocommit=True) as connection:
+        for xid in (100, 9, 99, 10):
+            connection.execute(
+                "INSERT INTO withdrawals (payment_id, finished_in, account_id, amount_minor, currency, state, seen, "
+                "finished_at, finished_by) VALUES (%s, %s::text::xid8, 'a', 1, 'USD', 'completed', 7, now(), 'x')",
+                (UUID(int=200 - xid), str(xid)),
+            )
+        found = [int(one.id.partition("-")[0]) for one in endings_after(connection, None, 10)]
+        assert found == [9, 10, 99, 100]
 
 
 def test_a_position_of_another_server_is_refused(reader):
