@@ -3,15 +3,14 @@
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp
 
-from api import problems, withdrawals
+from api import accounts, people, problems, statuses, withdrawals
 from api.bodies import BODY_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import guard
 from api.instrumentation import measured
-
-VERSION = "1"
 
 
 def make_app(front: Front) -> ASGIApp:
@@ -19,10 +18,10 @@ def make_app(front: Front) -> ASGIApp:
     return measured(make_litestar(front))
 
 
-def make_litestar(front: Front | None) -> Litestar:
+def make_litestar(front: Front | None, openapi: OpenAPIConfig | None = None) -> Litestar:
     """The same without metrics; without a front only its documentation can be asked for."""
     return Litestar(
-        [*withdrawals.ROUTES],
+        [*withdrawals.ROUTES, *statuses.ROUTES, *accounts.ROUTES, *people.ROUTES],
         state=State({"front": front}),
         guards=[guard],
         request_class=StrictRequest,
@@ -32,6 +31,6 @@ def make_litestar(front: Front | None) -> Litestar:
             HTTPException: problems.on_http_error,
             Exception: problems.on_error,
         },
-        openapi_config=None,
+        openapi_config=openapi,
         logging_config=None,
     )

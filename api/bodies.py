@@ -20,6 +20,18 @@ _JSON = ("application/json", "text/json")
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON has no duplicate names, no NaN and no deep nesting, and arrives in time."""
 
+    async def body(self) -> bytes:
+        """The body as it was sent.
+
+        Raises:
+            Problem: it is too late.
+        """
+        try:
+            async with asyncio.timeout(BODY_S_MAX):
+                return await super().body()
+        except TimeoutError:
+            raise Problem("too-slow", f"the body did not arrive within {BODY_S_MAX:g} s") from None
+
     async def json(self) -> Any:
         """The body.
 
@@ -29,11 +41,7 @@ class StrictRequest(Request[Any, Any, Any]):
         media_type = self.content_type[0]
         if media_type not in _JSON:
             raise Problem("unsupported-media-type", "Content-Type has to be application/json")
-        try:
-            async with asyncio.timeout(BODY_S_MAX):
-                body = await self.body()
-        except TimeoutError:
-            raise Problem("too-slow", f"the body did not arrive within {BODY_S_MAX:g} s") from None
+        body = await self.body()
         try:
             return json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
         except RecursionError:

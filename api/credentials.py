@@ -126,7 +126,7 @@ class Credentials:
         """Who sends a request with these headers; None where they are missing, or nobody's.
 
         Raises:
-            psycopg.Error: the database does not answer.
+            Problem: the database does not answer.
         """
         if authorization is not None:
             scheme, _, key = authorization.partition(" ")

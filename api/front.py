@@ -12,8 +12,11 @@ from api import store
 from api.batching import Batcher, UnavailableError
 from api.credentials import Credentials
 from api.decide import Outcome, decide
+from api.follow import Follow
 from api.instrumentation import BATCH_REQUESTS
 from api.limits import RateLimit
+from api.problems import RETRY_S, Problem
+from api.readers import Readers
 from api.settings import ApiSettings
 from api.store import Asked
 from contracts import failpoints
@@ -38,10 +41,12 @@ class Front:
         self.settings = settings
         self.limit = RateLimit(settings.api_rate)
         self._writes = Database(settings.dsn(API), API, SharingConnection)
-        self._reads = Database(settings.dsn(API), f"{API}-reads", SharingConnection)
-        self._reading = asyncio.Lock()
-        self.credentials = Credentials(self.reading)
+        self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)
+        self._one_by_one = asyncio.Lock()
+        self.credentials = Credentials(self.connected)
         self.batches = Batcher(self._accept)
+        self.readers = Readers(settings.dsn)
+        self.follow = Follow(self.readers)
 
     def start(self) -> None:
         """Begin, on the running event loop."""
@@ -49,19 +54,24 @@ class Front:
 
     async def close(self) -> None:
         """Store nothing any more, and close the connections."""
+        await self.follow.close()
         await self.batches.close()
+        self.readers.close()
         await self._writes.close()
-        await self._reads.close()
+        await self._singles.close()
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[psycopg.AsyncConnection]:
-        """The connection for short statements of single requests; one request has it at a time.
+    async def connected(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        """The connection to the API's database for short statements of single requests, one request at a time.
 
         Raises:
-            psycopg.OperationalError: the database does not answer.
+            Problem: the database does not answer; whether the last statement took effect is not known.
         """
-        async with self._reading, self._reads.connected() as connection:
-            yield connection
+        try:
+            async with self._one_by_one, self._singles.connected() as connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            raise Problem("unavailable", f"the database {unavailable(error)}", RETRY_S) from error
 
     async def _accept(self, batch: Sequence[Asked]) -> list[Outcome]:
         """Store a batch, also through a short outage: what an earlier attempt has committed is known then.

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import psycopg
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from api.access import Caller
 from api.front import Front
 from api.problems import Problem
-from processors.runtime.database import unavailable
 
 OPEN = "open"
 """In a handler's ``opt``: it needs no credentials."""
@@ -20,9 +18,6 @@ PERMISSION = "permission"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OURS = ("same-origin", "none")
 """Values of ``Sec-Fetch-Site``: a page of ours, or a person, has sent the request."""
-
-RETRY_S = 1
-
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -37,10 +32,7 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
         return
     front: Front = connection.app.state.front
     headers = connection.headers
-    try:
-        caller = await front.credentials.caller_of(headers.get("authorization"), headers.get("cookie"))
-    except psycopg.Error as error:
-        raise Problem("unavailable", f"the database {unavailable(error)}", RETRY_S) from error
+    caller = await front.credentials.caller_of(headers.get("authorization"), headers.get("cookie"))
     if caller is None:
         raise Problem("unauthenticated", "send an API key that is valid: Authorization: Bearer settle_…")
     if (wait_s := front.limit.wait_s(caller.name)) is not None:

@@ -6,8 +6,12 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
 
 log = structlog.get_logger()
+
+RETRY_S = 1
+"""When to repeat a request that could not be answered now, seconds."""
 
 URN = "urn:settle:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -91,16 +95,19 @@ def on_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[P
     return answer(problem)
 
 
-def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[ProblemDetails]:
+def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ProblemDetails]:
     """Answer what Litestar raises; whatever is not known by its status is a request that cannot be read."""
     if error.status_code >= 500:
-        return on_error(_request, error)
+        return on_error(request, error)
     if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
+        if error.extra[0].get("key") == _BODY:  # the handler's parameter, which only a missing body leaves unset
+            return answer(Problem("malformed", "the body is missing"))
         wrong = (f"{one['key']}: {one['message']}" if one.get("key") else one["message"] for one in error.extra)
         return answer(Problem("invalid", "; ".join(wrong)))
     kind = _OF_STATUS.get(error.status_code, "malformed")
     problem = Problem(kind, _DETAILS.get(kind) or error.detail)
-    problem.headers.update({name: value for name, value in (error.headers or {}).items() if name == "Allow"})
+    if kind == "method-not-allowed":
+        problem.headers["Allow"] = ", ".join(_allowed(request))
     return answer(problem)
 
 
@@ -110,8 +117,36 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[Prob
     return answer(Problem("internal", "the log of the API has more; repeating the request with its key is safe"))
 
 
+def _allowed(request: Request[Any, Any, Any]) -> list[str]:
+    """The methods of the route with a request's path."""
+    parts = [part for part in request.scope["path"].split("/") if part]
+    for route in request.app.routes:
+        wanted = route.path_components
+        if len(wanted) == len(parts) and all(
+            not isinstance(one, str) or one == part for one, part in zip(wanted, parts, strict=True)
+        ):
+            return sorted(route.methods)
+    return []
+
+
+_BODY = "data"
 _DETAILS = {
     "not-found": "the path is unknown",
     "too-large": "the body is larger than the API takes",
     "method-not-allowed": "the path is known, but not with this method",
 }
+
+
+def problems(*kinds: str) -> dict[int, ResponseSpec]:
+    """The errors that a route may answer with, beside those of every route, for its documentation."""
+    from api.problems import KINDS
+
+    every = ("unauthenticated", "forbidden", "too-many-requests", "internal", "unavailable")
+    found: dict[int, ResponseSpec] = {}
+    for kind in (*kinds, *every):
+        status, title = KINDS[kind]
+        said = f"{found[status].description}; {title}" if status in found else title
+        found[status] = ResponseSpec(
+            ProblemDetails, generate_examples=False, description=said, media_type="application/problem+json"
+        )
+    return found

@@ -56,6 +56,8 @@ WHERE caller = %b AND (requested_at, payment_id) < (%b::timestamptz, %b::uuid)
 ORDER BY requested_at DESC, payment_id DESC LIMIT %b
 """  # noqa: S608 made of constants
 
+_OWN = "SELECT payment_id FROM withdrawals WHERE caller = %b AND payment_id = ANY(%b::uuid[])"
+
 _CANCEL = f"""
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
 VALUES (%b, '{PAYMENT_REQUESTS.aggregate}', %b, '{CancelRequested.__name__}', %b::text::json, %b, %b)
@@ -144,6 +146,12 @@ async def of_caller(
 ) -> list[Stored]:
     """A caller's withdrawals that were requested before a place in the list, the newest first."""
     return await _stored(connection, _OF_CALLER, [caller, *before, limit])
+
+
+async def own(connection: AsyncConnection, caller: str, payment_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of some withdrawals that a caller has asked for."""
+    cursor = await connection.execute(_OWN, (caller, list(payment_ids)))
+    return {payment_id for (payment_id,) in await cursor.fetchall()}
 
 
 async def cancel(

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, post
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
 import tracing
@@ -16,11 +15,11 @@ from api.batching import UnavailableError
 from api.bodies import StrictRequest
 from api.decide import Accepted, KeyReused, Outcome, PaymentTaken
 from api.front import Front
-from api.guard import PERMISSION, RETRY_S, caller_of
+from api.guard import PERMISSION, caller_of
 from api.instrumentation import AskedSpans
-from api.problems import Problem, ProblemDetails
+from api.problems import RETRY_S, Problem, problems
 from api.store import Asked, Stored
-from contracts.money import format_amount
+from api.texts import amount_text
 from producers.errors import InvalidRequestError
 from producers.requests import new_request
 
@@ -67,26 +66,6 @@ class AcceptedWithdrawal(msgspec.Struct, frozen=True):
     state: str
     requested_at: datetime
     trace_id: str
-
-
-def amount_text(amount_minor: int, currency: str) -> str:
-    """An amount as the API writes it: decimal text without separators."""
-    return format_amount(amount_minor, currency).replace(",", "")
-
-
-def problems(*kinds: str) -> dict[int, ResponseSpec]:
-    """The errors that a route may answer with, beside those of every route, for its documentation."""
-    from api.problems import KINDS
-
-    every = ("unauthenticated", "forbidden", "too-many-requests", "internal", "unavailable")
-    found: dict[int, ResponseSpec] = {}
-    for kind in (*kinds, *every):
-        status, title = KINDS[kind]
-        said = f"{found[status].description}; {title}" if status in found else title
-        found[status] = ResponseSpec(
-            ProblemDetails, generate_examples=False, description=said, media_type="application/problem+json"
-        )
-    return found
 
 
 IdempotencyKey = Annotated[
