@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
+import psycopg
 
 from contracts.postgres import session
 from processors.runtime import utc
@@ -26,6 +28,8 @@ _LIST = f"""
 SELECT {_COLUMNS} FROM accounts
 ORDER BY regexp_replace(account_id, '[0-9]+$', ''), length(account_id), account_id LIMIT %s
 """  # noqa: S608 made of constants
+
+_AFTER = f"SELECT {_COLUMNS} FROM accounts WHERE account_id > %s ORDER BY account_id LIMIT %s"  # noqa: S608 made of constants
 
 _SHOW = f"SELECT {_COLUMNS} FROM accounts WHERE account_id = %s"  # noqa: S608 made of constants
 
@@ -68,8 +72,18 @@ def list_accounts(dsn: str, limit: int) -> list[AccountRow]:
         return [AccountRow(*row) for row in utc.cursor(connection).execute(_LIST, (limit,)).fetchall()]
 
 
+def accounts_after(connection: psycopg.Connection[Any], after: str, limit: int) -> list[AccountRow]:
+    """Accounts by ascending ID, from the first after another one's on; it need not exist."""
+    return [AccountRow(*row) for row in utc.cursor(connection).execute(_AFTER, (after, limit))]
+
+
 def show_account(dsn: str, account_id: str) -> AccountRow | None:
     """One account, or None."""
     with session(dsn) as connection:
-        row = utc.cursor(connection).execute(_SHOW, (account_id,)).fetchone()
-        return AccountRow(*row) if row else None
+        return account_of(connection, account_id)
+
+
+def account_of(connection: psycopg.Connection[Any], account_id: str) -> AccountRow | None:
+    """The same on an open connection."""
+    row = utc.cursor(connection).execute(_SHOW, (account_id,)).fetchone()
+    return AccountRow(*row) if row else None

@@ -42,11 +42,14 @@ WHERE finished_at IS NULL GROUP BY state
 """
 
 # `seen` only grows, so it serves as the version (optimistic locking): no lock is held while the batch is decided.
+# `finished_in`, which new rows have by default, is the transaction of the end, for operations/endings.py.
 _UPDATE = """
 WITH updated AS (
     UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
         state = n.state, seen = n.seen, reason = n.reason, trace_id = n.trace_id, finished_at = n.finished_at,
-        finished_by = n.finished_by, requested_at = n.requested_at, updated_at = now()
+        finished_by = n.finished_by, requested_at = n.requested_at, updated_at = now(),
+        finished_in = CASE WHEN w.finished_at IS NULL AND n.finished_at IS NOT NULL THEN pg_current_xact_id()
+            ELSE w.finished_in END
     FROM unnest(
         %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
         %b::timestamptz[], %b::text[], %b::timestamptz[], %b::integer[])
@@ -59,8 +62,12 @@ SELECT count(*) FROM updated
 # Most withdrawals of a batch advance in one of a few ways: one statement for each, to which only IDs travel.
 _ADVANCE = """
 WITH updated AS (
-    UPDATE withdrawals SET state = %b, seen = %b, finished_at = %b, finished_by = %b, updated_at = now()
-    WHERE payment_id = ANY(%b) AND seen = %b RETURNING 1)
+    UPDATE withdrawals w SET state = n.state, seen = n.seen, finished_at = n.finished_at,
+        finished_by = n.finished_by, updated_at = now(),
+        finished_in = CASE WHEN w.finished_at IS NULL AND n.finished_at IS NOT NULL THEN pg_current_xact_id()
+            ELSE w.finished_in END
+    FROM (VALUES (%b::text, %b::integer, %b::timestamptz, %b::text)) AS n (state, seen, finished_at, finished_by)
+    WHERE payment_id = ANY(%b) AND w.seen = %b RETURNING 1)
 SELECT count(*) FROM updated
 """
 
