@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -80,7 +81,7 @@ def test_answers_that_are_lost_and_streams_that_break_change_nothing(front: Fron
     account, transport = front.open_account(), Lossy(lost=2)
     with client(front, transport=transport) as api:
         accepted = api.request(account, "1.00")
-        events = list(api.events(accepted.payment_id))
+        events = list(islice(api.events(accepted.payment_id), 50))  # it may repeat one for ever
         status = api.status(accepted.payment_id)
     assert len(transport.keys[:3]) == 3
     assert len(set(transport.keys[:3])) == 1
