@@ -129,10 +129,12 @@ def test_what_is_refused_is_not_repeated(front: Front):
             api.request(account, "2.00", idempotency_key="one")
         assert refused.value.kind == "key-reused"
         assert api.request(account, "1.00", idempotency_key="one").payment_id == done.payment_id
-    with ApiClient(front.stack.state.api_url, "settle_no_key", timeout_s=WAIT_S) as nobody:
-        with pytest.raises(RefusedError) as refused:
-            nobody.request(account, "1.00")
-        assert refused.value.kind == "unauthenticated"
+    with (
+        ApiClient(front.stack.state.api_url, "settle_no_key", timeout_s=WAIT_S) as nobody,
+        pytest.raises(RefusedError) as refused,
+    ):
+        nobody.request(account, "1.00")
+    assert refused.value.kind == "unauthenticated"
 
 
 @pytest.mark.parametrize("answer", [503, httpx.ConnectError("refused")])
@@ -145,9 +147,11 @@ def test_an_api_that_does_not_answer_is_given_up_in_one_line(answer):
             return httpx.Response(answer, text="<h1>proxy</h1>")
         raise answer
 
-    with ApiClient("http://api", "key", give_up_s=0.5, transport=httpx.MockTransport(handle)) as api:
-        with pytest.raises(NotAnsweredError, match=r"^the API does not answer: .*(503|refused)"):
-            api.request("acc-1", "1.00")
+    with (
+        ApiClient("http://api", "key", give_up_s=0.5, transport=httpx.MockTransport(handle)) as api,
+        pytest.raises(NotAnsweredError, match=r"^the API does not answer: .*(503|refused)"),
+    ):
+        api.request("acc-1", "1.00")
     assert len(asked) >= 3
     assert len(set(asked)) == 1
 
