@@ -22,10 +22,10 @@ from cli import extras, settings, status
 from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
-from cli.hold_up import Waits
 from cli.main import app
 from cli.run import CHOICES
 from contracts.services import DATABASES
+from operations.waits import Waits
 from outbox_relay.__main__ import relay
 from processors.saga.status import Status
 from stack import state
