@@ -12,14 +12,14 @@ import typer
 
 from cli.errors import FAILED, BadInputError
 from cli.signals import on_end
-from contracts.services import NAMES
+from contracts.services import READ_BY
 
 if TYPE_CHECKING:
     from cli.screen import Screen
     from lab.chaos.plan import Options
     from lab.chaos.run import Report
 
-PARTS = ("broker", "database", "relay", *NAMES)
+PARTS = ("broker", "database", "relay", *READ_BY)
 
 
 def chaos(

@@ -48,6 +48,7 @@ COMMANDS = {
     "migrate": Command("cli.migrate", "migrate", RUN, needs="services"),
     "topics": Command("cli.topics", "topics", RUN),
     "secrets": Command("cli.secrets", "secrets", RUN, needs="services"),
+    "api-keys": Command("cli.api_keys", "app", RUN),
     "run": Command("cli.run", "run", RUN, needs="relay", asks_itself=True),
     "settings": Command("cli.environment", "show", RUN),
     "request": Command("cli.request", "request", ASK),

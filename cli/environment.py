@@ -39,13 +39,14 @@ def refuse_production(what: str, *, anyway: bool) -> None:
 
 def show() -> None:
     """Check the environment variables, and print those that are set; secrets are hidden."""
+    from api.settings import ApiSettings
     from broker import security
     from outbox_relay.settings import RelaySettings
     from processors.runtime.settings import ServiceSettings
     from producers.settings import ProducerSettings
     from tracing.setup import TracingSettings
 
-    for kind in (ServiceSettings, ProducerSettings, RelaySettings, TracingSettings):
+    for kind in (ServiceSettings, ApiSettings, ProducerSettings, RelaySettings, TracingSettings):
         kind()
     security.check()
     for line in exposed():

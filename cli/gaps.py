@@ -10,7 +10,7 @@ from cli import settings
 from cli.errors import BadInputError
 from cli.settings import DataOption
 from cli.text import say, say_json
-from contracts.services import NAMES
+from contracts.services import READ_BY
 
 if TYPE_CHECKING:
     from processors.runtime.gaps import NotedGap
@@ -51,7 +51,7 @@ def acknowledge(
 
 
 def _dsns(data: Any) -> dict[str, str]:
-    return {service: settings.dsn(service, data) for service in NAMES}
+    return {service: settings.dsn(service, data) for service in READ_BY}
 
 
 def _noted(data: Any) -> list[NotedGap]:

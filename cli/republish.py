@@ -13,7 +13,7 @@ from cli import settings
 from cli.confirm import YesOption, confirm
 from cli.settings import DataOption
 from cli.text import say, say_json
-from contracts.services import NAMES
+from contracts.services import READ_BY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def republish(
     from processors.runtime.settings import ServiceSettings
     from producers.settings import ProducerSettings
 
-    dsns = {name: settings.dsn(name, data) for name in NAMES}
+    dsns = {name: settings.dsn(name, data) for name in READ_BY}
     bootstrap = settings.kafka_bootstrap(data)
     found = find(
         dsns,

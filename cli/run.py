@@ -7,7 +7,7 @@ import typer
 from cli.errors import BadInputError
 from cli.extras import require
 from contracts import failpoints
-from contracts.services import NAMES, PROVIDER
+from contracts.services import API, NAMES, PROVIDER
 
 RELAY = "relay"
 CHOICES = (*NAMES, RELAY, PROVIDER)
@@ -41,6 +41,11 @@ def run(
         from processors.payment.provider.service import run_provider
 
         run_provider(settings)
+    elif service == API:
+        from api.service import run_api
+        from api.settings import ApiSettings
+
+        run_api(ApiSettings())
     else:
         from processors.runtime.worker import run_service
 

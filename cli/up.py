@@ -17,7 +17,7 @@ from cli.text import complain
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, StackError
 from stack.part import PartStatus
-from stack.supervisor import Stack
+from stack.supervisor import WITH_API, Stack
 
 STATE_STYLES = {"ready": "green", "pending": "dim", "stopped": "dim", "stopping": "yellow", "starting": "yellow"}
 OTHER_STYLE = "bold red"
@@ -34,7 +34,7 @@ def up(data: DataOption = None, secure: SecureOption = False) -> None:
     console = Screen(soft_wrap=not sys.stdout.isatty())
     on_end()
     folder = data or stack_json.default_data_folder()
-    stack = Stack(folder, secure=secure, note=lambda line: console.print(line, style="dim"))
+    stack = Stack(folder, services=WITH_API, secure=secure, note=lambda line: console.print(line, style="dim"))
     try:
         with _Display(stack, console) as display:
             _run(stack, console, display, folder)

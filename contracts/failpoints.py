@@ -26,7 +26,7 @@ FAILPOINTS: dict[str, str] = {
     **{
         f"{service.name}.{place}": meaning
         for service in SERVICES
-        for place, meaning in {**_OF_EVERY_PROCESSOR, **service.failpoints}.items()
+        for place, meaning in {**(_OF_EVERY_PROCESSOR if service.reads else {}), **service.failpoints}.items()
     },
     "relay.rows-sent": "rows are on their way to Kafka, none is acknowledged",
     "relay.acknowledged": "Kafka has the rows, the slot's position is not confirmed",

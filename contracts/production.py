@@ -63,8 +63,8 @@ def refuse_unsafe(given: Mapping[str, str] | None = None) -> None:
             f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: "
             "everybody knows the password there, so give one of your own"
         )
-    rules = {POSTGRES: _plain_postgres, KAFKA: _plain_kafka, HTTP: _open_http}
-    for subject, rule in rules.items():
+    rules = ((POSTGRES, _plain_postgres), (KAFKA, _plain_kafka), (HTTP, _open_http), (HTTP, _plain_api))
+    for subject, rule in rules:
         if subject not in trusted and (reason := rule(variables)) is not None:
             raise EnvironmentRefusedError(
                 f"SETTLE_ENV=production refuses {reason} (or, if the network itself protects it, "
@@ -139,6 +139,13 @@ def _open_http(variables: Mapping[str, str]) -> str | None:
     if is_local(host) or variables.get("SETTLE_HTTP_PORT", "") in ("", "0"):
         return None
     return f"SETTLE_HTTP_HOST={host}: whoever reaches it can read health pages and metrics: 127.0.0.1"
+
+
+def _plain_api(variables: Mapping[str, str]) -> str | None:
+    listens = variables.get("SETTLE_API_LISTEN") or "127.0.0.1"
+    if is_local(_host(listens)) or variables.get("SETTLE_API_TLS_CERTIFICATE"):
+        return None
+    return f"SETTLE_API_LISTEN={listens}: without TLS others can read API keys: SETTLE_API_TLS_CERTIFICATE"
 
 
 def _dsns(variables: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:

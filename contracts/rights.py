@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from contracts.services import SERVICES, TOPICS, all_topic_names
+from contracts.services import READ_BY, SERVICES, TOPICS, all_topic_names
 from contracts.topics import DEAD_LETTERS_HANDLED, WITHDRAWAL_REQUESTS, consumer_group
 
 RELAY, PRODUCER, VIEWER, OPERATOR = "relay", "producer", "viewer", "operator"
@@ -38,17 +38,17 @@ def relay_of(service: str) -> str:
 
 def kafka_users() -> tuple[KafkaUser, ...]:
     """Every user: the services, one relay for all outboxes and one for each, producers, and people."""
-    emitted = _names(service.emits.name for service in SERVICES)
+    emitted = _names(topic.name for service in SERVICES for topic in service.emits)
     everything = (*all_topic_names(), DEAD_LETTERS_HANDLED)
     # Who reads a whole topic has a group's name as well, and joins none: librdkafka looks for its coordinator.
-    groups = (*(consumer_group(service.name) for service in SERVICES), consumer_group(SCAN))
+    groups = (*(consumer_group(name) for name in READ_BY), consumer_group(SCAN))
     return (
         *(
             KafkaUser(
                 service.name,
                 reads=_names(topic.name for topic in service.reads),
                 writes=_names(topic.dead_letters for topic in service.reads),
-                joins=(consumer_group(service.name),),
+                joins=(consumer_group(service.name),) if service.reads else (),
             )
             for service in SERVICES
         ),
@@ -57,8 +57,8 @@ def kafka_users() -> tuple[KafkaUser, ...]:
         *(
             KafkaUser(
                 relay_of(service.name),
-                reads=(service.emits.name,),
-                writes=(service.emits.name,),
+                reads=_names(topic.name for topic in service.emits),
+                writes=_names(topic.name for topic in service.emits),
                 looks_at=(consumer_group(RELAY),),
             )
             for service in SERVICES

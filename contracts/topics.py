@@ -23,6 +23,11 @@ class Topic:
         return tuple(event_type for event_type in EVENT_TYPES.values() if event_type.topic == self.name)
 
     @property
+    def aggregate(self) -> str:
+        """The ``aggregatetype`` of outbox rows for it: without ``.events``, which the relay appends."""
+        return self.name.removesuffix(".events")
+
+    @property
     def dead_letters(self) -> str:
         """Where messages of this topic go that could not be read or handled."""
         return dead_letter_topic(self.name)

@@ -27,6 +27,8 @@ def make(
 ) -> None:
     """Make a CA, certificates and passwords in a folder; what it has already stays as it is.
 
+    Where one certificate is missing all are made anew: there is no key left to sign it with.
+
     Args:
         folder: gets mode 0700; its files are readable by the owner alone.
         certificates: the hosts (names or IP addresses) of each, by its common name; a client's has none.
@@ -38,7 +40,8 @@ def make(
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    if not (folder / CA).exists():  # which is written last
+    if not all((folder / file).exists() for file in (CA, *map(certificate_file, certificates))):
+        (folder / CA).unlink(missing_ok=True)  # it is written last
         _make_certificates(folder, certificates, timedelta(days=days))
     for user in users:
         file = folder / password_file(user)

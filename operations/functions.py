@@ -78,15 +78,25 @@ END $function$
 
 
 def statements(database: str) -> list[str]:
-    """The statements that make a service's functions, and let the operator alone call them."""
+    """The statements that make a service's functions, and let the operator alone call them.
+
+    Of a service that is no stream processor nothing is republished: requests go to Kafka directly.
+    """
     (service,) = (service for service in SERVICES if service.name == database)
     grants = import_module(f"{FOLDERS[database]}.grants")
     # A service that says nothing of how its tables prove an event has none republished.
     proof = _PROVED.format(table=grants.PROOF[0], says=grants.PROOF[1]) if hasattr(grants, "PROOF") else "false"
     key = getattr(grants, "KEY", "about.account_id")
-    about = {"service": database, "aggregate": service.aggregate, "proof": proof, "key": key, "begins": _BEGINS}
-    made = [_REPUBLISH.format(**about), *(text.format(begins=_BEGINS, take=_TAKE) for text in (_RETRY, _DISCARD))]
-    for function in (REPUBLISH_FUNCTION, RETRY_FUNCTION, DISCARD_FUNCTION):
+    about = {"service": database, "proof": proof, "key": key, "begins": _BEGINS}
+    functions = {
+        RETRY_FUNCTION: _RETRY.format(begins=_BEGINS, take=_TAKE),
+        DISCARD_FUNCTION: _DISCARD.format(begins=_BEGINS, take=_TAKE),
+    }
+    if service.reads:
+        (emitted,) = service.emits
+        functions[REPUBLISH_FUNCTION] = _REPUBLISH.format(**about, aggregate=emitted.aggregate)
+    made = list(functions.values())
+    for function in functions:
         made += [
             f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC",
             f"GRANT EXECUTE ON FUNCTION {function} TO operator",

@@ -7,7 +7,7 @@ change a schema, nor switch off the triggers by which ``ledger``, ``event_store`
 from importlib import import_module
 
 from contracts.postgres import session
-from contracts.services import FOLDERS, NAMES
+from contracts.services import FOLDERS, NAMES, READ_BY
 from operations import functions
 
 PUBLICATION = """
@@ -33,9 +33,10 @@ GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay_{service};
 _VACUUM = "GRANT MAINTAIN ON outbox TO relay_{service}"
 _VACUUM_SINCE = 170_000
 
-# A service emits events and records gaps; people acknowledge these.
-_EVERY_SERVICE = """
-GRANT INSERT ON outbox TO {service};
+_EVERY_SERVICE = "GRANT INSERT ON outbox TO {service}"
+
+# A stream processor records gaps; people acknowledge these.
+_EVERY_PROCESSOR = """
 GRANT SELECT, INSERT, UPDATE ON gaps TO {service};
 GRANT UPDATE (acknowledged_at, note) ON gaps TO operator;
 """
@@ -74,5 +75,7 @@ def grant(database: str, dsn: str) -> None:
             statements += [PUBLICATION.format(columns=columns), _RELAY.format(service=database), _NO_MORE]
             statements += [_VACUUM.format(service=database)] if version >= _VACUUM_SINCE else []
             statements += [_EVERY_SERVICE.format(service=database), *functions.statements(database)]
+        if database in READ_BY:
+            statements.append(_EVERY_PROCESSOR.format(service=database))
         for statement in statements:
             connection.execute(statement)

@@ -32,7 +32,7 @@ from operations.dead_letters.letters import Letter, letter_of, still_open_of
 from operations.lag import consumer_lag, without_members
 from outbox_relay.errors import RelayError
 from outbox_relay.status import OutboxStatus, outbox_status
-from outbox_relay.topic import SUFFIX
+from outbox_relay.topic import topic_named
 from processors.runtime import utc
 from processors.saga.decide import BITS, awaited_service, needed_for
 
@@ -264,7 +264,8 @@ def _ask_service(service: str, dsn: str, withdrawals: Sequence[Open]) -> _Servic
             rows = connection.execute(_WAITING.encode(), (accounts, texts))
             for payment_id, event_type, aggregate_type, age_s in rows:
                 if by_id[payment_id].lacks(event_type):
-                    told.waiting.setdefault(payment_id, _Row(event_type, aggregate_type + SUFFIX, age_s))
+                    topic = topic_named(aggregate_type.encode()) or aggregate_type
+                    told.waiting.setdefault(payment_id, _Row(event_type, topic, age_s))
             if told.waiting:
                 told.outbox = outbox_status(connection)
     except (psycopg.Error, RelayError) as error:

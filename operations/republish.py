@@ -21,7 +21,7 @@ from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
 from contracts.postgres import session
-from contracts.services import NAMES, SERVICES, WRITTEN_BY
+from contracts.services import PROCESSORS, READ_BY, WRITTEN_BY
 from operations.audit.sides import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.functions import REPUBLISH_FUNCTION
 from operations.lost import Known, Lost
@@ -33,10 +33,10 @@ from producers.publish import Outgoing, publish
 REQUESTS_AT_ONCE = 1_000
 """Requests handed to the Kafka client between two flushes."""
 
-_TELL = tuple(name for name in NAMES if name != "saga")
+_TELL = tuple(name for name in READ_BY if name != "saga")
 """Services on whose events others act; no service acts on the saga's."""
 
-_AGGREGATES = {service.name: service.aggregate for service in SERVICES}
+_AGGREGATES = {service.name: topic.aggregate for service in PROCESSORS for topic in service.emits}
 _ORDER = {event_type: place for place, event_type in enumerate(EVENT_TYPES)}
 
 # All streams have the same order; the database's clock decides whether something is old enough.
@@ -112,7 +112,7 @@ def find(
     Reads the topics (some 10 s per million records) where the event store lacks an event.
 
     Args:
-        dsns: by service, of :data:`contracts.services.NAMES`.
+        dsns: by service, of :data:`contracts.services.READ_BY`.
         bootstrap: Kafka, ``host:port``.
         choose: the event types of a withdrawal.
         payment_ids: of these withdrawals; without them, of all.
@@ -160,7 +160,7 @@ def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], t
     is left there: a person puts that row back once the cause is fixed.
 
     Args:
-        dsns: by service, of :data:`contracts.services.NAMES`.
+        dsns: by service, of :data:`contracts.services.READ_BY`.
         bootstrap: Kafka, ``host:port``.
         events: as :func:`find` returned them.
         timeout_s: how long Kafka may take to confirm a request, seconds.

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contracts.rights import kafka_users
-from contracts.secret_files import CA, pair_file, password_file, write_secret
+from contracts.secret_files import CA, certificate_file, key_file, pair_file, password_file, write_secret
+from contracts.services import API
 from operations.certificates import make
 
 ADMIN, KAFKA = "admin", "kafka"
@@ -27,7 +28,12 @@ ssl.truststore.location={folder}/{ca}
 
 
 def lay_out(
-    folder: Path, hosts: Sequence[str], owner: int | None, kafka_owner: int | None, mounted: Path
+    folder: Path,
+    hosts: Sequence[str],
+    owner: int | None,
+    kafka_owner: int | None,
+    mounted: Path,
+    api_hosts: Sequence[str] = ("localhost",),
 ) -> list[str]:
     """Make what is missing, and give each folder its copies.
 
@@ -37,6 +43,7 @@ def lay_out(
         owner: the user ID of the folders' readers; None: they stay whose they are.
         kafka_owner: the same of the folder ``kafka``.
         mounted: where the broker will find its folder.
+        api_hosts: the API's, likewise.
 
     Returns:
         The names of the folders served.
@@ -46,7 +53,7 @@ def lay_out(
     """
     source = folder / ADMIN
     users = [user.name for user in kafka_users()]
-    make(source, {KAFKA: hosts, ADMIN: ()}, users)
+    make(source, {KAFKA: hosts, ADMIN: (), API: api_hosts}, users)
     served = []
     for name in (*users, KAFKA):
         place = folder / name
@@ -62,6 +69,9 @@ def lay_out(
         else:
             password = (source / password_file(name)).read_bytes()
             write_secret(place / OWN_PROPERTIES, b"sasl.password=%s\n" % password)
+        if name == API:
+            for file in (certificate_file(API), key_file(API)):
+                write_secret(place / file, (source / file).read_bytes())
         _give(place, kafka_owner if name == KAFKA else owner)
         served.append(name)
     _give(source, owner)

@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from contracts.services import API
 from producers.spans import ROOT
 from tracing import attributes as names
 
 if TYPE_CHECKING:
     from tracing.collector import CollectedSpan
+
+_OURS = "settle-"
 
 Hop = tuple[str, str, str | None]
 """Service, span, and the event type it is about; None where it is about none."""
@@ -28,6 +31,13 @@ _TAKEN: dict[Hop, int] = {
     ("relay", "send account.events", "BalanceChecked"): 1,
     ("saga", "process account.events", "BalanceChecked"): 1,
 }
+_BY_API: dict[Hop, Hop] = {
+    ("producer", ROOT, None): ("api", ROOT, None),
+    ("producer", "send withdrawal.requests", "WithdrawalRequested"): ("api", "POST /v1/withdrawals", None),
+}
+"""What the API's hops stand for where it was asked; the request then also leaves its outbox through the relay."""
+_SENT_FOR_API: Hop = ("relay", "send withdrawal.requests", "WithdrawalRequested")
+
 _DEDUCTED: dict[Hop, int] = {
     ("relay", "send account.events", "MoneyDeducted"): 1,
     ("saga", "process account.events", "MoneyDeducted"): 1,
@@ -93,7 +103,7 @@ _WITH_BALANCE = "insufficient_funds"
 def hops_of(spans: Iterable[CollectedSpan]) -> Counter[Hop]:
     """The hops of a trace, and how often each happened."""
     return Counter(
-        (span.service.removeprefix("settle-"), span.name, span.attributes.get(names.EVENT_TYPE)) for span in spans
+        (span.service.removeprefix(_OURS), span.name, span.attributes.get(names.EVENT_TYPE)) for span in spans
     )
 
 
@@ -107,19 +117,26 @@ def what_is_missing(spans: Sequence[CollectedSpan], state: str, reason: str | No
     """
     if not spans:
         return "there is no span"
-    roots = [span.name for span in spans if span.parent_id is None]
+    # What led to the withdrawal outside of Settle may be in the trace or not; ours begin below it.
+    ours = [span for span in spans if span.service.startswith(_OURS)]
+    roots = [span.name for span in ours if span.parent_id is None or span.name == ROOT]
     if roots != [ROOT]:
         return f"roots are {', '.join(roots) or 'none'}"
     known = {span.span_id for span in spans}
-    if orphans := [span for span in spans if span.parent_id is not None and span.parent_id not in known]:
+    begun = [span for span in ours if span.name != ROOT]
+    if orphans := [span for span in begun if span.parent_id is not None and span.parent_id not in known]:
         return f"the parent of {_in_words(hops_of(orphans))} is missing"
-    found = hops_of(spans)
+    found = hops_of(ours)
     missing = _expected(state, reason, found) - found
     return f"{_in_words(missing)} missing" if missing else None
 
 
 def _expected(state: str, reason: str | None, found: Counter[Hop]) -> Counter[Hop]:
     expected = Counter(HOPS[state])
+    if any(service == API for service, _, _ in found):
+        for hop, instead in _BY_API.items():
+            expected[instead] = expected.pop(hop)
+        expected[_SENT_FOR_API] = 1
     if state == "rejected" and reason != _WITH_BALANCE:
         for hop in [hop for hop in expected if hop[2] == "BalanceChecked"]:
             del expected[hop]

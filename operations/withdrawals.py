@@ -6,6 +6,7 @@ from its cursor on, and looks at no more than :data:`EXAMINED_MAX` of them for t
 few, or none, and a cursor all the same; there are more as long as there is one.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -101,6 +102,22 @@ class Page(msgspec.Struct, frozen=True):
 
     withdrawals: list[Listed]
     cursor: str | None
+
+
+_OF_IDS = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%s)"  # noqa: S608 made of constants
+
+
+def of_ids(connection: psycopg.Connection[Any], payment_ids: Sequence[UUID]) -> list[Listed]:
+    """Those of some withdrawals that are known, in any order.
+
+    Args:
+        connection: to the saga service's database.
+        payment_ids: of the withdrawals.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer.
+    """
+    return [Listed(*row) for row in utc.cursor(connection).execute(_OF_IDS.encode(), (list(payment_ids),))]
 
 
 def page(connection: psycopg.Connection[Any], wanted: Wanted, limit: int, cursor: str | None = None) -> Page:

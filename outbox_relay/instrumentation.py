@@ -18,6 +18,7 @@ from outbox_relay.errors import RelayError, UnpublishableError
 from outbox_relay.position import format_lsn
 from outbox_relay.publisher import TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX, DeliveryReport, Publish
 from outbox_relay.row import OutboxRow
+from outbox_relay.topic import topic_named
 from tracing import attributes as names
 
 OUTBOX_LSN = "settle.outbox.lsn"
@@ -57,7 +58,7 @@ def traced(publish: Publish) -> Publish:
 
 
 def _start(row: OutboxRow, context: tracing.TraceContext, transaction: Transaction) -> Span:
-    topic = f"{_text(row.aggregate_type)}.events"
+    topic = topic_named((row.aggregate_type or b"")[:TEXT_LENGTH_MAX]) or _text(row.aggregate_type)
     return tracing.start_span(
         f"send {topic}",
         SpanKind.PRODUCER,

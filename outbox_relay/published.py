@@ -25,7 +25,7 @@ from outbox_relay.offsets import END, FIRST, list_offsets, since
 from outbox_relay.position import Origin
 from outbox_relay.replicas import await_replicas
 from outbox_relay.row import OutboxRow
-from outbox_relay.topic import SUFFIX, topic_of
+from outbox_relay.topic import aggregate_type_of, topic_of
 
 # Rows committed this long after the start are on no topic yet; clocks of relay and database may be so far apart.
 CLOCKS_OFF_US = 60_000_000
@@ -153,7 +153,7 @@ def tail_ids(
         TopicError: the topic does not exist, or may not be read.
         PublishError: Kafka does not answer.
     """
-    aggregate_type = topic.removesuffix(SUFFIX).encode()
+    aggregate_type = aggregate_type_of(topic)
     consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
     try:
         tails = _tails(bootstrap, consumer, topic, since_us // 1_000, meanwhile)

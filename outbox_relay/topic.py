@@ -1,4 +1,8 @@
-"""The topic of a row: ``<aggregatetype>.events``, as Debezium's router names it when so configured."""
+"""The topic of a row, by its ``aggregatetype``: ``<aggregatetype>.events``, or ``….requests`` as it stands.
+
+Debezium's router names topics likewise when so configured: one replacement for a database of events, another for
+one of requests.
+"""
 
 import re
 
@@ -6,6 +10,9 @@ from outbox_relay.errors import UnpublishableError
 from outbox_relay.row import OutboxRow
 
 SUFFIX = ".events"
+REQUESTS = ".requests"
+"""The end of an ``aggregatetype`` that is the whole name of a topic: what is asked for is no event yet."""
+
 # What Kafka allows, less the suffix.
 _NAME = re.compile(rb"[a-zA-Z0-9._-]{1,242}")
 # Of a name that is none, as much as tells which it is.
@@ -14,7 +21,15 @@ _SHOWN_MAX = 60
 
 def topic_named(aggregate_type: bytes) -> str | None:
     """The topic of rows with this ``aggregatetype``; None where no topic can have that name."""
-    return aggregate_type.decode() + SUFFIX if _NAME.fullmatch(aggregate_type) else None
+    if not _NAME.fullmatch(aggregate_type):
+        return None
+    name = aggregate_type.decode()
+    return name if name.endswith(REQUESTS) else name + SUFFIX
+
+
+def aggregate_type_of(topic: str) -> bytes:
+    """The ``aggregatetype`` of rows for a topic."""
+    return topic.removesuffix(SUFFIX).encode()
 
 
 def topic_of(row: OutboxRow, lsn: int) -> str:

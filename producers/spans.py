@@ -20,6 +20,26 @@ AMOUNT_MINOR = "settle.amount_minor"
 CURRENCY = "settle.currency"
 
 
+def start_root(request: events.WithdrawalRequested, parent: tracing.TraceContext = tracing.NO_CONTEXT) -> Span:
+    """Start the root span of a withdrawal; the caller ends it.
+
+    Args:
+        request: what is asked for.
+        parent: the span outside of Settle that led to it, if there is one.
+    """
+    return tracing.start_span(
+        ROOT,
+        SpanKind.INTERNAL,
+        parent=parent,
+        attributes={
+            names.PAYMENT_ID: str(request.payment_id),
+            ACCOUNT_ID: request.account_id,
+            AMOUNT_MINOR: request.amount_minor,
+            CURRENCY: request.currency,
+        },
+    )
+
+
 class RequestSpans:
     """The two spans of a sampled request, from its sending to its delivery report.
 
@@ -32,17 +52,7 @@ class RequestSpans:
     def __init__(
         self, request: events.WithdrawalRequested, message_id: str, client: Mapping[str, AttributeValue]
     ) -> None:
-        payment_id = str(request.payment_id)
-        self._root = tracing.start_span(
-            ROOT,
-            SpanKind.INTERNAL,
-            attributes={
-                names.PAYMENT_ID: payment_id,
-                ACCOUNT_ID: request.account_id,
-                AMOUNT_MINOR: request.amount_minor,
-                CURRENCY: request.currency,
-            },
-        )
+        self._root = start_root(request)
         self._send: Span = tracing.start_span(
             SEND,
             SpanKind.PRODUCER,
@@ -55,7 +65,7 @@ class RequestSpans:
                 names.MESSAGING_DESTINATION_NAME: WITHDRAWAL_REQUESTS.name,
                 names.MESSAGING_MESSAGE_ID: message_id,
                 names.MESSAGING_KAFKA_MESSAGE_KEY: request.account_id,
-                names.PAYMENT_ID: payment_id,
+                names.PAYMENT_ID: str(request.payment_id),
                 names.EVENT_TYPE: type(request).__name__,
             },
         )

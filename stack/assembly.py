@@ -4,16 +4,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from broker import security
-from contracts.services import PROVIDER
+from contracts.services import API, PROVIDER
 from stack import ports, secured
 from stack import state as stack_json
 from stack.kafka import Kafka
 from stack.names import SERVERS
 from stack.postgres import Postgres
 from stack.process import Home
-from stack.service import Command, Service
+from stack.service import LISTEN, Command, Service
 
 FIRST = ("relay", PROVIDER)
 """Services that must be ready before the others start, and end after them: the relay creates the publications and
@@ -75,6 +76,7 @@ def assemble(home: Home, jars: Path, options: Options) -> Assembly:
         kafka_bootstrap=kafka.address,
         dsns={name: server.dsn for name, server in servers.items()},
         http={name: port(name) for name in options.services},
+        api_url=_api_url(port(stack_json.API_LISTENS), options) if API in options.services else "",
         secured=options.secure,
     )
     variables = stack_json.environment(state, {name: server.own_dsn for name, server in servers.items()})
@@ -85,17 +87,27 @@ def assemble(home: Home, jars: Path, options: Options) -> Assembly:
             home,
             name,
             state.http[name],
-            {**variables, **_identity(home.data, name, options), **options.environment},
+            {**variables, **_of_service(home.data, name, state), **options.environment},
             options.command,
+            state.api_url if name == API else None,
         )
         for name in sorted(options.services, key=lambda name: name not in FIRST)
     ]
     return Assembly(servers, kafka, services, state)
 
 
-def _identity(data: Path, service: str, options: Options) -> dict[str, str]:
-    """Who a service is for Kafka; what the user's shell exports is for another one."""
-    nobody = {name: "" for variable in security.NAMES for name in (variable, f"{variable}_FILE")}
-    if not options.secure or service == PROVIDER:
-        return nobody
-    return nobody | secured.user_variables(data, service)
+def _api_url(port: int, options: Options) -> str:
+    return f"{'https' if options.secure else 'http'}://{ports.HOST}:{port}"
+
+
+def _of_service(data: Path, service: str, state: stack_json.State) -> dict[str, str]:
+    """The variables of one service alone: who it is for Kafka, and where the API listens, with which certificate.
+
+    What the user's shell exports is for another stack.
+    """
+    found = {name: "" for variable in security.NAMES for name in (variable, f"{variable}_FILE")}
+    if state.secured and service != PROVIDER:
+        found |= secured.user_variables(data, service)
+    if service == API:
+        found |= {LISTEN: urlsplit(state.api_url).netloc, **secured.api_variables(data, is_on=state.secured)}
+    return found

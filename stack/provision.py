@@ -23,7 +23,7 @@ def make_secrets(data: Path) -> None:
     from contracts.rights import kafka_users
     from operations.certificates import make
 
-    servers = dict.fromkeys((secured.BROKER, secured.POSTGRES), (HOST, "localhost"))
+    servers = dict.fromkeys((secured.BROKER, secured.POSTGRES, secured.API), (HOST, "localhost"))
     make(secured.secrets_folder(data), {**servers, secured.ADMIN: ()}, [user.name for user in kafka_users()])
 
 

@@ -14,7 +14,7 @@ from contracts.secret_files import CA, certificate_file, key_file, pair_file, pa
 from stack.ports import HOST
 
 MECHANISM = "SCRAM-SHA-512"
-BROKER, ADMIN, POSTGRES = "kafka", "admin", "postgres"
+BROKER, ADMIN, POSTGRES, API = "kafka", "admin", "postgres", "api"
 """The common names of the certificates: those of servers are for 127.0.0.1 and localhost."""
 
 _SUPER_USERS = ";".join(f"User:CN={name}" for name in (BROKER, ADMIN))
@@ -75,6 +75,15 @@ def user_variables(data: Path, user: str = OPERATOR) -> dict[str, str]:
         "SETTLE_KAFKA_SASL_USERNAME": user,
         "SETTLE_KAFKA_SASL_PASSWORD_FILE": str(secrets_folder(data) / password_file(user)),
         "SETTLE_KAFKA_SSL_CA": str(secrets_folder(data) / CA),
+    }
+
+
+def api_variables(data: Path, *, is_on: bool) -> dict[str, str]:
+    """The environment variables by which the API has its certificate, or none."""
+    folder = secrets_folder(data)
+    return {
+        "SETTLE_API_TLS_CERTIFICATE": str(folder / certificate_file(API)) if is_on else "",
+        "SETTLE_API_TLS_KEY": str(folder / key_file(API)) if is_on else "",
     }
 
 

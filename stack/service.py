@@ -13,6 +13,9 @@ from stack.process import Child, Home, start
 PROBE_TIMEOUT_S = 0.5
 ANSWER_BYTES_MAX = 1_000
 
+LISTEN = "SETTLE_API_LISTEN"
+"""Where a service takes requests, beside its health pages: ``host:port``."""
+
 Command = Callable[[str], Sequence[str]]
 """From a service's name to the command that runs it."""
 
@@ -28,6 +31,7 @@ class Service(Part):
     Args:
         port: its ``SETTLE_HTTP_PORT``.
         environment: its configuration, as variables.
+        address: where it listens for people, if not there.
     """
 
     start_timeout_s = 60.0
@@ -35,9 +39,17 @@ class Service(Part):
     stop_signal = signal.SIGTERM
     hurry_signal = signal.SIGKILL
 
-    def __init__(self, home: Home, name: str, port: int, environment: Mapping[str, str], command: Command):
+    def __init__(
+        self,
+        home: Home,
+        name: str,
+        port: int,
+        environment: Mapping[str, str],
+        command: Command,
+        address: str | None = None,
+    ):
         self.name = name
-        self.address = f"http://{HOST}:{port}"
+        self.address = address or f"http://{HOST}:{port}"
         self._home = home
         self._port = port
         # Variables that the user's shell exports for other purposes must not point a service to another stack.
@@ -47,7 +59,10 @@ class Service(Part):
 
     def twin(self, name: str) -> "Service":
         """Another instance of the same service, on a port of its own."""
-        return Service(self._home, name, choose(), self._environment, lambda _: self._command(self.name))
+        environment = dict(self._environment)
+        if LISTEN in environment:
+            environment[LISTEN] = f"{HOST}:{choose()}"
+        return Service(self._home, name, choose(), environment, lambda _: self._command(self.name))
 
     def launch(self) -> Child:
         """Start the service; a failpoint of the environment holds for the first start only."""

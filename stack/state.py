@@ -17,6 +17,8 @@ from stack.lock import is_held
 from stack.names import SERVERS
 
 FILE_NAME = "stack.json"
+API_LISTENS = "api-listens"
+"""The name of the API's own port among those of the parts, beside that of its health pages."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class State:
         dsns: PostgreSQL URL by database.
         http: port on 127.0.0.1 by service, where it answers ``/readyz`` and ``/metrics``.
         pids: process ID by part.
+        api_url: where the API takes requests; empty without one.
         secured: whether Kafka asks who comes; whoever uses the data folder is its operator.
     """
 
@@ -39,6 +42,7 @@ class State:
     dsns: dict[str, str]
     http: dict[str, int] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
+    api_url: str = ""
     secured: bool = False
 
 
@@ -93,7 +97,8 @@ def last_ports(data: Path) -> dict[str, int]:
     if state is None:
         return {}
     servers = {SERVERS[name]: urlsplit(dsn).port or 0 for name, dsn in state.dsns.items() if name in SERVERS}
-    return {"kafka": int(state.kafka_bootstrap.rpartition(":")[2]), **servers, **state.http}
+    api = {API_LISTENS: urlsplit(state.api_url).port or 0} if state.api_url else {}
+    return {"kafka": int(state.kafka_bootstrap.rpartition(":")[2]), **servers, **state.http, **api}
 
 
 def environment(state: State, dsns: Mapping[str, str] | None = None, user: str = OPERATOR) -> dict[str, str]:
@@ -105,4 +110,11 @@ def environment(state: State, dsns: Mapping[str, str] | None = None, user: str =
     """
     variables = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in (dsns or state.dsns).items()}
     identity = secured.user_variables(Path(state.data), user) if state.secured else {}
-    return {"SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap, **identity, **variables, "SETTLE_DATA": state.data}
+    api = {"SETTLE_API_URL": state.api_url} if state.api_url else {}
+    return {
+        "SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap,
+        **identity,
+        **variables,
+        **api,
+        "SETTLE_DATA": state.data,
+    }

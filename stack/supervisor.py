@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.security import assume
-from contracts.services import DATABASES, NAMES
+from contracts.services import API, DATABASES, READ_BY
 from stack import state as stack_json
 from stack.assembly import FIRST, Options, assemble
 from stack.errors import ChildFailed, StackError
@@ -27,7 +27,10 @@ from stack.provision import make_secrets, migrate, provide
 from stack.service import Command, Service, settle_run
 from stack.supervised import Supervised
 
-SERVICES = ("relay", *NAMES)
+SERVICES = ("relay", *READ_BY)
+"""What a withdrawal passes, whoever asks for it."""
+
+WITH_API = (*SERVICES, API)
 TICK_S = 0.2
 START_POLL_S = 0.05
 HURRY_WAIT_S = 3.0

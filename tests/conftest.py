@@ -49,6 +49,7 @@ SECURE = bool(os.environ.get("SETTLE_TEST_SECURE"))
 """Whether the stacks that tests share, and those of the relay's and of chaos, are secured ones."""
 OWN_STACKS = (
     "retries",
+    "api",
     "test_chaos.py",
     "relay",
     "relay/test_faults.py",

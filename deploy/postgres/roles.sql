@@ -1,7 +1,7 @@
 -- The roles of a service's database, the database, and who may connect to it. What a role may do inside is
 -- `settle migrate --grant`.
 --
--- SETTLE_DATABASE names it: account, payment, notification, saga or provider. Runs by itself when the server's volume
+-- SETTLE_DATABASE names it: account, payment, notification, saga, api or provider. Runs by itself when the server's volume
 -- is new. Running it again is harmless, and is how a password is changed:
 --   docker compose exec postgres-saga psql --username=postgres --file=/docker-entrypoint-initdb.d/roles.sql
 -- Where several databases share a server, it runs once for each.

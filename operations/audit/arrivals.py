@@ -24,7 +24,7 @@ from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, WithdrawalRequested
 from contracts.postgres import session
-from contracts.services import READ_BY
+from contracts.services import NAMES, READ_BY
 from contracts.topics import WITHDRAWAL_EVENTS, consumer_group
 from operations.audit.offenders import Offenders
 from operations.audit.sides import FETCH_ROWS
@@ -41,6 +41,7 @@ _OWN = WITHDRAWAL_EVENTS.name
 _TOPICS = tuple(dict.fromkeys([*(topic.name for topic in READ_BY["saga"]), _OWN]))
 _TYPES = tuple(EVENT_TYPES)
 _KNOWN = frozenset(EVENT_TYPES)
+_STORED_TYPES = [name for name, event_type in EVENT_TYPES.items() if event_type.topic in _TOPICS]
 _STORABLE = frozenset(name.encode() for name in _TYPES)
 _UUID = msgspec.json.Decoder(UUID)
 
@@ -96,19 +97,19 @@ def unpublished(dsns: Mapping[str, str]) -> Offenders:
     """Outbox rows whose event is not in the event store, one line each.
 
     Published rows may have been removed from the outbox; what is still there must have arrived. Rows that the
-    relay has quarantined, as Kafka will never accept them, have not. Rows of types that are not Settle's do not
-    concern the saga.
+    relay has quarantined, as Kafka will never accept them, have not. Rows of types that the saga does not read, or
+    that are not Settle's, do not concern it.
 
     Args:
-        dsns: of ``account``, ``payment``, ``notification`` and ``saga``.
+        dsns: by service, of :data:`contracts.services.NAMES`.
     """
     found = Offenders()
     with session(dsns["saga"]) as saga:
-        for service in READ_BY:
+        for service in NAMES:
             with session(dsns[service]) as connection:
                 cursor = connection.cursor("audit_outbox")
                 cursor.itersize = FETCH_ROWS
-                cursor.execute(_OUTBOX, (list(_TYPES),))
+                cursor.execute(_OUTBOX, (_STORED_TYPES,))
                 while rows := cursor.fetchmany(FETCH_ROWS):
                     events = [(row_id, _uuid(payment_id), event_type) for row_id, payment_id, event_type in rows]
                     missing = _not_stored(saga, events)

@@ -8,7 +8,7 @@ import msgspec
 import psycopg
 
 from contracts.postgres import session
-from contracts.services import READ_BY
+from contracts.services import NAMES, READ_BY
 from operations.audit import story
 from operations.audit.arrivals import differences, unpublished
 from operations.audit.offenders import Offenders
@@ -183,7 +183,7 @@ def _missed(service: str, gap: Gap) -> str:
 def _published(dsns: Mapping[str, str], deadline: float) -> Check:
     """Whether the relay confirms the present log position, as it does once Kafka has everything before it."""
     found = Offenders()
-    for service in READ_BY:
+    for service in NAMES:
         with session(dsns[service], autocommit=True) as connection:
             position = _one(connection, _POSITION)
             while unconfirmed := _unconfirmed(connection, position):

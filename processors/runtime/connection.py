@@ -67,18 +67,21 @@ Result = TypeVar("Result")
 _EVENTS = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
 
 
-async def connect(dsn: str, name: str) -> "PromptConnection":
+async def connect(
+    dsn: str, name: str, connection_class: "type[PromptConnection] | None" = None
+) -> "PromptConnection":
     """A new connection with all limits.
 
     Args:
         dsn: ``postgresql://user@host:port/database``.
         name: shown in ``pg_stat_activity``.
+        connection_class: how it waits for answers; :class:`PromptConnection` unless given.
 
     Raises:
         SharedSessionError: a pooler gives each transaction a session of its choice.
         psycopg.OperationalError: the database does not answer, or turns it away.
     """
-    connection = await service_connection(dsn, name, PromptConnection)
+    connection = await service_connection(dsn, name, connection_class or PromptConnection)
     try:
         await _refuse_shared_session(connection, lambda: service_connection(dsn, name, PromptConnection))
         await connection.execute(_SESSION)
@@ -137,11 +140,13 @@ class PromptConnection(AsyncConnection):
     """A psycopg connection that first waits for an answer on the socket, then on the event loop.
 
     Attributes:
+        prompt_ms: how long waiting for one answer may block the event loop, milliseconds.
         fit: False once the database has refused something for another reason than the values. The session may be
             the reason (a server that has become read-only, a plan or a right that has changed), which no retry
             within it would fix.
     """
 
+    prompt_ms = PROMPT_MS
     fit = True
 
     async def wait(self, gen: PQGen[Result], *args: Any, **limits: Any) -> Result:
@@ -152,7 +157,7 @@ class PromptConnection(AsyncConnection):
                 state = next(gen)
                 while True:
                     poll.register(fd, _EVENTS[state])
-                    events = poll.poll(PROMPT_MS)
+                    events = poll.poll(self.prompt_ms)
                     if not events:
                         break
                     state = gen.send(_ready(events[0][1]))
@@ -174,6 +179,12 @@ class PromptConnection(AsyncConnection):
         """Shut the connection down under its waiter, as if the server had closed it."""
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as ours:
             ours.shutdown(socket.SHUT_RDWR)
+
+
+class SharingConnection(PromptConnection):
+    """The same for an event loop that serves other callers meanwhile: waiting blocks nothing."""
+
+    prompt_ms = 0
 
 
 def _ready(events: int) -> int:

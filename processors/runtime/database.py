@@ -78,13 +78,17 @@ class Database:
     Args:
         dsn: ``postgresql://user@host:port/database``.
         service: shown in ``pg_stat_activity`` and in the metrics.
+        connection_class: how it waits for answers.
 
     Attributes:
         attributes: of spans: which database it is.
     """
 
-    def __init__(self, dsn: str, service: str) -> None:
+    def __init__(
+        self, dsn: str, service: str, connection_class: type[PromptConnection] = PromptConnection
+    ) -> None:
         self._dsn = dsn
+        self._connection_class = connection_class
         self._service = service
         self.attributes = _attributes(dsn)
         self._connection: PromptConnection | None = None
@@ -102,7 +106,7 @@ class Database:
         if self._connection is not None and not self._connection.fit:
             await self.close()
         if self._connection is None or self._connection.closed:
-            self._connection = await connect(self._dsn, f"settle-{self._service}")
+            self._connection = await connect(self._dsn, f"settle-{self._service}", self._connection_class)
             self._open.set(1)
             self._connects.inc()
         return self._connection

@@ -77,10 +77,11 @@ OUTBOX_DEAD_V2 = """
 """
 
 
-SERVICE_V1 = "; ".join(
-    (OUTBOX_V1, OUTBOX_DEAD_V1, OUTBOX_WITHOUT_INDEX_V1, OUTBOX_DEAD_V2, GAPS_V1),
-)
-"""What the first migration of a service creates, beside its own tables."""
+WITH_OUTBOX_V1 = "; ".join((OUTBOX_V1, OUTBOX_DEAD_V1, OUTBOX_WITHOUT_INDEX_V1, OUTBOX_DEAD_V2))
+"""What the first migration of a service creates that emits and reads no topic, beside its own tables."""
+
+SERVICE_V1 = "; ".join((WITH_OUTBOX_V1, GAPS_V1))
+"""What the first migration of a stream processor creates, beside its own tables."""
 
 
 def append_only_v1(table: str) -> str:

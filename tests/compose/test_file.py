@@ -94,7 +94,7 @@ def test_each_service_is_a_user_of_its_own_with_its_own_secrets(services):
 
 
 def test_every_image_of_others_has_a_version(services):
-    assert [service["image"] for service in services.values() if ":" not in service["image"]] == ["settle"] * 9
+    assert [service["image"] for service in services.values() if ":" not in service["image"]] == ["settle"] * 10
 
 
 def test_production_with_development_defaults_starts_nothing():

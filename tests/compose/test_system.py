@@ -12,7 +12,7 @@ from stack.names import SERVERS
 from tests.compose.conftest import docker
 from tests.conftest import wait_until
 
-SERVICES = ("account", "payment", "notification", "saga", "relay")
+SERVICES = ("account", "payment", "notification", "saga", "api", "relay")
 BASE = (*SERVERS.values(), "kafka", "jaeger", "mailpit", "prometheus")
 
 AS_ADMIN = ("--bootstrap-server=kafka:9094", "--command-config=/run/secrets/settle/admin.properties")

@@ -21,7 +21,7 @@ PACKAGES = sorted(
     name for name in os.listdir(ROOT) if (ROOT / name / "__init__.py").exists() and name not in ("lab", "tests")
 )
 TOY = Path(__file__).parent / "fraud"
-LINE = '    Service("fraud", reads=(ACCOUNT_EVENTS,), emits=Topic("fraud.events")),\n'
+LINE = '    Service("fraud", reads=(ACCOUNT_EVENTS,), emits=(Topic("fraud.events"),)),\n'
 STACK = """
 import sys
 from pathlib import Path
@@ -37,6 +37,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory):
     """A copy of the tree that has the service."""
     copy = tmp_path_factory.mktemp("tree")
     wanted = (
+        "api",
         "broker",
         "cli",
         "contracts",

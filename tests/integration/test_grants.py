@@ -10,7 +10,7 @@ from contracts.services import DATABASES
 from stack.supervisor import Stack
 from tests.integration.roles import Server
 
-SERVICES = ("account", "payment", "notification", "saga")
+SERVICES = ("account", "payment", "notification", "saga", "api")
 RELAYED = SERVICES
 A_ROW = "'018f0000-0000-7000-8000-000000000001', 'nobody', 'b', 'nothing', '1', NULL, NULL"
 ANOTHER_ROW = A_ROW.replace("0001", "0002")

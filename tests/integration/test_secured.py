@@ -22,8 +22,8 @@ from psycopg.conninfo import make_conninfo
 from broker import security
 from broker.clients import admin, group_consumer, plain_producer
 from contracts.events import encode
-from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, relay_of
-from contracts.services import NAMES, SERVICES
+from contracts.rights import OPERATOR, PRODUCER, VIEWER, relay_of
+from contracts.services import NAMES, PROCESSORS, SERVICES
 from contracts.topics import consumer_group
 from operations.audit.run import run as run_audit
 from operations.dead_letters.letters import read_letters
@@ -134,18 +134,18 @@ def test_commands_on_the_data_folder_find_who_they_are(safe: Secured):
 
 @pytest.mark.parametrize("user", [*NAMES, PRODUCER, VIEWER, *map(relay_of, NAMES)])
 def test_nobody_writes_an_event_that_it_does_not_emit(safe: Secured, user: str):
-    own = {relay_of(service.name): service.emits.name for service in SERVICES}.get(user)
-    for service in SERVICES:
-        if service.emits.name != own:
-            error = safe.writes(user, service.emits.name)
-            assert error is not None, service.emits.name
-            assert error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    own = {relay_of(service.name): service.emits for service in SERVICES}.get(user, ())
+    for topic in {topic for service in PROCESSORS for topic in service.emits} - {*own}:
+        error = safe.writes(user, topic.name)
+        assert error is not None, topic.name
+        assert error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
 
 
-def test_the_relay_writes_no_request_and_a_producer_nothing_else(safe: Secured):
+def test_a_relay_of_events_writes_no_request_and_a_producer_nothing_else(safe: Secured):
     for user, topic in (
-        (RELAY, "withdrawal.requests"),
-        (RELAY, "payment.requests"),
+        (relay_of("account"), "withdrawal.requests"),
+        (relay_of("saga"), "payment.requests"),
+        ("api", "withdrawal.requests"),
         (PRODUCER, "payment.requests"),
         (PRODUCER, "withdrawal.requests.dlq"),
         ("payment", "withdrawal.requests.dlq"),

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
-from contracts.services import READ_BY
+from contracts.services import NAMES
 from operations.audit import arrivals
-from operations.audit.arrivals import _ON_TOPIC, _STORED, _TOPICS, _TYPES, _Retained
+from operations.audit.arrivals import _ON_TOPIC, _STORED, _STORED_TYPES, _TOPICS, _TYPES, _Retained
 from operations.audit.spill import BUCKETS, PAGE_ENTRIES, Spill
 
 REQUESTS, OWN = "withdrawal.requests", "withdrawal.events"
@@ -310,7 +310,7 @@ class Outboxes:
         monkeypatch.setattr(arrivals, "session", lambda dsn, **_: nullcontext(Outbox(self, dsn)))
 
     def found(self):
-        found = arrivals.unpublished({name: name for name in READ_BY})
+        found = arrivals.unpublished({name: name for name in NAMES})
         return found.count, found.in_words()
 
 
@@ -325,7 +325,7 @@ class Outbox:
 
         def execute(query, values):
             assert query == arrivals._OUTBOX
-            assert values == ([*_TYPES],)
+            assert values == ([*_STORED_TYPES],)
 
         def fetchmany(size):
             part, rows[:] = rows[:size], rows[size:]
@@ -343,10 +343,15 @@ class Outbox:
 
 
 def test_nothing_is_said_of_outboxes_whose_rows_have_arrived(monkeypatch):
-    rows = {service: [(uuid4(), str(PAYMENT), "PaymentFailed")] for service in READ_BY}
+    rows = {service: [(uuid4(), str(PAYMENT), "PaymentFailed")] for service in NAMES}
     world = Outboxes(monkeypatch, rows)
     assert world.found() == (0, "")
     assert world.looked_for == [(some[0][0], PAYMENT, "PaymentFailed") for some in rows.values()]
+
+
+def test_a_cancellation_in_an_outbox_is_not_looked_for_where_the_saga_does_not_read_it():
+    assert "CancelRequested" in _TYPES
+    assert "CancelRequested" not in _STORED_TYPES
 
 
 def test_each_row_of_an_outbox_that_did_not_arrive_is_named(monkeypatch):

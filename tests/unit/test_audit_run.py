@@ -16,7 +16,8 @@ from operations.audit.offenders import EXAMPLES_MAX, Offenders
 from operations.audit.story import AccountSide, NotificationSide, SagaSide, Story
 from processors.runtime.gaps import Gap, NotedGap
 
-SERVICES = ("account", "payment", "notification", "saga")
+PROCESSORS = ("account", "payment", "notification", "saga")
+SERVICES = (*PROCESSORS, "api")
 DSNS = {name: name for name in (*SERVICES, "provider")}
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 GAP = Gap("withdrawal.requests", 3, 5, 9)
@@ -60,7 +61,7 @@ class World:
         monkeypatch.setattr(run, "consumer_lag", lambda _: value_of(self.lag))
         monkeypatch.setattr(run, "deleted_unread", lambda _: self.unnoticed)
         monkeypatch.setattr(
-            run, "noted_gaps", lambda dsns: self.noted if dsns == {s: s for s in SERVICES} else None
+            run, "noted_gaps", lambda dsns: self.noted if dsns == {s: s for s in PROCESSORS} else None
         )
         monkeypatch.setattr(run, "stories", lambda _: iter(self.stories))
         monkeypatch.setattr(run, "count_open", lambda _: self.dead_letters)

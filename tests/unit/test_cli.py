@@ -24,7 +24,7 @@ from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
 from cli.main import app
 from cli.run import CHOICES
-from contracts.services import DATABASES
+from contracts.services import DATABASES, NAMES
 from operations.waits import Waits
 from outbox_relay.__main__ import relay
 from processors.saga.status import Status
@@ -136,7 +136,7 @@ def a_stack_on(folder, port, user="settle"):
         ),
         (
             "run nobody",
-            "there is no service 'nobody': it is one of account, payment, notification, saga, relay, provider",
+            f"there is no service 'nobody': it is one of {', '.join(NAMES)}, relay, provider",
         ),
         ("nonsense", "No such command 'nonsense' (see `settle --help`)"),
         ("status", "Missing argument 'PAYMENT_ID' (see `settle status --help`)"),

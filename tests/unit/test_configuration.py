@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from api.settings import ApiSettings
 from broker.security import KafkaSettings
 from cli.settings import DEFAULT_JAEGER_URL
 from contracts.variables import PREFIX
@@ -16,7 +17,7 @@ from producers.settings import ProducerSettings
 from tracing.setup import TracingSettings
 
 ROOT = Path(__file__).parents[2]
-CLASSES = (KafkaSettings, ServiceSettings, ProducerSettings, RelaySettings, TracingSettings)
+CLASSES = (KafkaSettings, ServiceSettings, ApiSettings, ProducerSettings, RelaySettings, TracingSettings)
 
 # Read by themselves, without a settings class.
 OTHERS = {
@@ -26,6 +27,7 @@ OTHERS = {
     "SETTLE_POSTGRES_VERSION": "18",
     "SETTLE_CACHE": "a folder in your cache directory",
     "SETTLE_FAILPOINT": "",
+    "SETTLE_API_URL": "",
     "SETTLE_JAEGER_URL": DEFAULT_JAEGER_URL,
     "SETTLE_JAEGER_LINK": "the same",
 }

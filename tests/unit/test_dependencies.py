@@ -29,6 +29,7 @@ PURPOSES = {
     "producers": BASE,
     "tracing": BASE,
     "outbox_relay": "relay",
+    "api": "services",
     "operations": "services",
     "processors": "services",
     "stack": "stack",

@@ -134,7 +134,7 @@ def test_prometheus_scrapes_every_service_by_name():
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "settle"]
     (found,) = job["dns_sd_configs"]
-    assert set(found["names"]) == {"account", "payment", "notification", "saga", "relay"}
+    assert set(found["names"]) == {"account", "payment", "notification", "saga", "api", "relay"}
     assert (found["type"], found["port"]) == ("A", 8080)
     assert {"source_labels": ["__meta_dns_name"], "target_label": "service"} in job["relabel_configs"]
 

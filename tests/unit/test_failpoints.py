@@ -11,7 +11,7 @@ import pytest
 
 from contracts import failpoints
 from contracts.failpoints import EXIT_CODE, FAILPOINTS, FailpointError, arm, hit
-from contracts.services import NAMES
+from contracts.services import READ_BY
 from lab.approaches.two_phase_commit import PARTICIPANTS
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_every_place_in_the_code_is_declared_and_every_declared_one_is_in_the_co
         found |= {place.replace("{participant}", participant) for participant in PARTICIPANTS}
     anyone = {place.partition("}.")[2] for place in found if place.startswith("{")}
     expected = {place for place in found if not place.startswith("{")}
-    expected |= {f"{service}.{place}" for service in NAMES for place in anyone}
+    expected |= {f"{service}.{place}" for service in READ_BY for place in anyone}
     assert set(FAILPOINTS) == expected
 
 

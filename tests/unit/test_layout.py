@@ -20,7 +20,7 @@ FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob(
 LAYERS = (
     {"cli"},
     {"lab"},
-    {"stack"},
+    {"api", "stack"},
     {"operations"},
     {"producers", "processors", "outbox_relay"},
     {"broker"},

@@ -67,7 +67,9 @@ def test_every_secret_of_the_settings_can_be_given_as_a_file(monkeypatch, tmp_pa
 def test_every_setting_that_may_hold_a_secret_is_one():
     fields = {name for kind in (ServiceSettings, RelaySettings, ProducerSettings) for name in kind.model_fields}
     known = {name for name in fields if is_secret(f"SETTLE_{name}".upper())}
-    assert known == {f"{name}_dsn" for name in ("account", "payment", "notification", "saga", "provider")} | {
+    assert known == {
+        f"{name}_dsn" for name in ("account", "payment", "notification", "saga", "api", "provider")
+    } | {
         "relay_sources",
         "provider_url",
     }

@@ -8,9 +8,20 @@ import pytest
 import yaml
 
 from contracts.failpoints import FAILPOINTS
-from contracts.services import DATABASES, FOLDERS, NAMES, PROVIDER, REQUESTS, SERVICES, TOPICS, WRITTEN_BY
+from contracts.services import (
+    DATABASES,
+    FOLDERS,
+    NAMES,
+    PROCESSORS,
+    PROVIDER,
+    REQUESTS,
+    SERVICES,
+    TOPICS,
+    WRITTEN_BY,
+)
 from operations.audit.story import _WRITTEN_BY
 from outbox_relay.settings import RelaySettings
+from outbox_relay.topic import topic_named
 from processors.runtime.settings import ServiceSettings
 from processors.runtime.worker import load_app
 
@@ -22,7 +33,7 @@ def variables(names):
     return {f"SETTLE_{name.upper()}_DSN" for name in names}
 
 
-@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+@pytest.mark.parametrize("service", PROCESSORS, ids=lambda service: service.name)
 def test_a_processor_is_what_its_record_says(service):
     load_app(service.name)
     (processor,) = [
@@ -33,12 +44,25 @@ def test_a_processor_is_what_its_record_says(service):
     assert processor.topics == service.reads
     readable = {event_type for topic in service.reads for event_type in topic.event_types}
     assert set(processor.handles) <= readable
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_services_own_failpoints_are_listed(service):
     for place in service.failpoints:
         assert f"{service.name}.{place}" in FAILPOINTS
 
 
-def test_every_topic_is_written_by_producers_or_by_one_service():
-    assert len({topic.name for topic in TOPICS}) == len(TOPICS) == len(REQUESTS) + len(SERVICES)
+def test_events_of_a_topic_are_emitted_by_one_processor_and_requests_by_none():
+    emitted = [topic for service in PROCESSORS for topic in service.emits]
+    assert len({topic.name for topic in TOPICS}) == len(TOPICS) == len(REQUESTS) + len(emitted)
+    assert not set(REQUESTS) & set(emitted)
+    assert [service.name for service in SERVICES if set(service.emits) & set(REQUESTS)] == ["api"]
+
+
+def test_the_relay_puts_the_rows_of_a_service_on_the_topics_that_it_emits():
+    for service in SERVICES:
+        for topic in service.emits:
+            assert topic_named(topic.aggregate.encode()) == topic.name
 
 
 def test_the_audit_judges_events_by_whose_they_are():

@@ -52,6 +52,35 @@ def test_what_was_tried_again_is_no_fault():
     assert what_is_missing([*spans, again], "completed") is None
 
 
+def through_api(state="completed", parent=None):
+    """The spans where the API was asked: it begins the trace, and the relay sends the request."""
+    first, second, *others = spans_of(state)
+    begun = [
+        first._replace(service="settle-api", parent_id=parent),
+        second._replace(service="settle-api", name="POST /v1/withdrawals", attributes={}),
+    ]
+    return [*begun, span(90, "relay", "send withdrawal.requests", "WithdrawalRequested"), *others]
+
+
+def test_the_api_is_where_a_trace_may_begin():
+    spans = through_api()
+    assert what_is_missing(spans, "completed") is None
+    for hop in ((1, "POST /v1/withdrawals"), (2, "send withdrawal.requests")):
+        fault = what_is_missing([one for n, one in enumerate(spans) if n != hop[0]], "completed")
+        assert fault is not None
+        assert hop[1] in fault
+
+
+def test_a_trace_may_go_on_above_the_withdrawal_where_others_have_begun_it():
+    caller = span(98, "x", "checkout", parent=None)._replace(service="shop")
+    spans = through_api(parent=caller.span_id)
+    assert what_is_missing(spans, "completed") is None
+    assert what_is_missing([caller, *spans], "completed") is None
+    assert what_is_missing([caller, *spans, span(99, "saga", "late", parent=1234)], "completed") is not None
+    two = [*spans, span(97, "api", ROOT)]
+    assert what_is_missing(two, "completed") == "roots are withdraw-money, withdraw-money"
+
+
 def test_an_orphan_is_a_fault():
     spans = spans_of("completed")
     orphan = span(99, "payment", "charge provider", parent=1234)

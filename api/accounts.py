@@ -1,0 +1,140 @@
+"""Accounts over HTTP: their balances and what they are made of."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+import psycopg
+from litestar import get
+from litestar.params import Parameter
+
+from api import access
+from api.bodies import StrictRequest
+from api.front import Front
+from api.guard import PERMISSION
+from api.problems import Problem, problems
+from api.statuses import PAGE_SIZE, Cursor, Limit
+from api.texts import amount_text
+from operations.ledger import Bookings, page
+from processors.account.accounts import AccountRow, account_of, accounts_after
+
+PATH = "/v1/accounts"
+_ID = Annotated[str, Parameter(max_length=64, description="The ID of an account.")]
+
+
+class Account(msgspec.Struct, frozen=True):
+    """An account; its balances as decimal text, in major units."""
+
+    account_id: str
+    currency: str
+    opening_balance: str
+    balance: str
+    opened_at: datetime
+    updated_at: datetime
+
+
+class Accounts(msgspec.Struct, frozen=True):
+    """A page, by account ID; there are more as long as there is a cursor."""
+
+    accounts: list[Account]
+    cursor: str | None
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """A movement of money.
+
+    Attributes:
+        kind: ``deduction`` or ``refund``.
+        amount: decimal text, in major units; negative for a deduction.
+    """
+
+    payment_id: UUID
+    kind: str
+    amount: str
+    booked_at: datetime
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """A page of an account's ledger, the newest withdrawals first."""
+
+    account_id: str
+    currency: str
+    entries: list[LedgerEntry]
+    cursor: str | None
+
+
+@get(
+    PATH,
+    summary="List accounts",
+    operation_id="listAccounts",
+    tags=["accounts"],
+    opt={PERMISSION: access.ACCOUNTS},
+    responses=problems("invalid"),
+)
+async def list_accounts(request: StrictRequest, limit: Limit = PAGE_SIZE, cursor: Cursor = None) -> Accounts:
+    """By account ID."""
+    front: Front = request.app.state.front
+    found = await front.readers.run(("account",), accounts_after, cursor or "", limit + 1)
+    shown = [_shown(row) for row in found[:limit]]
+    return Accounts(shown, shown[-1].account_id if len(found) > limit else None)
+
+
+@get(
+    f"{PATH}/{{account_id:str}}",
+    summary="See an account",
+    operation_id="getAccount",
+    tags=["accounts"],
+    opt={PERMISSION: access.ACCOUNTS},
+    responses=problems("not-found", "invalid"),
+)
+async def get_account(request: StrictRequest, account_id: _ID) -> Account:
+    """Its balance, and with what it was opened."""
+    front: Front = request.app.state.front
+    return _shown(await front.readers.run(("account",), _existing, account_id))
+
+
+@get(
+    f"{PATH}/{{account_id:str}}/ledger",
+    summary="See what a balance is made of",
+    operation_id="getLedger",
+    tags=["accounts"],
+    opt={PERMISSION: access.ACCOUNTS},
+    responses=problems("not-found", "invalid"),
+)
+async def get_ledger(
+    request: StrictRequest, account_id: _ID, limit: Limit = PAGE_SIZE, cursor: Cursor = None
+) -> Ledger:
+    """Its bookings. Opening balance and the whole ledger make the balance."""
+    front: Front = request.app.state.front
+
+    def read(saga: psycopg.Connection[Any], account: psycopg.Connection[Any]) -> tuple[AccountRow, Bookings]:
+        return _existing(account, account_id), page(saga, account, account_id, limit, cursor)
+
+    row, found = await front.readers.run(("saga", "account"), read)
+    entries = [
+        LedgerEntry(one.payment_id, one.kind, amount_text(one.amount_minor, row.currency), one.booked_at)
+        for one in found.bookings
+    ]
+    return Ledger(account_id, row.currency, entries, found.cursor)
+
+
+def _existing(connection: psycopg.Connection[Any], account_id: str) -> AccountRow:
+    row = account_of(connection, account_id) if "\0" not in account_id else None
+    if row is None:
+        raise Problem("not-found", f"there is no account {account_id}")
+    return row
+
+
+def _shown(row: AccountRow) -> Account:
+    return Account(
+        row.account_id,
+        row.currency,
+        amount_text(row.opening_balance_minor, row.currency),
+        amount_text(row.balance_minor, row.currency),
+        row.opened_at,
+        row.updated_at,
+    )
+
+
+ROUTES: list[Any] = [list_accounts, get_account, get_ledger]

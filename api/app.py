@@ -1,0 +1,36 @@
+"""The application: its routes, and what holds for all of them."""
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.types import ASGIApp
+
+from api import accounts, people, problems, statuses, withdrawals
+from api.bodies import BODY_BYTES_MAX, StrictRequest
+from api.front import Front
+from api.guard import guard
+from api.instrumentation import measured
+
+
+def make_app(front: Front) -> ASGIApp:
+    """The application for a server, to be run between the front's ``start`` and ``close``."""
+    return measured(make_litestar(front))
+
+
+def make_litestar(front: Front | None, openapi: OpenAPIConfig | None = None) -> Litestar:
+    """The same without metrics; without a front only its documentation can be asked for."""
+    return Litestar(
+        [*withdrawals.ROUTES, *statuses.ROUTES, *accounts.ROUTES, *people.ROUTES],
+        state=State({"front": front}),
+        guards=[guard],
+        request_class=StrictRequest,
+        request_max_body_size=BODY_BYTES_MAX,
+        exception_handlers={
+            problems.Problem: problems.on_problem,
+            HTTPException: problems.on_http_error,
+            Exception: problems.on_error,
+        },
+        openapi_config=openapi,
+        logging_config=None,
+    )

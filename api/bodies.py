@@ -1,0 +1,63 @@
+"""Bodies of requests: strict JSON, of which nothing can be understood in two ways."""
+
+import asyncio
+import json
+from typing import Any, NoReturn
+
+from litestar import Request
+
+from api.problems import Problem
+
+BODY_BYTES_MAX = 16 * 1024
+"""Of a request; ours have some hundred bytes."""
+
+BODY_S_MAX = 10.0
+"""How long a body may take to arrive."""
+
+_JSON = ("application/json", "text/json")
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """A request whose JSON has no duplicate names, no NaN and no deep nesting, and arrives in time."""
+
+    async def body(self) -> bytes:
+        """The body as it was sent.
+
+        Raises:
+            Problem: it is too late.
+        """
+        try:
+            async with asyncio.timeout(BODY_S_MAX):
+                return await super().body()
+        except TimeoutError:
+            raise Problem("too-slow", f"the body did not arrive within {BODY_S_MAX:g} s") from None
+
+    async def json(self) -> Any:
+        """The body.
+
+        Raises:
+            Problem: it is too late, of another media type, or not such JSON.
+        """
+        media_type = self.content_type[0]
+        if media_type not in _JSON:
+            raise Problem("unsupported-media-type", "Content-Type has to be application/json")
+        body = await self.body()
+        try:
+            return json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        except RecursionError:
+            raise Problem("malformed", "the body is nested too deeply") from None
+        except UnicodeDecodeError:
+            raise Problem("malformed", "the body is not UTF-8") from None
+        except ValueError as error:
+            raise Problem("malformed", f"the body is not JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice in an object")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON value")

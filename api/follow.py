@@ -1,0 +1,195 @@
+"""Streams of events: one query at a time for everybody who follows, however many they are.
+
+A follower has a place, the ID of the last event that it was given, and each query asks for what comes after the
+places of all. So nobody misses an event or is given one twice, also not who comes back with ``Last-Event-ID``: why
+that order can be followed is told in :mod:`operations.events` and :mod:`operations.endings`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import structlog
+
+from api.instrumentation import STREAMS
+from api.problems import Problem
+from api.readers import Readers
+from operations.endings import Ending, endings_after, latest
+from operations.events import Recorded, events_after
+
+POLL_S = 0.2
+"""The pause between two queries."""
+
+FOLLOWERS_MAX = 3_000
+"""Of a process."""
+
+PAGE_MAX = 500
+"""Events that a follower is given at once."""
+
+CROWDED_S = 10
+"""When somebody may try again who found no room."""
+
+log = structlog.get_logger()
+
+Place = TypeVar("Place")
+Event = TypeVar("Event", Recorded, Ending)
+
+
+class Follower(Generic[Place, Event]):
+    """Somebody who follows.
+
+    Attributes:
+        place: the ID of the last event that it was given.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._offered: tuple[Place, list[Event]] | None = None
+        self._news = asyncio.Event()
+        self._news.set()  # it looks for itself first
+
+    def offer(self, after: Place, events: list[Event]) -> None:
+        """There is something new: all that comes after a place, up to the last of these events."""
+        if self._offered is None and after == self.place:
+            self._offered = (after, events)
+        self._news.set()
+
+    async def wait(self, limit_s: float) -> bool:
+        """Whether there may be something after its place, within a time."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), limit_s)
+        there_is = self._news.is_set()
+        if self._offered is None:
+            self._news.clear()
+        return there_is
+
+    def take(self) -> list[Event] | None:
+        """What was offered, if it still follows its place; None where it has to look for itself."""
+        offered, self._offered = self._offered, None
+        return offered[1] if offered is not None and offered[0] == self.place else None
+
+
+class Follow:
+    """The queries for all followers; they run only while there is one.
+
+    Args:
+        readers: of the saga service's database.
+    """
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+        self._of_one: dict[Follower[int, Recorded], UUID] = {}
+        self._of_all: set[Follower[str, Ending]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def withdrawal(self, payment_id: UUID, after: int, heartbeat_s: float) -> AsyncIterator[list[Recorded]]:
+        """The events of a withdrawal after a place, as they are stored; now and then an empty list.
+
+        Raises:
+            Problem: there are too many followers already, or the database is away.
+        """
+
+        def look(place: int) -> Awaitable[list[Recorded]]:
+            return self._readers.run(("saga",), events_after, {payment_id: place}, PAGE_MAX)
+
+        follower = Follower[int, Recorded](after)
+        self._check_room()
+        self._of_one[follower] = payment_id
+        try:
+            async for found in self._followed(follower, look, heartbeat_s):
+                yield found
+        finally:
+            del self._of_one[follower]
+            self._count()
+
+    async def endings(self, after: str | None, heartbeat_s: float) -> AsyncIterator[list[Ending]]:
+        """The endings of all withdrawals after a place, or from now on; now and then an empty list.
+
+        Raises:
+            Problem: there are too many followers already, the place is none, or the database is away.
+        """
+
+        def look(place: str) -> Awaitable[list[Ending]]:
+            return self._readers.run(("saga",), endings_after, place, PAGE_MAX)
+
+        place = after if after is not None else await self._readers.run(("saga",), latest)
+        follower = Follower[str, Ending](place)
+        self._check_room()
+        self._of_all.add(follower)
+        try:
+            async for found in self._followed(follower, look, heartbeat_s):
+                yield found
+        finally:
+            self._of_all.remove(follower)
+            self._count()
+
+    async def _followed(
+        self,
+        follower: Follower[Place, Event],
+        look: Callable[[Place], Awaitable[list[Event]]],
+        heartbeat_s: float,
+    ) -> AsyncIterator[list[Event]]:
+        self._count()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._poll(), name="follow")
+        while True:
+            found: list[Event] = []
+            if await follower.wait(heartbeat_s):
+                offered = follower.take()
+                found = await look(follower.place) if offered is None else offered
+                if found:
+                    follower.place = found[-1].id  # type: ignore[assignment]  # each kind of event has its own
+                if len(found) == PAGE_MAX:
+                    follower.offer(follower.place, await look(follower.place))
+            yield found
+
+    def _check_room(self) -> None:
+        if len(self._of_one) + len(self._of_all) >= FOLLOWERS_MAX:
+            raise Problem("unavailable", f"{FOLLOWERS_MAX:,} streams are open already", CROWDED_S)
+
+    def _count(self) -> None:
+        STREAMS.set(len(self._of_one) + len(self._of_all))
+
+    async def _poll(self) -> None:
+        """Ask for all, as long as somebody follows."""
+        place: str | None = None
+        while self._of_one or self._of_all:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self._poll_withdrawals()
+                place = await self._poll_endings(place) if self._of_all else None
+            except Problem as problem:
+                log.warning("streams wait for the database", reason=problem.detail)
+
+    async def _poll_withdrawals(self) -> None:
+        places: dict[UUID, int] = {}
+        for follower, payment_id in self._of_one.items():
+            places[payment_id] = min(follower.place, places.get(payment_id, follower.place))
+        found = await self._readers.run(("saga",), events_after, places, PAGE_MAX) if places else ()
+        news: dict[UUID, list[Recorded]] = {}
+        for event in found:
+            news.setdefault(event.payment_id, []).append(event)
+        for follower, payment_id in [*self._of_one.items()]:
+            if events := [event for event in news.get(payment_id, ()) if event.id > follower.place]:
+                follower.offer(follower.place, events)
+
+    async def _poll_endings(self, place: str | None) -> str:
+        if place is None:
+            # What ended between somebody's first look and now would be told to nobody: all look once more.
+            place, found = await self._readers.run(("saga",), latest), list[Ending]()
+        else:
+            found = await self._readers.run(("saga",), endings_after, place, PAGE_MAX)
+            if not found:
+                return place
+        for follower in self._of_all:
+            follower.offer(place, found)
+        return found[-1].id if found else place

@@ -1,0 +1,105 @@
+"""What the handlers of requests share: databases, credentials, limits, and the batches of requests."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg.errors import LockNotAvailable
+
+from api import store
+from api.batching import Batcher, UnavailableError
+from api.credentials import Credentials
+from api.decide import Outcome, decide
+from api.follow import Follow
+from api.instrumentation import BATCH_REQUESTS
+from api.limits import RateLimit
+from api.problems import RETRY_S, Problem
+from api.readers import Readers
+from api.settings import ApiSettings
+from api.store import Asked
+from contracts import failpoints
+from contracts.services import API
+from processors.runtime.connection import SharingConnection
+from processors.runtime.database import Database, is_transient, unavailable
+
+PATIENCE_S = 5.0
+"""How long a batch is tried again while the database is away; then its callers are told to come later."""
+
+PAUSE_S = 0.2
+
+
+class Front:
+    """What handlers share, from ``start`` to ``close``.
+
+    Args:
+        settings: of this process.
+    """
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self.settings = settings
+        self.limit = RateLimit(settings.api_rate)
+        self._writes = Database(settings.dsn(API), API, SharingConnection)
+        self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)
+        self._one_by_one = asyncio.Lock()
+        self.credentials = Credentials(self.connected)
+        self.batches = Batcher(self._accept)
+        self.readers = Readers(settings.dsn)
+        self.follow = Follow(self.readers)
+
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        self.batches.start()
+
+    async def close(self) -> None:
+        """Store nothing any more, and close the connections."""
+        await self.follow.close()
+        await self.batches.close()
+        self.readers.close()
+        await self._writes.close()
+        await self._singles.close()
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        """The connection to the API's database for short statements of single requests, one request at a time.
+
+        Raises:
+            Problem: the database does not answer; whether the last statement took effect is not known.
+        """
+        try:
+            async with self._one_by_one, self._singles.connected() as connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            raise Problem("unavailable", f"the database {unavailable(error)}", RETRY_S) from error
+
+    async def _accept(self, batch: Sequence[Asked]) -> list[Outcome]:
+        """Store a batch, also through a short outage: what an earlier attempt has committed is known then.
+
+        Raises:
+            UnavailableError: the database is not to be had.
+            psycopg.errors.LockNotAvailable: another instance holds a key of the batch.
+            psycopg.Error: the database refuses a value of the batch, so all of it.
+        """
+        give_up = time.monotonic() + PATIENCE_S
+        failpoints.hit("api.batch-taken")
+        BATCH_REQUESTS.observe(len(batch))
+        while True:
+            try:
+                return await self._accept_once(batch)
+            except LockNotAvailable:
+                raise
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
+                if time.monotonic() > give_up:
+                    raise UnavailableError(f"the database {unavailable(error)}") from error
+            await asyncio.sleep(PAUSE_S)
+
+    async def _accept_once(self, batch: Sequence[Asked]) -> list[Outcome]:
+        async with self._writes.connected() as connection:
+            new = await store.accept(connection, batch)
+            failpoints.hit("api.committed")
+            others = [asked for asked in batch if asked.request.payment_id not in new]
+            known = await store.known(connection, others) if others else ()
+        return decide(batch, new, known)

@@ -1,0 +1,10 @@
+"""Grants of the API in its database, in addition to those of every service."""
+
+GRANTS = """
+GRANT SELECT, INSERT ON withdrawals TO api;
+GRANT SELECT ON api_keys TO api;
+GRANT SELECT, DELETE ON sign_ins TO api;
+GRANT SELECT, INSERT, DELETE ON sessions TO api;
+GRANT INSERT ON api_keys TO operator;
+GRANT UPDATE (revoked_at) ON api_keys TO operator;
+"""

@@ -1,0 +1,53 @@
+"""The check of every request before its handler: who asks, how often, and whether it may."""
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from api.access import Caller
+from api.front import Front
+from api.problems import Problem
+
+OPEN = "open"
+"""In a handler's ``opt``: it needs no credentials."""
+
+PERMISSION = "permission"
+"""In a handler's ``opt``: which permission it asks for. A handler with neither is for nobody."""
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_OURS = ("same-origin", "none")
+"""Values of ``Sec-Fetch-Site``: a page of ours, or a person, has sent the request."""
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Let a request pass to its handler; the caller is ``connection.user`` then.
+
+    Raises:
+        Problem: nobody is known by its credentials, its caller comes too often, or may not do that.
+    """
+    if handler.opt.get(OPEN):
+        return
+    front: Front = connection.app.state.front
+    headers = connection.headers
+    caller = await front.credentials.caller_of(headers.get("authorization"), headers.get("cookie"))
+    if caller is None:
+        raise Problem("unauthenticated", "send an API key that is valid: Authorization: Bearer settle_…")
+    if (wait_s := front.limit.wait_s(caller.name)) is not None:
+        raise Problem("too-many-requests", f"more than {front.settings.api_rate:g} requests a second", wait_s)
+    is_safe = connection.scope.get("method") in _SAFE
+    # A browser sends a cookie along whichever page has it send the request.
+    if caller.by_cookie and not is_safe and headers.get("sec-fetch-site") not in _OURS:
+        raise Problem("forbidden", "with a session, only pages of this API may change something")
+    permission = handler.opt.get(PERMISSION)
+    if permission is None or permission not in caller.permissions:
+        raise Problem("forbidden", f"{caller.role} {caller.name} lacks the permission {permission}")
+    connection.scope["user"] = caller
+
+
+def caller_of(connection: Connection) -> Caller:
+    """Who sends a request that has passed the guard."""
+    caller: Caller = connection.scope["user"]
+    return caller

@@ -1,0 +1,49 @@
+"""What people's browsers open: signing in by a one-time link, and the documentation, which works offline."""
+
+from typing import Any
+
+from litestar import Response, get
+from litestar.datastructures import Cookie
+from litestar.response import Redirect
+
+from api.bodies import StrictRequest
+from api.credentials import COOKIE, SESSION_S
+from api.front import Front
+from api.guard import OPEN
+from api.openapi import document
+from api.page import page
+from api.problems import Problem
+
+SIGN_IN = "/v1/sign-in"
+DOCS = "/v1/docs"
+
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+@get(SIGN_IN, opt={OPEN: True}, include_in_schema=False, status_code=303)
+async def sign_in(request: StrictRequest, token: str = "") -> Redirect:
+    """Turn the token of a link into a session; it is spent then."""
+    front: Front = request.app.state.front
+    secret = await front.credentials.sign_in(token)
+    if secret is None:
+        raise Problem("unauthenticated", "the link has been used, or is too old: `settle up` prints a new one")
+    is_tls = request.scope["scheme"] == "https"
+    cookie = Cookie(
+        COOKIE, value=secret, max_age=int(SESSION_S), path="/", httponly=True, samesite="strict", secure=is_tls
+    )
+    return Redirect(DOCS, status_code=303, cookies=[cookie])
+
+
+@get("/v1/openapi.json", opt={OPEN: True}, include_in_schema=False)
+async def openapi() -> Response[bytes]:
+    """The document that the repository has as well."""
+    return Response(document(), media_type="application/json")
+
+
+@get(DOCS, opt={OPEN: True}, include_in_schema=False)
+async def docs() -> Response[str]:
+    """The same for people."""
+    return Response(page(), media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+ROUTES: list[Any] = [sign_in, openapi, docs]

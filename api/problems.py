@@ -1,0 +1,152 @@
+"""Errors as the API answers them: problem details, ``application/problem+json`` (RFC 9457)."""
+
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+
+log = structlog.get_logger()
+
+RETRY_S = 1
+"""When to repeat a request that could not be answered now, seconds."""
+
+URN = "urn:settle:problem:"
+MEDIA_TYPE = "application/problem+json"
+
+KINDS: dict[str, tuple[int, str]] = {
+    "malformed": (400, "The request cannot be read"),
+    "key-missing": (400, "The Idempotency-Key is missing"),
+    "unauthenticated": (401, "Nobody is known by these credentials"),
+    "forbidden": (403, "This caller may not do that"),
+    "not-found": (404, "There is nothing here"),
+    "method-not-allowed": (405, "The method is not allowed here"),
+    "too-slow": (408, "The request did not arrive in time"),
+    "still-running": (409, "A request with this Idempotency-Key is still running"),
+    "payment-id-taken": (409, "The payment ID belongs to another withdrawal"),
+    "finished": (409, "The withdrawal is finished"),
+    "too-large": (413, "The request is too large"),
+    "unsupported-media-type": (415, "The body is not JSON"),
+    "invalid": (422, "The request cannot be accepted"),
+    "key-reused": (422, "The Idempotency-Key was used for another request"),
+    "too-many-requests": (429, "Too many requests"),
+    "internal": (500, "The API failed"),
+    "unavailable": (503, "The request cannot be answered now"),
+}
+"""Every kind of problem: the end of its type, its HTTP status, and its title."""
+
+_OF_STATUS = {
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "too-large",
+}
+
+
+class Problem(Exception):  # noqa: N818 RFC 9457 names it so
+    """A request that is answered with a problem.
+
+    Args:
+        kind: of :data:`KINDS`.
+        detail: what is wrong with this request, for a person.
+        retry_after_s: when to repeat it, seconds.
+    """
+
+    def __init__(self, kind: str, detail: str, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+        self.headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else {}
+        if kind == "unauthenticated":
+            self.headers["WWW-Authenticate"] = "Bearer"
+
+
+class ProblemDetails(msgspec.Struct, frozen=True):
+    """The body of every error.
+
+    Attributes:
+        type: ``urn:settle:problem:`` and the kind.
+        title: the kind in words.
+        status: as in the HTTP response.
+        detail: what is wrong with this request.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def answer(problem: Problem) -> Response[ProblemDetails]:
+    """The response to a request with a problem."""
+    status, title = KINDS[problem.kind]
+    return Response(
+        ProblemDetails(URN + problem.kind, title, status, problem.detail),
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers=problem.headers,
+    )
+
+
+def on_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[ProblemDetails]:
+    """Answer what our own code raises."""
+    return answer(problem)
+
+
+def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ProblemDetails]:
+    """Answer what Litestar raises; whatever is not known by its status is a request that cannot be read."""
+    if error.status_code >= 500:
+        return on_error(request, error)
+    if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
+        if error.extra[0].get("key") == _BODY:  # the handler's parameter, which only a missing body leaves unset
+            return answer(Problem("malformed", "the body is missing"))
+        wrong = (f"{one['key']}: {one['message']}" if one.get("key") else one["message"] for one in error.extra)
+        return answer(Problem("invalid", "; ".join(wrong)))
+    kind = _OF_STATUS.get(error.status_code, "malformed")
+    problem = Problem(kind, _DETAILS.get(kind) or error.detail)
+    if kind == "method-not-allowed":
+        problem.headers["Allow"] = ", ".join(_allowed(request))
+    return answer(problem)
+
+
+def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemDetails]:
+    """Answer an error of ours: the log has it, the caller learns nothing of it."""
+    log.error("a request fails", path=request.scope["path"], exc_info=error)
+    return answer(Problem("internal", "the log of the API has more; repeating the request with its key is safe"))
+
+
+def _allowed(request: Request[Any, Any, Any]) -> list[str]:
+    """The methods of the route with a request's path."""
+    parts = [part for part in request.scope["path"].split("/") if part]
+    for route in request.app.routes:
+        wanted = route.path_components
+        if len(wanted) == len(parts) and all(
+            not isinstance(one, str) or one == part for one, part in zip(wanted, parts, strict=True)
+        ):
+            return sorted(route.methods)
+    return []
+
+
+_BODY = "data"
+_DETAILS = {
+    "not-found": "the path is unknown",
+    "too-large": "the body is larger than the API takes",
+    "method-not-allowed": "the path is known, but not with this method",
+}
+
+
+def problems(*kinds: str) -> dict[int, ResponseSpec]:
+    """The errors that a route may answer with, beside those of every route, for its documentation."""
+    from api.problems import KINDS
+
+    every = ("unauthenticated", "forbidden", "too-many-requests", "internal", "unavailable")
+    found: dict[int, ResponseSpec] = {}
+    for kind in (*kinds, *every):
+        status, title = KINDS[kind]
+        said = f"{found[status].description}; {title}" if status in found else title
+        found[status] = ResponseSpec(
+            ProblemDetails, generate_examples=False, description=said, media_type="application/problem+json"
+        )
+    return found

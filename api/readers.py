@@ -1,0 +1,94 @@
+"""Connections for the functions of ``operations``, which wait on threads: a few for each database, for reading."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+import psycopg
+
+from api.problems import RETRY_S, Problem
+from contracts.postgres import session
+from operations.errors import CursorError
+from processors.runtime.database import unavailable
+
+CONNECTIONS_MAX = 4
+"""To each database, which is how many requests it answers at a time."""
+
+STATEMENT_S = 10
+"""For one statement: a list reads an index, so one that takes longer waits for something else."""
+
+_READ_ONLY = f"SET default_transaction_read_only = on; SET statement_timeout = '{STATEMENT_S}s'"
+
+T = TypeVar("T")
+
+
+class Readers:
+    """Runs functions that read databases.
+
+    Args:
+        dsn: gives the DSN of a database, by its name.
+    """
+
+    def __init__(self, dsn: Callable[[str], str]) -> None:
+        self._dsn = dsn
+        self._room: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CONNECTIONS_MAX))
+        self._idle: dict[str, list[psycopg.Connection]] = defaultdict(list)
+
+    async def run(self, databases: Sequence[str], read: Callable[..., T], *args: Any) -> T:
+        """What a function returns that takes a connection to each of some databases, and arguments.
+
+        Raises:
+            Problem: a database does not answer, or a cursor is not one of the list's.
+        """
+        async with AsyncExitStack() as stack:
+            for database in databases:
+                await stack.enter_async_context(self._room[database])
+            try:
+                return await asyncio.to_thread(self._read, databases, read, args)
+            except CursorError as error:
+                raise Problem("invalid", str(error)) from None
+            except psycopg.OperationalError as error:
+                raise Problem("unavailable", f"a database {unavailable(error)}", RETRY_S) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connections in self._idle.values():
+            while connections:
+                connections.pop().close()
+
+    def _read(self, databases: Sequence[str], read: Callable[..., T], args: Sequence[Any]) -> T:
+        """Read on kept connections; if one of them is broken, which nobody could notice before, on new ones."""
+        kept = [self._idle[database].pop() if self._idle[database] else None for database in databases]
+        if None not in kept:
+            try:
+                return self._on(databases, [one for one in kept if one is not None], read, args)
+            except psycopg.OperationalError:
+                if not any(one.broken for one in kept if one is not None):
+                    raise
+        else:
+            self._keep(databases, kept)
+        return self._on(databases, [self._connect(database) for database in databases], read, args)
+
+    def _on(
+        self,
+        databases: Sequence[str],
+        connections: Sequence[psycopg.Connection],
+        read: Callable[..., T],
+        args: Sequence[Any],
+    ) -> T:
+        try:
+            return read(*connections, *args)
+        finally:
+            self._keep(databases, connections)
+
+    def _keep(self, databases: Sequence[str], connections: Sequence[psycopg.Connection | None]) -> None:
+        for database, connection in zip(databases, connections, strict=True):
+            if connection is not None and not connection.closed:
+                self._idle[database].append(connection)
+
+    def _connect(self, database: str) -> psycopg.Connection:
+        connection = session(self._dsn(database), autocommit=True)
+        connection.execute(_READ_ONLY)
+        return connection

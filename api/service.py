@@ -1,0 +1,117 @@
+"""The process of the API: ``settle run api``. One event loop; health pages from a thread, as of every service."""
+
+import asyncio
+import logging
+import signal
+
+import structlog
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+from prometheus_client import REGISTRY
+
+import tracing
+from api.app import make_app
+from api.front import Front
+from api.settings import ApiSettings
+from contracts.health import AddressError, HealthServer, Page, check_address
+from contracts.services import API
+from processors.runtime import metrics
+from processors.runtime.logs import configure_logs
+from processors.runtime.readiness import LOOK_AGAIN_S, LOOK_EVERY_S, Readiness
+
+CONNECTIONS_MAX = 4_096
+"""Connections at a time, most of them streams of events that are silent."""
+
+HEADERS_MS_MAX = 10_000
+"""How long the head of a request may take to arrive."""
+
+HEADERS_BYTES_MAX = 32 * 1024
+STOP_S = 10
+"""How long answers under way may take when the process stops."""
+
+log = structlog.get_logger()
+
+
+def run_api(settings: ApiSettings) -> None:
+    """Take requests until SIGTERM or SIGINT, then answer those under way and leave.
+
+    Raises:
+        AddressError: an address cannot be had.
+    """
+    try:
+        check_address(settings.api_host, settings.api_port)
+    except AddressError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise AddressError(f"nothing can listen on SETTLE_API_LISTEN={settings.api_listen}: {reason}") from None
+    configure_logs(API)
+    logging.getLogger("_granian").setLevel(logging.ERROR)  # what it does is what this module says
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: ApiSettings) -> None:
+    tracing.configure(API)
+    front = Front(settings)
+    front.start()
+    readiness = Readiness(settings.dsn(API), API)
+    readiness.beat()
+    server = _server(settings, front)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    pages = _pages(settings, readiness) if settings.http_port else None
+    looking = loop.create_task(_look(readiness))
+    try:
+        log.info("service starts", listens=settings.api_listen, tls=settings.api_tls_certificate is not None)
+        await server.serve()
+    finally:
+        looking.cancel()
+        if pages is not None:
+            pages.close()
+        await readiness.close()
+        await front.close()
+        tracing.shutdown()
+
+
+def _server(settings: ApiSettings, front: Front) -> Server:
+    server = Server(
+        make_app(front),
+        address=settings.api_host,
+        port=settings.api_port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADERS_MS_MAX, max_buffer_size=HEADERS_BYTES_MAX),
+        websockets=False,
+        backlog=CONNECTIONS_MAX,
+        backpressure=CONNECTIONS_MAX,
+        log_enabled=False,
+        ssl_cert=settings.api_tls_certificate,
+        ssl_key=settings.api_tls_key,
+    )
+    server.workers_kill_timeout = STOP_S
+    return server
+
+
+def _pages(settings: ApiSettings, readiness: Readiness) -> HealthServer:
+    def alive() -> Page:
+        return Page(503, f"{readiness.hangs}\n") if readiness.hangs else Page(200, "ok\n")
+
+    def ready() -> Page:
+        waits_for = readiness.waits_for
+        return Page(503, "".join(f"{reason}\n" for reason in waits_for)) if waits_for else Page(200, "ok\n")
+
+    return HealthServer(settings.http_host, settings.http_port, alive, ready, REGISTRY)
+
+
+async def _look(readiness: Readiness) -> None:
+    """Keep the readiness up to date. Kafka is not asked for: what is stored reaches it through the relay."""
+
+    async def needs_no_kafka() -> None:
+        return None
+
+    while True:
+        await readiness.look(needs_no_kafka)
+        metrics.READY.set(not readiness.waits_for)
+        await asyncio.sleep(LOOK_AGAIN_S if readiness.waits_for else LOOK_EVERY_S)

@@ -1,0 +1,45 @@
+"""The API's settings: those of every service, where it listens, and what it allows. From the environment."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from processors.runtime.settings import ServiceSettings
+
+RATE_MAX = 1_000_000.0
+
+
+class ApiSettings(ServiceSettings):
+    """The settings of the API; each is an environment variable with the prefix ``SETTLE_``."""
+
+    api_listen: str = Field("127.0.0.1:8000", description="where it takes requests, host:port")
+    api_tls_certificate: Path | None = Field(None, description="certificate chain, a PEM file; with it, only TLS")
+    api_tls_key: Path | None = Field(None, description="its private key, a PEM file")
+    api_rate: float = Field(
+        1_000.0, gt=0, le=RATE_MAX, description="requests a second of one caller and instance at the most"
+    )
+
+    @field_validator("api_listen")
+    @classmethod
+    def _is_an_address(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+            raise ValueError("not an address such as 127.0.0.1:8000")
+        return listen
+
+    @model_validator(mode="after")
+    def _has_both_or_none(self) -> Self:
+        if (self.api_tls_certificate is None) != (self.api_tls_key is None):
+            raise ValueError("SETTLE_API_TLS_CERTIFICATE and SETTLE_API_TLS_KEY belong together")
+        return self
+
+    @property
+    def api_host(self) -> str:
+        """Where it listens; of an IPv6 address without brackets."""
+        return self.api_listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def api_port(self) -> int:
+        """Its port."""
+        return int(self.api_listen.rpartition(":")[2])

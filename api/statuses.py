@@ -1,0 +1,391 @@
+"""Withdrawals as they stand: one, lists, and their events, as JSON or as a stream."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Response, get, post
+from litestar.params import Parameter
+from litestar.response import Stream
+from uuid_utils.compat import uuid7
+
+from api import access, store
+from api.access import Caller
+from api.bodies import StrictRequest
+from api.front import Front
+from api.guard import PERMISSION, caller_of
+from api.problems import Problem, problems
+from api.store import Stored
+from api.texts import amount_text
+from api.withdrawals import PATH
+from contracts.events import CancelRequested, follow
+from operations.endings import Ending
+from operations.events import Recorded, events_of
+from operations.withdrawals import Listed, Wanted, of_ids, page
+from processors.saga.decide import FINISHED, INCOMPLETE
+from processors.saga.status import Step, status_of
+from tracing import new_unsampled
+
+ACCEPTED = "accepted"
+"""The state of a withdrawal that the saga service has not recorded yet."""
+
+PAGE_SIZE, PAGE_MAX = 50, 500
+HEARTBEAT_S = 15.0
+"""A stream that has nothing to say says that it is there, so that nobody between closes it."""
+
+EVENT_STREAM = "text/event-stream"
+_ONE = f"{PATH}/{{payment_id:uuid}}"
+
+Limit = Annotated[int, Parameter(ge=1, le=PAGE_MAX, description="How many at the most.")]
+Cursor = Annotated[str | None, Parameter(max_length=100, description="As the page before gave it.")]
+LastEventId = Annotated[
+    str | None, Parameter(header="Last-Event-ID", max_length=100, description="Go on after this event.")
+]
+
+
+class Withdrawal(msgspec.Struct, frozen=True, kw_only=True):
+    """A withdrawal as it stands.
+
+    Attributes:
+        amount: decimal text, in major units.
+        state: ``accepted``, or as ``settle status`` says it.
+        reason: why it was rejected or failed.
+        finished_by: the event that finished it.
+    """
+
+    payment_id: UUID
+    account_id: str
+    amount: str
+    currency: str
+    state: str
+    reason: str | None
+    trace_id: str | None
+    requested_at: datetime | None
+    finished_at: datetime | None
+    finished_by: str | None
+
+
+class WithdrawalStatus(Withdrawal, frozen=True, kw_only=True):
+    """The same with its steps.
+
+    Attributes:
+        waiting_for: the step that is next, in words; None once it is finished.
+        steps: its events in the order in which they happened.
+    """
+
+    waiting_for: str | None
+    steps: list[Step]
+
+
+class Withdrawals(msgspec.Struct, frozen=True):
+    """A page, the newest first; there are more as long as there is a cursor, also if this page is short."""
+
+    withdrawals: list[Withdrawal]
+    cursor: str | None
+
+
+class Events(msgspec.Struct, frozen=True):
+    """Events of a withdrawal in the order in which they were stored; more come after the ID of the last."""
+
+    events: list[Recorded]
+
+
+@get(
+    _ONE,
+    summary="See where a withdrawal stands",
+    operation_id="getWithdrawal",
+    tags=["withdrawals"],
+    opt={PERMISSION: access.READ},
+    responses=problems("not-found"),
+)
+async def get_withdrawal(request: StrictRequest, payment_id: UUID) -> WithdrawalStatus:
+    """Its state, its steps, and what it waits for."""
+    front: Front = request.app.state.front
+    stored = await visible(front, caller_of(request), payment_id)
+    status = await front.readers.run(("saga",), status_of, payment_id)
+    if status is None:
+        if stored is None:
+            raise _unknown(payment_id)
+        waits_for = "the relay and the account service"
+        return WithdrawalStatus(**msgspec.structs.asdict(_as_accepted(stored)), waiting_for=waits_for, steps=[])
+    requested = next((step.at for step in status.steps if step.event == "WithdrawalRequested"), None)
+    return WithdrawalStatus(
+        payment_id=payment_id,
+        account_id=status.account_id,
+        amount=amount_text(status.amount_minor, status.currency),
+        currency=status.currency,
+        state=status.state,
+        reason=status.reason,
+        trace_id=status.trace_id,
+        requested_at=requested,
+        finished_at=status.finished_at,
+        finished_by=status.finished_by,
+        waiting_for=status.waiting_for,
+        steps=status.steps,
+    )
+
+
+@get(
+    PATH,
+    summary="List withdrawals",
+    operation_id="listWithdrawals",
+    tags=["withdrawals"],
+    opt={PERMISSION: access.READ},
+    responses=problems("invalid"),
+)
+async def list_withdrawals(
+    request: StrictRequest,
+    states: Annotated[
+        list[str] | None, Parameter(query="state", description="Only those in these states; repeat it.")
+    ] = None,
+    account_id: Annotated[str | None, Parameter(max_length=64, description="Only of this account.")] = None,
+    since: Annotated[datetime | None, Parameter(description="Only those recorded then or later.")] = None,
+    until: Annotated[datetime | None, Parameter(description="Only those recorded before then.")] = None,
+    reason: Annotated[str | None, Parameter(max_length=200, description="Only with exactly this reason.")] = None,
+    in_flight: Annotated[bool, Parameter(description="Only those that are not finished.")] = False,
+    limit: Limit = PAGE_SIZE,
+    cursor: Cursor = None,
+) -> Withdrawals:
+    """The newest first. A client sees its own; what it has just asked for is among them at once."""
+    front: Front = request.app.state.front
+    caller = caller_of(request)
+    wanted = Wanted(frozenset(states or ()), account_id, _aware(since), _aware(until), reason, in_flight)
+    if caller.sees_only_its_own:
+        return await _own_page(front, caller, wanted, limit, cursor)
+    found = await front.readers.run(("saga",), page, wanted, limit, cursor)
+    return Withdrawals([_as_listed(one) for one in found.withdrawals], found.cursor)
+
+
+@get(
+    f"{_ONE}/events",
+    summary="Follow a withdrawal",
+    operation_id="getWithdrawalEvents",
+    tags=["events"],
+    opt={PERMISSION: access.READ},
+    responses=problems("not-found", "invalid"),
+)
+async def get_events(
+    request: StrictRequest,
+    payment_id: UUID,
+    after: Annotated[int, Parameter(ge=0, le=2**63 - 1, description="Only those after this ID.")] = 0,
+    last_event_id: LastEventId = None,
+) -> Response[Events]:
+    """Its events so far, as JSON; with `Accept: text/event-stream` a stream that ends when the withdrawal has."""
+    front: Front = request.app.state.front
+    if last_event_id:
+        after = _number(last_event_id)
+    stored = await visible(front, caller_of(request), payment_id)
+    status = await front.readers.run(("saga",), status_of, payment_id)
+    if status is None and stored is None:
+        raise _unknown(payment_id)
+    if not _wants_stream(request):
+        return Response(Events(await front.readers.run(("saga",), events_of, payment_id, after)))
+    if (
+        status is not None
+        and status.finished
+        and not await front.readers.run(("saga",), events_of, payment_id, after, 1)
+    ):
+        return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
+    return _stream(_of_one(front, payment_id, after))  # type: ignore[return-value]  # documented by hand
+
+
+@get(
+    "/v1/events",
+    summary="Follow the endings of withdrawals",
+    operation_id="followEndings",
+    tags=["events"],
+    opt={PERMISSION: access.READ},
+    responses=problems("invalid"),
+)
+async def follow_endings(request: StrictRequest, last_event_id: LastEventId = None) -> Stream:
+    """A stream of what is completed, rejected or compensated from now on; with `Last-Event-ID` after that one.
+
+    A client is told of its own withdrawals.
+    """
+    front: Front = request.app.state.front
+    endings = front.follow.endings(last_event_id, HEARTBEAT_S)
+    # Its first answer comes before the stream's head: an ID that is none is an error, and not a stream that ends.
+    first = await anext(endings)
+    return _stream(_of_all(front, caller_of(request), first, endings))
+
+
+async def visible(front: Front, caller: Caller, payment_id: UUID) -> Stored | None:
+    """The request of a withdrawal, if it came through the API.
+
+    Raises:
+        Problem: the caller may see only its own, and this is none.
+    """
+    async with front.connected() as connection:
+        stored = await store.find(connection, payment_id)
+    if caller.sees_only_its_own and (stored is None or stored.caller != caller.name):
+        raise _unknown(payment_id)
+    return stored
+
+
+async def _own_page(front: Front, caller: Caller, wanted: Wanted, limit: int, cursor: str | None) -> Withdrawals:
+    """A page of a caller's withdrawals, in the order of their requests."""
+    before = _place(cursor) if cursor is not None else (_END, UUID(int=2**128 - 1))
+    async with front.connected() as connection:
+        stored = await store.of_caller(connection, caller.name, before, limit + 1)
+    rest, stored = stored[limit:], stored[:limit]
+    listed = await front.readers.run(("saga",), of_ids, [one.payment_id for one in stored])
+    by_id = {one.payment_id: one for one in listed}
+    shown = [_as_listed(by_id[s.payment_id]) if s.payment_id in by_id else _as_accepted(s) for s in stored]
+    last = f"{(stored[-1].requested_at - _EPOCH) // _MICROSECOND}.{stored[-1].payment_id}" if rest else None
+    return Withdrawals([one for one in shown if _matches(one, wanted)], last)
+
+
+def _matches(one: Withdrawal, wanted: Wanted) -> bool:
+    at = one.requested_at or _EPOCH
+    return (
+        (not wanted.states or one.state in wanted.states)
+        and (wanted.account_id is None or one.account_id == wanted.account_id)
+        and (wanted.since is None or at >= wanted.since)
+        and (wanted.until is None or at < wanted.until)
+        and (wanted.reason is None or one.reason == wanted.reason)
+        and not (wanted.in_flight and one.state in FINISHED)
+    )
+
+
+async def _of_one(front: Front, payment_id: UUID, after: int) -> AsyncIterator[bytes]:
+    async for events in front.follow.withdrawal(payment_id, after, HEARTBEAT_S):
+        yield _messages([(str(event.id), event.type, event) for event in events])
+        if not events or events[-1].type in _MAY_END:
+            status = await front.readers.run(("saga",), status_of, payment_id)
+            if status is not None and status.finished:
+                return
+
+
+async def _of_all(
+    front: Front, caller: Caller, first: list[Ending], endings: AsyncIterator[list[Ending]]
+) -> AsyncIterator[bytes]:
+    yield await _endings_for(front, caller, first)
+    async for found in endings:
+        yield await _endings_for(front, caller, found)
+
+
+async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes:
+    shown = endings
+    if caller.sees_only_its_own and endings:
+        async with front.connected() as connection:
+            own = await store.own(connection, caller.name, [one.payment_id for one in endings])
+        shown = [one for one in endings if one.payment_id in own]
+    said = _messages([(one.id, one.state, _as_ending(one)) for one in shown])
+    # The place moves on for everybody, also past what a caller does not see.
+    return said if shown == endings or not endings else said + f"id: {endings[-1].id}\n\n".encode()
+
+
+def _messages(found: Sequence[tuple[str, str, object]]) -> bytes:
+    """Server-sent events; a comment where there are none."""
+    said = (b"id: %b\nevent: %b\ndata: %b\n\n" % (i.encode(), e.encode(), _ENCODER.encode(d)) for i, e, d in found)
+    return b"".join(said) or b": nothing new\n\n"
+
+
+def _stream(content: AsyncIterator[bytes]) -> Stream:
+    return Stream(content, media_type=EVENT_STREAM, headers={"X-Accel-Buffering": "no"})
+
+
+def _wants_stream(request: StrictRequest) -> bool:
+    return EVENT_STREAM in request.headers.get("accept", "")
+
+
+def _as_accepted(stored: Stored) -> Withdrawal:
+    return Withdrawal(
+        payment_id=stored.payment_id,
+        account_id=stored.account_id,
+        amount=amount_text(stored.amount_minor, stored.currency),
+        currency=stored.currency,
+        state=ACCEPTED,
+        reason=None,
+        trace_id=stored.trace_id,
+        requested_at=stored.requested_at,
+        finished_at=None,
+        finished_by=None,
+    )
+
+
+def _as_listed(one: Listed) -> Withdrawal:
+    return Withdrawal(
+        payment_id=one.payment_id,
+        account_id=one.account_id,
+        amount=amount_text(one.amount_minor, one.currency),
+        currency=one.currency,
+        state=one.state,
+        reason=one.reason,
+        trace_id=one.trace_id,
+        requested_at=one.requested_at,
+        finished_at=one.finished_at,
+        finished_by=one.finished_by,
+    )
+
+
+def _as_ending(one: Ending) -> dict[str, Any]:
+    found = msgspec.structs.asdict(one)
+    return {**found, "amount": amount_text(found.pop("amount_minor"), one.currency)}
+
+
+def _unknown(payment_id: UUID) -> Problem:
+    return Problem("not-found", f"there is no withdrawal {payment_id} that this caller may see")
+
+
+def _number(event_id: str) -> int:
+    if not (event_id.isascii() and event_id.isdigit() and int(event_id) < 2**63):
+        raise Problem("invalid", f"{event_id!r} is no ID of an event")
+    return int(event_id)
+
+
+def _place(cursor: str) -> tuple[datetime, UUID]:
+    microseconds, _, payment_id = cursor.partition(".")
+    try:
+        return _EPOCH + int(microseconds) * _MICROSECOND, UUID(payment_id)
+    except (ValueError, OverflowError):
+        raise Problem("invalid", f"{cursor!r} is no cursor of this list") from None
+
+
+def _aware(at: datetime | None) -> datetime | None:
+    """A time with its zone; without one it is taken as UTC."""
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_MAY_END = frozenset({"WithdrawalCompleted", "WithdrawalCompensated", "WithdrawalRejected", "NotificationSent"})
+_ENCODER = msgspec.json.Encoder()
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """A cancellation that the payment service will decide on; the withdrawal's events tell what it decided."""
+
+    payment_id: UUID
+    state: str
+
+
+@post(
+    f"{_ONE}/cancel",
+    status_code=202,
+    summary="Ask for a cancellation",
+    operation_id="cancelWithdrawal",
+    tags=["withdrawals"],
+    opt={PERMISSION: access.CANCEL},
+    responses=problems("not-found", "finished"),
+)
+async def cancel_withdrawal(request: StrictRequest, payment_id: UUID) -> Cancelled:
+    """Ask the payment service not to pay. Repeating it is harmless, so it needs no idempotency key."""
+    front: Front = request.app.state.front
+    stored = await visible(front, caller_of(request), payment_id)
+    status = await front.readers.run(("saga",), status_of, payment_id)
+    withdrawal = status if status is not None and status.state != INCOMPLETE else stored
+    if withdrawal is None:
+        raise _unknown(payment_id)
+    if status is not None and status.finished:
+        raise Problem("finished", f"the withdrawal is {status.state}")
+    wish = follow(CancelRequested, withdrawal, datetime.now(UTC))
+    async with front.connected() as connection:
+        await store.cancel(connection, uuid7(), wish, new_unsampled())
+    return Cancelled(payment_id, status.state if status is not None else ACCEPTED)
+
+
+ROUTES: list[Any] = [get_withdrawal, list_withdrawals, get_events, follow_endings, cancel_withdrawal]

@@ -1,0 +1,82 @@
+"""``settle api-keys create|list|revoke``: the keys by which services use the API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli import settings
+from cli.errors import BadInputError
+from cli.settings import DataOption
+from cli.text import say, say_json
+
+app = typer.Typer(help="Create, list and revoke keys of the HTTP API.", no_args_is_help=True)
+
+DAY_S = 86_400.0
+
+
+@app.command()
+def create(
+    caller: Annotated[str, typer.Argument(help="Whose key it is: a service, a team.", show_default=False)],
+    role: Annotated[str, typer.Option(help="client, viewer, operator or admin.")] = "client",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A permission to which it is limited; repeat it. Default: the role's.")
+    ] = None,
+    days: Annotated[float | None, typer.Option(min=0.001, help="How long it is valid. Default: for ever.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Create a key, and print it, this once: only its hash is stored."""
+    from api.access import PERMISSIONS, ROLES
+    from api.credentials import create_key
+    from producers.requests import check_account_id
+
+    check_account_id(caller)  # names of callers are made of the same characters
+    if role not in ROLES:
+        raise BadInputError(f"there is no role {role!r}: it is one of {', '.join(ROLES)}")
+    if wrong := [one for one in scope or () if one not in PERMISSIONS]:
+        raise BadInputError(f"there is no scope {wrong[0]!r}: there are {', '.join(PERMISSIONS)}")
+    say(create_key(settings.dsn("api", data), caller, role, scope or (), days * DAY_S if days else None))
+
+
+@app.command(name="list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, data: DataOption = None
+) -> None:
+    """List the keys, without their secrets."""
+    import msgspec
+
+    from api.credentials import list_keys
+    from cli.screen import Grid, Screen
+
+    found = list_keys(settings.dsn("api", data))
+    if as_json:
+        say_json(msgspec.to_builtins(found))
+        return
+    table = Grid()
+    for column in ("key", "caller", "role", "scopes", "created", "valid until"):
+        table.add_column(column)
+    for key in found:
+        until = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "it is revoked"
+        table.add_row(
+            key.key_id,
+            key.caller,
+            key.role,
+            ", ".join(key.scopes) or "all",
+            f"{key.created_at:%Y-%m-%d %H:%M}",
+            f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else until,
+        )
+    Screen().print(table)
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="The key's ID, as `list` shows it.", show_default=False)],
+    data: DataOption = None,
+) -> None:
+    """Revoke a key: within some seconds every instance of the API refuses it."""
+    from api.credentials import revoke_key
+
+    if not revoke_key(settings.dsn("api", data), key):
+        raise BadInputError(f"there is no key {key!r} that is valid")
+    say(f"{key} is revoked")

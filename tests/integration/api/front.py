@@ -1,0 +1,88 @@
+"""A stack with the API, as a test sees it, and requests to it."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from uuid_utils.compat import uuid7
+
+from api.credentials import create_key
+from lab.chaos.arming import Arming
+from producers.client import WithdrawalClient
+from stack.supervisor import WITH_API, Stack
+from tests.conftest import SECURE, WAIT_S, Settle, trace_requests, wait_until
+from tracing.collector import SpanCollector
+
+WITHDRAWALS = "/v1/withdrawals"
+
+
+class Front(Settle):
+    """A running stack with the API."""
+
+    def key(self, caller: str = "shop", role: str = "client", *scopes: str, **options: Any) -> str:
+        """A new API key."""
+        return create_key(self.dsns["api"], caller, role, scopes, **options)
+
+    def http(self, key: str | None = None, **options: Any) -> httpx.Client:
+        """A client with a key's credentials."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        ca = self.stack.data / "secrets" / "ca.crt"
+        verify: Any = str(ca) if ca.exists() else True
+        options = {"base_url": self.stack.state.api_url, "headers": headers, "timeout": WAIT_S, **options}
+        return httpx.Client(verify=verify, **options)
+
+    def answers(self) -> None:
+        """Wait until the API answers."""
+
+        def is_there() -> bool:
+            try:
+                with self.http() as client:
+                    return client.get("/").status_code > 0
+            except httpx.TransportError:
+                return False
+
+        wait_until(is_there, "the API answers")
+
+    def restart(self, *places: str) -> None:
+        """Start the API anew; it dies at each of these failpoints once."""
+        self.stack.stop_service("api")
+        self.arming.arm("api", *places)
+        self.stack.start_service("api")
+        self.answers()
+
+    def stored(self, payment_id: UUID) -> int:
+        """How many withdrawals the API has stored with a payment ID."""
+        return self.query("api", "SELECT count(*) FROM withdrawals WHERE payment_id = %s", payment_id)[0][0]
+
+
+def body(account: str, amount: str = "1.00", **more: Any) -> dict[str, Any]:
+    return {"account_id": account, "amount": amount, "currency": "USD", **more}
+
+
+def ask(client: httpx.Client, account: str, amount: str = "1.00", *, key: str | None = None, **more: Any):
+    """A request for a withdrawal; with a key of its own unless one is given."""
+    return client.post(
+        WITHDRAWALS, json=body(account, amount, **more), headers={"Idempotency-Key": key or new_key()}
+    )
+
+
+def new_key() -> str:
+    return str(uuid7())
+
+
+@contextmanager
+def running_with_api(data: Path, **variables: str) -> Iterator[Front]:
+    """A stack with the API on a folder, with further variables."""
+    with SpanCollector() as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **variables}
+        arming = Arming()
+        with Stack(data, services=WITH_API, environment=environment, command=arming, secure=SECURE) as stack:
+            trace_requests(collector)
+            with (
+                WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,
+                closing(Front(stack, arming, collector, client)) as front,
+            ):
+                yield front

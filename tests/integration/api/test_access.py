@@ -1,0 +1,165 @@
+"""Who may do what: every route with every role, and nobody without a key."""
+
+from uuid import UUID
+
+import httpx
+import pytest
+from uuid_utils.compat import uuid7
+
+from api.access import ADMIN, CLIENT, MAY, OPERATOR, PERMISSIONS, ROLES, VIEWER
+from api.app import make_litestar
+from api.credentials import REMEMBERED_S, SIGN_IN_S, list_keys, offer_sign_in, revoke_key
+from api.guard import OPEN, PERMISSION
+from tests.conftest import wait_until
+from tests.integration.api.front import WITHDRAWALS, Front, ask, body, new_key
+
+EVERYBODY = set(ROLES)
+PEOPLE = {VIEWER, OPERATOR, ADMIN}
+A_PAYMENT = UUID("01a20aeb-4358-716a-b291-9134760df1f7")
+
+# Each route: who may. What a client may it may with its own withdrawals; this one is nobody's.
+TABLE = {
+    ("POST", "/v1/withdrawals"): {CLIENT, ADMIN},
+    ("GET", "/v1/withdrawals"): EVERYBODY,
+    ("GET", "/v1/withdrawals/{payment_id:uuid}"): EVERYBODY,
+    ("GET", "/v1/withdrawals/{payment_id:uuid}/events"): EVERYBODY,
+    ("POST", "/v1/withdrawals/{payment_id:uuid}/cancel"): {CLIENT, OPERATOR, ADMIN},
+    ("GET", "/v1/events"): EVERYBODY,
+    ("GET", "/v1/accounts"): PEOPLE,
+    ("GET", "/v1/accounts/{account_id:str}"): PEOPLE,
+    ("GET", "/v1/accounts/{account_id:str}/ledger"): PEOPLE,
+}
+OPEN_ROUTES = {"/v1/openapi.json", "/v1/docs", "/v1/sign-in"}
+
+
+def routes():
+    """Every method and path of the application, with the handler's options."""
+    for route in make_litestar(None).routes:
+        for handler in route.route_handlers:
+            for method in handler.http_methods:
+                if method != "OPTIONS":
+                    yield (str(method), route.path), handler.opt
+
+
+def test_the_table_has_every_route_and_no_other_is_open():
+    found = dict(routes())
+    assert {path for (_, path), opt in found.items() if opt.get(OPEN)} <= OPEN_ROUTES
+    guarded = {place: opt[PERMISSION] for place, opt in found.items() if not opt.get(OPEN)}
+    assert set(guarded) == set(TABLE)
+    for place, permission in guarded.items():
+        assert TABLE[place] == {role for role in ROLES if permission in MAY[role]}, place
+
+
+@pytest.fixture(scope="module")
+def keys(front: Front):
+    return {role: front.key(f"of-{role}", role) for role in ROLES}
+
+
+def send(client: httpx.Client, method: str, path: str):
+    """The status of a request to a route; of a stream, its head is enough."""
+    place = path.replace("{payment_id:uuid}", str(A_PAYMENT)).replace("{account_id:str}", "acc-none")
+    payload = {"json": body("acc-none")} if place == WITHDRAWALS and method == "POST" else {}
+    with client.stream(method, place, headers={"Idempotency-Key": new_key()}, **payload) as answer:
+        if answer.headers["content-type"].startswith("text/event-stream"):
+            return answer.status_code, ""
+        answer.read()
+        return answer.status_code, answer.json().get("type", "")
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(("method", "path"), TABLE, ids=lambda value: value)
+def test_a_role_may_what_the_table_says_and_nothing_else(front: Front, keys, method, path, role):
+    with front.http(keys[role]) as client:
+        status, kind = send(client, method, path)
+    if role in TABLE[method, path]:
+        assert status in (200, 202) or (status, kind) == (404, "urn:settle:problem:not-found")
+    else:
+        assert (status, kind) == (403, "urn:settle:problem:forbidden")
+
+
+@pytest.mark.parametrize(("method", "path"), TABLE, ids=lambda value: value)
+def test_nobody_gets_in_without_a_key_that_is_valid(front: Front, keys, method, path):
+    real = keys[ADMIN]
+    _, key_id, secret = real.split("_", 2)
+    forged = {
+        "none": None,
+        "not ours": "Bearer abc",
+        "another scheme": f"Basic {real}",
+        "another secret": f"Bearer settle_{key_id}_{'A' * len(secret)}",
+        "another ID": f"Bearer settle_000000000000_{secret}",
+        "no secret": f"Bearer settle_{key_id}_",
+        "a role of its own": f"Bearer settle_{key_id}_{secret}_admin",
+        "much too long": f"Bearer settle_{key_id}_{secret * 100}",
+    }
+    for what, authorization in forged.items():
+        with front.http() as client:
+            if authorization is not None:
+                client.headers["Authorization"] = authorization
+            assert send(client, method, path) == (401, "urn:settle:problem:unauthenticated"), what
+    with front.http() as client:
+        assert client.get(WITHDRAWALS).headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_may_be_limited_to_scopes_but_not_beyond_its_role(front: Front):
+    with front.http(front.key("limited", CLIENT, "withdrawals:read")) as client:
+        assert client.get(WITHDRAWALS).status_code == 200
+        assert ask(client, "acc-none").status_code == 403
+    with front.http(front.key("greedy", CLIENT, *PERMISSIONS)) as client:
+        assert client.get("/v1/accounts").status_code == 403
+
+
+def test_a_key_that_has_expired_or_is_revoked_lets_nobody_in(front: Front):
+    with front.http(front.key("late", CLIENT, expires_s=-1.0)) as client:
+        assert client.get(WITHDRAWALS).status_code == 401
+    key = front.key("gone")
+    with front.http(key) as client:
+        assert client.get(WITHDRAWALS).status_code == 200
+        assert revoke_key(front.dsns["api"], key.split("_")[1])
+        assert not revoke_key(front.dsns["api"], key.split("_")[1])
+        wait_until(lambda: client.get(WITHDRAWALS).status_code == 401, "it is refused", REMEMBERED_S + 10)
+
+
+def test_no_secret_is_stored_or_listed(front: Front):
+    key = front.key("secret")
+    secret = key.split("_", 2)[2]
+    stored = front.query("api", "SELECT a::text, encode(secret_hash, 'escape') FROM api_keys a")
+    assert not [row for row in stored if any(secret in value for value in row)]
+    (listed,) = [one for one in list_keys(front.dsns["api"]) if one.caller == "secret"]
+    assert secret not in repr(listed)
+
+
+def test_a_client_sees_its_own_withdrawals_and_of_others_not_even_that_they_exist(front: Front):
+    account = front.open_account()
+    with front.http(front.key("shop-a")) as a, front.http(front.key("shop-b")) as b:
+        own = ask(a, account).json()["payment_id"]
+        nobodys = str(uuid7())
+        for path in ("", "/events"):
+            assert a.get(f"{WITHDRAWALS}/{own}{path}").status_code == 200
+            of_others, unknown = (b.get(f"{WITHDRAWALS}/{one}{path}") for one in (own, nobodys))
+            assert (of_others.status_code, unknown.status_code) == (404, 404)
+            assert of_others.text.replace(own, nobodys) == unknown.text
+        assert b.post(f"{WITHDRAWALS}/{own}/cancel").status_code == 404
+        assert [one["payment_id"] for one in a.get(WITHDRAWALS).json()["withdrawals"]] == [own]
+        assert b.get(WITHDRAWALS).json() == {"withdrawals": [], "cursor": None}
+    with front.http(front.key("eve", VIEWER)) as viewer:
+        front.finished(UUID(own))
+        assert viewer.get(f"{WITHDRAWALS}/{own}").status_code == 200
+
+
+def test_a_one_time_token_signs_one_person_in_once(front: Front):
+    assert SIGN_IN_S < 3600
+    token = offer_sign_in(front.dsns["api"], "laptop", ADMIN)
+    with front.http() as browser:
+        answer = browser.get("/v1/sign-in", params={"token": token}, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/v1/docs")
+        cookie = answer.headers["set-cookie"]
+        assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
+        assert browser.get(WITHDRAWALS).status_code == 200
+        ours = {"Sec-Fetch-Site": "same-origin"}
+        by_another = browser.post(WITHDRAWALS, json=body("acc-none"), headers={"Idempotency-Key": new_key()})
+        by_ours = browser.post(WITHDRAWALS, json=body("acc-none"), headers={"Idempotency-Key": new_key(), **ours})
+        assert (by_another.status_code, by_ours.status_code) == (403, 202)
+    for spent in (token, "nonsense"):
+        with front.http() as other:
+            answer = other.get("/v1/sign-in", params={"token": spent}, follow_redirects=False)
+            assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)

@@ -1,0 +1,174 @@
+"""Whatever is sent, the answer is a problem that says what is wrong, and nothing falls over."""
+
+import asyncio
+import json
+import socket
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.conftest import WAIT_S
+from tests.integration.api.front import WITHDRAWALS, Front, ask, body, new_key, running_with_api
+
+JSON = "application/json"
+
+
+def problem(answer, status, kind):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = answer.json()
+    assert found.keys() == {"type", "title", "status", "detail"}
+    assert (found["type"], found["status"]) == (f"urn:settle:problem:{kind}", status)
+    assert found["title"]
+    assert found["detail"]
+    return found["detail"]
+
+
+def test_what_is_not_there_or_not_so_is_a_problem_too(front: Front):
+    with front.http(front.key()) as client:
+        problem(client.get("/nothing"), 404, "not-found")
+        problem(client.get("/v1/withdrawals/no-uuid"), 404, "not-found")
+        refused = client.delete(WITHDRAWALS)
+        problem(refused, 405, "method-not-allowed")
+        assert set(refused.headers["allow"].replace(" ", "").split(",")) >= {"GET", "POST"}
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "status", "kind"),
+    [
+        (b"", JSON, 400, "malformed"),
+        (b"{", JSON, 400, "malformed"),
+        (b"\xff\xfe", JSON, 400, "malformed"),
+        (b'{"account_id": "a", "account_id": "b"}', JSON, 400, "malformed"),
+        (b'{"account_id": NaN}', JSON, 400, "malformed"),
+        (b'{"account_id": Infinity}', JSON, 400, "malformed"),
+        (b'{"x": ' + b"[" * 10_000, JSON, 400, "malformed"),
+        (b'{"x": ' * 2_000 + b"1" + b"}" * 2_000, JSON, 400, "malformed"),
+        (b"9" * 10_000, JSON, 400, "malformed"),
+        (b"[]", JSON, 422, "invalid"),
+        (b"null", JSON, 422, "invalid"),
+        (b"{}", JSON, 422, "invalid"),
+        (b"x" * 17_000, JSON, 413, "too-large"),
+        (b"{}", "text/plain", 415, "unsupported-media-type"),
+        (b"{}", "application/x-www-form-urlencoded", 415, "unsupported-media-type"),
+        (b"{}", "multipart/form-data; boundary=x", 415, "unsupported-media-type"),
+        (b"{}", "", 415, "unsupported-media-type"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_said_to_be_so(front: Front, content, media_type, status, kind):
+    with front.http(front.key()) as client:
+        headers = {"Idempotency-Key": new_key(), "Content-Type": media_type}
+        problem(client.post(WITHDRAWALS, content=content, headers=headers), status, kind)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"amount": 1}, "amount"),
+        ({"amount": "0"}, "more than zero"),
+        ({"amount": "-1"}, "more than zero"),
+        ({"amount": "1.001"}, "more than two decimals"),
+        ({"amount": "9" * 1_000}, "over the limit"),
+        ({"amount": "1e2"}, "not a number"),
+        ({"currency": "XXX"}, "currency"),
+        ({"currency": None}, "currency"),
+        ({"account_id": ""}, "account"),
+        ({"account_id": "a b"}, "account"),
+        ({"account_id": "a\0b"}, "account"),
+        ({"account_id": "a" * 65}, "account"),
+        ({"payment_id": "7"}, "payment_id"),
+        ({"amount_minor": 1}, "amount_minor"),
+    ],
+    ids=str,
+)
+def test_a_request_that_no_service_would_accept_is_refused_with_what_is_wrong(front: Front, changed, said):
+    with front.http(front.key()) as client:
+        answer = client.post(
+            WITHDRAWALS, json={**body("acc-1"), **changed}, headers={"Idempotency-Key": new_key()}
+        )
+    assert said in problem(answer, 422, "invalid")
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (None, "key-missing"),
+        ("", "key-missing"),
+        ("a b", "malformed"),
+        ("k" * 256, "malformed"),
+        ('""', "malformed"),
+    ],
+)
+def test_an_idempotency_key_is_needed_and_is_plain(front: Front, key, kind):
+    headers = {"Idempotency-Key": key} if key is not None else {}
+    with front.http(front.key()) as client:
+        problem(client.post(WITHDRAWALS, json=body("acc-1"), headers=headers), 400, kind)
+
+
+def test_every_answer_has_the_headers_that_browsers_need_to_be_told(front: Front):
+    with front.http(front.key()) as client:
+        for answer in (client.get(WITHDRAWALS), client.get("/nothing"), client.delete(WITHDRAWALS)):
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cache-control"] == "no-store"
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_one_request_that_is_wrong_fails_alone(front: Front):
+    account = front.open_account()
+
+    async def at_once():
+        async with httpx.AsyncClient(base_url=front.stack.state.api_url, timeout=WAIT_S) as client:
+            client.headers["Authorization"] = f"Bearer {front.key()}"
+            amounts = ["1.00" if n % 5 else "nonsense" for n in range(50)]
+            posts = (
+                client.post(WITHDRAWALS, json=body(account, amount), headers={"Idempotency-Key": new_key()})
+                for amount in amounts
+            )
+            return amounts, await asyncio.gather(*posts)
+
+    amounts, answers = asyncio.run(at_once())
+    assert [answer.status_code for answer in answers] == [202 if one == "1.00" else 422 for one in amounts]
+
+
+def test_clients_that_send_nothing_hold_up_nobody(front: Front):
+    place = urlsplit(front.stack.state.api_url)
+    key = front.key()
+    head = f"POST {WITHDRAWALS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: {JSON}\r\n"
+    stories = (b"", b"POST /v1", head.encode(), f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    silent = []
+    try:
+        for n in range(200):
+            client = socket.create_connection((place.hostname, place.port))
+            client.sendall(stories[n % len(stories)])
+            silent.append(client)
+        with front.http(key) as client:
+            assert ask(client, front.open_account()).status_code == 202
+        late = silent[3]
+        late.settimeout(WAIT_S)
+        answer = late.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "urn:settle:problem:too-slow"
+    finally:
+        for client in silent:
+            client.close()
+
+
+def test_a_huge_body_is_refused_before_it_is_sent(front: Front):
+    place = urlsplit(front.stack.state.api_url)
+    with socket.create_connection((place.hostname, place.port), timeout=WAIT_S) as client:
+        client.sendall(
+            f"POST {WITHDRAWALS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {front.key()}\r\n"
+            f"Idempotency-Key: k\r\nContent-Type: {JSON}\r\nContent-Length: 100000000000\r\n\r\n".encode()
+        )
+        assert client.recv(65_536).startswith(b"HTTP/1.1 413")
+
+
+def test_a_caller_that_comes_too_often_is_told_when_to_come_again(tmp_path):
+    slow = running_with_api(tmp_path / "data", SETTLE_API_RATE="3")
+    with slow as front, front.http(front.key("busy")) as busy, front.http(front.key("other")) as other:
+        answers = [busy.get(WITHDRAWALS) for _ in range(30)]
+        refused = next(answer for answer in answers if answer.status_code != 200)
+        problem(refused, 429, "too-many-requests")
+        assert int(refused.headers["retry-after"]) > 0
+        assert other.get(WITHDRAWALS).status_code == 200
