@@ -6,11 +6,26 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp
 
-from api import accounts, people, problems, statuses, withdrawals
+from api import (
+    accounts,
+    audits,
+    dead_letters,
+    journal,
+    keys,
+    outboxes,
+    people,
+    problems,
+    statuses,
+    stuck,
+    withdrawals,
+)
 from api.bodies import BODY_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import guard
 from api.instrumentation import measured
+
+PARTS = (withdrawals, statuses, accounts, stuck, dead_letters, outboxes, audits, journal, keys, people)
+"""The modules with routes."""
 
 
 def make_app(front: Front) -> ASGIApp:
@@ -21,7 +36,7 @@ def make_app(front: Front) -> ASGIApp:
 def make_litestar(front: Front | None, openapi: OpenAPIConfig | None = None) -> Litestar:
     """The same without metrics; without a front only its documentation can be asked for."""
     return Litestar(
-        [*withdrawals.ROUTES, *statuses.ROUTES, *accounts.ROUTES, *people.ROUTES],
+        [route for part in PARTS for route in part.ROUTES],
         state=State({"front": front}),
         guards=[guard],
         request_class=StrictRequest,
