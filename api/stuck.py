@@ -30,10 +30,12 @@ class StuckWithdrawals(msgspec.Struct, frozen=True):
     """Withdrawals without progress, longest first.
 
     Attributes:
-        unasked: what could not be asked for what holds them up, and why: more may be known than is told here.
+        idle: services that do not run; if ``saga`` is one, withdrawals that it has not read are not here.
+        unasked: what could not be asked for what holds them up, and why.
     """
 
     withdrawals: list[Stuck]
+    idle: list[str]
     unasked: dict[str, str]
 
 
@@ -101,7 +103,7 @@ async def list_stuck(
     operators = front.operators
     older_than_s = older_than_s if older_than_s is not None else front.settings.stuck_s
     found, holds = await operators.run(stuck, operators.dsns, operators.bootstrap, older_than_s, limit)
-    return StuckWithdrawals(found, _said(holds.unasked))
+    return StuckWithdrawals(found, sorted(holds.idle), _said(holds.unasked))
 
 
 @get(

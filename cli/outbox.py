@@ -10,6 +10,7 @@ import typer
 from cli import settings
 from cli.confirm import YesOption, confirm
 from cli.errors import BadInputError, one_line
+from cli.remote import ApiOption, ask
 from cli.settings import DataOption
 from cli.text import complain, say, say_json
 from contracts.services import NAMES
@@ -35,8 +36,24 @@ AllOption = Annotated[bool, typer.Option("--all", help="All rows that are dead n
 
 
 @app.command()
-def status(as_json: JsonOption = False, data: DataOption = None) -> None:
+def status(as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None) -> None:
     """Show each outbox: its slot, how far the relay is behind, how large the table is, and what it waits for."""
+    found = _of_api(api) if api else _of_system(data)
+    if as_json:
+        say_json([asdict(one) for one in found])
+        return
+    _print_status(found)
+
+
+def _of_api(api: str) -> list[OutboxStatus]:
+    import msgspec
+
+    from outbox_relay.status import OutboxStatus
+
+    return msgspec.convert(ask(api, "GET", "/v1/outboxes")["outboxes"], list[OutboxStatus])
+
+
+def _of_system(data: Any) -> list[OutboxStatus]:
     from confluent_kafka import KafkaException
 
     from broker.provision import existing_topics
@@ -47,11 +64,7 @@ def status(as_json: JsonOption = False, data: DataOption = None) -> None:
         topics = existing_topics(bootstrap, KAFKA_ANSWER_S)
     except KafkaException as error:
         complain(f"{one_line(error)}; whether a topic is missing is not known")
-    found = statuses(_dsns(data), topics)
-    if as_json:
-        say_json([asdict(one) for one in found])
-        return
-    _print_status(found)
+    return statuses(_dsns(data), topics)
 
 
 @dead_app.command(name="list")

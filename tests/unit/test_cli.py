@@ -25,6 +25,7 @@ from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_c
 from cli.main import app
 from cli.run import CHOICES
 from contracts.services import DATABASES, NAMES
+from contracts.variables import is_secret
 from operations.waits import Waits
 from outbox_relay.__main__ import relay
 from processors.saga.status import Status
@@ -559,3 +560,20 @@ def test_env_shows_no_password_and_psql_finds_it_in_a_file(tmp_path):
     file = tmp_path / "pgpass"
     assert f"export PGPASSFILE={file}" in result.stdout.splitlines()
     assert f"settle@127.0.0.1:1111/saga?passfile={quote(str(file), safe='')}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("http://127.0.0.1:9", 1, "the API at http://127.0.0.1:9 does not answer: "),
+        ("nonsense", 2, "--api nonsense is not a URL such as https://127.0.0.1:8000: "),
+    ],
+)
+def test_an_api_that_is_nowhere_is_one_line(url, code, said):
+    done = settle("outbox", "status", "--api", url)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (code, "", 1)
+    assert done.stderr.startswith(f"settle: {said}")
+
+
+def test_an_api_key_is_a_secret():
+    assert is_secret("SETTLE_API_KEY")
