@@ -10,7 +10,7 @@ STACK := $(VENV)/.stack
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-relay \
+.PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-api bench-relay \
 	bench-secured bench-tracing lock clean
 
 help: ## Show this help
@@ -61,6 +61,9 @@ bench: $(STACK) ## Measure the pipeline and what tracing costs; writes lab/bench
 bench-against: $(STACK) ## Measure this tree and REV=commit in turn; prints the ratios
 	@test -n "$(REV)" || { echo 'name what to compare with: make bench-against REV=fa4d228'; exit 2; }
 	@$(BIN)/python -m lab.benchmarks.against $(REV) $(AGAINST)
+
+bench-api: $(STACK) ## Measure the HTTP API; needs wrk; writes lab/benchmarks/results/api.json
+	@$(BIN)/python -m lab.benchmarks.api
 
 bench-secured: $(STACK) ## Measure a secured stack beside one without; writes lab/benchmarks/results/secured.json
 	@$(BIN)/python -m lab.benchmarks.secured

@@ -1,8 +1,11 @@
 """The application: its routes, and what holds for all of them."""
 
+from collections.abc import Sequence
+
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp
 
@@ -28,15 +31,22 @@ PARTS = (withdrawals, statuses, accounts, stuck, dead_letters, outboxes, audits,
 """The modules with routes."""
 
 
-def make_app(front: Front) -> ASGIApp:
-    """The application for a server, to be run between the front's ``start`` and ``close``."""
-    return measured(make_litestar(front))
+def make_app(front: Front, further: Sequence[HTTPRouteHandler] = ()) -> ASGIApp:
+    """The application for a server, to be run between the front's ``start`` and ``close``.
+
+    Args:
+        front: what the handlers share.
+        further: handlers beside the API's own.
+    """
+    return measured(make_litestar(front, further=further))
 
 
-def make_litestar(front: Front | None, openapi: OpenAPIConfig | None = None) -> Litestar:
+def make_litestar(
+    front: Front | None, openapi: OpenAPIConfig | None = None, further: Sequence[HTTPRouteHandler] = ()
+) -> Litestar:
     """The same without metrics; without a front only its documentation can be asked for."""
     return Litestar(
-        [route for part in PARTS for route in part.ROUTES],
+        [*(route for part in PARTS for route in part.ROUTES), *further],
         state=State({"front": front}),
         guards=[guard],
         request_class=StrictRequest,

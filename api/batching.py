@@ -71,7 +71,7 @@ class Batcher:
         self._waiting.append((asked, outcome))
         self._arrived.set()
         # The caller may leave: what it asked for happens all the same, and the key stays taken until then.
-        return await asyncio.shield(outcome)
+        return await outcome
 
     async def _run(self) -> None:
         while True:

@@ -26,6 +26,7 @@ COOKIE = "settle_session"
 SESSION_S = 12 * 3600.0
 """How long a session lasts."""
 
+SIGN_IN = "/v1/sign-in"
 SIGN_IN_S = 15 * 60.0
 """How long a one-time token is valid."""
 

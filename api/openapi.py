@@ -1,72 +1,16 @@
-"""The OpenAPI 3.1 document of the API: made of the routes by ``python -m api.openapi``, and served as it stands.
+"""The OpenAPI 3.1 document of the API, as the repository has it and as it is served.
 
-The file ``openapi.json`` belongs to the repository, so that a change of the API is seen in its review; a test
-compares it with the routes.
+It is made of the routes by ``python -m api.generate``, so that a change of the API is seen in its review; a test
+compares the two.
 """
 
-import json
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from api.problems import MEDIA_TYPE
 
 FILE = Path(__file__).with_name("openapi.json")
-
-VERSION = "1"
-
-_DESCRIPTION = """\
-Withdraw money, and know where it stands. An accepted request (202) is carried out or rejected, whatever dies; a
-repeat with the same Idempotency-Key has the same answer and no further effect. Errors are problem details
-(RFC 9457).
-"""
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
-_STREAMS = ("getWithdrawalEvents", "followEndings")
 
 
 @cache
 def document() -> bytes:
     """The document as it is served."""
     return FILE.read_bytes()
-
-
-def generate() -> bytes:
-    """The document of the routes as they are now."""
-    from litestar.openapi import OpenAPIConfig
-    from litestar.openapi.spec import Components, SecurityScheme
-
-    from api.app import make_litestar
-
-    config = OpenAPIConfig(
-        title="Settle",
-        version=VERSION,
-        description=_DESCRIPTION,
-        components=Components(
-            security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="An API key.")}
-        ),
-        security=[{"key": []}],
-        use_handler_docstrings=True,
-    )
-    found = make_litestar(None, config).openapi_schema.to_schema()
-    for path in found["paths"].values():
-        for operation in path.values():
-            _complete(operation)
-    return json.dumps(found, indent=1, sort_keys=True).encode() + b"\n"
-
-
-def _complete(operation: dict[str, Any]) -> None:
-    """What Litestar cannot know: streams, and that its own answer to bad parameters is a problem of ours."""
-    answers = operation["responses"]
-    if "400" in answers and MEDIA_TYPE not in answers["400"]["content"]:
-        del answers["400"]
-    if operation["operationId"] in _STREAMS:
-        content = operation["responses"]["200"].setdefault("content", {})
-        if operation["operationId"] == "followEndings":
-            content.clear()
-        content.update(_STREAM)
-        if operation["operationId"] == "getWithdrawalEvents":
-            operation["responses"]["204"] = {"description": "The withdrawal is finished, and all is told"}
-
-
-if __name__ == "__main__":
-    FILE.write_bytes(generate())

@@ -7,14 +7,13 @@ from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
 from api.bodies import StrictRequest
-from api.credentials import COOKIE, SESSION_S
+from api.credentials import COOKIE, SESSION_S, SIGN_IN
 from api.front import Front
 from api.guard import OPEN
 from api.openapi import document
 from api.page import page
 from api.problems import Problem
 
-SIGN_IN = "/v1/sign-in"
 DOCS = "/v1/docs"
 
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"

@@ -101,9 +101,12 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     if error.status_code >= 500:
         return on_error(request, error)
     if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
-        if error.extra[0].get("key") == _BODY:  # the handler's parameter, which only a missing body leaves unset
+        if error.extra[0].get("key") == _BODY and request.headers.get("content-length", "0") == "0":
             return answer(Problem("malformed", "the body is missing"))
-        wrong = (f"{one['key']}: {one['message']}" if one.get("key") else one["message"] for one in error.extra)
+        wrong = (
+            f"{one['key']}: {one['message']}" if one.get("key") not in (None, _BODY) else one["message"]
+            for one in error.extra
+        )
         return answer(Problem("invalid", "; ".join(wrong)))
     kind = _OF_STATUS.get(error.status_code, "malformed")
     problem = Problem(kind, _DETAILS.get(kind) or error.detail)
@@ -131,6 +134,8 @@ def _allowed(request: Request[Any, Any, Any]) -> list[str]:
 
 
 _BODY = "data"
+"""The parameter of handlers that is the whole body."""
+
 _DETAILS = {
     "not-found": "the path is unknown",
     "too-large": "the body is larger than the API takes",

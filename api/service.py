@@ -3,12 +3,15 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Callable, Sequence
 
 import structlog
 import uvloop
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
 from prometheus_client import REGISTRY
 
 import tracing
@@ -34,8 +37,17 @@ STOP_S = 10
 log = structlog.get_logger()
 
 
-def run_api(settings: ApiSettings) -> None:
+def run_api(
+    settings: ApiSettings,
+    make_front: Callable[[ApiSettings], Front] = Front,
+    further: Sequence[HTTPRouteHandler] = (),
+) -> None:
     """Take requests until SIGTERM or SIGINT, then answer those under way and leave.
+
+    Args:
+        settings: of this process.
+        make_front: makes what the handlers share, on the event loop.
+        further: handlers beside the API's own.
 
     Raises:
         AddressError: an address cannot be had.
@@ -48,16 +60,18 @@ def run_api(settings: ApiSettings) -> None:
     configure_logs(API)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # what it does is what this module says
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings, make_front, further))
 
 
-async def _serve(settings: ApiSettings) -> None:
+async def _serve(
+    settings: ApiSettings, make_front: Callable[[ApiSettings], Front], further: Sequence[HTTPRouteHandler]
+) -> None:
     tracing.configure(API)
-    front = Front(settings)
+    front = make_front(settings)
     front.start()
     readiness = Readiness(settings.dsn(API), API)
     readiness.beat()
-    server = _server(settings, front)
+    server = _server(settings, make_app(front, further))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
@@ -75,9 +89,9 @@ async def _serve(settings: ApiSettings) -> None:
         tracing.shutdown()
 
 
-def _server(settings: ApiSettings, front: Front) -> Server:
+def _server(settings: ApiSettings, app: ASGIApp) -> Server:
     server = Server(
-        make_app(front),
+        app,
         address=settings.api_host,
         port=settings.api_port,
         interface=Interfaces.ASGINL,

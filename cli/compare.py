@@ -46,7 +46,7 @@ def compare(
     from cli.screen import Screen
     from lab.comparison.compare import FULL, QUICK
     from lab.comparison.specs import SPECS
-    from stack.supervisor import Stack
+    from stack.supervisor import SERVICES, Stack
 
     _check(only or [], list(SPECS), (json_file, markdown_file, chart_file))
     plan = QUICK if quick else FULL
@@ -62,7 +62,7 @@ def compare(
     quiet = lambda _: None  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="settle-compare-") as folder:
         console.print("starting Kafka, PostgreSQL and the services…", style="dim")
-        with Stack(Path(folder), environment={"SETTLE_MAILER": "off"}, note=quiet) as stack:
+        with Stack(Path(folder), services=SERVICES, environment={"SETTLE_MAILER": "off"}, note=quiet) as stack:
             names = [name for name in SPECS if not only or name in only]
             found = run_on(stack, plan, names, console)
     show(found, console)

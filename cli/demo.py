@@ -56,7 +56,7 @@ def demo(
 ) -> None:
     """Run withdrawals end to end on a stack of its own, audit them, and show one of them closely."""
     from cli.screen import Screen, styled
-    from stack.supervisor import Stack
+    from stack.supervisor import SERVICES, Stack
     from tracing.collector import SpanCollector
 
     on_end()
@@ -66,7 +66,11 @@ def demo(
         console.print(styled(("Settle demo", "bold"), ": real Kafka, real PostgreSQL, four services and a relay"))
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         with Stack(
-            folder, environment=environment, secure=secure, note=lambda line: console.print(line, style="dim")
+            folder,
+            services=SERVICES,
+            environment=environment,
+            secure=secure,
+            note=lambda line: console.print(line, style="dim"),
         ) as stack:
             console.print(f"everything is up after {time.monotonic() - started:.1f} s")
             seen = _withdraw(stack, collector, count, console)

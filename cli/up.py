@@ -10,18 +10,23 @@ from typing import Annotated, NoReturn, Self
 import typer
 from rich.live import Live
 
+from api.access import ADMIN
+from api.credentials import SIGN_IN, SIGN_IN_S, offer_sign_in
 from cli.screen import Grid, Screen, styled
 from cli.settings import DataOption
 from cli.signals import on_end
 from cli.text import complain
+from contracts.services import API
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, StackError
 from stack.part import PartStatus
-from stack.supervisor import WITH_API, Stack
+from stack.supervisor import Stack
 
 STATE_STYLES = {"ready": "green", "pending": "dim", "stopped": "dim", "stopping": "yellow", "starting": "yellow"}
 OTHER_STYLE = "bold red"
 DISPLAY_WAIT_S = 1.0
+USER = "terminal"
+"""Who has signed in by the link, as the API names its caller."""
 
 
 SecureOption = Annotated[
@@ -34,7 +39,7 @@ def up(data: DataOption = None, secure: SecureOption = False) -> None:
     console = Screen(soft_wrap=not sys.stdout.isatty())
     on_end()
     folder = data or stack_json.default_data_folder()
-    stack = Stack(folder, services=WITH_API, secure=secure, note=lambda line: console.print(line, style="dim"))
+    stack = Stack(folder, secure=secure, note=lambda line: console.print(line, style="dim"))
     try:
         with _Display(stack, console) as display:
             _run(stack, console, display, folder)
@@ -53,6 +58,8 @@ def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> No
         display.catch_up()
         how = ", secured" if stack.state.secured else ""
         console.print(styled(("ready", "bold"), f"{how}; data and logs in {stack.data}"))
+        if stack.state.api_url:
+            console.print(f"the API: {_sign_in_link(stack.state)}   (once, within {SIGN_IN_S / 60:.0f} minutes)")
         console.print(f'join it: eval "$({_env_command(folder)})"   stop it: Ctrl-C')
         asked.get()
     except KeyboardInterrupt:
@@ -62,6 +69,11 @@ def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> No
     stack.stop()
     display.catch_up()
     console.print("everything is stopped")
+
+
+def _sign_in_link(state: stack_json.State) -> str:
+    """A link by which the person at this terminal, and nobody else, gets into the API with a browser."""
+    return f"{state.api_url}{SIGN_IN}?token={offer_sign_in(state.dsns[API], USER, ADMIN)}"
 
 
 def _env_command(folder: Path) -> str:

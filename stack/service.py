@@ -59,10 +59,11 @@ class Service(Part):
 
     def twin(self, name: str) -> "Service":
         """Another instance of the same service, on a port of its own."""
-        environment = dict(self._environment)
+        environment, address = dict(self._environment), None
         if LISTEN in environment:
             environment[LISTEN] = f"{HOST}:{choose()}"
-        return Service(self._home, name, choose(), environment, lambda _: self._command(self.name))
+            address = f"{self.address.partition('://')[0]}://{environment[LISTEN]}"
+        return Service(self._home, name, choose(), environment, lambda _: self._command(self.name), address)
 
     def launch(self) -> Child:
         """Start the service; a failpoint of the environment holds for the first start only."""

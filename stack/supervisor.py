@@ -70,7 +70,7 @@ class Stack:
         self,
         data: Path,
         *,
-        services: Sequence[str] = SERVICES,
+        services: Sequence[str] = WITH_API,
         databases: Sequence[str] = DATABASES,
         environment: Mapping[str, str] | None = None,
         postgres_settings: Mapping[str, str] | None = None,

@@ -40,7 +40,7 @@ from processors.account.accounts import open_accounts, show_account
 from processors.saga.status import Status, status_of
 from producers.client import WithdrawalClient
 from stack.provision import migrate
-from stack.supervisor import Stack
+from stack.supervisor import SERVICES, Stack
 from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
 
@@ -350,7 +350,7 @@ def running(data: Path, **variables: str) -> Iterator[Settle]:
     with SpanCollector() as collector:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **variables}
         arming = Arming()
-        with Stack(data, environment=environment, command=arming, secure=SECURE) as stack:
+        with Stack(data, services=SERVICES, environment=environment, command=arming, secure=SECURE) as stack:
             trace_requests(collector)
             # Patient: some tests take the broker away.
             with (

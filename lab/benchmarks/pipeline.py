@@ -25,7 +25,6 @@ from rich.table import Table
 
 import tracing
 from contracts.postgres import session
-from contracts.services import NAMES
 from lab.benchmarks.chain import chain_ms
 from lab.benchmarks.load import (
     ACCOUNTS,
@@ -48,7 +47,7 @@ from operations.audit.run import run as run_audit
 from producers.client import LINGER_MS, LINGER_UNDER_LOAD_MS, WithdrawalClient
 from producers.load import run_load
 from producers.plan import LoadPlan, plan_load
-from stack.supervisor import Stack
+from stack.supervisor import SERVICES, Stack
 from tracing.collector import SpanCollector
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -65,7 +64,7 @@ UNDER_WAY_TRACED_MAX = 4_000
 """Some seconds' worth, or a window would only see the queue fill."""
 
 IDLE_S = 10.0
-PYTHON = ("relay", *NAMES)
+PYTHON = SERVICES
 
 # The closing event is stored by the transaction that completes the withdrawal.
 _LATENCY = """
@@ -101,7 +100,7 @@ def main(
         if sampling or turns:
             environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.endpoint
         settings = {"track_commit_timestamp": "on"}
-        with Stack(Path(folder), environment=environment, postgres_settings=settings) as stack:
+        with Stack(Path(folder), services=SERVICES, environment=environment, postgres_settings=settings) as stack:
             trace(collector.endpoint, sampling)
             open_all(stack)
             empty = stored_bytes(stack)

@@ -19,7 +19,7 @@ from rich.table import Table
 from lab.benchmarks.load import FINISH_S, Window, in_turn, load, measure, open_all
 from lab.benchmarks.machine import write
 from operations.audit.run import run as run_audit
-from stack.supervisor import Stack
+from stack.supervisor import SERVICES, Stack
 
 RESULTS = Path(__file__).parent / "results" / "secured.json"
 KINDS = ("plain", "secured")
@@ -40,7 +40,7 @@ def main(
         for kind in KINDS:
             folder = open_stacks.enter_context(tempfile.TemporaryDirectory(prefix=f"settle-bench-{kind}-"))
             environment = {"SETTLE_MAILER": "off"}
-            stack = Stack(Path(folder), environment=environment, secure=kind == "secured")
+            stack = Stack(Path(folder), services=SERVICES, environment=environment, secure=kind == "secured")
             stacks[kind] = open_stacks.enter_context(stack)
         for stack in stacks.values():
             open_all(stack)

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 import tracing
-from contracts.services import NAMES
+from contracts.services import READ_BY
 from lab.benchmarks.load import FINISH_S, Window, in_turn, load, measure, open_all, trace
 from lab.benchmarks.machine import write
 from operations.audit.run import run as run_audit
-from stack.supervisor import Stack
+from stack.supervisor import SERVICES, Stack
 from tracing.collector import SpanCollector
 
 RESULTS = Path(__file__).parent / "results" / "tracing.json"
@@ -53,7 +53,7 @@ def main(
     runs: dict[float, list[Run]] = {ratio: [] for ratio in RATIOS}
     with tempfile.TemporaryDirectory(prefix="settle-bench-") as folder, SpanCollector(spans_max=0) as collector:
         environment = {"SETTLE_MAILER": "off", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
-        with Stack(Path(folder), environment=environment) as stack:
+        with Stack(Path(folder), services=SERVICES, environment=environment) as stack:
             open_all(stack)
             console.print(f"load for {ramp + window:.0f} s to warm up, then {rounds} rounds of three runs as long")
             _run(stack, collector, 0.0, ramp, window)
@@ -64,7 +64,7 @@ def main(
                     console.print(
                         f"  round {number + 1}: {ratio:.0%} traced, {run.rate:,.0f}/s, {run.cpu_us:.0f} µs"
                     )
-            spans = {service: _spans(stack, service) for service in NAMES}
+            spans = {service: _spans(stack, service) for service in READ_BY}
             audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, FINISH_S)
     result = {
         "withdrawals_per_second": {f"{ratio:g}": [round(r.rate) for r in found] for ratio, found in runs.items()},

@@ -23,7 +23,7 @@ from processors.account.accounts import open_accounts
 from producers.client import WithdrawalClient
 from producers.load import LoadReport, run_load
 from producers.plan import INSUFFICIENT_AMOUNT_MINOR, LoadPlan, Planned, plan_load
-from stack.supervisor import Stack
+from stack.supervisor import SERVICES, Stack
 from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
 
@@ -99,7 +99,12 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
         environment |= PROVIDER_FAULTS if options.provider_faults else {}
         with Stack(
-            folder, environment=environment, command=arming, secure=options.secure, note=lambda _: None
+            folder,
+            services=SERVICES,
+            environment=environment,
+            command=arming,
+            secure=options.secure,
+            note=lambda _: None,
         ) as stack:
             names = [f"acc-{number}" for number in range(1, _accounts(options) + 1)]
             open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")

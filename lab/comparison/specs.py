@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from contracts.failpoints import FAILPOINTS
-from contracts.services import NAMES
+from contracts.services import READ_BY
 from lab.approaches import event_sourcing, monolith, naive, outbox, two_phase_commit
 from stack.supervisor import SERVICES
 
@@ -46,7 +46,7 @@ class Spec:
     @property
     def databases(self) -> tuple[str, ...]:
         """The databases it uses, by role."""
-        return tuple(self.schemas) or NAMES
+        return tuple(self.schemas) or tuple(READ_BY)
 
     @property
     def processes(self) -> int:

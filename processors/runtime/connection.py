@@ -51,7 +51,6 @@ PROBE_S = 5.0
 # froze in the middle of it. A service that timed out waiting for its rows reconnects, and so runs this.
 _SESSION = f"""
 SET statement_timeout = '{STATEMENT_S}s';
-SET lock_timeout = '{LOCK_S}s';
 SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s';
 SET enable_seqscan = off;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -85,6 +84,7 @@ async def connect(
     try:
         await _refuse_shared_session(connection, lambda: service_connection(dsn, name, PromptConnection))
         await connection.execute(_SESSION)
+        await connection.execute(f"SET lock_timeout = '{connection.lock_s:g}s'".encode())
         if connection.info.server_version >= _VERSION_17:
             await connection.execute(_SESSION_SINCE_17)
     except BaseException:
@@ -141,12 +141,14 @@ class PromptConnection(AsyncConnection):
 
     Attributes:
         prompt_ms: how long waiting for one answer may block the event loop, milliseconds.
+        lock_s: how long a statement waits for a lock, seconds.
         fit: False once the database has refused something for another reason than the values. The session may be
             the reason (a server that has become read-only, a plan or a right that has changed), which no retry
             within it would fix.
     """
 
     prompt_ms = PROMPT_MS
+    lock_s: float = LOCK_S
     fit = True
 
     async def wait(self, gen: PQGen[Result], *args: Any, **limits: Any) -> Result:
@@ -182,9 +184,10 @@ class PromptConnection(AsyncConnection):
 
 
 class SharingConnection(PromptConnection):
-    """The same for an event loop that serves other callers meanwhile: waiting blocks nothing."""
+    """The same for an event loop that serves others meanwhile: no wait blocks it, and that for a lock is brief."""
 
     prompt_ms = 0
+    lock_s = 0.2
 
 
 def _ready(events: int) -> int:

@@ -22,7 +22,7 @@ from operations import lost
 from operations.audit.run import run as run_audit
 from operations.republish import find, republish
 from producers.client import WithdrawalClient
-from stack.supervisor import Stack
+from stack.supervisor import SERVICES, Stack
 from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -93,7 +93,7 @@ class Lossy(Settle):
 def lossy(tmp_path_factory):
     data, arming = tmp_path_factory.mktemp("lossy"), Arming()
     with (
-        Stack(data, command=arming) as stack,
+        Stack(data, services=SERVICES, command=arming) as stack,
         WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,
         closing(Lossy(stack, arming, None, client)) as lossy,
     ):

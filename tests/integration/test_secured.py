@@ -11,14 +11,16 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import httpx
 import psutil
 import psycopg
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from psycopg.conninfo import make_conninfo
 
+from api.credentials import create_key
 from broker import security
 from broker.clients import admin, group_consumer, plain_producer
 from contracts.events import encode
@@ -28,6 +30,7 @@ from contracts.topics import consumer_group
 from operations.audit.run import run as run_audit
 from operations.dead_letters.letters import read_letters
 from processors.account.accounts import open_accounts
+from processors.saga.status import find_status
 from producers.client import WithdrawalClient
 from producers.load import run_load
 from producers.plan import LoadPlan, plan_load
@@ -111,6 +114,27 @@ def test_withdrawals_end_and_the_audit_holds(safe: Secured):
     audit = run_audit(safe.stack.state.dsns, safe.bootstrap, WAIT_S)
     assert audit.ok, [check for check in audit.checks if not check.ok]
     assert audit.outcomes == {"completed": 240, "compensated": 30, "rejected": 30}
+
+
+def test_the_api_speaks_tls_alone_and_what_it_takes_is_carried_out(safe: Secured):
+    state = safe.stack.state
+    key = create_key(state.dsns["api"], "shop", "client")
+    asked = {"account_id": "acc-1", "amount": "1.00", "currency": "USD"}
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "secured"}
+    ca = ssl.create_default_context(cafile=safe.stack.data / "secrets" / "ca.crt")
+    answer = httpx.post(f"{state.api_url}/v1/withdrawals", json=asked, headers=headers, verify=ca)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["strict-transport-security"]
+    payment_id = UUID(answer.json()["payment_id"])
+
+    def is_finished() -> bool:
+        status = find_status(state.dsns["saga"], payment_id)
+        return status is not None and status.finished
+
+    wait_until(is_finished, "it is carried out")
+    for url, verify in ((state.api_url.replace("https", "http"), True), (state.api_url, True)):
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{url}/v1/docs", verify=verify)
 
 
 def test_a_relay_that_is_killed_goes_on_where_it_was(safe: Secured):

@@ -125,11 +125,13 @@ def test_of_requests_with_the_same_payment_id_the_second_waits_for_the_first():
 
 def test_with_the_database_away_everybody_is_told_at_once():
     async def story(store, batcher):
+        tasks = await submit(batcher, asked(1, key="a"))
+        await store.begun.wait()
+        tasks += await submit(batcher, asked(2, key="b"))
         store.open.set()
-        outcomes = await asyncio.gather(
-            *await submit(batcher, asked(1, key="a"), asked(2, key="b")), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [str(error) for error in outcomes] == ["away", "away"]
+        assert store.batches == [["a"]]
 
     run(story, refuses=lambda one: UnavailableError("away"))
 

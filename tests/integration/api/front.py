@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from api.credentials import create_key
 from lab.chaos.arming import Arming
 from producers.client import WithdrawalClient
-from stack.supervisor import WITH_API, Stack
+from stack.supervisor import Stack
 from tests.conftest import SECURE, WAIT_S, Settle, trace_requests, wait_until
 from tracing.collector import SpanCollector
 
@@ -79,7 +79,7 @@ def running_with_api(data: Path, **variables: str) -> Iterator[Front]:
     with SpanCollector() as collector:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **variables}
         arming = Arming()
-        with Stack(data, services=WITH_API, environment=environment, command=arming, secure=SECURE) as stack:
+        with Stack(data, environment=environment, command=arming, secure=SECURE) as stack:
             trace_requests(collector)
             with (
                 WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,

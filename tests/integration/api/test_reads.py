@@ -11,7 +11,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from api.access import OPERATOR, VIEWER
-from api.openapi import FILE, generate
+from api.generate import generate
+from api.openapi import FILE
 from tests.conftest import wait_until
 from tests.integration.api.front import WITHDRAWALS, Front, ask, running_with_api
 
@@ -275,7 +276,7 @@ def test_many_who_follow_and_are_told_nothing_hold_up_nobody(front: Front, shop:
 
 
 def test_the_document_is_that_of_the_routes_and_the_page_works_offline(front: Front):
-    assert generate() == FILE.read_bytes(), "run: python -m api.openapi"
+    assert generate() == FILE.read_bytes(), "run: python -m api.generate"
     with front.http() as anybody:
         served = anybody.get("/v1/openapi.json")
         assert (served.content, served.json()["openapi"]) == (FILE.read_bytes(), "3.1.0")

@@ -1,0 +1,58 @@
+"""Generation of the OpenAPI document from the routes: ``python -m api.generate`` writes it."""
+
+import json
+from typing import Any
+
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+
+from api.app import make_litestar
+from api.openapi import FILE
+from api.problems import MEDIA_TYPE
+
+VERSION = "1"
+
+_DESCRIPTION = """\
+Withdraw money, and know where it stands. An accepted request (202) is carried out or rejected, whatever dies; a
+repeat with the same Idempotency-Key has the same answer and no further effect. Errors are problem details
+(RFC 9457).
+"""
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAMS = ("getWithdrawalEvents", "followEndings")
+
+
+def generate() -> bytes:
+    """The document of the routes as they are now."""
+    config = OpenAPIConfig(
+        title="Settle",
+        version=VERSION,
+        description=_DESCRIPTION,
+        components=Components(
+            security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="An API key.")}
+        ),
+        security=[{"key": []}],
+        use_handler_docstrings=True,
+    )
+    found = make_litestar(None, config).openapi_schema.to_schema()
+    for path in found["paths"].values():
+        for operation in path.values():
+            _complete(operation)
+    return json.dumps(found, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _complete(operation: dict[str, Any]) -> None:
+    """What Litestar cannot know: streams, and that its own answer to bad parameters is a problem of ours."""
+    answers = operation["responses"]
+    if "400" in answers and MEDIA_TYPE not in answers["400"]["content"]:
+        del answers["400"]
+    if operation["operationId"] in _STREAMS:
+        content = operation["responses"]["200"].setdefault("content", {})
+        if operation["operationId"] == "followEndings":
+            content.clear()
+        content.update(_STREAM)
+        if operation["operationId"] == "getWithdrawalEvents":
+            operation["responses"]["204"] = {"description": "The withdrawal is finished, and all is told"}
+
+
+if __name__ == "__main__":
+    FILE.write_bytes(generate())

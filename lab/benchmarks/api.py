@@ -1,0 +1,202 @@
+"""The benchmark of the API: accepted requests a second beside an empty endpoint and beside a row for each request.
+
+All in one run, in turn, on the machine that runs the whole pipeline behind it. `wrk` sends the load (Debian: wrk).
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from uuid_utils.compat import uuid7
+
+from api.credentials import create_key
+from contracts.postgres import session
+from lab.benchmarks.api_server import EMPTY
+from lab.benchmarks.load import ACCOUNTS, FINISH_S, in_turn, open_all
+from lab.benchmarks.machine import write
+from operations.audit.run import run as run_audit
+from producers.client import WithdrawalClient
+from producers.requests import new_request
+from stack.ports import HOST, choose
+from stack.service import LISTEN
+from stack.supervisor import SERVICES, Stack
+
+RESULTS = Path(__file__).parent / "results" / "api.json"
+KINDS = ("empty", "one by one", "batches")
+RATE = "1000000"
+RATE_QUIET = 200.0
+AMOUNT = "1.00"
+
+# Every request has a key of its own; its account follows from it.
+_SCRIPT = """
+local thread, requests = 0, 0
+function setup(of) of:set("number", thread); thread = thread + 1 end
+function request()
+  requests = requests + 1
+  local body = string.format('{{"account_id":"acc-%d","amount":"{amount}","currency":"USD"}}',
+    math.random({accounts}))
+  return wrk.format("POST", "/v1/withdrawals", {{["Authorization"]="Bearer {key}",
+    ["Content-Type"]="application/json", ["Idempotency-Key"]="{run}-" .. number .. "-" .. requests}}, body)
+end
+"""
+_MS = {"us": 0.001, "ms": 1.0, "s": 1_000.0}
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Windows of each.")] = 3,
+    window: Annotated[float, typer.Option(min=1, help="Length of one window, seconds.")] = 8.0,
+    connections: Annotated[int, typer.Option(min=1, help="Of the clients.")] = 64,
+    quiet: Annotated[float, typer.Option(min=0, help="How long 200 a second are sent, seconds.")] = 20.0,
+    output: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = RESULTS,
+) -> None:
+    """Measure the API."""
+    if shutil.which("wrk") is None:
+        raise typer.BadParameter("wrk is not installed (Debian: apt-get install wrk)")
+    console = Console(highlight=False)
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory(prefix="settle-bench-") as folder:
+        environment = {"SETTLE_MAILER": "off", "SETTLE_API_RATE": RATE}
+        with Stack(Path(folder), services=SERVICES, environment=environment) as stack:
+            open_all(stack)
+            key = create_key(stack.state.dsns["api"], "bench", "client")
+            for number in range(rounds):
+                for kind in in_turn(KINDS, number):
+                    with _server(stack, environment, one_by_one=kind == "one by one") as url:
+                        found[kind].append(_wrk(folder, url, kind, key, connections, window))
+                    _drain(stack)
+            with _server(stack, environment) as url:
+                at_rest = asyncio.run(_quiet(url, key, quiet)) if quiet else {}
+            producer = _produced(stack, quiet) if quiet else {}
+            audit = run_audit(stack.state.dsns, stack.state.kafka_bootstrap, FINISH_S)
+    result: dict[str, Any] = {
+        **{kind: _median(windows) for kind, windows in found.items()},
+        "at 200/s": {"api": at_rest, "producer": producer},
+        "connections": connections,
+        "audit_ok": audit.ok,
+    }
+    write(output, result)
+    for kind in KINDS:
+        one = result[kind]
+        console.print(
+            f"{kind:<12} {one['per_s']:>9,.0f}/s   p50 {one['p50_ms']:.1f} ms   p99 {one['p99_ms']:.1f} ms"
+        )
+    rate = result["batches"]["per_s"]
+    console.print(f"batches: {rate / result['one by one']['per_s']:.2f} times a row for each request")
+    console.print(f"batches: {rate / result['empty']['per_s']:.0%} of the empty endpoint")
+    if quiet:
+        console.print(f"at {RATE_QUIET:.0f}/s: {json.dumps(result['at 200/s'])}")
+    console.print(f"the audit {'holds' if audit.ok else 'does not hold'}")
+
+
+@contextmanager
+def _server(stack: Stack, environment: dict[str, str], *, one_by_one: bool = False) -> Iterator[str]:
+    """The API in one of its variants; its address."""
+    port = choose()
+    variables = {**os.environ, **stack.environment(), **environment, LISTEN: f"{HOST}:{port}"}
+    command = [sys.executable, "-P", "-m", "lab.benchmarks.api_server", *(["--one-by-one"] if one_by_one else [])]
+    url = f"http://{HOST}:{port}"
+    with subprocess.Popen(command, env=variables) as process:
+        try:
+            deadline = time.monotonic() + FINISH_S
+            while not _answers(url):
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise RuntimeError("the API did not start")
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}{EMPTY}").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _wrk(folder: str, url: str, kind: str, key: str, connections: int, window_s: float) -> dict[str, float]:
+    command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{window_s:.0f}s"]
+    if kind == "empty":
+        command.append(f"{url}{EMPTY}")
+    else:
+        script = Path(folder) / "post.lua"
+        script.write_text(_SCRIPT.format(amount=AMOUNT, accounts=ACCOUNTS, key=key, run=uuid7()))
+        command += [f"-s{script}", url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(said)
+    of = {share: float(value) * _MS[unit] for share, value, unit in re.findall(r"(50|99)%\s+([\d.]+)(\w+)", said)}
+    (per_s,) = re.findall(r"Requests/sec:\s+([\d.]+)", said)
+    return {"per_s": float(per_s), "p50_ms": of["50"], "p99_ms": of["99"]}
+
+
+async def _quiet(url: str, key: str, seconds: float) -> dict[str, float]:
+    """Latencies at 200 requests a second, each sent at its time, whether others are answered or not."""
+    latencies: list[float] = []
+
+    async def post(client: httpx.AsyncClient) -> None:
+        body = {"account_id": "acc-1", "amount": AMOUNT, "currency": "USD"}
+        started = time.perf_counter()
+        answer = await client.post("/v1/withdrawals", json=body, headers={"Idempotency-Key": str(uuid7())})
+        latencies.append((time.perf_counter() - started) * 1_000)
+        answer.raise_for_status()
+
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+        started, tasks = time.perf_counter(), []
+        for number in range(int(seconds * RATE_QUIET)):
+            await asyncio.sleep(max(0.0, started + number / RATE_QUIET - time.perf_counter()))
+            tasks.append(asyncio.create_task(post(client)))
+        await asyncio.gather(*tasks)
+    return _percentiles(latencies)
+
+
+def _produced(stack: Stack, seconds: float) -> dict[str, float]:
+    """Delivery times of a producer at the same rate."""
+    latencies: list[float] = []
+    with WithdrawalClient(stack.state.kafka_bootstrap) as client:
+        started = time.perf_counter()
+        for number in range(int(seconds * RATE_QUIET)):
+            while time.perf_counter() < started + number / RATE_QUIET:
+                client.poll(0.001)
+            client.send(
+                new_request("acc-1", AMOUNT),
+                lambda outcome: latencies.append(getattr(outcome, "latency_s", 0.0) * 1_000),
+            )
+    return _percentiles(latencies)
+
+
+def _percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(latencies, n=100)
+    return {"p50_ms": round(cuts[49], 2), "p99_ms": round(cuts[98], 2)}
+
+
+def _drain(stack: Stack) -> None:
+    """Wait until the pipeline is done with what was accepted, so that each window finds it at rest."""
+    deadline = time.monotonic() + FINISH_S * 2
+    with session(stack.state.dsns["api"]) as api, session(stack.state.dsns["saga"], autocommit=True) as saga:
+        (accepted,) = api.execute("SELECT count(*) FROM withdrawals").fetchone() or (0,)
+        query = "SELECT count(*) FROM withdrawals WHERE finished_at IS NOT NULL"
+        while (saga.execute(query).fetchone() or (0,))[0] < accepted and time.monotonic() < deadline:
+            time.sleep(0.5)
+
+
+def _median(windows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return {name: round(statistics.median(one[name] for one in windows), 2) for name in windows[0]}
+
+
+if __name__ == "__main__":
+    typer.run(main)
