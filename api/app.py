@@ -13,11 +13,13 @@ from api import (
     accounts,
     audits,
     dead_letters,
+    gaps,
     journal,
     keys,
     outboxes,
     people,
     problems,
+    republish,
     statuses,
     stuck,
     withdrawals,
@@ -27,7 +29,20 @@ from api.front import Front
 from api.guard import guard
 from api.instrumentation import measured
 
-PARTS = (withdrawals, statuses, accounts, stuck, dead_letters, outboxes, audits, journal, keys, people)
+PARTS = (
+    withdrawals,
+    statuses,
+    accounts,
+    stuck,
+    republish,
+    dead_letters,
+    outboxes,
+    gaps,
+    audits,
+    journal,
+    keys,
+    people,
+)
 """The modules with routes."""
 
 

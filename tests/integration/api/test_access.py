@@ -29,7 +29,11 @@ TABLE = {
     ("GET", "/v1/accounts"): PEOPLE,
     ("GET", "/v1/accounts/{account_id:str}"): PEOPLE,
     ("GET", "/v1/accounts/{account_id:str}/ledger"): PEOPLE,
+    ("POST", "/v1/accounts"): {ADMIN},
     ("GET", "/v1/stuck"): PEOPLE,
+    ("POST", "/v1/republish"): OPERATORS,
+    ("GET", "/v1/gaps"): PEOPLE,
+    ("POST", "/v1/gaps/acknowledge"): OPERATORS,
     ("GET", "/v1/withdrawals/{payment_id:uuid}/waiting"): PEOPLE,
     ("POST", "/v1/withdrawals/{payment_id:uuid}/nudge"): OPERATORS,
     ("GET", "/v1/dead-letters"): PEOPLE,
@@ -67,6 +71,11 @@ BODIES = {
     "/v1/outboxes/dead-rows/retry": {"rows": [{"service": "account", "number": 10**9}]},
     "/v1/outboxes/dead-rows/discard": {"rows": [{"service": "account", "number": 10**9}]},
     "/v1/audits": {"wait_s": 0},
+    "/v1/accounts": {"account_ids": ["acc-of-roles"], "balance": "0", "currency": "USD"},
+    "/v1/republish": {"payment_ids": [str(A_PAYMENT)]},
+    "/v1/gaps/acknowledge": {
+        "gaps": [{"service": "saga", "topic": "none", "partition": 0, "first": 0, "until": 1}]
+    },
     "/v1/api-keys": {"caller": "made", "role": "client"},
 }
 OPEN_ROUTES = {"/v1/openapi.json", "/v1/docs", "/v1/sign-in"}

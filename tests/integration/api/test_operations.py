@@ -203,3 +203,40 @@ def test_what_cannot_be_written_down_is_not_done(front: Front, people):
         front.execute("api", "ALTER TABLE operator_log DROP CONSTRAINT jammed")
     assert people[VIEWER].get(f"/v1/dead-letters/{name}").json()["state"] == "open"
     people[OPERATOR].post("/v1/dead-letters/discard", json={"ids": [name], "reason": WHY})
+
+
+def test_gaps_are_acknowledged_as_they_were_seen(front: Front, people):
+    front.execute("payment", "INSERT INTO gaps (topic, partition, first, until) VALUES ('a.topic', 0, 5, 7)")
+    (gap,) = people[VIEWER].get("/v1/gaps").json()["gaps"]
+    name = {"service": gap["service"], **gap["gap"]}
+    assert name == {"service": "payment", "topic": "a.topic", "partition": 0, "first": 5, "until": 7}
+    grown = people[OPERATOR].post("/v1/gaps/acknowledge", json={"gaps": [{**name, "until": 6}], "reason": WHY})
+    assert grown.json()["count"] == 0
+    done = people[OPERATOR].post("/v1/gaps/acknowledge", json={"gaps": [name], "reason": WHY})
+    assert done.json()["count"] == 1
+    assert people[VIEWER].get("/v1/gaps").json()["gaps"][0]["note"] == WHY
+
+
+def test_events_of_a_withdrawal_are_republished(front: Front, people):
+    with front.http(front.key("shop-republished")) as shop:
+        payment_id = ask(shop, front.open_account()).json()["payment_id"]
+    front.finished(UUID(payment_id))
+    asked = {"payment_ids": [payment_id], "reason": WHY, "every_event": True}
+    dry = people[OPERATOR].post("/v1/republish", json={**asked, "dry_run": True}).json()["events"]
+    assert [one["event_type"] for one in dry] == front.events(UUID(payment_id))
+    assert {(one["original"], one["dead"]) for one in dry} == {(True, False)}
+    before = front.length("payment.events")
+    assert people[OPERATOR].post("/v1/republish", json=asked).json()["events"] == dry
+    wait_until(lambda: front.length("payment.events") == before + 1, "it is published again")
+    assert people[OPERATOR].post("/v1/republish", json={**asked, "every_event": False}).json()["events"] == []
+
+
+def test_accounts_are_opened_by_who_may_and_left_as_they_are_if_open(front: Front, people):
+    names = [f"acc-{uuid7()}" for _ in range(2)]
+    asked = {"account_ids": names[:1], "balance": "12.50", "currency": "USD", "reason": WHY}
+    assert people[ADMIN].post("/v1/accounts", json=asked).json()["account_ids"] == names[:1]
+    again = people[ADMIN].post("/v1/accounts", json={**asked, "account_ids": names, "balance": "99.00"})
+    assert again.json()["account_ids"] == names[1:]
+    assert [front.balance(name) for name in names] == [1250, 9900]
+    for wrong in ({"balance": "-1"}, {"balance": "1.001"}, {"currency": "XXX"}, {"account_ids": ["a b"]}):
+        assert people[ADMIN].post("/v1/accounts", json={**asked, **wrong}).status_code == 422
