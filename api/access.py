@@ -5,8 +5,8 @@ from collections.abc import Collection
 import msgspec
 
 REQUEST, CANCEL, READ, ACCOUNTS = "withdrawals:request", "withdrawals:cancel", "withdrawals:read", "accounts:read"
-OPERATIONS, OPERATE, KEYS = "operations:read", "operations:act", "keys:manage"
-PERMISSIONS = (REQUEST, CANCEL, READ, ACCOUNTS, OPERATIONS, OPERATE, KEYS)
+OPERATIONS, OPERATE, KEYS, OPEN_ACCOUNTS = "operations:read", "operations:act", "keys:manage", "accounts:open"
+PERMISSIONS = (REQUEST, CANCEL, READ, ACCOUNTS, OPERATIONS, OPERATE, KEYS, OPEN_ACCOUNTS)
 """What a route may ask for; a key may be limited to some of them, its scopes."""
 
 CLIENT, VIEWER, OPERATOR, ADMIN = ROLES = ("client", "viewer", "operator", "admin")

@@ -6,20 +6,29 @@ from uuid import UUID
 
 import msgspec
 import psycopg
-from litestar import get
+from litestar import get, post
 from litestar.params import Parameter
 
 from api import access
 from api.bodies import StrictRequest
+from api.dead_letters import BODY_BYTES_MAX
 from api.front import Front
 from api.guard import PERMISSION
+from api.journal import Reason, written_down
 from api.problems import Problem, problems
 from api.statuses import PAGE_SIZE, Cursor, Limit
 from api.texts import amount_text
+from contracts.money import MoneyError, parse_amount, parse_currency
+from contracts.production import is_production
 from operations.ledger import Bookings, page
-from processors.account.accounts import AccountRow, account_of, accounts_after
+from processors.account.accounts import AccountRow, account_of, accounts_after, open_accounts
+from producers.errors import InvalidRequestError
+from producers.requests import check_account_id
 
 PATH = "/v1/accounts"
+ACCOUNTS_MAX = 1_000
+"""Accounts opened by one request."""
+
 _ID = Annotated[str, Parameter(max_length=64, description="The ID of an account.")]
 
 
@@ -62,6 +71,22 @@ class Ledger(msgspec.Struct, frozen=True):
     currency: str
     entries: list[LedgerEntry]
     cursor: str | None
+
+
+class NewAccounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Accounts to be opened, and why; the opening balance of each as decimal text, in major units."""
+
+    account_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=ACCOUNTS_MAX)]
+    balance: str
+    currency: str
+    reason: Reason
+
+
+class OpenedAccounts(msgspec.Struct, frozen=True):
+    """Those that are new."""
+
+    request_id: UUID
+    account_ids: list[str]
 
 
 @get(
@@ -119,6 +144,35 @@ async def get_ledger(
     return Ledger(account_id, row.currency, entries, found.cursor)
 
 
+@post(
+    PATH,
+    status_code=200,
+    summary="Open accounts",
+    operation_id="openAccounts",
+    tags=["accounts"],
+    opt={PERMISSION: access.OPEN_ACCOUNTS},
+    request_max_body_size=BODY_BYTES_MAX,
+    responses=problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+)
+async def open_new_accounts(request: StrictRequest, data: NewAccounts) -> OpenedAccounts:
+    """Open accounts; existing ones are left as they are. Not in production: it creates money."""
+    operators = request.app.state.front.operators
+    if is_production():
+        raise Problem("forbidden", "opening accounts makes money appear, and SETTLE_ENV is production")
+    try:
+        code = parse_currency(data.currency)
+        balance_minor = parse_amount(data.balance, code)
+        for name in data.account_ids:
+            check_account_id(name)
+    except (MoneyError, InvalidRequestError) as error:
+        raise Problem("invalid", str(error)) from None
+    async with written_down(request, "open accounts", data, data.reason) as action:
+        dsn = operators.treasurer_dsn
+        new = await operators.run(open_accounts, dsn, data.account_ids, balance_minor, code)
+        action.result = result = OpenedAccounts(action.request_id, new)
+    return result
+
+
 def _existing(connection: psycopg.Connection[Any], account_id: str) -> AccountRow:
     row = account_of(connection, account_id) if "\0" not in account_id else None
     if row is None:
@@ -137,4 +191,4 @@ def _shown(row: AccountRow) -> Account:
     )
 
 
-ROUTES: list[Any] = [list_accounts, get_account, get_ledger]
+ROUTES: list[Any] = [list_accounts, get_account, get_ledger, open_new_accounts]

@@ -9,11 +9,41 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp
 
-from api import accounts, people, problems, statuses, withdrawals
+from api import (
+    accounts,
+    audits,
+    dead_letters,
+    gaps,
+    journal,
+    keys,
+    outboxes,
+    people,
+    problems,
+    republish,
+    statuses,
+    stuck,
+    withdrawals,
+)
 from api.bodies import BODY_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import guard
 from api.instrumentation import measured
+
+PARTS = (
+    withdrawals,
+    statuses,
+    accounts,
+    stuck,
+    republish,
+    dead_letters,
+    outboxes,
+    gaps,
+    audits,
+    journal,
+    keys,
+    people,
+)
+"""The modules with routes."""
 
 
 def make_app(front: Front, further: Sequence[HTTPRouteHandler] = ()) -> ASGIApp:
@@ -31,7 +61,7 @@ def make_litestar(
 ) -> Litestar:
     """The same without metrics; without a front only its documentation can be asked for."""
     return Litestar(
-        [*withdrawals.ROUTES, *statuses.ROUTES, *accounts.ROUTES, *people.ROUTES, *further],
+        [*(route for part in PARTS for route in part.ROUTES), *further],
         state=State({"front": front}),
         guards=[guard],
         request_class=StrictRequest,

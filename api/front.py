@@ -16,6 +16,7 @@ from api.follow import Follow
 from api.instrumentation import BATCH_REQUESTS
 from api.limits import RateLimit
 from api.oidc import Tokens
+from api.operators import Operators
 from api.problems import RETRY_S, Problem
 from api.readers import Readers
 from api.settings import ApiSettings
@@ -41,6 +42,7 @@ class Front:
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.limit = RateLimit(settings.api_rate)
+        self.operators = Operators(settings)
         self._writes = Database(settings.dsn(API), API, SharingConnection)
         self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)
         self._one_by_one = asyncio.Lock()

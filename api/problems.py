@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "too-slow": (408, "The request did not arrive in time"),
     "still-running": (409, "A request with this Idempotency-Key is still running"),
     "payment-id-taken": (409, "The payment ID belongs to another withdrawal"),
+    "audit-running": (409, "An audit is running already"),
     "finished": (409, "The withdrawal is finished"),
     "too-large": (413, "The request is too large"),
     "unsupported-media-type": (415, "The body is not JSON"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import settings
-from cli.errors import FAILED
+from cli.errors import FAILED, CommandError
+from cli.remote import ApiOption, WhyOption, ask, reason
 from cli.settings import DataOption
 from cli.text import say_json
 from contracts.services import DATABASES
@@ -19,11 +21,16 @@ if TYPE_CHECKING:
     from operations.audit.run import Audit
 
 
+POLL_S = 0.5
+
+
 def audit(
     wait: Annotated[
         float, typer.Option(min=0, help="How long withdrawals under way may take to end, seconds.")
     ] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Prove from all databases that no money is lost or doubled; fail if anything is off."""
@@ -32,8 +39,11 @@ def audit(
     from cli.screen import Screen
     from operations.audit.run import run
 
-    dsns = {database: settings.dsn(database, data) for database in DATABASES}
-    found = run(dsns, settings.kafka_bootstrap(data), wait)
+    if api is not None:
+        found = _by_api(api, wait, reason(why))
+    else:
+        dsns = {database: settings.dsn(database, data) for database in DATABASES}
+        found = run(dsns, settings.kafka_bootstrap(data), wait)
     if as_json:
         say_json(msgspec.to_builtins(found))
     else:
@@ -44,6 +54,20 @@ def audit(
             console.print(dead_letters_in_words(found))
     if not found.ok:
         raise typer.Exit(FAILED)
+
+
+def _by_api(api: str, wait_s: float, why: str) -> Audit:
+    """The result of an audit that the API runs, and keeps."""
+    import msgspec
+
+    from operations.audit.run import Audit
+
+    started = ask(api, "POST", "/v1/audits", {"reason": why, "wait_s": wait_s})
+    while (one := ask(api, "GET", f"/v1/audits/{started['audit_id']}"))["state"] == "running":
+        time.sleep(POLL_S)
+    if one["result"] is None:
+        raise CommandError(f"the audit is {one['state']}" + (f": {one['error']}" if one["error"] else ""))
+    return msgspec.convert(one["result"], Audit)
 
 
 def as_table(found: Audit) -> Grid:

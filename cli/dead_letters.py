@@ -138,26 +138,13 @@ def counted(number: int) -> str:
     return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 
-def as_fields(letter: Letter) -> dict[str, object]:
+def as_fields(letter: Letter) -> object:
     """What ``--json`` prints of a letter."""
     import msgspec
 
-    return {
-        "id": letter.id,
-        "topic": letter.record.topic,
-        "partition": letter.record.partition,
-        "offset": letter.record.offset,
-        "event_type": letter.event_type,
-        "message_id": letter.message_id,
-        "payment_id": letter.payment_id,
-        "trace_id": letter.trace_id,
-        "refusals": msgspec.to_builtins(letter.refusals),
-        "state": letter.handled.action if letter.handled else "open",
-        "handled": msgspec.to_builtins(letter.handled),
-        "key": _text(letter.record.key),
-        "headers": [[name, _text(value)] for name, value in letter.record.headers],
-        "body": _text(letter.record.value),
-    }
+    from operations.dead_letters.view import view
+
+    return msgspec.to_builtins(view(letter))
 
 
 def _wanted(ids: list[str] | None, topic: str | None, event_type: str | None, reason: str | None) -> Wanted:
@@ -230,6 +217,8 @@ def _print_table(letters: list[Letter], console: Screen) -> None:
 
 
 def _print_letter(letter: Letter) -> None:
+    from operations.dead_letters.view import text
+
     def line(name: str, value: str | None) -> None:
         say(f"{name:<12}{plain(value, BODY_MAX) if value else '–'}")
 
@@ -250,11 +239,11 @@ def _print_letter(letter: Letter) -> None:
         to = f" to {done.place}" if done.place else ""
         note = f": {done.note}" if done.note else ""
         line("state", f"{done.action} {in_utc(done.at)} UTC{to}{note}")
-    line("key", _text(letter.record.key))
+    line("key", text(letter.record.key))
     for name, value in letter.record.headers:
-        line("header", f"{name}: {_text(value)}")
+        line("header", f"{name}: {text(value)}")
     if (pretty := _pretty(letter.record.value)) is None:
-        line("body", _text(letter.record.value))
+        line("body", text(letter.record.value))
     else:
         say("body")
         for one in pretty.splitlines():
@@ -282,7 +271,3 @@ def _pretty(body: bytes | None) -> str | None:
     except (ValueError, RecursionError):
         return None
     return "".join(pretty)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="backslashreplace")

@@ -10,6 +10,7 @@ import typer
 from cli import settings
 from cli.errors import BadInputError, CommandError
 from cli.hold_up import look, unknown
+from cli.remote import ApiOption, WhyOption, ask, reason
 from cli.settings import DataOption
 from cli.text import say
 from contracts.services import NAMES
@@ -19,33 +20,50 @@ def nudge(
     payment_id: Annotated[
         UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle stuck` lists it.", show_default=False)
     ],
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Republish the event that a withdrawal's next step acts on and those that a service lacks; harmless."""
-    from operations import lost
-    from operations.republish import find, republish
-    from processors.saga.status import find_status
+    if api is not None:
+        _by_api(api, payment_id, reason(why))
+        return
+    from operations.errors import FinishedError
+    from operations.nudge import nudge as republish_for
     from producers.settings import ProducerSettings
 
     dsns = {name: settings.dsn(name, data) for name in NAMES}
-    status = find_status(dsns["saga"], payment_id)
-    if status is not None and status.finished:
-        raise BadInputError(f"withdrawal {payment_id} is finished: {status.state}; there is nothing to nudge")
     bootstrap = settings.kafka_bootstrap(data)
-    found = find(dsns, bootstrap, lambda one: lost.lacking(one) | lost.acted_on(one), payment_ids=[payment_id])
-    if not found and status is None:
-        raise unknown(payment_id, status, data)
-    if not found:
-        waits = look(payment_id, status, data)
+    try:
+        done = republish_for(dsns, bootstrap, payment_id, ProducerSettings().delivery_timeout_s)
+    except FinishedError as error:
+        state = error.status.state
+        raise BadInputError(f"withdrawal {payment_id} is finished: {state}; there is nothing to nudge") from None
+    if not done.republished and not done.dead:
+        if done.status is None:
+            raise unknown(payment_id, None, data)
+        waits = look(payment_id, done.status, data)
         raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits.words}")
-    dead = republish(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
-    for one in dead:
-        say(
-            f"{one.event_type} could not be published: `settle outbox dead list` says why, and "
-            f"`settle outbox dead retry {one.message_id}` puts it back"
-        )
-    for one in found:
-        if one in dead:
-            continue
+    for one in done.dead:
+        _say_dead(one.event_type, one.message_id)
+    for one in done.republished:
         say(f"republished on {one.topic}: {one.event_type}")
-    say(f"it waits for {look(payment_id, status, data).words}")
+    say(f"it waits for {look(payment_id, done.status, data).words}")
+
+
+def _by_api(api: str, payment_id: UUID, why: str) -> None:
+    path = f"/v1/withdrawals/{payment_id}"
+    done = ask(api, "POST", f"{path}/nudge", {"reason": why})
+    for one in done["dead"]:
+        _say_dead(one["event_type"], one["message_id"])
+    for one in done["republished"]:
+        say(f"republished on {one['topic']}: {one['event_type']}")
+    waits = ask(api, "GET", f"{path}/waiting")["waiting_for"]
+    say(f"it waits for {waits}" if waits else "it is finished")
+
+
+def _say_dead(event_type: str, message_id: object) -> None:
+    say(
+        f"{event_type} could not be published: `settle outbox dead list` says why, and "
+        f"`settle outbox dead retry {message_id}` puts it back"
+    )

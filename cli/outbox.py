@@ -10,16 +10,13 @@ import typer
 from cli import settings
 from cli.confirm import YesOption, confirm
 from cli.errors import BadInputError, one_line
+from cli.remote import ApiOption, ask
 from cli.settings import DataOption
 from cli.text import complain, say, say_json
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-
-    import psycopg
-
-    from outbox_relay.dead import DeadRow
+    from operations.outboxes import Action, Dead
     from outbox_relay.status import OutboxStatus
 
 
@@ -39,36 +36,53 @@ AllOption = Annotated[bool, typer.Option("--all", help="All rows that are dead n
 
 
 @app.command()
-def status(as_json: JsonOption = False, data: DataOption = None) -> None:
+def status(as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None) -> None:
     """Show each outbox: its slot, how far the relay is behind, how large the table is, and what it waits for."""
-    from confluent_kafka import KafkaException
-
-    from broker.provision import existing_topics
-    from outbox_relay.status import outbox_status
-
-    topics, bootstrap = None, settings.kafka_bootstrap(data)
-    try:
-        topics = existing_topics(bootstrap, KAFKA_ANSWER_S)
-    except KafkaException as error:
-        complain(f"{one_line(error)}; whether a topic is missing is not known")
-    found = [outbox_status(connection, topics) for _, _, connection in _connections(data)]
+    found = _of_api(api) if api else _of_system(data)
     if as_json:
         say_json([asdict(one) for one in found])
         return
     _print_status(found)
 
 
+def _of_api(api: str) -> list[OutboxStatus]:
+    import msgspec
+
+    from outbox_relay.status import OutboxStatus
+
+    return msgspec.convert(ask(api, "GET", "/v1/outboxes")["outboxes"], list[OutboxStatus])
+
+
+def _of_system(data: Any) -> list[OutboxStatus]:
+    from confluent_kafka import KafkaException
+
+    from broker.provision import existing_topics
+    from operations.outboxes import statuses
+
+    topics, bootstrap = None, settings.kafka_bootstrap(data)
+    try:
+        topics = existing_topics(bootstrap, KAFKA_ANSWER_S)
+    except KafkaException as error:
+        complain(f"{one_line(error)}; whether a topic is missing is not known")
+    return statuses(_dsns(data), topics)
+
+
 @dead_app.command(name="list")
 def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
     """List the quarantined rows, the oldest first."""
-    from outbox_relay.dead import dead_rows
+    from operations.outboxes import all_dead
     from processors.runtime.utc import in_utc
 
-    found = [(source, row) for _, source, connection in _connections(data) for row in dead_rows(connection)]
+    found = all_dead(_dsns(data))
     if as_json:
         fields = [
-            {"source": source, "name": row.name, **asdict(row), "died_at": in_utc(row.died_at).isoformat()}
-            for source, row in found
+            {
+                "source": one.source,
+                "name": one.row.name,
+                **asdict(one.row),
+                "died_at": in_utc(one.row.died_at).isoformat(),
+            }
+            for one in found
         ]
         say_json(fields)
         return
@@ -80,9 +94,7 @@ def retry(
     ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
 ) -> None:
     """Put rows back at the end of their outbox, once the cause is fixed: the relay publishes them again."""
-    from outbox_relay.dead import retry as put_back
-
-    _take_out(put_back, "put {} back into the outbox", "put back", ids, everything, yes, data)
+    _take_out("retry", "put {} back into the outbox", "put back", ids, everything, yes, data)
 
 
 @dead_app.command()
@@ -90,13 +102,11 @@ def discard(
     ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
 ) -> None:
     """Delete rows for good: their events are never published, and withdrawals that need them stay unfinished."""
-    from outbox_relay.dead import discard as forget
-
-    _take_out(forget, "discard {} for good", "discarded", ids, everything, yes, data)
+    _take_out("discard", "discard {} for good", "discarded", ids, everything, yes, data)
 
 
 def _take_out(
-    act: Callable[[psycopg.Connection[Any], Collection[str]], list[str]],
+    action: Action,
     would: str,
     was: str,
     ids: list[str] | None,
@@ -105,29 +115,19 @@ def _take_out(
     data: Any,
 ) -> None:
     """Act on the dead rows that are named, or on all that exist when the command starts."""
-    from outbox_relay.dead import dead_rows
+    from operations.outboxes import all_dead, take_out
 
     if bool(ids) == everything:
         raise BadInputError("name the rows as `settle outbox dead list` shows them, or pass --all")
-    chosen: dict[str, list[DeadRow]] = {}
-    shown = []
-    for service, source, connection in _connections(data):
-        for row in dead_rows(connection):
-            if everything or {row.name, row.id} & set(ids or ()):
-                chosen.setdefault(service, []).append(row)
-                shown.append((source, row))
-    known = {name for _, row in shown for name in (row.name, row.id)}
+    dsns = _dsns(data)
+    chosen = [one for one in all_dead(dsns) if everything or {one.row.name, one.row.id} & set(ids or ())]
+    known = {name for one in chosen for name in (one.row.name, one.row.id)}
     if unknown := [row_id for row_id in ids or () if row_id not in known]:
         raise BadInputError(f"not among the dead rows: {', '.join(unknown)}")
-    if everything and shown:
-        _print_dead(shown)
-        confirm(would.format(_rows(len(shown))), yes=yes)
-    done = [
-        name
-        for service, _, connection in _connections(data, chosen)
-        for name in act(connection, [row.name for row in chosen[service]])
-    ]
-    say(f"{_rows(len(done))} {was}")
+    if everything and chosen:
+        _print_dead(chosen)
+        confirm(would.format(_rows(len(chosen))), yes=yes)
+    say(f"{_rows(len(take_out(dsns, action, chosen)))} {was}")
 
 
 @slot_app.command()
@@ -139,21 +139,13 @@ def drop(
 
     A relay that reads the log makes a new one when it starts, and finds in the table what the topics lack.
     """
-    from contracts.postgres import session
-    from outbox_relay.errors import RelayError
-    from outbox_relay.slot import drop_slot
-    from outbox_relay.slot_name import slot_name
+    from operations.outboxes import drop as drop_slot
 
     if source not in NAMES:
         raise BadInputError(f"no outbox {source}; there are {', '.join(NAMES)}")
-    dsn = settings.dsn(source, data)
-    with session(dsn, autocommit=True) as connection:
-        name = slot_name(connection)
-        try:
-            if not drop_slot(connection, name):
-                raise BadInputError(f"there is no slot {name}")
-        except RelayError as error:
-            raise BadInputError(str(error)) from None
+    name, is_dropped = drop_slot(settings.dsn(source, data))
+    if not is_dropped:
+        raise BadInputError(f"there is no slot {name}")
     say(f"slot {name} is dropped")
 
 
@@ -161,17 +153,8 @@ def _rows(count: int) -> str:
     return f"{count:,} row{'s' if count != 1 else ''}"
 
 
-def _connections(
-    data: Any, services: Collection[str] = NAMES
-) -> Iterator[tuple[str, str, psycopg.Connection[Any]]]:
-    """The databases of some services, one after the other: the service, the source's name, and a connection."""
-    from contracts.postgres import session
-    from outbox_relay.source import source_name
-
-    for service in services:
-        dsn = settings.dsn(service, data)
-        with session(dsn, autocommit=True) as connection:
-            yield service, source_name(dsn), connection
+def _dsns(data: Any) -> dict[str, str]:
+    return {service: settings.dsn(service, data) for service in NAMES}
 
 
 def _print_status(found: list[OutboxStatus]) -> None:
@@ -210,7 +193,7 @@ def _print_status(found: list[OutboxStatus]) -> None:
         console.print("`settle outbox dead list` says why rows could not be published")
 
 
-def _print_dead(found: list[tuple[str, DeadRow]]) -> None:
+def _print_dead(found: list[Dead]) -> None:
     from rich.filesize import decimal
 
     from cli.screen import Grid, Screen, lines, styled
@@ -221,9 +204,10 @@ def _print_dead(found: list[tuple[str, DeadRow]]) -> None:
         table = Grid()
         table.add_column("row", no_wrap=True)
         table.add_column("why", overflow="fold")
-        for name, row in found:
+        for one in found:
+            row = one.row
             size = "tombstone" if row.payload_bytes is None else decimal(row.payload_bytes)
-            about = f"{name}, {row.type or 'NULL'}, {size}"
+            about = f"{one.source}, {row.type or 'NULL'}, {size}"
             table.add_row(
                 lines(row.name, styled((about, "dim"))),
                 lines(row.reason, styled((f"{in_utc(row.died_at):%F %T} UTC", "dim"))),

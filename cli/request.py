@@ -12,11 +12,12 @@ import typer
 from cli import settings
 from cli.client import open_client
 from cli.errors import CommandError
-from cli.hold_up import Waits, look
+from cli.hold_up import look
 from cli.settings import DataOption
 from cli.text import say, say_json
 
 if TYPE_CHECKING:
+    from operations.waits import Waits
     from processors.saga.status import Status, Step
     from producers.client import Receipt
 

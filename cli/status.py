@@ -8,12 +8,13 @@ from uuid import UUID
 import typer
 
 from cli import settings
-from cli.hold_up import Waits, look, unknown
+from cli.hold_up import look, unknown
 from cli.settings import DataOption
 from cli.text import say, say_json
 
 if TYPE_CHECKING:
     from cli.screen import Grid
+    from operations.waits import Waits
     from processors.saga.status import Status
 
 

@@ -9,11 +9,15 @@ import typer
 
 from cli import settings
 from cli.hold_up import report_unasked
+from cli.remote import ApiOption, ask
 from cli.settings import DataOption
 from cli.text import complain, say_json
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
     from cli.screen import Grid
     from operations.stuck import Stuck
 
@@ -25,20 +29,18 @@ def stuck(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at the most, the oldest first.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """List the withdrawals that make no progress, and what each waits for."""
     import msgspec
 
     from cli.screen import Screen
-    from operations.stuck import stuck as find
     from processors.runtime.settings import ServiceSettings
 
     older_than_s = older_than if older_than is not None else ServiceSettings().stuck_s
-    dsns = {name: settings.dsn(name, data) for name in NAMES}
-    found, holds = find(dsns, settings.kafka_bootstrap(data), older_than_s, limit)
-    report_unasked(holds.unasked)
-    if "saga" in holds.idle:
+    found, idle, is_whole = _of_api(api, older_than_s, limit) if api else _of_system(data, older_than_s, limit)
+    if "saga" in idle:
         complain("the saga service does not run: withdrawals that it has not read are not listed")
     if as_json:
         say_json(msgspec.to_builtins(found))
@@ -47,7 +49,7 @@ def stuck(
     if not found:
         console.print(
             f"nothing is stuck: every withdrawal has ended, or had an event in the last {older_than_s:g} s"
-            if not holds.unasked and "saga" not in holds.idle
+            if is_whole and "saga" not in idle
             else "nothing is known to be stuck, but not everything could be asked"
         )
         return
@@ -58,6 +60,28 @@ def stuck(
         f"{len(found)} {noun} without an event for {older_than_s:g} s{more}; "
         "`settle nudge ID` republishes what it waits for"
     )
+
+
+def _of_system(data: Path | None, older_than_s: float, limit: int) -> tuple[list[Stuck], Collection[str], bool]:
+    """The withdrawals, services that do not run, and whether everything could be asked."""
+    from operations.stuck import stuck as find
+
+    dsns = {name: settings.dsn(name, data) for name in NAMES}
+    found, holds = find(dsns, settings.kafka_bootstrap(data), older_than_s, limit)
+    report_unasked(holds.unasked)
+    return found, holds.idle, not holds.unasked
+
+
+def _of_api(api: str, older_than_s: float, limit: int) -> tuple[list[Stuck], Collection[str], bool]:
+    """The same from the API."""
+    import msgspec
+
+    from operations.stuck import Stuck
+
+    answer = ask(api, "GET", "/v1/stuck", older_than_s=older_than_s, limit=limit)
+    for what, why in answer["unasked"].items():
+        complain(f"{what} could not be asked for what holds it up: {why}")
+    return msgspec.convert(answer["withdrawals"], list[Stuck]), answer["idle"], not answer["unasked"]
 
 
 def as_table(found: list[Stuck], now: datetime) -> Grid:

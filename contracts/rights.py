@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from contracts.services import READ_BY, SERVICES, TOPICS, all_topic_names
+from contracts.services import API, PROCESSORS, READ_BY, SERVICES, TOPICS, all_topic_names
 from contracts.topics import DEAD_LETTERS_HANDLED, WITHDRAWAL_REQUESTS, consumer_group
 
 RELAY, PRODUCER, VIEWER, OPERATOR = "relay", "producer", "viewer", "operator"
@@ -48,10 +48,12 @@ def kafka_users() -> tuple[KafkaUser, ...]:
                 service.name,
                 reads=_names(topic.name for topic in service.reads),
                 writes=_names(topic.dead_letters for topic in service.reads),
-                joins=(consumer_group(service.name),) if service.reads else (),
+                joins=(consumer_group(service.name),),
             )
-            for service in SERVICES
+            for service in PROCESSORS
         ),
+        # The API shows what a viewer may see; what it writes, its relay publishes.
+        KafkaUser(API, reads=everything, looks_at=groups),
         # A relay looks up what is on a topic already.
         KafkaUser(RELAY, reads=emitted, writes=emitted, looks_at=(consumer_group(RELAY),)),
         *(

@@ -1,5 +1,20 @@
 """Errors of operations that are about what was asked for; each text is one line for a person."""
 
+from processors.saga.status import Status
+
 
 class CursorError(ValueError):
     """A cursor, or the ID of an event to go on after, that this list or stream has not given."""
+
+
+class FinishedError(ValueError):
+    """A withdrawal that is finished, so that there is nothing to do about it."""
+
+    def __init__(self, status: Status) -> None:
+        reason = f" ({status.reason})" if status.reason else ""
+        super().__init__(f"withdrawal {status.payment_id} is finished: {status.state}{reason}")
+        self.status = status
+
+
+class TooManyError(ValueError):
+    """More was named at once than one call acts on."""

@@ -1,13 +1,92 @@
-"""The lag of each service behind its topics, from Kafka, so that it is known while the service is down."""
+"""The lag of each service behind its topics, and its rate, from Kafka: known while the service is down.
 
-from collections import Counter
+Kafka keeps offsets and no rates: a rate is the difference of two samples. A sample is kept by whoever took it.
+"""
+
 from collections.abc import Collection
+from datetime import UTC, datetime
+
+import msgspec
 
 from broker.clients import admin
-from broker.offsets import TIMEOUT_S, Offsets
+from broker.offsets import TIMEOUT_S, Offsets, Place
 from contracts.services import READ_BY
 from contracts.topics import consumer_group
 from processors.runtime.gaps import Gap
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """Offsets at a moment.
+
+    Attributes:
+        at: the moment, UTC.
+        end: the offset that the next record of each partition gets.
+        read: the next offset that each service reads, by service and partition; what it has not read at all, from
+            its first record on.
+    """
+
+    at: datetime
+    end: dict[Place, int]
+    read: dict[tuple[str, Place], int]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """A step: a service and a topic that it reads.
+
+    Attributes:
+        lag: records that it has not confirmed yet.
+        arriving_per_s: records that are written to the topic, between the two samples; None with one sample alone.
+        reading_per_s: records that the service confirms.
+    """
+
+    service: str
+    topic: str
+    lag: int
+    arriving_per_s: float | None
+    reading_per_s: float | None
+
+
+def sample(bootstrap: str, services: Collection[str] = tuple(READ_BY), timeout_s: float = TIMEOUT_S) -> Sample:
+    """The offsets of some services and of the topics that they read.
+
+    Raises:
+        KafkaException: Kafka does not answer a query within ``timeout_s`` seconds.
+    """
+    offsets = Offsets(bootstrap, timeout_s=timeout_s)
+    topics = list(dict.fromkeys(topic.name for service in services for topic in READ_BY[service]))
+    confirmed = {
+        service: offsets.confirmed(consumer_group(service), [topic.name for topic in READ_BY[service]])
+        for service in services
+    }
+    # End offsets last, so that a commit in between cannot make the lag negative.
+    first, end = offsets.first(topics), offsets.end(topics)
+    read = {
+        (service, place): max(some.get(place, 0), first[place])
+        for service, some in confirmed.items()
+        for place in end
+        if place[0] in {topic.name for topic in READ_BY[service]}
+    }
+    return Sample(datetime.now(UTC), end, read)
+
+
+def progress(now: Sample, before: Sample | None = None) -> list[Progress]:
+    """The lag of each step, with rates where there is an earlier sample; in the order of the registry."""
+    seconds = (now.at - before.at).total_seconds() if before is not None else 0.0
+    steps = dict.fromkeys((service, place[0]) for service, place in now.read)
+    found = []
+    for service, topic in steps:
+        places = [place for one, place in now.read if (one, place[0]) == (service, topic)]
+        lag = sum(max(now.end[place] - now.read[service, place], 0) for place in places)
+        arriving = reading = None
+        if before is not None and seconds > 0:
+            # A partition that was not there then, or began anew, has no rate.
+            arrived = (now.end[place] - before.end.get(place, now.end[place]) for place in places)
+            keys = [(service, place) for place in places]
+            done = (now.read[key] - before.read.get(key, now.read[key]) for key in keys)
+            arriving = sum(max(count, 0) for count in arrived) / seconds
+            reading = sum(max(count, 0) for count in done) / seconds
+        found.append(Progress(service, topic, lag, arriving, reading))
+    return found
 
 
 def consumer_lag(
@@ -18,16 +97,8 @@ def consumer_lag(
     Raises:
         KafkaException: Kafka does not answer a query within ``timeout_s`` seconds.
     """
-    offsets = Offsets(bootstrap, timeout_s=timeout_s)
-    behind: Counter[tuple[str, str]] = Counter()
-    for service in services:
-        topics = [topic.name for topic in READ_BY[service]]
-        # End offsets last, so that a commit in between cannot make the lag negative.
-        confirmed = offsets.confirmed(consumer_group(service), topics)
-        first, ends = offsets.first(topics), offsets.end(topics)
-        for place, end in ends.items():
-            behind[service, place[0]] += max(end - max(confirmed.get(place, 0), first[place]), 0)
-    return sorted((service, topic, lag) for (service, topic), lag in behind.items() if lag)
+    found = progress(sample(bootstrap, services, timeout_s))
+    return sorted((one.service, one.topic, one.lag) for one in found if one.lag)
 
 
 def without_members(bootstrap: str, services: Collection[str], timeout_s: float) -> set[str]:

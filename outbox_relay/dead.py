@@ -237,12 +237,12 @@ def dead_rows(connection: psycopg.Connection[Any]) -> list[DeadRow]:
     return cursor.execute(_LIST).fetchall()
 
 
-def retry(connection: psycopg.Connection[Any], names: Collection[str] | None) -> list[str]:
+def retry(connection: psycopg.Connection[Any], names: Collection[str | int] | None) -> list[str]:
     """Insert dead rows into the outbox again, as new ones at its end with the same IDs; returns their names.
 
     Args:
         connection: of a role that owns the tables, may insert and delete, or may call the function for that.
-        names: of the rows (:attr:`DeadRow.name`); None for all.
+        names: of the rows (:attr:`DeadRow.name`), or their numbers; None for all.
 
     Raises:
         RelayError: the outbox does not take one of them; then all are still dead.
@@ -250,12 +250,12 @@ def retry(connection: psycopg.Connection[Any], names: Collection[str] | None) ->
     return _take_out(connection, names, "put back", RETRY_FUNCTION, _insert)
 
 
-def discard(connection: psycopg.Connection[Any], names: Collection[str] | None) -> list[str]:
+def discard(connection: psycopg.Connection[Any], names: Collection[str | int] | None) -> list[str]:
     """Delete dead rows without publishing them; returns their names.
 
     Args:
         connection: of a role that owns the tables, may delete, or may call the function for that.
-        names: of the rows (:attr:`DeadRow.name`); None for all.
+        names: of the rows (:attr:`DeadRow.name`), or their numbers; None for all.
 
     Raises:
         RelayError: the role may not; then all are still there.
@@ -265,13 +265,15 @@ def discard(connection: psycopg.Connection[Any], names: Collection[str] | None) 
 
 def _take_out(
     connection: psycopg.Connection[Any],
-    names: Collection[str] | None,
+    names: Collection[str | int] | None,
     what: str,
     function: str,
     then: Callable[[psycopg.Cursor[Any], Columns, tuple[Any, ...]], None] | None,
 ) -> list[str]:
     """Take rows out of the table of dead rows, and out of the outbox where they still stand: all or none."""
-    chosen = [dead for dead in dead_rows(connection) if names is None or {dead.name, dead.id} & set(names)]
+    chosen = [
+        dead for dead in dead_rows(connection) if names is None or {dead.name, dead.id, dead.number} & set(names)
+    ]
     taken = []
     columns = find_columns(connection) if chosen else {}
     call = f"SELECT {function.partition('(')[0]}(%s)" if _has(connection, function) else None

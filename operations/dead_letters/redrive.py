@@ -9,6 +9,7 @@ services receive the same message ID twice, which changes nothing.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError
 
@@ -26,6 +27,20 @@ Progress = Callable[[int], None]
 """Called with the number of letters done since the last call."""
 
 
+class Redriven(NamedTuple):
+    """What became of letters that were to go back.
+
+    Attributes:
+        places: where each is now, by name; also those that an interrupted redrive had sent.
+        stay: those that cannot be sent, with the reason.
+        sent: how many this call sent.
+    """
+
+    places: dict[str, str]
+    stay: dict[str, str]
+    sent: int
+
+
 def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lambda _: None) -> int:
     """Send originals back, byte for byte, to their partition; returns how many this call sent.
 
@@ -40,26 +55,39 @@ def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lamb
     """
     for letter in letters:
         if letter.handled is not None and letter.handled.action == REDRIVEN:
-            raise DeadLetterError(
-                f"dead letter {letter.id} was redriven already, at {letter.handled.at:%Y-%m-%d %H:%M:%S} UTC "
-                f"to {letter.handled.place}"
-            )
+            raise DeadLetterError(f"dead letter {letter.id} {already(letter)}")
+    done = send_back(bootstrap, letters, progress)
+    if done.stay:
+        name, why = next(iter(done.stay.items()))
+        others = f"; nor can {len(done.stay) - 1} more" if len(done.stay) > 1 else ""
+        raise DeadLetterError(f"dead letter {name} cannot go back: {why}{others}; {done.sent} went back")
+    return done.sent
+
+
+def send_back(bootstrap: str, letters: Sequence[Letter], progress: Progress = lambda _: None) -> Redriven:
+    """The same with the result of each letter; none of them was redriven before.
+
+    Raises:
+        KafkaException: Kafka does not answer; what was sent until then is recorded.
+    """
     with Writer(bootstrap) as writer:
         arrived = _finish_interrupted(bootstrap, writer, letters)
         progress(len(arrived))
         waiting = [letter for letter in letters if letter.id not in arrived]
-        stay: dict[str, str] = {}
+        places, stay = dict(arrived), dict[str, str]()
         for first in range(0, len(waiting), CHUNK):
             chunk = waiting[first : first + CHUNK]
-            stay |= _send(bootstrap, writer, chunk)
+            sent, refused = _send(bootstrap, writer, chunk)
+            places, stay = places | sent, stay | refused
             progress(len(chunk))
-    if stay:
-        name, why = next(iter(stay.items()))
-        others = f"; nor can {len(stay) - 1} more" if len(stay) > 1 else ""
-        raise DeadLetterError(
-            f"dead letter {name} cannot go back: {why}{others}; {len(waiting) - len(stay)} went back"
-        )
-    return len(waiting)
+    return Redriven(places, stay, len(waiting) - len(stay))
+
+
+def already(letter: Letter) -> str:
+    """What was done about a letter that is handled, as the end of a sentence about it."""
+    assert letter.handled is not None
+    to = f" to {letter.handled.place}" if letter.handled.place else ""
+    return f"was {letter.handled.action} already, at {letter.handled.at:%Y-%m-%d %H:%M:%S} UTC{to}"
 
 
 def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) -> None:
@@ -76,8 +104,8 @@ def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) 
         writer.note({letter.id: Handled(DISCARDED, datetime.now(UTC), note=note) for letter in letters})
 
 
-def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> dict[str, str]:
-    """Send some letters back; returns those that cannot be sent, with the reason."""
+def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> tuple[dict[str, str], dict[str, str]]:
+    """Send some letters back; returns the new places, and those that cannot be sent, with the reason."""
     ends = Offsets(bootstrap).end({letter.record.topic for letter in letters})
     stay: dict[str, str] = {}
     for letter in letters:
@@ -104,17 +132,17 @@ def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> dict[str
         else:
             done[letter.id] = Handled(REDRIVEN, now, place=place)
     writer.note(done)
-    return stay
+    return {name: handled.place or "" for name, handled in done.items()}, stay
 
 
-def _finish_interrupted(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> set[str]:
-    """Record as done what an interrupted redrive had sent; returns the names of these letters."""
+def _finish_interrupted(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> dict[str, str]:
+    """Record as done what an interrupted redrive had sent; returns the new places of these letters."""
     intended: dict[tuple[str, int], list[Letter]] = defaultdict(list)
     for letter in letters:
         if letter.handled is not None and letter.handled.action == REDRIVING:
             intended[letter.record.topic, letter.record.partition].append(letter)
     if not intended:
-        return set()
+        return {}
     starts = {
         place: min(letter.handled.from_offset or 0 for letter in some if letter.handled)
         for place, some in intended.items()
@@ -131,4 +159,4 @@ def _finish_interrupted(bootstrap: str, writer: Writer, letters: Sequence[Letter
                 arrived[letter.id] = Handled(REDRIVEN, datetime.now(UTC), place=f"{topic}/{partition}@{offset}")
                 break
     writer.note(arrived)
-    return set(arrived)
+    return {name: handled.place or "" for name, handled in arrived.items()}

@@ -1,13 +1,18 @@
 """Each role does its work, and nothing else, on a server that only `deploy/postgres/roles.sql` has set up."""
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import httpx
 import psycopg
 import pytest
 
+from api.access import ADMIN
+from api.credentials import create_key
 from contracts.services import DATABASES
+from stack import ports
 from stack.supervisor import Stack
+from tests.conftest import wait_until
 from tests.integration.roles import Server
 
 SERVICES = ("account", "payment", "notification", "saga", "api")
@@ -53,6 +58,54 @@ def test_every_service_does_its_work_with_its_own_role(server, tmp_path):
     assert "the audit holds: 400 withdrawals (40 compensated, 320 completed, 40 rejected)" in " ".join(
         verdict.split()
     )
+
+
+LISTS = (
+    "stuck",
+    "dead-letters",
+    "outboxes",
+    "outboxes/dead-rows",
+    "steps",
+    "audits",
+    "operator-log",
+    "api-keys",
+    "withdrawals",
+    "accounts",
+)
+
+
+def test_the_api_shows_everything_with_a_viewers_rights_and_acts_as_far_as_they_go(server, tmp_path):
+    columns = "id, aggregatetype, aggregateid, type, payload, position, reason"
+    server.tries(
+        "relay", "account", f"INSERT INTO outbox_dead ({columns}) VALUES ('x', 'a', 'b', 'T', 'x', '0/1', 'y')"
+    )
+    ((number,),) = server.asks("viewer", "account", "SELECT number FROM outbox_dead WHERE id = 'x'")
+    place = f"127.0.0.1:{ports.choose()}"
+    own = {"SETTLE_API_DSN": server.dsn("api", "api"), "SETTLE_API_LISTEN": place, "SETTLE_DATA": str(tmp_path)}
+    key = create_key(server.dsn("operator", "api"), "ada", ADMIN)
+    why = {"reason": "a test"}
+    with (
+        server.running("api", **{**server.dsns("viewer"), **own}),
+        httpx.Client(base_url=f"http://{place}", headers={"Authorization": f"Bearer {key}"}, timeout=60) as client,
+    ):
+
+        def answers():
+            with suppress(httpx.TransportError):
+                return client.get("/v1/operator-log").status_code == 200
+            return False
+
+        wait_until(answers, "the API answers")
+        assert {path: client.get(f"/v1/{path}").status_code for path in LISTS} == dict.fromkeys(LISTS, 200)
+        rows = {"rows": [{"service": "account", "number": number}], **why}
+        (refused,) = client.post("/v1/outboxes/dead-rows/discard", json=rows).json()["results"]
+        assert refused["error"].startswith("row x is not discarded: permission denied for function")
+        made = client.post("/v1/api-keys", json={"caller": "bob", "role": "viewer", **why})
+        assert made.status_code == 201
+        assert client.post(f"/v1/api-keys/{made.json()['key_id']}/revoke", json=why).status_code == 200
+        audit = client.post("/v1/audits", json={**why, "wait_s": 0}).headers["location"]
+        ended = wait_until(lambda: (a := client.get(audit).json())["state"] != "running" and a, "it has ended")
+        assert ended["state"] in ("holds", "does not hold")
+    server.settle("operator", "outbox", "dead", "discard", "x", "--yes")
 
 
 @pytest.mark.parametrize("role", [*SERVICES, "provider"])
@@ -101,6 +154,11 @@ def test_a_service_connects_to_no_database_but_its_own(server, role):
         ("treasurer", "saga", "INSERT INTO event_store (payment_id) VALUES (NULL)"),
         ("account", "account", MAKE_UP),
         ("relay", "account", "SELECT settle_outbox_dead_retry(1)"),
+        ("api", "api", "UPDATE operator_log SET reason = 'another'"),
+        ("api", "api", "DELETE FROM operator_log"),
+        ("api", "api", "DELETE FROM audits"),
+        ("api", "api", "UPDATE api_keys SET role = 'admin'"),
+        ("operator", "api", "DELETE FROM operator_log"),
     ],
 )
 def test_a_role_may_not(server, role, database, statement):

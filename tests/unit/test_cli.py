@@ -21,10 +21,11 @@ from cli import extras, settings, status
 from cli.commands import COMMANDS
 from cli.confirm import confirm
 from cli.errors import EXIT_CODES, NOT_READ, BadInputError, CommandError, exit_code
-from cli.hold_up import Waits
 from cli.main import app
 from cli.run import CHOICES
 from contracts.services import DATABASES, NAMES
+from contracts.variables import is_secret
+from operations.waits import Waits
 from outbox_relay.__main__ import relay
 from processors.saga.status import Status
 from stack import state
@@ -557,3 +558,20 @@ def test_env_prints_urls_that_others_can_be_made_from_and_where_psql_finds_the_p
     lines = result.stdout.splitlines()
     assert f"export PGPASSFILE={tmp_path / 'pgpass'}" in lines
     assert "export SETTLE_SAGA_DSN=postgresql://settle:canary-7f3a@127.0.0.1:1111/saga" in lines
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("http://127.0.0.1:9", 1, "the API at http://127.0.0.1:9 does not answer: "),
+        ("nonsense", 2, "--api nonsense is not a URL such as https://127.0.0.1:8000: "),
+    ],
+)
+def test_an_api_that_is_nowhere_is_one_line(url, code, said):
+    done = settle("outbox", "status", "--api", url)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (code, "", 1)
+    assert done.stderr.startswith(f"settle: {said}")
+
+
+def test_an_api_key_is_a_secret():
+    assert is_secret("SETTLE_API_KEY")

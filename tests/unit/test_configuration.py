@@ -28,6 +28,7 @@ OTHERS = {
     "SETTLE_CACHE": "a folder in your cache directory",
     "SETTLE_FAILPOINT": "",
     "SETTLE_API_URL": "",
+    "SETTLE_API_KEY": "",
     "SETTLE_JAEGER_URL": DEFAULT_JAEGER_URL,
     "SETTLE_JAEGER_LINK": "the same",
 }

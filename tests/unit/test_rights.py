@@ -6,19 +6,18 @@ from typer.testing import CliRunner
 from broker.access import rights
 from cli.main import app
 from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, kafka_users, relay_of
-from contracts.services import READ_BY, REQUESTS, SERVICES, all_topic_names
+from contracts.services import API, PROCESSORS, READ_BY, REQUESTS, SERVICES, all_topic_names
 from contracts.topics import DEAD_LETTERS_HANDLED, consumer_group
 
 USERS = {user.name: user for user in kafka_users()}
 
 
 def test_a_service_reads_what_it_reads_in_its_group_and_writes_dead_letters_alone():
-    for service in SERVICES:
+    for service in PROCESSORS:
         user = USERS[service.name]
         assert user.reads == tuple(topic.name for topic in service.reads)
         assert user.writes == tuple(topic.dead_letters for topic in service.reads)
-        joins = (consumer_group(service.name),) if service.reads else ()
-        assert (user.joins, user.looks_at) == (joins, ())
+        assert (user.joins, user.looks_at) == ((consumer_group(service.name),), ())
 
 
 def test_a_relay_writes_what_outboxes_emit_and_one_of_a_single_outbox_only_what_that_one_does():
@@ -35,13 +34,13 @@ def test_a_producer_writes_requests_for_withdrawals_and_can_do_nothing_else():
     assert str(right) == "--add --allow-principal User:producer --operation Write --topic withdrawal.requests"
 
 
-def test_a_viewer_changes_nothing_and_an_operator_writes_no_dead_letter():
+def test_a_viewer_and_the_api_change_nothing_and_an_operator_writes_no_dead_letter():
     everything = {*all_topic_names(), DEAD_LETTERS_HANDLED}
-    for name in (VIEWER, OPERATOR):
+    for name in (VIEWER, OPERATOR, API):
         assert set(USERS[name].reads) == everything
         assert USERS[name].joins == ()
         assert {*map(consumer_group, READ_BY)} < set(USERS[name].looks_at)
-    assert USERS[VIEWER].writes == ()
+    assert USERS[VIEWER].writes == USERS[API].writes == ()
     assert set(USERS[OPERATOR].writes) == {name for name in everything if not name.endswith(".dlq")}
 
 

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from datetime import datetime
 from urllib.request import urlopen
 
 from confluent_kafka import TopicPartition
 from uuid_utils.compat import uuid7
 
 from contracts.events import PaymentFailed, encode, follow
-from operations import lost
+from operations import lost, waits
 from operations.audit.run import run as run_audit
 from operations.republish import find, republish
 from producers.requests import new_request
@@ -70,6 +71,9 @@ def test_what_makes_no_progress_is_listed_with_what_it_waits_for(retrying: Retry
         (listed,) = json.loads(retrying.settle("stuck", "--older-than", "0", "--json").stdout)
         assert (listed["payment_id"], listed["state"]) == (str(payment_id), "deducted")
         assert listed["pending"]["attempts"] == 3
+        found = waits.look(retrying.dsns, retrying.bootstrap, payment_id, retrying.status(payment_id))
+        assert found.pending is not None
+        assert found.pending.next_attempt_at == datetime.fromisoformat(listed["pending"]["next_attempt_at"])
         with urlopen(f"http://127.0.0.1:{retrying.stack.state.http['saga']}/metrics", timeout=10) as page:
             assert 'settle_stuck_withdrawals{state="deducted"} 0.0' in page.read().decode()  # not for a minute yet
         nudged = retrying.settle("nudge", str(payment_id))

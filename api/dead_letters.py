@@ -1,0 +1,174 @@
+"""Dead letters over HTTP: listed, shown, redriven and discarded by a list of IDs."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from litestar import get, post
+from litestar.params import Parameter
+
+from api import access
+from api.bodies import StrictRequest
+from api.front import Front
+from api.guard import PERMISSION
+from api.journal import Reason, written_down
+from api.problems import Problem, problems
+from operations.dead_letters import actions
+from operations.dead_letters.actions import LETTERS_MAX, Done, act
+from operations.dead_letters.letters import Wanted, choose, read_letters
+from operations.dead_letters.view import DeadLetter, view
+
+PATH = "/v1/dead-letters"
+BODY_BYTES_MAX = 512 * 1024
+"""Of a list of IDs."""
+
+ID_LENGTH_MAX = 300
+PAGE_SIZE, PAGE_MAX = 50, 500
+
+Text = Annotated[str | None, Parameter(max_length=ID_LENGTH_MAX)]
+
+
+class DeadLetters(msgspec.Struct, frozen=True):
+    """A page, the newest refusal first.
+
+    Attributes:
+        total: how many match.
+        cursor: for the next page; None where there is none.
+    """
+
+    dead_letters: list[DeadLetter]
+    total: int
+    cursor: str | None
+
+
+class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Dead letters that an action is for, and why.
+
+    Attributes:
+        ids: as they are listed, or of messages.
+    """
+
+    ids: Annotated[
+        list[Annotated[str, msgspec.Meta(min_length=1, max_length=ID_LENGTH_MAX)]],
+        msgspec.Meta(min_length=1, max_length=LETTERS_MAX, examples=[["account.events/0@17"]]),
+    ]
+    reason: Reason
+
+
+class Results(msgspec.Struct, frozen=True):
+    """What came of each.
+
+    Attributes:
+        request_id: of the action, in the log of what operators do.
+        results: in the order of the IDs.
+    """
+
+    request_id: UUID
+    results: list[Done]
+
+
+@get(
+    PATH,
+    summary="List dead letters",
+    operation_id="listDeadLetters",
+    tags=["operations"],
+    opt={PERMISSION: access.OPERATIONS},
+    responses=problems("invalid"),
+)
+async def list_dead_letters(
+    request: StrictRequest,
+    which: Annotated[
+        Literal["open", "handled", "all"], Parameter(query="state", description="Open ones wait for somebody.")
+    ] = "open",
+    topic: Text = None,
+    event_type: Text = None,
+    payment_id: Annotated[UUID | None, Parameter(description="Only of this withdrawal.")] = None,
+    reason: Annotated[
+        str | None, Parameter(max_length=ID_LENGTH_MAX, description="Part of the reason or error.")
+    ] = None,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE_MAX, description="How many at the most.")] = PAGE_SIZE,
+    cursor: Annotated[
+        str | None, Parameter(max_length=ID_LENGTH_MAX, description="As the page before gave it.")
+    ] = None,
+) -> DeadLetters:
+    """The newest first. Reads all dead letters there are."""
+    front: Front = request.app.state.front
+    wanted = Wanted(topic=topic, event_type=event_type, reason=reason)
+
+    def find() -> DeadLetters:
+        letters = [
+            one
+            for one in choose(read_letters(front.operators.bootstrap), wanted)
+            if which == "all" or one.open == (which == "open")
+            if payment_id is None or one.payment_id == str(payment_id)
+        ]
+        letters.reverse()
+        begin = 0
+        if cursor is not None:
+            places = {one.id: place for place, one in enumerate(letters)}
+            if cursor not in places:
+                raise Problem("invalid", f"{cursor!r} is no cursor of this list, or is not in it any more")
+            begin = places[cursor] + 1
+        shown = letters[begin : begin + limit]
+        more = len(letters) > begin + limit
+        return DeadLetters([view(one) for one in shown], len(letters), shown[-1].id if more else None)
+
+    return await front.operators.run(find)
+
+
+@get(
+    f"{PATH}/{{topic:str}}/{{place:str}}",
+    summary="See a dead letter",
+    operation_id="getDeadLetter",
+    tags=["operations"],
+    opt={PERMISSION: access.OPERATIONS},
+    responses=problems("not-found"),
+)
+async def get_dead_letter(
+    request: StrictRequest,
+    topic: Annotated[str, Parameter(description="Of its ID, what is before the slash.")],
+    place: Annotated[str, Parameter(description="Of its ID, what is after the slash: partition@offset.")],
+) -> DeadLetter:
+    """All that is known of it: why, where, when, headers and body."""
+    front: Front = request.app.state.front
+
+    def find() -> DeadLetter:
+        name = f"{topic}/{place}"
+        for letter in read_letters(front.operators.bootstrap):
+            if letter.id == name:
+                return view(letter)
+        raise Problem("not-found", f"there is no dead letter {name}")
+
+    return await front.operators.run(find)
+
+
+_ACTS: dict[str, Any] = {
+    "status_code": 200,
+    "tags": ["operations"],
+    "opt": {PERMISSION: access.OPERATE},
+    "request_max_body_size": BODY_BYTES_MAX,
+    "responses": problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+}
+
+
+@post(f"{PATH}/redrive", summary="Redrive dead letters", operation_id="redriveDeadLetters", **_ACTS)
+async def redrive_dead_letters(request: StrictRequest, data: Chosen) -> Results:
+    """Send exactly these back to their partition, each once; each has its own result."""
+    return await _act(request, actions.REDRIVE, data)
+
+
+@post(f"{PATH}/discard", summary="Discard dead letters", operation_id="discardDeadLetters", **_ACTS)
+async def discard_dead_letters(request: StrictRequest, data: Chosen) -> Results:
+    """Put on record that nobody needs to look at exactly these; each has its own result."""
+    return await _act(request, actions.DISCARD, data)
+
+
+async def _act(request: StrictRequest, action: actions.Action, chosen: Chosen) -> Results:
+    operators = request.app.state.front.operators
+    async with written_down(request, f"{action} dead letters", chosen.ids, chosen.reason) as written:
+        done = await operators.run(act, operators.bootstrap, action, chosen.ids, chosen.reason)
+        written.result = result = Results(written.request_id, done)
+    return result
+
+
+ROUTES: list[Any] = [list_dead_letters, get_dead_letter, redrive_dead_letters, discard_dead_letters]

@@ -1,0 +1,95 @@
+"""Operations that people carry out through the API: run on threads, a few at a time, with its own addresses."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from confluent_kafka import KafkaException
+
+from api.problems import RETRY_S, Problem
+from api.settings import ApiSettings
+from broker.troubles import denied
+from contracts.services import DATABASES, NAMES
+from contracts.variables import value
+from operations.errors import FinishedError, TooManyError
+from operations.lag import Sample
+from outbox_relay.errors import RelayError
+from processors.runtime.database import unavailable
+from producers.errors import ProducerError
+
+AT_ONCE = 4
+"""Operations under way in this process; whoever comes meanwhile waits for a place."""
+
+WAIT_S_MAX = 10.0
+"""For a place."""
+
+TREASURER = "SETTLE_TREASURER_DSN"
+
+T = TypeVar("T")
+
+
+class Operators:
+    """Runs operations.
+
+    Args:
+        settings: of this process.
+
+    Attributes:
+        bootstrap: Kafka.
+        last_sample: the offsets when somebody last asked for rates.
+    """
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self.bootstrap = settings.kafka_bootstrap
+        self.last_sample: Sample | None = None
+
+    @property
+    def dsns(self) -> dict[str, str]:
+        """The DSNs of the services, with the rights of an operator."""
+        return {name: self._settings.dsn(name) for name in NAMES}
+
+    @property
+    def all_dsns(self) -> dict[str, str]:
+        """The same of every database."""
+        return {name: self._settings.dsn(name) for name in DATABASES}
+
+    @property
+    def treasurer_dsn(self) -> str:
+        """The DSN of whoever opens accounts."""
+        return value(TREASURER) or self._settings.dsn("account")
+
+    async def run(self, operate: Callable[..., T], *args: Any) -> T:
+        """What an operation returns.
+
+        Raises:
+            Problem: it cannot be carried out, or something that it needs does not answer.
+        """
+        try:
+            async with asyncio.timeout(WAIT_S_MAX):
+                await self._room.acquire()
+        except TimeoutError:
+            raise Problem("unavailable", f"{AT_ONCE} operations are under way already", RETRY_S) from None
+        try:
+            return await asyncio.to_thread(operate, *args)
+        except TooManyError as error:
+            raise Problem("invalid", str(error)) from None
+        except FinishedError as error:
+            raise Problem("finished", str(error)) from None
+        except RelayError as error:
+            raise Problem("invalid", str(error)) from None
+        except psycopg.errors.InsufficientPrivilege as error:
+            lacks = error.diag.message_primary or "a right is missing"
+            raise Problem("forbidden", f"the API's own role may not do that: {lacks}") from error
+        except psycopg.OperationalError as error:
+            raise Problem("unavailable", f"a database {unavailable(error)}", RETRY_S) from error
+        except KafkaException as error:
+            if (refused := denied(error.args[0])) is not None:
+                raise Problem("forbidden", f"the API's own Kafka user may not do that: {refused}") from error
+            raise Problem("unavailable", f"Kafka does not answer: {error.args[0].str()}", RETRY_S) from error
+        except (ProducerError, TimeoutError) as error:
+            raise Problem("unavailable", str(error), RETRY_S) from error
+        finally:
+            self._room.release()

@@ -1,0 +1,155 @@
+"""Audits that were started, with their results: a table in whichever database the caller names.
+
+One runs at a time: its session holds an advisory lock of that database until it ends. So a run whose process has
+died is known as interrupted at once, whoever asks, and the next one can begin.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+import psycopg
+from uuid_utils.compat import uuid7
+
+from contracts.postgres import session
+from contracts.redaction import hide
+from operations.audit.run import Audit, run
+from processors.runtime import utc
+
+TABLE_V1 = """
+    -- Audits, the newest last; the result is there once one has ended.
+    CREATE TABLE audits (
+        audit_id    uuid PRIMARY KEY,
+        started_by  text NOT NULL,
+        started_at  timestamptz NOT NULL DEFAULT now(),
+        finished_at timestamptz,
+        result      json,
+        error       text,
+        CHECK ((finished_at IS NULL) = (result IS NULL AND error IS NULL))
+    );
+    CREATE INDEX audits_newest ON audits (started_at, audit_id)
+"""
+"""For a migration of that database; a change is a new version."""
+
+# An arbitrary number, the same for every process that runs an audit.
+_LOCK = 0x5E77A0
+
+# The upper half of the key is `classid`. Only the newest can be the one that runs.
+_COLUMNS = f"""audit_id, started_by, started_at, finished_at,
+    CASE WHEN error IS NOT NULL THEN 'failed' WHEN (result->>'ok')::boolean THEN 'holds'
+        WHEN result IS NOT NULL THEN 'does not hold'
+        WHEN EXISTS (SELECT FROM audits n WHERE n.started_at > a.started_at) THEN 'interrupted'
+        WHEN EXISTS (
+            SELECT FROM pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()
+            WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = {_LOCK}) THEN 'running'
+        ELSE 'interrupted' END,
+    result::text, error"""  # noqa: S608 made of constants
+
+_FIND = f"SELECT {_COLUMNS} FROM audits a WHERE audit_id = %s"  # noqa: S608 made of constants
+
+_HISTORY = f"""
+SELECT {_COLUMNS} FROM audits a
+WHERE %(before)s::uuid IS NULL
+    OR (started_at, audit_id) < (SELECT started_at, audit_id FROM audits WHERE audit_id = %(before)s)
+ORDER BY started_at DESC, audit_id DESC LIMIT %(limit)s
+"""  # noqa: S608 made of constants
+
+_BEGIN = "INSERT INTO audits (audit_id, started_by, started_at) VALUES (%s, %s, clock_timestamp())"
+
+_END = "UPDATE audits SET finished_at = clock_timestamp(), result = %s::text::json, error = %s WHERE audit_id = %s"
+
+State = Literal["running", "holds", "does not hold", "failed", "interrupted"]
+
+
+class AuditRunningError(Exception):
+    """An audit is running already; the text is one line for a person."""
+
+
+class AuditRun(msgspec.Struct, frozen=True):
+    """An audit that was started; times in UTC.
+
+    Attributes:
+        state: ``failed`` if it could not look at everything (``error`` says why), ``interrupted`` if its process
+            ended before it did.
+        result: of one that has ended.
+    """
+
+    audit_id: UUID
+    started_by: str
+    started_at: datetime
+    finished_at: datetime | None
+    state: State
+    result: Audit | None
+    error: str | None
+
+
+@contextmanager
+def begun(dsn: str, started_by: str) -> Iterator[tuple[UUID, Callable[[Audit | Exception], None]]]:
+    """Begin an audit: its ID, and what records its result; no other begins until the block ends.
+
+    Args:
+        dsn: of the database with the table; the session is kept, so no pooler of transactions may be between.
+        started_by: who asks for it.
+
+    Raises:
+        AuditRunningError: one is running.
+        psycopg.OperationalError: the database does not answer.
+    """
+    with session(dsn, autocommit=True) as connection:
+        (is_ours,) = connection.execute("SELECT pg_try_advisory_lock(%s::bigint)", (_LOCK,)).fetchone() or (False,)
+        if not is_ours:
+            raise AuditRunningError("an audit is running already; its result is the newest of the history")
+        audit_id = uuid7()
+        connection.execute(_BEGIN, (audit_id, started_by))
+
+        def end(found: Audit | Exception) -> None:
+            result = msgspec.json.encode(found).decode() if isinstance(found, Audit) else None
+            error = (
+                None if isinstance(found, Audit) else hide(" ".join(str(found).split()) or type(found).__name__)
+            )
+            connection.execute(_END, (result, error, audit_id))
+
+        yield audit_id, end
+
+
+def audit(dsn: str, started_by: str, dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
+    """Run an audit and keep its result.
+
+    Args:
+        dsn: of the database with the table.
+        started_by: who asks for it.
+        dsns: as of :func:`operations.audit.run.run`, with ``bootstrap`` and ``wait_s``.
+
+    Raises:
+        AuditRunningError: one is running.
+        psycopg.OperationalError, KafkaException: what is audited, or the table's database, does not answer.
+    """
+    with begun(dsn, started_by) as (_, end):
+        try:
+            found = run(dsns, bootstrap, wait_s)
+        except Exception as error:
+            end(error)
+            raise
+        end(found)
+    return found
+
+
+def find(connection: psycopg.Connection[Any], audit_id: UUID) -> AuditRun | None:
+    """One audit; None where none has this ID."""
+    row = utc.cursor(connection).execute(_FIND, (audit_id,)).fetchone()
+    return _run_of(row) if row is not None else None
+
+
+def history(connection: psycopg.Connection[Any], limit: int, before: UUID | None = None) -> list[AuditRun]:
+    """The audits, the newest first; with ``before``, those that began before that one."""
+    rows = utc.cursor(connection).execute(_HISTORY, {"limit": limit, "before": before}).fetchall()
+    return [_run_of(row) for row in rows]
+
+
+def _run_of(row: tuple[Any, ...]) -> AuditRun:
+    audit_id, started_by, started_at, finished_at, state, result, error = row
+    found = msgspec.json.decode(result, type=Audit) if result is not None else None
+    return AuditRun(audit_id, started_by, started_at, finished_at, state, found, error)

@@ -1,0 +1,147 @@
+"""The outboxes of the services: where each stands, its dead rows, and its replication slot."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, Literal
+
+import msgspec
+import psycopg
+
+from contracts.postgres import session
+from operations.errors import TooManyError
+from outbox_relay.dead import DeadRow, dead_rows, discard, retry
+from outbox_relay.errors import RelayError
+from outbox_relay.slot import drop_slot
+from outbox_relay.slot_name import slot_name
+from outbox_relay.source import source_name
+from outbox_relay.status import OutboxStatus, outbox_status
+
+ROWS_MAX = 1_000
+"""Dead rows that one call acts on."""
+
+RETRY: Final = "retry"
+DISCARD: Final = "discard"
+
+Action = Literal["retry", "discard"]
+
+_ACT = {RETRY: retry, DISCARD: discard}
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """A row that could not be published: its service, the name of its database, and itself."""
+
+    service: str
+    source: str
+    row: DeadRow
+
+
+class DeadName(msgspec.Struct, frozen=True):
+    """Which dead row: the outbox's service, and :attr:`outbox_relay.dead.DeadRow.number`, never given twice."""
+
+    service: str
+    number: int
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What an action did about one dead row; an error in one line where it did nothing."""
+
+    name: DeadName
+    error: str | None = None
+
+
+def statuses(dsns: Mapping[str, str], topics: AbstractSet[str] | None) -> list[OutboxStatus]:
+    """Where each outbox stands.
+
+    Args:
+        dsns: by service.
+        topics: those that Kafka has; None where it could not be asked.
+
+    Raises:
+        psycopg.OperationalError: a database does not answer.
+        RelayError: one has no outbox.
+    """
+    return [outbox_status(connection, topics) for _, _, connection in _connections(dsns)]
+
+
+def all_dead(dsns: Mapping[str, str]) -> list[Dead]:
+    """The dead rows of every outbox, of each the oldest first.
+
+    Raises:
+        psycopg.OperationalError: a database does not answer.
+    """
+    return [
+        Dead(service, source, row)
+        for service, source, connection in _connections(dsns)
+        for row in dead_rows(connection)
+    ]
+
+
+def take_out(dsns: Mapping[str, str], action: Action, rows: Collection[Dead]) -> list[str]:
+    """Retry or discard rows: of each outbox all or none; returns the names of those that nobody else had taken.
+
+    Raises:
+        RelayError: an outbox does not take one of them.
+        psycopg.OperationalError: a database does not answer.
+    """
+    chosen: dict[str, list[int]] = {}
+    for one in rows:
+        chosen.setdefault(one.service, []).append(one.row.number)
+    return [
+        name
+        for service, _, connection in _connections({service: dsns[service] for service in chosen})
+        for name in _ACT[action](connection, chosen[service])
+    ]
+
+
+def act(dsns: Mapping[str, str], action: Action, names: Sequence[DeadName]) -> list[Done]:
+    """Retry or discard exactly these rows, each by itself, and say what came of each.
+
+    A row has a number of its own, so what dies after the rows were chosen is not among them, even with an ID that
+    was chosen. Safe to repeat: a row that is not dead any more is an error of its own.
+
+    Args:
+        dsns: by service.
+        action: ``retry`` puts a row back at the end of its outbox, ``discard`` deletes it for good.
+        names: of the rows, no more than :data:`ROWS_MAX`.
+
+    Raises:
+        TooManyError: there are more; nothing is done.
+        psycopg.OperationalError: a database does not answer; what was done until then stays done.
+    """
+    if len(names) > ROWS_MAX:
+        raise TooManyError(f"{len(names):,} rows at once; {ROWS_MAX:,} are the most")
+    errors: dict[DeadName, str | None] = {one: f"there is no service {one.service}" for one in names}
+    chosen = {one.service for one in names} & dsns.keys()
+    for service, _, connection in _connections({service: dsns[service] for service in chosen}):
+        rows = {row.number: row for row in dead_rows(connection)}
+        for one in dict.fromkeys(names):
+            if one.service == service:
+                row = rows.get(one.number)
+                errors[one] = "it is not among the dead rows" if row is None else _act_on(connection, action, row)
+    return [Done(one, errors[one]) for one in names]
+
+
+def _act_on(connection: psycopg.Connection[Any], action: Action, row: DeadRow) -> str | None:
+    try:
+        return None if _ACT[action](connection, [row.number]) else "somebody else took it meanwhile"
+    except RelayError as error:
+        return str(error)
+
+
+def drop(dsn: str) -> tuple[str, bool]:
+    """Drop the slot that a relay has in a database; returns its name, and whether there was one.
+
+    Raises:
+        RelayError: a relay reads it, or the role may not.
+        psycopg.OperationalError: the database does not answer.
+    """
+    with session(dsn, autocommit=True) as connection:
+        name = slot_name(connection)
+        return name, drop_slot(connection, name)
+
+
+def _connections(dsns: Mapping[str, str]) -> Iterator[tuple[str, str, psycopg.Connection[Any]]]:
+    """The databases, one after the other: the service, the source's name, and a connection."""
+    for service, dsn in dsns.items():
+        with session(dsn, autocommit=True) as connection:
+            yield service, source_name(dsn), connection
