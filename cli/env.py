@@ -1,9 +1,9 @@
-"""``settle env``: the variables to connect to the embedded stack; passwords stay in a file."""
+"""``settle env``: the variables to connect to the embedded stack, the databases' passwords included."""
 
 import shlex
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import typer
 
@@ -26,13 +26,11 @@ def env(user: UserOption = OPERATOR, data: DataOption = None) -> None:
     if user not in users:
         raise BadInputError(f"there is no user {user!r}: it is one of {', '.join(users)}")
     state = stack_json.running((data or stack_json.default_data_folder()).expanduser().resolve())
-    passfile = Path(state.data, PASSFILE)
-    dsns = {name: _with_passfile(dsn, passfile) for name, dsn in state.dsns.items()}
-    variables = stack_json.environment(state, dsns, user)
+    variables = stack_json.environment(state, user=user)
     # So that plain `psql account` works as well.
     server = urlsplit(state.dsns["account"])
     variables |= {"PGHOST": str(server.hostname), "PGPORT": str(server.port)}
-    variables |= {"PGUSER": str(server.username), "PGPASSFILE": str(passfile)}
+    variables |= {"PGUSER": str(server.username), "PGPASSFILE": str(Path(state.data, PASSFILE))}
     variables |= {f"PG{name.upper()}": value for name, value in parse_qsl(server.query)}
     # For curl and kill; a part that was restarted has another process ID.
     variables |= {f"SETTLE_{name.upper()}_HTTP": f"http://{HOST}:{port}" for name, port in state.http.items()}
@@ -42,12 +40,3 @@ def env(user: UserOption = OPERATOR, data: DataOption = None) -> None:
         say_to_shell(f"export {name}={shlex.quote(value)}")
     say_to_shell('# psql "$SETTLE_ACCOUNT_DSN"')
     say_to_shell('# kcat -b "$SETTLE_KAFKA_BOOTSTRAP" -L')
-
-
-def _with_passfile(dsn: str, passfile: Path) -> str:
-    """The URL without its password, which libpq then reads from the file."""
-    password = urlsplit(dsn).password
-    if password is None:
-        return dsn
-    separator = "&" if "?" in dsn else "?"
-    return f"{dsn.replace(f':{password}@', '@', 1)}{separator}passfile={quote(str(passfile), safe='')}"

@@ -1,5 +1,8 @@
 """The ``outbox-relay`` command: ``outbox-relay --source postgresql://… --bootstrap host:port``."""
 
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Annotated, NoReturn
@@ -9,11 +12,14 @@ from pydantic import ValidationError
 
 from contracts import failpoints
 from contracts.dsn import check_dsn, has_password
+from contracts.production import is_production
 from contracts.redaction import hide
 from contracts.start import begin
-from contracts.variables import EnvironmentRefusedError, complaint
+from contracts.variables import FILE, EnvironmentRefusedError, complaint
 from outbox_relay.errors import RelayError
 from outbox_relay.settings import RelaySettings
+
+_SOURCES = "SETTLE_RELAY_SOURCES"
 
 
 def _print_version(wanted: bool) -> None:
@@ -26,9 +32,8 @@ def relay(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="A database with an outbox, as a URL or a key-value string (host=… dbname=…), without its "
-            "password; repeat for more. "
-            "Default: SETTLE_RELAY_SOURCES."
+            help="A database with an outbox, as a URL or a key-value string (host=… dbname=…), best "
+            "without its password; repeat for more. Default: SETTLE_RELAY_SOURCES."
         ),
     ] = None,
     bootstrap: Annotated[
@@ -56,6 +61,8 @@ def relay(
         )
         if source:
             given["relay_sources"] = [_checked(dsn) for dsn in source]
+            if any(map(has_password, source)):
+                _begin_again(source, {"--bootstrap": bootstrap, "--initial": initial})
         failpoints.arm_from_environment()
         # Imported here, as the base installation has this command too.
         from outbox_relay.relay import run_relay
@@ -72,12 +79,27 @@ def _checked(dsn: str) -> str:
         check_dsn(dsn)
     except ValueError as error:
         raise RelayError(f"--source is wrong: {error}") from None
-    if has_password(dsn):
-        raise RelayError(
-            "--source is wrong: it has a password, which every user of this machine can read there: set "
-            "SETTLE_RELAY_SOURCES or SETTLE_RELAY_SOURCES_FILE, or leave it to a passfile, service or PGPASSWORD"
-        )
     return dsn
+
+
+def _begin_again(sources: Sequence[str], options: Mapping[str, str | None]) -> NoReturn:
+    """Replace this process by one with the sources in a variable: every user can read a process's arguments.
+
+    Raises:
+        RelayError: in production, where a password must not be readable even for a moment.
+    """
+    instead = f"{_SOURCES} or {_SOURCES}{FILE}, or leave it to a passfile, service or PGPASSWORD"
+    if is_production():
+        raise RelayError(
+            f"--source is wrong: it has a password, which every user of this machine can read there: set {instead}"
+        )
+    typer.echo(
+        f"outbox-relay: others could read the password in --source as it began: better set {instead}", err=True
+    )
+    others = {name: value for name, value in os.environ.items() if name != _SOURCES + FILE}
+    rest = [word for option, value in options.items() if value for word in (option, value)]
+    command = [sys.executable, "-P", "-m", "outbox_relay", *rest]
+    os.execve(sys.executable, command, {**others, _SOURCES: "\n".join(sources)})  # noqa: S606 no shell is wanted
 
 
 def _refuse(line: str) -> NoReturn:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.security import assume
+from contracts.rights import OPERATOR
 from contracts.services import API, DATABASES, READ_BY
 from stack import state as stack_json
 from stack.assembly import FIRST, Options, assemble
@@ -128,9 +129,13 @@ class Stack:
             raise StackError("the stack has not been started")
         return self._admin_bootstrap
 
-    def environment(self) -> dict[str, str]:
-        """The environment variables with which a program connects to this stack."""
-        return stack_json.environment(self.state)
+    def environment(self, user: str = OPERATOR) -> dict[str, str]:
+        """The environment variables with which a program connects to this stack.
+
+        Args:
+            user: who it is for Kafka, where that is secured: the operator, or a service.
+        """
+        return stack_json.environment(self.state, user=user)
 
     def statuses(self) -> tuple[PartStatus, ...]:
         """The status of each part, in the order of their start."""

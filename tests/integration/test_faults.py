@@ -1,13 +1,7 @@
 """Whatever dies, whenever: every withdrawal ends, once, and no cent is lost or doubled."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -21,7 +15,8 @@ from contracts.services import READ_BY
 from producers.load import LoadReport, run_load
 from producers.plan import LoadPlan, plan_load
 from stack.names import SERVERS
-from tests.conftest import WAIT_S, Settle, wait_until
+from tests.conftest import Settle, wait_until
+from tests.instance import another_instance
 
 MIXED = {"duplicates": 0.1, "declined": 0.1, "insufficient": 0.05}
 
@@ -138,28 +133,6 @@ def test_the_broker_away_is_waited_for(settle: Settle):
     wait_until(lambda: all_ready(settle), "every service can work again")
 
 
-@contextmanager
-def second_instance(settle: Settle, service: str) -> Iterator[subprocess.Popen[str]]:
-    """Another instance that works beside the first; it must end in good order."""
-    environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0"}
-    command = [sys.executable, "-m", "cli", "run", service]
-    second = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert second.stderr is not None
-    try:
-        joined = time.monotonic()
-        while "partitions assigned" not in (line := second.stderr.readline()):
-            assert line, "the second instance ended"
-        assert time.monotonic() - joined < WAIT_S
-        yield second
-    finally:
-        second.terminate()
-        second.stderr.close()
-        try:
-            assert second.wait(30) == 0
-        finally:
-            second.kill()
-
-
 # For each service something that it does once per message, and where that message came from.
 DONE = {
     "account": ("withdrawal.requests", "WithdrawalRequested", "SELECT payment_id FROM saga_log"),
@@ -188,7 +161,7 @@ def unconfirmed(settle: Settle, service: str) -> tuple[set[str], set[str]]:
 
 def test_a_service_ends_when_told_to_though_kafka_is_away(settle: Settle):
     # As after a SIGKILL of `settle up`, when the kernel tells all to end at once, and as on any machine.
-    with second_instance(settle, "saga") as second:
+    with another_instance(settle.stack, "saga") as second:
         settle.stack.stop_service("kafka")
         try:
             second.terminate()
@@ -252,7 +225,7 @@ def test_a_second_instance_joins_and_leaves_without_a_pause_of_more_than_three_s
     load.wait_sent(0.05)
     ((begun,),) = settle.query("payment", "SELECT now()")
     for service, share in zip(READ_BY, (0.25, 0.5, 0.75, 0.95), strict=True):
-        with second_instance(settle, service):
+        with another_instance(settle.stack, service):
             load.wait_sent(share)
     ((ended,),) = settle.query("payment", "SELECT now()")
     load.finish()

@@ -1,11 +1,6 @@
 """A service that cannot go on says so and recovers by itself, or ends so that it is started anew."""
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -15,8 +10,8 @@ from psycopg.conninfo import make_conninfo
 
 from stack.ports import choose
 from tests.conftest import WAIT_S, Settle, wait_until
+from tests.instance import another_instance
 
-RUN = "from processors.runtime.worker import run_service; run_service('account')"
 ACCOUNTS = 8
 """Enough that each of two instances has some of their partitions."""
 
@@ -37,30 +32,10 @@ def not_ready(port: int) -> str:
     return text if status == 503 else ""
 
 
-@contextmanager
-def account_service(
-    settle: Settle, log: Path, changes: str, **variables: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """One more instance of the account service, with changes to its code."""
-    environment = {**os.environ, **settle.stack.environment(), "SETTLE_HTTP_PORT": "0", **variables}
-    command = [sys.executable, "-c", f"{changes}\n{RUN}"]
-    with log.open("w") as lines:
-        instance = subprocess.Popen(command, env=environment, stderr=lines)
-    try:
-        wait_until(lambda: "partitions assigned" in log.read_text(), "it has partitions")
-        yield instance
-    finally:
-        instance.terminate()
-        try:
-            instance.wait(30)
-        finally:
-            instance.kill()
-
-
 def test_an_exception_that_leaves_the_pipeline_ends_the_process_and_others_go_on(settle: Settle, tmp_path: Path):
     bug = "import processors.runtime.pipeline as p; p.Pipeline._read = lambda *_: 1 / 0"
     accounts = [settle.open_account() for _ in range(ACCOUNTS)]
-    with account_service(settle, tmp_path / "log", bug) as instance:
+    with another_instance(settle.stack, "account", bug, tmp_path / "log") as instance:
         receipts = [settle.client.request(account, "1.00") for account in accounts]
         assert instance.wait(WAIT_S) == 1
     assert "ZeroDivisionError" in (tmp_path / "log").read_text()
@@ -71,7 +46,7 @@ def test_a_batch_that_stands_is_reported_with_what_it_waits_for(settle: Settle, 
     port = choose(taken=set())
     impatient = "import processors.runtime.app as app; app.STANDS_S = 0.5"
     accounts = [settle.open_account() for _ in range(ACCOUNTS)]
-    with account_service(settle, tmp_path / "log", impatient, SETTLE_HTTP_PORT=str(port)):
+    with another_instance(settle.stack, "account", impatient, tmp_path / "log", SETTLE_HTTP_PORT=str(port)):
         with psycopg.connect(settle.dsns["account"]) as other:
             other.execute("LOCK TABLE accounts")
             receipts = [settle.client.request(account, "1.00") for account in accounts]
@@ -96,7 +71,7 @@ def read_late(*batch):
 app.Pipeline._read = read_late
 """
     accounts = [settle.open_account() for _ in range(ACCOUNTS)]
-    with account_service(settle, tmp_path / "log", hangs, SETTLE_HTTP_PORT=str(port)):
+    with another_instance(settle.stack, "account", hangs, tmp_path / "log", SETTLE_HTTP_PORT=str(port)):
         wait_until(lambda: not not_ready(port), "it is ready")
         assert page(port, "/healthz") == (200, "ok\n")
         receipts = [settle.client.request(account, "1.00") for account in accounts]

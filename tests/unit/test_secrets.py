@@ -302,10 +302,14 @@ def test_no_program_shows_the_password_of_a_database_that_is_wrong_or_does_not_a
         assert "is wrong" in line
 
 
-def test_the_relay_takes_no_password_from_its_command_line():
+def test_in_production_the_relay_takes_no_password_from_its_command_line():
     for dsn in ("postgresql://saga:canary-7f3a@x/saga", "host=x dbname=saga password=canary-7f3a"):
         ended = subprocess.run(
-            [sys.executable, "-m", "outbox_relay", "--source", dsn], capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "outbox_relay", "--source", dsn],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "SETTLE_ENV": "production", "SETTLE_TRUSTED_NETWORK": "kafka,postgres"},
         )
         assert ended.returncode == 2
         assert ended.stderr.startswith("outbox-relay: --source is wrong: it has a password")

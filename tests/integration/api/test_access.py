@@ -10,6 +10,7 @@ from api.access import ADMIN, CLIENT, MAY, OPERATOR, PERMISSIONS, ROLES, VIEWER
 from api.app import make_litestar
 from api.credentials import REMEMBERED_S, SIGN_IN_S, list_keys, offer_sign_in, revoke_key
 from api.guard import OPEN, PERMISSION
+from cli import up
 from tests.conftest import wait_until
 from tests.integration.api.front import WITHDRAWALS, Front, ask, body, new_key
 
@@ -197,6 +198,13 @@ def test_a_client_sees_its_own_withdrawals_and_of_others_not_even_that_they_exis
     with front.http(front.key("eve", VIEWER)) as viewer:
         front.finished(UUID(own))
         assert viewer.get(f"{WITHDRAWALS}/{own}").status_code == 200
+
+
+def test_the_link_that_settle_up_prints_signs_in_who_may_everything(front: Front):
+    with front.http() as browser:
+        link = up._sign_in_link(front.stack.state)
+        assert browser.get(link, follow_redirects=True).status_code == 200
+        assert browser.get("/v1/accounts").status_code == 200
 
 
 def test_a_one_time_token_signs_one_person_in_once(front: Front):

@@ -12,6 +12,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from packaging.requirements import Requirement
 
@@ -142,23 +143,24 @@ def test_a_client_is_told_which_extra_a_command_needs(client):
     assert client.run("outbox-relay") == (2, "", line)
 
 
-def test_the_relay_alone_carries_a_row_from_postgresql_to_kafka(relay, outbox, tmp_path):
+def test_the_relay_alone_carries_a_row_from_postgresql_to_kafka(relay, outbox):
     assert relay.run("python", "-c", WHICH) == (0, "[]\n", "")
-    # Others see a command's arguments: the password is not among them.
-    passfile = tmp_path / "pgpass"
-    passfile.write_text(f"*:*:*:*:{urlsplit(outbox.dsn).password}\n")
-    passfile.chmod(0o600)
-    source = f"{outbox.dsn.replace(f':{urlsplit(outbox.dsn).password}@', '@')}?passfile={passfile}"
-    process = relay.start("outbox-relay", "--source", source, "--bootstrap", outbox.bootstrap)
+    process = relay.start("outbox-relay", "--source", outbox.dsn, "--bootstrap", outbox.bootstrap)
     try:
         row = outbox.insert()
         outbox.wait_published([row])
         assert outbox.published() == [row]
+        # Others see a command's arguments: the password is no longer among them.
+        password, arguments = urlsplit(outbox.dsn).password, psutil.Process(process.pid).cmdline()
+        assert outbox.bootstrap in arguments
+        assert password is not None
+        assert password not in " ".join(arguments)
     finally:
         process.terminate()
         out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     assert "Traceback" not in out + err
+    assert "others could read the password in --source" in err
 
 
 def test_the_relay_alone_says_that_the_services_are_not_there(relay):

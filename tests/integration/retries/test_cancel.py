@@ -1,15 +1,12 @@
 """Whoever cancels, and whenever: a withdrawal is paid once or refunded, and never both."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from uuid_utils.compat import uuid7
 
 from producers.cancel import request_cancel
 from producers.requests import new_request
 from tests.conftest import OPENING_MINOR, wait_until
+from tests.instance import another_instance
 from tests.integration.retries.stack import TIMEOUT_S, Retrying, race
 
 
@@ -109,44 +106,33 @@ def test_a_thousand_cancellations_race_their_payments_and_none_is_both_paid_and_
     """Two instances of the payment service, a provider that is slow, silent and out of order at times."""
     count = 1_000
     accounts = [retrying.open_account(1_000_000_00) for _ in range(20)]
-    environment = {
-        **os.environ,
-        **retrying.stack.environment(),
-        "SETTLE_PROVIDER_URL": f"http://127.0.0.1:{retrying.stack.state.http['provider']}",
-        "SETTLE_PROVIDER_TIMEOUT_S": str(TIMEOUT_S),
-        "SETTLE_RETRY_BACKOFF_S": "[0.2, 0.4]",
-        "SETTLE_HTTP_PORT": "0",
-    }
-    second = subprocess.Popen(
-        [sys.executable, "-m", "cli", "run", "payment"], env=environment, stderr=subprocess.PIPE, text=True
+    second = another_instance(
+        retrying.stack,
+        "payment",
+        SETTLE_PROVIDER_URL=f"http://127.0.0.1:{retrying.stack.state.http['provider']}",
+        SETTLE_PROVIDER_TIMEOUT_S=str(TIMEOUT_S),
+        SETTLE_RETRY_BACKOFF_S="[0.2, 0.4]",
     )
-    try:
-        while "partitions assigned" not in (line := second.stderr.readline()):
-            assert line, "the second instance ended"
-        with retrying.faults(error_share=0.05, silent_share=0.005):
-            wishes = [new_request(accounts[n % 20], amount_minor=100) for n in range(count)]
-            race(retrying, wishes)
-            ids = [wish.payment_id for wish in wishes]
+    with second, retrying.faults(error_share=0.05, silent_share=0.005):
+        wishes = [new_request(accounts[n % 20], amount_minor=100) for n in range(count)]
+        race(retrying, wishes)
+        ids = [wish.payment_id for wish in wishes]
 
-            def unfinished() -> int:
-                # The second instance gives up sooner; what waits for the long pause of the first need not.
-                retrying.query(
-                    "payment",
-                    """UPDATE payments SET next_attempt_at = now() WHERE status = 'pending' AND claim IS NULL
-                    AND next_attempt_at > now() + interval '2 s' RETURNING 1""",
-                )
-                rows = retrying.query(
-                    "saga",
-                    "SELECT count(*) FROM withdrawals WHERE finished_at IS NOT NULL AND payment_id = ANY(%s)",
-                    ids,
-                )
-                return count - rows[0][0]
+        def unfinished() -> int:
+            # The second instance gives up sooner; what waits for the long pause of the first need not.
+            retrying.query(
+                "payment",
+                """UPDATE payments SET next_attempt_at = now() WHERE status = 'pending' AND claim IS NULL
+                AND next_attempt_at > now() + interval '2 s' RETURNING 1""",
+            )
+            rows = retrying.query(
+                "saga",
+                "SELECT count(*) FROM withdrawals WHERE finished_at IS NOT NULL AND payment_id = ANY(%s)",
+                ids,
+            )
+            return count - rows[0][0]
 
-            wait_until(lambda: unfinished() == 0, "every withdrawal has ended")
-    finally:
-        second.terminate()
-        second.stderr.close()
-        assert second.wait(30) == 0
+        wait_until(lambda: unfinished() == 0, "every withdrawal has ended")
     retrying.audit()
     outcomes = dict(
         retrying.query("payment", "SELECT coalesce(reason, 'paid'), count(*) FROM payments GROUP BY 1")

@@ -1,40 +1,27 @@
 """A deadline counts from the first attempt to pay, and neither from an outage before it nor by another clock."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from contracts.events import MoneyDeducted
 from tests.conftest import wait_until
+from tests.instance import another_instance
 from tests.integration.retries.stack import TIMEOUT_S, Retrying
 
 DEADLINE_S = 3.0
 
 
-@contextmanager
-def with_a_short_deadline(retrying: Retrying) -> Iterator[None]:
+def with_a_short_deadline(retrying: Retrying) -> AbstractContextManager[object]:
     """The payment service by itself, instead of the stack's."""
-    environment = {
-        **os.environ,
-        **retrying.stack.environment(),
-        "SETTLE_PROVIDER_URL": f"http://127.0.0.1:{retrying.stack.state.http['provider']}",
-        "SETTLE_PROVIDER_TIMEOUT_S": str(10 * TIMEOUT_S),
-        "SETTLE_RETRY_BACKOFF_S": json.dumps([0.2] * 20),
-        "SETTLE_DEADLINE_S": str(DEADLINE_S),
-        "SETTLE_HTTP_PORT": "0",
-    }
-    service = subprocess.Popen(
-        [sys.executable, "-m", "cli", "run", "payment"], env=environment, stderr=subprocess.DEVNULL
+    return another_instance(
+        retrying.stack,
+        "payment",
+        SETTLE_PROVIDER_URL=f"http://127.0.0.1:{retrying.stack.state.http['provider']}",
+        SETTLE_PROVIDER_TIMEOUT_S=str(10 * TIMEOUT_S),
+        SETTLE_RETRY_BACKOFF_S=json.dumps([0.2] * 20),
+        SETTLE_DEADLINE_S=str(DEADLINE_S),
     )
-    try:
-        yield
-    finally:
-        service.terminate()
-        assert service.wait(60) == 0
 
 
 def test_what_waited_out_an_outage_is_paid_and_what_was_tried_for_too_long_is_not(retrying: Retrying):

@@ -1,0 +1,51 @@
+"""One more instance of a service, beside those of a stack or in their place, as that service's Kafka user."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from stack.supervisor import Stack
+from tests.conftest import wait_until
+
+STOP_S = 60.0
+
+
+@contextmanager
+def another_instance(
+    stack: Stack, service: str, changes: str = "", log: Path | None = None, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, once it has partitions; afterwards it must end in good order when told to.
+
+    Args:
+        changes: Python code that runs in it first; it may then end as it likes.
+        log: where it writes its log.
+        variables: of its environment, beside those of the stack.
+    """
+    environment = {**os.environ, **stack.environment(service), "SETTLE_HTTP_PORT": "0", **variables}
+    start = f"import sys; sys.argv[1:] = ['run', {service!r}]; import cli; cli.start()"
+    with TemporaryDirectory() as folder:
+        log = log or Path(folder, "log")
+        with log.open("w") as lines:
+            instance = subprocess.Popen(
+                [sys.executable, "-c", f"{changes}\n{start}"], env=environment, stderr=lines
+            )
+        try:
+            wait_until(lambda: has_partitions(instance, log), f"{service} has partitions")
+            yield instance
+            instance.terminate()
+            assert changes or instance.wait(STOP_S) == 0, log.read_text()
+        finally:
+            instance.terminate()
+            try:
+                instance.wait(STOP_S)
+            finally:
+                instance.kill()
+
+
+def has_partitions(instance: subprocess.Popen[bytes], log: Path) -> bool:
+    assert instance.poll() is None, f"it ended: {log.read_text()}"
+    return "partitions assigned" in log.read_text()
