@@ -25,9 +25,9 @@ up: $(STACK) ## Start Kafka, PostgreSQL and every service; Ctrl-C stops them
 test: $(STACK) ## Run all tests on real Kafka and real PostgreSQL
 	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
-# Withdrawals, faults, crashes, dead letters, foreign records, the audit, retries, the relay, a minute of chaos.
+# Withdrawals, faults, crashes, dead letters, the audit, retries, the relay, a minute of chaos.
 SECURE_TESTS = $(addprefix tests/integration/,test_secured.py test_withdrawals.py test_faults.py test_crashes.py \
-	test_dead_letters.py test_foreign_records.py test_gaps.py test_audit.py retries relay/test_faults.py \
+	test_dead_letters.py test_gaps.py test_audit.py retries relay/test_faults.py \
 	relay/test_coverage.py relay/test_table.py test_demo.py test_chaos.py)
 
 test-secure: $(STACK) ## Run the core of the tests once more, on secured stacks

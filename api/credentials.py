@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 
 from api import store
 from api.access import MAY, Caller, permissions
+from api.oidc import Tokens
 from contracts.postgres import session
 from processors.runtime import utc
 
@@ -117,10 +118,14 @@ class Credentials:
 
     Args:
         connected: gives a connection to the API's database.
+        tokens: judges those of an OpenID provider; None: there is none.
     """
 
-    def __init__(self, connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
+    def __init__(
+        self, connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]], tokens: Tokens | None = None
+    ) -> None:
         self._connected = connected
+        self._tokens = tokens
         self._remembered: dict[bytes, tuple[Caller | None, float]] = {}
 
     async def caller_of(self, authorization: str | None, cookie: str | None) -> Caller | None:
@@ -131,9 +136,12 @@ class Credentials:
         """
         if authorization is not None:
             scheme, _, key = authorization.partition(" ")
-            if scheme.lower() != "bearer" or len(key) > TEXT_MAX:
+            if scheme.lower() != "bearer":
                 return None
-            return await self._remember(key.strip(), self._of_key)
+            key = key.strip()
+            if self._tokens is not None and not key.startswith(f"{PREFIX}_"):
+                return await self._remember(key, self._tokens.caller_of)
+            return await self._remember(key, self._of_key) if len(key) <= TEXT_MAX else None
         secret = _session_of(cookie) if cookie is not None else None
         return await self._remember(secret, self._of_session) if secret else None
 

@@ -15,6 +15,7 @@ from api.decide import Outcome, decide
 from api.follow import Follow
 from api.instrumentation import BATCH_REQUESTS
 from api.limits import RateLimit
+from api.oidc import Tokens
 from api.operators import Operators
 from api.problems import RETRY_S, Problem
 from api.readers import Readers
@@ -45,7 +46,8 @@ class Front:
         self._writes = Database(settings.dsn(API), API, SharingConnection)
         self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)
         self._one_by_one = asyncio.Lock()
-        self.credentials = Credentials(self.connected)
+        self._tokens = Tokens(settings) if settings.api_oidc_issuer else None
+        self.credentials = Credentials(self.connected, self._tokens)
         self.batches = Batcher(self._accept)
         self.readers = Readers(settings.dsn)
         self.follow = Follow(self.readers)
@@ -59,6 +61,8 @@ class Front:
         await self.follow.close()
         await self.batches.close()
         self.readers.close()
+        if self._tokens is not None:
+            await self._tokens.close()
         await self._writes.close()
         await self._singles.close()
 

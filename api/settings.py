@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator, model_validator
 
+from contracts.production import is_local
 from processors.runtime.settings import ServiceSettings
 
 RATE_MAX = 1_000_000.0
+
+_URL = TypeAdapter(AnyHttpUrl)
 
 
 class ApiSettings(ServiceSettings):
@@ -19,6 +22,20 @@ class ApiSettings(ServiceSettings):
     api_rate: float = Field(
         1_000.0, gt=0, le=RATE_MAX, description="requests a second of one caller and instance at the most"
     )
+    api_oidc_issuer: str | None = Field(
+        None, description="OpenID provider whose tokens are taken, exactly as it calls itself, a URL"
+    )
+    api_oidc_audience: str = Field("settle", min_length=1, description="whom its tokens are for (aud)")
+    api_oidc_role_claim: str = Field("settle_role", min_length=1, description="the claim that names the role")
+
+    @field_validator("api_oidc_issuer")
+    @classmethod
+    def _is_a_url_that_can_be_trusted(cls, issuer: str | None) -> str | None:
+        if issuer is not None:
+            url = _URL.validate_python(issuer)
+            if url.scheme != "https" and not is_local(url.host or ""):
+                raise ValueError("not an https:// URL: others could answer with keys of their own")
+        return issuer
 
     @field_validator("api_listen")
     @classmethod

@@ -153,11 +153,12 @@ def _of_kafka(error: Exception) -> str:
     from broker.troubles import denied
 
     cause = error.args[0]
+    kafka = f"Kafka at {_kafka_asked}" if _kafka_asked is not None else "Kafka"
     if (lacks := denied(cause)) is not None:
-        return f"Kafka at {_kafka_asked} refuses: {lacks}"
+        return f"{kafka} refuses: {lacks}"
     unanswered = cause.code() in (cause._TRANSPORT, cause._TIMED_OUT, cause._ALL_BROKERS_DOWN)
     # The error says only that nobody answered; a new client hears why.
     if unanswered and _kafka_asked is not None and (reason := why_unanswered(_kafka_asked)) is not None:
-        return f"Kafka at {_kafka_asked} does not answer: {reason}"
+        return f"{kafka} does not answer: {reason}"
     verb = "does not answer" if cause.code() < 0 else "refuses"  # below zero it is an error of librdkafka's own
-    return f"Kafka at {_kafka_asked} {verb}: {' '.join(cause.str().split())}"
+    return f"{kafka} {verb}: {' '.join(cause.str().split())}"

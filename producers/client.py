@@ -23,7 +23,8 @@ from broker.rotation import Rotation
 from broker.troubles import Troubles, denied
 from contracts import events, headers
 from contracts.topics import WITHDRAWAL_REQUESTS
-from producers.errors import NotDeliveredError, reason_of
+from producers.errors import NotDeliveredError
+from producers.reasons import reason_of
 from producers.requests import check_request, new_request
 from producers.settings import DELIVERY_TIMEOUT_S, topic_wait_ms
 from producers.spans import RequestSpans

@@ -1,18 +1,5 @@
 """The producers' exceptions: one base class, one line of text each."""
 
-from confluent_kafka import KafkaError
-
-from broker.troubles import denied
-
-_NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
-
-
-def reason_of(error: KafkaError) -> str:
-    """Why Kafka's client did not deliver a message, and what to do where that is known."""
-    if error.code() in _NO_TOPIC:
-        return f"{error.str()} (`settle topics` creates those that are missing)"
-    return denied(error) or str(error.str())
-
 
 class ProducerError(Exception):
     """Base of everything this package raises; its text is one line for a person."""
@@ -27,4 +14,24 @@ class NotDeliveredError(ProducerError):
 
     It may have been written all the same (the confirmation can be what was lost). Sending it again with the same
     payment ID is safe: a payment ID is acted on once.
+    """
+
+
+class RefusedError(ProducerError):
+    """The API's answer to a request that it will not carry out, however often it is repeated.
+
+    Attributes:
+        status: of HTTP.
+        kind: which problem it is, such as ``key-reused``; empty where somebody else answered.
+    """
+
+    def __init__(self, text: str, status: int, kind: str) -> None:
+        super().__init__(text)
+        self.status, self.kind = status, kind
+
+
+class NotAnsweredError(ProducerError):
+    """The API did not answer a request in time, or only that it cannot just now; the text names the last reason.
+
+    It may have been stored all the same. Asking again with the same key or payment ID is safe.
     """

@@ -8,7 +8,8 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from broker.clients import plain_producer
 from broker.troubles import Troubles
 from contracts.headers import Headers
-from producers.errors import NotDeliveredError, reason_of
+from producers.errors import NotDeliveredError
+from producers.reasons import reason_of
 from producers.settings import DELIVERY_TIMEOUT_S, topic_wait_ms
 
 FLUSH_GRACE_S = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import httpx
 import psutil
-from confluent_kafka import Message
+from confluent_kafka import KafkaException, Message
 
 from broker.clients import idempotent_producer
 from broker.scan import scan
@@ -124,7 +124,7 @@ class Faults:
     def _repeat(self, fault: Fault) -> None:
         """Republish the newest records of a topic, as a relay that died before it confirmed them does."""
         bootstrap = self._stack.admin_bootstrap
-        newest: deque[Message] = deque(scan(bootstrap, [fault.part]), maxlen=REPEAT_RECORDS)
+        newest = self._newest(bootstrap, fault.part)
         producer = idempotent_producer(bootstrap, PRODUCER)
         for message in newest:
             producer.produce(
@@ -135,6 +135,16 @@ class Faults:
                 headers=list(message.headers() or []),  # type: ignore[arg-type]
             )
         producer.flush(READY_S)
+
+    def _newest(self, bootstrap: str, topic: str) -> deque[Message]:
+        deadline = time.monotonic() + READY_S
+        while True:
+            try:
+                return deque(scan(bootstrap, [topic]), maxlen=REPEAT_RECORDS)
+            except KafkaException:  # an earlier fault's work; it may not be back yet
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def _roll(self, fault: Fault) -> None:
         """Restart a service while another instance of it works."""

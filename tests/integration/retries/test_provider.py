@@ -7,9 +7,8 @@ import pytest
 
 from producers.requests import new_request
 from tests.conftest import OPENING_MINOR, wait_until
+from tests.instance import another_instance
 from tests.integration.retries.stack import Retrying
-
-KILLS_MAX = 5
 
 
 def test_errors_are_tried_again_until_it_works(retrying: Retrying):
@@ -70,22 +69,27 @@ def test_a_rate_limit_is_waited_for_as_long_as_the_provider_says(retrying: Retry
 
 
 def test_a_kill_between_the_provider_s_yes_and_the_commit_pays_once(retrying: Retrying):
-    known_before = []
-    for _ in range(KILLS_MAX):
-        with retrying.faults(silent_share=1):
-            many = [retrying.ask() for _ in range(5)]
-            wait_until(lambda many=many: retrying.at_provider(many[0]), "a charge is booked")
-            retrying.stack.kill("payment")
-            known_before.append(retrying.payment(many[0]))
-        for payment_id in many:
-            assert retrying.finished(payment_id).state == "completed"
-            assert retrying.at_provider(payment_id) == ["paid"]
-        retrying.stack.wait_ready("payment")
-        if known_before[-1] is None:
-            break
-    # Booked at the provider, not yet known to the payment service: it was still waiting for answers. On a machine
-    # that is busy with other things it may have given up waiting before the kill.
-    assert None in known_before
+    retrying.stack.stop_service("payment")
+    # It waits for the provider's answer for as long as it takes to kill it.
+    patient = another_instance(
+        retrying.stack,
+        "payment",
+        "# it is killed",
+        SETTLE_PROVIDER_URL=f"http://127.0.0.1:{retrying.stack.state.http['provider']}",
+        SETTLE_PROVIDER_TIMEOUT_S="60",
+    )
+    with patient as payment, retrying.faults(silent_share=1):
+        many = [retrying.ask() for _ in range(5)]
+        wait_until(lambda: retrying.at_provider(many[0]), "a charge is booked")
+        payment.kill()
+        payment.wait()
+        # Booked at the provider, not yet known to the payment service: it was still waiting for the answer.
+        assert retrying.payment(many[0]) is None
+    retrying.stack.start_service("payment")
+    for payment_id in many:
+        assert retrying.finished(payment_id).state == "completed"
+        assert retrying.at_provider(payment_id) == ["paid"]
+    retrying.stack.wait_ready("payment")
 
 
 def test_a_kill_in_the_middle_of_a_later_attempt_pays_once(retrying: Retrying):
