@@ -17,7 +17,6 @@ from psycopg import AsyncConnection
 
 from api import store
 from api.access import MAY, Caller, permissions
-from api.oidc import Tokens
 from contracts.postgres import session
 from processors.runtime import utc
 
@@ -118,14 +117,16 @@ class Credentials:
 
     Args:
         connected: gives a connection to the API's database.
-        tokens: judges those of an OpenID provider; None: there is none.
+        of_token: whose the token of an OpenID provider is; None: there is no provider.
     """
 
     def __init__(
-        self, connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]], tokens: Tokens | None = None
+        self,
+        connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        of_token: Callable[[str], Awaitable[Caller | None]] | None = None,
     ) -> None:
         self._connected = connected
-        self._tokens = tokens
+        self._of_token = of_token
         self._remembered: dict[bytes, tuple[Caller | None, float]] = {}
 
     async def caller_of(self, authorization: str | None, cookie: str | None) -> Caller | None:
@@ -139,8 +140,8 @@ class Credentials:
             if scheme.lower() != "bearer":
                 return None
             key = key.strip()
-            if self._tokens is not None and not key.startswith(f"{PREFIX}_"):
-                return await self._remember(key, self._tokens.caller_of)
+            if self._of_token is not None and not key.startswith(f"{PREFIX}_"):
+                return await self._remember(key, self._of_token)
             return await self._remember(key, self._of_key) if len(key) <= TEXT_MAX else None
         secret = _session_of(cookie) if cookie is not None else None
         return await self._remember(secret, self._of_session) if secret else None

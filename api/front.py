@@ -47,7 +47,7 @@ class Front:
         self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)
         self._one_by_one = asyncio.Lock()
         self._tokens = Tokens(settings) if settings.api_oidc_issuer else None
-        self.credentials = Credentials(self.connected, self._tokens)
+        self.credentials = Credentials(self.connected, self._tokens.caller_of if self._tokens else None)
         self.batches = Batcher(self._accept)
         self.readers = Readers(settings.dsn)
         self.follow = Follow(self.readers)

@@ -48,7 +48,7 @@ def test_who_is_idle_is_known_though_no_withdrawal_is_open(monkeypatch):
     assert (found.idle, found.unasked) == ({"saga"}, {})
 
 
-@pytest.mark.parametrize(("ago_s", "hint"), [(29.0, False), (31.0, True)])
+@pytest.mark.parametrize(("ago_s", "hint"), [(15.0, False), (31.0, True)])
 def test_a_withdrawal_that_is_silent_without_a_cause_may_need_a_nudge(monkeypatch, ago_s, hint):
     monkeypatch.setattr(waits, "find", lambda *_: Found({}, {}, set(), {}))
     monkeypatch.setattr(hold_up, "_dsns", lambda _: ({}, {}))
