@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cli import hold_up
 from cli.main import app
-from operations import hold_ups
+from operations import hold_ups, waits
 from operations.hold_ups import Found
 
 ID = UUID(int=1)
@@ -50,7 +50,7 @@ def test_who_is_idle_is_known_though_no_withdrawal_is_open(monkeypatch):
 
 @pytest.mark.parametrize(("ago_s", "hint"), [(15.0, False), (31.0, True)])
 def test_a_withdrawal_that_is_silent_without_a_cause_may_need_a_nudge(monkeypatch, ago_s, hint):
-    monkeypatch.setattr(hold_ups, "find", lambda *_: Found({}, {}, set(), {}))
+    monkeypatch.setattr(waits, "find", lambda *_: Found({}, {}, set(), {}))
     monkeypatch.setattr(hold_up, "_dsns", lambda _: ({}, {}))
     monkeypatch.setattr(hold_up.settings, "kafka_bootstrap", lambda _: "kafka:9092")
     step = SimpleNamespace(at=datetime.now(UTC) - timedelta(seconds=ago_s))
