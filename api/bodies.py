@@ -5,6 +5,7 @@ import json
 from typing import Any, NoReturn
 
 from litestar import Request
+from litestar.types import Empty
 
 from api.problems import Problem
 
@@ -26,6 +27,8 @@ class StrictRequest(Request[Any, Any, Any]):
         Raises:
             Problem: it is too late.
         """
+        if self._body is not Empty:  # Litestar asks more than once
+            return await super().body()
         try:
             async with asyncio.timeout(BODY_S_MAX):
                 return await super().body()

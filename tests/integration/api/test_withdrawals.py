@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
+from broker.scan import scan
 from contracts.events import WithdrawalRequested, request_id
 from operations.trace_check import hops_of, what_is_missing
 from tests.conftest import WAIT_S, wait_until
@@ -63,6 +64,11 @@ def test_a_repeat_has_the_same_answer_and_no_effect(front: Front):
     front.finished(UUID(first.json()["payment_id"]))
     assert front.balance(account) == 999_000
     assert front.query("api", "SELECT count(*) FROM withdrawals WHERE account_id = %s", account) == [(1,)]
+    # What is asked for after it follows it in the outbox.
+    with front.http(front.key()) as client:
+        front.finished(UUID(ask(client, account).json()["payment_id"]))
+    records = [one for one in scan(front.bootstrap, ["withdrawal.requests"]) if one.key() == account.encode()]
+    assert len(records) == 2
 
 
 def test_many_at_once_with_one_key_make_one_withdrawal(front: Front):
