@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import psycopg
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
@@ -69,6 +70,8 @@ def make_litestar(
         exception_handlers={
             problems.Problem: problems.on_problem,
             HTTPException: problems.on_http_error,
+            psycopg.DataError: problems.on_unstorable,
+            UnicodeEncodeError: problems.on_unstorable,
             Exception: problems.on_error,
         },
         openapi_config=openapi,

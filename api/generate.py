@@ -1,6 +1,7 @@
 """Generation of the OpenAPI document from the routes: ``python -m api.generate`` writes it."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from litestar.openapi import OpenAPIConfig
@@ -37,6 +38,11 @@ def generate() -> bytes:
     for path in found["paths"].values():
         for operation in path.values():
             _complete(operation)
+            _close(operation, found["components"]["schemas"])
+    for schema in found["components"]["schemas"].values():
+        for name, kind in schema.get("properties", {}).items():
+            if {} in kind.get("oneOf", ()):  # anything, or null, which is something
+                schema["properties"][name] = {}
     return json.dumps(found, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -52,6 +58,24 @@ def _complete(operation: dict[str, Any]) -> None:
         content.update(_STREAM)
         if operation["operationId"] == "getWithdrawalEvents":
             operation["responses"]["204"] = {"description": "The withdrawal is finished, and all is told"}
+
+
+def _close(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """A body has no fields but those that are documented."""
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        for part in _parts(content["schema"], schemas):
+            part["additionalProperties"] = False
+
+
+def _parts(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The objects in a schema."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    if "properties" in schema:
+        yield schema
+    for inner in (*schema.get("properties", {}).values(), *schema.get("oneOf", ()), schema.get("items", {})):
+        if inner:
+            yield from _parts(inner, schemas)
 
 
 if __name__ == "__main__":

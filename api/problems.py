@@ -121,6 +121,11 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[Prob
     return answer(Problem("internal", "the log of the API has more; repeating the request with its key is safe"))
 
 
+def on_unstorable(_request: Request[Any, Any, Any], _error: Exception) -> Response[ProblemDetails]:
+    """Answer a value that no database of ours can hold, such as text with U+0000; wherever it was sent."""
+    return answer(Problem("invalid", "a value has characters or numbers that cannot be stored, so nothing has it"))
+
+
 def _allowed(request: Request[Any, Any, Any]) -> list[str]:
     """The methods of the route with a request's path."""
     parts = [part for part in request.scope["path"].split("/") if part]

@@ -4,10 +4,12 @@ import asyncio
 import json
 import socket
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 import pytest
 
+from api import openapi
 from tests.conftest import WAIT_S
 from tests.integration.api.front import WITHDRAWALS, Front, ask, body, new_key, running_with_api
 
@@ -172,3 +174,29 @@ def test_a_caller_that_comes_too_often_is_told_when_to_come_again(tmp_path):
         problem(refused, 429, "too-many-requests")
         assert int(refused.headers["retry-after"]) > 0
         assert other.get(WITHDRAWALS).status_code == 200
+
+
+def operations():
+    """Each documented operation, with text that no database can hold wherever it takes text."""
+    for path, methods in json.loads(openapi.document())["paths"].items():
+        for method, about in methods.items():
+            given = {one["name"]: one["schema"] for one in about.get("parameters", ()) if one["in"] == "path"}
+            place = path
+            for name, schema in given.items():
+                place = place.replace(
+                    f"{{{name}}}", str(UUID(int=1)) if schema.get("format") == "uuid" else "x%00y"
+                )
+            if "text/event-stream" not in about["responses"].get("200", {}).get("content", {}):
+                yield method, place, [one["name"] for one in about.get("parameters", ()) if one["in"] == "query"]
+
+
+@pytest.mark.parametrize(("method", "path", "query"), operations(), ids=lambda one: str(one)[:60])
+def test_text_that_no_database_can_hold_is_refused_and_not_a_failure(front: Front, method, path, query):
+    names = ("reason", "caller", "account_id", "currency", "amount", "role", "id", "service", "topic")
+    with front.http(front.key("root", "admin")) as client:
+        for texts in ({}, *({name: "x\0y"} for name in query)):
+            bodies = [{}, dict.fromkeys(names, "x\x00y"), {"reason": "x\0y", "ids": ["x\0y"], "names": ["x\0y"]}]
+            for one in bodies if method == "post" else [None]:
+                headers = {"Idempotency-Key": new_key(), "Accept": "application/json"}
+                answer = client.request(method, path, params=texts, json=one, headers=headers, timeout=5)
+                assert answer.status_code < 500, answer.text
