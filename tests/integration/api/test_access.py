@@ -72,7 +72,7 @@ BODIES = {
     "/v1/outboxes/dead-rows/retry": {"rows": [{"service": "account", "number": 10**9}]},
     "/v1/outboxes/dead-rows/discard": {"rows": [{"service": "account", "number": 10**9}]},
     "/v1/audits": {"wait_s": 0},
-    "/v1/accounts": {"account_ids": ["acc-of-roles"], "balance": "0", "currency": "USD"},
+    "/v1/accounts": {"account_ids": ["acc-of-roles"], "balance": "1.00", "currency": "USD"},
     "/v1/republish": {"payment_ids": [str(A_PAYMENT)]},
     "/v1/gaps/acknowledge": {
         "gaps": [{"service": "saga", "topic": "none", "partition": 0, "first": 0, "until": 1}]
