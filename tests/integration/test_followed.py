@@ -136,8 +136,9 @@ def test_transaction_ids_are_ordered_as_numbers_by_the_index(settle):
     with psycopg.connect(settle.new_database("saga", "followed_order"), autocommit=True) as connection:
         for xid in (100, 9, 99, 10):
             connection.execute(
-                "INSERT INTO withdrawals (payment_id, finished_in, account_id, amount_minor, currency, state, seen, "
-                "finished_at, finished_by) VALUES (%s, %s::text::xid8, 'a', 1, 'USD', 'completed', 7, now(), 'x')",
+                "INSERT INTO withdrawals (payment_id, finished_in, account_id, amount_minor, currency, state, "
+                "seen, finished_at, finished_by) "
+                "VALUES (%s, %s::text::xid8, 'a', 1, 'USD', 'completed', 7, now(), 'x')",
                 (UUID(int=200 - xid), str(xid)),
             )
         found = [int(one.id.partition("-")[0]) for one in endings_after(connection, None, 10)]
