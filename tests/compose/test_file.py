@@ -23,7 +23,7 @@ def services(engine):
 def test_no_port_is_reachable_from_outside(services):
     published = [port for service in services.values() for port in service.get("ports", [])]
 
-    assert len(published) == 4
+    assert len(published) == 5
     assert {port["host_ip"] for port in published} == {"127.0.0.1"}
 
 
@@ -42,7 +42,7 @@ def test_whatever_keeps_running_is_probed_and_restarted(services):
 def test_every_container_of_ours_may_write_nowhere_and_do_little(services):
     ours = [service for service in services.values() if service["image"] == "settle"]
 
-    assert len(ours) == 9
+    assert len(ours) == 10
     assert all(service["read_only"] for service in ours)
 
 
