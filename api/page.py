@@ -69,7 +69,7 @@ def _type(about: dict[str, Any]) -> str:
     if "oneOf" in about:
         return " or ".join(_type(one) for one in about["oneOf"])
     if about.get("type") == "array":
-        return f"list of {_type(about['items'])}"
+        return f"list of {_type(about.get('items', {}))}".rstrip()
     return " ".join(str(about[word]) for word in ("type", "format", "description") if word in about)
 
 

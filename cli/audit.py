@@ -42,7 +42,7 @@ def audit(
     if api is not None:
         found = _by_api(api, wait, reason(why))
     else:
-        dsns = {database: settings.dsn(database, data) for database in DATABASES}
+        dsns = settings.dsns(DATABASES, data)
         found = run(dsns, settings.kafka_bootstrap(data), wait)
     if as_json:
         say_json(msgspec.to_builtins(found))

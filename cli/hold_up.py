@@ -63,7 +63,7 @@ def _dsns(data: Path | None) -> tuple[dict[str, str], dict[str, Exception]]:
     """The DSNs of the services on whose events others act, and the errors of those that are wrong."""
     dsns: dict[str, str] = {}
     wrong: dict[str, Exception] = {}
-    for name in NAMES:
+    for name in settings.there(NAMES, data):
         if name != "saga":
             try:
                 dsns[name] = settings.dsn(name, data)

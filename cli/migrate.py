@@ -25,8 +25,7 @@ def migrate(
     from operations.migrations import VERSIONS
     from operations.migrations import migrate as bring_up
 
-    for database in VERSIONS:
-        dsn = settings.dsn(database, data)
+    for database, dsn in settings.dsns(VERSIONS, data).items():
         bring_up(database, dsn)
         if grant:
             let_work(database, dsn)

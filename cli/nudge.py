@@ -32,7 +32,7 @@ def nudge(
     from operations.nudge import nudge as republish_for
     from producers.settings import ProducerSettings
 
-    dsns = {name: settings.dsn(name, data) for name in NAMES}
+    dsns = settings.dsns(NAMES, data)
     bootstrap = settings.kafka_bootstrap(data)
     try:
         done = republish_for(dsns, bootstrap, payment_id, ProducerSettings().delivery_timeout_s)

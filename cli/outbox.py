@@ -154,7 +154,7 @@ def _rows(count: int) -> str:
 
 
 def _dsns(data: Any) -> dict[str, str]:
-    return {service: settings.dsn(service, data) for service in NAMES}
+    return settings.dsns(NAMES, data)
 
 
 def _print_status(found: list[OutboxStatus]) -> None:

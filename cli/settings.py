@@ -8,12 +8,14 @@ exports, and a machine without an embedded stack is configured like the services
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.errors import BadInputError, note_kafka
+from contracts.services import API, PROCESSORS
 from contracts.variables import value
 
 if TYPE_CHECKING:
@@ -71,6 +73,37 @@ def dsn(database: str, data: Path | None = None) -> str:
         return check_dsn(found)
     except ValueError as error:
         raise BadInputError(f"{name} is wrong: {error}") from None
+
+
+def dsns(databases: Iterable[str], data: Path | None = None) -> dict[str, str]:
+    """Where those of several databases are that are :func:`there`, by name.
+
+    Raises:
+        NotRunning: no stack runs on the folder that ``data`` names.
+        BadInputError: a variable is not a valid DSN.
+    """
+    return {name: dsn(name, data) for name in there(databases, data)}
+
+
+def there(databases: Iterable[str], data: Path | None = None) -> list[str]:
+    """Those of several databases that a system has.
+
+    The API's is left out of a stack without it, and where variables say where the other services' are and not
+    where that one is.
+
+    Raises:
+        NotRunning: no stack runs on the folder that ``data`` names.
+    """
+    return [name for name in databases if name != API or _has_api(data)]
+
+
+def _has_api(data: Path | None) -> bool:
+    if _named(f"SETTLE_{API.upper()}_DSN", data) is not None:
+        return True
+    if any(_named(f"SETTLE_{service.name.upper()}_DSN", data) is not None for service in PROCESSORS):
+        return False
+    state = _running_stack(data)
+    return state is None or API in state.dsns
 
 
 def treasurer_dsn(data: Path | None = None) -> str:

@@ -66,7 +66,7 @@ def _of_system(data: Path | None, older_than_s: float, limit: int) -> tuple[list
     """The withdrawals, services that do not run, and whether everything could be asked."""
     from operations.stuck import stuck as find
 
-    dsns = {name: settings.dsn(name, data) for name in NAMES}
+    dsns = settings.dsns(NAMES, data)
     found, holds = find(dsns, settings.kafka_bootstrap(data), older_than_s, limit)
     report_unasked(holds.unasked)
     return found, holds.idle, not holds.unasked

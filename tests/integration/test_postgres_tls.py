@@ -142,7 +142,7 @@ def test_everything_works_with_verify_full_certificates_passfile_service_and_sec
         "saga": {"SETTLE_SAGA_DSN_FILE": str(in_a_file)},
     }
     with ExitStack() as running:
-        for name in NAMES:
+        for name in dsns:
             variables = {**server.variables(), **dsns[name], "SETTLE_DATA": str(tmp_path)}
             running.enter_context(server.running(name, **variables))
         relay = {**server.variables(), "SETTLE_RELAY_SOURCES_FILE": str(sources)}

@@ -5,10 +5,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from confluent_kafka import Message
 from uuid_utils.compat import uuid7
 
 from api.access import ADMIN, OPERATOR, ROLES, VIEWER
 from api.credentials import REMEMBERED_S
+from broker.scan import scan
 from operations.dead_letters.actions import LETTERS_MAX
 from operations.dead_letters.letters import read_letters
 from tests.conftest import wait_until
@@ -217,6 +219,12 @@ def test_gaps_are_acknowledged_as_they_were_seen(front: Front, people):
     assert people[VIEWER].get("/v1/gaps").json()["gaps"][0]["note"] == WHY
 
 
+def paid(front: Front, payment_id: str) -> list[Message]:
+    """The records on payment.events of a withdrawal."""
+    records = scan(front.bootstrap, ["payment.events"])
+    return [record for record in records if payment_id.encode() in (record.value() or b"")]
+
+
 def test_events_of_a_withdrawal_are_republished(front: Front, people):
     with front.http(front.key("shop-republished")) as shop:
         payment_id = ask(shop, front.open_account()).json()["payment_id"]
@@ -225,9 +233,9 @@ def test_events_of_a_withdrawal_are_republished(front: Front, people):
     dry = people[OPERATOR].post("/v1/republish", json={**asked, "dry_run": True}).json()["events"]
     assert [one["event_type"] for one in dry] == front.events(UUID(payment_id))
     assert {(one["original"], one["dead"]) for one in dry} == {(True, False)}
-    before = front.length("payment.events")
     assert people[OPERATOR].post("/v1/republish", json=asked).json()["events"] == dry
-    wait_until(lambda: front.length("payment.events") == before + 1, "it is published again")
+    # Others publish as well: what counts is this withdrawal's event.
+    wait_until(lambda: len(paid(front, payment_id)) == 2, "it is published again")
     assert people[OPERATOR].post("/v1/republish", json={**asked, "every_event": False}).json()["events"] == []
 
 
