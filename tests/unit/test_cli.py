@@ -575,3 +575,17 @@ def test_an_api_that_is_nowhere_is_one_line(url, code, said):
 
 def test_an_api_key_is_a_secret():
     assert is_secret("SETTLE_API_KEY")
+
+
+@pytest.mark.parametrize(
+    ("named", "has_api"),
+    [((), True), (("account",), False), (("account", "saga", "payment"), False), (("account", "api"), True)],
+)
+def test_the_api_s_database_is_left_out_where_a_system_has_none(monkeypatch, tmp_path, named, has_api):
+    monkeypatch.setenv("SETTLE_DATA", str(tmp_path))
+    for name in DATABASES:
+        monkeypatch.delenv(f"SETTLE_{name.upper()}_DSN", raising=False)
+    for name in named:
+        monkeypatch.setenv(f"SETTLE_{name.upper()}_DSN", f"postgresql://a@127.0.0.1:1/{name}")
+    expected = set(DATABASES) if has_api else set(DATABASES) - {"api"}
+    assert set(settings.dsns(DATABASES)) == expected
