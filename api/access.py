@@ -44,3 +44,12 @@ class Caller(msgspec.Struct, frozen=True):
 def permissions(role: str, scopes: Collection[str]) -> frozenset[str]:
     """The permissions of a key: those of its role, or of them those that its scopes name."""
     return MAY[role] & frozenset(scopes) if scopes else MAY[role]
+
+
+def complaint(role: str, scopes: Collection[str]) -> str | None:
+    """What is wrong with a role and its scopes; None where both are known."""
+    if role not in ROLES:
+        return f"there is no role {role!r}: it is one of {', '.join(ROLES)}"
+    if wrong := [scope for scope in scopes if scope not in PERMISSIONS]:
+        return f"there is no scope {wrong[0]!r}: there are {', '.join(PERMISSIONS)}"
+    return None

@@ -10,13 +10,12 @@ from litestar import get, post
 from litestar.params import Parameter
 
 from api import access
-from api.bodies import StrictRequest
-from api.dead_letters import BODY_BYTES_MAX
+from api.bodies import LIST_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.problems import Problem, problems
-from api.statuses import PAGE_SIZE, Cursor, Limit
+from api.pages import PAGE_SIZE, Cursor, Limit
+from api.problems import OF_A_BODY, Problem, problems
 from api.texts import amount_text
 from contracts.money import MoneyError, parse_amount, parse_currency
 from contracts.production import is_production
@@ -151,8 +150,8 @@ async def get_ledger(
     operation_id="openAccounts",
     tags=["accounts"],
     opt={PERMISSION: access.OPEN_ACCOUNTS},
-    request_max_body_size=BODY_BYTES_MAX,
-    responses=problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+    request_max_body_size=LIST_BYTES_MAX,
+    responses=problems(*OF_A_BODY),
 )
 async def open_new_accounts(request: StrictRequest, data: NewAccounts) -> OpenedAccounts:
     """Open accounts; existing ones are left as they are. Not in production: it creates money."""

@@ -17,7 +17,7 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.journal import Reason, written_down
 from api.operators import Operators
-from api.problems import RETRY_S, Problem, problems
+from api.problems import OF_A_BODY, RETRY_S, Problem, problems
 from contracts.services import API
 from operations.audit import history
 from operations.audit.history import AuditRun, AuditRunningError
@@ -63,7 +63,7 @@ class Audits(msgspec.Struct, frozen=True):
     operation_id="startAudit",
     tags=["operations"],
     opt={PERMISSION: access.OPERATE},
-    responses=problems("malformed", "audit-running", "too-large", "unsupported-media-type", "invalid"),
+    responses=problems(*OF_A_BODY, "audit-running"),
 )
 async def start_audit(request: StrictRequest, data: AuditRequest) -> Response[Started]:
     """Prove from all databases that no money is lost or doubled. It takes a while; one runs at a time."""

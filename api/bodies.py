@@ -12,6 +12,9 @@ from api.problems import Problem
 BODY_BYTES_MAX = 16 * 1024
 """Of a request; ours have some hundred bytes."""
 
+LIST_BYTES_MAX = 512 * 1024
+"""Of a request with a list of what is to be acted on."""
+
 BODY_S_MAX = 10.0
 """How long a body may take to arrive."""
 

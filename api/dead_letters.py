@@ -8,22 +8,19 @@ from litestar import get, post
 from litestar.params import Parameter
 
 from api import access
-from api.bodies import StrictRequest
+from api.bodies import LIST_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.problems import Problem, problems
+from api.pages import PAGE_SIZE, Limit
+from api.problems import OF_A_BODY, Problem, problems
 from operations.dead_letters import actions
 from operations.dead_letters.actions import LETTERS_MAX, Done, act
 from operations.dead_letters.letters import Wanted, choose, read_letters
 from operations.dead_letters.view import DeadLetter, view
 
 PATH = "/v1/dead-letters"
-BODY_BYTES_MAX = 512 * 1024
-"""Of a list of IDs."""
-
 ID_LENGTH_MAX = 300
-PAGE_SIZE, PAGE_MAX = 50, 500
 
 Text = Annotated[str | None, Parameter(max_length=ID_LENGTH_MAX)]
 
@@ -86,7 +83,7 @@ async def list_dead_letters(
     reason: Annotated[
         str | None, Parameter(max_length=ID_LENGTH_MAX, description="Part of the reason or error.")
     ] = None,
-    limit: Annotated[int, Parameter(ge=1, le=PAGE_MAX, description="How many at the most.")] = PAGE_SIZE,
+    limit: Limit = PAGE_SIZE,
     cursor: Annotated[
         str | None, Parameter(max_length=ID_LENGTH_MAX, description="As the page before gave it.")
     ] = None,
@@ -146,8 +143,8 @@ _ACTS: dict[str, Any] = {
     "status_code": 200,
     "tags": ["operations"],
     "opt": {PERMISSION: access.OPERATE},
-    "request_max_body_size": BODY_BYTES_MAX,
-    "responses": problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+    "request_max_body_size": LIST_BYTES_MAX,
+    "responses": problems(*OF_A_BODY),
 }
 
 

@@ -11,7 +11,7 @@ from api.bodies import StrictRequest
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
 from api.operators import Operators
-from api.problems import problems
+from api.problems import OF_A_BODY, problems
 from contracts.services import READ_BY
 from processors.runtime.gaps import NotedGap, acknowledge, noted_gaps
 
@@ -70,7 +70,7 @@ async def list_gaps(request: StrictRequest) -> Gaps:
     operation_id="acknowledgeGaps",
     tags=["operations"],
     opt={PERMISSION: access.OPERATE},
-    responses=problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+    responses=problems(*OF_A_BODY),
 )
 async def acknowledge_gaps(request: StrictRequest, data: Acknowledgement) -> Acknowledged:
     """Say what became of exactly these, so that the audit holds again."""

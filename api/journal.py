@@ -21,13 +21,13 @@ from api.access import Caller
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION, caller_of
+from api.pages import PAGE_SIZE, Limit
 from api.problems import Problem, problems
 from contracts.redaction import hide
 from contracts.services import API
 from processors.runtime import utc
 
 REASON_MAX = 1_000
-PAGE_SIZE, PAGE_MAX = 50, 500
 
 _WRITE = """
 INSERT INTO operator_log (request_id, caller, role, action, subject, reason, result)
@@ -181,7 +181,7 @@ def _entry(
 )
 async def list_log(
     request: StrictRequest,
-    limit: Annotated[int, Parameter(ge=1, le=PAGE_MAX, description="How many at the most.")] = PAGE_SIZE,
+    limit: Limit = PAGE_SIZE,
     cursor: Annotated[
         int, Parameter(ge=1, le=_NUMBER_MAX, description="As the page before gave it.")
     ] = _NUMBER_MAX,

@@ -7,12 +7,11 @@ import msgspec
 from litestar import get, post
 
 from api import access
-from api.access import PERMISSIONS, ROLES
 from api.bodies import StrictRequest
 from api.credentials import ApiKey, create_key, list_keys, revoke_key
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.problems import Problem, problems
+from api.problems import OF_A_BODY, Problem, problems
 from api.stuck import Why
 from contracts.services import API
 
@@ -78,15 +77,13 @@ async def get_keys(request: StrictRequest) -> Keys:
     operation_id="createKey",
     tags=["keys"],
     opt={PERMISSION: access.KEYS},
-    responses=problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+    responses=problems(*OF_A_BODY),
 )
 async def post_key(request: StrictRequest, data: KeyRequest) -> NewKey:
     """The answer has the key, this once."""
     operators = request.app.state.front.operators
-    if data.role not in ROLES:
-        raise Problem("invalid", f"there is no role {data.role!r}: it is one of {', '.join(ROLES)}")
-    if wrong := [one for one in data.scopes if one not in PERMISSIONS]:
-        raise Problem("invalid", f"there is no scope {wrong[0]!r}: there are {', '.join(PERMISSIONS)}")
+    if (wrong := access.complaint(data.role, data.scopes)) is not None:
+        raise Problem("invalid", wrong)
     subject = {"caller": data.caller, "role": data.role, "scopes": data.scopes, "expires_s": data.expires_s}
     async with written_down(request, "create key", subject, data.reason) as action:
         key = await operators.run(
@@ -104,7 +101,7 @@ async def post_key(request: StrictRequest, data: KeyRequest) -> NewKey:
     operation_id="revokeKey",
     tags=["keys"],
     opt={PERMISSION: access.KEYS},
-    responses=problems("malformed", "not-found", "too-large", "unsupported-media-type", "invalid"),
+    responses=problems(*OF_A_BODY, "not-found"),
 )
 async def post_revocation(request: StrictRequest, key_id: str, data: Why) -> Revoked:
     """Within some seconds every instance refuses it."""

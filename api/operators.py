@@ -11,7 +11,7 @@ from api.problems import RETRY_S, Problem
 from api.settings import ApiSettings
 from broker.troubles import denied
 from contracts.services import DATABASES, NAMES
-from contracts.variables import value
+from contracts.variables import TREASURER_DSN, value
 from operations.errors import FinishedError, TooManyError
 from operations.lag import Sample
 from outbox_relay.errors import RelayError
@@ -23,8 +23,6 @@ AT_ONCE = 4
 
 WAIT_S_MAX = 10.0
 """For a place."""
-
-TREASURER = "SETTLE_TREASURER_DSN"
 
 T = TypeVar("T")
 
@@ -59,7 +57,7 @@ class Operators:
     @property
     def treasurer_dsn(self) -> str:
         """The DSN of whoever opens accounts."""
-        return value(TREASURER) or self._settings.dsn("account")
+        return value(TREASURER_DSN) or self._settings.dsn("account")
 
     async def run(self, operate: Callable[..., T], *args: Any) -> T:
         """What an operation returns.

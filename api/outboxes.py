@@ -10,12 +10,11 @@ from confluent_kafka import KafkaException
 from litestar import get, post
 
 from api import access
-from api.bodies import StrictRequest
-from api.dead_letters import BODY_BYTES_MAX
+from api.bodies import LIST_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.problems import Problem, problems
+from api.problems import OF_A_BODY, Problem, problems
 from api.stuck import Why
 from broker.provision import existing_topics
 from contracts.services import NAMES
@@ -143,8 +142,8 @@ _ACTS: dict[str, Any] = {
     "status_code": 200,
     "tags": ["operations"],
     "opt": {PERMISSION: access.OPERATE},
-    "request_max_body_size": BODY_BYTES_MAX,
-    "responses": problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+    "request_max_body_size": LIST_BYTES_MAX,
+    "responses": problems(*OF_A_BODY),
 }
 
 
@@ -175,7 +174,7 @@ async def _act(request: StrictRequest, action: outboxes.Action, chosen: ChosenRo
     status_code=200,
     tags=["operations"],
     opt={PERMISSION: access.OPERATE},
-    responses=problems("malformed", "not-found", "too-large", "unsupported-media-type", "invalid"),
+    responses=problems(*OF_A_BODY, "not-found"),
 )
 async def drop_slot(request: StrictRequest, service: str, data: Why) -> Dropped:
     """Drop a slot that no relay reads any more, so that the server can remove its log."""

@@ -148,10 +148,12 @@ _DETAILS = {
 }
 
 
+OF_A_BODY = ("malformed", "too-large", "unsupported-media-type", "invalid")
+"""What a route that takes a body may answer with."""
+
+
 def problems(*kinds: str) -> dict[int, ResponseSpec]:
     """The errors that a route may answer with, beside those of every route, for its documentation."""
-    from api.problems import KINDS
-
     every = ("unauthenticated", "forbidden", "too-many-requests", "internal", "unavailable")
     found: dict[int, ResponseSpec] = {}
     for kind in (*kinds, *every):

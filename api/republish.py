@@ -7,11 +7,10 @@ import msgspec
 from litestar import post
 
 from api import access
-from api.bodies import StrictRequest
-from api.dead_letters import BODY_BYTES_MAX
+from api.bodies import LIST_BYTES_MAX, StrictRequest
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.problems import problems
+from api.problems import OF_A_BODY, problems
 from operations import lost
 from operations.lost import Lost
 from operations.republish import find, republish
@@ -64,8 +63,8 @@ class RepublishResult(msgspec.Struct, frozen=True):
     operation_id="republishEvents",
     tags=["operations"],
     opt={PERMISSION: access.OPERATE},
-    request_max_body_size=BODY_BYTES_MAX,
-    responses=problems("malformed", "too-large", "unsupported-media-type", "invalid"),
+    request_max_body_size=LIST_BYTES_MAX,
+    responses=problems(*OF_A_BODY),
 )
 async def republish_events(request: StrictRequest, data: RepublishRequest) -> RepublishResult:
     """Publish again what Kafka lost and a service needs, from the services' own tables; safe to repeat."""

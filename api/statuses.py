@@ -16,6 +16,7 @@ from api.access import Caller
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION, caller_of
+from api.pages import PAGE_SIZE, Cursor, Limit
 from api.problems import Problem, problems
 from api.store import Stored
 from api.texts import amount_text
@@ -31,15 +32,12 @@ from tracing import new_unsampled
 ACCEPTED = "accepted"
 """The state of a withdrawal that the saga service has not recorded yet."""
 
-PAGE_SIZE, PAGE_MAX = 50, 500
 HEARTBEAT_S = 15.0
 """A stream that has nothing to say says that it is there, so that nobody between closes it."""
 
 EVENT_STREAM = "text/event-stream"
 _ONE = f"{PATH}/{{payment_id:uuid}}"
 
-Limit = Annotated[int, Parameter(ge=1, le=PAGE_MAX, description="How many at the most.")]
-Cursor = Annotated[str | None, Parameter(max_length=100, description="As the page before gave it.")]
 LastEventId = Annotated[
     str | None, Parameter(header="Last-Event-ID", max_length=100, description="Go on after this event.")
 ]

@@ -12,7 +12,8 @@ from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.problems import Problem, problems
+from api.pages import PAGE_SIZE, Limit
+from api.problems import OF_A_BODY, Problem, problems
 from contracts.redaction import hide
 from operations.hold_ups import Pending
 from operations.lost import Lost
@@ -23,7 +24,6 @@ from processors.saga.status import find_status
 from producers.settings import ProducerSettings
 
 SECONDS_MAX = 10**9
-PAGE_SIZE, PAGE_MAX = 50, 500
 
 
 class StuckWithdrawals(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ async def list_stuck(
     older_than_s: Annotated[
         float | None, Parameter(ge=0, le=SECONDS_MAX, description="Without an event for so many seconds.")
     ] = None,
-    limit: Annotated[int, Parameter(ge=1, le=PAGE_MAX, description="How many at the most.")] = PAGE_SIZE,
+    limit: Limit = PAGE_SIZE,
 ) -> StuckWithdrawals:
     """Those without an event for some time, and what each waits for."""
     front: Front = request.app.state.front
@@ -139,7 +139,7 @@ async def get_waiting(request: StrictRequest, payment_id: UUID) -> Waiting:
     operation_id="nudgeWithdrawal",
     tags=["operations"],
     opt={PERMISSION: access.OPERATE},
-    responses=problems("malformed", "not-found", "finished", "too-large", "unsupported-media-type", "invalid"),
+    responses=problems(*OF_A_BODY, "not-found", "finished"),
 )
 async def nudge_withdrawal(request: StrictRequest, payment_id: UUID, data: Why) -> NudgeResult:
     """Republish the event that its next step acts on and those that a service lacks; harmless when repeated."""

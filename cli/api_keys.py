@@ -27,15 +27,13 @@ def create(
     data: DataOption = None,
 ) -> None:
     """Create a key, and print it, this once: only its hash is stored."""
-    from api.access import PERMISSIONS, ROLES
+    from api.access import complaint
     from api.credentials import create_key
     from producers.requests import check_account_id
 
     check_account_id(caller)  # names of callers are made of the same characters
-    if role not in ROLES:
-        raise BadInputError(f"there is no role {role!r}: it is one of {', '.join(ROLES)}")
-    if wrong := [one for one in scope or () if one not in PERMISSIONS]:
-        raise BadInputError(f"there is no scope {wrong[0]!r}: there are {', '.join(PERMISSIONS)}")
+    if (wrong := complaint(role, scope or ())) is not None:
+        raise BadInputError(wrong)
     say(create_key(settings.dsn("api", data), caller, role, scope or (), days * DAY_S if days else None))
 
 

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import BadInputError, note_kafka
-from contracts.services import API, PROCESSORS
-from contracts.variables import value
+from contracts.variables import TREASURER_DSN, value
 
 if TYPE_CHECKING:
     from stack.state import State
 
-TREASURER = "SETTLE_TREASURER_DSN"
 DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
 
 DataOption = Annotated[
@@ -94,10 +92,14 @@ def there(databases: Iterable[str], data: Path | None = None) -> list[str]:
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
     """
+    from contracts.services import API
+
     return [name for name in databases if name != API or _has_api(data)]
 
 
 def _has_api(data: Path | None) -> bool:
+    from contracts.services import API, PROCESSORS
+
     if _named(f"SETTLE_{API.upper()}_DSN", data) is not None:
         return True
     if any(_named(f"SETTLE_{service.name.upper()}_DSN", data) is not None for service in PROCESSORS):
@@ -115,11 +117,11 @@ def treasurer_dsn(data: Path | None = None) -> str:
     """
     from contracts.dsn import check_dsn
 
-    found = value(TREASURER) if data is None else None
+    found = value(TREASURER_DSN) if data is None else None
     try:
         return check_dsn(found) if found is not None else dsn("account", data)
     except ValueError as error:
-        raise BadInputError(f"{TREASURER} is wrong: {error}") from None
+        raise BadInputError(f"{TREASURER_DSN} is wrong: {error}") from None
 
 
 def jaeger_url() -> str:

@@ -26,6 +26,9 @@ PREFIX = "SETTLE_"
 FILE = "_FILE"
 """What is appended to a secret's name for the file that holds it."""
 
+TREASURER_DSN = "SETTLE_TREASURER_DSN"
+"""The account service's database for who opens accounts; without it, as the service has it."""
+
 FILE_BYTES_MAX = 1_000_000
 
 # What holds a password among other things; of these the rest may be shown.

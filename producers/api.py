@@ -30,9 +30,9 @@ from producers.errors import NotAnsweredError, RefusedError
 PATH = "/v1/withdrawals"
 
 TIMEOUT_S = 10.0
-"""For an answer, and for the next piece of a stream: the API sends something every 15 s."""
 
 STREAM_TIMEOUT_S = 45.0
+"""For the next piece of a stream: the API sends something every 15 s."""
 
 GIVE_UP_S = 60.0
 """How long a request is repeated before it counts as not answered."""

@@ -16,13 +16,20 @@ STOP_S = 60.0
 
 @contextmanager
 def another_instance(
-    stack: Stack, service: str, changes: str = "", log: Path | None = None, **variables: str
+    stack: Stack,
+    service: str,
+    changes: str = "",
+    log: Path | None = None,
+    *,
+    may_die: bool = False,
+    **variables: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The process, once it has partitions; afterwards it must end in good order when told to.
 
     Args:
-        changes: Python code that runs in it first; it may then end as it likes.
+        changes: Python code that runs in it first.
         log: where it writes its log.
+        may_die: whether it may end in another way.
         variables: of its environment, beside those of the stack.
     """
     environment = {**os.environ, **stack.environment(service), "SETTLE_HTTP_PORT": "0", **variables}
@@ -36,14 +43,13 @@ def another_instance(
         try:
             wait_until(lambda: has_partitions(instance, log), f"{service} has partitions")
             yield instance
-            instance.terminate()
-            assert changes or instance.wait(STOP_S) == 0, log.read_text()
         finally:
             instance.terminate()
             try:
                 instance.wait(STOP_S)
             finally:
                 instance.kill()
+        assert may_die or instance.returncode == 0, log.read_text()
 
 
 def has_partitions(instance: subprocess.Popen[bytes], log: Path) -> bool:

@@ -35,7 +35,7 @@ def not_ready(port: int) -> str:
 def test_an_exception_that_leaves_the_pipeline_ends_the_process_and_others_go_on(settle: Settle, tmp_path: Path):
     bug = "import processors.runtime.pipeline as p; p.Pipeline._read = lambda *_: 1 / 0"
     accounts = [settle.open_account() for _ in range(ACCOUNTS)]
-    with another_instance(settle.stack, "account", bug, tmp_path / "log") as instance:
+    with another_instance(settle.stack, "account", bug, tmp_path / "log", may_die=True) as instance:
         receipts = [settle.client.request(account, "1.00") for account in accounts]
         assert instance.wait(WAIT_S) == 1
     assert "ZeroDivisionError" in (tmp_path / "log").read_text()
@@ -46,7 +46,9 @@ def test_a_batch_that_stands_is_reported_with_what_it_waits_for(settle: Settle, 
     port = choose(taken=set())
     impatient = "import processors.runtime.app as app; app.STANDS_S = 0.5"
     accounts = [settle.open_account() for _ in range(ACCOUNTS)]
-    with another_instance(settle.stack, "account", impatient, tmp_path / "log", SETTLE_HTTP_PORT=str(port)):
+    with another_instance(
+        settle.stack, "account", impatient, tmp_path / "log", may_die=True, SETTLE_HTTP_PORT=str(port)
+    ):
         with psycopg.connect(settle.dsns["account"]) as other:
             other.execute("LOCK TABLE accounts")
             receipts = [settle.client.request(account, "1.00") for account in accounts]
@@ -71,7 +73,9 @@ def read_late(*batch):
 app.Pipeline._read = read_late
 """
     accounts = [settle.open_account() for _ in range(ACCOUNTS)]
-    with another_instance(settle.stack, "account", hangs, tmp_path / "log", SETTLE_HTTP_PORT=str(port)):
+    with another_instance(
+        settle.stack, "account", hangs, tmp_path / "log", may_die=True, SETTLE_HTTP_PORT=str(port)
+    ):
         wait_until(lambda: not not_ready(port), "it is ready")
         assert page(port, "/healthz") == (200, "ok\n")
         receipts = [settle.client.request(account, "1.00") for account in accounts]

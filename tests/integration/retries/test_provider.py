@@ -74,7 +74,7 @@ def test_a_kill_between_the_provider_s_yes_and_the_commit_pays_once(retrying: Re
     patient = another_instance(
         retrying.stack,
         "payment",
-        "# it is killed",
+        may_die=True,
         SETTLE_PROVIDER_URL=f"http://127.0.0.1:{retrying.stack.state.http['provider']}",
         SETTLE_PROVIDER_TIMEOUT_S="60",
     )
