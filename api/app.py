@@ -27,7 +27,7 @@ from api import (
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
 from api.front import Front
-from api.guard import guard
+from api.guard import guarded
 from api.instrumentation import measured
 
 PARTS = (
@@ -64,7 +64,7 @@ def make_litestar(
     return Litestar(
         [*(route for part in PARTS for route in part.ROUTES), *further],
         state=State({"front": front}),
-        guards=[guard],
+        middleware=[guarded],
         request_class=StrictRequest,
         request_max_body_size=BODY_BYTES_MAX,
         exception_handlers={

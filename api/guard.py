@@ -3,7 +3,7 @@
 from typing import Any
 
 from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api.access import Caller
 from api.front import Front
@@ -22,14 +22,27 @@ _OURS = ("same-origin", "none")
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
-async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Let a request pass to its handler; the caller is ``connection.user`` then.
+def guarded(app: ASGIApp) -> ASGIApp:
+    """The same application, where only requests that may pass do; their caller is ``scope["user"]`` then.
+
+    A middleware and none of Litestar's guards, for each of which it copies the handler: a sixth of a request's time.
+    """
+
+    async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
+        opt = scope["route_handler"].opt
+        if not opt.get(OPEN):
+            scope["user"] = await _allowed(ASGIConnection(scope), opt.get(PERMISSION))
+        await app(scope, receive, send)
+
+    return pass_on
+
+
+async def _allowed(connection: Connection, permission: str | None) -> Caller:
+    """Who sends a request.
 
     Raises:
         Problem: nobody is known by its credentials, its caller comes too often, or may not do that.
     """
-    if handler.opt.get(OPEN):
-        return
     front: Front = connection.app.state.front
     headers = connection.headers
     caller = await front.credentials.caller_of(headers.get("authorization"), headers.get("cookie"))
@@ -41,10 +54,9 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     # A browser sends a cookie along whichever page has it send the request.
     if caller.by_cookie and not is_safe and headers.get("sec-fetch-site") not in _OURS:
         raise Problem("forbidden", "with a session, only pages of this API may change something")
-    permission = handler.opt.get(PERMISSION)
     if permission is None or permission not in caller.permissions:
         raise Problem("forbidden", f"{caller.role} {caller.name} lacks the permission {permission}")
-    connection.scope["user"] = caller
+    return caller
 
 
 def caller_of(connection: Connection) -> Caller:
