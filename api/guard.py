@@ -25,7 +25,7 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 def guarded(app: ASGIApp) -> ASGIApp:
     """The same application, where only requests that may pass do; their caller is ``scope["user"]`` then.
 
-    A middleware and none of Litestar's guards, for each of which it copies the handler: a sixth of a request's time.
+    A middleware and none of Litestar's guards, as for those it copies the handler: a sixth of a request's time.
     """
 
     async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:

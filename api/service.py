@@ -21,6 +21,7 @@ from api.settings import ApiSettings
 from contracts.health import AddressError, HealthServer, Page, check_address
 from contracts.services import API
 from processors.runtime import metrics
+from processors.runtime.garbage import collect_rarely
 from processors.runtime.logs import configure_logs
 from processors.runtime.readiness import LOOK_AGAIN_S, LOOK_EVERY_S, Readiness
 
@@ -72,6 +73,7 @@ async def _serve(
     readiness = Readiness(settings.dsn(API), API)
     readiness.beat()
     server = _server(settings, make_app(front, further))
+    collect_rarely()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)

@@ -6,7 +6,6 @@ event loop does not.
 """
 
 import asyncio
-import gc
 import threading
 import time
 from collections import Counter as Tally
@@ -40,6 +39,7 @@ from processors.runtime import gaps, metrics
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.database import is_refusal, is_transient, unavailable
 from processors.runtime.dead_letters import DeadLetters
+from processors.runtime.garbage import collect_rarely
 from processors.runtime.membership import slow_recovery
 from processors.runtime.pipeline import BATCH_RETRY_S, Pipeline, first_line
 from processors.runtime.processor import Processor
@@ -58,8 +58,6 @@ STANDS_S = 30.0
 """A batch under way for so long is stalled: neither a transaction nor Kafka takes so long."""
 
 LAG_S = 5.0
-
-GC_THRESHOLD = 200_000
 
 STOP_S = 10.0
 """How long shutdown waits for the batch under way."""
@@ -142,10 +140,7 @@ class Intake(Service):
                 self._settings.http_host, self._settings.http_port, self._alive, self._ready, REGISTRY
             )
         self._app.flow_control.resume()
-        # A batch creates tens of thousands of short-lived objects; to search them for cycles, and all that
-        # was imported, would cost as much as the work itself.
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
+        collect_rarely()
         tracing.configure(self._processor.name, settings=self._tracing)
         for topic in self._processor.topics:
             metrics.DEAD_LETTERS.labels(topic.name)  # so that the first one shows as an increase
