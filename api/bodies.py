@@ -5,6 +5,7 @@ import json
 from typing import Any, NoReturn
 
 from litestar import Request
+from litestar.exceptions import InternalServerException
 from litestar.types import Empty
 
 from api.problems import Problem
@@ -28,7 +29,7 @@ class StrictRequest(Request[Any, Any, Any]):
         """The body as it was sent.
 
         Raises:
-            Problem: it is too late.
+            Problem: it is too late, or ends before it is whole.
         """
         if self._body is not Empty:  # Litestar asks more than once
             return await super().body()
@@ -37,6 +38,8 @@ class StrictRequest(Request[Any, Any, Any]):
                 return await super().body()
         except TimeoutError:
             raise Problem("too-slow", f"the body did not arrive within {BODY_S_MAX:g} s") from None
+        except InternalServerException:  # Litestar's word for a client that leaves
+            raise Problem("malformed", "the body ended before it was whole") from None
 
     async def json(self) -> Any:
         """The body.

@@ -18,6 +18,12 @@ Withdraw money, and know where it stands. An accepted request (202) is carried o
 repeat with the same Idempotency-Key has the same answer and no further effect. Errors are problem details
 (RFC 9457).
 """
+_HEADERS = (
+    ("401", "WWW-Authenticate", "Bearer."),
+    ("409", "Retry-After", "When to repeat it, seconds; where repeating it helps."),
+    ("429", "Retry-After", "When to come again, seconds."),
+    ("503", "Retry-After", "When to repeat it, seconds; with the same Idempotency-Key that is safe."),
+)
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 _STREAMS = ("getWithdrawalEvents", "followEndings")
 
@@ -47,8 +53,12 @@ def generate() -> bytes:
 
 
 def _complete(operation: dict[str, Any]) -> None:
-    """What Litestar cannot know: streams, and that its own answer to bad parameters is a problem of ours."""
+    """What Litestar cannot know: streams, headers of errors, and that its answer to bad parameters is ours."""
     answers = operation["responses"]
+    for status, name, description in _HEADERS:
+        if status in answers:
+            headers = answers[status].setdefault("headers", {})
+            headers[name] = {"description": description, "schema": {"type": "string"}}
     if "400" in answers and MEDIA_TYPE not in answers["400"]["content"]:
         del answers["400"]
     if operation["operationId"] in _STREAMS:

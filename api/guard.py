@@ -15,6 +15,9 @@ OPEN = "open"
 PERMISSION = "permission"
 """In a handler's ``opt``: which permission it asks for. A handler with neither is for nobody."""
 
+_SINGLE = frozenset((b"authorization", b"content-type", b"idempotency-key", b"last-event-id"))
+"""Headers that say one thing: with two, another program on the way may have read the other."""
+
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OURS = ("same-origin", "none")
 """Values of ``Sec-Fetch-Site``: a page of ours, or a person, has sent the request."""
@@ -29,6 +32,9 @@ def guarded(app: ASGIApp) -> ASGIApp:
     """
 
     async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
+        single = [name for name, _ in scope["headers"] if name in _SINGLE]
+        if len(set(single)) < len(single):
+            raise Problem("malformed", f"a header occurs twice: {max(single, key=single.count).decode()}")
         opt = scope["route_handler"].opt
         if not opt.get(OPEN):
             scope["user"] = await _allowed(ASGIConnection(scope), opt.get(PERMISSION))

@@ -154,7 +154,7 @@ OF_A_BODY = ("malformed", "too-large", "unsupported-media-type", "invalid")
 
 def problems(*kinds: str) -> dict[int, ResponseSpec]:
     """The errors that a route may answer with, beside those of every route, for its documentation."""
-    every = ("unauthenticated", "forbidden", "too-many-requests", "internal", "unavailable")
+    every = ("malformed", "unauthenticated", "forbidden", "too-many-requests", "internal", "unavailable")
     found: dict[int, ResponseSpec] = {}
     for kind in (*kinds, *every):
         status, title = KINDS[kind]

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, post
+from litestar.datastructures import ResponseHeader
 from litestar.params import Parameter
 
 import tracing
@@ -84,6 +85,12 @@ IdempotencyKey = Annotated[
     operation_id="requestWithdrawal",
     tags=["withdrawals"],
     opt={PERMISSION: access.REQUEST},
+    response_headers=[
+        ResponseHeader(name="Location", description="Where it is to be seen.", documentation_only=True),
+        ResponseHeader(
+            name=REPLAYED, description="true: the answer to an earlier request.", documentation_only=True
+        ),
+    ],
     responses=problems(
         "malformed",
         "key-missing",

@@ -200,3 +200,41 @@ def test_text_that_no_database_can_hold_is_refused_and_not_a_failure(front: Fron
                 headers = {"Idempotency-Key": new_key(), "Accept": "application/json"}
                 answer = client.request(method, path, params=texts, json=one, headers=headers, timeout=5)
                 assert answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize(
+    "header", [("Idempotency-Key", "another"), ("Authorization", "Bearer another"), ("Content-Type", "text/plain")]
+)
+def test_a_header_that_says_two_things_is_refused(front: Front, header):
+    """Which of them holds would be another program's guess."""
+    headers = [
+        ("Authorization", f"Bearer {front.key()}"),
+        ("Idempotency-Key", "one"),
+        ("Content-Type", "application/json"),
+        header,
+    ]
+    with front.http() as http:
+        answer = http.post(
+            WITHDRAWALS, content=b'{"account_id":"a","amount":"1","currency":"USD"}', headers=headers
+        )
+    assert answer.status_code == 400
+    assert header[0].lower() in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("header", "content"), [("Transfer-Encoding: chunked", b"no chunk"), ("Content-Length: 100", b"{")]
+)
+def test_a_body_that_breaks_off_is_the_clients_fault(front: Front, header, content):
+    """And not ours, for which somebody would be woken."""
+    said = front.stack.data / "logs" / "api.log"
+    before = said.stat().st_size
+    url = urlsplit(front.stack.state.api_url)
+    head = (
+        f"POST {WITHDRAWALS} HTTP/1.1\r\nHost: settle\r\nAuthorization: Bearer {front.key()}\r\n"
+        f"Idempotency-Key: {new_key()}\r\nContent-Type: {JSON}\r\n{header}\r\n\r\n"
+    )
+    with socket.create_connection((url.hostname, url.port), timeout=WAIT_S) as client:
+        client.sendall(head.encode() + content)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1_000).startswith(b"HTTP/1.1 400")
+    assert "a request fails" not in said.read_text()[before:]
