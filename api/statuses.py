@@ -267,9 +267,8 @@ async def _of_all(
 async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes:
     shown = endings
     if caller.sees_only_its_own and endings:
-        async with front.connected() as connection:
-            own = await store.own(connection, caller.name, [one.payment_id for one in endings])
-        shown = [one for one in endings if one.payment_id in own]
+        callers = await front.callers.of(endings)
+        shown = [one for one in endings if callers.get(one.payment_id) == caller.name]
     said = _messages([(one.id, one.state, _as_ending(one)) for one in shown])
     # The place moves on for everybody, also past what a caller does not see.
     return said if shown == endings or not endings else said + f"id: {endings[-1].id}\n\n".encode()
