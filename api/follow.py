@@ -6,8 +6,8 @@ that order can be followed is told in :mod:`operations.events` and :mod:`operati
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -91,7 +91,9 @@ class Follow:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def withdrawal(self, payment_id: UUID, after: int, heartbeat_s: float) -> AsyncIterator[list[Recorded]]:
+    async def withdrawal(
+        self, payment_id: UUID, after: int, heartbeat_s: float
+    ) -> AsyncGenerator[list[Recorded], None]:
         """The events of a withdrawal after a place, as they are stored; now and then an empty list.
 
         Raises:
@@ -105,13 +107,14 @@ class Follow:
         self._check_room()
         self._of_one[follower] = payment_id
         try:
-            async for found in self._followed(follower, look, heartbeat_s):
-                yield found
+            async with aclosing(self._followed(follower, look, heartbeat_s)) as followed:
+                async for found in followed:
+                    yield found
         finally:
             del self._of_one[follower]
             self._count()
 
-    async def endings(self, after: str | None, heartbeat_s: float) -> AsyncIterator[list[Ending]]:
+    async def endings(self, after: str | None, heartbeat_s: float) -> AsyncGenerator[list[Ending], None]:
         """The endings of all withdrawals after a place, or from now on; now and then an empty list.
 
         Raises:
@@ -126,8 +129,9 @@ class Follow:
         self._check_room()
         self._of_all.add(follower)
         try:
-            async for found in self._followed(follower, look, heartbeat_s):
-                yield found
+            async with aclosing(self._followed(follower, look, heartbeat_s)) as followed:
+                async for found in followed:
+                    yield found
         finally:
             self._of_all.remove(follower)
             self._count()
@@ -137,7 +141,7 @@ class Follow:
         follower: Follower[Place, Event],
         look: Callable[[Place], Awaitable[list[Event]]],
         heartbeat_s: float,
-    ) -> AsyncIterator[list[Event]]:
+    ) -> AsyncGenerator[list[Event], None]:
         self._count()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._poll(), name="follow")

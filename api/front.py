@@ -10,6 +10,7 @@ from psycopg.errors import LockNotAvailable
 
 from api import store
 from api.batching import Batcher, UnavailableError
+from api.callers import Callers
 from api.credentials import Credentials
 from api.decide import Outcome, decide
 from api.follow import Follow
@@ -51,6 +52,7 @@ class Front:
         self.batches = Batcher(self._accept)
         self.readers = Readers(settings.dsn)
         self.follow = Follow(self.readers)
+        self.callers = Callers(self.connected)
 
     def start(self) -> None:
         """Begin, on the running event loop."""

@@ -9,7 +9,6 @@ import structlog
 import uvloop
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
-from granian.server.embed import Server
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 from prometheus_client import REGISTRY
@@ -17,6 +16,7 @@ from prometheus_client import REGISTRY
 import tracing
 from api.app import make_app
 from api.front import Front
+from api.listening import Listening, connections_possible
 from api.settings import ApiSettings
 from contracts.health import AddressError, HealthServer, Page, check_address
 from contracts.services import API
@@ -91,8 +91,11 @@ async def _serve(
         tracing.shutdown()
 
 
-def _server(settings: ApiSettings, app: ASGIApp) -> Server:
-    server = Server(
+def _server(settings: ApiSettings, app: ASGIApp) -> Listening:
+    connections = connections_possible(CONNECTIONS_MAX)
+    if connections < CONNECTIONS_MAX:
+        log.warning("few files may be open, so few connections", connections=connections, remedy="ulimit -n 8192")
+    server = Listening(
         app,
         address=settings.api_host,
         port=settings.api_port,
@@ -101,7 +104,7 @@ def _server(settings: ApiSettings, app: ASGIApp) -> Server:
         http1_settings=HTTP1Settings(header_read_timeout=HEADERS_MS_MAX, max_buffer_size=HEADERS_BYTES_MAX),
         websockets=False,
         backlog=CONNECTIONS_MAX,
-        backpressure=CONNECTIONS_MAX,
+        backpressure=connections,
         log_enabled=False,
         ssl_cert=settings.api_tls_certificate,
         ssl_key=settings.api_tls_key,

@@ -1,6 +1,7 @@
 """Withdrawals as they stand: one, lists, and their events, as JSON or as a stream."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -9,6 +10,7 @@ import msgspec
 from litestar import Response, get, post
 from litestar.params import Parameter
 from litestar.response import Stream
+from litestar.types import Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from api import access, store
@@ -247,29 +249,30 @@ def _matches(one: Withdrawal, wanted: Wanted) -> bool:
     )
 
 
-async def _of_one(front: Front, payment_id: UUID, after: int) -> AsyncIterator[bytes]:
-    async for events in front.follow.withdrawal(payment_id, after, HEARTBEAT_S):
-        yield _messages([(str(event.id), event.type, event) for event in events])
-        if not events or events[-1].type in _MAY_END:
-            status = await front.readers.run(("saga",), status_of, payment_id)
-            if status is not None and status.finished:
-                return
+async def _of_one(front: Front, payment_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
+    async with aclosing(front.follow.withdrawal(payment_id, after, HEARTBEAT_S)) as followed:
+        async for events in followed:
+            yield _messages([(str(event.id), event.type, event) for event in events])
+            if not events or events[-1].type in _MAY_END:
+                status = await front.readers.run(("saga",), status_of, payment_id)
+                if status is not None and status.finished:
+                    return
 
 
 async def _of_all(
-    front: Front, caller: Caller, first: list[Ending], endings: AsyncIterator[list[Ending]]
-) -> AsyncIterator[bytes]:
-    yield await _endings_for(front, caller, first)
-    async for found in endings:
-        yield await _endings_for(front, caller, found)
+    front: Front, caller: Caller, first: list[Ending], endings: AsyncGenerator[list[Ending], None]
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(endings):
+        yield await _endings_for(front, caller, first)
+        async for found in endings:
+            yield await _endings_for(front, caller, found)
 
 
 async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes:
     shown = endings
     if caller.sees_only_its_own and endings:
-        async with front.connected() as connection:
-            own = await store.own(connection, caller.name, [one.payment_id for one in endings])
-        shown = [one for one in endings if one.payment_id in own]
+        callers = await front.callers.of(endings)
+        shown = [one for one in endings if callers.get(one.payment_id) == caller.name]
     said = _messages([(one.id, one.state, _as_ending(one)) for one in shown])
     # The place moves on for everybody, also past what a caller does not see.
     return said if shown == endings or not endings else said + f"id: {endings[-1].id}\n\n".encode()
@@ -281,8 +284,22 @@ def _messages(found: Sequence[tuple[str, str, object]]) -> bytes:
     return b"".join(said) or b": nothing new\n\n"
 
 
-def _stream(content: AsyncIterator[bytes]) -> Stream:
-    return Stream(content, media_type=EVENT_STREAM, headers={"X-Accel-Buffering": "no"})
+class _Closing(Stream):
+    """A stream whose generator is closed with it: one that is cancelled while it sends would follow on unread."""
+
+    def to_asgi_response(self, *args: Any, **options: Any) -> Any:
+        """The response as an application."""
+        response = super().to_asgi_response(*args, **options)
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            async with aclosing(self.iterator):  # type: ignore[type-var]  # _stream has made it
+                await response(scope, receive, send)
+
+        return answer
+
+
+def _stream(content: AsyncGenerator[bytes, None]) -> Stream:
+    return _Closing(content, media_type=EVENT_STREAM, headers={"X-Accel-Buffering": "no"})
 
 
 def _wants_stream(request: StrictRequest) -> bool:

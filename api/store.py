@@ -56,7 +56,7 @@ WHERE caller = %b AND (requested_at, payment_id) < (%b::timestamptz, %b::uuid)
 ORDER BY requested_at DESC, payment_id DESC LIMIT %b
 """  # noqa: S608 made of constants
 
-_OWN = "SELECT payment_id FROM withdrawals WHERE caller = %b AND payment_id = ANY(%b::uuid[])"
+_CALLERS = "SELECT payment_id, caller FROM withdrawals WHERE payment_id = ANY(%b::uuid[])"
 
 _CANCEL = f"""
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
@@ -148,10 +148,9 @@ async def of_caller(
     return await _stored(connection, _OF_CALLER, [caller, *before, limit])
 
 
-async def own(connection: AsyncConnection, caller: str, payment_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of some withdrawals that a caller has asked for."""
-    cursor = await connection.execute(_OWN, (caller, list(payment_ids)))
-    return {payment_id for (payment_id,) in await cursor.fetchall()}
+async def callers(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Who has asked for some withdrawals, by payment ID; without those that did not come through the API."""
+    return dict(await (await connection.execute(_CALLERS, (list(payment_ids),))).fetchall())
 
 
 async def cancel(

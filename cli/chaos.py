@@ -48,6 +48,10 @@ def chaos(
     ] = False,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 100.0,
     secure: Annotated[bool, typer.Option("--secure", help="On a secured stack, as `up --secure`.")] = False,
+    through_api: Annotated[
+        bool,
+        typer.Option("--through-api", help="Requests through the HTTP API, which is hit too."),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.", dir_okay=False)
     ] = None,
@@ -60,7 +64,9 @@ def chaos(
 
     names = (name.strip() for name in kill.split(",") if name.strip())
     parts = tuple(dict.fromkeys(ALIASES.get(name, name) for name in names))
-    options = Options(minutes, seed, parts, pause, duplicates, provider_faults, rolling, operators, rate, secure)
+    options = Options(
+        minutes, seed, parts, pause, duplicates, provider_faults, rolling, operators, rate, secure, through_api
+    )
     console = Screen()
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise BadInputError(f"{json_file} cannot be written: there is no folder {json_file.resolve().parent}")

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from itertools import chain
 
 from contracts.failpoints import FAILPOINTS
-from contracts.services import READ_BY, TOPICS
+from contracts.services import API, READ_BY, TOPICS
 from stack.names import SERVERS
 
 SERVICES = ("relay", *READ_BY)
 PARTS = ("kafka", "postgres", *SERVICES)
 """What can be hit; ``postgres`` is one of the servers, another one each time."""
 ALIASES = {"broker": "kafka", "database": "postgres"}
+API_PARTS = (API, SERVERS[API])
+"""What is hit besides, where the load comes through the API."""
 
 TOPICS_READ = tuple(topic.name for topic in TOPICS if any(topic in read for read in READ_BY.values()))
 
@@ -95,6 +97,7 @@ class Options:
         operators: also what people do to databases, topics and clocks.
         rate: requests a second.
         secure: on a secured stack.
+        through_api: the load comes through the HTTP API, which is hit too.
 
     Raises:
         ChaosError: one is invalid.
@@ -110,6 +113,7 @@ class Options:
     operators: bool = False
     rate: float = 100.0
     secure: bool = False
+    through_api: bool = False
 
     def __post_init__(self) -> None:
         if not WARM_UP_S + CALM_S < self.duration_s <= 24 * 3600:
@@ -120,6 +124,8 @@ class Options:
             raise ChaosError(f"there is no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
         if self.rolling and (self.pause or self.operators):
             raise ChaosError("rolling restarts are no faults: leave out --pause and --operators, or --rolling")
+        if self.rolling and self.through_api:
+            raise ChaosError("a rolling restart moves the API to another address: leave out --through-api")
         if not self.kill:
             raise ChaosError(f"nothing to kill: name some of {', '.join(PARTS)}")
 
@@ -162,7 +168,8 @@ def plan(options: Options) -> list[Fault]:
 def _faults(options: Options) -> Iterator[Fault]:
     rng = random.Random(options.seed)
     at_s, end_s = WARM_UP_S, options.duration_s - CALM_S
-    for victim in _victims(rng, (*options.kill, *(OPERATORS if options.operators else ()))):
+    parts = (*options.kill, *(API_PARTS if options.through_api else ()))
+    for victim in _victims(rng, (*parts, *(OPERATORS if options.operators else ()))):
         fault = (_operator if victim in OPERATORS else _fault)(rng, victim, round(at_s, 1), options)
         if at_s + fault.for_s > end_s:
             return
@@ -181,7 +188,7 @@ def _victims(rng: random.Random, names: Sequence[str]) -> Iterator[str]:
 def _gap_s(victim: str) -> tuple[float, float]:
     if victim in OPERATORS:
         return GAP_AFTER_OPERATOR_S
-    return GAP_AFTER_STORE_S if victim in ("kafka", "postgres") else GAP_S
+    return GAP_AFTER_STORE_S if victim in ("kafka", "postgres", *API_PARTS[1:]) else GAP_S
 
 
 def _fault(rng: random.Random, victim: str, at_s: float, options: Options) -> Fault:

@@ -1,11 +1,9 @@
 """A chaos run: start, load, faults at their times, quiescence, verdict."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence, Set
+from contextlib import nullcontext
 from pathlib import Path
-from uuid import UUID
 
 import msgspec
 
@@ -14,34 +12,27 @@ from contracts.postgres import session
 from lab.chaos import verdict
 from lab.chaos.arming import Arming
 from lab.chaos.faults import Faults, Watchdog
+from lab.chaos.load import AFTERWARDS, ByKafka, Load, accounts
 from lab.chaos.operators import Operators
 from lab.chaos.plan import FAILPOINT, REPEAT, Options, plan
+from lab.chaos.through_api import CURRENCY, Follower, ThroughApi
 from lab.chaos.verdict import Done, Latency
 from operations.audit.run import Audit, Check
 from operations.audit.run import run as run_audit
 from processors.account.accounts import open_accounts
-from producers.client import WithdrawalClient
-from producers.load import LoadReport, run_load
-from producers.plan import INSUFFICIENT_AMOUNT_MINOR, LoadPlan, Planned, plan_load
-from stack.supervisor import SERVICES, Stack
+from producers.plan import INSUFFICIENT_AMOUNT_MINOR
+from stack.supervisor import SERVICES, WITH_API, Stack
 from tracing.collector import SpanCollector
 from tracing.setup import TracingSettings
 
-ACCOUNTS_MIN = 200
-REQUESTS_PER_ACCOUNT_MAX = 10_000
 BALANCE_MINOR = INSUFFICIENT_AMOUNT_MINOR - 1
 """Enough for all requests of up to 100.00, and less than the amounts that are to be rejected."""
 
-DECLINED, INSUFFICIENT, TWICE = 0.05, 0.05, 0.1
 TRACES = 300
 """Withdrawals sampled, about; a trace has some 25 spans, which stay in memory."""
 
-AFTERWARDS = 20
-"""Requests after all faults, every one traced."""
-
 _FINISHED = "SELECT count(*) FROM withdrawals WHERE finished_at IS NOT NULL"
 
-DELIVERY_S = 120.0
 READY_S = 90.0
 QUIET_S = 120.0
 TICK_S = 0.2
@@ -95,22 +86,29 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
         StackError: the stack cannot be started.
     """
     arming = Arming()
+    share = min(1.0, TRACES / (options.rate * options.duration_s))
     with SpanCollector() as collector:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
+        # The share is the API's, which samples what comes through it.
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_TRACES_SAMPLER_ARG": f"{share:f}"}
         environment |= PROVIDER_FAULTS if options.provider_faults else {}
         with Stack(
             folder,
-            services=SERVICES,
+            services=WITH_API if options.through_api else SERVICES,
             environment=environment,
             command=arming,
             secure=options.secure,
             note=lambda _: None,
         ) as stack:
-            names = [f"acc-{number}" for number in range(1, _accounts(options) + 1)]
-            open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, "USD")
+            names = [f"acc-{number}" for number in range(1, accounts(options) + 1)]
+            open_accounts(stack.state.dsns["account"], names, BALANCE_MINOR, CURRENCY)
             operators = Operators(stack, arming)
-            _trace(collector, min(1.0, TRACES / (options.rate * options.duration_s)))
-            with Load(stack, options) as load:
+            through_api = ThroughApi(stack) if options.through_api else None
+            if through_api is None:
+                _trace(collector, share)
+            with (
+                Follower(stack) if options.through_api else nullcontext() as follower,
+                Load(through_api or ByKafka(stack.state.kafka_bootstrap), options) as load,
+            ):
                 with Watchdog(stack) as watchdog:
                     done = _inject(options, Faults(stack, arming, operators.kinds), load, on_note)
                     load.finish()
@@ -120,91 +118,16 @@ def run(options: Options, folder: Path, on_note: OnNote = lambda _: None) -> Rep
                 _trace(collector, 1.0)
                 on_note(Note(load.elapsed_s, f"{AFTERWARDS} more requests, which nothing disturbs"))
                 load.afterwards()
-            tracing.shutdown()
-            return _judge(options, stack, collector, load, done, operators.planted, len(watchdog.deaths))
-
-
-def _accounts(options: Options) -> int:
-    return max(ACCOUNTS_MIN, round(options.rate * options.duration_s / REQUESTS_PER_ACCOUNT_MAX))
+                tracing.shutdown()
+                report = _judge(options, stack, collector, load, done, operators.planted, len(watchdog.deaths))
+                if through_api is not None and follower is not None:
+                    _judge_api(report, stack, through_api, follower)
+                return report
 
 
 def _trace(collector: SpanCollector, share: float) -> None:
     settings = TracingSettings(exporter_otlp_endpoint=collector.endpoint, traces_sampler_arg=share)
     tracing.configure("producer", settings=settings)
-
-
-class Load:
-    """Requests at a steady rate, in a thread of its own; stopped when the block is left."""
-
-    def __init__(self, stack: Stack, options: Options) -> None:
-        self.asked: dict[UUID, int] = {}
-        self._stop = threading.Event()
-        self._rate = options.rate
-        duplicates = TWICE if options.duplicates else 0.0
-        count = round(options.rate * options.duration_s / (1 + duplicates))
-        self._plan = LoadPlan(
-            count,
-            _accounts(options),
-            duplicates=duplicates,
-            declined=DECLINED,
-            insufficient=INSUFFICIENT,
-            seed=options.seed,
-        )
-        # A long timeout: the broker will be away for a while.
-        self._client = WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=DELIVERY_S)
-        self._pool = ThreadPoolExecutor(1, "load")
-        self._running: Future[LoadReport]
-        self.report: LoadReport
-
-    def __enter__(self) -> "Load":
-        self._client.__enter__()
-        self.began = time.time()
-        self._running = self._pool.submit(
-            run_load, self._client, self._noted(self._plan), rate=self._rate, stop=self._stop
-        )
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._pool.shutdown()
-        self._client.__exit__(None, None, None)
-
-    @property
-    def elapsed_s(self) -> float:
-        """Since it began."""
-        return time.time() - self.began
-
-    def wait_until(self, at_s: float) -> None:
-        """Until so many seconds after its beginning.
-
-        Raises:
-            ProducerError: it has ended with an error.
-        """
-        while (left_s := at_s - self.elapsed_s) > 0:
-            if self._running.done():
-                self._running.result()
-            time.sleep(min(left_s, TICK_S))
-
-    def finish(self) -> None:
-        """Until every request is in Kafka.
-
-        Raises:
-            ProducerError: one was not taken.
-        """
-        while not self._running.done():
-            time.sleep(TICK_S)
-        self.report = self._running.result()
-        if self.report.first_failure is not None:
-            raise self.report.first_failure
-
-    def afterwards(self) -> None:
-        """Send some more requests after the faults."""
-        run_load(self._client, self._noted(LoadPlan(AFTERWARDS, declined=0.2, insufficient=0.2)), rate=self._rate)
-
-    def _noted(self, plan: LoadPlan) -> Iterator[Planned]:
-        for planned in plan_load(plan):
-            self.asked[planned.payment_id] = planned.amount_minor
-            yield planned
 
 
 def _inject(options: Options, faults: Faults, load: Load, on_note: OnNote) -> list[Done]:
@@ -267,4 +190,14 @@ def _judge(
     if options.rolling:
         checks.append(verdict.check_latency(latency))
     ok = all(check.ok for check in checks)
-    return Report(ok, options, done, checks, audit, load.report.sent, latency, deaths)
+    return Report(ok, options, done, checks, audit, load.sent, latency, deaths)
+
+
+def _judge_api(report: Report, stack: Stack, through_api: ThroughApi, follower: Follower) -> None:
+    """Add what the answers of the API and its stream of endings have to be."""
+    follower.wait(report.audit.withdrawals, QUIET_S)
+    report.checks += [
+        verdict.check_answers(through_api.requests),
+        verdict.check_stream(stack.state.dsns["saga"], follower),
+    ]
+    report.ok = all(check.ok for check in report.checks)

@@ -2,16 +2,19 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
 
+from api.texts import amount_text
 from contracts import headers
 from contracts.postgres import session
 from lab.chaos.operators import PLANTED
 from lab.chaos.plan import Fault
+from lab.chaos.through_api import CURRENCY, Follower, Request
 from operations.audit.run import Audit, Check
 from operations.dead_letters.letters import read_letters
 from operations.trace_check import what_is_missing
@@ -28,6 +31,7 @@ SPANS_AFTER_S = 4.0
 """A span that a killed process had not sent yet is gone: it sends once a second."""
 
 _STATES = "SELECT payment_id, state FROM withdrawals"
+_ENDED = "SELECT payment_id, state FROM withdrawals WHERE finished_at IS NOT NULL"
 
 # Payment IDs are UUIDs of version 7: they contain the time of the request, and are in that order.
 _RECOVERED = """
@@ -107,6 +111,55 @@ def _ending(amount_minor: int) -> str:
     if amount_minor == INSUFFICIENT_AMOUNT_MINOR:
         return "rejected"
     return "compensated" if amount_minor % 100 == CENTS_DECLINED else "completed"
+
+
+def check_answers(requests: Mapping[str, Request]) -> Check:
+    """Whether each request that the API took is one withdrawal, that of every answer: by its key, never by luck.
+
+    That these withdrawals exist and ended, and no others do, is for :func:`check_outcomes`.
+
+    Args:
+        requests: by idempotency key, asked for again until each was answered.
+    """
+    wrong, key_of = [], dict[UUID, str]()
+    for key, request in requests.items():
+        wanted = request.account_id, amount_text(request.amount_minor, CURRENCY), CURRENCY
+        if request.refused is not None:
+            wrong.append(f"{key} was refused: {request.refused}")
+        elif not request.answers:
+            wrong.append(f"{key} was never answered")
+        elif len({answer.payment_id for answer in request.answers}) > 1:
+            wrong.append(f"{key} became {len(request.answers)} withdrawals")
+        elif any((one.account_id, one.amount, one.currency) != wanted for one in request.answers):
+            wrong.append(f"{key} was answered as another request")
+        wrong += [
+            f"{key} and {other} became one withdrawal"
+            for payment_id in {answer.payment_id for answer in request.answers}
+            if (other := key_of.setdefault(payment_id, key)) != key
+        ]
+    return _check("answers", wrong, f"each of {len(requests):,} requests is one withdrawal, whatever was repeated")
+
+
+def check_stream(dsn: str, follower: Follower) -> Check:
+    """Whether somebody who follows the endings was told of each once, whatever cut them off.
+
+    Args:
+        dsn: of the saga service's database.
+        follower: who followed from the beginning.
+    """
+    with session(dsn) as connection:
+        ended: dict[UUID, str] = dict(connection.execute(_ENDED).fetchall())
+    times = Counter(payment_id for payment_id, _ in follower.told)
+    wrong = [f"{payment_id} was told {count} times" for payment_id, count in times.items() if count > 1]
+    wrong += [
+        f"{payment_id} was told as {state}, but is {ended.get(payment_id, 'not finished')}"
+        for payment_id, state in follower.told
+        if ended.get(payment_id) != state
+    ]
+    wrong += [f"{payment_id} was not told" for payment_id in ended.keys() - times.keys()]
+    wrong += [f"the stream was refused: {follower.refused}"] if follower.refused is not None else []
+    told = f"each of {len(ended):,} endings was told once, over {follower.connections:,} connections"
+    return _check("stream", wrong, told)
 
 
 def check_money(dsns: Mapping[str, str]) -> Check:

@@ -1,20 +1,24 @@
-"""A minute of everything, and one of what people do to a running system: no promise is broken."""
+"""A minute of everything, one of what people do, and half a one through the API: no promise is broken."""
 
 import json
 import os
 import subprocess
 import sys
 
-from lab.chaos.plan import FREEZE, OPERATORS, PARTS
+from lab.chaos.plan import API_PARTS, FREEZE, OPERATORS, PARTS
 from tests.conftest import SECURE
 
 SEED = 7
 OPERATORS_SEED = 29
+THROUGH_API_SEED = 4
 RUN_S_MAX = 300.0
 SECURELY = " --secure" if SECURE else ""
 
 
-def run(tmp_path, arguments):
+CHECKS = {"audit", "outcomes", "money", "dead letters", "recovery", "traces"}
+
+
+def run(tmp_path, arguments, checks=CHECKS):
     """What ``settle chaos`` printed, and its report, whose every check holds."""
     report_file = tmp_path / "report.json"
     run = subprocess.run(
@@ -30,7 +34,7 @@ def run(tmp_path, arguments):
     assert report["ok"]
     assert all(check["ok"] for check in report["checks"] + report["audit"]["checks"])
     checked = {check["name"] for check in report["checks"]}
-    assert checked == {"audit", "outcomes", "money", "dead letters", "recovery", "traces"}
+    assert checked == checks
     assert sum(report["audit"]["outcomes"].values()) == report["audit"]["withdrawals"]
     assert os.listdir(tmp_path) == ["report.json"]
     return run.stdout, report
@@ -58,3 +62,16 @@ def test_a_minute_of_operators_breaks_no_promise(tmp_path):
     assert report["sent"] >= 2_350
     planted = next(check for check in report["checks"] if check["name"] == "dead letters")
     assert "planted" in planted["detail"]
+
+
+def test_less_than_half_a_minute_through_the_api_breaks_no_promise_of_it(tmp_path):
+    arguments = (
+        f"--minutes 0.4 --seed {THROUGH_API_SEED} --through-api --kill relay --pause --duplicates --rate 40"
+    )
+
+    _, report = run(tmp_path, arguments, CHECKS | {"answers", "stream"})
+
+    assert {done["fault"]["part"] for done in report["faults"]} >= set(API_PARTS)
+    assert "api.committed:1" in {done["fault"]["failpoint"] for done in report["faults"]}
+    assert report["deaths"] >= 3
+    assert report["sent"] >= 940

@@ -1,10 +1,13 @@
 """Same seed, same plan; and a plan does what it was asked for."""
 
+from itertools import pairwise
+
 import pytest
 
 from contracts.failpoints import FAILPOINTS
 from contracts.services import READ_BY
 from lab.chaos.plan import (
+    API_PARTS,
     CALM_S,
     CLOCK,
     CLOCK_OFF_S,
@@ -80,6 +83,27 @@ def test_operators_do_each_kind_once_before_any_twice_and_to_what_it_fits(seed):
         assert fault.in_words()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_with_the_load_through_the_api_it_and_its_database_are_hit_like_everybody(seed):
+    options = Options(10, seed, pause=True, through_api=True)
+    faults = plan(options)
+    assert faults == plan(options)
+    assert {fault.part for fault in faults[:9]} >= {*PARTS, *API_PARTS} - {"postgres"}
+    kinds = {fault.kind for fault in faults if fault.part in API_PARTS}
+    assert kinds >= {KILL, FREEZE}
+    assert {fault.failpoint.partition(":")[0] for fault in faults if fault.failpoint} <= FAILPOINTS.keys()
+    # After the outage of a database the next fault is to count separately.
+    after = [two.at_s - one.at_s - one.for_s for one, two in pairwise(faults) if one.part == API_PARTS[1]]
+    assert min(after) >= 5.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_api_is_left_alone_where_the_load_does_not_come_through_it(seed):
+    assert API_PARTS[0] not in {fault.part for fault in plan(Options(10, seed, **ALL))}
+    only = plan(Options(5, seed, kill=("relay",), through_api=True))
+    assert {fault.part for fault in only} == {"relay", *API_PARTS}
+
+
 def test_a_rolling_restart_takes_each_service_in_turn():
     faults = plan(Options(1, 3, rolling=True))
     assert {fault.kind for fault in faults} == {ROLL}
@@ -95,6 +119,7 @@ def test_a_rolling_restart_takes_each_service_in_turn():
         ({"kill": ("bank",)}, "there is no part bank: there are kafka, postgres"),
         ({"kill": ()}, "nothing to kill"),
         ({"rolling": True, "operators": True}, "leave out --pause and --operators, or --rolling"),
+        ({"rolling": True, "through_api": True}, "moves the API to another address: leave out --through-api"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, line):

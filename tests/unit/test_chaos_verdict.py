@@ -1,6 +1,7 @@
 """What a chaos run proves: each check fails by what it is there for, and by nothing else."""
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import RFC_4122, UUID
 
@@ -11,9 +12,11 @@ from lab.chaos import verdict
 from lab.chaos.operators import PLANTED
 from lab.chaos.plan import FAILPOINT, FREEZE, KILL, Fault
 from lab.chaos.run import _note_when_struck
+from lab.chaos.through_api import Request
 from lab.chaos.verdict import Done, Latency, too_long
 from operations.audit.run import Audit, Check
 from operations.dead_letters.letters import Letter, Refusal
+from producers.api import Accepted
 from producers.plan import CENTS_DECLINED, INSUFFICIENT_AMOUNT_MINOR
 
 MOMENT = 1_700_000_000.0
@@ -88,7 +91,7 @@ class Database:
         return SimpleNamespace(fetchall=lambda: rows, fetchone=lambda: rows[0] if rows else None)
 
 
-A, B = (UUID(int=number) for number in range(2))
+A, B, C = (UUID(int=number) for number in range(3))
 AMOUNTS = {"completed": 10_000, "compensated": 10_000 + CENTS_DECLINED, "rejected": INSUFFICIENT_AMOUNT_MINOR}
 
 
@@ -109,6 +112,57 @@ def test_a_withdrawal_that_nobody_asked_for_is_off(monkeypatch):
     check = verdict.check_outcomes("saga", {A: 10_000}, False)
     assert (check.ok, check.detail) == (False, f"{B} was never asked for")
     assert verdict.check_outcomes("saga", {A: 10_000, B: 10_000}, False).ok
+
+
+def asked_for(*answers, account_id="acc-1", amount_minor=100, refused=None):
+    return Request(account_id, amount_minor, list(answers), refused)
+
+
+def answer(payment_id, account_id="acc-1", amount="1.00", currency="USD"):
+    return Accepted(payment_id, account_id, amount, currency, datetime(2026, 1, 1, tzinfo=UTC), "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("requests", "wrong"),
+    [
+        ({"k": asked_for(answer(A)), "l": asked_for(answer(B))}, None),
+        ({"k": asked_for(answer(A), answer(A))}, None),  # repeated, and it was the same
+        ({"k": asked_for()}, "k was never answered"),
+        ({"k": asked_for(answer(A), refused="HTTP 422")}, "k was refused: HTTP 422"),
+        ({"k": asked_for(answer(A), answer(B))}, "k became 2 withdrawals"),
+        ({"k": asked_for(answer(A)), "l": asked_for(answer(A))}, "l and k became one withdrawal"),
+        ({"k": asked_for(answer(A), answer(A, account_id="acc-2"))}, "k was answered as another request"),
+        ({"k": asked_for(answer(A, amount="2.00"))}, "k was answered as another request"),
+        ({"k": asked_for(answer(A, currency="EUR"))}, "k was answered as another request"),
+    ],
+)
+def test_each_request_is_one_withdrawal_and_each_answer_names_it(requests, wrong):
+    check = verdict.check_answers(requests)
+    said = f"each of {len(requests)} requests is one withdrawal, whatever was repeated"
+    assert (check.name, check.ok, check.detail) == ("answers", wrong is None, wrong or said)
+
+
+@pytest.mark.parametrize(
+    ("told", "refused", "wrong"),
+    [
+        ([(A, "completed"), (B, "rejected")], None, None),
+        ([(B, "rejected"), (A, "completed")], None, None),  # in which order is not promised
+        ([(A, "completed")], None, f"{B} was not told"),
+        ([(A, "completed"), (B, "rejected"), (A, "completed")], None, f"{A} was told 2 times"),
+        ([(A, "completed"), (B, "completed")], None, f"{B} was told as completed, but is rejected"),
+        (
+            [(A, "completed"), (B, "rejected"), (C, "completed")],
+            None,
+            f"{C} was told as completed, but is not finished",
+        ),
+        ([(A, "completed"), (B, "rejected")], "HTTP 422", "the stream was refused: HTTP 422"),
+    ],
+)
+def test_who_follows_is_told_of_each_ending_once(monkeypatch, told, refused, wrong):
+    Database(monkeypatch, {verdict._ENDED: [(A, "completed"), (B, "rejected")]})
+    check = verdict.check_stream("saga", SimpleNamespace(told=told, refused=refused, connections=3))
+    said = "each of 2 endings was told once, over 3 connections"
+    assert (check.name, check.ok, check.detail) == ("stream", wrong is None, wrong or said)
 
 
 @pytest.mark.parametrize("field", [None, 0, 1, 2])

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+import api.instrumentation
 import processors.runtime.metrics
 import tracing.delivery
 from outbox_relay.health import SourceMetrics
@@ -35,6 +36,7 @@ ALERTS = (
 
 def kinds() -> dict[str, str]:
     """Every metric that a service or the relay has, and of what kind it is."""
+    assert api.instrumentation
     assert processors.runtime.metrics
     assert tracing.delivery
     return {metric.name: metric.type for metric in (*REGISTRY.collect(), *SourceMetrics([]).collect())}

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 from uuid_utils.compat import uuid7
 
 from api.credentials import create_key
@@ -34,6 +36,18 @@ class Front(Settle):
         options = {"base_url": self.stack.state.api_url, "headers": headers, "timeout": WAIT_S, **options}
         return httpx.Client(verify=verify, **options)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where the API listens."""
+        place = urlsplit(self.stack.state.api_url)
+        return str(place.hostname), int(place.port or 0)
+
+    def measured(self, name: str, **labels: str) -> float:
+        """A metric of the API; 0 where it has none with these labels."""
+        page = httpx.get(f"http://127.0.0.1:{self.stack.state.http['api']}/metrics").text
+        samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
+        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
+
     def answers(self) -> None:
         """Wait until the API answers."""
 
@@ -60,6 +74,13 @@ class Front(Settle):
 
 def body(account: str, amount: str = "1.00", **more: Any) -> dict[str, Any]:
     return {"account_id": account, "amount": amount, "currency": "USD", **more}
+
+
+def head(method: str, path: str, key: str, **more: str) -> bytes:
+    """The head of a request as its bytes; of ``Content_Type`` the header ``Content-Type``."""
+    fields = {"Host": "settle", "Authorization": f"Bearer {key}", **more}
+    lines = (f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+    return f"{method} {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode()
 
 
 def ask(client: httpx.Client, account: str, amount: str = "1.00", *, key: str | None = None, **more: Any):

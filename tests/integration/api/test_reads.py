@@ -259,22 +259,6 @@ def test_with_the_sagas_database_away_reads_say_so_and_requests_are_still_taken(
     front.finished(later)
 
 
-def test_many_who_follow_and_are_told_nothing_hold_up_nobody(front: Front, shop: httpx.Client):
-    account = front.open_account()
-    limits = httpx.Limits(max_connections=None)
-    with front.http(front.key("viewer", VIEWER), limits=limits) as many:
-        streams = [many.send(many.build_request("GET", "/v1/events"), stream=True) for _ in range(300)]
-        try:
-            assert {answer.status_code for answer in streams} == {200}
-            payment_id = requested(shop, account)
-            for answer in streams:
-                ours = (json.loads(one["data"])["payment_id"] for one in messages(answer.iter_lines()))
-                assert next(one for one in ours if one == str(payment_id))
-        finally:
-            for answer in streams:
-                answer.close()
-
-
 def test_the_document_is_that_of_the_routes_and_the_page_works_offline(front: Front):
     assert generate() == FILE.read_bytes(), "run: python -m api.generate"
     with front.http() as anybody:

@@ -1,0 +1,38 @@
+"""Whose withdrawals endings are: asked once for all clients that are told of the same ones."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from api import store
+from operations.endings import Ending
+
+
+class Callers:
+    """Remembers the answer about the newest endings, which all who follow are given as one list.
+
+    Args:
+        connected: gives a connection to the API's database.
+    """
+
+    def __init__(self, connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
+        self._connected = connected
+        self._asked: Sequence[Ending] = ()
+        self._answer: asyncio.Task[dict[UUID, str]] | None = None
+
+    async def of(self, endings: Sequence[Ending]) -> dict[UUID, str]:
+        """The caller of each withdrawal that came through the API, by payment ID.
+
+        Raises:
+            Problem: the database does not answer.
+        """
+        if self._answer is None or self._asked is not endings:
+            self._asked, self._answer = endings, asyncio.create_task(self._find(endings))
+        return await asyncio.shield(self._answer)  # who leaves takes it from nobody else
+
+    async def _find(self, endings: Sequence[Ending]) -> dict[UUID, str]:
+        async with self._connected() as connection:
+            return await store.callers(connection, [one.payment_id for one in endings])
