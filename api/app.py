@@ -13,6 +13,7 @@ from litestar.types import ASGIApp
 from api import (
     accounts,
     audits,
+    cancel,
     dead_letters,
     gaps,
     journal,
@@ -33,6 +34,7 @@ from api.instrumentation import measured
 PARTS = (
     withdrawals,
     statuses,
+    cancel,
     accounts,
     stuck,
     republish,
