@@ -24,6 +24,8 @@ from api import (
     republish,
     statuses,
     stuck,
+    topics,
+    traces,
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
@@ -41,6 +43,8 @@ PARTS = (
     dead_letters,
     outboxes,
     gaps,
+    topics,
+    traces,
     audits,
     journal,
     keys,
