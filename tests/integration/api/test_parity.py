@@ -14,6 +14,7 @@ from cli.main import app
 from contracts.services import NAMES
 from operations.dead_letters.letters import read_letters
 from operations.outboxes import all_dead
+from processors.account.accounts import open_accounts
 from tests.conftest import wait_until
 from tests.integration.api.front import Front, ask, running_with_api
 from tests.integration.api.test_commands import NOWHERE
@@ -47,6 +48,7 @@ class Things:
     def __init__(self, front: Front) -> None:
         self.front = front
         self.account = front.open_account()
+        open_accounts(front.dsns["account"], ["acc-10", "acc-2"], 100, "USD")
         with front.http(front.key("shop-parity")) as shop:
             self.payment = ask(shop, self.account, "3.00").json()["payment_id"]
             self.rejected = ask(shop, self.account, "999999.00").json()["payment_id"]
