@@ -1,7 +1,7 @@
 """Accounts over HTTP: their balances and what they are made of."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -20,7 +20,14 @@ from api.texts import amount_text
 from contracts.money import MoneyError, parse_amount, parse_currency
 from contracts.production import is_production
 from operations.ledger import Bookings, page
-from processors.account.accounts import AccountRow, account_of, accounts_after, open_accounts
+from processors.account.accounts import (
+    AccountRow,
+    account_of,
+    accounts_after,
+    accounts_by_name,
+    in_other_currency,
+    open_accounts,
+)
 from producers.errors import InvalidRequestError
 from producers.requests import check_account_id
 
@@ -82,10 +89,11 @@ class NewAccounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OpenedAccounts(msgspec.Struct, frozen=True):
-    """Those that are new."""
+    """Those that are new, and the currencies of those that were open already with another one."""
 
     request_id: UUID
     account_ids: list[str]
+    other_currencies: dict[str, str]
 
 
 @get(
@@ -96,10 +104,20 @@ class OpenedAccounts(msgspec.Struct, frozen=True):
     opt={PERMISSION: access.ACCOUNTS},
     responses=problems("invalid"),
 )
-async def list_accounts(request: StrictRequest, limit: Limit = PAGE_SIZE, cursor: Cursor = None) -> Accounts:
-    """By account ID."""
+async def list_accounts(
+    request: StrictRequest,
+    order: Annotated[
+        Literal["id", "name"], Parameter(description="By name, acc-2 is before acc-10; that sorts all accounts.")
+    ] = "id",
+    limit: Limit = PAGE_SIZE,
+    cursor: Cursor = None,
+) -> Accounts:
+    """By account ID, or by name."""
     front: Front = request.app.state.front
-    found = await front.readers.run(("account",), accounts_after, cursor or "", limit + 1)
+    if order == "id":
+        found = await front.readers.run(("account",), accounts_after, cursor or "", limit + 1)
+    else:
+        found = await front.readers.run(("account",), accounts_by_name, cursor, limit + 1)
     shown = [_shown(row) for row in found[:limit]]
     return Accounts(shown, shown[-1].account_id if len(found) > limit else None)
 
@@ -165,10 +183,13 @@ async def open_new_accounts(request: StrictRequest, data: NewAccounts) -> Opened
             check_account_id(name)
     except (MoneyError, InvalidRequestError) as error:
         raise Problem("invalid", str(error)) from None
+    names, dsn = data.account_ids, operators.treasurer_dsn
     async with written_down(request, "open accounts", data, data.reason) as action:
-        dsn = operators.treasurer_dsn
-        new = await operators.run(open_accounts, dsn, data.account_ids, balance_minor, code)
-        action.result = result = OpenedAccounts(action.request_id, new)
+        new = await operators.run(open_accounts, dsn, names, balance_minor, code)
+        others = {}
+        if len(new) < len(names):
+            others = await operators.run(in_other_currency, dsn, names, code, len(names))
+        action.result = result = OpenedAccounts(action.request_id, new, others)
     return result
 
 

@@ -13,6 +13,7 @@ from litestar.types import ASGIApp
 from api import (
     accounts,
     audits,
+    cancel,
     dead_letters,
     gaps,
     journal,
@@ -23,6 +24,8 @@ from api import (
     republish,
     statuses,
     stuck,
+    topics,
+    traces,
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
@@ -33,12 +36,15 @@ from api.instrumentation import measured
 PARTS = (
     withdrawals,
     statuses,
+    cancel,
     accounts,
     stuck,
     republish,
     dead_letters,
     outboxes,
     gaps,
+    topics,
+    traces,
     audits,
     journal,
     keys,

@@ -1,6 +1,6 @@
 """Dead letters over HTTP: listed, shown, redriven and discarded by a list of IDs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -8,19 +8,26 @@ from litestar import get, post
 from litestar.params import Parameter
 
 from api import access
-from api.bodies import LIST_BYTES_MAX, StrictRequest
+from api.acts import ON_A_LIST
+from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
 from api.pages import PAGE_SIZE, Limit
-from api.problems import OF_A_BODY, Problem, problems
+from api.problems import Problem, problems
 from operations.dead_letters import actions
-from operations.dead_letters.actions import LETTERS_MAX, Done, act
-from operations.dead_letters.letters import Wanted, choose, read_letters
+from operations.dead_letters.actions import Done, act
+from operations.dead_letters.letters import Wanted, read_letters
+from operations.dead_letters.pages import OPEN, State, page
 from operations.dead_letters.view import DeadLetter, view
 
 PATH = "/v1/dead-letters"
 ID_LENGTH_MAX = 300
+LETTERS_MAX = 1_000
+"""Letters that one request acts on."""
+
+NAMED_MAX = 300
+"""Letters that are asked for by name: the head of a request is bounded."""
 
 Text = Annotated[str | None, Parameter(max_length=ID_LENGTH_MAX)]
 
@@ -29,12 +36,14 @@ class DeadLetters(msgspec.Struct, frozen=True):
     """A page, the newest refusal first.
 
     Attributes:
-        total: how many match.
+        total: how many match, in the state that was asked for.
+        handled: how many match and are redriven or discarded, whatever state was asked for.
         cursor: for the next page; None where there is none.
     """
 
     dead_letters: list[DeadLetter]
     total: int
+    handled: int
     cursor: str | None
 
 
@@ -70,19 +79,26 @@ class Results(msgspec.Struct, frozen=True):
     operation_id="listDeadLetters",
     tags=["operations"],
     opt={PERMISSION: access.OPERATIONS},
-    responses=problems("invalid"),
+    responses=problems("invalid", "not-found"),
 )
 async def list_dead_letters(
     request: StrictRequest,
-    which: Annotated[
-        Literal["open", "handled", "all"], Parameter(query="state", description="Open ones wait for somebody.")
-    ] = "open",
+    which: Annotated[State, Parameter(query="state", description="Open ones wait for somebody.")] = OPEN,
+    ids: Annotated[
+        list[Annotated[str, Parameter(max_length=ID_LENGTH_MAX)]] | None,
+        Parameter(
+            query="id",
+            max_items=NAMED_MAX,
+            description="Of a dead letter, its message or its withdrawal; repeat it. Each has to name one.",
+        ),
+    ] = None,
     topic: Text = None,
     event_type: Text = None,
     payment_id: Annotated[UUID | None, Parameter(description="Only of this withdrawal.")] = None,
     reason: Annotated[
         str | None, Parameter(max_length=ID_LENGTH_MAX, description="Part of the reason or error.")
     ] = None,
+    contents: Annotated[bool, Parameter(description="With key, headers and body of each.")] = True,
     limit: Limit = PAGE_SIZE,
     cursor: Annotated[
         str | None, Parameter(max_length=ID_LENGTH_MAX, description="As the page before gave it.")
@@ -90,25 +106,13 @@ async def list_dead_letters(
 ) -> DeadLetters:
     """The newest first. Reads all dead letters there are."""
     front: Front = request.app.state.front
-    wanted = Wanted(topic=topic, event_type=event_type, reason=reason)
+    of = str(payment_id) if payment_id is not None else None
+    wanted = Wanted(tuple(ids or ()), topic, event_type, reason, of)
 
     def find() -> DeadLetters:
-        letters = [
-            one
-            for one in choose(read_letters(front.operators.bootstrap), wanted)
-            if which == "all" or one.open == (which == "open")
-            if payment_id is None or one.payment_id == str(payment_id)
-        ]
-        letters.reverse()
-        begin = 0
-        if cursor is not None:
-            places = {one.id: place for place, one in enumerate(letters)}
-            if cursor not in places:
-                raise Problem("invalid", f"{cursor!r} is no cursor of this list, or is not in it any more")
-            begin = places[cursor] + 1
-        shown = letters[begin : begin + limit]
-        more = len(letters) > begin + limit
-        return DeadLetters([view(one) for one in shown], len(letters), shown[-1].id if more else None)
+        found = page(front.operators.bootstrap, wanted, which, limit, cursor)
+        letters = [view(one, contents=contents) for one in found.letters]
+        return DeadLetters(letters, found.total, found.handled, found.cursor)
 
     return await front.operators.run(find)
 
@@ -139,22 +143,13 @@ async def get_dead_letter(
     return await front.operators.run(find)
 
 
-_ACTS: dict[str, Any] = {
-    "status_code": 200,
-    "tags": ["operations"],
-    "opt": {PERMISSION: access.OPERATE},
-    "request_max_body_size": LIST_BYTES_MAX,
-    "responses": problems(*OF_A_BODY),
-}
-
-
-@post(f"{PATH}/redrive", summary="Redrive dead letters", operation_id="redriveDeadLetters", **_ACTS)
+@post(f"{PATH}/redrive", summary="Redrive dead letters", operation_id="redriveDeadLetters", **ON_A_LIST)
 async def redrive_dead_letters(request: StrictRequest, data: Chosen) -> Results:
     """Send exactly these back to their partition, each once; each has its own result."""
     return await _act(request, actions.REDRIVE, data)
 
 
-@post(f"{PATH}/discard", summary="Discard dead letters", operation_id="discardDeadLetters", **_ACTS)
+@post(f"{PATH}/discard", summary="Discard dead letters", operation_id="discardDeadLetters", **ON_A_LIST)
 async def discard_dead_letters(request: StrictRequest, data: Chosen) -> Results:
     """Put on record that nobody needs to look at exactly these; each has its own result."""
     return await _act(request, actions.DISCARD, data)

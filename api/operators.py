@@ -9,14 +9,18 @@ from confluent_kafka import KafkaException
 
 from api.problems import RETRY_S, Problem
 from api.settings import ApiSettings
+from broker import security
 from broker.troubles import denied
+from contracts.rights import OPERATOR
 from contracts.services import DATABASES, NAMES
 from contracts.variables import TREASURER_DSN, value
-from operations.errors import FinishedError, TooManyError
+from operations.dead_letters.errors import DeadLetterError
+from operations.errors import CursorError, FinishedError
 from operations.lag import Sample
 from outbox_relay.errors import RelayError
 from processors.runtime.database import unavailable
-from producers.errors import ProducerError
+from producers.errors import DeniedError, ProducerError
+from tracing.jaeger import JaegerError
 
 AT_ONCE = 4
 """Operations under way in this process; whoever comes meanwhile waits for a place."""
@@ -72,12 +76,12 @@ class Operators:
             raise Problem("unavailable", f"{AT_ONCE} operations are under way already", RETRY_S) from None
         try:
             return await asyncio.to_thread(operate, *args)
-        except TooManyError as error:
+        except (CursorError, RelayError) as error:
             raise Problem("invalid", str(error)) from None
+        except DeadLetterError as error:
+            raise Problem("not-found", str(error)) from None
         except FinishedError as error:
             raise Problem("finished", str(error)) from None
-        except RelayError as error:
-            raise Problem("invalid", str(error)) from None
         except psycopg.errors.InsufficientPrivilege as error:
             lacks = error.diag.message_primary or "a right is missing"
             raise Problem("forbidden", f"the API's own role may not do that: {lacks}") from error
@@ -85,9 +89,18 @@ class Operators:
             raise Problem("unavailable", f"a database {unavailable(error)}", RETRY_S) from error
         except KafkaException as error:
             if (refused := denied(error.args[0])) is not None:
-                raise Problem("forbidden", f"the API's own Kafka user may not do that: {refused}") from error
+                raise self._denied(refused) from error
             raise Problem("unavailable", f"Kafka does not answer: {error.args[0].str()}", RETRY_S) from error
-        except (ProducerError, TimeoutError) as error:
+        except DeniedError as error:
+            raise self._denied(str(error)) from error
+        except (JaegerError, ProducerError, TimeoutError) as error:
             raise Problem("unavailable", str(error), RETRY_S) from error
         finally:
             self._room.release()
+
+    def _denied(self, refused: str) -> Problem:
+        who = security.properties(self.bootstrap).get("sasl.username") or "of its certificate"
+        return Problem(
+            "forbidden",
+            f"the API's own Kafka user, {who}, may not do that, as `{OPERATOR}` may: {refused}",
+        )

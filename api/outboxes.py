@@ -10,7 +10,8 @@ from confluent_kafka import KafkaException
 from litestar import get, post
 
 from api import access
-from api.bodies import LIST_BYTES_MAX, StrictRequest
+from api.acts import ON_A_LIST
+from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
@@ -20,9 +21,12 @@ from broker.provision import existing_topics
 from contracts.services import NAMES
 from operations import outboxes
 from operations.lag import Progress, Sample, progress, sample
-from operations.outboxes import ROWS_MAX, DeadName, Done, act, all_dead, drop, statuses
+from operations.outboxes import DeadName, Done, act, all_dead, drop, statuses
 from outbox_relay.status import OutboxStatus
 from processors.runtime.utc import in_utc
+
+ROWS_MAX = 1_000
+"""Dead rows that one request acts on."""
 
 KAFKA_S_MAX = 2.0
 """For the list of topics, without which an outbox's status is shown as well."""
@@ -39,10 +43,12 @@ class ShownRow(msgspec.Struct, frozen=True):
 
     Attributes:
         service: whose outbox; with the number it names the row.
+        source: its database's name.
         name: as the commands name it.
     """
 
     service: str
+    source: str
     number: int
     name: str
     id: str | None
@@ -131,29 +137,23 @@ async def list_dead_rows(request: StrictRequest) -> ShownRows:
     return ShownRows(
         [
             ShownRow(
-                service=one.service, name=one.row.name, **{**asdict(one.row), "died_at": in_utc(one.row.died_at)}
+                service=one.service,
+                source=one.source,
+                name=one.row.name,
+                **{**asdict(one.row), "died_at": in_utc(one.row.died_at)},
             )
             for one in found
         ]
     )
 
 
-_ACTS: dict[str, Any] = {
-    "status_code": 200,
-    "tags": ["operations"],
-    "opt": {PERMISSION: access.OPERATE},
-    "request_max_body_size": LIST_BYTES_MAX,
-    "responses": problems(*OF_A_BODY),
-}
-
-
-@post("/v1/outboxes/dead-rows/retry", summary="Retry dead rows", operation_id="retryDeadRows", **_ACTS)
+@post("/v1/outboxes/dead-rows/retry", summary="Retry dead rows", operation_id="retryDeadRows", **ON_A_LIST)
 async def retry_dead_rows(request: StrictRequest, data: ChosenRows) -> RowResults:
     """Put exactly these back at the end of their outbox, once the cause is fixed; each has its own result."""
     return await _act(request, outboxes.RETRY, data)
 
 
-@post("/v1/outboxes/dead-rows/discard", summary="Discard dead rows", operation_id="discardDeadRows", **_ACTS)
+@post("/v1/outboxes/dead-rows/discard", summary="Discard dead rows", operation_id="discardDeadRows", **ON_A_LIST)
 async def discard_dead_rows(request: StrictRequest, data: ChosenRows) -> RowResults:
     """Delete exactly these for good: withdrawals that need their events stay unfinished."""
     return await _act(request, outboxes.DISCARD, data)

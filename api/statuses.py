@@ -7,11 +7,10 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, get, post
+from litestar import Response, get
 from litestar.params import Parameter
 from litestar.response import Stream
 from litestar.types import Receive, Scope, Send
-from uuid_utils.compat import uuid7
 
 from api import access, store
 from api.access import Caller
@@ -23,13 +22,11 @@ from api.problems import Problem, problems
 from api.store import Stored
 from api.texts import amount_text
 from api.withdrawals import PATH
-from contracts.events import CancelRequested, follow
 from operations.endings import Ending
 from operations.events import Recorded, events_of
 from operations.withdrawals import Listed, Wanted, of_ids, page
-from processors.saga.decide import FINISHED, INCOMPLETE
+from processors.saga.decide import FINISHED
 from processors.saga.status import Step, status_of
-from tracing import new_unsampled
 
 ACCEPTED = "accepted"
 """The state of a withdrawal that the saga service has not recorded yet."""
@@ -107,7 +104,7 @@ async def get_withdrawal(request: StrictRequest, payment_id: UUID) -> Withdrawal
     status = await front.readers.run(("saga",), status_of, payment_id)
     if status is None:
         if stored is None:
-            raise _unknown(payment_id)
+            raise unknown(payment_id)
         waits_for = "the relay and the account service"
         return WithdrawalStatus(**msgspec.structs.asdict(_as_accepted(stored)), waiting_for=waits_for, steps=[])
     requested = next((step.at for step in status.steps if step.event == "WithdrawalRequested"), None)
@@ -179,7 +176,7 @@ async def get_events(
     stored = await visible(front, caller_of(request), payment_id)
     status = await front.readers.run(("saga",), status_of, payment_id)
     if status is None and stored is None:
-        raise _unknown(payment_id)
+        raise unknown(payment_id)
     if not _wants_stream(request):
         return Response(Events(await front.readers.run(("saga",), events_of, payment_id, after)))
     if (
@@ -220,7 +217,7 @@ async def visible(front: Front, caller: Caller, payment_id: UUID) -> Stored | No
     async with front.connected() as connection:
         stored = await store.find(connection, payment_id)
     if caller.sees_only_its_own and (stored is None or stored.caller != caller.name):
-        raise _unknown(payment_id)
+        raise unknown(payment_id)
     return stored
 
 
@@ -341,7 +338,8 @@ def _as_ending(one: Ending) -> dict[str, Any]:
     return {**found, "amount": amount_text(found.pop("amount_minor"), one.currency)}
 
 
-def _unknown(payment_id: UUID) -> Problem:
+def unknown(payment_id: UUID) -> Problem:
+    """The problem of a withdrawal that is none, or another caller's."""
     return Problem("not-found", f"there is no withdrawal {payment_id} that this caller may see")
 
 
@@ -371,36 +369,4 @@ _MAY_END = frozenset({"WithdrawalCompleted", "WithdrawalCompensated", "Withdrawa
 _ENCODER = msgspec.json.Encoder()
 
 
-class Cancelled(msgspec.Struct, frozen=True):
-    """A cancellation that the payment service will decide on; the withdrawal's events tell what it decided."""
-
-    payment_id: UUID
-    state: str
-
-
-@post(
-    f"{_ONE}/cancel",
-    status_code=202,
-    summary="Ask for a cancellation",
-    operation_id="cancelWithdrawal",
-    tags=["withdrawals"],
-    opt={PERMISSION: access.CANCEL},
-    responses=problems("not-found", "finished"),
-)
-async def cancel_withdrawal(request: StrictRequest, payment_id: UUID) -> Cancelled:
-    """Ask the payment service not to pay. Repeating it is harmless, so it needs no idempotency key."""
-    front: Front = request.app.state.front
-    stored = await visible(front, caller_of(request), payment_id)
-    status = await front.readers.run(("saga",), status_of, payment_id)
-    withdrawal = status if status is not None and status.state != INCOMPLETE else stored
-    if withdrawal is None:
-        raise _unknown(payment_id)
-    if status is not None and status.finished:
-        raise Problem("finished", f"the withdrawal is {status.state}")
-    wish = follow(CancelRequested, withdrawal, datetime.now(UTC))
-    async with front.connected() as connection:
-        await store.cancel(connection, uuid7(), wish, new_unsampled())
-    return Cancelled(payment_id, status.state if status is not None else ACCEPTED)
-
-
-ROUTES: list[Any] = [get_withdrawal, list_withdrawals, get_events, follow_endings, cancel_withdrawal]
+ROUTES: list[Any] = [get_withdrawal, list_withdrawals, get_events, follow_endings]

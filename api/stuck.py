@@ -7,13 +7,14 @@ import msgspec
 from litestar import get, post
 from litestar.params import Parameter
 
-from api import access
+from api import access, store
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
 from api.pages import PAGE_SIZE, Limit
 from api.problems import OF_A_BODY, Problem, problems
+from contracts.events import CancelRequested
 from contracts.redaction import hide
 from operations.hold_ups import Pending
 from operations.lost import Lost
@@ -114,17 +115,26 @@ async def list_stuck(
     opt={PERMISSION: access.OPERATIONS},
     responses=problems("not-found"),
 )
-async def get_waiting(request: StrictRequest, payment_id: UUID) -> Waiting:
+async def get_waiting(
+    request: StrictRequest,
+    payment_id: UUID,
+    cancelled: Annotated[bool, Parameter(description="It may also wait for its cancellation.")] = False,
+) -> Waiting:
     """Its next step, or what blocks it: outboxes, dead letters, services that do not run or are behind."""
-    operators = request.app.state.front.operators
+    front: Front = request.app.state.front
+    operators = front.operators
+    async with front.connected() as connection:
+        stored = await store.find(connection, payment_id)
+    also = frozenset({CancelRequested.__name__}) if cancelled else frozenset[str]()
 
     def find() -> Waiting:
         status = find_status(operators.dsns["saga"], payment_id)
         if status is not None and status.finished:
             return Waiting(None)
         dsns = {name: dsn for name, dsn in operators.dsns.items() if name != "saga"}
-        waits = look(dsns, operators.bootstrap, payment_id, status)
-        if status is None and waits.held_up_by is None:
+        account_id = stored.account_id if stored is not None else None
+        waits = look(dsns, operators.bootstrap, payment_id, status, account_id=account_id, also_acts_on=also)
+        if status is None and stored is None and waits.held_up_by is None:
             raise Problem("not-found", f"no withdrawal {payment_id} is known")
         return Waiting(waits.words, waits.held_up_by, waits.pending, _said(waits.unasked))
 

@@ -7,6 +7,7 @@ from math import inf
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from broker.lifeline import flush
+from broker.offsets import refused
 from broker.records import Record
 
 ANY_PARTITION = -1
@@ -72,7 +73,8 @@ def _deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Ka
         except KafkaException as error:
             results[number] = error.args[0]
     flush(producer, inf)
-    for result in results.values():
+    for number, result in results.items():
         if isinstance(result, KafkaError) and result.code() not in REFUSALS:
-            raise KafkaException(result)
+            is_denied = result.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+            raise refused(records[number].topic) if is_denied else KafkaException(result)
     return [results[number] for number in range(len(records))]

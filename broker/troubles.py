@@ -30,6 +30,9 @@ DENIED = {
 }
 """The errors of a missing right (ACL), and of what."""
 
+_PRODUCER_ID = "idempotence PID"
+"""In an error of an idempotent producer, as librdkafka calls what it lacks."""
+
 # Of OpenSSL: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
 _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 10, 62, 64
 _ALERTS = ("alert certificate", "alert bad certificate", "alert unknown ca", "alert handshake failure")
@@ -81,6 +84,8 @@ def denied(error: KafkaError) -> str | None:
         return None
     # Kafka quotes the whole request, with the broker's classes and the certificate of who asked.
     said = _bare(error) if "Request(" not in _bare(error) else _bare(KafkaError(error.code()))
+    if _PRODUCER_ID in said:  # a producer asks for one before its first record: it may write nowhere
+        said, what = "Kafka gives no producer ID", "write to any topic"
     return f"{said}: the Kafka user lacks a right (ACL) to {what}; look at {variable_of('sasl.username')}"
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from cli import settings
 from cli.errors import BadInputError
+from cli.remote import ApiOption, WhyOption, ask, reason
 from cli.settings import DataOption
 from cli.text import say, say_json
 
 app = typer.Typer(help="Create, list and revoke keys of the HTTP API.", no_args_is_help=True)
 
 DAY_S = 86_400.0
+PATH = "/v1/api-keys"
 
 
 @app.command()
@@ -24,6 +27,8 @@ def create(
         list[str] | None, typer.Option(help="A permission to which it is limited; repeat it. Default: the role's.")
     ] = None,
     days: Annotated[float | None, typer.Option(min=0.001, help="How long it is valid. Default: for ever.")] = None,
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Create a key, and print it, this once: only its hash is stored."""
@@ -34,20 +39,30 @@ def create(
     check_account_id(caller)  # names of callers are made of the same characters
     if (wrong := complaint(role, scope or ())) is not None:
         raise BadInputError(wrong)
-    say(create_key(settings.dsn("api", data), caller, role, scope or (), days * DAY_S if days else None))
+    expires_s = days * DAY_S if days else None
+    if api is not None:
+        wanted = {"caller": caller, "role": role, "scopes": scope or [], "expires_s": expires_s}
+        say(ask(api, "POST", PATH, wanted | {"reason": reason(why)})["key"])
+    else:
+        say(create_key(settings.dsn("api", data), caller, role, scope or (), expires_s))
 
 
 @app.command(name="list")
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, data: DataOption = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    api: ApiOption = None,
+    data: DataOption = None,
 ) -> None:
     """List the keys, without their secrets."""
     import msgspec
 
-    from api.credentials import list_keys
+    from api.credentials import ApiKey, list_keys
     from cli.screen import Grid, Screen
 
-    found = list_keys(settings.dsn("api", data))
+    if api is not None:
+        found = msgspec.convert(ask(api, "GET", PATH)["keys"], list[ApiKey])
+    else:
+        found = list_keys(settings.dsn("api", data))
     if as_json:
         say_json(msgspec.to_builtins(found))
         return
@@ -70,11 +85,15 @@ def list_(
 @app.command()
 def revoke(
     key: Annotated[str, typer.Argument(help="The key's ID, as `list` shows it.", show_default=False)],
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Revoke a key: within some seconds every instance of the API refuses it."""
     from api.credentials import revoke_key
 
-    if not revoke_key(settings.dsn("api", data), key):
+    if api is not None:
+        ask(api, "POST", f"{PATH}/{quote(key, safe='')}/revoke", {"reason": reason(why)})
+    elif not revoke_key(settings.dsn("api", data), key):
         raise BadInputError(f"there is no key {key!r} that is valid")
     say(f"{key} is revoked")

@@ -10,10 +10,10 @@ import typer
 from cli import settings
 from cli.errors import BadInputError, CommandError
 from cli.hold_up import look, unknown
+from cli.remote import ApiOption, WhyOption, ask, reason
 from cli.settings import DataOption
 from cli.text import say
-
-CANCEL_REQUEST = "CancelRequested"
+from cli.withdrawal import looking
 
 
 def cancel(
@@ -21,29 +21,36 @@ def cancel(
         UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle request` printed it.", show_default=False)
     ],
     timeout: Annotated[float, typer.Option(min=0, help="How long to wait for the decision, seconds.")] = 30.0,
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Ask the payment service to cancel a withdrawal that is not paid yet; print what it decided."""
     from contracts.money import format_amount
     from operations.cancel import CANCELLED
-    from operations.cancel import cancel as ask
+    from operations.cancel import cancel as carry_out
     from operations.errors import FinishedError
-    from processors.saga.status import Status, find_status
+    from processors.saga.status import Status
     from producers.cancel import request_cancel
     from producers.settings import ProducerSettings
 
-    def request(status: Status) -> None:
-        request_cancel(settings.kafka_bootstrap(data), status, ProducerSettings().delivery_timeout_s)
+    because = {"reason": reason(why)} if api is not None else None
 
-    dsn = settings.dsn("saga", data)
+    def request(status: Status) -> None:
+        if api is not None:
+            ask(api, "POST", f"/v1/withdrawals/{payment_id}/cancel", because)
+        else:
+            request_cancel(settings.kafka_bootstrap(data), status, ProducerSettings().delivery_timeout_s)
+
     try:
-        done = ask(dsn, payment_id, request, timeout)
+        with looking(payment_id, data, api) as find:
+            done = carry_out(find, request, timeout)
+            if done.status is None:
+                raise unknown(payment_id, find(), data, api)
     except FinishedError as error:
         raise BadInputError(str(error)) from None
-    if done.status is None:
-        raise unknown(payment_id, find_status(dsn, payment_id), data)
     if done.answer is None:
-        waits = look(payment_id, done.status, data, also_acts_on=frozenset({CANCEL_REQUEST}))
+        waits = look(payment_id, done.status, data, api, is_cancelled=True)
         raise CommandError(
             f"not decided after {timeout:g} s, but the request stays in force; "
             f"the withdrawal waits for {waits.words}"

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from cli import settings
 from cli.confirm import YesOption
+from cli.errors import BadInputError
+from cli.remote import PAGE, ApiOption, WhyOption, ask, entries, portions
+from cli.remote import reason as because
 from cli.settings import DataOption
 from cli.text import plain, say, say_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     from cli.screen import Screen
-    from operations.dead_letters.letters import Letter, Wanted
+    from operations.dead_letters.actions import Action, Done
+    from operations.dead_letters.letters import Wanted
+    from operations.dead_letters.pages import State
+    from operations.dead_letters.view import DeadLetter
 
 app = typer.Typer(help="See what could not be handled, send it back or give it up.", no_args_is_help=True)
 
@@ -33,11 +42,16 @@ ReasonOption = Annotated[str | None, typer.Option(help="Only those whose reason 
 AllOption = Annotated[bool, typer.Option("--all", help="All that are open.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+PATH = "/v1/dead-letters"
+
+CONTENTS_PAGE = 20
+"""Letters of a page with their contents, each some 1 MiB at the most."""
+
 KINDS_MAX = 20
 """Pairs of topic and reason that the confirmation prompt lists; the rest is counted."""
 REASON_MAX = 200
 BODY_MAX = 64 * 1024
-"""Bytes of a value that ``show`` prints; ``--json`` prints all of it."""
+"""Characters of a value that ``show`` prints; ``--json`` prints all of it."""
 PRETTY_MAX = 4 * BODY_MAX
 
 
@@ -50,33 +64,38 @@ def list_(
     everything: Annotated[bool, typer.Option("--all", help="Also those that are redriven or discarded.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at the most, the newest.")] = 50,
     as_json: JsonOption = False,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """List the dead letters that wait for someone, the oldest first."""
     from cli.screen import Screen
+    from operations.dead_letters.pages import ALL, OPEN
 
-    chosen = _chosen(_wanted(ids, topic, event_type, reason), data)
-    found = [letter for letter in chosen if everything or letter.open]
+    state: State = ALL if everything else OPEN
+    found = _find(_wanted(ids, topic, event_type, reason), state, limit, data, api, contents=as_json)
     if as_json:
-        say_json([as_fields(letter) for letter in found[-limit:]])
+        say_json([as_fields(letter) for letter in found.letters])
         return
     console = Screen()
-    if found:
-        _print_table(found[-limit:], console)
-    hidden = f"; the newest {limit} are shown, --limit shows more" if len(found) > limit else ""
-    handled = f", {len(chosen) - len(found):,} handled" if not everything else ""
-    wait = "" if everything else f" that {'waits' if len(found) == 1 else 'wait'}"
-    console.print(f"{counted(len(found))}{wait}{handled}{hidden}")
+    if found.letters:
+        _print_table(found.letters, console)
+    hidden = f"; the newest {limit} are shown, --limit shows more" if found.total > limit else ""
+    handled = f", {found.handled:,} handled" if not everything else ""
+    wait = "" if everything else f" that {'waits' if found.total == 1 else 'wait'}"
+    console.print(f"{counted(found.total)}{wait}{handled}{hidden}")
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(metavar="ID", help="As `list` names it.", show_default=False)],
     as_json: JsonOption = False,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """Show all that is known of a dead letter: why, where, when, headers and body."""
-    for letter in _chosen(_wanted([name], None, None, None), data):
+    from operations.dead_letters.pages import ALL
+
+    for letter in _find(_wanted([name], None, None, None), ALL, None, data, api, contents=True).letters:
         if as_json:
             say_json(as_fields(letter))
         else:
@@ -91,6 +110,8 @@ def redrive(
     reason: ReasonOption = None,
     everything: AllOption = False,
     yes: YesOption = False,
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Send originals back to their partition, each once, and put that on record; asks unless IDs are named."""
@@ -98,20 +119,21 @@ def redrive(
 
     from cli.screen import Screen
     from contracts import failpoints
-    from operations.dead_letters.redrive import redrive as send_back
 
     failpoints.arm_from_environment()
-    letters = _agreed("redrive", _wanted(ids, topic, event_type, reason), everything, yes, data)
+    note = because(why) if api is not None else None
+    names = _agreed("redrive", _wanted(ids, topic, event_type, reason), everything, yes, data, api)
     console = Screen()
     columns = (TextColumn("redriving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(letters))
-        sent = send_back(settings.kafka_bootstrap(data), letters, lambda count: progress.advance(task, count))
-    earlier = len(letters) - sent
+        task = progress.add_task("", total=len(names))
+        done = _act("redrive", names, note, data, api, lambda count: progress.advance(task, count))
+    earlier = sum(one.earlier for one in done)
     console.print(
-        f"{counted(sent)} redriven"
+        f"{counted(sum(one.error is None for one in done) - earlier)} redriven"
         + (f"; {earlier:,} had been sent by a redrive that was interrupted" if earlier else "")
     )
+    _refuse_errors(done)
 
 
 @app.command()
@@ -121,16 +143,18 @@ def discard(
     event_type: TypeOption = None,
     reason: ReasonOption = None,
     everything: AllOption = False,
-    note: Annotated[str | None, typer.Option(help="Why; kept on record.")] = None,
+    note: Annotated[str | None, typer.Option("--note", "--why", help="Why; kept on record.")] = None,
     yes: YesOption = False,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """Put on record that nobody needs to look at these; they stay where they are, and can be redriven yet."""
-    from operations.dead_letters.redrive import discard as give_up
-
-    letters = _agreed("discard", _wanted(ids, topic, event_type, reason), everything, yes, data)
-    give_up(settings.kafka_bootstrap(data), letters, note)
-    say(f"{counted(len(letters))} discarded")
+    if api is not None:
+        note = because(note)
+    names = _agreed("discard", _wanted(ids, topic, event_type, reason), everything, yes, data, api)
+    done = _act("discard", names, note, data, api)
+    say(f"{counted(sum(one.error is None for one in done))} discarded")
+    _refuse_errors(done)
 
 
 def counted(number: int) -> str:
@@ -138,13 +162,19 @@ def counted(number: int) -> str:
     return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 
-def as_fields(letter: Letter) -> object:
+def as_fields(letter: DeadLetter) -> object:
     """What ``--json`` prints of a letter."""
     import msgspec
 
-    from operations.dead_letters.view import view
+    return msgspec.to_builtins(letter)
 
-    return msgspec.to_builtins(view(letter))
+
+class _Found(NamedTuple):
+    """Dead letters, the oldest first; how many match, and how many of those are handled."""
+
+    letters: list[DeadLetter]
+    total: int
+    handled: int
 
 
 def _wanted(ids: list[str] | None, topic: str | None, event_type: str | None, reason: str | None) -> Wanted:
@@ -153,33 +183,91 @@ def _wanted(ids: list[str] | None, topic: str | None, event_type: str | None, re
     return Wanted(tuple(ids or ()), topic, event_type, reason)
 
 
-def _chosen(wanted: Wanted, data: DataOption) -> list[Letter]:
-    from operations.dead_letters.letters import choose, read_letters
+def _find(
+    wanted: Wanted, state: State, limit: int | None, data: Path | None, api: str | None, *, contents: bool = False
+) -> _Found:
+    """The newest dead letters that match; without a limit, all of them."""
+    from operations.dead_letters.pages import page
+    from operations.dead_letters.view import view
 
-    return choose(read_letters(settings.kafka_bootstrap(data)), wanted)
+    if api is not None:
+        return _find_by_api(api, wanted, state, limit, contents)
+    found = page(settings.kafka_bootstrap(data), wanted, state, limit)
+    letters = [view(letter, contents=contents) for letter in reversed(found.letters)]
+    return _Found(letters, found.total, found.handled)
 
 
-def _agreed(verb: str, wanted: Wanted, everything: bool, yes: bool, data: DataOption) -> list[Letter]:
+def _find_by_api(api: str, wanted: Wanted, state: State, limit: int | None, contents: bool) -> _Found:
+    import msgspec
+
+    from operations.dead_letters.view import DeadLetter
+
+    asked = {
+        "id": wanted.ids or None,
+        "topic": wanted.topic,
+        "event_type": wanted.event_type,
+        "reason": wanted.reason,
+        "state": state,
+        "contents": contents,
+    }
+    most = limit if limit is not None else sys.maxsize
+    found, first = entries(api, PATH, "dead_letters", most, CONTENTS_PAGE if contents else PAGE, **asked)
+    letters = msgspec.convert(found, list[DeadLetter])
+    return _Found(letters[::-1], first["total"], first["handled"])
+
+
+def _act(
+    action: Action,
+    names: list[str],
+    note: str | None,
+    data: Path | None,
+    api: str | None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Done]:
+    """What came of each of these letters; no other is touched."""
+    import msgspec
+
+    from operations.dead_letters.actions import Done, act
+
+    if api is None:
+        return act(settings.kafka_bootstrap(data), action, names, note, progress)
+    found: list[Any] = []
+    for some in portions(names):
+        found += ask(api, "POST", f"{PATH}/{action}", {"ids": some, "reason": note})["results"]
+        progress(len(some))
+    return msgspec.convert(found, list[Done])
+
+
+def _refuse_errors(done: list[Done]) -> None:
+    """End with the first error of those that were not done."""
+    if wrong := [one for one in done if one.error is not None]:
+        more = f"; nor were {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
+        raise BadInputError(f"dead letter {wrong[0].id}: {wrong[0].error}{more}")
+
+
+def _agreed(
+    verb: str, wanted: Wanted, everything: bool, yes: bool, data: Path | None, api: str | None
+) -> list[str]:
     """The letters to act on: those named, or the open ones that match, once a person has confirmed."""
     from cli.confirm import confirm
     from operations.dead_letters.errors import DeadLetterError
-    from operations.dead_letters.letters import still_open
+    from operations.dead_letters.pages import ALL, OPEN
 
     if wanted.anything and not everything:
         raise DeadLetterError("say which dead letters: IDs, --topic, --type, --reason, or --all")
-    chosen = _chosen(wanted, data)
     if wanted.ids:
-        return chosen
-    letters = [letter for letter in chosen if letter.open]
+        return [letter.id for letter in _find(wanted, ALL, None, data, api).letters]
+    letters = _find(wanted, OPEN, None, data, api).letters
     if not letters or yes:
-        return letters
+        return [letter.id for letter in letters]
     _print_summary(letters)
     confirm(f"{verb} {counted(len(letters))}", yes=yes)
     # Newer letters were not shown; those that somebody else has handled since are not touched again.
-    return still_open(settings.kafka_bootstrap(data), letters)
+    still_open = {letter.id for letter in _find(wanted, OPEN, None, data, api).letters}
+    return [letter.id for letter in letters if letter.id in still_open]
 
 
-def _print_summary(letters: list[Letter]) -> None:
+def _print_summary(letters: list[DeadLetter]) -> None:
     """Print counts by topic and reason, the most frequent first."""
     from cli.screen import Grid, Screen
 
@@ -187,7 +275,7 @@ def _print_summary(letters: list[Letter]) -> None:
     table.add_column("dead letters", justify="right")
     table.add_column("topic", overflow="fold")
     table.add_column("why", overflow="fold", ratio=1)
-    kinds = Counter((letter.record.topic, letter.refusals[0].reason[:REASON_MAX]) for letter in letters)
+    kinds = Counter((letter.topic, letter.refusals[0].reason[:REASON_MAX]) for letter in letters)
     for (topic, reason), count in kinds.most_common(KINDS_MAX):
         table.add_row(f"{count:,}", topic, reason)
     if len(kinds) > KINDS_MAX:
@@ -196,7 +284,7 @@ def _print_summary(letters: list[Letter]) -> None:
     Screen().print(table)
 
 
-def _print_table(letters: list[Letter], console: Screen) -> None:
+def _print_table(letters: list[DeadLetter], console: Screen) -> None:
     from cli.screen import Grid, lines, styled
 
     table = Grid()
@@ -216,9 +304,7 @@ def _print_table(letters: list[Letter], console: Screen) -> None:
     console.print(table)
 
 
-def _print_letter(letter: Letter) -> None:
-    from operations.dead_letters.view import text
-
+def _print_letter(letter: DeadLetter) -> None:
     def line(name: str, value: str | None) -> None:
         say(f"{name:<12}{plain(value, BODY_MAX) if value else '–'}")
 
@@ -239,11 +325,11 @@ def _print_letter(letter: Letter) -> None:
         to = f" to {done.place}" if done.place else ""
         note = f": {done.note}" if done.note else ""
         line("state", f"{done.action} {in_utc(done.at)} UTC{to}{note}")
-    line("key", text(letter.record.key))
-    for name, value in letter.record.headers:
-        line("header", f"{name}: {text(value)}")
-    if (pretty := _pretty(letter.record.value)) is None:
-        line("body", text(letter.record.value))
+    line("key", letter.key)
+    for name, value in letter.headers:
+        line("header", f"{name}: {value}")
+    if (pretty := _pretty(letter.body)) is None:
+        line("body", letter.body)
     else:
         say("body")
         for one in pretty.splitlines():
@@ -257,7 +343,7 @@ def in_utc(at: datetime) -> str:
     return f"{utc.in_utc(at):%Y-%m-%d %H:%M:%S}"
 
 
-def _pretty(body: bytes | None) -> str | None:
+def _pretty(body: str | None) -> str | None:
     """A JSON body, indented; None where that would lose something, or be far longer."""
     if not body or len(body) > BODY_MAX:
         return None

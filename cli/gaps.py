@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import settings
 from cli.errors import BadInputError
+from cli.remote import ApiOption, ask, portions
 from cli.settings import DataOption
 from cli.text import say, say_json
 from contracts.services import READ_BY
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from processors.runtime.gaps import NotedGap
 
 
@@ -21,12 +24,14 @@ app = typer.Typer(help="See what Kafka deleted before a service had read it.", n
 
 @app.command(name="list")
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, data: DataOption = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    api: ApiOption = None,
+    data: DataOption = None,
 ) -> None:
     """List what each service has missed, the oldest first."""
     import msgspec
 
-    found = _noted(data)
+    found = _noted(data, api)
     if as_json:
         say_json(msgspec.to_builtins(found))
         return
@@ -38,26 +43,45 @@ def list_(
 
 @app.command()
 def acknowledge(
-    note: Annotated[str, typer.Option(help="What was done about it; kept with the gaps.", show_default=False)],
+    note: Annotated[
+        str,
+        typer.Option("--note", "--why", help="What was done about it; kept with the gaps.", show_default=False),
+    ],
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """Say what became of the gaps that are listed, so that the audit holds again."""
-    from processors.runtime.gaps import acknowledge as note_down
-
     if not note.strip():
         raise BadInputError("--note is empty; say what was done, for the record")
-    count = note_down(_dsns(data), [noted for noted in _noted(data) if noted.acknowledged_at is None], note)
+    found = [noted for noted in _noted(data, api) if noted.acknowledged_at is None]
+    count = _acknowledge(found, note, data, api)
     say(f"{count:,} gap{'s' if count != 1 else ''} acknowledged")
 
 
-def _dsns(data: Any) -> dict[str, str]:
+def _acknowledge(found: list[NotedGap], note: str, data: Path | None, api: str | None) -> int:
+    import msgspec
+
+    from processors.runtime.gaps import acknowledge as note_down
+
+    if api is None:
+        return note_down(_dsns(data), found, note)
+    names = [{"service": one.service, **msgspec.to_builtins(one.gap)} for one in found]
+    asked = ({"gaps": some, "reason": note} for some in portions(names))
+    return sum(ask(api, "POST", "/v1/gaps/acknowledge", one)["count"] for one in asked)
+
+
+def _dsns(data: Path | None) -> dict[str, str]:
     return {service: settings.dsn(service, data) for service in READ_BY}
 
 
-def _noted(data: Any) -> list[NotedGap]:
-    from processors.runtime.gaps import noted_gaps
+def _noted(data: Path | None, api: str | None) -> list[NotedGap]:
+    from processors.runtime.gaps import NotedGap, noted_gaps
 
-    return noted_gaps(_dsns(data))
+    if api is None:
+        return noted_gaps(_dsns(data))
+    import msgspec
+
+    return msgspec.convert(ask(api, "GET", "/v1/gaps")["gaps"], list[NotedGap])
 
 
 def _print(found: list[NotedGap]) -> None:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from cli import settings
 from cli.errors import BadInputError, one_line
+from cli.remote import FORBIDDEN, NOT_FOUND, RefusedError, ask
 from cli.text import complain
+from contracts.events import CancelRequested
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ def look(
     payment_id: UUID,
     status: Status | None,
     data: Path | None,
+    api: str | None = None,
     *,
     account_id: str | None = None,
-    also_acts_on: frozenset[str] = frozenset(),
+    is_cancelled: bool = False,
 ) -> Waits:
     """What a withdrawal waits for (:func:`operations.waits.look`); what did not answer is reported as an error.
 
@@ -32,21 +35,40 @@ def look(
         payment_id: of a withdrawal that is not finished.
         status: as the saga service knows it, if it does.
         data: folder of the stack to use, if one was named.
+        api: URL of the API, if that is to be asked.
         account_id: its account, where that is known otherwise.
-        also_acts_on: types of events that it may wait for, beside the one that its next step acts on.
+        is_cancelled: whether it may wait for its cancellation, beside what its next step acts on.
     """
     from operations import waits
 
+    if api is not None:
+        return _look_by_api(api, payment_id, status, is_cancelled)
     dsns, wrong = _dsns(data)
     bootstrap = settings.kafka_bootstrap(data)
-    found = waits.look(dsns, bootstrap, payment_id, status, account_id=account_id, also_acts_on=also_acts_on)
+    also = frozenset({CancelRequested.__name__}) if is_cancelled else frozenset[str]()
+    found = waits.look(dsns, bootstrap, payment_id, status, account_id=account_id, also_acts_on=also)
     report_unasked(wrong | found.unasked)
     return found
 
 
-def unknown(payment_id: UUID, status: Status | None, data: Path | None) -> BadInputError:
+def _look_by_api(api: str, payment_id: UUID, status: Status | None, is_cancelled: bool) -> Waits:
+    from operations.waits import UNKNOWN, Waits
+
+    try:
+        found = ask(api, "GET", f"/v1/withdrawals/{payment_id}/waiting", cancelled=is_cancelled or None)
+    except RefusedError as refused:
+        # A client may see the next step of its own withdrawal, and not what blocks it.
+        if refused.kind not in (NOT_FOUND, FORBIDDEN):
+            raise
+        return Waits((status.waiting_for if status is not None else None) or UNKNOWN)
+    for what, why in found["unasked"].items():
+        complain_unasked(what, why)
+    return Waits(found["waiting_for"] or "nothing: it has just ended", found["held_up_by"])
+
+
+def unknown(payment_id: UUID, status: Status | None, data: Path | None, api: str | None = None) -> BadInputError:
     """The error for a withdrawal whose request the saga service does not have, with what holds that up."""
-    why = look(payment_id, status, data).held_up_by
+    why = look(payment_id, status, data, api).held_up_by
     waits = f": it waits for {why}" if why else ""
     return BadInputError(
         f"no withdrawal {payment_id} is known; a new one is known once its request was read{waits}"
@@ -56,7 +78,12 @@ def unknown(payment_id: UUID, status: Status | None, data: Path | None) -> BadIn
 def report_unasked(unasked: Mapping[str, Exception]) -> None:
     """Report what could not be queried."""
     for what, error in unasked.items():
-        complain(f"{what} could not be asked for what holds it up: {one_line(error)}")
+        complain_unasked(what, one_line(error))
+
+
+def complain_unasked(what: str, why: str) -> None:
+    """Report something that could not be queried, and why."""
+    complain(f"{what} could not be asked for what holds it up: {why}")
 
 
 def _dsns(data: Path | None) -> tuple[dict[str, str], dict[str, Exception]]:

@@ -52,14 +52,12 @@ def nudge(
 
 
 def _by_api(api: str, payment_id: UUID, why: str) -> None:
-    path = f"/v1/withdrawals/{payment_id}"
-    done = ask(api, "POST", f"{path}/nudge", {"reason": why})
+    done = ask(api, "POST", f"/v1/withdrawals/{payment_id}/nudge", {"reason": why})
     for one in done["dead"]:
         _say_dead(one["event_type"], one["message_id"])
     for one in done["republished"]:
         say(f"republished on {one['topic']}: {one['event_type']}")
-    waits = ask(api, "GET", f"{path}/waiting")["waiting_for"]
-    say(f"it waits for {waits}" if waits else "it is finished")
+    say(f"it waits for {look(payment_id, None, None, api).words}")
 
 
 def _say_dead(event_type: str, message_id: object) -> None:

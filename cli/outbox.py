@@ -10,13 +10,15 @@ import typer
 from cli import settings
 from cli.confirm import YesOption, confirm
 from cli.errors import BadInputError, one_line
-from cli.remote import ApiOption, ask
+from cli.remote import ApiOption, WhyOption, ask, portions, reason
 from cli.settings import DataOption
 from cli.text import complain, say, say_json
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
-    from operations.outboxes import Action, Dead
+    from pathlib import Path
+
+    from operations.outboxes import Action, Dead, Done
     from outbox_relay.status import OutboxStatus
 
 
@@ -53,7 +55,7 @@ def _of_api(api: str) -> list[OutboxStatus]:
     return msgspec.convert(ask(api, "GET", "/v1/outboxes")["outboxes"], list[OutboxStatus])
 
 
-def _of_system(data: Any) -> list[OutboxStatus]:
+def _of_system(data: Path | None) -> list[OutboxStatus]:
     from confluent_kafka import KafkaException
 
     from broker.provision import existing_topics
@@ -68,12 +70,11 @@ def _of_system(data: Any) -> list[OutboxStatus]:
 
 
 @dead_app.command(name="list")
-def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
+def list_(as_json: JsonOption = False, api: ApiOption = None, data: DataOption = None) -> None:
     """List the quarantined rows, the oldest first."""
-    from operations.outboxes import all_dead
     from processors.runtime.utc import in_utc
 
-    found = all_dead(_dsns(data))
+    found = _dead(data, api)
     if as_json:
         fields = [
             {
@@ -91,48 +92,92 @@ def list_(as_json: JsonOption = False, data: DataOption = None) -> None:
 
 @dead_app.command()
 def retry(
-    ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
+    ids: NamesArgument = None,
+    everything: AllOption = False,
+    yes: YesOption = False,
+    api: ApiOption = None,
+    why: WhyOption = None,
+    data: DataOption = None,
 ) -> None:
     """Put rows back at the end of their outbox, once the cause is fixed: the relay publishes them again."""
-    _take_out("retry", "put {} back into the outbox", "put back", ids, everything, yes, data)
+    because = reason(why) if api is not None else ""
+    rows = _chosen("put {} back into the outbox", ids, everything, yes, data, api)
+    _report("put back", _act("retry", rows, because, data, api))
 
 
 @dead_app.command()
 def discard(
-    ids: NamesArgument = None, everything: AllOption = False, yes: YesOption = False, data: DataOption = None
+    ids: NamesArgument = None,
+    everything: AllOption = False,
+    yes: YesOption = False,
+    api: ApiOption = None,
+    why: WhyOption = None,
+    data: DataOption = None,
 ) -> None:
     """Delete rows for good: their events are never published, and withdrawals that need them stay unfinished."""
-    _take_out("discard", "discard {} for good", "discarded", ids, everything, yes, data)
+    because = reason(why) if api is not None else ""
+    rows = _chosen("discard {} for good", ids, everything, yes, data, api)
+    _report("discarded", _act("discard", rows, because, data, api))
 
 
-def _take_out(
-    action: Action,
-    would: str,
-    was: str,
-    ids: list[str] | None,
-    everything: bool,
-    yes: bool,
-    data: Any,
-) -> None:
-    """Act on the dead rows that are named, or on all that exist when the command starts."""
-    from operations.outboxes import all_dead, take_out
+def _dead(data: Path | None, api: str | None) -> list[Dead]:
+    if api is None:
+        from operations.outboxes import all_dead
 
+        return all_dead(_dsns(data))
+    import msgspec
+
+    from operations.outboxes import Dead
+
+    found = ask(api, "GET", "/v1/outboxes/dead-rows")["rows"]
+    return msgspec.convert([one | {"row": one} for one in found], list[Dead])
+
+
+def _chosen(
+    would: str, ids: list[str] | None, everything: bool, yes: bool, data: Path | None, api: str | None
+) -> list[Dead]:
+    """The dead rows that are named, or all that exist when the command starts, once a person has confirmed."""
     if bool(ids) == everything:
         raise BadInputError("name the rows as `settle outbox dead list` shows them, or pass --all")
-    dsns = _dsns(data)
-    chosen = [one for one in all_dead(dsns) if everything or {one.row.name, one.row.id} & set(ids or ())]
+    chosen = [one for one in _dead(data, api) if everything or {one.row.name, one.row.id} & set(ids or ())]
     known = {name for one in chosen for name in (one.row.name, one.row.id)}
     if unknown := [row_id for row_id in ids or () if row_id not in known]:
         raise BadInputError(f"not among the dead rows: {', '.join(unknown)}")
     if everything and chosen:
         _print_dead(chosen)
         confirm(would.format(_rows(len(chosen))), yes=yes)
-    say(f"{_rows(len(take_out(dsns, action, chosen)))} {was}")
+    return chosen
+
+
+def _act(action: Action, rows: list[Dead], because: str, data: Path | None, api: str | None) -> list[Done]:
+    """What came of each of these rows, and of no other."""
+    import msgspec
+
+    from operations.outboxes import DeadName, Done, act
+
+    names = [DeadName(one.service, one.row.number) for one in rows]
+    if api is None:
+        return act(_dsns(data), action, names)
+    found: list[Any] = []
+    for some in portions(names):
+        asked = {"rows": msgspec.to_builtins(some), "reason": because}
+        found += ask(api, "POST", f"/v1/outboxes/dead-rows/{action}", asked)["results"]
+    return msgspec.convert(found, list[Done])
+
+
+def _report(was: str, done: list[Done]) -> None:
+    errors = [f"number {one.name.number} of {one.name.service}: {one.error}" for one in done if one.error]
+    say(f"{_rows(len(done) - len(errors))} {was}")
+    if errors:
+        more = f"; and {len(errors) - 1:,} more" if len(errors) > 1 else ""
+        raise BadInputError(f"not {was}: {errors[0]}{more}")
 
 
 @slot_app.command()
 def drop(
     source: Annotated[str, typer.Argument(help=f"Which outbox: {', '.join(NAMES)}.", show_default=False)],
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Drop a slot that no relay reads any more, so that the server can remove its log.
@@ -143,9 +188,12 @@ def drop(
 
     if source not in NAMES:
         raise BadInputError(f"no outbox {source}; there are {', '.join(NAMES)}")
-    name, is_dropped = drop_slot(settings.dsn(source, data))
-    if not is_dropped:
-        raise BadInputError(f"there is no slot {name}")
+    if api is not None:
+        name = ask(api, "POST", f"/v1/outboxes/{source}/drop-slot", {"reason": reason(why)})["slot"]
+    else:
+        name, is_dropped = drop_slot(settings.dsn(source, data))
+        if not is_dropped:
+            raise BadInputError(f"there is no slot {name}")
     say(f"slot {name} is dropped")
 
 
@@ -153,7 +201,7 @@ def _rows(count: int) -> str:
     return f"{count:,} row{'s' if count != 1 else ''}"
 
 
-def _dsns(data: Any) -> dict[str, str]:
+def _dsns(data: Path | None) -> dict[str, str]:
     return settings.dsns(NAMES, data)
 
 

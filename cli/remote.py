@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -11,6 +12,20 @@ from contracts.variables import value
 
 KEY = "SETTLE_API_KEY"
 TIMEOUT_S = 60.0
+
+LONG_S = 600.0
+"""For an answer that reads whole topics and tables."""
+
+AT_ONCE = 1_000
+"""What one request acts on at the most."""
+
+PAGE = 500
+"""Entries of a list that one request asks for at the most."""
+
+NOT_FOUND, FORBIDDEN = "not-found", "forbidden"
+_URN = "urn:settle:problem:"
+
+T = TypeVar("T")
 
 ApiOption = Annotated[
     str | None,
@@ -22,7 +37,28 @@ WhyOption = Annotated[
 ]
 
 
-def ask(url: str, method: str, path: str, body: object = None, **query: Any) -> Any:
+class RefusedError(BadInputError):
+    """What was asked for is refused.
+
+    Attributes:
+        kind: of the problem, as :data:`api.problems.KINDS` has them.
+    """
+
+    def __init__(self, line: str, kind: str) -> None:
+        super().__init__(line)
+        self.kind = kind
+
+
+def ask(
+    url: str,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    key: str | None = None,
+    patience_s: float = TIMEOUT_S,
+    **query: Any,
+) -> Any:
     """What the API answers, decoded.
 
     Args:
@@ -30,19 +66,24 @@ def ask(url: str, method: str, path: str, body: object = None, **query: Any) -> 
         method: of the request.
         path: such as ``/v1/stuck``.
         body: what is sent as JSON, if anything.
+        key: of the request, by which it may be repeated.
+        patience_s: how long the answer may take, seconds.
         query: parameters; those that are None are left out.
 
     Raises:
-        BadInputError: the URL is none, or the API refuses what was asked for.
+        BadInputError: the URL is none.
+        RefusedError: the API refuses what was asked for.
         CommandError: it does not answer, or cannot carry it out now.
     """
     import httpx
 
-    key = value(KEY)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    own = value(KEY)
+    headers = {"Authorization": f"Bearer {own}"} if own else {}
+    if key is not None:
+        headers["Idempotency-Key"] = key
     parameters = {name: given for name, given in query.items() if given is not None}
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client:
+        with httpx.Client(base_url=url, headers=headers, timeout=patience_s) as client:
             answer = client.request(method, path, json=body, params=parameters)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise BadInputError(f"--api {url} is not a URL such as https://127.0.0.1:8000: {error}") from None
@@ -57,7 +98,41 @@ def ask(url: str, method: str, path: str, body: object = None, **query: Any) -> 
     line = f"the API at {url} refuses: {found.get('title')}: {found.get('detail')}"
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         line += f" ({KEY})"
-    raise (CommandError if answer.is_server_error else BadInputError)(line)
+    if answer.is_server_error:
+        raise CommandError(line)
+    raise RefusedError(line, str(found.get("type")).removeprefix(_URN))
+
+
+def entries(
+    url: str, path: str, field: str, limit: int, size: int = PAGE, **query: Any
+) -> tuple[list[Any], dict[str, Any]]:
+    """The first entries of a list that has pages, and the first page, which may say more.
+
+    Args:
+        url: of the API.
+        path: of the list.
+        field: of a page, which has its entries.
+        limit: entries at the most.
+        size: of a page at the most.
+        query: parameters, as of :func:`ask`.
+    """
+    page = first = ask(url, "GET", path, limit=min(limit, size), **query)
+    found: list[Any] = page[field]
+    while page["cursor"] is not None and len(found) < limit:
+        page = ask(url, "GET", path, limit=min(limit - len(found), size), cursor=page["cursor"], **query)
+        found = found + page[field]
+    return found, first
+
+
+def portions(every: Sequence[T]) -> Iterator[Sequence[T]]:
+    """A list in parts that one request may name."""
+    for first in range(0, len(every), AT_ONCE):
+        yield every[first : first + AT_ONCE]
+
+
+def minor_units(amount: str) -> int:
+    """An amount as the API writes it, with all decimals of its currency, in minor units."""
+    return int(amount.replace(".", ""))
 
 
 def reason(why: str | None) -> str:

@@ -11,12 +11,14 @@ import typer
 
 from cli import settings
 from cli.confirm import YesOption, confirm
+from cli.remote import LONG_S, ApiOption, WhyOption, ask, portions, reason
 from cli.settings import DataOption
 from cli.text import say, say_json
 from contracts.services import READ_BY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from operations.lost import Lost
 
@@ -52,27 +54,18 @@ def republish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be published, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As --dry-run, each event as JSON.")] = False,
     yes: YesOption = False,
+    api: ApiOption = None,
+    why: WhyOption = None,
     data: DataOption = None,
 ) -> None:
     """Republish what Kafka lost and a service needs, from the services' own tables; safe to repeat."""
-    from operations import lost
-    from operations.lag import consumer_lag
-    from operations.republish import find
-    from operations.republish import republish as put_into_outboxes
     from processors.runtime.settings import ServiceSettings
-    from producers.settings import ProducerSettings
 
-    dsns = {name: settings.dsn(name, data) for name in READ_BY}
-    bootstrap = settings.kafka_bootstrap(data)
-    found = find(
-        dsns,
-        bootstrap,
-        lost.everything if everything else lost.lacking,
-        payment_ids=payment,
-        since=since.replace(tzinfo=UTC) if since else None,
-        quiet_s=quiet if quiet is not None else ServiceSettings().stuck_s,
-        limit=limit,
-    )
+    because = "" if api is None or dry_run or as_json else reason(why)
+    began = since.replace(tzinfo=UTC) if since else None
+    quiet_s = quiet if quiet is not None else ServiceSettings().stuck_s
+    system = _Api(api, because, everything) if api is not None else _System(data, everything)
+    found = system.find(payment, began, quiet_s, limit)
     if as_json:
         say_json([as_fields(one) for one in found])
         return
@@ -83,17 +76,99 @@ def republish(
     _print_summary(found)
     if withdrawals == limit:
         say(f"these are of the first {limit:,} withdrawals; run this again for the others, or raise --limit")
-    for service, topic, lag in consumer_lag(bootstrap):
+    for service, topic, lag in system.lag():
         say(f"{service} has {counted(lag, 'record')} of {topic} yet to read; some of these may be among them")
     if dry_run:
         return
     events, of = counted(len(found), "event"), counted(withdrawals, "withdrawal")
     confirm(f"publish {events} of {of} again", yes=yes)
-    dead = put_into_outboxes(dsns, bootstrap, found, ProducerSettings().delivery_timeout_s)
+    handed, dead = system.republish(found)
     if dead:
-        say(f"{counted(len(dead), 'event')} could not be published before: `settle outbox dead list` says why")
-    events = counted(len(found) - len(dead), "event")
-    say(f"{events} of {of} handed to the relay; `settle stuck` shows what still stands")
+        say(f"{counted(dead, 'event')} could not be published before: `settle outbox dead list` says why")
+    say(f"{counted(handed, 'event')} of {of} handed to the relay; `settle stuck` shows what still stands")
+
+
+class _System:
+    """The services' databases and Kafka, where events are looked for and published again."""
+
+    def __init__(self, data: Path | None, everything: bool) -> None:
+        self._dsns = {name: settings.dsn(name, data) for name in READ_BY}
+        self._bootstrap = settings.kafka_bootstrap(data)
+        self._everything = everything
+
+    def find(
+        self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int
+    ) -> list[Lost]:
+        """The events, by withdrawal and in the order in which they happened."""
+        from operations import lost
+        from operations.republish import find
+
+        return find(
+            self._dsns,
+            self._bootstrap,
+            lost.everything if self._everything else lost.lacking,
+            payment_ids=payment_ids,
+            since=since,
+            quiet_s=quiet_s,
+            limit=limit,
+        )
+
+    def lag(self) -> list[tuple[str, str, int]]:
+        """What services have yet to read: service, topic and records."""
+        from operations.lag import consumer_lag
+
+        return consumer_lag(self._bootstrap)
+
+    def republish(self, found: Sequence[Lost]) -> tuple[int, int]:
+        """How many of these events, and no others, are handed to the relay, and how many are dead rows."""
+        from operations.republish import republish
+        from producers.settings import ProducerSettings
+
+        dead = republish(self._dsns, self._bootstrap, found, ProducerSettings().delivery_timeout_s)
+        return len(found) - len(dead), len(dead)
+
+
+class _Api:
+    """The same through the API."""
+
+    def __init__(self, url: str, why: str, everything: bool) -> None:
+        self._url, self._why, self._everything = url, why, everything
+
+    def find(
+        self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int
+    ) -> list[Lost]:
+        import msgspec
+
+        from operations.lost import Lost
+
+        asked = {
+            "payment_ids": [str(one) for one in payment_ids] if payment_ids else None,
+            "since": since.isoformat() if since is not None else None,
+            "quiet_s": quiet_s,
+            "limit": limit,
+            "every_event": self._everything,
+        }
+        found = ask(self._url, "POST", "/v1/republish/preview", asked, patience_s=LONG_S)["events"]
+        return msgspec.convert([one | {"made_again": not one["original"]} for one in found], list[Lost])
+
+    def lag(self) -> list[tuple[str, str, int]]:
+        steps = ask(self._url, "GET", "/v1/steps")["steps"]
+        return sorted((one["service"], one["topic"], one["lag"]) for one in steps if one["lag"])
+
+    def republish(self, found: Sequence[Lost]) -> tuple[int, int]:
+        handed = dead = 0
+        for some in portions(list(dict.fromkeys(one.payment_id for one in found))):
+            chosen = frozenset(some)
+            asked = {
+                "payment_ids": [str(one) for one in some],
+                "message_ids": [str(one.message_id) for one in found if one.payment_id in chosen],
+                "every_event": self._everything,
+                "reason": self._why,
+            }
+            done = ask(self._url, "POST", "/v1/republish", asked, patience_s=LONG_S)["events"]
+            dead += sum(one["dead"] for one in done)
+            handed += sum(not one["dead"] for one in done)
+        return handed, dead
 
 
 def counted(number: int, noun: str) -> str:

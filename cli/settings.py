@@ -7,7 +7,6 @@ exports, and a machine without an embedded stack is configured like the services
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,8 +18,6 @@ from contracts.variables import TREASURER_DSN, value
 
 if TYPE_CHECKING:
     from stack.state import State
-
-DEFAULT_JAEGER_URL = "http://127.0.0.1:16686"
 
 DataOption = Annotated[
     Path | None,
@@ -122,16 +119,6 @@ def treasurer_dsn(data: Path | None = None) -> str:
         return check_dsn(found) if found is not None else dsn("account", data)
     except ValueError as error:
         raise BadInputError(f"{TREASURER_DSN} is wrong: {error}") from None
-
-
-def jaeger_url() -> str:
-    """The URL of Jaeger's API: ``SETTLE_JAEGER_URL``, or this machine."""
-    return value("SETTLE_JAEGER_URL") or DEFAULT_JAEGER_URL
-
-
-def jaeger_link(url: str) -> str:
-    """The URL of Jaeger for a person's browser, which may differ from the one used here (in a container, say)."""
-    return (os.environ.get("SETTLE_JAEGER_LINK") or url).rstrip("/")
 
 
 def _named(name: str, data: Path | None) -> str | None:

@@ -7,10 +7,11 @@ from uuid import UUID
 
 import typer
 
-from cli import settings
 from cli.hold_up import look, unknown
+from cli.remote import ApiOption
 from cli.settings import DataOption
 from cli.text import say, say_json
+from cli.withdrawal import find
 
 if TYPE_CHECKING:
     from cli.screen import Grid
@@ -23,16 +24,16 @@ def status(
         UUID, typer.Argument(metavar="PAYMENT_ID", help="As `settle request` printed it.", show_default=False)
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """Show the state of a withdrawal: its steps, what it waits for, whether and by what it is finished."""
     from cli.screen import Screen
-    from processors.saga.status import find_status
 
-    found = find_status(settings.dsn("saga", data), payment_id)
+    found = find(payment_id, data, api)
     if found is None:
-        raise unknown(payment_id, found, data)
-    waits = None if found.finished else look(payment_id, found, data)
+        raise unknown(payment_id, found, data, api)
+    waits = None if found.finished else look(payment_id, found, data, api)
     if as_json:
         say_json(as_fields(found, waits))
         return

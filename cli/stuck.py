@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import settings
-from cli.hold_up import report_unasked
+from cli.hold_up import complain_unasked, report_unasked
 from cli.remote import ApiOption, ask
 from cli.settings import DataOption
 from cli.text import complain, say_json
@@ -80,7 +80,7 @@ def _of_api(api: str, older_than_s: float, limit: int) -> tuple[list[Stuck], Col
 
     answer = ask(api, "GET", "/v1/stuck", older_than_s=older_than_s, limit=limit)
     for what, why in answer["unasked"].items():
-        complain(f"{what} could not be asked for what holds it up: {why}")
+        complain_unasked(what, why)
     return msgspec.convert(answer["withdrawals"], list[Stuck]), answer["idle"], not answer["unasked"]
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cli import settings
-from cli.errors import BadInputError
+from cli.errors import FAILED, BadInputError
+from cli.remote import ApiOption, ask
 from cli.settings import DataOption
 from cli.text import say
 
@@ -36,9 +37,18 @@ def topics(
             exists=True,
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Create nothing: say what each topic is like, fail if one is missing.")
+    ] = False,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """Create the topics that are missing, and their dead-letter topics."""
+    if api is not None and not check:
+        raise BadInputError("with --api, topics are looked at and not made: add --check")
+    if check:
+        _check(data, api)
+        return
     if acls:
         _acls(apply, passwords, data)
         return
@@ -53,6 +63,23 @@ def topics(
     created = ensure_topics(settings.kafka_bootstrap(data), partitions, replication, min_insync, retention_days)
     for name in (*all_topic_names(), DEAD_LETTERS_HANDLED):
         say(f"{name}: {'created' if name in created else 'is there'}")
+
+
+def _check(data: Path | None, api: str | None) -> None:
+    import msgspec
+
+    from operations.topics import TopicState, topic_states
+
+    if api is not None:
+        found = msgspec.convert(ask(api, "GET", "/v1/topics")["topics"], list[TopicState])
+    else:
+        found = topic_states(settings.kafka_bootstrap(data))
+    for one in found:
+        of = f"{one.copies} cop{'y' if one.copies == 1 else 'ies'}"
+        parts = f"{one.partitions} partition{'' if one.partitions == 1 else 's'}"
+        say(f"{one.name}: {parts}, {of}" if one.partitions else f"{one.name}: is missing")
+    if not all(one.partitions for one in found):
+        raise typer.Exit(FAILED)
 
 
 def _acls(apply: bool, passwords: Path | None, data: Path | None) -> None:

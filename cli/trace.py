@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -13,14 +14,16 @@ from typer.core import TyperGroup
 from cli import settings
 from cli.errors import FAILED, BadInputError, CommandError
 from cli.hold_up import unknown
+from cli.remote import NOT_FOUND, ApiOption, RefusedError, ask
 from cli.settings import DataOption
+from cli.withdrawal import find
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from processors.saga.status import Ended
+    from operations.traces import Checked, Trace
 
-POLL_S = 0.5
 NAMED_MAX = 20
 """Incomplete traces that are listed; the rest is counted."""
 
@@ -57,39 +60,33 @@ def show(
     ],
     wait: WaitOption = 10.0,
     jaeger: JaegerOption = None,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """Draw the trace of a withdrawal as a tree, and say where Jaeger shows it."""
     from cli.screen import Screen, styled
     from cli.trace_tree import as_tree
-    from operations.trace_check import HOPS, what_is_missing
-    from processors.saga.status import find_status
-    from tracing.jaeger import traces
+    from operations.trace_check import HOPS
+    from operations.traces import POLL_S
 
-    found = find_status(settings.dsn("saga", data), payment_id)
-    if found is None:
-        raise unknown(payment_id, found, data)
+    look, link = _by_api(api, payment_id, jaeger) if api is not None else _by_jaeger(payment_id, jaeger, data)
+    deadline = time.monotonic() + wait
+    while (found := look()).trace_id and found.missing is not None and time.monotonic() <= deadline:
+        time.sleep(POLL_S)
     if found.trace_id is None:
         raise BadInputError(f"withdrawal {payment_id} has no trace: its request came without a trace context")
-    url, trace_id = jaeger or settings.jaeger_url(), found.trace_id
-    deadline = time.monotonic() + wait
-    while True:
-        spans = traces(url, [trace_id]).get(trace_id, [])
-        missing = what_is_missing(spans, found.state, found.reason) if found.state in HOPS else None
-        if missing is None or time.monotonic() > deadline:
-            break
-        time.sleep(POLL_S)
-    if not spans:
+    if not found.spans:
         raise CommandError(
-            f"Jaeger at {url} knows no trace {trace_id}: was the withdrawal traced, and do its services export?"
+            f"Jaeger at {link} knows no trace {found.trace_id}: "
+            "was the withdrawal traced, and do its services export?"
         )
     console = Screen()
-    console.print(as_tree(spans))
-    if missing is not None:
-        console.print(styled(("not whole", "bold red"), f": {missing}"))
+    console.print(as_tree(found.spans))
+    if found.missing is not None:
+        console.print(styled(("not whole", "bold red"), f": {found.missing}"))
     elif found.state in HOPS:
         console.print(styled(("whole", "green"), f": every hop of a withdrawal that is {found.state}, no orphan"))
-    console.print(f"{settings.jaeger_link(url)}/trace/{trace_id}", soft_wrap=True)
+    console.print(f"{link}/trace/{found.trace_id}", soft_wrap=True)
 
 
 @app.command()
@@ -100,31 +97,35 @@ def check(
     ] = False,
     wait: WaitOption = 30.0,
     jaeger: JaegerOption = None,
+    api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
     """Verify that no hop of the newest finished withdrawals is missing and no span is an orphan."""
     from cli.screen import Screen, styled
-    from processors.saga.status import ended
-    from producers.spans import ROOT
-    from tracing.jaeger import latest
+    from operations.traces import check as look_at
+    from operations.traces import jaeger_url, until_whole
 
-    url, dsn = jaeger or settings.jaeger_url(), settings.dsn("saga", data)
-    if sampled:
-        known = list(latest(url, "settle-producer", ROOT, last))
-        withdrawals = ended(dsn, len(known), known)
-    else:
-        withdrawals = ended(dsn, last)
+    def look(trace_ids: list[str] | None) -> list[Checked]:
+        if api is not None:
+            return _check_by_api(api, last, sampled, trace_ids)
+        return look_at(dsn, url, last, sampled=sampled, trace_ids=trace_ids)
+
+    url, dsn = jaeger or jaeger_url(), "" if api is not None else settings.dsn("saga", data)
+    if api is not None:
+        _refuse_other(jaeger)
+    withdrawals = until_whole(look, wait)
     if not withdrawals:
         raise CommandError("there is no finished withdrawal to look at")
-    faults, spans = _faults(url, withdrawals, wait)
+    faults = [one for one in withdrawals if one.missing is not None]
+    spans = sum(one.spans for one in withdrawals if one.missing is None)
     outcomes = Counter(one.state for one in withdrawals)
     ways = ", ".join(f"{count:,} {state}" for state, count in sorted(outcomes.items()))
     console = Screen()
     number = len(withdrawals)
     console.print(f"{number:,} withdrawals ({ways}), {spans:,} spans")
-    for one, fault in faults[:NAMED_MAX]:
+    for one in faults[:NAMED_MAX]:
         console.print(styled(("not whole", "bold red"), f": {one.payment_id} {one.state}"))
-        console.print(f"  trace {one.trace_id}: {fault}" if one.trace_id else f"  {fault}")
+        console.print(f"  trace {one.trace_id}: {one.missing}" if one.trace_id else f"  {one.missing}")
     if len(faults) > NAMED_MAX:
         console.print(f"and {len(faults) - NAMED_MAX:,} more")
     whole = number - len(faults)
@@ -134,24 +135,48 @@ def check(
         raise typer.Exit(FAILED)
 
 
-def _faults(url: str, withdrawals: Sequence[Ended], wait_s: float) -> tuple[list[tuple[Ended, str]], int]:
-    """The withdrawals whose trace is not whole when the time is up, with the reason; and the number of spans."""
-    from operations.trace_check import what_is_missing
-    from tracing.jaeger import traces
+def _by_jaeger(payment_id: UUID, jaeger: str | None, data: Path | None) -> tuple[Callable[[], Trace], str]:
+    """What looks for the trace of a withdrawal, and where a browser finds Jaeger."""
+    from operations.traces import jaeger_link, jaeger_url, trace_of
 
-    deadline = time.monotonic() + wait_s
-    open_, seen = list(withdrawals), 0
-    while True:
-        found = traces(url, [one.trace_id for one in open_ if one.trace_id])
-        faults = []
-        for one in open_:
-            spans = found.get(one.trace_id or "", [])
-            fault = what_is_missing(spans, one.state, one.reason)
-            if fault is None:
-                seen += len(spans)
-            else:
-                faults.append((one, fault))
-        open_ = [one for one, _ in faults]
-        if not faults or time.monotonic() > deadline:
-            return faults, seen
-        time.sleep(POLL_S)
+    found = find(payment_id, data, None)
+    if found is None:
+        raise unknown(payment_id, found, data)
+    url = jaeger or jaeger_url()
+    return partial(trace_of, url, found), jaeger_link(url)
+
+
+def _by_api(api: str, payment_id: UUID, jaeger: str | None) -> tuple[Callable[[], Trace], str]:
+    import msgspec
+
+    from operations.traces import Trace
+    from tracing.collector import CollectedSpan
+
+    _refuse_other(jaeger)
+    path = f"/v1/withdrawals/{payment_id}/trace"
+    try:
+        link: str = ask(api, "GET", path)["jaeger"]
+    except RefusedError as refused:
+        if refused.kind != NOT_FOUND:
+            raise
+        raise unknown(payment_id, None, None, api) from None
+
+    def look() -> Trace:
+        answer = ask(api, "GET", path)
+        return msgspec.convert(answer | {"spans": [CollectedSpan(**one) for one in answer["spans"]]}, Trace)
+
+    return look, link
+
+
+def _check_by_api(api: str, last: int, sampled: bool, trace_ids: list[str] | None) -> list[Checked]:
+    import msgspec
+
+    from operations.traces import Checked
+
+    found = ask(api, "GET", "/v1/traces", last=last, sampled=sampled, trace_id=trace_ids)
+    return msgspec.convert(found["withdrawals"], list[Checked])
+
+
+def _refuse_other(jaeger: str | None) -> None:
+    if jaeger is not None:
+        raise BadInputError("with --api, the API asks the Jaeger that it knows: leave out --jaeger")

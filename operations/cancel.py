@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Callable
-from uuid import UUID
 
 import msgspec
 
-from contracts.postgres import session
 from operations.errors import FinishedError
 from processors.saga.decide import INCOMPLETE
-from processors.saga.status import Status, status_of
+from processors.saga.status import Status
 
 POLL_EVERY_S = 0.05
 
@@ -28,31 +26,28 @@ class Cancellation(msgspec.Struct, frozen=True):
     answer: str | None
 
 
-def cancel(dsn: str, payment_id: UUID, request: Callable[[Status], None], wait_s: float) -> Cancellation:
+def cancel(find: Callable[[], Status | None], request: Callable[[Status], None], wait_s: float) -> Cancellation:
     """Ask the payment service to cancel a withdrawal that is not paid yet, and wait for its decision.
 
     Args:
-        dsn: of the saga service's database.
-        payment_id: of the withdrawal.
+        find: the status of the withdrawal.
         request: sends the request for it (``producers.cancel.request_cancel``); not called once it is decided.
         wait_s: how long to wait, seconds; the request stays in force after that.
 
     Raises:
         FinishedError: the withdrawal is finished, and nothing was asked for.
-        psycopg.OperationalError: the database does not answer.
     """
-    with session(dsn, autocommit=True) as connection:
-        found = status_of(connection, payment_id)
-        if found is None or found.state == INCOMPLETE:
-            return Cancellation(None, None)
-        if found.finished:
-            raise FinishedError(found)
-        if decided(found) is None:
-            request(found)
-        deadline = time.monotonic() + wait_s
-        while (answer := decided(found)) is None and time.monotonic() <= deadline:
-            time.sleep(POLL_EVERY_S)
-            found = status_of(connection, payment_id) or found
+    found = find()
+    if found is None or found.state == INCOMPLETE:
+        return Cancellation(None, None)
+    if found.finished:
+        raise FinishedError(found)
+    if decided(found) is None:
+        request(found)
+    deadline = time.monotonic() + wait_s
+    while (answer := decided(found)) is None and time.monotonic() <= deadline:
+        time.sleep(POLL_EVERY_S)
+        found = find() or found
     return Cancellation(found, answer)
 
 

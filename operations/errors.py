@@ -14,7 +14,3 @@ class FinishedError(ValueError):
         reason = f" ({status.reason})" if status.reason else ""
         super().__init__(f"withdrawal {status.payment_id} is finished: {status.state}{reason}")
         self.status = status
-
-
-class TooManyError(ValueError):
-    """More was named at once than one call acts on."""

@@ -1,6 +1,7 @@
 """The outboxes of the services: where each stands, its dead rows, and its replication slot."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, Literal
 
@@ -8,16 +9,12 @@ import msgspec
 import psycopg
 
 from contracts.postgres import session
-from operations.errors import TooManyError
 from outbox_relay.dead import DeadRow, dead_rows, discard, retry
 from outbox_relay.errors import RelayError
 from outbox_relay.slot import drop_slot
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source import source_name
 from outbox_relay.status import OutboxStatus, outbox_status
-
-ROWS_MAX = 1_000
-"""Dead rows that one call acts on."""
 
 RETRY: Final = "retry"
 DISCARD: Final = "discard"
@@ -76,23 +73,6 @@ def all_dead(dsns: Mapping[str, str]) -> list[Dead]:
     ]
 
 
-def take_out(dsns: Mapping[str, str], action: Action, rows: Collection[Dead]) -> list[str]:
-    """Retry or discard rows: of each outbox all or none; returns the names of those that nobody else had taken.
-
-    Raises:
-        RelayError: an outbox does not take one of them.
-        psycopg.OperationalError: a database does not answer.
-    """
-    chosen: dict[str, list[int]] = {}
-    for one in rows:
-        chosen.setdefault(one.service, []).append(one.row.number)
-    return [
-        name
-        for service, _, connection in _connections({service: dsns[service] for service in chosen})
-        for name in _ACT[action](connection, chosen[service])
-    ]
-
-
 def act(dsns: Mapping[str, str], action: Action, names: Sequence[DeadName]) -> list[Done]:
     """Retry or discard exactly these rows, each by itself, and say what came of each.
 
@@ -102,30 +82,36 @@ def act(dsns: Mapping[str, str], action: Action, names: Sequence[DeadName]) -> l
     Args:
         dsns: by service.
         action: ``retry`` puts a row back at the end of its outbox, ``discard`` deletes it for good.
-        names: of the rows, no more than :data:`ROWS_MAX`.
+        names: of the rows.
 
     Raises:
-        TooManyError: there are more; nothing is done.
         psycopg.OperationalError: a database does not answer; what was done until then stays done.
     """
-    if len(names) > ROWS_MAX:
-        raise TooManyError(f"{len(names):,} rows at once; {ROWS_MAX:,} are the most")
     errors: dict[DeadName, str | None] = {one: f"there is no service {one.service}" for one in names}
     chosen = {one.service for one in names} & dsns.keys()
     for service, _, connection in _connections({service: dsns[service] for service in chosen}):
         rows = {row.number: row for row in dead_rows(connection)}
-        for one in dict.fromkeys(names):
-            if one.service == service:
-                row = rows.get(one.number)
-                errors[one] = "it is not among the dead rows" if row is None else _act_on(connection, action, row)
+        of_service = [one for one in dict.fromkeys(names) if one.service == service]
+        there = [rows[one.number] for one in of_service if one.number in rows]
+        done = _act_on(connection, action, there) if there else {}
+        errors |= {one: done.get(one.number, "it is not among the dead rows") for one in of_service}
     return [Done(one, errors[one]) for one in names]
 
 
-def _act_on(connection: psycopg.Connection[Any], action: Action, row: DeadRow) -> str | None:
+def _act_on(connection: psycopg.Connection[Any], action: Action, rows: Sequence[DeadRow]) -> dict[int, str | None]:
+    """The error of each row, by its number; where one of several is refused, the halves are tried."""
     try:
-        return None if _ACT[action](connection, [row.number]) else "somebody else took it meanwhile"
+        taken = Counter(_ACT[action](connection, [row.number for row in rows]))
     except RelayError as error:
-        return str(error)
+        if len(rows) == 1:
+            return {rows[0].number: str(error)}
+        middle = len(rows) // 2
+        return _act_on(connection, action, rows[:middle]) | _act_on(connection, action, rows[middle:])
+    found: dict[int, str | None] = {}
+    for row in rows:
+        found[row.number] = None if taken[row.name] else "somebody else took it meanwhile"
+        taken[row.name] -= 1
+    return found
 
 
 def drop(dsn: str) -> tuple[str, bool]:

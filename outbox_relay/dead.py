@@ -271,8 +271,11 @@ def _take_out(
     then: Callable[[psycopg.Cursor[Any], Columns, tuple[Any, ...]], None] | None,
 ) -> list[str]:
     """Take rows out of the table of dead rows, and out of the outbox where they still stand: all or none."""
+    wanted = set(names) if names is not None else None
     chosen = [
-        dead for dead in dead_rows(connection) if names is None or {dead.name, dead.id, dead.number} & set(names)
+        dead
+        for dead in dead_rows(connection)
+        if wanted is None or not wanted.isdisjoint((dead.name, dead.id, dead.number))
     ]
     taken = []
     columns = find_columns(connection) if chosen else {}

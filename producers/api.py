@@ -220,9 +220,14 @@ class ApiClient:
         """Where a withdrawal stands."""
         return _decoded(self._answer(_Call("GET", f"{PATH}/{payment_id}")), Status)
 
-    def cancel(self, payment_id: UUID) -> None:
-        """Ask to cancel a withdrawal: :meth:`events` tells what became of it."""
-        self._answer(_Call("POST", f"{PATH}/{payment_id}/cancel"))
+    def cancel(self, payment_id: UUID, reason: str | None = None) -> None:
+        """Ask to cancel a withdrawal: :meth:`events` tells what became of it.
+
+        Args:
+            payment_id: of the withdrawal.
+            reason: why, which callers with another role than ``client`` have to say.
+        """
+        self._answer(_cancellation(payment_id, reason))
 
     def events(self, payment_id: UUID, after: int = 0) -> Iterator[Event]:
         """The events of a withdrawal as they happen, until it has ended; each once, also where connections break.
@@ -308,9 +313,9 @@ class AsyncApiClient:
         """Where a withdrawal stands."""
         return _decoded(await self._answer(_Call("GET", f"{PATH}/{payment_id}")), Status)
 
-    async def cancel(self, payment_id: UUID) -> None:
-        """Ask to cancel a withdrawal: :meth:`events` tells what became of it."""
-        await self._answer(_Call("POST", f"{PATH}/{payment_id}/cancel"))
+    async def cancel(self, payment_id: UUID, reason: str | None = None) -> None:
+        """Ask to cancel a withdrawal: :meth:`events` tells what became of it; see :meth:`ApiClient.cancel`."""
+        await self._answer(_cancellation(payment_id, reason))
 
     async def events(self, payment_id: UUID, after: int = 0) -> AsyncIterator[Event]:
         """The events of a withdrawal as they happen, until it has ended: see :meth:`ApiClient.events`."""
@@ -363,6 +368,10 @@ def _request(
     headers = {"Idempotency-Key": idempotency_key or str(uuid7())}
     propagate.inject(headers)  # a span of the caller's becomes the parent of the withdrawal's
     return _Call("POST", PATH, headers, body)
+
+
+def _cancellation(payment_id: UUID, reason: str | None) -> _Call:
+    return _Call("POST", f"{PATH}/{payment_id}/cancel", body={"reason": reason} if reason is not None else None)
 
 
 def _arguments(call: _Call) -> dict[str, Any]:

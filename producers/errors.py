@@ -17,6 +17,10 @@ class NotDeliveredError(ProducerError):
     """
 
 
+class DeniedError(NotDeliveredError):
+    """Kafka's user lacks a right (ACL) to write that; nothing was written."""
+
+
 class RefusedError(ProducerError):
     """The API's answer to a request that it will not carry out, however often it is repeated.
 

@@ -6,9 +6,9 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from broker.clients import plain_producer
-from broker.troubles import Troubles
+from broker.troubles import Troubles, denied
 from contracts.headers import Headers
-from producers.errors import NotDeliveredError
+from producers.errors import DeniedError, NotDeliveredError
 from producers.reasons import reason_of
 from producers.settings import DELIVERY_TIMEOUT_S, topic_wait_ms
 
@@ -44,6 +44,7 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
         timeout_s: how long Kafka may take to confirm each, seconds.
 
     Raises:
+        DeniedError: the user lacks a right.
         NotDeliveredError: Kafka did not confirm one in time; safe to repeat.
     """
     troubles = Troubles(bootstrap)
@@ -77,4 +78,5 @@ def publish(bootstrap: str, messages: Sequence[Outgoing], timeout_s: float = DEL
         if troubles.text is not None:
             reason = f"{reason} ({troubles.text})"
         topics = ", ".join(sorted({message.topic for message in messages}))
-        raise NotDeliveredError(f"Kafka at {bootstrap} did not take what was for {topics}: {reason}")
+        kind = DeniedError if failures and denied(failures[0]) is not None else NotDeliveredError
+        raise kind(f"Kafka at {bootstrap} did not take what was for {topics}: {reason}")

@@ -13,11 +13,7 @@ import msgspec
 
 from operations.dead_letters.handled import REDRIVEN
 from operations.dead_letters.letters import Letter, read_letters
-from operations.dead_letters.redrive import already, discard, send_back
-from operations.errors import TooManyError
-
-LETTERS_MAX = 1_000
-"""Letters that one call acts on."""
+from operations.dead_letters.redrive import Progress, already, discard, send_back
 
 REDRIVE: Final = "redrive"
 DISCARD: Final = "discard"
@@ -32,14 +28,22 @@ class Done(msgspec.Struct, frozen=True):
         id: as it was named.
         place: where it was redriven to, ``<topic>/<partition>@<offset>``.
         error: why nothing was done about it, in one line; None where it was.
+        earlier: whether a redrive that was interrupted had sent it, which is on record now.
     """
 
     id: str
     place: str | None = None
     error: str | None = None
+    earlier: bool = False
 
 
-def act(bootstrap: str, action: Action, ids: Sequence[str], note: str | None = None) -> list[Done]:
+def act(
+    bootstrap: str,
+    action: Action,
+    ids: Sequence[str],
+    note: str | None = None,
+    progress: Progress = lambda _: None,
+) -> list[Done]:
     """Redrive or discard exactly these letters; what cannot be done for one is its error, and the others are done.
 
     Safe to repeat: a letter that was redriven already is not sent again.
@@ -47,30 +51,30 @@ def act(bootstrap: str, action: Action, ids: Sequence[str], note: str | None = N
     Args:
         bootstrap: Kafka, ``host:port``.
         action: ``redrive`` sends originals back to their partition, ``discard`` records that nobody needs to.
-        ids: of the letters, or of their messages, no more than :data:`LETTERS_MAX`.
+        ids: of the letters, or of their messages.
         note: why they are discarded.
+        progress: called after each step of a redrive.
 
     Raises:
-        TooManyError: there are more; nothing is done.
         KafkaException: Kafka does not answer; what was done until then is on record.
     """
-    if len(ids) > LETTERS_MAX:
-        raise TooManyError(f"{len(ids):,} dead letters at once; {LETTERS_MAX:,} are the most")
     chosen, errors = _chosen(read_letters(bootstrap), ids)
     letters = list({letter.id: letter for letter in chosen.values()}.values())
     refused = {letter.id: why for letter in letters if (why := _refusal(action, letter)) is not None}
     letters = [letter for letter in letters if letter.id not in refused]
-    places: dict[str, str] = {}
+    places, earlier = dict[str, str](), frozenset[str]()
     if letters and action == REDRIVE:
-        result = send_back(bootstrap, letters)
-        places, refused = result.places, refused | result.stay
+        result = send_back(bootstrap, letters, progress)
+        places, refused, earlier = result.places, refused | result.stay, result.earlier
     elif letters:
         discard(bootstrap, letters, note)
     for name, letter in chosen.items():
         if letter.id in refused:
             errors[name] = refused[letter.id]
     return [
-        Done(name, error=errors[name]) if name in errors else Done(name, places.get(chosen[name].id))
+        Done(name, error=errors[name])
+        if name in errors
+        else Done(name, places.get(chosen[name].id), earlier=chosen[name].id in earlier)
         for name in ids
     ]
 

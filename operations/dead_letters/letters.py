@@ -86,12 +86,14 @@ class Wanted(msgspec.Struct, frozen=True):
         topic: of the original.
         event_type: by the header.
         reason: part of a reason or of an error, case-insensitive.
+        payment_id: of the withdrawal; there need not be one.
     """
 
     ids: tuple[str, ...] = ()
     topic: str | None = None
     event_type: str | None = None
     reason: str | None = None
+    payment_id: str | None = None
 
     @property
     def anything(self) -> bool:
@@ -101,6 +103,8 @@ class Wanted(msgspec.Struct, frozen=True):
     def fits(self, letter: Letter) -> bool:
         """Whether a letter matches, apart from its ID."""
         if self.topic not in (None, letter.record.topic) or self.event_type not in (None, letter.event_type):
+            return False
+        if self.payment_id not in (None, letter.payment_id):
             return False
         if self.reason is None:
             return True

@@ -16,7 +16,6 @@ from confluent_kafka import KafkaError
 from broker.offsets import Offsets
 from broker.scan import scan
 from contracts import failpoints
-from operations.dead_letters.errors import DeadLetterError
 from operations.dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
 from operations.dead_letters.letters import Letter
 
@@ -33,39 +32,21 @@ class Redriven(NamedTuple):
     Attributes:
         places: where each is now, by name; also those that an interrupted redrive had sent.
         stay: those that cannot be sent, with the reason.
-        sent: how many this call sent.
+        earlier: those that an interrupted redrive had sent.
     """
 
     places: dict[str, str]
     stay: dict[str, str]
-    sent: int
-
-
-def redrive(bootstrap: str, letters: Sequence[Letter], progress: Progress = lambda _: None) -> int:
-    """Send originals back, byte for byte, to their partition; returns how many this call sent.
-
-    Args:
-        bootstrap: Kafka, ``host:port``.
-        letters: open or discarded ones.
-        progress: called after each step.
-
-    Raises:
-        DeadLetterError: one was redriven before, and nothing is sent; or some cannot be sent, and all others were.
-        KafkaException: Kafka does not answer; what was sent until then is recorded.
-    """
-    for letter in letters:
-        if letter.handled is not None and letter.handled.action == REDRIVEN:
-            raise DeadLetterError(f"dead letter {letter.id} {already(letter)}")
-    done = send_back(bootstrap, letters, progress)
-    if done.stay:
-        name, why = next(iter(done.stay.items()))
-        others = f"; nor can {len(done.stay) - 1} more" if len(done.stay) > 1 else ""
-        raise DeadLetterError(f"dead letter {name} cannot go back: {why}{others}; {done.sent} went back")
-    return done.sent
+    earlier: frozenset[str]
 
 
 def send_back(bootstrap: str, letters: Sequence[Letter], progress: Progress = lambda _: None) -> Redriven:
-    """The same with the result of each letter; none of them was redriven before.
+    """Send originals back, byte for byte, to their partition.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        letters: open or discarded ones; none was redriven before.
+        progress: called after each step.
 
     Raises:
         KafkaException: Kafka does not answer; what was sent until then is recorded.
@@ -80,26 +61,22 @@ def send_back(bootstrap: str, letters: Sequence[Letter], progress: Progress = la
             sent, refused = _send(bootstrap, writer, chunk)
             places, stay = places | sent, stay | refused
             progress(len(chunk))
-    return Redriven(places, stay, len(waiting) - len(stay))
+    return Redriven(places, stay, frozenset(arrived))
 
 
 def already(letter: Letter) -> str:
-    """What was done about a letter that is handled, as the end of a sentence about it."""
+    """What was done about a letter that is handled."""
     assert letter.handled is not None
     to = f" to {letter.handled.place}" if letter.handled.place else ""
-    return f"was {letter.handled.action} already, at {letter.handled.at:%Y-%m-%d %H:%M:%S} UTC{to}"
+    return f"it was {letter.handled.action} already, at {letter.handled.at:%Y-%m-%d %H:%M:%S} UTC{to}"
 
 
 def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) -> None:
-    """Record that these need no further action; the records stay on their topics.
+    """Record that these, which are open, need no further action; the records stay on their topics.
 
     Raises:
-        DeadLetterError: one is handled already; nothing is changed.
         KafkaException: Kafka does not take the record.
     """
-    for letter in letters:
-        if letter.handled is not None and letter.handled.final:
-            raise DeadLetterError(f"dead letter {letter.id} was {letter.handled.action} already")
     with Writer(bootstrap) as writer:
         writer.note({letter.id: Handled(DISCARDED, datetime.now(UTC), note=note) for letter in letters})
 

@@ -31,8 +31,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     body: str | None
 
 
-def view(letter: Letter) -> DeadLetter:
-    """A letter as it is shown."""
+def view(letter: Letter, *, contents: bool = True) -> DeadLetter:
+    """A letter as it is shown; without its contents, key, headers and body are left out."""
     return DeadLetter(
         id=letter.id,
         topic=letter.record.topic,
@@ -45,9 +45,9 @@ def view(letter: Letter) -> DeadLetter:
         refusals=letter.refusals,
         state=letter.handled.action if letter.handled else "open",
         handled=letter.handled,
-        key=text(letter.record.key),
-        headers=[(name, text(value)) for name, value in letter.record.headers],
-        body=text(letter.record.value),
+        key=text(letter.record.key) if contents else None,
+        headers=[(name, text(value)) for name, value in letter.record.headers] if contents else [],
+        body=text(letter.record.value) if contents else None,
     )
 
 

@@ -24,9 +24,11 @@ WHERE account_id = ANY(%s) AND currency <> %s ORDER BY account_id LIMIT %s
 _COLUMNS = "account_id, currency, opening_balance_minor, balance_minor, opened_at, updated_at"
 
 # Natural order: acc-2 before acc-10.
-_LIST = f"""
+_PLACE = "regexp_replace({0}, '[0-9]+$', ''), length({0}), {0}"
+_NATURALLY = f"""
 SELECT {_COLUMNS} FROM accounts
-ORDER BY regexp_replace(account_id, '[0-9]+$', ''), length(account_id), account_id LIMIT %s
+WHERE %(after)s::text IS NULL OR ({_PLACE.format("account_id")}) > ({_PLACE.format("%(after)s::text")})
+ORDER BY {_PLACE.format("account_id")} LIMIT %(limit)s
 """  # noqa: S608 made of constants
 
 _AFTER = f"SELECT {_COLUMNS} FROM accounts WHERE account_id > %s ORDER BY account_id LIMIT %s"  # noqa: S608 made of constants
@@ -69,7 +71,14 @@ def in_other_currency(dsn: str, account_ids: Sequence[str], currency: str, limit
 def list_accounts(dsn: str, limit: int) -> list[AccountRow]:
     """The first accounts by name."""
     with session(dsn) as connection:
-        return [AccountRow(*row) for row in utc.cursor(connection).execute(_LIST, (limit,)).fetchall()]
+        return accounts_by_name(connection, None, limit)
+
+
+def accounts_by_name(connection: psycopg.Connection[Any], after: str | None, limit: int) -> list[AccountRow]:
+    """Accounts by name, acc-2 before acc-10, from the first after another one's on; sorts all of them."""
+    return [
+        AccountRow(*row) for row in utc.cursor(connection).execute(_NATURALLY, {"after": after, "limit": limit})
+    ]
 
 
 def accounts_after(connection: psycopg.Connection[Any], after: str, limit: int) -> list[AccountRow]:

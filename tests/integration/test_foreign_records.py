@@ -17,9 +17,8 @@ from broker.records import Record
 from broker.scan import scan
 from contracts import headers
 from contracts.topics import WITHDRAWAL_REQUESTS
-from operations.dead_letters.errors import DeadLetterError
 from operations.dead_letters.letters import Letter, letter_of, read_letters
-from operations.dead_letters.redrive import redrive
+from operations.dead_letters.redrive import send_back
 from processors.runtime.consumer import BATCH_BYTES, BatchConsumer
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.messages import DeadLetter
@@ -89,8 +88,10 @@ def test_junk_of_any_size_and_compression_is_a_dead_letter_and_stops_nobody(sett
     assert letters["zstd"].record.value is None
     assert "cannot be read" in letters["zstd"].refusals[0].reason
 
-    with pytest.raises(DeadLetterError, match=r"not all of its message .*; nor can 2 more; 1 went back"):
-        redrive(settle.bootstrap, [letters[name] for name in ("gzip", "noise", "lz4", "zstd")])
+    done = send_back(settle.bootstrap, [letters[name] for name in ("gzip", "noise", "lz4", "zstd")])
+    assert list(done.places) == [letters["noise"].id]
+    assert set(done.stay) == {letters[name].id for name in ("gzip", "lz4", "zstd")}
+    assert all("not all of its message" in why for why in done.stay.values())
     still_open = {letter.id for letter in read_letters(settle.bootstrap) if letter.open}
     assert {name for name, place in places.items() if place not in still_open} == {"noise"}
     settle.audit()
@@ -158,7 +159,7 @@ def test_a_redrive_takes_a_message_back_to_where_only_compression_let_it_in(sett
     place = send(settle, REQUESTS, b"\0" * 1_500_000, account, "gzip")
     letter = letters_of(settle, {"zeros": place})["zeros"]
     assert letter.record.lacks is None
-    assert redrive(settle.bootstrap, [letter]) == 1
+    assert send_back(settle.bootstrap, [letter]).stay == {}
 
 
 def test_a_redrive_is_not_stopped_by_a_letter_that_its_topic_no_longer_takes(settle: Settle):
@@ -166,8 +167,11 @@ def test_a_redrive_is_not_stopped_by_a_letter_that_its_topic_no_longer_takes(set
     noise = os.urandom(200_000)
     records = [Record(topic, 0, n, b"k", value, [ID]) for n, value in enumerate([b"a", noise, b"b"])]
     letters = [Letter(record.place, record, []) for record in records]
-    with pytest.raises(DeadLetterError, match=f"{topic}/0@1 cannot go back: .*size too large.*; 2 went back"):
-        redrive(settle.bootstrap, letters)
+    done = send_back(settle.bootstrap, letters)
+    assert list(done.places) == [letters[0].id, letters[2].id]
+    ((name, why),) = done.stay.items()
+    assert name == f"{topic}/0@1"
+    assert "size too large" in why
     assert [message.value() for message in scan(settle.bootstrap, [topic])] == [b"a", b"b"]
 
 

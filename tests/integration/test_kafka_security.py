@@ -313,16 +313,25 @@ def test_who_may_only_read_is_told_in_one_line_and_by_nobody_else(kafka, user, m
     for name in (*all_topic_names(), DEAD_LETTERS_HANDLED):
         kafka.allow(user, "TOPIC", name, "READ")
     address = kafka.address[SCRAM]
-    for name, value in (kafka.identity(SCRAM, user) | {"SETTLE_KAFKA_BOOTSTRAP": address}).items():
-        monkeypatch.setenv(name, value)
+
+    def run(*command):
+        with monkeypatch.context() as patch:
+            for name, value in (kafka.identity(SCRAM, user) | {"SETTLE_KAFKA_BOOTSTRAP": address}).items():
+                patch.setenv(name, value)
+            return CliRunner().invoke(app, command)
+
     for command in (
         ["dead-letters", "discard", "--all", "--yes"],
         ["request", "--account", "acc-1", "--amount", "1.00"],
     ):
-        result = CliRunner().invoke(app, command)
+        result = run(*command)
         assert result.exit_code == 1, (command, result.output, result.exception)
         (line,) = result.stderr.splitlines()
-        assert LACKS.format("the cluster") in line
+        assert LACKS.format("write to any topic") in line
+    kafka.allow(user, "TOPIC", TOPIC, "WRITE")
+    result = run("dead-letters", "discard", "--all", "--yes")
+    lacks = f"{DEAD_LETTERS_HANDLED}: Topic authorization failed: {LACKS.format('a topic')}"
+    assert (result.exit_code, result.stderr) == (1, f"settle: Kafka at {address} refuses: {lacks}\n")
     assert capfd.readouterr().err == ""
 
 

@@ -10,7 +10,7 @@ import pytest
 from operations import ledger, withdrawals
 from operations.errors import CursorError
 from operations.withdrawals import Wanted, page
-from processors.account.accounts import accounts_after, open_accounts
+from processors.account.accounts import accounts_after, accounts_by_name, open_accounts
 from processors.saga.decide import COMPENSATED, COMPLETED, DEDUCTED, FINISHED, PAID, REJECTED, REQUESTED
 from tests.conftest import OPENING_MINOR
 
@@ -143,6 +143,11 @@ def test_accounts_are_listed_by_id_a_page_at_a_time(settle):
             found += [row.account_id for row in rows]
             after = found[-1]
         assert found == sorted(names)
+        by_name, after = [], None
+        while rows := accounts_by_name(connection, after, 5):
+            by_name += [row.account_id for row in rows]
+            after = by_name[-1]
+        assert by_name == names
 
 
 def test_bookings_and_opening_balance_make_the_balance(settle):

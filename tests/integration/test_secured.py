@@ -137,6 +137,46 @@ def test_the_api_speaks_tls_alone_and_what_it_takes_is_carried_out(safe: Secured
             httpx.get(f"{url}/v1/docs", verify=verify)
 
 
+def test_what_the_api_may_not_do_it_refuses_with_who_lacks_what_and_that_is_on_record(safe: Secured):
+    state = safe.stack.state
+    key = create_key(state.dsns["api"], "ops", "operator")
+    mark = uuid4().hex
+    claims = {"dlq.topic": "account.events", "dlq.partition": "0", "dlq.offset": "7000000", "dlq.reason": mark}
+    assert safe.writes("payment", "account.events.dlq", b"{}", **claims) is None
+    (letter,) = wait_until(
+        lambda: [one for one in read_letters(safe.bootstrap) if one.refusals[0].reason == mark], "it is there"
+    )
+    safe.stack.stop_service("account")
+    try:
+        with WithdrawalClient(safe.bootstrap, delivery_timeout_s=WAIT_S) as client:
+            payment_id = client.request("acc-1", "1.00").payment_id
+        wait_until(lambda: find_status(state.dsns["saga"], payment_id), "its request is known")
+        ca = ssl.create_default_context(cafile=safe.stack.data / "secrets" / "ca.crt")
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=state.api_url, headers=headers, verify=ca, timeout=WAIT_S) as http:
+            nowhere, requests = "to write to any topic", "what was for withdrawal.requests: "
+            for action, path, asked, lacks in (
+                ("redrive dead letters", "/v1/dead-letters/redrive", {"ids": [letter.id]}, nowhere),
+                ("discard dead letters", "/v1/dead-letters/discard", {"ids": [letter.id]}, nowhere),
+                ("nudge", f"/v1/withdrawals/{payment_id}/nudge", {}, requests),
+                ("republish", "/v1/republish", {"payment_ids": [str(payment_id)]}, requests),
+            ):
+                refused = http.post(path, json={**asked, "reason": mark})
+                assert (refused.status_code, refused.json()["type"]) == (403, "urn:settle:problem:forbidden")
+                detail = refused.json()["detail"]
+                assert "the API's own Kafka user, api, may not do that" in detail
+                assert "the Kafka user lacks a right (ACL) to " in detail
+                assert lacks in detail
+                done, begun = http.get("/v1/operator-log", params={"limit": 2}).json()["entries"]
+                assert (begun["action"], begun["result"], done["action"]) == (action, None, action)
+                assert done["result"] == {"problem": "forbidden", "detail": detail}
+            assert http.get(f"/v1/dead-letters/{letter.id}").json()["state"] == "open"
+    finally:
+        safe.stack.start_service("account")
+    done = safe.settle("dead-letters", "discard", letter.id)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_relay_that_is_killed_goes_on_where_it_was(safe: Secured):
     """Its user may also read what it has published: else it would publish some twice."""
     safe.stack.kill("relay")

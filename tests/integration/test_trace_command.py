@@ -1,10 +1,6 @@
 """``settle trace`` shows a trace, and its check notices what is missing (real Jaeger: tests/compose)."""
 
-import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,66 +9,13 @@ from typer.testing import CliRunner
 from cli.main import app
 from operations.trace_check import HOPS
 from tests.conftest import Settle, wait_until
-
-
-def as_jaeger(span):
-    tags = [{"key": key, "value": value} for key, value in span.attributes.items()]
-    parent = [{"refType": "CHILD_OF", "traceID": span.trace_id, "spanID": span.parent_id}]
-    return {
-        "traceID": span.trace_id,
-        "spanID": span.span_id,
-        "operationName": span.name,
-        "processID": span.service,
-        "references": parent if span.parent_id else [],
-        "startTime": span.start_ns // 1_000,
-        "duration": (span.end_ns - span.start_ns) // 1_000,
-        "tags": tags,
-        "logs": [],
-    }
+from tests.integration.jaeger import FakeJaeger
 
 
 @pytest.fixture
 def jaeger(settle: Settle):
-    """The collector's spans, as Jaeger would tell of them; without those of which ``lost`` is true."""
-
-    def newest(service, operation, limit):
-        roots = [
-            span
-            for trace_id in settle.collector.trace_ids()
-            for span in settle.collector.trace(trace_id)
-            if (span.service, span.name) == (service, operation)
-        ]
-        roots.sort(key=lambda span: span.start_ns)
-        return [span.trace_id for span in roots[-int(limit) :]]
-
-    class Api(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked = parse_qsl(urlsplit(self.path).query)
-            ids = [value for name, value in asked if name == "traceID"] or newest(**dict(asked))
-            data = []
-            for trace_id in ids:
-                spans = [span for span in settle.collector.trace(trace_id) if not server.lost(span)]
-                processes = {span.service: {"serviceName": span.service} for span in spans}
-                if spans:
-                    data.append(
-                        {"traceID": trace_id, "processes": processes, "spans": [as_jaeger(s) for s in spans]}
-                    )
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps({"data": data}).encode())
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    server.lost = lambda _span: False
-    server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with FakeJaeger(settle.collector) as jaeger:
+        yield jaeger
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from api.settings import ApiSettings
 from broker.security import KafkaSettings
-from cli.settings import DEFAULT_JAEGER_URL
 from contracts.variables import PREFIX
+from operations.traces import DEFAULT_URL
 from outbox_relay.settings import RelaySettings
 from processors.runtime.settings import DATA_FOLDER, ServiceSettings
 from producers.settings import ProducerSettings
@@ -29,7 +29,7 @@ OTHERS = {
     "SETTLE_FAILPOINT": "",
     "SETTLE_API_URL": "",
     "SETTLE_API_KEY": "",
-    "SETTLE_JAEGER_URL": DEFAULT_JAEGER_URL,
+    "SETTLE_JAEGER_URL": DEFAULT_URL,
     "SETTLE_JAEGER_LINK": "the same",
 }
 

@@ -16,13 +16,16 @@ from lab.chaos.arming import Arming
 from producers.client import WithdrawalClient
 from stack.supervisor import Stack
 from tests.conftest import SECURE, WAIT_S, Settle, trace_requests, wait_until
+from tests.integration.jaeger import FakeJaeger
 from tracing.collector import SpanCollector
 
 WITHDRAWALS = "/v1/withdrawals"
 
 
 class Front(Settle):
-    """A running stack with the API."""
+    """A running stack with the API, which asks a Jaeger that has the stack's spans."""
+
+    jaeger: FakeJaeger
 
     def key(self, caller: str = "shop", role: str = "client", *scopes: str, **options: Any) -> str:
         """A new API key."""
@@ -97,8 +100,12 @@ def new_key() -> str:
 @contextmanager
 def running_with_api(data: Path, **variables: str) -> Iterator[Front]:
     """A stack with the API on a folder, with further variables."""
-    with SpanCollector() as collector:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **variables}
+    with SpanCollector() as collector, FakeJaeger(collector) as jaeger:
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+            "SETTLE_JAEGER_URL": jaeger.url,
+            **variables,
+        }
         arming = Arming()
         with Stack(data, environment=environment, command=arming, secure=SECURE) as stack:
             trace_requests(collector)
@@ -106,4 +113,5 @@ def running_with_api(data: Path, **variables: str) -> Iterator[Front]:
                 WithdrawalClient(stack.state.kafka_bootstrap, delivery_timeout_s=WAIT_S) as client,
                 closing(Front(stack, arming, collector, client)) as front,
             ):
+                front.jaeger = jaeger
                 yield front

@@ -10,8 +10,8 @@ from uuid_utils.compat import uuid7
 
 from api.access import ADMIN, OPERATOR, ROLES, VIEWER
 from api.credentials import REMEMBERED_S
+from api.dead_letters import LETTERS_MAX
 from broker.scan import scan
-from operations.dead_letters.actions import LETTERS_MAX
 from operations.dead_letters.letters import read_letters
 from tests.conftest import wait_until
 from tests.integration.api.front import WITHDRAWALS, Front, ask
@@ -237,6 +237,12 @@ def test_events_of_a_withdrawal_are_republished(front: Front, people):
     dry = people[OPERATOR].post("/v1/republish", json={**asked, "dry_run": True}).json()["events"]
     assert [one["event_type"] for one in dry] == front.events(UUID(payment_id))
     assert {(one["original"], one["dead"]) for one in dry} == {(True, False)}
+    preview = {"payment_ids": [payment_id], "every_event": True, "quiet_s": 0}
+    previewed = people[VIEWER].post("/v1/republish/preview", json=preview).json()["events"]
+    assert [one["message_id"] for one in previewed] == [one["message_id"] for one in dry]
+    assert {json.loads(one["body"])["payment_id"] for one in previewed} == {payment_id}
+    some = {**asked, "dry_run": True, "message_ids": [dry[1]["message_id"], str(uuid7())]}
+    assert people[OPERATOR].post("/v1/republish", json=some).json()["events"] == [dry[1]]
     assert people[OPERATOR].post("/v1/republish", json=asked).json()["events"] == dry
     # Others publish as well: what counts is this withdrawal's event.
     wait_until(lambda: len(paid(front, payment_id)) == 2, "it is published again")

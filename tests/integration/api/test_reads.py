@@ -209,9 +209,14 @@ def test_a_withdrawal_that_is_not_paid_is_cancelled(tmp_path):
 def test_an_operator_cancels_what_others_asked_for_and_a_viewer_does_not(front: Front, shop: httpx.Client, viewer):
     payment_id = requested(shop, front.open_account())
     front.finished(payment_id)
+    why = {"json": {"reason": "a test"}}
     with front.http(front.key("operator", OPERATOR)) as operator:
-        assert operator.post(f"{WITHDRAWALS}/{payment_id}/cancel").status_code == 409
-        assert operator.post(f"{WITHDRAWALS}/{uuid7()}/cancel").status_code == 404
+        assert operator.post(f"{WITHDRAWALS}/{payment_id}/cancel", **why).status_code == 409
+        assert operator.post(f"{WITHDRAWALS}/{uuid7()}/cancel", **why).status_code == 404
+        assert operator.post(f"{WITHDRAWALS}/{payment_id}/cancel").status_code == 422
+        log = operator.get("/v1/operator-log").json()["entries"]
+    done = next(one for one in log if one["subject"] == str(payment_id))
+    assert (done["action"], done["caller"], done["result"]["problem"]) == ("cancel", "operator", "finished")
     assert viewer.post(f"{WITHDRAWALS}/{payment_id}/cancel").status_code == 403
 
 

@@ -1,0 +1,66 @@
+"""What commands share that ask the API, and that none which could has been left out."""
+
+import pytest
+import typer
+
+from api.dead_letters import LETTERS_MAX
+from api.outboxes import ROWS_MAX
+from api.pages import PAGE_MAX
+from api.republish import WITHDRAWALS_MAX
+from api.texts import amount_text
+from cli import remote
+from cli.commands import COMMANDS, LazyCommands
+
+OF_A_SYSTEM_OF_ONES_OWN = {
+    "up", "env", "demo", "migrate", "secrets", "run", "settings", "load", "compare", "2pc", "chaos", "failpoints"
+}  # fmt: skip
+"""They make, start, load or break a system, or tell of this machine."""
+
+
+def leaves(command, *path):
+    """The commands that can be run, with their paths."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield path, command
+        return
+    for name, one in inner.items():
+        yield from leaves(one, *path, name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_a_running_system_can_ask_the_api(name):
+    context = typer.Context(typer.main.get_command(typer.Typer(callback=lambda: None)))
+    command = LazyCommands().get_command(context, name)
+    for path, leaf in leaves(command, name):
+        options = {option for parameter in leaf.params for option in parameter.opts}
+        assert ("--api" in options) == (name not in OF_A_SYSTEM_OF_ONES_OWN), path
+
+
+def test_what_one_request_names_is_what_the_api_takes():
+    assert remote.AT_ONCE == LETTERS_MAX == ROWS_MAX == WITHDRAWALS_MAX
+    assert remote.PAGE == PAGE_MAX
+    assert [len(some) for some in remote.portions(range(2_500))] == [1_000, 1_000, 500]
+    assert [*remote.portions([])] == []
+
+
+@pytest.mark.parametrize("currency", ["USD", "JPY", "KWD", "CLF", "XXX"])
+@pytest.mark.parametrize("amount_minor", [0, 1, 99, 100, 123_456_789, -1, -250_000])
+def test_an_amount_comes_back_as_it_was(amount_minor, currency):
+    assert remote.minor_units(amount_text(amount_minor, currency)) == amount_minor
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(1, [1]), (500, [500]), (700, [500, 200]), (5_000, [500, 500, 500])])
+def test_a_list_is_read_page_after_page_up_to_the_limit(monkeypatch, limit, asked):
+    every = list(range(1_200))
+    limits = []
+
+    def ask(_url, _method, _path, *, limit, cursor=None, **query):
+        assert query == {"order": "name"}
+        limits.append(limit)
+        begin = cursor or 0
+        end = begin + limit
+        return {"things": every[begin:end], "cursor": end if end < len(every) else None, "total": len(every)}
+
+    monkeypatch.setattr(remote, "ask", ask)
+    found, first = remote.entries("url", "/v1/things", "things", limit, order="name")
+    assert (found, first["total"], limits) == (every[:limit], 1_200, asked)
