@@ -14,6 +14,7 @@ from api import (
     accounts,
     audits,
     dead_letters,
+    flow,
     gaps,
     journal,
     keys,
@@ -38,6 +39,7 @@ PARTS = (
     republish,
     dead_letters,
     outboxes,
+    flow,
     gaps,
     audits,
     journal,
@@ -45,6 +47,7 @@ PARTS = (
     people,
 )
 """The modules with routes."""
+
 
 
 def make_app(front: Front, further: Sequence[HTTPRouteHandler] = ()) -> ASGIApp:

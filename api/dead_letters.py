@@ -12,6 +12,7 @@ from api.bodies import LIST_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
+from api.operators import Operators
 from api.pages import PAGE_SIZE, Limit
 from api.problems import OF_A_BODY, Problem, problems
 from operations.dead_letters import actions
@@ -21,6 +22,8 @@ from operations.dead_letters.view import DeadLetter, view
 
 PATH = "/v1/dead-letters"
 ID_LENGTH_MAX = 300
+
+Which = Literal["open", "handled", "all"]
 
 Text = Annotated[str | None, Parameter(max_length=ID_LENGTH_MAX)]
 
@@ -74,9 +77,7 @@ class Results(msgspec.Struct, frozen=True):
 )
 async def list_dead_letters(
     request: StrictRequest,
-    which: Annotated[
-        Literal["open", "handled", "all"], Parameter(query="state", description="Open ones wait for somebody.")
-    ] = "open",
+    which: Annotated[Which, Parameter(query="state", description="Open ones wait for somebody.")] = "open",
     topic: Text = None,
     event_type: Text = None,
     payment_id: Annotated[UUID | None, Parameter(description="Only of this withdrawal.")] = None,
@@ -89,13 +90,28 @@ async def list_dead_letters(
     ] = None,
 ) -> DeadLetters:
     """The newest first. Reads all dead letters there are."""
-    front: Front = request.app.state.front
     wanted = Wanted(topic=topic, event_type=event_type, reason=reason)
+    return await found(request.app.state.front.operators, wanted, which, payment_id, limit, cursor)
+
+
+async def found(
+    operators: Operators,
+    wanted: Wanted,
+    which: Which = "open",
+    payment_id: UUID | None = None,
+    limit: int = PAGE_SIZE,
+    cursor: str | None = None,
+) -> DeadLetters:
+    """A page of the dead letters that match.
+
+    Raises:
+        Problem: the cursor is not one of this list, or Kafka does not answer.
+    """
 
     def find() -> DeadLetters:
         letters = [
             one
-            for one in choose(read_letters(front.operators.bootstrap), wanted)
+            for one in choose(read_letters(operators.bootstrap), wanted)
             if which == "all" or one.open == (which == "open")
             if payment_id is None or one.payment_id == str(payment_id)
         ]
@@ -110,7 +126,7 @@ async def list_dead_letters(
         more = len(letters) > begin + limit
         return DeadLetters([view(one) for one in shown], len(letters), shown[-1].id if more else None)
 
-    return await front.operators.run(find)
+    return await operators.run(find)
 
 
 @get(

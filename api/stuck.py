@@ -12,7 +12,8 @@ from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.pages import PAGE_SIZE, Limit
+from api.operators import Operators
+from api.pages import PAGE_SIZE, SECONDS_MAX, Limit
 from api.problems import OF_A_BODY, Problem, problems
 from contracts.redaction import hide
 from operations.hold_ups import Pending
@@ -22,8 +23,6 @@ from operations.stuck import Stuck, stuck
 from operations.waits import look
 from processors.saga.status import find_status
 from producers.settings import ProducerSettings
-
-SECONDS_MAX = 10**9
 
 
 class StuckWithdrawals(msgspec.Struct, frozen=True):
@@ -116,7 +115,15 @@ async def list_stuck(
 )
 async def get_waiting(request: StrictRequest, payment_id: UUID) -> Waiting:
     """Its next step, or what blocks it: outboxes, dead letters, services that do not run or are behind."""
-    operators = request.app.state.front.operators
+    return await waiting(request.app.state.front.operators, payment_id)
+
+
+async def waiting(operators: Operators, payment_id: UUID) -> Waiting:
+    """What a withdrawal waits for.
+
+    Raises:
+        Problem: none is known, or the saga service's database does not answer.
+    """
 
     def find() -> Waiting:
         status = find_status(operators.dsns["saga"], payment_id)
@@ -128,8 +135,7 @@ async def get_waiting(request: StrictRequest, payment_id: UUID) -> Waiting:
             raise Problem("not-found", f"no withdrawal {payment_id} is known")
         return Waiting(waits.words, waits.held_up_by, waits.pending, _said(waits.unasked))
 
-    found: Waiting = await operators.run(find)
-    return found
+    return await operators.run(find)
 
 
 @post(

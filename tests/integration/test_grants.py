@@ -66,6 +66,7 @@ LISTS = (
     "outboxes",
     "outboxes/dead-rows",
     "steps",
+    "flow",
     "audits",
     "operator-log",
     "api-keys",
