@@ -27,6 +27,8 @@ from api import (
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
+from api.console import errors, frame, static_files
+from api.console import flow as flow_page
 from api.front import Front
 from api.guard import guard
 from api.instrumentation import measured
@@ -48,6 +50,8 @@ PARTS = (
 )
 """The modules with routes."""
 
+PAGES = (frame, flow_page, static_files)
+"""Those with the console's pages."""
 
 
 def make_app(front: Front, further: Sequence[HTTPRouteHandler] = ()) -> ASGIApp:
@@ -65,17 +69,17 @@ def make_litestar(
 ) -> Litestar:
     """The same without metrics; without a front only its documentation can be asked for."""
     return Litestar(
-        [*(route for part in PARTS for route in part.ROUTES), *further],
+        [*(route for part in (*PARTS, *PAGES) for route in part.ROUTES), *further],
         state=State({"front": front}),
         guards=[guard],
         request_class=StrictRequest,
         request_max_body_size=BODY_BYTES_MAX,
         exception_handlers={
-            problems.Problem: problems.on_problem,
-            HTTPException: problems.on_http_error,
-            psycopg.DataError: problems.on_unstorable,
-            UnicodeEncodeError: problems.on_unstorable,
-            Exception: problems.on_error,
+            problems.Problem: errors.for_people(problems.on_problem),
+            HTTPException: errors.for_people(problems.on_http_error),
+            psycopg.DataError: errors.for_people(problems.on_unstorable),
+            UnicodeEncodeError: errors.for_people(problems.on_unstorable),
+            Exception: errors.for_people(problems.on_error),
         },
         openapi_config=openapi,
         logging_config=None,
