@@ -27,7 +27,7 @@ from api import (
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
-from api.console import errors, frame, static_files
+from api.console import errors, frame, static_files, withdrawal
 from api.console import flow as flow_page
 from api.console import withdrawals as withdrawals_page
 from api.front import Front
@@ -51,7 +51,7 @@ PARTS = (
 )
 """The modules with routes."""
 
-PAGES = (frame, flow_page, withdrawals_page, static_files)
+PAGES = (frame, flow_page, withdrawals_page, withdrawal, static_files)
 """Those with the console's pages."""
 
 
