@@ -72,6 +72,13 @@ class Filter(msgspec.Struct, frozen=True):
             _seconds(self.silent_s),
         )
 
+    @property
+    def exact(self) -> "Filter":
+        """The same with whole times, as the JSON route takes them."""
+        wanted = self.wanted
+        since, until = (at.strftime("%Y-%m-%dT%H:%M:%SZ") if at else "" for at in (wanted.since, wanted.until))
+        return msgspec.structs.replace(self, since=since, until=until)
+
     def query(self, **more: object) -> str:
         """The URL's query, with more parameters."""
         own = {name: value for name, value in msgspec.structs.asdict(self).items() if value and name != "states"}
@@ -125,7 +132,7 @@ async def withdrawals_page(
         here=chosen.query(),
         is_first=not cursor,
         next_query=chosen.query(cursor=found.cursor) if found.cursor else None,
-        json_path=f"{PATH}?{chosen.query()}",
+        json_path=f"{PATH}?{chosen.exact.query()}".rstrip("?"),
     )
 
 

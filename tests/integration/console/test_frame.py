@@ -8,11 +8,13 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
+from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
 from api.access import ADMIN, CLIENT, OPERATOR, VIEWER
 from api.console.rendering import POLICY
 from api.credentials import offer_sign_in, revoke_key
+from cli.main import app
 from tests.conftest import wait_until
 from tests.integration.api.front import WITHDRAWALS, Front
 from tests.integration.console.pages import HTML, SAME, Page, Pages, deducted, requested, without
@@ -34,6 +36,21 @@ def test_without_credentials_there_is_a_page_that_says_how_to_sign_in_and_then_w
         answer = browser.get("/v1/sign-in", params={"token": token})
         assert (answer.status_code, answer.headers["location"]) == (303, wanted)
         assert "compensated" in Page(browser.get(wanted, headers=HTML).text).text
+
+
+def test_a_command_makes_a_link_for_a_person_of_a_role(front: Front):
+    made = CliRunner().invoke(
+        app, ["api-keys", "sign-in", "bob", "--role", OPERATOR], env=front.stack.environment()
+    )
+    assert (made.exit_code, made.stderr) == (0, "")
+    with front.http() as browser:
+        answer = browser.get(made.stdout.strip())
+        assert (answer.status_code, answer.headers["location"]) == (303, HOME)
+        assert "bob operator" in Page(browser.get(LIST, headers=HTML).text).text
+    for wrong in (["bob", "--role", CLIENT], ["bob", "--role", "king"], ["two words"]):
+        assert (
+            CliRunner().invoke(app, ["api-keys", "sign-in", *wrong], env=front.stack.environment()).exit_code == 2
+        )
 
 
 @pytest.mark.parametrize(

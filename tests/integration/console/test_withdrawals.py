@@ -47,7 +47,9 @@ def test_it_lists_what_the_json_lists_with_the_same_filter(front: Front, viewer:
 
 
 def test_times_are_utc_as_a_form_writes_them(front: Front, viewer: Pages, account):
-    assert shown(viewer.get(f"{LIST}?account_id={account}&since=2020-01-01T00:00"))
+    page = viewer.get(f"{LIST}?account_id={account}&since=2020-01-01T00:00")
+    (as_json,) = [link for link in page.links if link.startswith(WITHDRAWALS)]
+    assert shown(page) == [one["payment_id"] for one in viewer.json(as_json)["withdrawals"]] != []
     assert shown(viewer.get(f"{LIST}?account_id={account}&until=2020-01-01T00:00")) == []
     assert "No withdrawal matches" in viewer.get(f"{LIST}?account_id={account}&until=2020-01-01T00:00").text
 
