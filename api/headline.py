@@ -89,8 +89,6 @@ def headline(found: Found) -> Headline:
 
 def _bad(found: Found) -> list[tuple[str, str, str]]:
     said = []
-    if found.audit == "does not hold":
-        said.append((BAD, "The audit does not hold", "Money is not where it should be: see what it found."))
     if KAFKA in found.away:
         said.append(
             (BAD, f"Kafka is away: {_wait(_count(found))}", "Requests are accepted, and wait in the API's outbox.")
@@ -103,6 +101,8 @@ def _bad(found: Found) -> list[tuple[str, str, str]]:
     for name, why in found.away.items():
         if name not in (KAFKA, RELAY):
             said.append((BAD, f"{name[0].upper()}{name[1:]} is away{_who_waits(name, found)}", f"It {why}."))
+    if found.audit == "does not hold":
+        said.append((BAD, "The last audit does not hold", "See what it found, and run it again."))
     return said
 
 

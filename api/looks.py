@@ -29,8 +29,8 @@ from operations.withdrawals import OpenOnes, count_open, of_ids
 from outbox_relay.errors import RelayError
 from outbox_relay.status import outbox_status
 
-FRESH_S = 1.0
-"""How long a look serves those who ask."""
+FRESH_S = 0.9
+"""How long a look serves those who ask, from its beginning: pages that ask every second have a new one each time."""
 
 KAFKA_S = 2.0
 """For each of Kafka's answers."""
@@ -133,7 +133,7 @@ class Looks:
     def __init__(self, readers: Readers, operators: Operators, stuck_s: float) -> None:
         self._readers, self._operators, self._stuck_s = readers, operators, stuck_s
         self._last: Flow | None = None
-        self._taken_at = 0.0
+        self._begun_at = 0.0
         self._under_way: asyncio.Task[Flow] | None = None
         self._samples: deque[Sample] = deque()
         self._ended: deque[tuple[float, Counter[str]]] = deque()
@@ -154,8 +154,9 @@ class Looks:
         return self._last
 
     async def now(self) -> Flow:
-        """A look that is not older than a second."""
-        if self._last is not None and time.monotonic() - self._taken_at < FRESH_S:
+        """A look that was begun less than a second ago, or the one that is under way, or a new one."""
+        is_under_way = self._under_way is not None and not self._under_way.done()
+        if self._last is not None and time.monotonic() - self._begun_at < FRESH_S and not is_under_way:
             return self._last
         return await asyncio.shield(self._taking())
 
@@ -173,6 +174,7 @@ class Looks:
         return self._under_way
 
     async def _take(self) -> Flow:
+        self._begun_at = time.monotonic()
         away: dict[str, str] = {}
         unasked: dict[str, str] = {}
 
@@ -227,7 +229,6 @@ class Looks:
             away=away,
             unasked=unasked,
         )
-        self._taken_at = time.monotonic()
         return self._last
 
     def _progress(self, now: Sample) -> list[Progress]:

@@ -76,7 +76,7 @@ class Filter(msgspec.Struct, frozen=True):
     def exact(self) -> "Filter":
         """The same with whole times, as the JSON route takes them."""
         wanted = self.wanted
-        since, until = (at.strftime("%Y-%m-%dT%H:%M:%SZ") if at else "" for at in (wanted.since, wanted.until))
+        since, until = (at.isoformat() if at else "" for at in (wanted.since, wanted.until))
         return msgspec.structs.replace(self, since=since, until=until)
 
     def query(self, **more: object) -> str:

@@ -64,7 +64,7 @@ def some(*counts: tuple[str, int], silent: int = 0) -> list[OpenOnes]:
             WARN,
             "Payment falls behind: 12,000 records to read",
         ),
-        (Found(audit="does not hold", away={"Kafka": "x"}), BAD, "The audit does not hold"),
+        (Found(audit="does not hold", dead_letters=2), BAD, "The last audit does not hold"),
         (Found(open=None), WARN, "It is not known how many withdrawals are open"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
