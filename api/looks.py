@@ -30,7 +30,7 @@ from outbox_relay.errors import RelayError
 from outbox_relay.status import outbox_status
 
 FRESH_S = 0.9
-"""How long a look serves those who ask, from its beginning: pages that ask every second have a new one each time."""
+"""How long a look serves those who ask, from its beginning: who asks every second has a new one each time."""
 
 KAFKA_S = 2.0
 """For each of Kafka's answers."""
