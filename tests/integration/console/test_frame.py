@@ -15,7 +15,7 @@ from api.access import ADMIN, CLIENT, OPERATOR, VIEWER
 from api.console.rendering import POLICY
 from api.credentials import offer_sign_in, revoke_key
 from cli.main import app
-from tests.conftest import wait_until
+from tests.conftest import WAIT_S, wait_until
 from tests.integration.api.front import WITHDRAWALS, Front
 from tests.integration.console.pages import HTML, SAME, Page, Pages, deducted, requested, without
 
@@ -204,8 +204,9 @@ def test_a_stream_ends_with_the_key_of_who_reads_it(front: Front):
         lines = answer.iter_lines()
         assert next(lines)
         assert revoke_key(front.dsns["api"], key.split("_")[1])
+        give_up = time.monotonic() + WAIT_S
         for _ in lines:
-            pass  # it ends
+            assert time.monotonic() < give_up, "it does not end"
 
 
 def test_a_stream_is_for_who_may_see_operations(front: Front):
