@@ -15,6 +15,7 @@ from api import (
     audits,
     cancel,
     dead_letters,
+    flow,
     gaps,
     journal,
     keys,
@@ -29,6 +30,9 @@ from api import (
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
+from api.console import errors, frame, static_files, withdrawal
+from api.console import flow as flow_page
+from api.console import withdrawals as withdrawals_page
 from api.front import Front
 from api.guard import guarded
 from api.instrumentation import measured
@@ -42,6 +46,7 @@ PARTS = (
     republish,
     dead_letters,
     outboxes,
+    flow,
     gaps,
     topics,
     traces,
@@ -51,6 +56,9 @@ PARTS = (
     people,
 )
 """The modules with routes."""
+
+PAGES = (frame, flow_page, withdrawals_page, withdrawal, static_files)
+"""Those with the console's pages."""
 
 
 def make_app(front: Front, further: Sequence[HTTPRouteHandler] = ()) -> ASGIApp:
@@ -68,17 +76,17 @@ def make_litestar(
 ) -> Litestar:
     """The same without metrics; without a front only its documentation can be asked for."""
     return Litestar(
-        [*(route for part in PARTS for route in part.ROUTES), *further],
+        [*(route for part in (*PARTS, *PAGES) for route in part.ROUTES), *further],
         state=State({"front": front}),
         middleware=[guarded],
         request_class=StrictRequest,
         request_max_body_size=BODY_BYTES_MAX,
         exception_handlers={
-            problems.Problem: problems.on_problem,
-            HTTPException: problems.on_http_error,
-            psycopg.DataError: problems.on_unstorable,
-            UnicodeEncodeError: problems.on_unstorable,
-            Exception: problems.on_error,
+            problems.Problem: errors.for_people(problems.on_problem),
+            HTTPException: errors.for_people(problems.on_http_error),
+            psycopg.DataError: errors.for_people(problems.on_unstorable),
+            UnicodeEncodeError: errors.for_people(problems.on_unstorable),
+            Exception: errors.for_people(problems.on_error),
         },
         openapi_config=openapi,
         logging_config=None,

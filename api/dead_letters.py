@@ -13,6 +13,7 @@ from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
+from api.operators import Operators
 from api.pages import PAGE_SIZE, Limit
 from api.problems import Problem, problems
 from operations.dead_letters import actions
@@ -105,16 +106,32 @@ async def list_dead_letters(
     ] = None,
 ) -> DeadLetters:
     """The newest first. Reads all dead letters there are."""
-    front: Front = request.app.state.front
     of = str(payment_id) if payment_id is not None else None
     wanted = Wanted(tuple(ids or ()), topic, event_type, reason, of)
+    return await found(request.app.state.front.operators, wanted, which, limit, cursor, contents=contents)
+
+
+async def found(
+    operators: Operators,
+    wanted: Wanted,
+    which: State = OPEN,
+    limit: int = PAGE_SIZE,
+    cursor: str | None = None,
+    *,
+    contents: bool = True,
+) -> DeadLetters:
+    """A page of the dead letters that match.
+
+    Raises:
+        Problem: the cursor is not one of this list, or Kafka does not answer.
+    """
 
     def find() -> DeadLetters:
-        found = page(front.operators.bootstrap, wanted, which, limit, cursor)
-        letters = [view(one, contents=contents) for one in found.letters]
-        return DeadLetters(letters, found.total, found.handled, found.cursor)
+        one_page = page(operators.bootstrap, wanted, which, limit, cursor)
+        letters = [view(one, contents=contents) for one in one_page.letters]
+        return DeadLetters(letters, one_page.total, one_page.handled, one_page.cursor)
 
-    return await front.operators.run(find)
+    return await operators.run(find)
 
 
 @get(

@@ -16,12 +16,14 @@ from api.decide import Outcome, decide
 from api.follow import Follow
 from api.instrumentation import BATCH_REQUESTS
 from api.limits import RateLimit
+from api.looks import Looks
 from api.oidc import Tokens
 from api.operators import Operators
 from api.problems import RETRY_S, Problem
 from api.readers import Readers
 from api.settings import ApiSettings
 from api.store import Asked
+from api.watch import Watch
 from contracts import failpoints
 from contracts.services import API
 from processors.runtime.connection import SharingConnection
@@ -53,6 +55,8 @@ class Front:
         self.readers = Readers(settings.dsn)
         self.follow = Follow(self.readers)
         self.callers = Callers(self.connected)
+        self.looks = Looks(self.readers, Operators(settings), settings.stuck_s)
+        self.watch = Watch(self)
 
     def start(self) -> None:
         """Begin, on the running event loop."""
@@ -60,6 +64,8 @@ class Front:
 
     async def close(self) -> None:
         """Store nothing any more, and close the connections."""
+        await self.watch.close()
+        await self.looks.close()
         await self.follow.close()
         await self.batches.close()
         self.readers.close()

@@ -22,6 +22,8 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 STREAMS = Gauge("settle_http_streams", "Streams of events that are open")
+OPEN_PAGES = Gauge("settle_console_pages", "Pages that are open and live")
+LOOKS = Counter("settle_console_looks_total", "Looks for all who have a page open", ["look"])
 BATCH_REQUESTS = Histogram(
     "settle_api_batch_requests",
     "Requests that shared a transaction",

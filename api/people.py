@@ -1,6 +1,7 @@
 """What people's browsers open: signing in by a one-time link, and the documentation, which works offline."""
 
 from typing import Any
+from urllib.parse import unquote
 
 from litestar import Response, get
 from litestar.datastructures import Cookie
@@ -15,6 +16,12 @@ from api.page import page
 from api.problems import Problem
 
 DOCS = "/v1/docs"
+CONSOLE = "/console"
+
+WANTED = "settle_wanted"
+"""A cookie for the way through the sign-in: the page that somebody wanted to see."""
+
+WANTED_MAX = 1_000
 
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
@@ -30,7 +37,14 @@ async def sign_in(request: StrictRequest, token: str = "") -> Redirect:
     cookie = Cookie(
         COOKIE, value=secret, max_age=int(SESSION_S), path="/", httponly=True, samesite="strict", secure=is_tls
     )
-    return Redirect(DOCS, status_code=303, cookies=[cookie])
+    return Redirect(_wanted(request), status_code=303, cookies=[cookie])
+
+
+def _wanted(request: StrictRequest) -> str:
+    """The page of ours that somebody wanted to see; the console where there is none."""
+    path = unquote(request.cookies.get(WANTED, ""))
+    is_ours = path == CONSOLE or path.startswith((f"{CONSOLE}/", f"{CONSOLE}?"))
+    return path if is_ours and path.isprintable() and path.isascii() and len(path) <= WANTED_MAX else CONSOLE
 
 
 @get("/v1/openapi.json", opt={OPEN: True}, include_in_schema=False)

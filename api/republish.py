@@ -13,8 +13,8 @@ from api.bodies import LIST_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
+from api.pages import SECONDS_MAX
 from api.problems import OF_A_BODY, problems
-from api.stuck import SECONDS_MAX
 from operations import lost
 from operations.lost import Lost
 from operations.republish import find, republish

@@ -17,7 +17,7 @@ from api.access import Caller
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.pages import PAGE_SIZE, Cursor, Limit
+from api.pages import PAGE_SIZE, SECONDS_MAX, Cursor, Limit
 from api.problems import Problem, problems
 from api.store import Stored
 from api.texts import amount_text
@@ -26,7 +26,7 @@ from operations.endings import Ending
 from operations.events import Recorded, events_of
 from operations.withdrawals import Listed, Wanted, of_ids, page
 from processors.saga.decide import FINISHED
-from processors.saga.status import Step, status_of
+from processors.saga.status import Status, Step, status_of
 
 ACCEPTED = "accepted"
 """The state of a withdrawal that the saga service has not recorded yet."""
@@ -99,17 +99,35 @@ class Events(msgspec.Struct, frozen=True):
 )
 async def get_withdrawal(request: StrictRequest, payment_id: UUID) -> WithdrawalStatus:
     """Its state, its steps, and what it waits for."""
-    front: Front = request.app.state.front
-    stored = await visible(front, caller_of(request), payment_id)
+    return await standing(request.app.state.front, caller_of(request), payment_id)
+
+
+async def standing(front: Front, caller: Caller, payment_id: UUID) -> WithdrawalStatus:
+    """Where a withdrawal stands, for a caller.
+
+    Raises:
+        Problem: there is none that the caller may see, or a database does not answer.
+    """
+    stored = await visible(front, caller, payment_id)
     status = await front.readers.run(("saga",), status_of, payment_id)
     if status is None:
         if stored is None:
             raise unknown(payment_id)
-        waits_for = "the relay and the account service"
-        return WithdrawalStatus(**msgspec.structs.asdict(_as_accepted(stored)), waiting_for=waits_for, steps=[])
+        return accepted(stored)
+    return shown(status)
+
+
+def accepted(stored: Stored) -> WithdrawalStatus:
+    """One that the saga service has not recorded yet."""
+    waits_for = "the relay and the account service"
+    return WithdrawalStatus(**msgspec.structs.asdict(_as_accepted(stored)), waiting_for=waits_for, steps=[])
+
+
+def shown(status: Status) -> WithdrawalStatus:
+    """One as the saga service knows it."""
     requested = next((step.at for step in status.steps if step.event == "WithdrawalRequested"), None)
     return WithdrawalStatus(
-        payment_id=payment_id,
+        payment_id=status.payment_id,
         account_id=status.account_id,
         amount=amount_text(status.amount_minor, status.currency),
         currency=status.currency,
@@ -142,17 +160,28 @@ async def list_withdrawals(
     until: Annotated[datetime | None, Parameter(description="Only those recorded before then.")] = None,
     reason: Annotated[str | None, Parameter(max_length=200, description="Only with exactly this reason.")] = None,
     in_flight: Annotated[bool, Parameter(description="Only those that are not finished.")] = False,
+    silent_s: Annotated[
+        float | None,
+        Parameter(ge=0, le=SECONDS_MAX, description="Only those without an event for so many seconds."),
+    ] = None,
     limit: Limit = PAGE_SIZE,
     cursor: Cursor = None,
 ) -> Withdrawals:
     """The newest first. A client sees its own; what it has just asked for is among them at once."""
-    front: Front = request.app.state.front
-    caller = caller_of(request)
-    wanted = Wanted(frozenset(states or ()), account_id, _aware(since), _aware(until), reason, in_flight)
+    wanted = Wanted(frozenset(states or ()), account_id, aware(since), aware(until), reason, in_flight, silent_s)
+    return await listed(request.app.state.front, caller_of(request), wanted, limit, cursor)
+
+
+async def listed(front: Front, caller: Caller, wanted: Wanted, limit: int, cursor: str | None) -> Withdrawals:
+    """A page of the withdrawals that match, for a caller.
+
+    Raises:
+        Problem: the cursor is not one of this list, or a database does not answer.
+    """
     if caller.sees_only_its_own:
         return await _own_page(front, caller, wanted, limit, cursor)
     found = await front.readers.run(("saga",), page, wanted, limit, cursor)
-    return Withdrawals([_as_listed(one) for one in found.withdrawals], found.cursor)
+    return Withdrawals([as_listed(one) for one in found.withdrawals], found.cursor)
 
 
 @get(
@@ -227,22 +256,27 @@ async def _own_page(front: Front, caller: Caller, wanted: Wanted, limit: int, cu
     async with front.connected() as connection:
         stored = await store.of_caller(connection, caller.name, before, limit + 1)
     rest, stored = stored[limit:], stored[:limit]
-    listed = await front.readers.run(("saga",), of_ids, [one.payment_id for one in stored])
-    by_id = {one.payment_id: one for one in listed}
-    shown = [_as_listed(by_id[s.payment_id]) if s.payment_id in by_id else _as_accepted(s) for s in stored]
+    known = await front.readers.run(("saga",), of_ids, [one.payment_id for one in stored])
+    by_id = {one.payment_id: one for one in known}
+    found = [
+        (as_listed(one), one.updated_at) if (one := by_id.get(s.payment_id)) else (_as_accepted(s), s.requested_at)
+        for s in stored
+    ]
     last = f"{(stored[-1].requested_at - _EPOCH) // _MICROSECOND}.{stored[-1].payment_id}" if rest else None
-    return Withdrawals([one for one in shown if _matches(one, wanted)], last)
+    return Withdrawals([one for one, moved_at in found if _matches(one, moved_at, wanted)], last)
 
 
-def _matches(one: Withdrawal, wanted: Wanted) -> bool:
+def _matches(one: Withdrawal, moved_at: datetime, wanted: Wanted) -> bool:
     at = one.requested_at or _EPOCH
+    silent_s = (datetime.now(UTC) - moved_at).total_seconds()
     return (
         (not wanted.states or one.state in wanted.states)
         and (wanted.account_id is None or one.account_id == wanted.account_id)
         and (wanted.since is None or at >= wanted.since)
         and (wanted.until is None or at < wanted.until)
         and (wanted.reason is None or one.reason == wanted.reason)
-        and not (wanted.in_flight and one.state in FINISHED)
+        and not ((wanted.in_flight or wanted.silent_s is not None) and one.state in FINISHED)
+        and (wanted.silent_s is None or silent_s > wanted.silent_s)
     )
 
 
@@ -318,7 +352,8 @@ def _as_accepted(stored: Stored) -> Withdrawal:
     )
 
 
-def _as_listed(one: Listed) -> Withdrawal:
+def as_listed(one: Listed) -> Withdrawal:
+    """One of a list."""
     return Withdrawal(
         payment_id=one.payment_id,
         account_id=one.account_id,
@@ -357,7 +392,7 @@ def _place(cursor: str) -> tuple[datetime, UUID]:
         raise Problem("invalid", f"{cursor!r} is no cursor of this list") from None
 
 
-def _aware(at: datetime | None) -> datetime | None:
+def aware(at: datetime | None) -> datetime | None:
     """A time with its zone; without one it is taken as UTC."""
     return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 

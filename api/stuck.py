@@ -12,7 +12,7 @@ from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.pages import PAGE_SIZE, Limit
+from api.pages import PAGE_SIZE, SECONDS_MAX, Limit
 from api.problems import OF_A_BODY, Problem, problems
 from contracts.events import CancelRequested
 from contracts.redaction import hide
@@ -23,8 +23,6 @@ from operations.stuck import Stuck, stuck
 from operations.waits import look
 from processors.saga.status import find_status
 from producers.settings import ProducerSettings
-
-SECONDS_MAX = 10**9
 
 
 class StuckWithdrawals(msgspec.Struct, frozen=True):
@@ -121,7 +119,15 @@ async def get_waiting(
     cancelled: Annotated[bool, Parameter(description="It may also wait for its cancellation.")] = False,
 ) -> Waiting:
     """Its next step, or what blocks it: outboxes, dead letters, services that do not run or are behind."""
-    front: Front = request.app.state.front
+    return await waiting(request.app.state.front, payment_id, cancelled=cancelled)
+
+
+async def waiting(front: Front, payment_id: UUID, *, cancelled: bool = False) -> Waiting:
+    """What a withdrawal waits for, its cancellation as well if that was asked for.
+
+    Raises:
+        Problem: none is known, or a database does not answer.
+    """
     operators = front.operators
     async with front.connected() as connection:
         stored = await store.find(connection, payment_id)
@@ -138,8 +144,7 @@ async def get_waiting(
             raise Problem("not-found", f"no withdrawal {payment_id} is known")
         return Waiting(waits.words, waits.held_up_by, waits.pending, _said(waits.unasked))
 
-    found: Waiting = await operators.run(find)
-    return found
+    return await operators.run(find)
 
 
 @post(

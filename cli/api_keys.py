@@ -1,4 +1,4 @@
-"""``settle api-keys create|list|revoke``: the keys by which services use the API."""
+"""``settle api-keys create|list|revoke|sign-in``: the keys by which services use the API, and people's links."""
 
 from __future__ import annotations
 
@@ -97,3 +97,27 @@ def revoke(
     elif not revoke_key(settings.dsn("api", data), key):
         raise BadInputError(f"there is no key {key!r} that is valid")
     say(f"{key} is revoked")
+
+
+@app.command(name="sign-in")
+def sign_in(
+    name: Annotated[str, typer.Argument(help="Who signs in.", show_default=False)],
+    role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "viewer",
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where browsers find the API.", show_default="SETTLE_API_URL, or your stack's"),
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """Print a link by which one person gets into the console, once, within 15 minutes."""
+    from api.access import CLIENT, complaint
+    from api.credentials import SIGN_IN, offer_sign_in
+    from producers.requests import check_account_id
+
+    check_account_id(name)
+    if (wrong := complaint(role, ())) is not None:
+        raise BadInputError(wrong)
+    if role == CLIENT:
+        raise BadInputError("a client is a program: make it a key, `settle api-keys create`")
+    where = (url or settings.api_url(data)).rstrip("/")
+    say(f"{where}{SIGN_IN}?token={offer_sign_in(settings.dsn('api', data), name, role)}")

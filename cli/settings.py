@@ -121,6 +121,20 @@ def treasurer_dsn(data: Path | None = None) -> str:
         raise BadInputError(f"{TREASURER_DSN} is wrong: {error}") from None
 
 
+def api_url(data: Path | None = None) -> str:
+    """Where a person's browser finds the API: ``SETTLE_API_URL``, or that of the stack that runs.
+
+    Raises:
+        NotRunning: no stack runs on the folder that ``data`` names.
+        BadInputError: it is not known.
+    """
+    state = None if (found := _named("SETTLE_API_URL", data)) else _running_stack(data)
+    found = found or (state.api_url if state is not None else None)
+    if not found:
+        raise BadInputError("where the API answers is not known: --url, or SETTLE_API_URL")
+    return found.rstrip("/")
+
+
 def _named(name: str, data: Path | None) -> str | None:
     return value(name) if data is None else None
 

@@ -59,7 +59,9 @@ def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> No
         how = ", secured" if stack.state.secured else ""
         console.print(styled(("ready", "bold"), f"{how}; data and logs in {stack.data}"))
         if stack.state.api_url:
-            console.print(f"the API: {_sign_in_link(stack.state)}   (once, within {SIGN_IN_S / 60:.0f} minutes)")
+            console.print(
+                f"the console: {_sign_in_link(stack.state)}   (once, within {SIGN_IN_S / 60:.0f} minutes)"
+            )
         console.print(f'join it: eval "$({_env_command(folder)})"   stop it: Ctrl-C')
         asked.get()
     except KeyboardInterrupt:
@@ -72,7 +74,7 @@ def _run(stack: Stack, console: Screen, display: "_Display", folder: Path) -> No
 
 
 def _sign_in_link(state: stack_json.State) -> str:
-    """A link by which the person at this terminal, and nobody else, gets into the API with a browser."""
+    """A link by which the person at this terminal, and nobody else, gets into the console."""
     return f"{state.api_url}{SIGN_IN}?token={offer_sign_in(state.dsns[API], USER, ADMIN)}"
 
 

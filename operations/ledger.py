@@ -21,6 +21,10 @@ _BOOKINGS = """
 SELECT payment_id, kind, amount_minor, booked_at FROM ledger WHERE payment_id = ANY(%s) AND account_id = %s
 """
 
+_OF_PAYMENT = """
+SELECT payment_id, kind, amount_minor, booked_at FROM ledger WHERE payment_id = %s ORDER BY booked_at, kind
+"""
+
 # One statement, so one snapshot.
 _PROOF = """
 SELECT account_id, currency, opening_balance_minor, coalesce(l.net, 0)::bigint, l.bookings, balance_minor
@@ -98,6 +102,16 @@ def page(
     rows = utc.cursor(account).execute(_BOOKINGS, (list(places), account_id))
     bookings = sorted((Booking(*row) for row in rows), key=lambda one: (places[one.payment_id], one.kind))
     return Bookings(bookings, found.cursor)
+
+
+def of_payment(account: psycopg.Connection[Any], payment_id: UUID) -> list[Booking]:
+    """The bookings of one withdrawal, in their order: a deduction, a refund, or (rejected) none.
+
+    Args:
+        account: to the account service's database.
+        payment_id: of the withdrawal.
+    """
+    return [Booking(*row) for row in utc.cursor(account).execute(_OF_PAYMENT, (payment_id,))]
 
 
 def prove(connection: psycopg.Connection[Any], account_id: str) -> Proof | None:

@@ -60,6 +60,19 @@ def statuses(dsns: Mapping[str, str], topics: AbstractSet[str] | None) -> list[O
     return [outbox_status(connection, topics) for _, _, connection in _connections(dsns)]
 
 
+_OLDEST = "SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8 FROM public.outbox"
+
+
+def oldest_s(connection: psycopg.Connection[Any]) -> float | None:
+    """The age of the oldest row of an outbox, seconds; None where it is empty. Published rows are soon removed.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer.
+    """
+    (age_s,) = connection.execute(_OLDEST).fetchone() or (None,)
+    return age_s
+
+
 def all_dead(dsns: Mapping[str, str]) -> list[Dead]:
     """The dead rows of every outbox, of each the oldest first.
 

@@ -16,7 +16,11 @@ import psycopg
 
 from operations.errors import CursorError
 from processors.runtime import utc
-from processors.saga.decide import FINISHED
+from processors.saga.decide import FINISHED, OPEN_STATES
+from processors.saga.store import COUNT_OPEN
+
+TRACED_MAX = 200_000
+"""Withdrawals that are looked through for a trace ID, for which there is no index: the newest."""
 
 EXAMINED_MAX = 2_000
 """Withdrawals that a page looks at where it wants those of a state or with a reason."""
@@ -118,6 +122,48 @@ def of_ids(connection: psycopg.Connection[Any], payment_ids: Sequence[UUID]) -> 
         psycopg.OperationalError: the database does not answer.
     """
     return [Listed(*row) for row in utc.cursor(connection).execute(_OF_IDS.encode(), (list(payment_ids),))]
+
+
+_OF_TRACE = """
+SELECT payment_id FROM (
+    (SELECT payment_id, trace_id FROM withdrawals WHERE finished_at IS NULL
+        ORDER BY created_at DESC, payment_id DESC LIMIT %(examined)s)
+    UNION ALL
+    (SELECT payment_id, trace_id FROM withdrawals WHERE finished_at IS NOT NULL
+        ORDER BY created_at DESC, payment_id DESC LIMIT %(examined)s)) AS newest
+WHERE trace_id = %(trace_id)s ORDER BY payment_id LIMIT %(limit)s
+"""
+
+
+def of_trace(connection: psycopg.Connection[Any], trace_id: str, limit: int = 10) -> list[UUID]:
+    """The payment IDs of a trace, of the newest :data:`TRACED_MAX` open and as many finished withdrawals.
+
+    Args:
+        connection: to the saga service's database.
+        trace_id: 32 hex digits.
+        limit: payment IDs at the most; a trace that a caller began may have many.
+    """
+    values = {"examined": TRACED_MAX, "trace_id": trace_id, "limit": limit}
+    return [payment_id for (payment_id,) in connection.execute(_OF_TRACE, values)]
+
+
+class OpenOnes(msgspec.Struct, frozen=True):
+    """How many withdrawals in a state are not finished, and how many of those had no event for some time."""
+
+    state: str
+    open: int
+    silent: int
+
+
+def count_open(connection: psycopg.Connection[Any], silent_s: float) -> list[OpenOnes]:
+    """The withdrawals that are not finished, by state, the most advanced last.
+
+    Args:
+        connection: to the saga service's database.
+        silent_s: the time without an event, seconds.
+    """
+    found = {row[0]: OpenOnes(*row) for row in connection.execute(COUNT_OPEN.encode(), (silent_s,))}
+    return [found.get(state, OpenOnes(state, 0, 0)) for state in OPEN_STATES]
 
 
 def page(connection: psycopg.Connection[Any], wanted: Wanted, limit: int, cursor: str | None = None) -> Page:

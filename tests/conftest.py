@@ -50,6 +50,7 @@ SECURE = bool(os.environ.get("SETTLE_TEST_SECURE"))
 OWN_STACKS = (
     "retries",
     "api",
+    "console",
     "test_chaos.py",
     "relay",
     "relay/test_faults.py",

@@ -42,6 +42,7 @@ COMPENSATED = "compensated"
 REJECTED = "rejected"
 
 FINISHED = frozenset({COMPLETED, COMPENSATED, REJECTED})
+OPEN_STATES = (INCOMPLETE, REQUESTED, DEDUCTED, PAID, COMPENSATING)
 
 BITS = {
     event_type: 1 << event_type.saga_bit for event_type in EVENT_TYPES.values() if event_type.saga_bit is not None

@@ -36,7 +36,7 @@ _WITHDRAWALS = Rows(
 )
 
 # The condition is that of the partial index on open withdrawals: finished ones are never scanned.
-_COUNT_OPEN = """
+COUNT_OPEN = """
 SELECT state, count(*), count(*) FILTER (WHERE updated_at < now() - make_interval(secs => %s)) FROM withdrawals
 WHERE finished_at IS NULL GROUP BY state
 """
@@ -110,7 +110,7 @@ async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict
 
 async def count_open(connection: AsyncConnection, older_than_s: float) -> dict[str, tuple[int, int]]:
     """By state: how many withdrawals are open, and how many of those had no event for ``older_than_s`` seconds."""
-    cursor = await connection.execute(_COUNT_OPEN, (older_than_s,))
+    cursor = await connection.execute(COUNT_OPEN, (older_than_s,))
     return {state: (open_, stuck) for state, open_, stuck in await cursor.fetchall()}
 
 

@@ -66,6 +66,7 @@ LISTS = (
     "outboxes",
     "outboxes/dead-rows",
     "steps",
+    "flow",
     "audits",
     "operator-log",
     "api-keys",
@@ -164,6 +165,14 @@ def test_a_service_connects_to_no_database_but_its_own(server, role):
 def test_a_role_may_not(server, role, database, statement):
     with pytest.raises(DENIED):
         server.tries(role, database, statement)
+
+
+def test_an_operator_makes_a_link_by_which_somebody_signs_in(server):
+    url = "https://localhost:8000"
+    made = server.settle("operator", "api-keys", "sign-in", "alice", "--role=operator", f"--url={url}")
+    assert made.strip().startswith(f"{url}/v1/sign-in?token=")
+    with pytest.raises(DENIED):
+        server.tries("viewer", "api", "INSERT INTO sign_ins VALUES (sha256('x'), 'eve', 'admin', now())")
 
 
 def test_roles_and_grants_may_be_made_again_and_a_password_changes(server):

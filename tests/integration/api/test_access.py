@@ -6,7 +6,7 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from api.access import ADMIN, CLIENT, MAY, OPERATOR, PERMISSIONS, ROLES, VIEWER
+from api.access import ADMIN, CLIENT, MAY, OPERATIONS, OPERATOR, PERMISSIONS, ROLES, VIEWER
 from api.app import make_litestar
 from api.credentials import REMEMBERED_S, SIGN_IN_S, list_keys, offer_sign_in, revoke_key
 from api.guard import OPEN, PERMISSION
@@ -31,6 +31,7 @@ TABLE = {
     ("GET", "/v1/accounts/{account_id:str}"): PEOPLE,
     ("GET", "/v1/accounts/{account_id:str}/ledger"): PEOPLE,
     ("POST", "/v1/accounts"): {ADMIN},
+    ("GET", "/v1/flow"): PEOPLE,
     ("GET", "/v1/stuck"): PEOPLE,
     ("POST", "/v1/republish"): OPERATORS,
     ("POST", "/v1/republish/preview"): PEOPLE,
@@ -83,7 +84,7 @@ BODIES = {
     },
     "/v1/api-keys": {"caller": "made", "role": "client"},
 }
-OPEN_ROUTES = {"/v1/openapi.json", "/v1/docs", "/v1/sign-in"}
+OPEN_ROUTES = {"/v1/openapi.json", "/v1/docs", "/v1/sign-in", "/console/static/{version:str}/{name:str}"}
 
 
 def routes():
@@ -97,8 +98,10 @@ def routes():
 
 def test_the_table_has_every_route_and_no_other_is_open():
     found = dict(routes())
+    pages = {place for place in found if place[1].startswith("/console") and not found[place].get(OPEN)}
+    assert {(method, found[method, path].get(PERMISSION)) for method, path in pages} == {("GET", OPERATIONS)}
     assert {path for (_, path), opt in found.items() if opt.get(OPEN)} <= OPEN_ROUTES
-    guarded = {place: opt[PERMISSION] for place, opt in found.items() if not opt.get(OPEN)}
+    guarded = {place: opt[PERMISSION] for place, opt in found.items() if not opt.get(OPEN) and place not in pages}
     assert set(guarded) == set(TABLE)
     for place, permission in guarded.items():
         assert TABLE[place] == {role for role in ROLES if permission in MAY[role]}, place
@@ -216,7 +219,7 @@ def test_a_one_time_token_signs_one_person_in_once(front: Front):
     token = offer_sign_in(front.dsns["api"], "laptop", ADMIN)
     with front.http() as browser:
         answer = browser.get("/v1/sign-in", params={"token": token}, follow_redirects=False)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/v1/docs")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console")
         cookie = answer.headers["set-cookie"]
         assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
         assert browser.get(WITHDRAWALS).status_code == 200

@@ -1,0 +1,175 @@
+"""The frame of every page: navigation with counts, search, the last audit's verdict, who reads it."""
+
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+from uuid import UUID
+
+from litestar import Response, get
+from litestar.response import Redirect, Stream
+
+from api import access
+from api.access import Caller
+from api.bodies import StrictRequest
+from api.console import live
+from api.console.rendering import html, render
+from api.front import Front
+from api.guard import PERMISSION, caller_of
+from api.looks import Flow
+from api.problems import Problem
+from api.statuses import standing
+from api.watch import Look
+from operations.withdrawals import of_trace
+
+HOME = "/console"
+WAIT_S = 0.25
+"""How long a page waits for what is only its frame; then it shows what was known, and its stream the rest."""
+
+SEARCH_MAX = 200
+
+
+class Link(NamedTuple):
+    """A page that the navigation leads to; ``beside`` is the name of the fragment with its count."""
+
+    name: str
+    title: str
+    path: str
+    permission: str
+    beside: str | None = None
+
+
+LINKS = (
+    Link("flow", "Flow", HOME, access.OPERATIONS),
+    Link("withdrawals", "Withdrawals", f"{HOME}/withdrawals", access.OPERATIONS, "count-open"),
+    Link("stuck", "Stuck", f"{HOME}/withdrawals?silent_s=STUCK_S", access.OPERATIONS, "count-stuck"),
+)
+"""In their order; a page that somebody may not see is not offered. ``STUCK_S`` is the setting of that name."""
+
+
+async def page(
+    request: StrictRequest,
+    template: str,
+    *,
+    title: str,
+    active: str = "",
+    stream: str = f"{HOME}/stream",
+    status: int = 200,
+    **context: Any,
+) -> Response[str]:
+    """A page in its frame.
+
+    Args:
+        request: of its reader.
+        template: extends ``layout.html``.
+        title: of the tab.
+        active: the name of its link.
+        stream: the path of its stream.
+        status: of the response.
+        context: what else the template names.
+    """
+    front: Front = request.app.state.front
+    await front.looks.within(WAIT_S)
+    return framed(
+        front, caller_of(request), template, title=title, active=active, stream=stream, status=status, **context
+    )
+
+
+def framed(
+    front: Front,
+    caller: Caller,
+    template: str,
+    *,
+    title: str,
+    active: str = "",
+    stream: str = f"{HOME}/stream",
+    status: int = 200,
+    **context: Any,
+) -> Response[str]:
+    """The same at once, with what is known already."""
+    stuck_s = f"{front.settings.stuck_s:g}"
+    links = [
+        link._replace(path=link.path.replace("STUCK_S", stuck_s))
+        for link in LINKS
+        if link.permission in caller.permissions
+    ]
+    text = render(
+        template,
+        title=title,
+        active=active,
+        stream=stream,
+        links=links,
+        caller=caller,
+        may=caller.permissions,
+        access=access,
+        fragments=fragments(front.looks.last),
+        **context,
+    )
+    return html(text, status)
+
+
+def fragments(flow: Flow | None) -> dict[str, str]:
+    """The parts of the frame that change."""
+    return {
+        "count-open": render("fragments/count.html", count=flow and flow.open_count, tone=""),
+        "count-stuck": render("fragments/count.html", count=flow and flow.stuck_count, tone="bad"),
+        "count-dead": render("fragments/count.html", count=flow and flow.dead_letters, tone="warn"),
+        "verdict": render("fragments/verdict.html", audit=flow and flow.audit),
+    }
+
+
+async def _find(front: Front, keys: Collection[None]) -> dict[None, dict[str, str]]:
+    found = fragments(await front.looks.now())
+    return dict.fromkeys(keys, found)
+
+
+FRAME = Look("frame", _find), None
+"""The view that every page has."""
+
+
+@get(f"{HOME}/stream", opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
+async def frame_stream(request: StrictRequest) -> Stream:
+    """The stream of a page that has nothing else that is live."""
+    return live.stream(request, FRAME)
+
+
+@get(f"{HOME}/search", opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
+async def search(request: StrictRequest, q: str = "") -> Redirect:
+    """The page of what somebody looks for: a payment ID, a trace ID, or an account."""
+    front: Front = request.app.state.front
+    text = q.strip()[:SEARCH_MAX]
+    if not text:
+        return Redirect(f"{HOME}/withdrawals", status_code=303)
+    if (payment_id := _payment_id(text)) is not None and await _is_known(front, caller_of(request), payment_id):
+        return Redirect(f"{HOME}/withdrawals/{payment_id}", status_code=303)
+    if _TRACE_ID.fullmatch(text):
+        if len(found := await front.readers.run(("saga",), of_trace, text.lower())) == 1:
+            return Redirect(f"{HOME}/withdrawals/{found[0]}", status_code=303)
+        raise Problem(
+            "not-found", f"there is no withdrawal with the ID {text}, and {len(found) or 'none'} of its trace"
+        )
+    if payment_id is not None:
+        raise Problem("not-found", f"there is no withdrawal {payment_id}")
+    return Redirect(f"{HOME}/withdrawals?{urlencode({'account_id': text})}", status_code=303)
+
+
+async def _is_known(front: Front, caller: Caller, payment_id: UUID) -> bool:
+    try:
+        await standing(front, caller, payment_id)
+    except Problem as problem:
+        if problem.kind != "not-found":
+            raise
+        return False
+    return True
+
+
+def _payment_id(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+_TRACE_ID = re.compile("[0-9a-fA-F]{32}")
+
+ROUTES: list[Any] = [frame_stream, search]

@@ -1,0 +1,144 @@
+/* The console's own script: theme, search key, streams of tabs in the background, and forms that call the JSON API. */
+(() => {
+  "use strict";
+
+  // Theme: as the system says, or as chosen; before anything is painted.
+  const THEMES = ["system", "light", "dark"];
+  const root = document.documentElement;
+  const chosen = () => {
+    try {
+      const theme = localStorage.getItem("settle-theme");
+      return THEMES.includes(theme) ? theme : "system";
+    } catch {
+      return "system";
+    }
+  };
+  const paint = () => {
+    root.dataset.theme = chosen();
+    const button = document.querySelector("[data-theme-switch]");
+    if (button) {
+      button.hidden = false;
+      button.querySelector("span").textContent = chosen();
+    }
+  };
+  paint();
+
+  const isTyping = (element) => element.matches("input, textarea, select, [contenteditable]");
+
+  document.addEventListener("keydown", (event) => {
+    const search = document.querySelector("[data-search]");
+    if (event.key === "/" && search && !isTyping(event.target) && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      search.focus();
+      search.select();
+    }
+  });
+
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest("button, a");
+    if (!target) return;
+    if (target.matches("[data-theme-switch]")) {
+      try {
+        localStorage.setItem("settle-theme", THEMES[(THEMES.indexOf(chosen()) + 1) % THEMES.length]);
+      } catch {
+        /* a browser that remembers nothing follows the system */
+      }
+      paint();
+    } else if (target.matches("[data-opens]")) {
+      const dialog = document.getElementById(target.dataset.opens);
+      dialog.querySelector(".answer").replaceChildren();
+      dialog.querySelector("[data-confirms]").disabled = false;
+      dialog.showModal();
+    } else if (target.matches("[data-closes]")) {
+      target.closest("dialog").close();
+    }
+  });
+
+  // Streams: a tab in the background lets go of its own, as browsers keep six connections to a server.
+  const sources = new Set();
+  let lostAt = null;
+
+  const showConnection = (isThere) => {
+    const banner = document.querySelector("[data-disconnected]");
+    if (!banner) return;
+    if (isThere) {
+      lostAt = null;
+    } else if (!lostAt) {
+      lostAt = new Date();
+      const time = banner.querySelector("time");
+      time.dateTime = lostAt.toISOString();
+      time.textContent = lostAt.toISOString().slice(11, 19);
+    }
+    banner.hidden = isThere;
+  };
+
+  document.addEventListener("DOMContentLoaded", () => {
+    paint();
+    if (!window.htmx) return;
+    htmx.createEventSource = (url) => {
+      const source = new EventSource(url);
+      sources.clear();
+      sources.add(source);
+      return source;
+    };
+  });
+  document.addEventListener("htmx:sseOpen", () => showConnection(true));
+  document.addEventListener("htmx:sseError", () => {
+    if (!document.hidden) showConnection(false);
+  });
+  document.addEventListener("visibilitychange", () => {
+    for (const source of sources) {
+      if (document.hidden) source.close();
+      else if (source.readyState === EventSource.CLOSED) source.dispatchEvent(new Event("error"));
+    }
+  });
+
+  // Actions: a form in a dialog is one call of the JSON API; the answer is shown in words.
+  const say = (place, tone, title, lines) => {
+    const card = document.createElement("div");
+    card.className = `cause t-${tone}`;
+    const bold = document.createElement("b");
+    bold.textContent = title;
+    card.append(bold);
+    for (const line of lines) {
+      const text = document.createElement("p");
+      text.textContent = line;
+      card.append(text);
+    }
+    place.replaceChildren(card);
+  };
+
+  const inWords = (answer) => {
+    const lines = [];
+    for (const event of answer.republished ?? []) lines.push(`${event.event_type} on ${event.topic}`);
+    for (const event of answer.dead ?? []) lines.push(`${event.event_type} is a dead row of its outbox: put that back first`);
+    if (answer.republished && !lines.length) lines.push("nothing: no service lacks an event");
+    if (answer.request_id) lines.push(`operator log: ${answer.request_id}`);
+    return lines;
+  };
+
+  document.addEventListener("submit", async (event) => {
+    const form = event.target.closest("form[data-call]");
+    if (!form) return;
+    event.preventDefault();
+    const place = form.querySelector(".answer");
+    const button = form.querySelector("[data-confirms]");
+    button.disabled = true;
+    const fields = Object.fromEntries(new FormData(form));
+    const body = Object.keys(fields).length ? JSON.stringify(fields) : undefined;
+    const headers = body ? { "Content-Type": "application/json" } : {};
+    try {
+      const response = await fetch(form.dataset.call, { method: "POST", headers, body, credentials: "same-origin" });
+      const answer = await response.json().catch(() => ({}));
+      if (response.ok) {
+        say(place, "ok", form.dataset.done, inWords(answer));
+      } else {
+        say(place, "bad", answer.title ?? `The API answered ${response.status}`, [answer.detail ?? ""]);
+        button.disabled = false;
+      }
+    } catch {
+      say(place, "bad", "The API does not answer", ["It is not known whether this was done: see the operator log."]);
+      button.disabled = false;
+    }
+  });
+})();

@@ -1,0 +1,157 @@
+"""Watching: what changes in the things that open pages show, looked at once a second for everybody.
+
+A view is something that a page shows: a look, which finds out about some of its keys, and one of these keys. Each
+look is taken at most once a second, for the keys of all who watch, and only while somebody does; its fragments,
+texts by name, go to all of them. So a fragment does not depend on who watches.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from api.instrumentation import LOOKS, OPEN_PAGES
+from api.problems import Problem
+
+WATCHERS_MAX = 1_000
+"""Of a process."""
+
+CROWDED_S = 10
+"""When somebody may try again who found no room."""
+
+Fragments = Mapping[str, str]
+Key = Any
+"""Of a view: hashable."""
+
+
+class Look(NamedTuple):
+    """What finds out about things that pages show.
+
+    Attributes:
+        name: of the metric.
+        find: what is shown of some keys, given the API's front; it may raise Problem.
+        every_s: from the beginning of one to that of the next, seconds.
+    """
+
+    name: str
+    find: Callable[[Any, Collection[Key]], Awaitable[Mapping[Key, Fragments]]]
+    every_s: float = 1.0
+
+
+View = tuple[Look, Hashable]
+
+log = structlog.get_logger()
+
+
+class News(msgspec.Struct, frozen=True):
+    """What has changed for somebody who watches.
+
+    Attributes:
+        fragments: those that differ from what was given before.
+        trouble: why a look finds nothing now; None while all do. What was given is of an earlier moment then.
+    """
+
+    fragments: dict[str, str]
+    trouble: str | None
+
+
+class _Watcher:
+    def __init__(self, views: tuple[View, ...]) -> None:
+        self.views = views
+        self.given: dict[str, str] = {}
+        self.news = asyncio.Event()
+
+
+class Watch:
+    """The looks for everybody who watches, from the first stream to :meth:`close`.
+
+    Args:
+        front: what a look is given to find out with.
+    """
+
+    def __init__(self, front: object) -> None:
+        self._front = front
+        self._watchers: set[_Watcher] = set()
+        self._tasks: dict[Look, asyncio.Task[None]] = {}
+        self._found: dict[View, Fragments] = {}
+        self._troubles: dict[Look, str | None] = {}
+
+    async def close(self) -> None:
+        """Stop."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def check_room(self) -> None:
+        """Refuse who would be one too many.
+
+        Raises:
+            Problem: there are too many already.
+        """
+        if len(self._watchers) >= WATCHERS_MAX:
+            raise Problem("unavailable", f"{WATCHERS_MAX:,} pages are watched already", CROWDED_S)
+
+    async def stream(self, *views: View, heartbeat_s: float) -> AsyncIterator[News]:
+        """Everything at first, then what changes; now and then, nothing.
+
+        Args:
+            views: what is watched.
+            heartbeat_s: the longest time without an answer, seconds.
+        """
+        watcher = _Watcher(views)
+        self._watchers.add(watcher)
+        OPEN_PAGES.inc()
+        try:
+            for look, _ in views:
+                if look not in self._tasks:
+                    self._tasks[look] = asyncio.get_running_loop().create_task(self._poll(look), name="watch")
+            watcher.news.set()
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(watcher.news.wait(), heartbeat_s)
+                watcher.news.clear()
+                yield self._news(watcher)
+        finally:
+            self._watchers.discard(watcher)
+            OPEN_PAGES.dec()
+            for view in {*views} - {view for one in self._watchers for view in one.views}:
+                self._found.pop(view, None)
+
+    def _news(self, watcher: _Watcher) -> News:
+        changed = {
+            name: text
+            for view in watcher.views
+            for name, text in self._found.get(view, {}).items()
+            if watcher.given.get(name) != text
+        }
+        watcher.given |= changed
+        troubles = (self._troubles.get(look) for look, _ in watcher.views)
+        return News(changed, next((trouble for trouble in troubles if trouble is not None), None))
+
+    async def _poll(self, look: Look) -> None:
+        """Look for all who watch, until nobody does."""
+        try:
+            while keys := {key for one in self._watchers for its, key in one.views if its == look}:
+                began = time.monotonic()
+                LOOKS.labels(look.name).inc()
+                try:
+                    found = await look.find(self._front, keys)
+                    self._troubles[look] = None
+                    for key in keys:
+                        self._found[look, key] = found.get(key, {})
+                except Problem as problem:
+                    self._troubles[look] = problem.detail
+                except Exception:
+                    log.exception("a look fails", look=look.name)
+                    self._troubles[look] = "the API fails to look; its log has more"
+                for one in self._watchers:
+                    if any(its == look for its, _ in one.views):
+                        one.news.set()
+                await asyncio.sleep(max(look.every_s - (time.monotonic() - began), 0.05))
+        finally:
+            del self._tasks[look]
+            self._troubles.pop(look, None)
