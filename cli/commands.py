@@ -124,7 +124,8 @@ class LazyCommands(TyperGroup):
 def _bound_numbers(app: typer.Typer) -> None:
     """Make all commands of an app refuse numbers that databases or clocks cannot represent."""
     for command in app.registered_commands:
-        if command.callback is not None:
+        # Of a group that was run before in this process, it is bounded already.
+        if command.callback is not None and not hasattr(command.callback, "__wrapped__"):
             command.callback = _bounded(command.callback)
     for group in app.registered_groups:
         if group.typer_instance is not None:

@@ -8,7 +8,7 @@ from api.outboxes import ROWS_MAX
 from api.pages import PAGE_MAX
 from api.republish import WITHDRAWALS_MAX
 from api.texts import amount_text
-from cli import remote
+from cli import gaps, remote
 from cli.commands import COMMANDS, LazyCommands
 
 OF_A_SYSTEM_OF_ONES_OWN = {
@@ -67,3 +67,12 @@ def test_a_list_is_read_page_after_page_up_to_the_limit(monkeypatch, limit, aske
     monkeypatch.setattr(remote, "ask", ask)
     found, first = remote.entries("url", "/v1/things", "things", limit, order="name")
     assert (found, first["total"], limits) == (every[:limit], 1_200, asked)
+
+
+def test_a_group_that_is_run_again_is_no_deeper_than_before():
+    context = typer.Context(typer.main.get_command(typer.Typer(callback=lambda: None)))
+    for _ in range(3):
+        LazyCommands().get_command(context, "gaps")
+    assert [hasattr(one.callback.__wrapped__, "__wrapped__") for one in gaps.app.registered_commands] == [
+        False
+    ] * 2
