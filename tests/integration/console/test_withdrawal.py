@@ -25,6 +25,9 @@ def tab(viewer: Pages, payment_id: UUID, name: str) -> Page:
 def compensated(front: Front, shop) -> UUID:
     payment_id = requested(shop, front.open_account(), "1.05")
     front.finished(payment_id)
+    # The customer is told at the same time: afterwards nothing more happens to it.
+    told = "SELECT 1 FROM event_store WHERE payment_id = %s AND type = 'NotificationSent'"
+    wait_until(lambda: front.query("saga", told, payment_id), "the customer is told")
     return payment_id
 
 
@@ -128,7 +131,7 @@ def test_what_is_retried_is_told_with_the_time_of_the_next_attempt(front: Front,
     for page in (operator.get(f"{LIST}/{payment_id}"), tab(operator, payment_id, "attempts")):
         assert f"{due:%Y-%m-%d %H:%M:%S}" in page.text
         assert pending["reason"] in page.text
-    cancel = operator.client.post(f"{WITHDRAWALS}/{payment_id}/cancel", headers=SAME)
+    cancel = operator.client.post(f"{WITHDRAWALS}/{payment_id}/cancel", json={"reason": "asked to"}, headers=SAME)
     assert cancel.status_code == 202
     front.finished(payment_id)
     assert "It was cancelled." in operator.get(f"{LIST}/{payment_id}").text
