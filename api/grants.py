@@ -9,6 +9,7 @@ GRANT SELECT, INSERT, DELETE ON sessions TO api;
 GRANT SELECT ON outbox, outbox_dead TO api;
 GRANT SELECT, INSERT ON operator_log TO api;
 GRANT SELECT, INSERT, UPDATE ON audits TO api;
-GRANT INSERT ON api_keys, sign_ins TO operator;
+GRANT INSERT ON api_keys TO operator;
+GRANT INSERT, DELETE ON sign_ins TO operator;
 GRANT UPDATE (revoked_at) ON api_keys TO operator;
 """
