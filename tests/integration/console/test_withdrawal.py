@@ -61,12 +61,16 @@ def test_the_journal_has_every_event_with_the_time_of_its_record_in_kafka(
     front: Front, viewer: Pages, compensated
 ):
     events = viewer.json(f"{WITHDRAWALS}/{compensated}/events")["events"]
-    page = viewer.get(f"{LIST}/{compensated}")
+
+    def page_with_times() -> Page | None:
+        page = viewer.get(f"{LIST}/{compensated}")
+        bars = [about.get("class") for tag_, about in page.elements if tag_ == "rect"]
+        # All but the last, which the saga service has stored before it was published; and the legend's own.
+        return page if bars.count("waited") == len(events) - 1 + 1 else None
+
+    page = wait_until(page_with_times, "Kafka has told the times")  # in time, that is
     for event in events:
         assert event["type"] in page.text
-    bars = [about.get("class") for tag_, about in page.elements if tag_ == "rect"]
-    # All but the last, which the saga service has stored before it was published; and the legend's own.
-    assert bars.count("waited") == len(events) - 1 + 1
     assert "not known any more" not in page.text
 
 
