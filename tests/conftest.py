@@ -51,6 +51,7 @@ OWN_STACKS = (
     "retries",
     "api",
     "console",
+    "browser",
     "test_chaos.py",
     "relay",
     "relay/test_faults.py",
@@ -86,7 +87,7 @@ T = TypeVar("T")
 
 def scope_of(nodeid: str) -> str:
     """What tests must stay together with, as they share a stack: a file, or those of a folder."""
-    path = nodeid.partition("::")[0].removeprefix("tests/integration/")
+    path = nodeid.partition("::")[0].removeprefix("tests/").removeprefix("integration/")
     folder = path.partition("/")[0]
     return folder if folder in OWN_STACKS and path not in OWN_STACKS else path
 
@@ -97,7 +98,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> int:
         scope = scope_of(item.nodeid)
-        return places.get("unit" if scope.startswith("tests/unit/") else scope, len(places))
+        return places.get("unit" if scope.startswith("unit/") else scope, len(places))
 
     items.sort(key=place)
 

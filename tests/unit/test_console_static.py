@@ -34,6 +34,17 @@ def test_vendored_files_are_those_that_were_released_and_each_has_its_licence():
     assert {file.name for file in STATIC.iterdir()} == named | OURS
 
 
+def test_what_only_tests_use_is_as_released_too():
+    axe = ROOT / "tests" / "browser" / "axe"
+    (one,) = json.loads((axe / "vendored.json").read_text())
+    assert sha256((axe / one["file"]).read_bytes()).hexdigest() == one["sha256"]
+    assert (one["licence"], "Mozilla Public License" in (axe / one["licence_file"]).read_text()) == (
+        "MPL-2.0",
+        True,
+    )
+    assert one["version"] in (axe / one["file"]).read_text()[:20]
+
+
 def test_every_file_of_the_pages_goes_into_the_wheel():
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     folder = ROOT / "api" / "console"
