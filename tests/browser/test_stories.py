@@ -14,7 +14,7 @@ from tests.integration.api.front import WITHDRAWALS, Front
 from tests.integration.console.pages import deducted, requested, without
 
 PENDING = "1.19"
-"""An amount that the provider does not answer to; the next attempt is in an hour."""
+"""An amount that the provider does not answer to; the next attempt is minutes away."""
 
 
 @pytest.fixture
@@ -160,6 +160,7 @@ def test_a_filter_is_in_the_url_and_survives_being_sent_to_somebody(front: Front
         expect(one.page.locator("tbody tr")).to_have_count(1)
         expect(one.page.locator("tbody .state")).to_have_text("compensated")
         expect(one.page.locator("input[name=state][value=compensated]")).to_be_checked()
+        expect(one.page.locator("input[name=account_id]")).to_have_value(account)
 
 
 def test_rows_change_in_place_and_newer_ones_wait_behind_a_bar(front: Front, shop, person):
