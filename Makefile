@@ -10,8 +10,8 @@ STACK := $(VENV)/.stack
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-api bench-relay \
-	bench-secured bench-tracing lock clean
+.PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-api bench-console \
+	bench-relay bench-secured bench-tracing lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ bench-against: $(STACK) ## Measure this tree and REV=commit in turn; prints the 
 
 bench-api: $(STACK) ## Measure the HTTP API; needs wrk; writes lab/benchmarks/results/api.json
 	@$(BIN)/python -m lab.benchmarks.api
+
+bench-console: $(STACK) ## Measure the console's pages and streams; writes lab/benchmarks/results/console.json
+	@$(BIN)/python -m lab.benchmarks.console
 
 bench-secured: $(STACK) ## Measure a secured stack beside one without; writes lab/benchmarks/results/secured.json
 	@$(BIN)/python -m lab.benchmarks.secured
