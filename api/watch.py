@@ -1,8 +1,8 @@
-"""Watching: what changes in the things that open pages show, looked at once a second for everybody.
+"""Watching: what changes in the things that open pages show, looked at about once a second for everybody.
 
 A view is something that a page shows: a look, which finds out about some of its keys, and one of these keys. Each
-look is taken at most once a second, for the keys of all who watch, and only while somebody does; its fragments,
-texts by name, go to all of them. So a fragment does not depend on who watches.
+look is taken each second, or as often as it says, for the keys of all who watch, and only while somebody does; its
+fragments, texts by name, go to all of them. So a fragment does not depend on who watches.
 """
 
 import asyncio

@@ -123,7 +123,7 @@ def _outbox(outbox: Outbox | None) -> tuple[str, str]:
         return WARN, f"outbox {outbox.rows:,}, {words.duration(outbox.oldest_s * 1_000)}"
     if not outbox.rows or outbox.oldest_s is None:
         return OK, "outbox empty"
-    return OK, f"outbox {outbox.rows:,}, {words.duration(outbox.oldest_s * 1_000)}"
+    return OK, f"outbox {outbox.rows:,}"
 
 
 def _waits(name: str, flow: Flow) -> str | None:

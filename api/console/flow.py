@@ -1,6 +1,7 @@
 """The page of the flow: whether money moves, in words and as a picture."""
 
 from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from litestar import Response, get
@@ -12,9 +13,12 @@ from api.console import frame, live
 from api.console.diagram import BOX_HEIGHT, BOX_TOP, BOX_WIDTH, HEIGHT, WIDTH, diagram
 from api.console.rendering import render
 from api.front import Front
-from api.guard import PERMISSION
+from api.guard import PERMISSION, caller_of
 from api.looks import Flow
 from api.watch import Look
+
+RECENT = timedelta(seconds=3)
+"""A look that is not older is shown where a new one takes longer; the page says of when it is."""
 
 WAIT_S = 5.0
 """How long the page waits for its look; what does not answer then is in it."""
@@ -42,9 +46,17 @@ FLOW = Look("flow", _find), None
 async def flow_page(request: StrictRequest) -> Response[str]:
     """Whether money moves."""
     front: Front = request.app.state.front
-    flow = await front.looks.within(WAIT_S)
-    return await frame.page(
-        request, "flow.html", title="Flow", active="flow", stream=f"{frame.HOME}/flow/stream", parts=parts(flow)
+    flow = await front.looks.within(frame.WAIT_S)
+    if flow is None or datetime.now(UTC) - flow.at > RECENT:
+        flow = await front.looks.within(WAIT_S)
+    return frame.framed(
+        front,
+        caller_of(request),
+        "flow.html",
+        title="Flow",
+        active="flow",
+        stream=f"{frame.HOME}/flow/stream",
+        parts=parts(flow),
     )
 
 

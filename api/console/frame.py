@@ -23,7 +23,7 @@ from api.watch import Look
 from operations.withdrawals import of_trace
 
 HOME = "/console"
-WAIT_S = 0.25
+WAIT_S = 0.1
 """How long a page waits for what is only its frame; then it shows what was known, and its stream the rest."""
 
 SEARCH_MAX = 200

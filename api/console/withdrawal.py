@@ -17,7 +17,7 @@ from api.console import frame, live
 from api.console.ledger_words import net
 from api.console.rendering import render
 from api.console.steps import WIDTH, journal
-from api.console.withdrawals import HOME
+from api.console.withdrawals import EVERY_S, HOME
 from api.console.words import cause, pretty
 from api.front import Front
 from api.guard import PERMISSION, caller_of
@@ -140,7 +140,7 @@ async def _find_waits(front: Front, keys: Collection[UUID]) -> Mapping[UUID, Map
     return found
 
 
-WITHDRAWAL = Look("withdrawal", _find)
+WITHDRAWAL = Look("withdrawal", _find, EVERY_S)
 WAITS = Look("waits", _find_waits, WAITS_EVERY_S)
 
 _ANYBODY = access.Caller("console", access.VIEWER, access.MAY[access.VIEWER])

@@ -27,6 +27,9 @@ from operations.withdrawals import Listed, Wanted, of_ids, page
 from processors.saga.decide import FINISHED
 
 HOME = f"{frame.HOME}/withdrawals"
+EVERY_S = 0.8
+"""Between two looks: with what a look takes, a change is on the page within a second of its commit."""
+
 NEWER_MAX = 100
 """Newer ones are counted up to here."""
 
@@ -178,7 +181,7 @@ def _fragments(
     return found
 
 
-LISTS = Look("withdrawals", _find)
+LISTS = Look("withdrawals", _find, EVERY_S)
 
 
 def row(one: Withdrawal) -> str:
