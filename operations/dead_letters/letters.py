@@ -139,6 +139,19 @@ def read_letters(bootstrap: str) -> list[Letter]:
     return sorted(found, key=_age)
 
 
+def letter_named(bootstrap: str, name: str) -> Letter:
+    """The dead letter with an ID.
+
+    Raises:
+        DeadLetterError: there is none.
+        KafkaException: Kafka does not answer.
+    """
+    found = next((letter for letter in read_letters(bootstrap) if letter.id == name), None)
+    if found is None:
+        raise DeadLetterError(f"there is no dead letter {name}")
+    return found
+
+
 def count_open(bootstrap: str) -> dict[str, int]:
     """How many open dead letters each service has refused; keeps no letter in memory.
 
