@@ -146,7 +146,7 @@ async def dead_letters_page(
     )
 
 
-@get(f"{HOME}/items", opt={PERMISSION: access.OPERATE}, include_in_schema=False)
+@get(f"{HOME}/items", opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
 async def dead_letters_items(
     request: StrictRequest,
     which: Which = OPEN,

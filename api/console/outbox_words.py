@@ -7,6 +7,9 @@ from api.console.diagram import OLD_S
 from api.headline import BAD, OK, UNKNOWN, WARN
 from outbox_relay.status import OutboxStatus
 
+KEPT_BYTES = 16 * 2**20
+"""A segment of log: less is not worth a word."""
+
 
 class Said(NamedTuple):
     """A sentence and its tone."""
@@ -54,7 +57,7 @@ def _late(status: OutboxStatus, oldest_s: float | None) -> list[Said]:
         found.append(Said(WARN, f"{rows} a person: below"))
     if status.wal_status == "unreserved":
         found.append(Said(BAD, "the server is about to remove log that its slot needs (max_slot_wal_keep_size)"))
-    if status.slot is not None and not status.active and status.retained_bytes:
+    if status.slot is not None and not status.active and (status.retained_bytes or 0) > KEPT_BYTES:
         kept = words.size(status.retained_bytes)
         found.append(Said(WARN, f"its slot makes the server keep {kept} of log, and more with each write"))
     return found
