@@ -162,7 +162,8 @@
       if (!form.closest("dialog").open && results.length < items.length) stopped ||= "it was closed";
     }
     form.isUnderWay = false;
-    form.dataset.done = results.length || stopped ? "yes" : "";
+    form.dataset.done = results.length ? "yes" : "";
+    form.querySelector("[data-confirms]").disabled = results.length > 0;
     show(form, items, results, stopped);
     if (!form.closest("dialog").open) location.reload();
   });

@@ -45,3 +45,14 @@ def test_what_is_missing_is_said(front: Front, viewer: Pages, payment_id):
         assert "Jaeger has no span of it" in viewer.get(f"{LIST}/{payment_id}?tab=trace").text
     finally:
         front.jaeger.lost = lambda span: False
+
+
+def test_where_jaeger_is_away_that_is_said_and_the_rest_is_there(front: Front, viewer: Pages, payment_id):
+    front.jaeger.away = True
+    try:
+        page = viewer.get(f"{LIST}/{payment_id}?tab=trace")
+        assert "The trace could not be asked for: Jaeger at" in page.text
+        assert "refuses: 503" in page.text
+        assert "1.05 USD" in page.text
+    finally:
+        front.jaeger.away = False
