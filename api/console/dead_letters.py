@@ -17,7 +17,7 @@ from api.guard import PERMISSION
 from api.pages import PAGE_SIZE
 from api.problems import Problem
 from operations.dead_letters.letters import Letter, Refusal, Wanted, letter_named, read_letters
-from operations.dead_letters.pages import ALL, HANDLED, OPEN, Group, State, groups, matching, page_of
+from operations.dead_letters.pages import ALL, HANDLED, OPEN, Group, Page, State, groups, matching, page_of
 from operations.dead_letters.view import DeadLetter, view
 
 HOME = f"{frame.HOME}/dead-letters"
@@ -62,7 +62,7 @@ class Filter(msgspec.Struct, frozen=True):
     @property
     def is_narrowed(self) -> bool:
         """Whether it is for some letters alone, apart from their state."""
-        return self.wanted.anything is False
+        return not self.wanted.anything
 
     @property
     def is_group(self) -> bool:
@@ -116,7 +116,7 @@ async def dead_letters_page(
     chosen = _filter(which, ids, topic, event_type, payment_id, reason)
     wanted = chosen.wanted
 
-    def find() -> Any:
+    def find() -> tuple[Page, list[Group]]:
         letters = read_letters(front.operators.bootstrap)
         found = page_of(letters, wanted, chosen.state, PAGE_SIZE, cursor or None)
         in_groups = (
