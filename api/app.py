@@ -30,8 +30,11 @@ from api import (
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
+from api.console import dead_letters as dead_letters_page
 from api.console import errors, frame, static_files, withdrawal
 from api.console import flow as flow_page
+from api.console import outboxes as outboxes_page
+from api.console import stuck as stuck_page
 from api.console import withdrawals as withdrawals_page
 from api.front import Front
 from api.guard import guarded
@@ -57,7 +60,16 @@ PARTS = (
 )
 """The modules with routes."""
 
-PAGES = (frame, flow_page, withdrawals_page, withdrawal, static_files)
+PAGES = (
+    frame,
+    flow_page,
+    withdrawals_page,
+    withdrawal,
+    stuck_page,
+    dead_letters_page,
+    outboxes_page,
+    static_files,
+)
 """Those with the console's pages."""
 
 

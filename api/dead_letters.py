@@ -15,10 +15,10 @@ from api.guard import PERMISSION
 from api.journal import Reason, written_down
 from api.operators import Operators
 from api.pages import PAGE_SIZE, Limit
-from api.problems import Problem, problems
+from api.problems import problems
 from operations.dead_letters import actions
 from operations.dead_letters.actions import Done, act
-from operations.dead_letters.letters import Wanted, read_letters
+from operations.dead_letters.letters import Wanted, letter_named
 from operations.dead_letters.pages import OPEN, State, page
 from operations.dead_letters.view import DeadLetter, view
 
@@ -149,15 +149,7 @@ async def get_dead_letter(
 ) -> DeadLetter:
     """All that is known of it: why, where, when, headers and body."""
     front: Front = request.app.state.front
-
-    def find() -> DeadLetter:
-        name = f"{topic}/{place}"
-        for letter in read_letters(front.operators.bootstrap):
-            if letter.id == name:
-                return view(letter)
-        raise Problem("not-found", f"there is no dead letter {name}")
-
-    return await front.operators.run(find)
+    return view(await front.operators.run(letter_named, front.operators.bootstrap, f"{topic}/{place}"))
 
 
 @post(f"{PATH}/redrive", summary="Redrive dead letters", operation_id="redriveDeadLetters", **ON_A_LIST)

@@ -21,7 +21,7 @@ from api.problems import Problem
 from api.readers import Readers
 from contracts.services import API, NAMES, READ_BY
 from operations.audit.history import AuditRun, history
-from operations.dead_letters.letters import count_open as count_letters
+from operations.dead_letters.letters import count_open_once
 from operations.endings import endings_after, latest
 from operations.lag import Progress, Sample, progress, sample, without_members
 from operations.outboxes import oldest_s
@@ -241,7 +241,7 @@ class Looks:
     async def _count_letters(self) -> int | None:
         if time.monotonic() - self._letters_at > LETTERS_EVERY_S or self._letters is None:
             self._letters = None
-            self._letters = sum((await self._operators.run(count_letters, self._operators.bootstrap)).values())
+            self._letters = await self._operators.run(count_open_once, self._operators.bootstrap)
             self._letters_at = time.monotonic()
         return self._letters
 

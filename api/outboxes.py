@@ -21,7 +21,7 @@ from broker.provision import existing_topics
 from contracts.services import NAMES
 from operations import outboxes
 from operations.lag import Progress, Sample, progress, sample
-from operations.outboxes import DeadName, Done, act, all_dead, drop, statuses
+from operations.outboxes import Dead, DeadName, Done, act, all_dead, drop, statuses
 from outbox_relay.status import OutboxStatus
 from processors.runtime.utc import in_utc
 
@@ -112,14 +112,18 @@ async def list_outboxes(request: StrictRequest) -> Outboxes:
     operators = request.app.state.front.operators
 
     def find() -> Outboxes:
-        try:
-            topics = existing_topics(operators.bootstrap, KAFKA_S_MAX)
-        except KafkaException:
-            topics = None
-        return Outboxes(statuses(operators.dsns, topics))
+        return Outboxes(statuses(operators.dsns, topics_there(operators.bootstrap)))
 
     found: Outboxes = await operators.run(find)
     return found
+
+
+def topics_there(bootstrap: str) -> set[str] | None:
+    """The topics that Kafka has; None where it does not answer in time."""
+    try:
+        return existing_topics(bootstrap, KAFKA_S_MAX)
+    except KafkaException:
+        return None
 
 
 @get(
@@ -134,17 +138,13 @@ async def list_dead_rows(request: StrictRequest) -> ShownRows:
     """Those that Kafka will never accept, and why."""
     operators = request.app.state.front.operators
     found = await operators.run(all_dead, operators.dsns)
-    return ShownRows(
-        [
-            ShownRow(
-                service=one.service,
-                source=one.source,
-                name=one.row.name,
-                **{**asdict(one.row), "died_at": in_utc(one.row.died_at)},
-            )
-            for one in found
-        ]
-    )
+    return ShownRows([as_shown(one) for one in found])
+
+
+def as_shown(one: Dead) -> ShownRow:
+    """A dead row as the API shows it."""
+    about = {**asdict(one.row), "died_at": in_utc(one.row.died_at)}
+    return ShownRow(service=one.service, source=one.source, name=one.row.name, **about)
 
 
 @post("/v1/outboxes/dead-rows/retry", summary="Retry dead rows", operation_id="retryDeadRows", **ON_A_LIST)

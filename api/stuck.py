@@ -99,8 +99,16 @@ async def list_stuck(
 ) -> StuckWithdrawals:
     """Those without an event for some time, and what each waits for."""
     front: Front = request.app.state.front
+    return await stuck_ones(front, older_than_s if older_than_s is not None else front.settings.stuck_s, limit)
+
+
+async def stuck_ones(front: Front, older_than_s: float, limit: int) -> StuckWithdrawals:
+    """The withdrawals without an event for so many seconds, at most so many.
+
+    Raises:
+        Problem: the saga service's database does not answer.
+    """
     operators = front.operators
-    older_than_s = older_than_s if older_than_s is not None else front.settings.stuck_s
     found, holds = await operators.run(stuck, operators.dsns, operators.bootstrap, older_than_s, limit)
     return StuckWithdrawals(found, sorted(holds.idle), _said(holds.unasked))
 

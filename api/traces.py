@@ -10,6 +10,7 @@ from litestar.params import Parameter
 from api import access
 from api.bodies import StrictRequest
 from api.guard import PERMISSION
+from api.operators import Operators
 from api.pages import PAGE_MAX
 from api.problems import Problem, problems
 from operations.traces import Checked, check, jaeger_link, jaeger_url, trace_of
@@ -67,7 +68,15 @@ class Traces(msgspec.Struct, frozen=True):
 )
 async def get_trace(request: StrictRequest, payment_id: UUID) -> WithdrawalTrace:
     """Its spans from Jaeger, and what is missing."""
-    operators = request.app.state.front.operators
+    return await trace(request.app.state.front.operators, payment_id)
+
+
+async def trace(operators: Operators, payment_id: UUID) -> WithdrawalTrace:
+    """The trace of a withdrawal, as far as Jaeger has it.
+
+    Raises:
+        Problem: none is known, or Jaeger or the database does not answer.
+    """
 
     def find() -> WithdrawalTrace:
         status = find_status(operators.dsns["saga"], payment_id)
@@ -78,7 +87,7 @@ async def get_trace(request: StrictRequest, payment_id: UUID) -> WithdrawalTrace
         spans = [Span(**one._asdict()) for one in found.spans]
         return WithdrawalTrace(found.state, found.trace_id, jaeger_link(url), spans, found.missing)
 
-    return await operators.run(find)  # type: ignore[no-any-return]
+    return await operators.run(find)
 
 
 @get(

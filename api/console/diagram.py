@@ -116,7 +116,7 @@ def _outbox(outbox: Outbox | None) -> tuple[str, str]:
     if outbox is None:
         return UNKNOWN, "outbox not known"
     if outbox.dead_rows:
-        return WARN, f"outbox: {outbox.dead_rows:,} dead rows"
+        return WARN, f"{outbox.dead_rows:,} dead {'row' if outbox.dead_rows == 1 else 'rows'}"
     if not outbox.active:
         return BAD, f"outbox {outbox.rows:,}, no relay"
     if outbox.oldest_s is not None and outbox.oldest_s > OLD_S:

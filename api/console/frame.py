@@ -42,9 +42,11 @@ class Link(NamedTuple):
 LINKS = (
     Link("flow", "Flow", HOME, access.OPERATIONS),
     Link("withdrawals", "Withdrawals", f"{HOME}/withdrawals", access.OPERATIONS, "count-open"),
-    Link("stuck", "Stuck", f"{HOME}/withdrawals?silent_s=STUCK_S", access.OPERATIONS, "count-stuck"),
+    Link("stuck", "Stuck", f"{HOME}/stuck", access.OPERATIONS, "count-stuck"),
+    Link("dead-letters", "Dead letters", f"{HOME}/dead-letters", access.OPERATIONS, "count-dead"),
+    Link("outboxes", "Outboxes", f"{HOME}/outboxes", access.OPERATIONS),
 )
-"""In their order; a page that somebody may not see is not offered. ``STUCK_S`` is the setting of that name."""
+"""In their order; a page that somebody may not see is not offered."""
 
 
 async def page(
@@ -87,12 +89,7 @@ def framed(
     **context: Any,
 ) -> Response[str]:
     """The same at once, with what is known already."""
-    stuck_s = f"{front.settings.stuck_s:g}"
-    links = [
-        link._replace(path=link.path.replace("STUCK_S", stuck_s))
-        for link in LINKS
-        if link.permission in caller.permissions
-    ]
+    links = [link for link in LINKS if link.permission in caller.permissions]
     text = render(
         template,
         title=title,

@@ -30,6 +30,7 @@ _ENVIRONMENT.filters |= {
     "duration": words.duration,
     "moment": words.moment,
     "rate": words.rate,
+    "size": words.size,
     "visible": words.visible,
 }
 _ENVIRONMENT.globals |= {

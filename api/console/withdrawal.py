@@ -1,4 +1,4 @@
-"""The page of one withdrawal: where it stands and why, its journal, events, ledger, attempts and JSON."""
+"""The page of one withdrawal: where it stands and why, its journal, events, ledger, attempts, trace and JSON."""
 
 import asyncio
 from collections import OrderedDict
@@ -17,6 +17,8 @@ from api.console import frame, live
 from api.console.ledger_words import net
 from api.console.rendering import render
 from api.console.steps import WIDTH, journal
+from api.console.waterfall import WIDTH as BAR_WIDTH
+from api.console.waterfall import waterfall
 from api.console.withdrawals import EVERY_S, HOME
 from api.console.words import cause, pretty
 from api.front import Front
@@ -24,6 +26,7 @@ from api.guard import PERMISSION, caller_of
 from api.problems import Problem
 from api.statuses import WithdrawalStatus, standing
 from api.stuck import Waiting, waiting
+from api.traces import WithdrawalTrace, trace
 from api.watch import Look
 from api.withdrawals import PATH
 from broker.timestamps import RecordPlace, timestamps
@@ -45,6 +48,9 @@ WAITS_EVERY_S = 5.0
 KAFKA_S = 1.5
 """For the times of its records in Kafka."""
 
+TRACE_S = 5.0
+"""For Jaeger's answer."""
+
 TIMES_MAX = 20_000
 """Times that are remembered: a record's never changes."""
 
@@ -61,10 +67,11 @@ TABS = (
     Tab("events", "Events"),
     Tab("ledger", "Ledger"),
     Tab("attempts", "Attempts"),
+    Tab("trace", "Trace"),
     Tab("json", "JSON"),
 )
 
-TabName = Literal["journal", "events", "ledger", "attempts", "json"]
+TabName = Literal["journal", "events", "ledger", "attempts", "trace", "json"]
 
 _times: OrderedDict[RecordPlace, datetime] = OrderedDict()
 
@@ -100,9 +107,26 @@ async def _of_tab(front: Front, tab: str, status: WithdrawalStatus) -> dict[str,
         return {"bookings": bookings, "net": net(status.state, status.amount, status.currency, bookings)}
     if tab == "attempts":
         return await _attempts(front, status)
+    if tab == "trace":
+        return await _trace(front, status.payment_id)
     if tab == "json":
         return {"document": pretty(msgspec.json.encode(status))}
     return {}
+
+
+async def _trace(front: Front, payment_id: UUID) -> dict[str, Any]:
+    """The spans as a tree; where Jaeger is away, that."""
+    found: WithdrawalTrace | None = None
+    unasked = None
+    try:
+        async with asyncio.timeout(TRACE_S):
+            found = await trace(front.operators, payment_id)
+    except TimeoutError:
+        unasked = f"Jaeger has not answered within {TRACE_S:g} seconds"
+    except Problem as problem:
+        unasked = problem.detail
+    picture = waterfall(found.spans) if found is not None else None
+    return {"trace": found, "picture": picture, "unasked": unasked, "bar_width": BAR_WIDTH}
 
 
 async def _attempts(front: Front, status: WithdrawalStatus) -> dict[str, Any]:

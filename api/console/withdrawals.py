@@ -126,7 +126,7 @@ async def withdrawals_page(
         request,
         "withdrawals.html",
         title="Withdrawals",
-        active="stuck" if chosen.silent_s else "withdrawals",
+        active="withdrawals",
         stream=f"{HOME}/stream?{chosen.query(**watched)}",
         chosen=chosen,
         withdrawals=shown,

@@ -125,6 +125,18 @@ def duration(milliseconds: float | None) -> str:
     return f"{sign}{seconds:.0f} s"
 
 
+def size(number: int | None) -> str:
+    """A number of bytes in the unit that suits it: ``812 B``, ``14.2 kB``, ``1.1 GB``; of 1,000 each."""
+    if number is None:
+        return DASH
+    value, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1_000:
+            break
+        value, unit = value / 1_000, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def between(begin: datetime | None, end: datetime | None) -> str:
     """The duration from one moment to another; a dash where one is not known."""
     return DASH if begin is None or end is None else duration((end - begin).total_seconds() * 1_000)

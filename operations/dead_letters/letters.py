@@ -139,12 +139,39 @@ def read_letters(bootstrap: str) -> list[Letter]:
     return sorted(found, key=_age)
 
 
+def letter_named(bootstrap: str, name: str) -> Letter:
+    """The dead letter with an ID.
+
+    Raises:
+        DeadLetterError: there is none.
+        KafkaException: Kafka does not answer.
+    """
+    found = next((letter for letter in read_letters(bootstrap) if letter.id == name), None)
+    if found is None:
+        raise DeadLetterError(f"there is no dead letter {name}")
+    return found
+
+
 def count_open(bootstrap: str) -> dict[str, int]:
     """How many open dead letters each service has refused; keeps no letter in memory.
 
     Raises:
         KafkaException: Kafka does not answer.
     """
+    return dict(Counter(service for service, _ in sorted(_open(bootstrap))))
+
+
+def count_open_once(bootstrap: str) -> int:
+    """How many dead letters are open, each counted once however many services have refused it.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    return len({name for _, name in _open(bootstrap)})
+
+
+def _open(bootstrap: str) -> set[tuple[str, str]]:
+    """The open dead letters, each with each service that refused it."""
     handled = read_handled(bootstrap)
     counted: set[tuple[str, str]] = set()
     for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
@@ -152,7 +179,7 @@ def count_open(bootstrap: str) -> dict[str, int]:
         letter.handled = handled.get(letter.id)
         if letter.open:
             counted.add((letter.refusals[-1].service, letter.id))
-    return dict(Counter(service for service, _ in sorted(counted)))
+    return counted
 
 
 def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:

@@ -14,15 +14,20 @@ class FakeJaeger:
     Attributes:
         url: where it answers.
         lost: spans of which it knows nothing.
+        away: whether it refuses every question.
     """
 
     def __init__(self, collector: SpanCollector) -> None:
         self._collector = collector
         self.lost = lambda _span: False
+        self.away = False
         jaeger = self
 
         class Api(BaseHTTPRequestHandler):
             def do_GET(self):
+                if jaeger.away:
+                    self.send_error(503)
+                    return
                 asked = parse_qsl(urlsplit(self.path).query)
                 ids = [value for name, value in asked if name == "traceID"] or jaeger._newest(**dict(asked))
                 self.send_response(200)

@@ -63,7 +63,7 @@ def test_a_box_says_lag_outbox_and_who_waits_for_it():
     [
         (with_outbox("payment", rows=4, oldest_s=0.03), "payment", OK, "outbox 4"),
         (with_outbox("payment", rows=4, oldest_s=65.0), "payment", WARN, "outbox 4, 1 min 5 s"),
-        (with_outbox("payment", dead_rows=2), "payment", WARN, "outbox: 2 dead rows"),
+        (with_outbox("payment", dead_rows=2), "payment", WARN, "2 dead rows"),
         (with_outbox("payment", rows=4, active=False), "payment", BAD, "outbox 4, no relay"),
         (msgspec.structs.replace(FLOW, away={"saga": "does not run"}), "saga", BAD, "does not run"),
         (msgspec.structs.replace(FLOW, away={"the saga database": "x"}), "saga", BAD, "database is away"),

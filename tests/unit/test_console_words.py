@@ -37,6 +37,22 @@ def test_a_cause_says_what_happened_and_what_became_of_the_money(state, reason, 
     assert money in found.text
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1.0 kB"),
+        (16_384, "16.4 kB"),
+        (10**9, "1.0 GB"),
+        (10**16, "10000.0 TB"),
+    ],
+)
+def test_a_number_of_bytes_is_in_the_unit_that_suits_it(number, said):
+    assert words.size(number) == said
+
+
 @pytest.mark.parametrize("state", ["completed", "paid", "deducted", "accepted"])
 def test_what_goes_well_has_no_cause(state):
     assert words.cause(state, None) is None
