@@ -30,6 +30,7 @@ TABLE = {
     ("GET", "/v1/accounts"): PEOPLE,
     ("GET", "/v1/accounts/{account_id:str}"): PEOPLE,
     ("GET", "/v1/accounts/{account_id:str}/ledger"): PEOPLE,
+    ("GET", "/v1/accounts/{account_id:str}/proof"): PEOPLE,
     ("POST", "/v1/accounts"): {ADMIN},
     ("GET", "/v1/flow"): PEOPLE,
     ("GET", "/v1/stuck"): PEOPLE,
