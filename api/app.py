@@ -30,7 +30,9 @@ from api import (
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
-from api.console import errors, frame, static_files, withdrawal
+from api.console import accounts as accounts_page
+from api.console import audit as audit_page
+from api.console import errors, frame, operator_log, settings, static_files, withdrawal
 from api.console import flow as flow_page
 from api.console import withdrawals as withdrawals_page
 from api.front import Front
@@ -57,7 +59,17 @@ PARTS = (
 )
 """The modules with routes."""
 
-PAGES = (frame, flow_page, withdrawals_page, withdrawal, static_files)
+PAGES = (
+    frame,
+    flow_page,
+    withdrawals_page,
+    withdrawal,
+    accounts_page,
+    audit_page,
+    operator_log,
+    settings,
+    static_files,
+)
 """Those with the console's pages."""
 
 
