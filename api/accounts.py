@@ -19,7 +19,7 @@ from api.problems import OF_A_BODY, Problem, problems
 from api.texts import amount_text
 from contracts.money import MoneyError, parse_amount, parse_currency
 from contracts.production import is_production
-from operations.ledger import Bookings, page
+from operations.ledger import Bookings, page, prove
 from processors.account.accounts import (
     AccountRow,
     account_of,
@@ -79,6 +79,24 @@ class Ledger(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+class BalanceProof(msgspec.Struct, frozen=True):
+    """What a balance is made of, all of one moment; amounts as decimal text, in major units.
+
+    Attributes:
+        ledger: the sum of all its bookings, negative where more was deducted than refunded.
+        bookings: how many there are.
+        holds: whether opening balance and ledger make the balance.
+    """
+
+    account_id: str
+    currency: str
+    opening_balance: str
+    ledger: str
+    bookings: int
+    balance: str
+    holds: bool
+
+
 class NewAccounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Accounts to be opened, and why; the opening balance of each as decimal text, in major units."""
 
@@ -109,17 +127,28 @@ async def list_accounts(
     order: Annotated[
         Literal["id", "name"], Parameter(description="By name, acc-2 is before acc-10; that sorts all accounts.")
     ] = "id",
+    prefix: Annotated[str, Parameter(max_length=64, description="Only those whose IDs begin so; by ID.")] = "",
     limit: Limit = PAGE_SIZE,
     cursor: Cursor = None,
 ) -> Accounts:
     """By account ID, or by name."""
     front: Front = request.app.state.front
     if order == "id":
-        found = await front.readers.run(("account",), accounts_after, cursor or "", limit + 1)
-    else:
-        found = await front.readers.run(("account",), accounts_by_name, cursor, limit + 1)
-    shown = [_shown(row) for row in found[:limit]]
-    return Accounts(shown, shown[-1].account_id if len(found) > limit else None)
+        return await listed(front, prefix, limit, cursor)
+    if prefix:
+        raise Problem("invalid", "those with a prefix are listed by ID, not by name")
+    return _page(await front.readers.run(("account",), accounts_by_name, cursor, limit + 1), limit)
+
+
+async def listed(front: Front, prefix: str, limit: int, cursor: str | None) -> Accounts:
+    """A page of the accounts whose IDs begin with a prefix, by ID.
+
+    Raises:
+        Problem: the database does not answer.
+    """
+    if "\0" in prefix:
+        return Accounts([], None)
+    return _page(await front.readers.run(("account",), accounts_after, cursor or "", limit + 1, prefix), limit)
 
 
 @get(
@@ -132,8 +161,47 @@ async def list_accounts(
 )
 async def get_account(request: StrictRequest, account_id: _ID) -> Account:
     """Its balance, and with what it was opened."""
-    front: Front = request.app.state.front
+    return await one(request.app.state.front, account_id)
+
+
+async def one(front: Front, account_id: str) -> Account:
+    """An account.
+
+    Raises:
+        Problem: there is none, or the database does not answer.
+    """
     return _shown(await front.readers.run(("account",), _existing, account_id))
+
+
+@get(
+    f"{PATH}/{{account_id:str}}/proof",
+    summary="See whether a balance adds up",
+    operation_id="getProof",
+    tags=["accounts"],
+    opt={PERMISSION: access.ACCOUNTS},
+    responses=problems("not-found", "invalid"),
+)
+async def get_proof(request: StrictRequest, account_id: _ID) -> BalanceProof:
+    """Opening balance and the sum of its whole ledger against its balance. It reads the whole ledger."""
+    return await proof(request.app.state.front, account_id)
+
+
+async def proof(front: Front, account_id: str) -> BalanceProof:
+    """The proof of an account's balance.
+
+    Raises:
+        Problem: there is no such account, or the database does not answer.
+    """
+
+    def read(account: psycopg.Connection[Any]) -> BalanceProof:
+        _existing(account, account_id)
+        found = prove(account, account_id)
+        assert found is not None  # no account is ever removed
+        amounts = (found.opening_balance_minor, found.ledger_minor, found.balance_minor)
+        opening, ledger, balance = (amount_text(minor, found.currency) for minor in amounts)
+        return BalanceProof(account_id, found.currency, opening, ledger, found.bookings, balance, found.holds)
+
+    return await front.readers.run(("account",), read)
 
 
 @get(
@@ -148,7 +216,15 @@ async def get_ledger(
     request: StrictRequest, account_id: _ID, limit: Limit = PAGE_SIZE, cursor: Cursor = None
 ) -> Ledger:
     """Its bookings. Opening balance and the whole ledger make the balance."""
-    front: Front = request.app.state.front
+    return await ledger_of(request.app.state.front, account_id, limit, cursor)
+
+
+async def ledger_of(front: Front, account_id: str, limit: int, cursor: str | None) -> Ledger:
+    """A page of an account's ledger, with the bookings of so many withdrawals.
+
+    Raises:
+        Problem: there is no such account, the cursor is none of this list's, or a database does not answer.
+    """
 
     def read(saga: psycopg.Connection[Any], account: psycopg.Connection[Any]) -> tuple[AccountRow, Bookings]:
         return _existing(account, account_id), page(saga, account, account_id, limit, cursor)
@@ -200,6 +276,11 @@ def _existing(connection: psycopg.Connection[Any], account_id: str) -> AccountRo
     return row
 
 
+def _page(found: list[AccountRow], limit: int) -> Accounts:
+    shown = [_shown(row) for row in found[:limit]]
+    return Accounts(shown, shown[-1].account_id if len(found) > limit else None)
+
+
 def _shown(row: AccountRow) -> Account:
     return Account(
         row.account_id,
@@ -211,4 +292,4 @@ def _shown(row: AccountRow) -> Account:
     )
 
 
-ROUTES: list[Any] = [list_accounts, get_account, get_ledger, open_new_accounts]
+ROUTES: list[Any] = [list_accounts, get_account, get_ledger, get_proof, open_new_accounts]

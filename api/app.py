@@ -30,8 +30,10 @@ from api import (
     withdrawals,
 )
 from api.bodies import BODY_BYTES_MAX, StrictRequest
+from api.console import accounts as accounts_page
+from api.console import audit as audit_page
 from api.console import dead_letters as dead_letters_page
-from api.console import errors, frame, static_files, withdrawal
+from api.console import errors, frame, operator_log, settings, static_files, withdrawal
 from api.console import flow as flow_page
 from api.console import outboxes as outboxes_page
 from api.console import stuck as stuck_page
@@ -68,6 +70,10 @@ PAGES = (
     stuck_page,
     dead_letters_page,
     outboxes_page,
+    accounts_page,
+    audit_page,
+    operator_log,
+    settings,
     static_files,
 )
 """Those with the console's pages."""

@@ -116,7 +116,15 @@ async def list_audits(
     cursor: Annotated[UUID | None, Parameter(description="As the page before gave it.")] = None,
 ) -> Audits:
     """The newest first, with their results."""
-    front: Front = request.app.state.front
+    return await listed(request.app.state.front, limit, cursor)
+
+
+async def listed(front: Front, limit: int, cursor: UUID | None) -> Audits:
+    """A page of the audits.
+
+    Raises:
+        Problem: the database does not answer.
+    """
     found = await front.readers.run((API,), history.history, limit + 1, cursor)
     shown = found[:limit]
     return Audits(shown, shown[-1].audit_id if len(found) > limit else None)
@@ -132,7 +140,15 @@ async def list_audits(
 )
 async def get_audit(request: StrictRequest, audit_id: UUID) -> AuditRun:
     """Whether it still runs, and what it found."""
-    front: Front = request.app.state.front
+    return await one(request.app.state.front, audit_id)
+
+
+async def one(front: Front, audit_id: UUID) -> AuditRun:
+    """An audit.
+
+    Raises:
+        Problem: there is none, or the database does not answer.
+    """
     found = await front.readers.run((API,), history.find, audit_id)
     if found is None:
         raise Problem("not-found", f"there is no audit {audit_id}")

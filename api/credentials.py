@@ -153,6 +153,19 @@ class Credentials:
             is_valid = await store.sign_in(connection, hashed(token), hashed(secret), SESSION_S)
         return secret if is_valid else None
 
+    async def sign_out(self, cookie: str | None) -> None:
+        """End the session of a cookie; other processes know within :data:`REMEMBERED_S`.
+
+        Raises:
+            Problem: the database does not answer.
+        """
+        secret = _session_of(cookie) if cookie is not None else None
+        if not secret:
+            return
+        async with self._connected() as connection:
+            await store.sign_out(connection, hashed(secret))
+        self._remembered.pop(hashed(secret), None)
+
     async def _remember(self, secret: str, find: Callable[[str], Awaitable[Caller | None]]) -> Caller | None:
         now = time.monotonic()
         # An API key is none of our sessions, as it has a prefix.

@@ -4,7 +4,7 @@ An action is written down before it is begun and again when it has ended, under 
 process died meanwhile is on record, without a result, and one that cannot be written down is not done.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any
@@ -23,23 +23,36 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.pages import PAGE_SIZE, Limit
 from api.problems import Problem, problems
+from api.statuses import aware
 from contracts.redaction import hide
 from contracts.services import API
 from processors.runtime import utc
 
 REASON_MAX = 1_000
+TEXT_MAX = 200
 
 _WRITE = """
 INSERT INTO operator_log (request_id, caller, role, action, subject, reason, result)
 VALUES (%s, %s, %s, %s, %s::text::json, %s, %s::text::json)
 """
 
-_READ = """
+_COLUMNS = """
 SELECT number, at, request_id, caller, role, action, subject::text, reason, result::text FROM operator_log
-WHERE number < %s ORDER BY number DESC LIMIT %s
 """
 
-_NUMBER_MAX = 2**63 - 1
+_READ = f"""{_COLUMNS}
+WHERE number < %(before)s
+    AND (%(caller)s::text IS NULL OR caller = %(caller)s)
+    AND (%(action)s::text IS NULL OR action = %(action)s)
+    AND (%(request_id)s::uuid IS NULL OR request_id = %(request_id)s)
+    AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
+ORDER BY number DESC LIMIT %(limit)s
+"""
+
+_OF_REQUESTS = f"{_COLUMNS} WHERE request_id = ANY(%s) ORDER BY number"
+
+NUMBER_MAX = 2**63 - 1
 
 Reason = Annotated[
     str,
@@ -78,6 +91,21 @@ class Log(msgspec.Struct, frozen=True):
 
     entries: list[Entry]
     cursor: int | None
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which rows somebody wants to see: those of a caller, an action, a request, or a time; None: of all.
+
+    Attributes:
+        since: written then or later.
+        until: written before.
+    """
+
+    caller: str | None = None
+    action: str | None = None
+    request_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class Action:
@@ -145,15 +173,22 @@ async def _write(
         )
 
 
-def read_log(connection: psycopg.Connection[Any], limit: int, before: int = _NUMBER_MAX) -> list[Entry]:
+def read_log(connection: psycopg.Connection[Any], wanted: Filter, limit: int, before: int) -> list[Entry]:
     """Rows of the log before a number, the newest first.
 
     Args:
         connection: to the API's database.
+        wanted: which ones.
         limit: rows at the most.
         before: the number of a row.
     """
-    return [_entry(*row) for row in utc.cursor(connection).execute(_READ, (before, limit))]
+    values = {**msgspec.structs.asdict(wanted), "limit": limit, "before": before}
+    return [_entry(*row) for row in utc.cursor(connection).execute(_READ, values)]
+
+
+def rows_of(connection: psycopg.Connection[Any], request_ids: Sequence[UUID]) -> list[Entry]:
+    """The rows of some actions, in the order of writing: two of each that has ended."""
+    return [_entry(*row) for row in utc.cursor(connection).execute(_OF_REQUESTS, (list(request_ids),))]
 
 
 def _entry(
@@ -181,14 +216,26 @@ def _entry(
 )
 async def list_log(
     request: StrictRequest,
+    caller: Annotated[str | None, Parameter(max_length=TEXT_MAX, description="Only what this caller did.")] = None,
+    action: Annotated[str | None, Parameter(max_length=TEXT_MAX, description="Only this action.")] = None,
+    request_id: Annotated[UUID | None, Parameter(description="Only the rows of this request.")] = None,
+    since: Annotated[datetime | None, Parameter(description="Only what was written then or later.")] = None,
+    until: Annotated[datetime | None, Parameter(description="Only what was written before.")] = None,
     limit: Limit = PAGE_SIZE,
-    cursor: Annotated[
-        int, Parameter(ge=1, le=_NUMBER_MAX, description="As the page before gave it.")
-    ] = _NUMBER_MAX,
+    cursor: Annotated[int, Parameter(ge=1, le=NUMBER_MAX, description="As the page before gave it.")] = NUMBER_MAX,
 ) -> Log:
     """The newest first."""
-    front: Front = request.app.state.front
-    found = await front.readers.run((API,), read_log, limit + 1, cursor)
+    wanted = Filter(caller, action, request_id, aware(since), aware(until))
+    return await listed(request.app.state.front, wanted, limit, cursor)
+
+
+async def listed(front: Front, wanted: Filter, limit: int, cursor: int) -> Log:
+    """A page of the log, before a row's number.
+
+    Raises:
+        Problem: the database does not answer.
+    """
+    found = await front.readers.run((API,), read_log, wanted, limit + 1, cursor)
     shown = found[:limit]
     return Log(shown, shown[-1].number if len(found) > limit else None)
 

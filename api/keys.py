@@ -11,6 +11,7 @@ from api.bodies import StrictRequest
 from api.credentials import ApiKey, create_key, list_keys, revoke_key
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
+from api.operators import Operators
 from api.problems import OF_A_BODY, Problem, problems
 from api.stuck import Why
 from contracts.services import API
@@ -66,7 +67,15 @@ class Revoked(msgspec.Struct, frozen=True):
 )
 async def get_keys(request: StrictRequest) -> Keys:
     """Who has one, and what it may do."""
-    operators = request.app.state.front.operators
+    return await listed(request.app.state.front.operators)
+
+
+async def listed(operators: Operators) -> Keys:
+    """Every key.
+
+    Raises:
+        Problem: the database does not answer.
+    """
     return Keys(await operators.run(list_keys, operators.dsns[API]))
 
 

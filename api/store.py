@@ -78,6 +78,8 @@ SELECT %b, caller, role, now() + make_interval(secs => %b::float8) FROM used WHE
 RETURNING caller
 """
 
+_SIGN_OUT = "DELETE FROM sessions WHERE session_hash = %b"
+
 
 class Asked(msgspec.Struct, frozen=True):
     """A request for a withdrawal, checked.
@@ -176,6 +178,11 @@ async def sign_in(connection: AsyncConnection, token_hash: bytes, session_hash: 
     """Turn a one-time token into a session; whether the token was valid. It is spent in any case."""
     cursor = await connection.execute(_SIGN_IN, (token_hash, session_hash, lasts_s))
     return await cursor.fetchone() is not None
+
+
+async def sign_out(connection: AsyncConnection, session_hash: bytes) -> None:
+    """End a session, if there is one."""
+    await connection.execute(_SIGN_OUT, (session_hash,))
 
 
 async def _stored(connection: AsyncConnection, query: str, values: Sequence[Any]) -> list[Stored]:

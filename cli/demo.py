@@ -75,9 +75,10 @@ def demo(
             console.print(f"everything is up after {time.monotonic() - started:.1f} s")
             seen = _withdraw(stack, collector, count, console)
             _show(seen, collector, console)
+    _look_around(folder if keep else None, secure, console)
     endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318"
     console.print()
-    console.print("In a browser: start Jaeger (OTLP on 4318, pages on 16686), then")
+    console.print("Traces in a browser: start Jaeger (OTLP on 4318, pages on 16686), then")
     console.print(f"  {endpoint} settle up", style="bold")
     console.print(f"  {endpoint} settle request \\", style="bold")
     console.print(
@@ -88,6 +89,22 @@ def demo(
         raise typer.Exit(FAILED)
     if {state: found[0] for state, found in seen.found.items()} != seen.expected:
         raise CommandError(f"the outcomes are not those planned: expected {seen.expected}")
+
+
+def _look_around(folder: Path | None, secure: bool, console: Screen) -> None:
+    """Say how to see in the console what the demo has made; None: its folder is gone."""
+    from shlex import join
+
+    console.print()
+    console.print("Look around in the console, at each withdrawal and account:")
+    if folder is None:
+        again = ["settle", "demo", "--keep", *(["--secure"] if secure else [])]
+        console.print(f"  {join(again)}", style="bold")
+        console.print("and then as it says at its end. The data of this one are gone.")
+        return
+    # A line that is copied is not broken, however narrow the terminal.
+    console.print(f"  {join(['settle', 'up', '--data', str(folder)])}", style="bold", soft_wrap=True)
+    console.print("and open the link that it prints.")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from litestar.response import Redirect, Stream
 from api import access
 from api.access import Caller
 from api.bodies import StrictRequest
-from api.console import live
+from api.console import live, places
+from api.console.places import account_path
 from api.console.rendering import html, render
 from api.front import Front
 from api.guard import PERMISSION, caller_of
@@ -20,9 +21,11 @@ from api.looks import Flow
 from api.problems import Problem
 from api.statuses import standing
 from api.watch import Look
-from operations.withdrawals import of_trace
+from operations.withdrawals import Wanted, of_trace
+from operations.withdrawals import page as page_of
+from processors.account.accounts import account_of
 
-HOME = "/console"
+HOME = places.HOME
 WAIT_S = 0.1
 """How long a page waits for what is only its frame; then it shows what was known, and its stream the rest."""
 
@@ -45,6 +48,10 @@ LINKS = (
     Link("stuck", "Stuck", f"{HOME}/stuck", access.OPERATIONS, "count-stuck"),
     Link("dead-letters", "Dead letters", f"{HOME}/dead-letters", access.OPERATIONS, "count-dead"),
     Link("outboxes", "Outboxes", f"{HOME}/outboxes", access.OPERATIONS),
+    Link("accounts", "Accounts", f"{HOME}/accounts", access.ACCOUNTS),
+    Link("audit", "Audit", f"{HOME}/audit", access.OPERATIONS),
+    Link("operator-log", "Operator log", f"{HOME}/operator-log", access.OPERATIONS),
+    Link("settings", "Settings", f"{HOME}/settings", access.OPERATIONS),
 )
 """In their order; a page that somebody may not see is not offered."""
 
@@ -132,22 +139,36 @@ async def frame_stream(request: StrictRequest) -> Stream:
 
 @get(f"{HOME}/search", opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
 async def search(request: StrictRequest, q: str = "") -> Redirect:
-    """The page of what somebody looks for: a payment ID, a trace ID, or an account."""
+    """The page of what somebody looks for: a payment ID, a trace ID, or an account.
+
+    An account that does not exist leads to the list of the withdrawals that name it, which were rejected.
+    """
     front: Front = request.app.state.front
     text = q.strip()[:SEARCH_MAX]
     if not text:
         return Redirect(f"{HOME}/withdrawals", status_code=303)
     if (payment_id := _payment_id(text)) is not None and await _is_known(front, caller_of(request), payment_id):
         return Redirect(f"{HOME}/withdrawals/{payment_id}", status_code=303)
-    if _TRACE_ID.fullmatch(text):
-        if len(found := await front.readers.run(("saga",), of_trace, text.lower())) == 1:
-            return Redirect(f"{HOME}/withdrawals/{found[0]}", status_code=303)
-        raise Problem(
-            "not-found", f"there is no withdrawal with the ID {text}, and {len(found) or 'none'} of its trace"
-        )
-    if payment_id is not None:
-        raise Problem("not-found", f"there is no withdrawal {payment_id}")
-    return Redirect(f"{HOME}/withdrawals?{urlencode({'account_id': text})}", status_code=303)
+    found: list[UUID] = []
+    if _TRACE_ID.fullmatch(text) and len(found := await front.readers.run(("saga",), of_trace, text.lower())) == 1:
+        return Redirect(f"{HOME}/withdrawals/{found[0]}", status_code=303)
+    if (path := await _of_account(front, caller_of(request), text)) is not None:
+        return Redirect(path, status_code=303)
+    if found:
+        raise Problem("not-found", f"the trace {text} has more than one withdrawal: search one by its payment ID")
+    raise Problem("not-found", f"nothing is called {text}: no withdrawal, no trace of one, and no account")
+
+
+async def _of_account(front: Front, caller: Caller, account_id: str) -> str | None:
+    """The path of an account's page, or of the list of its withdrawals where there are only those."""
+    if "\0" in account_id:
+        return None
+    may_see = access.ACCOUNTS in caller.permissions
+    if may_see and await front.readers.run(("account",), account_of, account_id) is not None:
+        return account_path(account_id)
+    if not (await front.readers.run(("saga",), page_of, Wanted(account_id=account_id), 1)).withdrawals:
+        return None
+    return f"{HOME}/withdrawals?{urlencode({'account_id': account_id})}"
 
 
 async def _is_known(front: Front, caller: Caller, payment_id: UUID) -> bool:

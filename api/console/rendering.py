@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import Response
 
-from api.console import static_files, words
+from api.console import places, static_files, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -34,8 +34,10 @@ _ENVIRONMENT.filters |= {
     "visible": words.visible,
 }
 _ENVIRONMENT.globals |= {
+    "account_path": places.account_path,
     "asset": static_files.url,
     "between": words.between,
+    "findings": places.findings,
     "money": words.money,
     "signed": words.signed,
     "STATES": words.STATES,

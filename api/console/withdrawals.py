@@ -68,8 +68,8 @@ class Filter(msgspec.Struct, frozen=True):
         return Wanted(
             frozenset(self.states),
             self.account_id or None,
-            _time("since", self.since),
-            _time("until", self.until),
+            time_of("since", self.since),
+            time_of("until", self.until),
             self.reason or None,
             self.in_flight == "true",
             _seconds(self.silent_s),
@@ -207,7 +207,7 @@ def _shortcut(about: Mapping[str, Any], stuck_s: str) -> tuple[str, Filter]:
     return chosen.query(), chosen
 
 
-def _time(name: str, text: str) -> datetime | None:
+def time_of(name: str, text: str) -> datetime | None:
     """A time as a person or a form writes it, without a zone in UTC."""
     try:
         return aware(datetime.fromisoformat(text)) if text else None

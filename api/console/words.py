@@ -91,10 +91,14 @@ def money(amount: str | int, currency: str) -> str:
         return f"{amount} {currency}"
 
 
-def signed(amount_minor: int, currency: str) -> str:
+def signed(amount: str | int, currency: str) -> str:
     """The same with its sign, a true minus."""
-    sign = "−" if amount_minor < 0 else "+" if amount_minor else ""
-    return f"{sign}{format_amount(abs(amount_minor), currency)} {currency}"
+    if isinstance(amount, int):
+        is_negative, size = amount < 0, money(abs(amount), currency)
+    else:
+        is_negative, size = amount.startswith("-"), money(amount.removeprefix("-"), currency)
+    is_nothing = not any(digit in size for digit in "123456789")
+    return size if is_nothing else f"{'−' if is_negative else '+'}{size}"
 
 
 def count(number: int | None) -> str:

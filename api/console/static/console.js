@@ -108,6 +108,18 @@
     place.replaceChildren(card);
   };
 
+  // A field that is empty is left out; numbers and lists are what the API takes them for.
+  const fieldsOf = (form) => {
+    const fields = {};
+    for (const control of form.querySelectorAll("[name]")) {
+      const { name, value, dataset, type } = control;
+      if (value === "" || (type === "checkbox" && !control.checked)) continue;
+      if ("list" in dataset) (fields[name] ??= []).push(value);
+      else fields[name] = "number" in dataset ? Number(value) : value;
+    }
+    return fields;
+  };
+
   const inWords = (answer) => {
     const lines = [];
     for (const event of answer.republished ?? []) lines.push(`${event.event_type} on ${event.topic}`);
@@ -124,7 +136,7 @@
     const place = form.querySelector(".answer");
     const button = form.querySelector("[data-confirms]");
     button.disabled = true;
-    const fields = Object.fromEntries(new FormData(form));
+    const fields = fieldsOf(form);
     const body = Object.keys(fields).length ? JSON.stringify(fields) : undefined;
     const headers = body ? { "Content-Type": "application/json" } : {};
     try {
@@ -132,6 +144,13 @@
       const answer = await response.json().catch(() => ({}));
       if (response.ok) {
         say(place, "ok", form.dataset.done, inWords(answer));
+        if (answer.key) {
+          const key = document.createElement("pre");
+          key.textContent = answer.key;
+          place.firstElementChild.append(key);
+        }
+        const dialog = form.closest("[data-then-again]");
+        if (dialog) dialog.addEventListener("close", () => location.reload());
       } else {
         say(place, "bad", answer.title ?? `The API answered ${response.status}`, [answer.detail ?? ""]);
         button.disabled = false;

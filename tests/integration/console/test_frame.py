@@ -15,6 +15,7 @@ from api.access import ADMIN, CLIENT, OPERATOR, VIEWER
 from api.console.rendering import POLICY
 from api.credentials import offer_sign_in, revoke_key
 from cli.main import app
+from processors.account.accounts import open_accounts
 from tests.conftest import WAIT_S, wait_until
 from tests.integration.api.front import WITHDRAWALS, Front
 from tests.integration.console.pages import HTML, SAME, Page, Pages, deducted, requested, without
@@ -83,7 +84,8 @@ def test_a_link_from_another_site_opens_itself_anew_once_as_the_cookie_did_not_c
 def test_every_page_has_the_policy_and_nothing_inline(browser: Pages, shop, front: Front):
     payment_id = requested(shop, front.open_account())
     front.finished(payment_id)
-    for path in (HOME, LIST, f"{LIST}/{payment_id}", f"{HOME}/nothing"):
+    paths = [f"{HOME}/{name}" for name in ("accounts", "accounts/acc-1", "audit", "operator-log", "settings")]
+    for path in (HOME, LIST, f"{LIST}/{payment_id}", f"{HOME}/nothing", *paths):
         answer = browser.client.get(path)
         assert answer.headers["content-security-policy"] == POLICY
         assert "unsafe" not in POLICY
@@ -165,11 +167,41 @@ def test_search_leads_to_the_page_of_what_was_named(front: Front, shop, viewer: 
     for text in (str(payment_id), f"  {payment_id} ", str(payment_id).upper(), payment_id.hex, trace_id):
         answer = viewer.client.get(f"{HOME}/search", params={"q": text})
         assert (answer.status_code, answer.headers["location"]) == (303, one), text
-    answer = viewer.client.get(f"{HOME}/search", params={"q": account})
-    assert answer.headers["location"] == f"{LIST}?account_id={account}"
-    assert viewer.client.get(f"{HOME}/search", params={"q": " "}).headers["location"] == LIST
-    viewer.get(f"{HOME}/search?q={uuid7()}", 404)
-    viewer.get(f"{HOME}/search?q={'a' * 32}", 404)
+    as_account = uuid7().hex  # also what looks like another ID
+    open_accounts(front.dsns["account"], [as_account, "../x"], 100, "USD")
+    for text, path in (
+        (account, f"{HOME}/accounts/{account}"),
+        (as_account, f"{HOME}/accounts/{as_account}"),
+        ("../x", f"{HOME}/accounts?id=..%2Fx"),
+        (" ", LIST),
+    ):
+        assert viewer.client.get(f"{HOME}/search", params={"q": text}).headers["location"] == path
+
+
+def test_search_for_an_account_that_there_is_not_leads_to_the_withdrawals_that_name_it(
+    front: Front, shop, viewer: Pages
+):
+    front.finished(requested(shop, "acc-that-is-not"))
+    answer = viewer.client.get(f"{HOME}/search", params={"q": "acc-that-is-not"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{LIST}?account_id=acc-that-is-not")
+
+
+def test_search_for_a_trace_of_several_withdrawals_says_so(front: Front, shop, viewer: Pages):
+    trace_id, account = uuid7().hex, front.open_account()
+    shop.headers["traceparent"] = f"00-{trace_id}-00000000000000b1-01"
+    for payment_id in [requested(shop, account) for _ in range(2)]:
+        assert front.finished(payment_id).trace_id == trace_id
+    assert "has more than one withdrawal" in viewer.get(f"{HOME}/search?q={trace_id}", 404).text
+
+
+@pytest.mark.parametrize(
+    "text", ["01a20aeb-4358-716a-b291-9134760df1f7", "a" * 32, "acc-nothing", "<b>&\u202e", "a\0b"]
+)
+def test_search_that_finds_nothing_says_so(viewer: Pages, text):
+    page = viewer.get(f"{HOME}/search", 404, params={"q": text})
+    assert "nothing is called" in page.text
+    assert "<b>&" not in page.html
+    assert "\u202e" not in page.html
 
 
 def looks(front: Front, name: str) -> float:
