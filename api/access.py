@@ -1,5 +1,6 @@
 """Who may do what: roles, the permissions of each, and the check of every request."""
 
+import re
 from collections.abc import Collection
 
 import msgspec
@@ -8,6 +9,11 @@ REQUEST, CANCEL, READ, ACCOUNTS = "withdrawals:request", "withdrawals:cancel", "
 OPERATIONS, OPERATE, KEYS, OPEN_ACCOUNTS = "operations:read", "operations:act", "keys:manage", "accounts:open"
 PERMISSIONS = (REQUEST, CANCEL, READ, ACCOUNTS, OPERATIONS, OPERATE, KEYS, OPEN_ACCOUNTS)
 """What a route may ask for; a key may be limited to some of them, its scopes."""
+
+OF_PROVIDER = "oidc:"
+"""Before the name of whoever has a token of the OpenID provider."""
+
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 CLIENT, VIEWER, OPERATOR, ADMIN = ROLES = ("client", "viewer", "operator", "admin")
 
@@ -46,10 +52,16 @@ def permissions(role: str, scopes: Collection[str]) -> frozenset[str]:
     return MAY[role] & frozenset(scopes) if scopes else MAY[role]
 
 
-def complaint(role: str, scopes: Collection[str]) -> str | None:
-    """What is wrong with a role and its scopes; None where both are known."""
+def complaint(caller: str, role: str, scopes: Collection[str] = ()) -> str | None:
+    """What is wrong with a caller, its role and its scopes that somebody gives credentials to; None if nothing."""
+    if not _NAME.fullmatch(caller):
+        return f"{caller!r} names no caller: 1 to 64 letters, digits, '.', '_', ':' or '-'"
+    if caller.startswith(OF_PROVIDER):
+        return f"{caller} is whom the OpenID provider knows by that name: nobody else gets {OF_PROVIDER}…"
     if role not in ROLES:
         return f"there is no role {role!r}: it is one of {', '.join(ROLES)}"
     if wrong := [scope for scope in scopes if scope not in PERMISSIONS]:
         return f"there is no scope {wrong[0]!r}: there are {', '.join(PERMISSIONS)}"
+    if lacking := [scope for scope in scopes if scope not in MAY[role]]:
+        return f"a {role} lacks the permission {lacking[0]}, so no key of one has it"
     return None

@@ -91,7 +91,7 @@ async def listed(operators: Operators) -> Keys:
 async def post_key(request: StrictRequest, data: KeyRequest) -> NewKey:
     """The answer has the key, this once."""
     operators = request.app.state.front.operators
-    if (wrong := access.complaint(data.role, data.scopes)) is not None:
+    if (wrong := access.complaint(data.caller, data.role, data.scopes)) is not None:
         raise Problem("invalid", wrong)
     subject = {"caller": data.caller, "role": data.role, "scopes": data.scopes, "expires_s": data.expires_s}
     async with written_down(request, "create key", subject, data.reason) as action:

@@ -10,7 +10,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from api.access import MAY, ROLES, Caller
+from api.access import MAY, OF_PROVIDER, ROLES, Caller
 from api.problems import RETRY_S, Problem
 from api.settings import ApiSettings
 
@@ -80,7 +80,7 @@ class Tokens:
         subject, role = claims["sub"], self._role_of(claims)
         if not isinstance(subject, str) or not subject or role is None:
             return None
-        return Caller(f"oidc:{subject}", role, MAY[role])
+        return Caller(f"{OF_PROVIDER}{subject}", role, MAY[role])
 
     def _role_of(self, claims: Mapping[str, Any]) -> str | None:
         """The strongest role that a claim names, as text or in a list; None where it names none of ours."""

@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "unauthenticated": (401, "Nobody is known by these credentials"),
     "forbidden": (403, "This caller may not do that"),
     "not-found": (404, "There is nothing here"),
+    "path-unknown": (404, "The API has no such path"),
     "method-not-allowed": (405, "The method is not allowed here"),
     "too-slow": (408, "The request did not arrive in time"),
     "still-running": (409, "A request with this Idempotency-Key is still running"),
@@ -41,7 +42,7 @@ KINDS: dict[str, tuple[int, str]] = {
 _OF_STATUS = {
     401: "unauthenticated",
     403: "forbidden",
-    404: "not-found",
+    404: "path-unknown",
     405: "method-not-allowed",
     413: "too-large",
 }
@@ -142,7 +143,7 @@ _BODY = "data"
 """The parameter of handlers that is the whole body."""
 
 _DETAILS = {
-    "not-found": "the path is unknown",
+    "path-unknown": "the path is unknown",
     "too-large": "the body is larger than the API takes",
     "method-not-allowed": "the path is known, but not with this method",
 }

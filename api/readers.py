@@ -11,6 +11,7 @@ import psycopg
 from api.problems import RETRY_S, Problem
 from contracts.postgres import session
 from operations.errors import CursorError
+from processors.runtime.connection import hang_up
 from processors.runtime.database import unavailable
 
 CONNECTIONS_MAX = 4
@@ -18,6 +19,9 @@ CONNECTIONS_MAX = 4
 
 STATEMENT_S = 10
 """For one statement: a list reads an index, so one that takes longer waits for something else."""
+
+ANSWER_S = STATEMENT_S + 2.0
+"""For the whole: a server that hangs does not even end its statements."""
 
 _READ_ONLY = f"SET default_transaction_read_only = on; SET statement_timeout = '{STATEMENT_S}s'"
 
@@ -42,15 +46,21 @@ class Readers:
         Raises:
             Problem: a database does not answer, or a cursor is not one of the list's.
         """
-        async with AsyncExitStack() as stack:
-            for database in databases:
-                await stack.enter_async_context(self._room[database])
-            try:
-                return await asyncio.to_thread(self._read, databases, read, args)
-            except CursorError as error:
-                raise Problem("invalid", str(error)) from None
-            except psycopg.OperationalError as error:
-                raise Problem("unavailable", f"a database {unavailable(error)}", RETRY_S) from error
+        used: list[psycopg.Connection] = []
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                async with AsyncExitStack() as stack:
+                    for database in databases:
+                        await stack.enter_async_context(self._room[database])
+                    return await asyncio.to_thread(self._read, databases, read, args, used)
+        except TimeoutError:
+            for connection in used:
+                hang_up(connection)  # so that its thread ends, too
+            raise Problem("unavailable", "a database does not answer in time", RETRY_S) from None
+        except CursorError as error:
+            raise Problem("invalid", str(error)) from None
+        except psycopg.OperationalError as error:
+            raise Problem("unavailable", f"a database {unavailable(error)}", RETRY_S) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -58,18 +68,26 @@ class Readers:
             while connections:
                 connections.pop().close()
 
-    def _read(self, databases: Sequence[str], read: Callable[..., T], args: Sequence[Any]) -> T:
+    def _read(
+        self,
+        databases: Sequence[str],
+        read: Callable[..., T],
+        args: Sequence[Any],
+        used: list[psycopg.Connection],
+    ) -> T:
         """Read on kept connections; if one of them is broken, which nobody could notice before, on new ones."""
         kept = [self._idle[database].pop() if self._idle[database] else None for database in databases]
         if None not in kept:
             try:
-                return self._on(databases, [one for one in kept if one is not None], read, args)
+                used += (whole := [one for one in kept if one is not None])
+                return self._on(databases, whole, read, args)
             except psycopg.OperationalError:
                 if not any(one.broken for one in kept if one is not None):
                     raise
         else:
             self._keep(databases, kept)
-        return self._on(databases, [self._connect(database) for database in databases], read, args)
+        used += (new := [self._connect(database) for database in databases])
+        return self._on(databases, new, read, args)
 
     def _on(
         self,

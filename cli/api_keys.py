@@ -34,10 +34,8 @@ def create(
     """Create a key, and print it, this once: only its hash is stored."""
     from api.access import complaint
     from api.credentials import create_key
-    from producers.requests import check_account_id
 
-    check_account_id(caller)  # names of callers are made of the same characters
-    if (wrong := complaint(role, scope or ())) is not None:
+    if (wrong := complaint(caller, role, scope or ())) is not None:
         raise BadInputError(wrong)
     expires_s = days * DAY_S if days else None
     if api is not None:
@@ -70,7 +68,7 @@ def list_(
     for column in ("key", "caller", "role", "scopes", "created", "valid until"):
         table.add_column(column)
     for key in found:
-        until = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "it is revoked"
+        until = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "without end"
         table.add_row(
             key.key_id,
             key.caller,
@@ -90,8 +88,10 @@ def revoke(
     data: DataOption = None,
 ) -> None:
     """Revoke a key: within some seconds every instance of the API refuses it."""
-    from api.credentials import revoke_key
+    from api.credentials import PREFIX, revoke_key
 
+    if key.startswith(f"{PREFIX}_"):  # pasted as a whole: its secret is not to be told on
+        key = key.split("_")[1]
     if api is not None:
         ask(api, "POST", f"{PATH}/{quote(key, safe='')}/revoke", {"reason": reason(why)})
     elif not revoke_key(settings.dsn("api", data), key):
@@ -112,10 +112,8 @@ def sign_in(
     """Print a link by which one person gets into the console, once, within 15 minutes."""
     from api.access import CLIENT, complaint
     from api.credentials import SIGN_IN, offer_sign_in
-    from producers.requests import check_account_id
 
-    check_account_id(name)
-    if (wrong := complaint(role, ())) is not None:
+    if (wrong := complaint(name, role)) is not None:
         raise BadInputError(wrong)
     if role == CLIENT:
         raise BadInputError("a client is a program: make it a key, `settle api-keys create`")

@@ -78,6 +78,8 @@ def ask(
     import httpx
 
     own = value(KEY)
+    if own and not (own.isascii() and own.isprintable()):
+        raise BadInputError(f"{KEY} is no key: it has characters that no key has")
     headers = {"Authorization": f"Bearer {own}"} if own else {}
     if key is not None:
         headers["Idempotency-Key"] = key

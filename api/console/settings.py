@@ -64,7 +64,7 @@ async def settings_page(request: StrictRequest) -> Response[str]:
         expiries=EXPIRIES,
         keys=[Shown(key, _state(key)) for key in reversed(keys.keys)] if keys is not None else None,
         unasked=unasked,
-        is_of_provider=caller.name.startswith("oidc:"),
+        is_of_provider=caller.name.startswith(access.OF_PROVIDER),
         settings=front.settings,
         session_ms=SESSION_S * 1_000,
         sign_in_ms=SIGN_IN_S * 1_000,

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, BaseConnection
 from psycopg.abc import PQGen
 from psycopg.waiting import Ready, Wait
 
@@ -142,6 +142,7 @@ class PromptConnection(AsyncConnection):
     Attributes:
         prompt_ms: how long waiting for one answer may block the event loop, milliseconds.
         lock_s: how long a statement waits for a lock, seconds.
+        answer_s: how long an answer is waited for, seconds, if the server says nothing of its time limits itself.
         fit: False once the database has refused something for another reason than the values. The session may be
             the reason (a server that has become read-only, a plan or a right that has changed), which no retry
             within it would fix.
@@ -149,6 +150,7 @@ class PromptConnection(AsyncConnection):
 
     prompt_ms = PROMPT_MS
     lock_s: float = LOCK_S
+    answer_s: float = ANSWER_S
     fit = True
 
     async def wait(self, gen: PQGen[Result], *args: Any, **limits: Any) -> Result:
@@ -166,7 +168,7 @@ class PromptConnection(AsyncConnection):
             except StopIteration as done:
                 result: Result = done.value
                 return result
-            hang_up = asyncio.get_running_loop().call_later(ANSWER_S, self._hang_up)
+            hang_up = asyncio.get_running_loop().call_later(self.answer_s, self._hang_up)
             try:
                 return await super().wait(_from(state, gen), *args, **limits)
             finally:
@@ -178,16 +180,21 @@ class PromptConnection(AsyncConnection):
             raise
 
     def _hang_up(self) -> None:
-        """Shut the connection down under its waiter, as if the server had closed it."""
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as ours:
-            ours.shutdown(socket.SHUT_RDWR)
+        hang_up(self)
 
 
 class SharingConnection(PromptConnection):
-    """The same for an event loop that serves others meanwhile: no wait blocks it, and that for a lock is brief."""
+    """The same for an event loop that serves others meanwhile: no wait blocks it, and each of them is brief."""
 
     prompt_ms = 0
     lock_s = 0.2
+    answer_s = 5.0
+
+
+def hang_up(connection: BaseConnection[Any]) -> None:
+    """Shut a connection down under its waiter, as if the server had closed it; from any thread."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
 
 
 def _ready(events: int) -> int:

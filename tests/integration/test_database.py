@@ -163,7 +163,7 @@ def soon(monkeypatch):
     short = re.sub(r"'\d+s'", "'1s'", connection._SESSION)
     short = short.replace("SET transaction_timeout = '1s'", "SET transaction_timeout = '60s'")
     monkeypatch.setattr(connection, "_SESSION", short)
-    monkeypatch.setattr(connection, "ANSWER_S", 1)
+    monkeypatch.setattr(connection.PromptConnection, "answer_s", 1)
 
 
 FROZEN = """

@@ -10,6 +10,7 @@ from api.republish import WITHDRAWALS_MAX
 from api.texts import amount_text
 from cli import gaps, remote
 from cli.commands import COMMANDS, LazyCommands
+from cli.errors import BadInputError
 
 OF_A_SYSTEM_OF_ONES_OWN = {
     "up", "env", "demo", "migrate", "secrets", "run", "settings", "load", "compare", "2pc", "chaos", "failpoints"
@@ -37,6 +38,13 @@ def test_every_command_of_a_running_system_can_ask_the_api(name):
     for path, leaf in leaves(command, name):
         options = {option for parameter in leaf.params for option in parameter.opts}
         assert ("--api" in options) == (name not in OF_A_SYSTEM_OF_ONES_OWN and path != THE_WAY_IN), path
+
+
+@pytest.mark.parametrize("key", ["settle_a_b\u00e9", "settle_a\nb"])
+def test_a_key_that_is_none_is_not_sent(monkeypatch, key):
+    monkeypatch.setenv("SETTLE_API_KEY", key)
+    with pytest.raises(BadInputError, match="SETTLE_API_KEY is no key"):
+        remote.ask("http://127.0.0.1:9", "GET", "/v1/stuck")
 
 
 def test_what_one_request_names_is_what_the_api_takes():

@@ -29,8 +29,8 @@ def problem(answer, status, kind):
 
 def test_what_is_not_there_or_not_so_is_a_problem_too(front: Front):
     with front.http(front.key()) as client:
-        problem(client.get("/nothing"), 404, "not-found")
-        problem(client.get("/v1/withdrawals/no-uuid"), 404, "not-found")
+        problem(client.get("/nothing"), 404, "path-unknown")
+        problem(client.get("/v1/withdrawals/no-uuid"), 404, "path-unknown")
         refused = client.delete(WITHDRAWALS)
         problem(refused, 405, "method-not-allowed")
         assert set(refused.headers["allow"].replace(" ", "").split(",")) >= {"GET", "POST"}

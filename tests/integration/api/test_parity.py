@@ -358,10 +358,11 @@ EVERY += [("request", "--account", "acc-1", "--amount", "1.00")]
 
 
 @pytest.mark.parametrize("arguments", EVERY, ids=" ".join)
-def test_a_wrong_key_or_url_and_an_api_that_is_away_are_one_line(things: Things, run, arguments):
+def test_a_wrong_key_or_url_and_an_api_that_is_away_are_one_line(front: Front, things: Things, run, arguments):
     wanted = filled(arguments, things)
     for code, said, wrong in (
         (2, "(SETTLE_API_KEY)", {"key": "settle_0_forged"}),
+        (2, "the path is unknown", {"url": f"{front.stack.state.api_url}/nothing"}),
         (2, "--api nonsense is not a URL such as ", {"url": "nonsense"}),
         (1, "the API at http://127.0.0.1:9 does not answer: ", {"url": "http://127.0.0.1:9"}),
     ):

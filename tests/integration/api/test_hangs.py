@@ -1,0 +1,49 @@
+"""A database that hangs (its disk, its host, the network): who asks is told within seconds; then all is well."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from tests.conftest import wait_until
+from tests.integration.api.front import WITHDRAWALS, Front, ask
+
+LIMIT_S = 30.0
+"""Of an answer: twice a connection attempt and a wait for its answer, and the load of a test machine."""
+
+
+@contextmanager
+def frozen(front: Front, database: str) -> Iterator[None]:
+    first = psutil.Process(front.stack.pid(f"postgres-{database}"))
+    processes = [first, *first.children(recursive=True)]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in reversed(processes):
+            if process.is_running():
+                process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("database", ["api", "saga"])
+def test_a_database_that_hangs_is_told_within_seconds(front: Front, database):
+    key, account = front.key(role="admin"), front.open_account()
+    with front.http(key) as http:
+        assert http.get(WITHDRAWALS).status_code == 200  # the key is known for some seconds from now on
+        with frozen(front, database):
+            began = time.monotonic()
+            listed = http.get(WITHDRAWALS)
+            assert time.monotonic() - began < LIMIT_S
+            assert listed.status_code == 503 or database == "api"
+            if database == "api":
+                began = time.monotonic()
+                answer = ask(http, account)
+                assert time.monotonic() - began < LIMIT_S
+                assert answer.status_code == 503
+                assert answer.headers["retry-after"]
+        wait_until(lambda: http.get(WITHDRAWALS).status_code == 200, "lists are answered again")
+        wait_until(lambda: ask(http, account).status_code == 202, "withdrawals are accepted again")
