@@ -51,14 +51,18 @@ def test_it_lists_what_the_json_lists_and_what_has_moved_says_so(front: Front, s
 
 def test_others_that_are_stuck_wait_behind_a_bar(front: Front, shop, viewer: Pages):
     with without(front, "payment"):
+        payment_ids = [requested(shop, front.open_account())]
+        deducted(front, payment_ids[0])
+        wait_until(lambda: shown(viewer.get(SOON)) == [str(payment_ids[0])], "one is stuck")
         page = viewer.get(SOON)
         with viewer.stream(page.stream) as fragments:
             bars = (text for name, text in fragments if name == "newer")
             assert next(bars) == ""
-            payment_id = requested(shop, front.open_account())
-            deducted(front, payment_id)
+            payment_ids.append(requested(shop, front.open_account()))
+            deducted(front, payment_ids[1])
             assert "1 more is stuck: show it" in " ".join(Page(next(bars)).text.split())
-    front.finished(payment_id)
+    for payment_id in payment_ids:
+        front.finished(payment_id)
 
 
 def test_a_nudge_is_offered_to_who_may_for_one_and_for_those_ticked(front: Front, shop, viewer: Pages):
