@@ -101,7 +101,7 @@ class Person:
 
     def acts(self, name: str, **fields: str) -> str:
         """Fill in a dialog and confirm it; the answer in words."""
-        self.page.locator(f"[data-opens={name}]").first.click()
+        self.page.locator(f"[data-opens={name}]:enabled").first.click()
         dialog = self.page.locator(f"dialog#{name}")
         for field, text in fields.items():
             dialog.locator(f"[name={field}]").fill(text)

@@ -14,7 +14,8 @@ from tests.conftest import wait_until
 from tests.integration.api.front import WITHDRAWALS, Front
 from tests.integration.console.pages import deducted, requested
 
-TABS = ("journal", "events", "ledger", "attempts", "json")
+TABS = ("journal", "events", "ledger", "attempts", "json", "trace")
+PAGES = ("stuck", "dead-letters", "outboxes", "accounts", "audit", "operator-log", "settings")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def paths(account: str, withdrawals: dict[str, UUID]) -> list[str]:
     one = f"{LIST}/{withdrawals['compensated']}"
     others = [f"{LIST}/{withdrawals[state]}" for state in ("completed", "rejected", "deducted")]
     lists = [LIST, f"{LIST}?account_id={account}&state=compensated", f"{LIST}?account_id=nobody"]
-    return [HOME, *lists, *others, *(f"{one}?tab={tab}" for tab in TABS), f"{others[-1]}?tab=attempts"]
+    tabs = [*(f"{one}?tab={tab}" for tab in TABS), f"{others[-1]}?tab=attempts"]
+    return [HOME, *lists, *others, *tabs, *(f"{HOME}/{page}" for page in PAGES), f"{HOME}/accounts/{account}"]
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])

@@ -131,7 +131,7 @@ def test_search_finds_a_payment_a_trace_and_an_account_from_the_keyboard_alone(f
     for text, leads in (
         (str(payment_id), f"{LIST}/{payment_id}"),
         (trace_id, f"{LIST}/{payment_id}"),
-        (account, f"{LIST}?account_id={account}"),
+        (account, f"{HOME}/accounts/{account}"),
     ):
         alice.open(HOME)
         alice.page.keyboard.press("/")

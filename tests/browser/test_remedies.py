@@ -1,0 +1,61 @@
+"""What an operator puts right in the console, from what is wrong to a withdrawal that is completed."""
+
+from playwright.sync_api import expect
+
+from api.access import OPERATOR
+from tests.browser.person import HOME, LIST, Person
+from tests.conftest import wait_until
+from tests.integration.api.front import WITHDRAWALS, Front
+from tests.integration.console.pages import deducted, requested, without
+from tests.integration.test_dead_letters import Poisoned
+
+
+def test_a_dead_letter_is_read_redriven_and_its_withdrawal_completes(front: Front, person):
+    poisoned = Poisoned(front, 1)
+    (letter,), (request,) = poisoned.letters, poisoned.requests
+    alice: Person = person(OPERATOR)
+    alice.open(f"{HOME}/dead-letters?payment_id={request.payment_id}")
+    with alice.page.expect_navigation():
+        alice.page.get_by_role("link", name="WithdrawalRequested").click()
+    alice.sees("CheckViolation")
+    poisoned.mend()
+    assert "1 sent" in alice.acts("redrive", reason="the constraint is gone")
+    front.finished(request.payment_id)
+    alice.open(f"{HOME}/dead-letters/{letter.id}")
+    alice.sees("redriven")
+    alice.open(f"{LIST}/{request.payment_id}")
+    expect(alice.state).to_have_text("completed")
+
+
+def test_a_stuck_withdrawal_is_nudged_and_completes_before_ones_eyes(front: Front, shop, person):
+    alice: Person = person(OPERATOR)
+    with without(front, "payment") as start:
+        payment_id = requested(shop, front.open_account())
+        deducted(front, payment_id)
+        alice.open(HOME)
+        expect(alice.page.locator(".headline")).to_contain_text("Payment is away")
+        with front.http(front.key("desk", OPERATOR)) as desk:
+            wait_until(lambda: str(payment_id) in desk.get("/v1/stuck").text, "it is stuck")
+        alice.open(f"{HOME}/stuck")
+        row = alice.page.locator("tbody tr", has_text=str(payment_id))
+        expect(row).to_contain_text("payment")
+        row.locator("[data-pick]").check()
+        assert "1 nudged" in alice.acts("nudge", reason="its service was away")
+        start()
+    alice.open(f"{LIST}/{payment_id}")
+    expect(alice.state).to_have_text("completed")
+    front.finished(payment_id)
+
+
+def test_an_audit_is_run_and_holds_on_the_same_page(front: Front, shop, person):
+    with front.http(front.key("desk", OPERATOR)) as desk:  # what other stories have left unfinished
+        for one in desk.get(WITHDRAWALS, params={"in_flight": True, "limit": 100}).json()["withdrawals"]:
+            desk.post(f"{WITHDRAWALS}/{one['payment_id']}/cancel", json={"reason": "the story is over"})
+    wait_until(lambda: not front.query("saga", "SELECT 1 FROM withdrawals WHERE finished_at IS NULL"), "all ended")
+    alice: Person = person(OPERATOR)
+    alice.open(f"{HOME}/audit")
+    loads = alice.loads
+    assert "It runs" in alice.acts("run", reason="a story")
+    verdict = alice.page.locator(".verdict h2")
+    expect(verdict).to_have_text("It holds: no cent is lost or doubled")
+    assert alice.loads == loads
