@@ -111,7 +111,7 @@ def test_static_files_need_no_credentials_are_kept_for_good_and_only_ours(front:
 
 def test_an_error_is_a_page_in_words(front: Front, viewer: Pages):
     found = viewer.get(f"{HOME}/nothing/at/all", 404)
-    assert "There is nothing here" in found.text
+    assert "The API has no such path" in found.text
     unknown = uuid7()
     assert f"there is no withdrawal {unknown}" in viewer.get(f"{LIST}/{unknown}", 404).text
     assert "no cursor" in viewer.get(f"{LIST}?cursor=x", 422).text
