@@ -97,7 +97,7 @@ class BalanceProof(msgspec.Struct, frozen=True):
     holds: bool
 
 
-class NewAccounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AccountsToOpen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Accounts to be opened, and why; the opening balance of each as decimal text, in major units."""
 
     account_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=ACCOUNTS_MAX)]
@@ -247,7 +247,7 @@ async def ledger_of(front: Front, account_id: str, limit: int, cursor: str | Non
     request_max_body_size=LIST_BYTES_MAX,
     responses=problems(*OF_A_BODY),
 )
-async def open_new_accounts(request: StrictRequest, data: NewAccounts) -> OpenedAccounts:
+async def open_new_accounts(request: StrictRequest, data: AccountsToOpen) -> OpenedAccounts:
     """Open accounts; existing ones are left as they are. Not in production: it creates money."""
     operators = request.app.state.front.operators
     if is_production():

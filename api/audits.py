@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import structlog
 from litestar import Response, get, post
+from litestar.datastructures import ResponseHeader
 from litestar.params import Parameter
 
 from api import access
@@ -63,6 +64,9 @@ class Audits(msgspec.Struct, frozen=True):
     operation_id="startAudit",
     tags=["operations"],
     opt={PERMISSION: access.OPERATE},
+    response_headers=[
+        ResponseHeader(name="Location", description="Where it is to be seen.", documentation_only=True)
+    ],
     responses=problems(*OF_A_BODY, "audit-running"),
 )
 async def start_audit(request: StrictRequest, data: AuditRequest) -> Response[Started]:

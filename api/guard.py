@@ -3,8 +3,10 @@
 from typing import Any
 
 from litestar.connection import ASGIConnection
+from litestar.exceptions import MethodNotAllowedException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from api import parameters
 from api.access import Caller
 from api.front import Front
 from api.problems import Problem
@@ -35,9 +37,13 @@ def guarded(app: ASGIApp) -> ASGIApp:
         single = [name for name, _ in scope["headers"] if name in _SINGLE]
         if len(set(single)) < len(single):
             raise Problem("malformed", f"a header occurs twice: {max(single, key=single.count).decode()}")
-        opt = scope["route_handler"].opt
-        if not opt.get(OPEN):
-            scope["user"] = await _allowed(ASGIConnection(scope), opt.get(PERMISSION))
+        if scope.get("method") == "OPTIONS":  # Litestar's own handler, which knows only some of a path's methods
+            raise MethodNotAllowedException
+        handler = scope["route_handler"]
+        if not handler.opt.get(OPEN):
+            scope["user"] = await _allowed(ASGIConnection(scope), handler.opt.get(PERMISSION))
+        if scope["query_string"] and handler.resolve_include_in_schema():
+            parameters.check(handler, scope["query_string"])
         await app(scope, receive, send)
 
     return pass_on

@@ -23,7 +23,6 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.pages import PAGE_SIZE, Limit
 from api.problems import Problem, problems
-from api.statuses import aware
 from contracts.redaction import hide
 from contracts.services import API
 from processors.runtime import utc
@@ -225,7 +224,7 @@ async def list_log(
     cursor: Annotated[int, Parameter(ge=1, le=NUMBER_MAX, description="As the page before gave it.")] = NUMBER_MAX,
 ) -> Log:
     """The newest first."""
-    wanted = Filter(caller, action, request_id, aware(since), aware(until))
+    wanted = Filter(caller, action, request_id, since, until)
     return await listed(request.app.state.front, wanted, limit, cursor)
 
 

@@ -66,8 +66,12 @@ def _named(content: dict[str, Any]) -> list[str]:
 def _type(about: dict[str, Any]) -> str:
     if "$ref" in about:
         return str(about["$ref"]).rpartition("/")[2]
-    if "oneOf" in about:
-        return " or ".join(_type(one) for one in about["oneOf"])
+    if "anyOf" in about:
+        return " or ".join(_type(one) for one in about["anyOf"])
+    if isinstance(about.get("type"), list):
+        return " or ".join(
+            _type({**about, "type": one} if one != "null" else {"type": one}) for one in about["type"]
+        )
     if about.get("type") == "array":
         return f"list of {_type(about.get('items', {}))}".rstrip()
     return " ".join(str(about[word]) for word in ("type", "format", "description") if word in about)

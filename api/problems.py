@@ -7,6 +7,8 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import ParameterKwarg
+from litestar.typing import FieldDefinition
 
 log = structlog.get_logger()
 
@@ -105,7 +107,9 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
         if error.extra[0].get("key") == _BODY and request.headers.get("content-length", "0") == "0":
             return answer(Problem("malformed", "the body is missing"))
         wrong = (
-            f"{one['key']}: {one['message']}" if one.get("key") not in (None, _BODY) else one["message"]
+            f"{_named(request, one['key'])}: {one['message']}"
+            if one.get("key") not in (None, _BODY)
+            else one["message"]
             for one in error.extra
         )
         return answer(Problem("invalid", "; ".join(wrong)))
@@ -135,8 +139,20 @@ def _allowed(request: Request[Any, Any, Any]) -> list[str]:
         if len(wanted) == len(parts) and all(
             not isinstance(one, str) or one == part for one, part in zip(wanted, parts, strict=True)
         ):
-            return sorted(route.methods)
+            return sorted(set(route.methods) - {"OPTIONS"})
     return []
+
+
+def _named(request: Request[Any, Any, Any], argument: str) -> str:
+    """A parameter's name in a request, by that of the handler's argument."""
+    field = request.scope["route_handler"].parsed_fn_signature.parameters.get(argument)
+    return name_of(field) if field is not None else argument
+
+
+def name_of(field: FieldDefinition) -> str:
+    """The name that a handler's argument has in a request."""
+    about = field.kwarg_definition
+    return (isinstance(about, ParameterKwarg) and (about.query or about.header)) or field.name
 
 
 _BODY = "data"

@@ -1,6 +1,6 @@
 """Republishing over HTTP: events that a service lacks, of withdrawals that are named."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -32,14 +32,14 @@ class PreviewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         payment_ids: of these withdrawals; without them, of all.
-        since: only of withdrawals that began then or later; without a zone, UTC.
+        since: only of withdrawals that began then or later.
         quiet_s: leave out withdrawals that changed in the last so many seconds; by default ``SETTLE_STUCK_S``.
         limit: withdrawals at the most, by ascending payment ID.
         every_event: also those that every service has, for other readers of the topics.
     """
 
     payment_ids: Annotated[list[UUID], msgspec.Meta(min_length=1, max_length=WITHDRAWALS_MAX)] | None = None
-    since: datetime | None = None
+    since: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     quiet_s: Annotated[float, msgspec.Meta(ge=0, le=SECONDS_MAX)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=PREVIEW_MAX)] = PREVIEW_MAX
     every_event: bool = False
@@ -123,9 +123,6 @@ async def preview_republish(request: StrictRequest, data: PreviewRequest) -> Pre
     front: Front = request.app.state.front
     operators = front.operators
     quiet_s = data.quiet_s if data.quiet_s is not None else front.settings.stuck_s
-    since = data.since
-    if since is not None and since.tzinfo is None:
-        since = since.replace(tzinfo=UTC)
 
     def look() -> list[Lost]:
         return find(
@@ -133,7 +130,7 @@ async def preview_republish(request: StrictRequest, data: PreviewRequest) -> Pre
             operators.bootstrap,
             lost.everything if data.every_event else lost.lacking,
             payment_ids=data.payment_ids,
-            since=since,
+            since=data.since,
             quiet_s=quiet_s,
             limit=data.limit,
         )

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -28,7 +28,20 @@ from operations.withdrawals import Listed, Wanted, of_ids, page
 from processors.saga.decide import FINISHED
 from processors.saga.status import Status, Step, status_of
 
-ACCEPTED = "accepted"
+State = Literal[
+    "accepted",
+    "incomplete",
+    "requested",
+    "deducted",
+    "paid",
+    "completed",
+    "compensating",
+    "compensated",
+    "rejected",
+]
+"""Those that a list may be asked for."""
+
+ACCEPTED: Final = "accepted"
 """The state of a withdrawal that the saga service has not recorded yet."""
 
 HEARTBEAT_S = 15.0
@@ -153,7 +166,7 @@ def shown(status: Status) -> WithdrawalStatus:
 async def list_withdrawals(
     request: StrictRequest,
     states: Annotated[
-        list[str] | None, Parameter(query="state", description="Only those in these states; repeat it.")
+        list[State] | None, Parameter(query="state", description="Only those in these states; repeat it.")
     ] = None,
     account_id: Annotated[str | None, Parameter(max_length=64, description="Only of this account.")] = None,
     since: Annotated[datetime | None, Parameter(description="Only those recorded then or later.")] = None,
@@ -168,7 +181,7 @@ async def list_withdrawals(
     cursor: Cursor = None,
 ) -> Withdrawals:
     """The newest first. A client sees its own; what it has just asked for is among them at once."""
-    wanted = Wanted(frozenset(states or ()), account_id, aware(since), aware(until), reason, in_flight, silent_s)
+    wanted = Wanted(frozenset(states or ()), account_id, since, until, reason, in_flight, silent_s)
     return await listed(request.app.state.front, caller_of(request), wanted, limit, cursor)
 
 
@@ -390,11 +403,6 @@ def _place(cursor: str) -> tuple[datetime, UUID]:
         return _EPOCH + int(microseconds) * _MICROSECOND, UUID(payment_id)
     except (ValueError, OverflowError):
         raise Problem("invalid", f"{cursor!r} is no cursor of this list") from None
-
-
-def aware(at: datetime | None) -> datetime | None:
-    """A time with its zone; without one it is taken as UTC."""
-    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,7 +1,7 @@
 """The page of withdrawals: a list by filters in the URL, live without jumping."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -20,7 +20,7 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.pages import PAGE_MAX, PAGE_SIZE, SECONDS_MAX
 from api.problems import Problem
-from api.statuses import Withdrawal, as_listed, aware, listed
+from api.statuses import Withdrawal, as_listed, listed
 from api.watch import Look
 from api.withdrawals import PATH
 from operations.withdrawals import Listed, Wanted, of_ids, page
@@ -210,9 +210,10 @@ def _shortcut(about: Mapping[str, Any], stuck_s: str) -> tuple[str, Filter]:
 def time_of(name: str, text: str) -> datetime | None:
     """A time as a person or a form writes it, without a zone in UTC."""
     try:
-        return aware(datetime.fromisoformat(text)) if text else None
+        at = datetime.fromisoformat(text) if text else None
     except ValueError:
         raise Problem("invalid", f"{name}: {text!r} is no time such as 2026-11-30T02:15") from None
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def _seconds(text: str) -> float | None:

@@ -92,6 +92,16 @@ def test_a_request_that_no_service_would_accept_is_refused_with_what_is_wrong(fr
     assert said in problem(answer, 422, "invalid")
 
 
+def test_an_amount_and_a_currency_are_read_as_people_write_them_and_answered_plainly(front: Front):
+    with front.http(front.key()) as client:
+        key, plain = new_key(), {"amount": "100.50", "currency": "USD"}
+        for written in ({"amount": " +0100.5000 ", "currency": " usd "}, plain, {"amount": "100.5"}):
+            answer = client.post(WITHDRAWALS, json={**body("acc-1"), **written}, headers={"Idempotency-Key": key})
+            assert answer.status_code == 202, answer.text
+            assert plain.items() <= answer.json().items()
+        assert answer.headers["idempotent-replayed"] == "true"
+
+
 @pytest.mark.parametrize(
     ("key", "kind"),
     [

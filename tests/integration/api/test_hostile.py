@@ -217,6 +217,14 @@ def test_a_head_that_is_none_is_refused_by_the_server(front: Front, key: str, se
         assert ask(shop, front.open_account()).status_code == 202
 
 
+def test_a_head_of_40_000_bytes_is_read_and_what_the_server_refuses_has_no_body(front: Front, key: str):
+    assert answer_to(front, head("GET", WITHDRAWALS, key, X_Long="x" * 40_000)).startswith(b"HTTP/1.1 200")
+    large = answer_to(front, head("GET", WITHDRAWALS, key, X_Long="x" * 60_000))
+    for status, answer in ((b"431", large), (b"400", answer_to(front, posted(key, b"{}", Content_Length="-1")))):
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert answer.partition(b"\r\n\r\n")[2] == b""
+
+
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 4_000, "0." + "1" * 4_000, "1E+99999999999"])
 def test_a_number_however_large_is_no_amount(front: Front, key: str, number: str):
     content = f'{{"account_id": "acc-1", "amount": {number}, "currency": "USD"}}'.encode()
