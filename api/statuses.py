@@ -225,14 +225,14 @@ async def get_events(
 async def follow_endings(request: StrictRequest, last_event_id: LastEventId = None) -> Stream:
     """A stream of what is completed, rejected or compensated from now on; with `Last-Event-ID` after that one.
 
-    A client is told of its own withdrawals.
+    A client is told of its own withdrawals. An `id` without data is where the stream begins, to come back to.
     """
     front: Front = request.app.state.front
     place = last_event_id if last_event_id is not None else await front.readers.run(("saga",), latest)
     endings = front.follow.endings(place, CHECK_S)
     # Its first answer comes before the stream's head: an ID that is none is an error, and not a stream that ends.
     first = await anext(endings)
-    return stream(request, _of_all(front, caller_of(request), first, endings))
+    return stream(request, _of_all(front, caller_of(request), place, first, endings))
 
 
 async def visible(front: Front, caller: Caller, payment_id: UUID) -> Stored | None:
@@ -291,22 +291,25 @@ async def _of_one(front: Front, payment_id: UUID, after: int) -> AsyncGenerator[
 
 
 async def _of_all(
-    front: Front, caller: Caller, first: list[Ending], endings: AsyncGenerator[list[Ending], None]
+    front: Front,
+    caller: Caller,
+    place: str,
+    first: list[Ending],
+    endings: AsyncGenerator[list[Ending], None],
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(endings):
+        yield f"id: {place}\n\n".encode()  # who is cut off before its first event misses nothing either
         yield await _endings_for(front, caller, first)
         async for found in endings:
             yield await _endings_for(front, caller, found)
 
 
 async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes:
-    shown = endings
+    """Those that a caller sees; of the others not even that there are some, as an ID is a payment's."""
     if caller.sees_only_its_own and endings:
         callers = await front.callers.of(endings)
-        shown = [one for one in endings if callers.get(one.payment_id) == caller.name]
-    said = _messages([(one.id, one.state, _as_ending(one)) for one in shown])
-    # The place moves on for everybody, also past what a caller does not see.
-    return said if shown == endings or not endings else said + f"id: {endings[-1].id}\n\n".encode()
+        endings = [one for one in endings if callers.get(one.payment_id) == caller.name]
+    return _messages([(one.id, one.state, _as_ending(one)) for one in endings])
 
 
 def _messages(found: Sequence[tuple[str, str, object]]) -> bytes:

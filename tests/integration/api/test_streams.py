@@ -1,23 +1,38 @@
 """Streams over HTTP: to whom they tell what, from where, and how long."""
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from api.access import ADMIN
+from api.access import ADMIN, VIEWER
 from api.credentials import offer_sign_in, revoke_key
 from api.streams import EVENT_STREAM
 from tests.integration.api.front import WITHDRAWALS, Front, ask, streams_that_end
 
+EVENTS = "/v1/events"
 NARROWED = "UPDATE api_keys SET scopes = '{withdrawals:request}' WHERE key_id = %s RETURNING 1"
 
 
 @pytest.fixture
 def shop(front: Front) -> Iterator[httpx.Client]:
     with front.http(front.key(f"shop-{uuid7()}")) as client:
+        yield client
+
+
+@pytest.fixture
+def other(front: Front) -> Iterator[httpx.Client]:
+    with front.http(front.key(f"other-{uuid7()}")) as client:
+        yield client
+
+
+@pytest.fixture
+def viewer(front: Front) -> Iterator[httpx.Client]:
+    with front.http(front.key("viewer", VIEWER)) as client:
         yield client
 
 
@@ -33,6 +48,27 @@ def ended(front: Front, client: httpx.Client, account: str, count: int = 1) -> l
     for payment_id in found:
         front.finished(UUID(payment_id))
     return found
+
+
+@contextmanager
+def followed(client: httpx.Client, last: str | None = None) -> Iterator[Iterator[str]]:
+    """The lines of a stream of endings."""
+    with client.stream("GET", EVENTS, headers={"Last-Event-ID": last} if last else {}) as answer:
+        assert answer.status_code == 200
+        yield answer.iter_lines()
+
+
+def until(lines: Iterator[str], payment_id: str) -> list[str]:
+    """All lines up to that with a payment's ending."""
+    found: list[str] = []
+    while not (found and found[-1].startswith("data: ") and payment_id in found[-1]):
+        found.append(next(lines))
+    return found
+
+
+def told(lines: list[str]) -> list[str]:
+    """The payments of the endings in lines."""
+    return [json.loads(line[6:])["payment_id"] for line in lines if line.startswith("data: ")]
 
 
 def by_revoking(front: Front, key: str) -> object:
@@ -57,6 +93,40 @@ def test_every_stream_ends_with_the_session(front: Front):
         with streams_that_end(front, browser):
             out = browser.post("/console/sign-out", headers={"Sec-Fetch-Site": "same-origin"})
             assert out.status_code == 303
+
+
+def test_a_client_is_sent_nothing_of_anothers_endings_also_not_their_ids(front: Front, shop, other, viewer):
+    account = front.open_account()
+    with followed(shop) as lines, followed(viewer) as all_lines:
+        (others,) = ended(front, other, account)
+        until(all_lines, others)
+        (own,) = ended(front, shop, account)
+        live = until(lines, own)
+    assert others not in "\n".join(live)
+    assert told(live) == [own]
+    begin, *ids = [line for line in live if line.startswith("id: ")]
+    assert [one.endswith(own) for one in ids] == [True]
+
+    # What happened meanwhile comes once, from its last event as from where it began.
+    later = ended(front, other, account, 2) + ended(front, shop, account)
+    for place, wanted in ((ids[-1], later[2:]), (begin, [own, *later[2:]])):
+        with followed(shop, place.removeprefix("id: ")) as lines:
+            caught_up = until(lines, later[-1])
+        assert not [one for one in (others, *later[:2]) if one in "\n".join(caught_up)]
+        assert told(caught_up) == wanted
+        assert len([line for line in caught_up if line.startswith("id: ")]) == 1 + len(wanted)
+
+    with followed(viewer, begin.removeprefix("id: ")) as lines:
+        assert {others, own, *later} <= {*told(until(lines, later[-1]))}
+
+
+def test_a_stream_says_first_where_it_begins(front: Front, shop, other):
+    account = front.open_account()
+    with followed(shop) as lines:
+        begin = next(lines)
+    missed = ended(front, other, account) + ended(front, shop, account)
+    with followed(shop, begin.removeprefix("id: ")) as lines:
+        assert told(until(lines, missed[1])) == missed[1:]
 
 
 @pytest.mark.parametrize(
