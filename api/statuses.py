@@ -203,6 +203,8 @@ async def get_events(
     status = await front.readers.run(("saga",), status_of, payment_id)
     if status is None and stored is None:
         raise unknown(payment_id)
+    if after:
+        await _check_event(front, payment_id, after)
     if not wants_stream(request):
         return Response(Events(await front.readers.run(("saga",), events_of, payment_id, after)))
     if (
@@ -364,6 +366,13 @@ def _number(event_id: str) -> int:
     if not (event_id.isascii() and event_id.isdigit() and int(event_id) < 2**63):
         raise Problem("invalid", f"{event_id!r} is no ID of an event")
     return int(event_id)
+
+
+async def _check_event(front: Front, payment_id: UUID, number: int) -> None:
+    """Refuse the ID of an event that is not this withdrawal's."""
+    found = await front.readers.run(("saga",), events_of, payment_id, number - 1, 1)
+    if not found or found[0].id != number:
+        raise Problem("invalid", f"{number} is no ID of an event of this withdrawal")
 
 
 def _place(cursor: str) -> tuple[datetime, UUID]:

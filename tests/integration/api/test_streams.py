@@ -129,6 +129,21 @@ def test_a_stream_says_first_where_it_begins(front: Front, shop, other):
         assert told(until(lines, missed[1])) == missed[1:]
 
 
+def test_the_id_of_another_withdrawals_event_is_refused(front: Front, shop, other):
+    account = front.open_account()
+    own, of_another = ended(front, shop, account) + ended(front, other, account)
+    path = f"{WITHDRAWALS}/{own}/events"
+    last = shop.get(path).json()["events"][-1]["id"]
+    foreign = other.get(f"{WITHDRAWALS}/{of_another}/events").json()["events"][-1]["id"]
+    for accept in (EVENT_STREAM, "application/json"):
+        for wrong in (foreign, last + 1_000_000, 2**63 - 1):
+            by_header = shop.get(path, headers={"Accept": accept, "Last-Event-ID": str(wrong)})
+            by_query = shop.get(path, headers={"Accept": accept}, params={"after": wrong})
+            for answer in (by_header, by_query):
+                assert (answer.status_code, answer.json()["type"]) == (422, "urn:settle:problem:invalid")
+    assert shop.get(path, headers={"Accept": EVENT_STREAM, "Last-Event-ID": str(last)}).status_code == 204
+
+
 @pytest.mark.parametrize(
     ("accept", "is_stream"),
     [
