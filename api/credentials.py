@@ -30,7 +30,7 @@ SIGN_IN = "/v1/sign-in"
 SIGN_IN_S = 15 * 60.0
 """How long a one-time token is valid."""
 
-REMEMBERED_S = 5.0
+REMEMBERED_S = 3.0
 """How long an answer about credentials is remembered: a key that is revoked is refused that much later."""
 
 REMEMBERED_MAX = 10_000

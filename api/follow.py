@@ -114,8 +114,8 @@ class Follow:
             del self._of_one[follower]
             self._count()
 
-    async def endings(self, after: str | None, heartbeat_s: float) -> AsyncGenerator[list[Ending], None]:
-        """The endings of all withdrawals after a place, or from now on; now and then an empty list.
+    async def endings(self, after: str, heartbeat_s: float) -> AsyncGenerator[list[Ending], None]:
+        """The endings of all withdrawals after a place; now and then an empty list.
 
         Raises:
             Problem: there are too many followers already, the place is none, or the database is away.
@@ -124,8 +124,7 @@ class Follow:
         def look(place: str) -> Awaitable[list[Ending]]:
             return self._readers.run(("saga",), endings_after, place, PAGE_MAX)
 
-        place = after if after is not None else await self._readers.run(("saga",), latest)
-        follower = Follower[str, Ending](place)
+        follower = Follower[str, Ending](after)
         self._check_room()
         self._of_all.add(follower)
         try:

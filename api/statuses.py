@@ -1,5 +1,6 @@
 """Withdrawals as they stand: one, lists, and their events, as JSON or as a stream."""
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,6 @@ import msgspec
 from litestar import Response, get
 from litestar.params import Parameter
 from litestar.response import Stream
-from litestar.types import Receive, Scope, Send
 
 from api import access, store
 from api.access import Caller
@@ -20,9 +20,10 @@ from api.guard import PERMISSION, caller_of
 from api.pages import PAGE_SIZE, SECONDS_MAX, Cursor, Limit
 from api.problems import Problem, problems
 from api.store import Stored
+from api.streams import CHECK_S, HEARTBEAT_S, stream, wants_stream
 from api.texts import amount_text
 from api.withdrawals import PATH
-from operations.endings import Ending
+from operations.endings import Ending, latest
 from operations.events import Recorded, events_of
 from operations.withdrawals import Listed, Wanted, of_ids, page
 from processors.saga.decide import FINISHED
@@ -44,10 +45,6 @@ State = Literal[
 ACCEPTED: Final = "accepted"
 """The state of a withdrawal that the saga service has not recorded yet."""
 
-HEARTBEAT_S = 15.0
-"""A stream that has nothing to say says that it is there, so that nobody between closes it."""
-
-EVENT_STREAM = "text/event-stream"
 _ONE = f"{PATH}/{{payment_id:uuid}}"
 
 LastEventId = Annotated[
@@ -219,7 +216,9 @@ async def get_events(
     status = await front.readers.run(("saga",), status_of, payment_id)
     if status is None and stored is None:
         raise unknown(payment_id)
-    if not _wants_stream(request):
+    if after:
+        await _check_event(front, payment_id, after)
+    if not wants_stream(request):
         return Response(Events(await front.readers.run(("saga",), events_of, payment_id, after)))
     if (
         status is not None
@@ -227,7 +226,7 @@ async def get_events(
         and not await front.readers.run(("saga",), events_of, payment_id, after, 1)
     ):
         return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
-    return _stream(_of_one(front, payment_id, after))  # type: ignore[return-value]  # documented by hand
+    return stream(request, _of_one(front, payment_id, after))  # type: ignore[return-value]  # documented by hand
 
 
 @get(
@@ -241,13 +240,14 @@ async def get_events(
 async def follow_endings(request: StrictRequest, last_event_id: LastEventId = None) -> Stream:
     """A stream of what is completed, rejected or compensated from now on; with `Last-Event-ID` after that one.
 
-    A client is told of its own withdrawals.
+    A client is told of its own withdrawals. An `id` without data is where the stream begins, to come back to.
     """
     front: Front = request.app.state.front
-    endings = front.follow.endings(last_event_id, HEARTBEAT_S)
+    place = last_event_id if last_event_id is not None else await front.readers.run(("saga",), latest)
+    endings = front.follow.endings(place, CHECK_S)
     # Its first answer comes before the stream's head: an ID that is none is an error, and not a stream that ends.
     first = await anext(endings)
-    return _stream(_of_all(front, caller_of(request), first, endings))
+    return stream(request, _of_all(front, caller_of(request), place, first, endings))
 
 
 async def visible(front: Front, caller: Caller, payment_id: UUID) -> Stored | None:
@@ -294,60 +294,44 @@ def _matches(one: Withdrawal, moved_at: datetime, wanted: Wanted) -> bool:
 
 
 async def _of_one(front: Front, payment_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
-    async with aclosing(front.follow.withdrawal(payment_id, after, HEARTBEAT_S)) as followed:
+    asked_at = float("-inf")
+    async with aclosing(front.follow.withdrawal(payment_id, after, CHECK_S)) as followed:
         async for events in followed:
             yield _messages([(str(event.id), event.type, event) for event in events])
-            if not events or events[-1].type in _MAY_END:
+            if events[-1].type in _MAY_END if events else time.monotonic() - asked_at >= HEARTBEAT_S:
+                asked_at = time.monotonic()
                 status = await front.readers.run(("saga",), status_of, payment_id)
                 if status is not None and status.finished:
                     return
 
 
 async def _of_all(
-    front: Front, caller: Caller, first: list[Ending], endings: AsyncGenerator[list[Ending], None]
+    front: Front,
+    caller: Caller,
+    place: str,
+    first: list[Ending],
+    endings: AsyncGenerator[list[Ending], None],
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(endings):
+        yield f"id: {place}\n\n".encode()  # who is cut off before its first event misses nothing either
         yield await _endings_for(front, caller, first)
         async for found in endings:
             yield await _endings_for(front, caller, found)
 
 
 async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes:
-    shown = endings
+    """Those that a caller sees; of the others not even that there are some, as an ID is a payment's."""
     if caller.sees_only_its_own and endings:
         callers = await front.callers.of(endings)
-        shown = [one for one in endings if callers.get(one.payment_id) == caller.name]
-    said = _messages([(one.id, one.state, _as_ending(one)) for one in shown])
-    # The place moves on for everybody, also past what a caller does not see.
-    return said if shown == endings or not endings else said + f"id: {endings[-1].id}\n\n".encode()
+        endings = [one for one in endings if callers.get(one.payment_id) == caller.name]
+    return _messages([(one.id, one.state, _as_ending(one)) for one in endings])
 
 
 def _messages(found: Sequence[tuple[str, str, object]]) -> bytes:
-    """Server-sent events; a comment where there are none."""
-    said = (b"id: %b\nevent: %b\ndata: %b\n\n" % (i.encode(), e.encode(), _ENCODER.encode(d)) for i, e, d in found)
-    return b"".join(said) or b": nothing new\n\n"
-
-
-class _Closing(Stream):
-    """A stream whose generator is closed with it: one that is cancelled while it sends would follow on unread."""
-
-    def to_asgi_response(self, *args: Any, **options: Any) -> Any:
-        """The response as an application."""
-        response = super().to_asgi_response(*args, **options)
-
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            async with aclosing(self.iterator):  # type: ignore[type-var]  # _stream has made it
-                await response(scope, receive, send)
-
-        return answer
-
-
-def _stream(content: AsyncGenerator[bytes, None]) -> Stream:
-    return _Closing(content, media_type=EVENT_STREAM, headers={"X-Accel-Buffering": "no"})
-
-
-def _wants_stream(request: StrictRequest) -> bool:
-    return EVENT_STREAM in request.headers.get("accept", "")
+    """Server-sent events."""
+    return b"".join(
+        b"id: %b\nevent: %b\ndata: %b\n\n" % (i.encode(), e.encode(), _ENCODER.encode(d)) for i, e, d in found
+    )
 
 
 def _as_accepted(stored: Stored) -> Withdrawal:
@@ -395,6 +379,13 @@ def _number(event_id: str) -> int:
     if not (event_id.isascii() and event_id.isdigit() and int(event_id) < 2**63):
         raise Problem("invalid", f"{event_id!r} is no ID of an event")
     return int(event_id)
+
+
+async def _check_event(front: Front, payment_id: UUID, number: int) -> None:
+    """Refuse the ID of an event that is not this withdrawal's."""
+    found = await front.readers.run(("saga",), events_of, payment_id, number - 1, 1)
+    if not found or found[0].id != number:
+        raise Problem("invalid", f"{number} is no ID of an event of this withdrawal")
 
 
 def _place(cursor: str) -> tuple[datetime, UUID]:

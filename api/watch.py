@@ -7,7 +7,7 @@ fragments, texts by name, go to all of them. So a fragment does not depend on wh
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -95,7 +95,7 @@ class Watch:
         if len(self._watchers) >= WATCHERS_MAX:
             raise Problem("unavailable", f"{WATCHERS_MAX:,} pages are watched already", CROWDED_S)
 
-    async def stream(self, *views: View, heartbeat_s: float) -> AsyncIterator[News]:
+    async def stream(self, *views: View, heartbeat_s: float) -> AsyncGenerator[News, None]:
         """Everything at first, then what changes; now and then, nothing.
 
         Args:

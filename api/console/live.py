@@ -1,16 +1,16 @@
-"""Streams of open pages: fragments as server-sent events, as long as whoever reads them may."""
+"""Streams of open pages: fragments as server-sent events."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from litestar.response import Stream
 
-from api.access import Caller
+from api import streams
 from api.bodies import StrictRequest
 from api.console.rendering import render
 from api.front import Front
-from api.problems import Problem
-from api.statuses import EVENT_STREAM, HEARTBEAT_S
+from api.streams import CHECK_S, NOTHING_NEW
 from api.watch import View
 
 TROUBLE = "trouble"
@@ -25,36 +25,20 @@ def stream(request: StrictRequest, *views: View) -> Stream:
     """
     front: Front = request.app.state.front
     front.watch.check_room()
-    headers = request.headers.get("authorization"), request.headers.get("cookie")
-    return Stream(
-        _messages(front, headers, request.user, views),
-        media_type=EVENT_STREAM,
-        headers={"X-Accel-Buffering": "no"},
-    )
+    return streams.stream(request, _messages(front, views))
 
 
-async def _messages(
-    front: Front, headers: tuple[str | None, str | None], caller: Caller, views: tuple[View, ...]
-) -> AsyncIterator[bytes]:
+async def _messages(front: Front, views: tuple[View, ...]) -> AsyncGenerator[bytes, None]:
     trouble, since = None, datetime.now(UTC)
-    async for news in front.watch.stream(*views, heartbeat_s=HEARTBEAT_S):
-        if not await _still(front, headers, caller):
-            return
-        fragments = news.fragments
-        if (news.trouble is None) != (trouble is None):
-            since = datetime.now(UTC)
-        if news.trouble != trouble:
-            trouble = news.trouble
-            fragments[TROUBLE] = render("fragments/trouble.html", trouble=trouble, since=since)
-        yield b"".join(_event(name, text) for name, text in fragments.items()) or b": nothing new\n\n"
-
-
-async def _still(front: Front, headers: tuple[str | None, str | None], caller: Caller) -> bool:
-    """Whether the credentials are still the caller's: a key may be revoked, a session ends."""
-    try:
-        return await front.credentials.caller_of(*headers) == caller
-    except Problem:
-        return True  # the database of the credentials is away, which ends no session
+    async with aclosing(front.watch.stream(*views, heartbeat_s=CHECK_S)) as watched:
+        async for news in watched:
+            fragments = news.fragments
+            if (news.trouble is None) != (trouble is None):
+                since = datetime.now(UTC)
+            if news.trouble != trouble:
+                trouble = news.trouble
+                fragments[TROUBLE] = render("fragments/trouble.html", trouble=trouble, since=since)
+            yield b"".join(_event(name, text) for name, text in fragments.items()) or NOTHING_NEW
 
 
 def _event(name: str, text: str) -> bytes:

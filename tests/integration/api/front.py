@@ -1,7 +1,8 @@
 """A stack with the API, as a test sees it, and requests to it."""
 
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from uuid_utils.compat import uuid7
 
-from api.credentials import create_key
+from api.credentials import REMEMBERED_S, create_key
+from api.streams import CHECK_S, EVENT_STREAM
 from lab.chaos.arming import Arming
 from producers.client import WithdrawalClient
 from stack.supervisor import Stack
@@ -20,6 +22,9 @@ from tests.integration.jaeger import FakeJaeger
 from tracing.collector import SpanCollector
 
 WITHDRAWALS = "/v1/withdrawals"
+
+STREAM_ENDS_S = REMEMBERED_S + CHECK_S + 5
+"""How long a stream may go on that its caller may not read any more, on a machine that is busy."""
 
 
 class Front(Settle):
@@ -91,6 +96,33 @@ def ask(client: httpx.Client, account: str, amount: str = "1.00", *, key: str | 
     return client.post(
         WITHDRAWALS, json=body(account, amount, **more), headers={"Idempotency-Key": key or new_key()}
     )
+
+
+@contextmanager
+def streams_that_end(front: Front, client: httpx.Client) -> Iterator[None]:
+    """Every kind of stream, open for a block in which an admin loses its right to them; then each has to end."""
+    front.stack.stop_service("relay")  # the withdrawal does not
+    try:
+        with ExitStack() as stack:
+            with front.http(front.key()) as shop:
+                payment_id = ask(shop, front.open_account()).json()["payment_id"]
+            paths = ("/v1/events", f"{WITHDRAWALS}/{payment_id}/events", "/console/stream")
+            opened = []
+            for path in paths:
+                about = {"headers": {"Accept": EVENT_STREAM}, "timeout": STREAM_ENDS_S}
+                answer = stack.enter_context(client.stream("GET", path, **about))
+                assert answer.status_code == 200
+                lines = answer.iter_lines()
+                assert next(lines)
+                opened.append(lines)
+            yield
+            give_up = time.monotonic() + STREAM_ENDS_S
+            for path, lines in zip(paths, opened, strict=True):
+                for _ in lines:
+                    assert time.monotonic() < give_up, f"{path} does not end"
+    finally:
+        front.stack.start_service("relay")
+    front.finished(UUID(payment_id))
 
 
 def new_key() -> str:

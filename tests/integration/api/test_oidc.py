@@ -20,10 +20,11 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from oidc_provider_mock import User, run_server_in_thread
 from pydantic import ValidationError
 
+from api.oidc import LEEWAY_S
 from api.settings import ApiSettings
 from stack.ports import choose
 from tests.conftest import WAIT_S, wait_until
-from tests.integration.api.front import WITHDRAWALS, Front, ask
+from tests.integration.api.front import WITHDRAWALS, Front, ask, streams_that_end
 
 AUDIENCE = "settle"
 ROLE = "settle_role"
@@ -166,6 +167,13 @@ def test_a_client_of_the_provider_has_its_own_withdrawals(front: Front, api: Api
     # A key of the same name is somebody else.
     with front.http(front.key("shop")) as namesake:
         assert namesake.get(f"{WITHDRAWALS}/{payment_id}").status_code == 404
+
+
+def test_every_stream_ends_with_its_token(front: Front, api: Api, provider: Provider):
+    lasts_s = 10
+    token = provider.token(sub="leaves", exp=int(time.time()) - LEEWAY_S + lasts_s, **{ROLE: "admin"})
+    with api.http(token) as client, streams_that_end(front, client):
+        wait_until(lambda: api.status_with(token) == 401, "the token has expired")
 
 
 def with_the_public_key_as_a_secret(provider: Provider) -> str:

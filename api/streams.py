@@ -1,0 +1,88 @@
+"""Streams of server-sent events, whatever they tell: each lasts as long as whoever reads it may."""
+
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from litestar.response import Stream
+from litestar.types import Receive, Scope, Send
+
+from api.access import Caller
+from api.bodies import StrictRequest
+from api.front import Front
+from api.guard import caller_of
+from api.problems import Problem
+
+EVENT_STREAM = "text/event-stream"
+
+HEARTBEAT_S = 15.0
+"""A stream that has nothing to say says that it is there, so that nobody between closes it."""
+
+CHECK_S = 2.0
+"""How often a stream's generator yields at the least, so that its caller is checked again.
+
+A key that is revoked ends it this much after it is refused: :data:`api.credentials.REMEMBERED_S` and this are 5 s.
+"""
+
+NOTHING_NEW = b": nothing new\n\n"
+
+_REFUSED = re.compile(r"q=0(\.0{0,3})?")
+
+
+def stream(request: StrictRequest, content: AsyncGenerator[bytes, None]) -> Stream:
+    """An answer that lasts until its content or the caller's right to it ends.
+
+    Args:
+        request: of the caller who reads it, which has passed the guard.
+        content: messages as they come; at least every :data:`CHECK_S`, be it an empty one, which is not sent.
+    """
+    headers = {"X-Accel-Buffering": "no"}
+    return _Closing(_while_allowed(request, content), media_type=EVENT_STREAM, headers=headers)
+
+
+def wants_stream(request: StrictRequest) -> bool:
+    """Whether the ``Accept`` headers name event streams, and not to refuse them (RFC 9110, 12.4.2: ``q=0``)."""
+    for one in ",".join(request.headers.getall("accept", [])).lower().split(","):
+        kind, *parameters = (part.strip() for part in one.split(";"))
+        if kind == EVENT_STREAM and not any(_REFUSED.fullmatch(part) for part in parameters):
+            return True
+    return False
+
+
+async def _while_allowed(
+    request: StrictRequest, content: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    front: Front = request.app.state.front
+    caller, said_at = caller_of(request), float("-inf")
+    headers = request.headers.get("authorization"), request.headers.get("cookie")
+    async with aclosing(content):
+        async for said in content:
+            if not await _still(front, headers, caller):
+                return
+            if said or time.monotonic() - said_at >= HEARTBEAT_S:
+                yield said or NOTHING_NEW
+                said_at = time.monotonic()
+
+
+async def _still(front: Front, headers: tuple[str | None, str | None], caller: Caller) -> bool:
+    """Whether the credentials are still the caller's: a key may be revoked, a token expires, a session ends."""
+    try:
+        return await front.credentials.caller_of(*headers) == caller
+    except Problem:
+        return True  # the database of the credentials is away, which ends no session
+
+
+class _Closing(Stream):
+    """A stream whose generator is closed with it: one that is cancelled while it sends would follow on unread."""
+
+    def to_asgi_response(self, *args: Any, **options: Any) -> Any:
+        """The response as an application."""
+        response = super().to_asgi_response(*args, **options)
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            async with aclosing(self.iterator):  # type: ignore[type-var]  # stream() has made it
+                await response(scope, receive, send)
+
+        return answer
