@@ -4,6 +4,7 @@ from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.exceptions import MethodNotAllowedException
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api import parameters
@@ -42,7 +43,8 @@ def guarded(app: ASGIApp) -> ASGIApp:
         handler = scope["route_handler"]
         if not handler.opt.get(OPEN):
             scope["user"] = await _allowed(ASGIConnection(scope), handler.opt.get(PERMISSION))
-        if scope["query_string"] and handler.resolve_include_in_schema():
+        is_documented = isinstance(handler, HTTPRouteHandler) and handler.resolve_include_in_schema()
+        if scope["query_string"] and is_documented:
             parameters.check(handler, scope["query_string"])
         await app(scope, receive, send)
 
