@@ -124,7 +124,8 @@ class Pending(msgspec.Struct, frozen=True):
     def in_words(self) -> str:
         """One line for a person."""
         wish = f"to be voided: {self.void_reason}; " if self.void_reason else ""
-        tried = f"{self.attempts} attempts, last: {self.reason}" if self.attempts else self.reason or "not tried"
+        times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        tried = f"{times}, last: {self.reason}" if self.attempts else self.reason or "not tried"
         when = "under way" if self.under_way else f"next at {self.next_attempt_at:%H:%M:%S} UTC"
         return f"{wish}{tried}; {when}"
 
