@@ -1,6 +1,7 @@
 """A person with a browser: opens pages, acts by their dialogs, and keeps what the browser complained of."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -106,8 +107,15 @@ class Person:
         for field, text in fields.items():
             dialog.locator(f"[name={field}]").fill(text)
         dialog.locator("[data-confirms]").click()
-        answer = dialog.locator(".answer .cause").inner_text()
-        dialog.locator("[data-closes]").click()
+        cause = dialog.locator(".answer .cause")
+        answer = cause.inner_text()
+        # What was done is seen on the page: it is loaded anew once the dialog closes.
+        is_done = dialog.locator("form[data-acts][data-done=yes]").count() > 0
+        is_again = dialog.get_attribute("data-then-again") is not None and "t-ok" in (
+            cause.get_attribute("class") or ""
+        )
+        with self.page.expect_navigation() if is_done or is_again else nullcontext():
+            dialog.locator("[data-closes]").click()
         return answer
 
     def calls(self, path: str, body: dict[str, Any]) -> int:
