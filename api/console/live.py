@@ -10,7 +10,7 @@ from api import streams
 from api.bodies import StrictRequest
 from api.console.rendering import render
 from api.front import Front
-from api.streams import CHECK_S, NOTHING_NEW
+from api.streams import CHECK_S
 from api.watch import View
 
 TROUBLE = "trouble"
@@ -38,7 +38,7 @@ async def _messages(front: Front, views: tuple[View, ...]) -> AsyncGenerator[byt
             if news.trouble != trouble:
                 trouble = news.trouble
                 fragments[TROUBLE] = render("fragments/trouble.html", trouble=trouble, since=since)
-            yield b"".join(_event(name, text) for name, text in fragments.items()) or NOTHING_NEW
+            yield b"".join(_event(name, text) for name, text in fragments.items())
 
 
 def _event(name: str, text: str) -> bytes:

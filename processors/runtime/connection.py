@@ -168,19 +168,16 @@ class PromptConnection(AsyncConnection):
             except StopIteration as done:
                 result: Result = done.value
                 return result
-            hang_up = asyncio.get_running_loop().call_later(self.answer_s, self._hang_up)
+            silent = asyncio.get_running_loop().call_later(self.answer_s, hang_up, self)
             try:
                 return await super().wait(_from(state, gen), *args, **limits)
             finally:
-                hang_up.cancel()
+                silent.cancel()
         except (psycopg.DataError, psycopg.IntegrityError):
             raise
         except psycopg.Error:
             self.fit = False
             raise
-
-    def _hang_up(self) -> None:
-        hang_up(self)
 
 
 class SharingConnection(PromptConnection):
