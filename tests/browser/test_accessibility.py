@@ -11,8 +11,8 @@ from api.access import OPERATOR
 from tests.browser.conftest import NARROW, WIDE
 from tests.browser.person import HOME, LIST, Person
 from tests.conftest import wait_until
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import deducted, requested
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import deducted
 
 TABS = ("journal", "events", "ledger", "attempts", "json", "trace")
 PAGES = ("stuck", "dead-letters", "outboxes", "accounts", "audit", "operator-log", "settings")

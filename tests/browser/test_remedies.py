@@ -5,8 +5,8 @@ from playwright.sync_api import expect
 from api.access import OPERATOR
 from tests.browser.person import HOME, LIST, Person
 from tests.conftest import wait_until
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import deducted, requested, without
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import deducted, without
 from tests.integration.test_dead_letters import Poisoned
 
 

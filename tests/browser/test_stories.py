@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from api.access import ADMIN, OPERATOR, VIEWER
 from cli.main import app
 from tests.browser.person import HOME, LIST, Person
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import deducted, requested, without
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import deducted, without
 
 PENDING = "1.19"
 """An amount that the provider does not answer to; the next attempt is minutes away."""

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from uuid_utils.compat import uuid7
 
+from api.access import VIEWER
 from tests.integration.api.front import Front, running_with_api
 
 RATE = 100_000.0
@@ -14,3 +17,16 @@ RATE = 100_000.0
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     with running_with_api(tmp_path_factory.mktemp("api"), SETTLE_API_RATE=str(RATE)) as front:
         yield front
+
+
+@pytest.fixture
+def shop(front: Front) -> Iterator[httpx.Client]:
+    """A client that has asked for nothing yet."""
+    with front.http(front.key(f"shop-{uuid7()}")) as client:
+        yield client
+
+
+@pytest.fixture
+def viewer(front: Front) -> Iterator[httpx.Client]:
+    with front.http(front.key("viewer", VIEWER)) as client:
+        yield client

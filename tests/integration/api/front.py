@@ -98,6 +98,13 @@ def ask(client: httpx.Client, account: str, amount: str = "1.00", *, key: str | 
     )
 
 
+def requested(client: httpx.Client, account: str, amount: str = "1.00", **more: Any) -> UUID:
+    """The payment ID of a withdrawal that has been accepted."""
+    answer = ask(client, account, amount, **more)
+    assert answer.status_code == 202, answer.text
+    return UUID(answer.json()["payment_id"])
+
+
 @contextmanager
 def streams_that_end(front: Front, client: httpx.Client) -> Iterator[None]:
     """Every kind of stream, open for a block in which an admin loses its right to them; then each has to end."""

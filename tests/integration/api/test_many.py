@@ -5,7 +5,6 @@ import json
 import resource
 import socket
 from contextlib import ExitStack
-from uuid import UUID
 
 import httpx
 import psutil
@@ -14,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from api.service import CONNECTIONS_MAX
 from tests.conftest import WAIT_S, wait_until
-from tests.integration.api.front import WITHDRAWALS, Front, ask, body, head, new_key
+from tests.integration.api.front import WITHDRAWALS, Front, body, head, new_key, requested
 
 FOLLOWERS = 1_000
 AT_ONCE = 100
@@ -34,12 +33,6 @@ def files():
 
 def follower(path: str, key: str) -> bytes:
     return head("GET", path, key, Accept="text/event-stream")
-
-
-def requested(client: httpx.Client, account: str) -> UUID:
-    answer = ask(client, account)
-    assert answer.status_code == 202, answer.text
-    return UUID(answer.json()["payment_id"])
 
 
 async def until(reader: asyncio.StreamReader, wanted: bytes) -> None:

@@ -10,32 +10,13 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from api.access import OPERATOR, VIEWER
+from api.access import OPERATOR
 from api.generate import generate
 from api.openapi import FILE
 from tests.conftest import wait_until
-from tests.integration.api.front import WITHDRAWALS, Front, ask, running_with_api
+from tests.integration.api.front import WITHDRAWALS, Front, requested, running_with_api
 
 STREAM = {"Accept": "text/event-stream"}
-
-
-@pytest.fixture
-def shop(front: Front) -> Iterator[httpx.Client]:
-    """A client that has asked for nothing yet."""
-    with front.http(front.key(f"shop-{uuid7()}")) as client:
-        yield client
-
-
-@pytest.fixture
-def viewer(front: Front) -> Iterator[httpx.Client]:
-    with front.http(front.key("viewer", VIEWER)) as client:
-        yield client
-
-
-def requested(client: httpx.Client, account: str, amount: str = "1.00", **more) -> UUID:
-    answer = ask(client, account, amount, **more)
-    assert answer.status_code == 202, answer.text
-    return UUID(answer.json()["payment_id"])
 
 
 def messages(lines: Iterator[str]) -> Iterator[dict[str, str]]:

@@ -9,19 +9,13 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from api.access import ADMIN, VIEWER
+from api.access import ADMIN
 from api.credentials import offer_sign_in, revoke_key
 from api.streams import EVENT_STREAM
-from tests.integration.api.front import WITHDRAWALS, Front, ask, streams_that_end
+from tests.integration.api.front import WITHDRAWALS, Front, requested, streams_that_end
 
 EVENTS = "/v1/events"
 NARROWED = "UPDATE api_keys SET scopes = '{withdrawals:request}' WHERE key_id = %s RETURNING 1"
-
-
-@pytest.fixture
-def shop(front: Front) -> Iterator[httpx.Client]:
-    with front.http(front.key(f"shop-{uuid7()}")) as client:
-        yield client
 
 
 @pytest.fixture
@@ -30,21 +24,9 @@ def other(front: Front) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture
-def viewer(front: Front) -> Iterator[httpx.Client]:
-    with front.http(front.key("viewer", VIEWER)) as client:
-        yield client
-
-
-def requested(client: httpx.Client, account: str) -> str:
-    answer = ask(client, account)
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["payment_id"])
-
-
 def ended(front: Front, client: httpx.Client, account: str, count: int = 1) -> list[str]:
     """New withdrawals of a client, which have ended one after the other."""
-    found = [requested(client, account) for _ in range(count)]
+    found = [str(requested(client, account)) for _ in range(count)]
     for payment_id in found:
         front.finished(UUID(payment_id))
     return found

@@ -7,11 +7,9 @@ from html.parser import HTMLParser
 from typing import Any, Self
 from uuid import UUID
 
-import httpx
-
 from api.credentials import offer_sign_in
 from tests.conftest import WAIT_S, wait_until
-from tests.integration.api.front import Front, ask
+from tests.integration.api.front import Front
 
 HTML = {"Accept": "text/html"}
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -155,9 +153,3 @@ def without(front: Front, service: str) -> Iterator[Callable[[], None]]:
 
 def deducted(front: Front, payment_id: UUID) -> None:
     wait_until(lambda: (found := front.status(payment_id)) and found.state == "deducted", "it is deducted")
-
-
-def requested(client: httpx.Client, account: str, amount: str = "1.00", **more: Any) -> UUID:
-    answer = ask(client, account, amount, **more)
-    assert answer.status_code == 202, answer.text
-    return UUID(answer.json()["payment_id"])

@@ -7,8 +7,8 @@ import pytest
 
 from api.access import ADMIN, OPERATIONS
 from processors.account.accounts import open_accounts
-from tests.integration.api.front import Front
-from tests.integration.console.pages import Page, Pages, requested, without
+from tests.integration.api.front import Front, requested
+from tests.integration.console.pages import Page, Pages, without
 
 LIST = "/console/accounts"
 JSON = "/v1/accounts"

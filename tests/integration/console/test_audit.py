@@ -4,8 +4,8 @@ from typing import Any
 
 from api.access import OPERATOR, VIEWER
 from tests.conftest import wait_until
-from tests.integration.api.front import Front
-from tests.integration.console.pages import SAME, Page, Pages, deducted, requested, without
+from tests.integration.api.front import Front, requested
+from tests.integration.console.pages import SAME, Page, Pages, deducted, without
 
 LIST = "/console/audit"
 JSON = "/v1/audits"

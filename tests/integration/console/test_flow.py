@@ -3,8 +3,8 @@
 import pytest
 
 from tests.conftest import wait_until
-from tests.integration.api.front import Front
-from tests.integration.console.pages import Page, Pages, requested, without
+from tests.integration.api.front import Front, requested
+from tests.integration.console.pages import Page, Pages, without
 
 HOME = "/console"
 

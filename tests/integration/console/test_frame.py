@@ -17,8 +17,8 @@ from api.credentials import offer_sign_in, revoke_key
 from cli.main import app
 from processors.account.accounts import open_accounts
 from tests.conftest import WAIT_S, wait_until
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import HTML, SAME, Page, Pages, deducted, requested, without
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import HTML, SAME, Page, Pages, deducted, without
 
 HOME = "/console"
 LIST = "/console/withdrawals"

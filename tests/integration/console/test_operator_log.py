@@ -9,8 +9,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from api.access import ADMIN, CLIENT
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import Page, Pages, requested
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import Page, Pages
 
 LIST = "/console/operator-log"
 JSON = "/v1/operator-log"

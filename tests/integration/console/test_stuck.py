@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests.conftest import wait_until
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import SAME, Page, Pages, deducted, requested, without
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import SAME, Page, Pages, deducted, without
 
 HOME = "/console/stuck"
 SOON = f"{HOME}?older_than_s=0.1"

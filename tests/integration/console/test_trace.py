@@ -3,8 +3,8 @@
 import pytest
 
 from tests.conftest import wait_until
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import Pages, requested
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import Pages
 
 LIST = "/console/withdrawals"
 

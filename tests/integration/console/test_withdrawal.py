@@ -10,8 +10,8 @@ from uuid_utils.compat import uuid7
 from contracts.events import PaymentFailed, WithdrawalRequested, encode
 from operations.events import events_of
 from tests.conftest import wait_until
-from tests.integration.api.front import WITHDRAWALS, Front
-from tests.integration.console.pages import SAME, Page, Pages, deducted, requested, without
+from tests.integration.api.front import WITHDRAWALS, Front, requested
+from tests.integration.console.pages import SAME, Page, Pages, deducted, without
 
 LIST = "/console/withdrawals"
 EVIL = "<script>alert(1)</script>'\"&\u202eהבנק סירב"

@@ -5,9 +5,9 @@ from uuid import UUID
 import pytest
 
 from tests.conftest import wait_until
-from tests.integration.api.front import WITHDRAWALS, Front
+from tests.integration.api.front import WITHDRAWALS, Front, requested
 from tests.integration.console.conftest import STUCK_S
-from tests.integration.console.pages import Page, Pages, requested, without
+from tests.integration.console.pages import Page, Pages, without
 
 LIST = "/console/withdrawals"
 
