@@ -139,7 +139,7 @@ def fingerprint(connection: Connection) -> str:
 
 
 def mend(connection: Connection, gap: Gap) -> None:
-    """Run the statements that repair a gap.
+    """Run the statements that repair a gap, as one transaction: the table is always a member for others.
 
     Raises:
         SetupError: the role may not, the database refuses, or SQL does not mend it; the text says what to do.
@@ -148,8 +148,7 @@ def mend(connection: Connection, gap: Gap) -> None:
     if not gap.statements:
         raise SetupError(str(gap))
     try:
-        for statement in gap.statements:
-            connection.execute(statement.encode())
+        connection.execute("; ".join(gap.statements).encode())
     except (psycopg.errors.DuplicateObject, psycopg.errors.UndefinedObject):
         pass  # somebody else was faster
     except psycopg.OperationalError:

@@ -1,12 +1,13 @@
 """Nothing committed stays unpublished, whatever people do to table, publication and slot."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 
 import pytest
 
-from outbox_relay import published
+from outbox_relay import coverage, published
+from outbox_relay.errors import SetupError
 from outbox_relay.replication import connect
 from outbox_relay.status import outbox_status
 from stack import ports
@@ -70,6 +71,14 @@ def test_each_row_is_published_once_whatever_becomes_of_table_and_publication(ou
         outbox.insert_many(10)
         wait_for_all(outbox)
     assert len(outbox.published()) == len(set(outbox.published())) == 40
+
+
+def test_a_repair_of_the_publication_is_done_as_a_whole_or_not_at_all(outbox):
+    """Whoever changes it meanwhile finds the table in it, and no row is committed while it is out."""
+    outbox.connection.execute(f"CREATE PUBLICATION settle_outbox FOR TABLE {ALL}")
+    with closing(connect(outbox.dsn)) as connection, pytest.raises(SetupError):
+        coverage.mend(connection, coverage.Gap("incomplete", (DROP, ADD + "outbox (nowhere)")))
+    assert outbox.one("SELECT count(*) FROM pg_publication_tables WHERE pubname = 'settle_outbox'") == 1
 
 
 def wait_for_all(outbox):
