@@ -22,9 +22,9 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from broker.security import KafkaSettings
+from contracts import headers
 from contracts.dsn import check_dsn, has_password
 from outbox_relay import initial
 from outbox_relay.errors import RelayError
@@ -34,6 +34,9 @@ from outbox_relay.quoting import NAME_BYTES_MAX
 from outbox_relay.topic import is_topic_name
 
 FILE_BYTES_MAX = 1_000_000
+
+# The headers of a record that are made of columns with a role, which it need not have.
+_HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tracestate": headers.TRACESTATE}
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -157,6 +160,12 @@ class OutboxTable(_Reading):
     def _has_a_route(self) -> Self:
         if self.columns.aggregatetype is None and self.route.topic is None:
             raise ValueError("without a column aggregatetype nothing makes a topic: say route.topic")
+        taken = {headers.ID, headers.POSITION} | {
+            header for role, header in _HEADERS.items() if getattr(self.columns, role) is not None
+        }
+        for one in self.additional:
+            if one.placement == "header" and (name := one.name or one.column) in taken:
+                raise ValueError(f"the header {name} has a value already: give the column {one.column} another")
         if self.dead_table == self.table:
             raise ValueError("dead_table is the outbox itself")
         return self
@@ -296,11 +305,11 @@ def _place(loc: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def _what(details: ErrorDetails, kind: type[BaseModel]) -> str:
+def _what(details: Mapping[str, Any], kind: type[BaseModel]) -> str:
     if details["type"] == "missing":
         return "is missing"
     if details["type"] != "extra_forbidden":
-        return details["msg"].removeprefix("Value error, ")
+        return str(details["msg"]).removeprefix("Value error, ")
     *parents, key = (part for part in details["loc"] if isinstance(part, str))
     table = _TABLES[parents[-1]] if parents else kind
     keys = [field.alias or name for name, field in table.model_fields.items()]

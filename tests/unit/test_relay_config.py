@@ -168,6 +168,14 @@ def test_a_wrong_key_of_an_outbox_is_named_with_its_place(file, key, line):
         ("[]", "source[0]: a source has at least one outbox"),
         ("[{ dead_table = 'outbox' }]", "source[0].outbox[0]: dead_table is the outbox itself"),
         (
+            "[{ additional = [{ column = 'x', name = 'position' }] }]",
+            "source[0].outbox[0]: the header position has a value already: give the column x another",
+        ),
+        (
+            "[{ additional = [{ column = 'eventType' }] }]",
+            "source[0].outbox[0]: the header eventType has a value already: give the column eventType another",
+        ),
+        (
             "[{ columns = { aggregatetype = false } }]",
             "source[0].outbox[0]: without a column aggregatetype nothing makes a topic: say route.topic",
         ),
