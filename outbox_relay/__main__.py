@@ -132,7 +132,7 @@ def _do(command: Command, settings: RelaySettings, *, as_json: bool) -> None:
         from outbox_relay.check import check, lines, to_json
 
         findings = list(check(settings))
-        typer.echo(to_json(findings) if as_json else "\n".join(lines(findings)))
+        typer.echo(hide(to_json(findings) if as_json else "\n".join(lines(findings))))
         raise typer.Exit(0 if all(one.is_ok for one in findings) else 1)
 
 

@@ -23,7 +23,7 @@ from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
-from outbox_relay.slot_name import slot_name
+from outbox_relay.slot_name import how_to_drop, slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import Table, current_lsn, find_origin, find_table, lock, may_delete, order_of, row_of
 from outbox_relay.table import select_rows as select
@@ -166,12 +166,14 @@ class _Worker:
         if time.monotonic() - self._measured_at < MEASURE_INTERVAL_S:
             return
         self._measured_at = time.monotonic()
-        found = self._connection.execute(_SLOT, (slot_name(self._connection, self._outbox),)).fetchone()
+        slot = slot_name(self._connection, self._outbox)
+        found = self._connection.execute(_SLOT, (slot,)).fetchone()
         active, kept_bytes = found or (False, 0)
         self._source.gauges["slot_retained_bytes"] = kept_bytes
         if found is not None and not active and not self._warned:
             self._warned = True
             self._source.warn(
-                "nobody reads the slot any more, and the server keeps its log for it: settle outbox slot drop",
+                "nobody reads the slot any more, and the server keeps its log for it: "
+                + how_to_drop(slot, self._outbox),
                 kept_bytes=kept_bytes,
             )

@@ -39,6 +39,13 @@ def slot_name(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> s
     return plain if as_it_is and plain not in owners and distinct not in owners else distinct
 
 
+def how_to_drop(name: str, outbox: Outbox) -> str:
+    """What an operator runs to drop the slot of an outbox."""
+    if outbox.is_standard:
+        return "settle outbox slot drop"
+    return f"SELECT pg_drop_replication_slot({sql.Literal(name).as_string()})"
+
+
 def slot_names(database: str) -> tuple[str, str]:
     """The names that a database's slot may have: the plain one, and one that only this database comes to."""
     return _plain(database)[:NAME_LENGTH_MAX], _name(database, database)

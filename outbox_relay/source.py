@@ -295,7 +295,7 @@ class Source:
             "a row can never be published and is quarantined",
             id=row_id,
             reason=error.reason,
-            see="settle outbox dead list",
+            see="settle outbox dead list" if self.outbox.is_standard else self.outbox.dead_label,
         )
 
     def warn(self, line: str, **context: Any) -> None:

@@ -26,7 +26,7 @@ from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_qua
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.slot import NewSlot, Slot, drop_slot, find_slot, new_slot, usable
-from outbox_relay.slot_name import slot_name
+from outbox_relay.slot_name import how_to_drop, slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import Table, find_origin, find_table, lock, may_delete
 
@@ -175,7 +175,7 @@ def _fill(
     if rule.skipped:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: drop the slot "
-            "(settle outbox slot drop) and start with --initial all",
+            f"({how_to_drop(name, source.outbox)}) and start with --initial all",
             rows=rule.skipped,
         )
     return made

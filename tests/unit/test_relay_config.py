@@ -144,6 +144,7 @@ def test_a_wrong_file_is_refused(file, text, lines):
             "route = { regex = '(x)', replacement = '$2' }",
             "route: regex and replacement make no name: invalid group reference 2 at position 3",
         ),
+        ("route = { regex = '(x)', replacement = '$x.$1' }", "route: replacement makes no name of a topic"),
         ("reader = 'log'", "reader: Input should be 'wal' or 'polling'"),
         ("initial = 'some'", "initial: not all, none, or since=2026-11-28T10:00:00Z"),
         ("poll_interval_s = 0", "poll_interval_s: Input should be greater than 0"),
