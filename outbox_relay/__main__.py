@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
@@ -24,8 +24,16 @@ _SOURCES = "SETTLE_RELAY_SOURCES"
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"outbox-relay {version('settle')}")
+        typer.echo(f"outbox-relay {_version()}")
         raise typer.Exit
+
+
+def _version() -> str:
+    """The version of the package that this is installed with: the relay's own, or the whole project's."""
+    try:
+        return version("settle-outbox-relay")
+    except PackageNotFoundError:
+        return version("settle")
 
 
 def relay(
