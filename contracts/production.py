@@ -23,6 +23,9 @@ TRUSTED_NETWORK = "SETTLE_TRUSTED_NETWORK"
 HTTP, KAFKA, POSTGRES = TRUSTS = ("http", "kafka", "postgres")
 """What :data:`TRUSTED_NETWORK` may name, separated by commas: what may be spoken without TLS beyond loopback."""
 
+CONFIGURED = "relay.toml"
+"""What databases are given by that the relay's configuration file names, where they are given to a rule."""
+
 _PLAINTEXT = ("PLAINTEXT", "SASL_PLAINTEXT")
 # Of librdkafka: with these values it does not look at who the broker is.
 _UNCHECKED = {
@@ -153,7 +156,7 @@ def _dsns(variables: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]
     from contracts.dsn import effective, split_dsns
 
     for name, value in variables.items():
-        several = name in ("--source", "SETTLE_RELAY_SOURCES")
+        several = name in ("--source", CONFIGURED, "SETTLE_RELAY_SOURCES")
         if not value or not (several or (name.startswith("SETTLE_") and name.endswith("_DSN"))):
             continue
         try:

@@ -65,7 +65,7 @@ def value(name: str, variables: Mapping[str, str] | None = None) -> str | None:
         return own
     if own is not None:
         raise EnvironmentRefusedError(f"{name} and {name}{FILE} are both set: only one of them may be")
-    return _contents(name + FILE, path)
+    return contents(name + FILE, path)
 
 
 def secrets() -> dict[str, str]:
@@ -158,16 +158,25 @@ def _is_path(name: str, text: str) -> bool:
     return name.endswith(_CONFIG) and text.startswith(("/", "./", "../", "~")) and "\n" not in text
 
 
-def _contents(name: str, path: str) -> str:
+def contents(name: str, path: str) -> str:
+    """The contents of a secret's file, without a line break at its end.
+
+    Args:
+        name: what names the file, for people.
+        path: of the file.
+
+    Raises:
+        EnvironmentRefusedError: it cannot be read, is empty or too large, or no UTF-8 text.
+    """
     try:
         with Path(path).open("rb") as file:
-            contents = file.read(FILE_BYTES_MAX + 1)
-        text = contents.decode("utf-8-sig")  # editors of Windows begin a text with a mark, which nobody sees
+            data = file.read(FILE_BYTES_MAX + 1)
+        text = data.decode("utf-8-sig")  # editors of Windows begin a text with a mark, which nobody sees
     except OSError as error:
         raise EnvironmentRefusedError(f"{name}={path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise EnvironmentRefusedError(f"{name}={path} is wrong: the file is not UTF-8 text") from None
-    if len(contents) > FILE_BYTES_MAX:
+    if len(data) > FILE_BYTES_MAX:
         raise EnvironmentRefusedError(f"{name}={path} is wrong: the file is larger than {FILE_BYTES_MAX:,} bytes")
     if not text.strip() or "\0" in text:
         raise EnvironmentRefusedError(f"{name}={path} is wrong: the file is empty, or not text")

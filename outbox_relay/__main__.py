@@ -1,10 +1,12 @@
-"""The ``outbox-relay`` command: ``outbox-relay --source postgresql://… --bootstrap host:port``."""
+"""The ``outbox-relay`` command: ``outbox-relay --config relay.toml``, and ``check`` and ``explain``."""
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,7 +38,26 @@ def _version() -> str:
         return version("settle")
 
 
+class Command(Enum):
+    """What is to be done about the outboxes."""
+
+    RUN = "run"
+    CHECK = "check"
+    EXPLAIN = "explain"
+
+
 def relay(
+    command: Annotated[
+        Command,
+        typer.Argument(
+            help="run: publish every row, until SIGTERM or SIGINT. check: say what is wrong with database, table, "
+            "rights, publication, slot and topics. explain: print the SQL that the tables' owner is to run."
+        ),
+    ] = Command.RUN,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The configuration file, for several outboxes. Default: SETTLE_RELAY_CONFIG."),
+    ] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,14 +75,40 @@ def relay(
             "left, where published rows are removed; else those that the topics would know. SETTLE_RELAY_INITIAL."
         ),
     ] = None,
+    reader: Annotated[
+        str | None, typer.Option(help="How outboxes are read: wal, or polling. Default: SETTLE_RELAY_READER.")
+    ] = None,
+    schema: Annotated[str | None, typer.Option(help="The outbox's schema. Default: public.")] = None,
+    table: Annotated[str | None, typer.Option(help="The outbox's table. Default: outbox.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of another name, as id=event_id; type= where there is none. Repeat for more."),
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="One topic for all rows.")] = None,
+    publication: Annotated[str | None, typer.Option(help="The publication. Default: settle_outbox.")] = None,
+    slot: Annotated[
+        str | None, typer.Option(help="The replication slot. Default: settle_outbox_<database>.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="check: print the findings as JSON.")] = False,
     show_version: Annotated[  # noqa: ARG001 - its callback ends the command
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Publish every row of the sources' outbox tables to Kafka, until SIGTERM or SIGINT."""
+    """Publish every row of the sources' outbox tables to Kafka."""
     if find_spec("structlog") is None:  # which tells of the extra, as in cli/extras.py
         _refuse("the relay needs what is not installed here: pip install 'settle[relay]'")
-    options = {"kafka_bootstrap": bootstrap, "relay_initial": initial}
+    options = {
+        "relay_config": config,
+        "kafka_bootstrap": bootstrap,
+        "relay_initial": initial,
+        "relay_reader": reader,
+        "relay_schema": schema,
+        "relay_table": table,
+        "relay_columns": ",".join(column or ()),
+        "relay_topic": topic,
+        "relay_publication": publication,
+        "relay_slot": slot,
+    }
     given: dict[str, object] = {name: value for name, value in options.items() if value}
     try:
         begin(
@@ -70,16 +117,31 @@ def relay(
         if source:
             given["relay_sources"] = [_checked(dsn) for dsn in source]
             if any(map(has_password, source)):
-                _begin_again(source, {"--bootstrap": bootstrap, "--initial": initial})
+                _begin_again(source)
         failpoints.arm_from_environment()
-        # Imported here, as the base installation has this command too.
-        from outbox_relay.relay import run_relay
-
-        run_relay(RelaySettings(**given))  # type: ignore[arg-type]
+        _do(command, RelaySettings(**given), as_json=as_json)  # type: ignore[arg-type]
     except ValidationError as error:
         _refuse(complaint(error))
     except (RelayError, OSError, failpoints.FailpointError, EnvironmentRefusedError) as error:
         _refuse(str(error))
+
+
+def _do(command: Command, settings: RelaySettings, *, as_json: bool) -> None:
+    # Imported here, as the base installation has this command too.
+    if command is Command.RUN:
+        from outbox_relay.relay import run_relay
+
+        run_relay(settings)
+    elif command is Command.EXPLAIN:
+        from outbox_relay.explain import explained
+
+        typer.echo(explained(settings))
+    else:
+        from outbox_relay.check import check, lines, to_json
+
+        findings = list(check(settings))
+        typer.echo(to_json(findings) if as_json else "\n".join(lines(findings)))
+        raise typer.Exit(0 if all(one.is_ok for one in findings) else 1)
 
 
 def _checked(dsn: str) -> str:
@@ -90,7 +152,7 @@ def _checked(dsn: str) -> str:
     return dsn
 
 
-def _begin_again(sources: Sequence[str], options: Mapping[str, str | None]) -> NoReturn:
+def _begin_again(sources: Sequence[str]) -> NoReturn:
     """Replace this process by one with the sources in a variable: every user can read a process's arguments.
 
     Raises:
@@ -105,13 +167,25 @@ def _begin_again(sources: Sequence[str], options: Mapping[str, str | None]) -> N
         f"outbox-relay: others could read the password in --source as it began: better set {instead}", err=True
     )
     others = {name: value for name, value in os.environ.items() if name != _SOURCES + FILE}
-    rest = [word for option, value in options.items() if value for word in (option, value)]
-    command = [sys.executable, "-P", "-m", "outbox_relay", *rest]
+    command = [sys.executable, "-P", "-m", "outbox_relay", *_without_sources(sys.argv[1:])]
     os.execve(sys.executable, command, {**others, _SOURCES: "\n".join(sources)})  # noqa: S606 no shell is wanted
 
 
+def _without_sources(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments without ``--source`` and what follows it."""
+    rest = iter(arguments)
+    kept = []
+    for word in rest:
+        if word == "--source":
+            next(rest, None)
+        elif not word.startswith("--source="):
+            kept.append(word)
+    return kept
+
+
 def _refuse(line: str) -> NoReturn:
-    typer.echo(f"outbox-relay: {hide(line)}", err=True)
+    for each in line.splitlines():
+        typer.echo(f"outbox-relay: {hide(each)}", err=True)
     raise typer.Exit(2) from None
 
 

@@ -33,7 +33,7 @@ from outbox_relay.errors import (
 )
 from outbox_relay.handled import Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
-from outbox_relay.pgoutput import COLUMNS_REQUIRED
+from outbox_relay.outbox import ROLES_CONTENTS
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.replication import connect
@@ -48,6 +48,7 @@ from outbox_relay.table import (
     may_delete,
     oldest_us,
     order_of,
+    row_of,
     scalar,
     select_rows,
 )
@@ -77,27 +78,27 @@ VACUUM_ROWS = 50_000
 # Another session's lock on the table takes precedence over cleaning.
 LOCK_WAIT = "5s"
 
-_DELETE = "DELETE FROM public.outbox WHERE {} = ANY(%s::{}[])"
-_DELETE_DEAD = "DELETE FROM public.outbox WHERE {}"
+_DELETE = "DELETE FROM {table} WHERE {key} = ANY(%s::{type_of_key}[])"
+_DELETE_DEAD = "DELETE FROM {table} WHERE {is_row}"
 # A row at '-infinity' waits for a poller's decision whether it is published: it is not known to be.
 _DELETE_MARKED = """
-    DELETE FROM public.outbox WHERE published_at > '-infinity'
-        AND id = ANY(ARRAY(SELECT id FROM public.outbox WHERE published_at > '-infinity' LIMIT %s))
+    DELETE FROM {table} WHERE {published_at} > '-infinity'
+        AND {id} = ANY(ARRAY(SELECT {id} FROM {table} WHERE {published_at} > '-infinity' LIMIT %s))
 """
-_SUSPECTS = "SELECT {} FROM public.outbox WHERE {} LIMIT %s"
+_SUSPECTS = "SELECT {key} FROM {table} WHERE {condition} LIMIT %s"
 # As the background process would, and without the lock that gives space back to the operating system.
-_VACUUM = "VACUUM (TRUNCATE false) public.outbox"
+_VACUUM = "VACUUM (TRUNCATE false) {table}"
 _MAY_VACUUM = """
     SELECT pg_has_role(c.relowner, 'USAGE') OR current_setting('server_version_num')::int >= 170000
         AND has_table_privilege(c.oid, 'MAINTAIN')
-    FROM pg_class AS c WHERE c.oid = 'public.outbox'::regclass
+    FROM pg_class AS c WHERE c.oid = {name}::regclass
 """
 _GAUGES = """
     SELECT greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn))::int8,
         greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
     FROM pg_replication_slots WHERE slot_name = %s
 """
-_DEAD = "SELECT count(*) FROM public.outbox_dead"
+_DEAD = "SELECT count(*) FROM {dead}"
 
 
 class Cleaner:
@@ -112,13 +113,14 @@ class Cleaner:
     def __init__(self, source: Source, table: Table, origin: Origin) -> None:
         self._source = source
         self._table = table
+        self._outbox = table.outbox
         self._origin = origin
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"cleaner-{source.name}", daemon=True)
         self._key = key_in_table(table.columns)
         # By UUIDs an index may help.
-        by_key = (sql.SQL("id"), sql.SQL("uuid")) if table.has_uuids else (self._key, sql.SQL("bytea"))
-        self._delete = sql.SQL(_DELETE).format(*by_key)
+        key, kind = (table.outbox.sql("{id}"), "uuid") if table.has_uuids else (self._key, "bytea")
+        self._delete = table.outbox.sql(_DELETE, key=key, type_of_key=sql.SQL(kind))
         self._handed: set[bytes] = set()
         self._unvacuumed = 0
         self._looked_at = 0.0
@@ -145,11 +147,11 @@ class Cleaner:
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        self._cleans = self._source.settings.relay_cleanup and may_delete(connection)
-        if self._source.settings.relay_cleanup and not self._cleans:
+        self._cleans = self._source.settings.cleanup and may_delete(connection, self._outbox)
+        if self._source.settings.cleanup and not self._cleans:
             role = connection.info.user
-            self._source.say(f"{role} may not DELETE from public.outbox: published rows stay there")  # noqa: S608 made of constants
-        vacuum = self._cleans and bool(scalar(connection, _MAY_VACUUM))
+            self._source.say(f"{role} may not DELETE from {self._outbox.label}: published rows stay there")  # noqa: S608 no query
+        vacuum = self._cleans and bool(scalar(connection, self._outbox.sql(_MAY_VACUUM)))
         while not self._stop.is_set():
             self._remove(connection)
             if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
@@ -162,7 +164,7 @@ class Cleaner:
                 flush(connection)
                 self._is_behind = False
             if vacuum and self._unvacuumed >= VACUUM_ROWS:
-                connection.execute(_VACUUM)
+                connection.execute(self._outbox.sql(_VACUUM))
                 self._unvacuumed = 0
             self._stop.wait(CLEAN_INTERVAL_S)
 
@@ -187,7 +189,7 @@ class Cleaner:
             removed = connection.execute(self._delete, (chunk,), prepare=False).rowcount
         except psycopg.errors.ObjectNotInPrerequisiteState as error:  # no key, and deletes are published
             self._cleans = False
-            self._source.say(f"published rows stay in public.outbox: {error.diag.message_primary}")
+            self._source.say(f"published rows stay in {self._outbox.label}: {error.diag.message_primary}")
             return
         self._count(removed)
         chunk.missing -= removed
@@ -218,7 +220,8 @@ class Cleaner:
             False while the relay is behind: missed rows cannot be determined then.
         """
         if self._table.is_marked:
-            while (removed := connection.execute(_DELETE_MARKED, (DELETE_ROWS,)).rowcount) > 0:
+            marked = self._outbox.sql(_DELETE_MARKED)
+            while (removed := connection.execute(marked, (DELETE_ROWS,)).rowcount) > 0:
                 self._count(removed)
         self._gather()
         with connection.transaction():
@@ -237,7 +240,7 @@ class Cleaner:
 
     def _has_suspects(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether this transaction's snapshot shows a row that the log went past, and that was not handled."""
-        query = sql.SQL(_SUSPECTS).format(self._key, self._table.unpublished)
+        query = self._outbox.sql(_SUSPECTS, key=self._key, condition=self._table.unpublished)
         found = {key for (key,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
         return bool(found) and bool(found - self._gather().keys())
 
@@ -248,8 +251,8 @@ class Cleaner:
         """
         source, handled, table = self._source, self._source.handled, self._table
         known, key_of = handled.keys(), table.key
-        dead = {digest for _, digest in dead_since(connection, 0)}
-        with closing(Published(source.settings.kafka_bootstrap, self._origin, self._raise_if_stopped)) as topics:
+        dead = {digest for _, digest in dead_since(connection, 0, self._outbox)}
+        with closing(Published(source.settings, self._origin, self._raise_if_stopped)) as topics:
             topics.look_back_to(oldest_us(connection, table))
             on_topic: list[bytes | None] = []
             dead_rows: list[OutboxRow] = []
@@ -282,8 +285,8 @@ class Cleaner:
         if self._waits is not None:
             source.find_gap(self._waits)
         for row in dead_rows:  # of which there are few; their IDs may be NULL, or others' too
-            query = sql.SQL(_DELETE_DEAD).format(is_row(table.columns))
-            self._count(connection.execute(query, row[:COLUMNS_REQUIRED]).rowcount)
+            query = self._outbox.sql(_DELETE_DEAD, is_row=is_row(table.columns))
+            self._count(connection.execute(query, row[:ROLES_CONTENTS]).rowcount)
 
     def _rows(self, connection: psycopg.Connection[Any]) -> Iterator[tuple[OutboxRow, int]]:
         query = select_rows(self._table, order_of(connection, self._table), self._table.unpublished)
@@ -291,7 +294,7 @@ class Cleaner:
             cursor.itersize = HAND_OVER_ROWS
             cursor.execute(query, binary=True)
             for *values, created_us in cursor:
-                yield OutboxRow._make(values), created_us or 0
+                yield row_of(values), created_us or 0
 
     def _hand_over(self, missing: list[Leftover]) -> None:
         """Hand rows to the source for publication, and wait until they are acknowledged.
@@ -329,7 +332,7 @@ class Cleaner:
     def _look_at_publication(self, connection: psycopg.Connection[Any]) -> None:
         """Repair the publication if it does not cover the table, or report the statements to run."""
         source = self._source
-        if find_table(connection) != self._table:
+        if find_table(connection, self._outbox) != self._table:
             source.begin_again("the outbox has other columns now")
         gap = coverage.publication_gap(connection, self._table)
         if gap is not None:
@@ -338,7 +341,7 @@ class Cleaner:
                 coverage.mend(connection, gap)
                 source.say("the publication is mended", was=gap.reason)
                 gap = None
-        seen = coverage.fingerprint(connection)
+        seen = coverage.fingerprint(connection, self._outbox)
         if not self._cleans and self._fingerprint not in (None, seen):
             # The table keeps what is published, so only the catalogs can tell that rows did not come.
             source.lose_slot("the publication or the table has been changed while the log was read")
@@ -348,11 +351,11 @@ class Cleaner:
 
     def _measure(self, connection: psycopg.Connection[Any]) -> None:
         gauges = self._source.gauges
-        found = connection.execute(_GAUGES, (slot_name(connection),)).fetchone()
+        found = connection.execute(_GAUGES, (slot_name(connection, self._outbox),)).fetchone()
         if found is not None:
             gauges["lag_bytes"], gauges["slot_retained_bytes"] = found
         with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
-            gauges["dead_rows"] = scalar(connection, _DEAD)
+            gauges["dead_rows"] = scalar(connection, self._outbox.sql(_DEAD))
 
     def __enter__(self) -> "Cleaner":
         self._thread.start()

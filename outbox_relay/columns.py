@@ -1,20 +1,31 @@
 """The columns of an outbox: their types, validation, and conversion to the bytes of a record."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
 
 from outbox_relay.errors import OutboxMissingError, SetupError
-from outbox_relay.pgoutput import BYTEA, COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.outbox import OUTBOX, ROLES, ROLES_CONTENTS, Additional, Outbox, Part
+from outbox_relay.pgoutput import BYTEA
+from outbox_relay.quoting import quoted
 
-Columns = Mapping[str, str]
-"""The type of each column by its name: what ``pg_type`` calls it, ``enum``, or for a domain the type under it."""
+
+class Column(NamedTuple):
+    """A column's name, and its type: what ``pg_type`` calls it, ``enum``, or for a domain the type under it."""
+
+    name: str
+    kind: str
+
+
+Columns = Mapping[Part, Column]
+"""The columns that an outbox has, by role, and the additional ones."""
 
 # What is written in one way only, whatever a session is set to (a timestamp or a float is not).
 _TEXTS = frozenset(("text", "varchar", "bpchar", "name", "citext", "enum"))
-_NAMES = _TEXTS | {"uuid", "int2", "int4", "int8", "numeric"}
+_INTEGERS = frozenset(("int2", "int4", "int8"))
+_NAMES = _TEXTS | _INTEGERS | {"uuid", "numeric"}
 _PAYLOADS = _TEXTS | {"json", "jsonb", "bytea"}
 _ONES_THAT_CAN = {
     "payload": "json, jsonb, text, varchar or bytea",
@@ -25,7 +36,7 @@ _COLUMNS = """
     WITH RECURSIVE types AS (
         SELECT attname::text AS name, format_type(atttypid, atttypmod) AS declared, atttypid AS type
         FROM pg_attribute
-        WHERE attrelid = to_regclass('public.outbox') AND attnum > 0 AND NOT attisdropped
+        WHERE attrelid = to_regclass({name}) AND attnum > 0 AND NOT attisdropped
         UNION ALL
         SELECT name, declared, typbasetype FROM types JOIN pg_type ON oid = type AND typtype = 'd'
     )
@@ -42,26 +53,42 @@ _BYTEA_TYPES = f"""
 """  # noqa: S608 made of constants
 
 
-def find_columns(connection: psycopg.Connection[Any]) -> Columns:
+def find_columns(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> Columns:
     """Which columns the outbox has; works on a replication connection too.
 
     Raises:
-        OutboxMissingError: no table ``public.outbox`` (yet).
+        OutboxMissingError: there is no such table (yet).
         SetupError: a column that every record needs is missing, or one is of a type that makes no record.
     """
-    found = connection.execute(_COLUMNS.encode()).fetchall()
+    found = connection.execute(outbox.sql(_COLUMNS)).fetchall()
     if not found:
-        raise OutboxMissingError("there is no table public.outbox yet; waiting for the service's migration")
-    columns = {name: kind for name, _, kind in found}
-    if missing := [name for name in COLUMNS[:COLUMNS_REQUIRED] if name not in columns]:
-        raise SetupError(f"the outbox has no column {', '.join(missing)}")
-    for name, declared, kind in sorted(found):
-        if name in COLUMNS and kind not in (_PAYLOADS if name == "payload" else _NAMES):
-            can = _ONES_THAT_CAN.get(name, _ONES_THAT_CAN[""])
+        raise OutboxMissingError(f"there is no table {outbox.label} yet; waiting for the service's migration")
+    kinds = {name: kind for name, _, kind in found}
+    declared = {name: text for name, text, _ in found}
+    names: dict[Part, str] = {one: one.column for one in outbox.additional}
+    names.update(outbox.columns.by_role)
+    columns = {role: Column(name, kinds[name]) for role, name in names.items() if name in kinds}
+    needed: tuple[Part, ...] = (*outbox.required, *outbox.additional)
+    if missing := [names[role] for role in needed if role not in columns]:
+        of = "the outbox" if outbox.is_standard else outbox.label
+        raise SetupError(f"{of} has no column {', '.join(missing)}")
+    for role, (name, kind) in sorted(columns.items(), key=lambda column: column[1]):
+        if (may_be := _kinds(role)) is not None and kind not in may_be:
+            can = _ONES_THAT_CAN.get(str(role), _ONES_THAT_CAN[""])
+            column = f"{outbox.label}.{quoted(name)}"
             raise SetupError(
-                f"public.outbox.{name} is of type {declared}, of which no record can be made; it may be {can}"
+                f"{column} is of type {declared[name]}, of which no record can be made; it may be {can}"
             )
     return columns
+
+
+def _kinds(role: Part) -> frozenset[str] | None:
+    """The types that a column may be of; None: any."""
+    if isinstance(role, Additional):
+        return _INTEGERS if role.placement == "partition" else _NAMES | {"json", "jsonb"}
+    if role == "payload":
+        return _PAYLOADS
+    return _NAMES if role in ROLES else None
 
 
 def bytea_types(connection: psycopg.Connection[Any]) -> frozenset[int]:
@@ -69,11 +96,13 @@ def bytea_types(connection: psycopg.Connection[Any]) -> frozenset[int]:
     return frozenset(oid for (oid,) in connection.execute(_BYTEA_TYPES.encode()))
 
 
-def as_bytes(name: str, columns: Columns) -> sql.Composable:
+def as_bytes(role: Part, columns: Columns) -> sql.Composable:
     """SQL for the bytes that the log gives of a column: its own, or its text in the session's encoding."""
-    column, kind = sql.Identifier(name), columns.get(name)
-    if kind is None:
+    found = columns.get(role)
+    if found is None:
         return sql.SQL("NULL::bytea")
+    name, kind = found
+    column = sql.Identifier(name)
     if kind == "bytea":
         return column
     if kind == "bpchar":  # a cast would take the blanks off that the log has
@@ -84,6 +113,6 @@ def as_bytes(name: str, columns: Columns) -> sql.Composable:
 def is_row(columns: Columns) -> sql.Composable:
     """A condition for the row that holds the five values given, as bytes; IDs need not be unique."""
     return sql.SQL("ROW({}) IS NOT DISTINCT FROM ROW({})").format(
-        sql.SQL(", ").join(as_bytes(name, columns) for name in COLUMNS[:COLUMNS_REQUIRED]),
-        sql.SQL(", ").join([sql.SQL("%s::bytea")] * COLUMNS_REQUIRED),
+        sql.SQL(", ").join(as_bytes(role, columns) for role in ROLES[:ROLES_CONTENTS]),
+        sql.SQL(", ").join([sql.SQL("%s::bytea")] * ROLES_CONTENTS),
     )

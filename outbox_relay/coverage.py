@@ -5,16 +5,15 @@ this is checked periodically while a source reads, and repaired where possible.
 """
 
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from outbox_relay.errors import SetupError
-from outbox_relay.pgoutput import COLUMNS
+from outbox_relay.outbox import OUTBOX, Outbox
+from outbox_relay.quoting import quoted
 from outbox_relay.table import Connection, Table
-
-PUBLICATION = "settle_outbox"
 
 # Only what a record is made of: to write out a timestamp for each row costs the server more than the rest of it.
 COLUMN_LISTS_SINCE = 150_000
@@ -23,32 +22,40 @@ _PUBLICATION = """
     SELECT p.pubinsert, p.pubviaroot OR c.relkind <> 'p', t.tablename IS NOT NULL, {attnames},
         {rowfilter} IS NOT NULL
     FROM pg_publication AS p
-    JOIN pg_class AS c ON c.oid = 'public.outbox'::regclass
+    JOIN pg_class AS c ON c.oid = {name}::regclass
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
     LEFT JOIN pg_publication_tables AS t
-        ON t.pubname = p.pubname AND t.schemaname = 'public' AND t.tablename = 'outbox'
-    WHERE p.pubname = {name}
+        ON t.pubname = p.pubname AND t.schemaname = n.nspname AND t.tablename = c.relname
+    WHERE p.pubname = {publication_name}
 """
 _KIND = """
     SELECT c.relkind IN ('r', 'p'), c.relpersistence = 'u',
-        NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {name})
-    FROM pg_class AS c WHERE c.oid = 'public.outbox'::regclass
+        NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {publication_name})
+    FROM pg_class AS c WHERE c.oid = {name}::regclass
 """
 # Where a publication was changed and changed back, its rows in the catalogs are other ones.
 _FINGERPRINT = """
     SELECT string_agg(f, ' ' ORDER BY f) FROM (
-        SELECT 'outbox ' || 'public.outbox'::regclass::oid
-        UNION ALL SELECT 'publication ' || oid || ' ' || xmin FROM pg_publication WHERE pubname = {name}
+        SELECT 'outbox ' || {name}::regclass::oid
+        UNION ALL SELECT 'publication ' || oid || ' ' || xmin FROM pg_publication
+            WHERE pubname = {publication_name}
         UNION ALL SELECT 'member ' || r.oid || ' ' || r.xmin FROM pg_publication_rel AS r
-            JOIN pg_publication AS p ON p.oid = r.prpubid WHERE p.pubname = {name}
+            JOIN pg_publication AS p ON p.oid = r.prpubid WHERE p.pubname = {publication_name}
     ) AS facts (f)
 """
 _SLOT = """
     SELECT plugin, database = current_database(), wal_status,
         confirmed_flush_lsn > CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() END
-    FROM pg_replication_slots WHERE slot_name = {name}
+    FROM pg_replication_slots WHERE slot_name = {slot}
 """
 
-_OPTIONS = "publish = 'insert', publish_via_partition_root = true"
+_SET = "ALTER PUBLICATION {publication} SET (publish = 'insert', publish_via_partition_root = true)"
+_DROP = "ALTER PUBLICATION {publication} DROP TABLE {table}"
+_ADD = "ALTER PUBLICATION {publication} ADD TABLE {table}{columns}"
+_CREATE = (
+    "CREATE PUBLICATION {publication} FOR TABLE {table}{columns}"
+    " WITH (publish = 'insert', publish_via_partition_root = true)"
+)
 
 
 @dataclass(frozen=True)
@@ -75,50 +82,65 @@ class Gap:
 
 def publication_gap(connection: Connection, table: Table) -> Gap | None:
     """What the publication lacks; None where it has every row of the outbox with all that a record is made of."""
-    is_table, is_unlogged, is_missing = _one(connection, _KIND, name=sql.Literal(PUBLICATION))
+    outbox = table.outbox
+    name, publication = outbox.label, quoted(outbox.publication_name)
+    is_table, is_unlogged, is_missing = _one(connection, outbox.sql(_KIND))
     if not is_table:
-        return Gap("public.outbox is no table of this database: the log has nothing of it", is_missing=is_missing)
+        return Gap(f"{name} is no table of this database: the log has nothing of it", is_missing=is_missing)
     if is_unlogged:
         return Gap(
-            "public.outbox is UNLOGGED: the log has nothing of it, and a crash of the server empties it; let the "
-            "table's owner run: ALTER TABLE public.outbox SET LOGGED",
+            f"{name} is UNLOGGED: the log has nothing of it, and a crash of the server empties it; let the "
+            f"table's owner run: ALTER TABLE {name} SET LOGGED",
             is_missing=is_missing,
         )
     with_lists = connection.info.server_version >= COLUMN_LISTS_SINCE
-    names = [name for name in COLUMNS if name in table.columns]
-    listed = f" ({', '.join(names)})" if with_lists else ""
     found = _one(
         connection,
-        _PUBLICATION,
-        name=sql.Literal(PUBLICATION),
-        attnames=sql.SQL("t.attnames::text[]" if with_lists else "NULL::text[]"),
-        rowfilter=sql.SQL("t.rowfilter" if with_lists else "NULL"),
+        outbox.sql(
+            _PUBLICATION,
+            attnames=sql.SQL("t.attnames::text[]" if with_lists else "NULL::text[]"),
+            rowfilter=sql.SQL("t.rowfilter" if with_lists else "NULL"),
+        ),
     )
+    listed = column_list(table) if with_lists else ""
     if found is None:
-        create = f"CREATE PUBLICATION {PUBLICATION} FOR TABLE public.outbox{listed} WITH ({_OPTIONS})"
-        return Gap(f"there is no publication {PUBLICATION}", (create,), is_missing=True)
+        create = creation(table, with_list=with_lists)
+        return Gap(f"there is no publication {publication}", (create,), is_missing=True)
     inserts, via_root, is_member, columns, is_filtered = found
-    flags = (f"ALTER PUBLICATION {PUBLICATION} SET ({_OPTIONS})",)
-    drop = f"ALTER PUBLICATION {PUBLICATION} DROP TABLE public.outbox"
-    add = f"ALTER PUBLICATION {PUBLICATION} ADD TABLE public.outbox{listed}"
+    flags = (outbox.text(_SET),)
+    again = (outbox.text(_DROP), add := outbox.text(_ADD, columns=listed))
     if not inserts:
-        return Gap(f"publication {PUBLICATION} does not publish inserts", flags)
+        return Gap(f"publication {publication} does not publish inserts", flags)
     if not via_root:
-        return Gap(f"publication {PUBLICATION} publishes partitions under their own names", flags)
+        return Gap(f"publication {publication} publishes partitions under their own names", flags)
     if not is_member:
-        return Gap(f"publication {PUBLICATION} does not have the table public.outbox", (add,))
-    if columns is not None and (missing := [name for name in names if name not in columns]):
-        return Gap(
-            f"publication {PUBLICATION} lacks the column {', '.join(missing)} of public.outbox", (drop, add)
-        )
+        return Gap(f"publication {publication} does not have the table {name}", (add,))
+    if columns is not None and (missing := [one for one in published_columns(table) if one not in columns]):
+        return Gap(f"publication {publication} lacks the column {', '.join(missing)} of {name}", again)
     if is_filtered:
-        return Gap(f"publication {PUBLICATION} has a row filter on public.outbox", (drop, add))
+        return Gap(f"publication {publication} has a row filter on {name}", again)
     return None
+
+
+def creation(table: Table, *, with_list: bool) -> str:
+    """The statement that creates the publication of an outbox, with or without a list of columns."""
+    return table.outbox.text(_CREATE, columns=column_list(table) if with_list else "")
+
+
+def published_columns(table: Table) -> list[str]:
+    """The names of the columns that records are made of, each once."""
+    parts = table.outbox.parts
+    return list(dict.fromkeys(table.columns[part].name for part in parts if part in table.columns))
+
+
+def column_list(table: Table) -> str:
+    """The same as a publication's list of columns."""
+    return f" ({', '.join(map(quoted, published_columns(table)))})"
 
 
 def slot_gap(connection: Connection, name: str) -> Gap | None:
     """Why the slot does not bring what is committed; None where it does, or where there is none."""
-    found = _one(connection, _SLOT, name=sql.Literal(name))
+    found = _one(connection, sql.SQL(_SLOT).format(slot=sql.Literal(name)))
     if found is None:
         return None
     plugin, in_this_database, wal_status, is_ahead = found
@@ -133,9 +155,9 @@ def slot_gap(connection: Connection, name: str) -> Gap | None:
     return None
 
 
-def fingerprint(connection: Connection) -> str:
+def fingerprint(connection: Connection, outbox: Outbox = OUTBOX) -> str:
     """A value that changes with every change of table or publication, even if it is reverted."""
-    return str(_one(connection, _FINGERPRINT, name=sql.Literal(PUBLICATION))[0])
+    return str(_one(connection, outbox.sql(_FINGERPRINT))[0])
 
 
 def mend(connection: Connection, gap: Gap) -> None:
@@ -158,5 +180,5 @@ def mend(connection: Connection, gap: Gap) -> None:
         raise SetupError(f"{reason}: {gap}") from None
 
 
-def _one(connection: Connection, query: LiteralString, **parts: sql.Composable) -> Any:
-    return connection.execute(sql.SQL(query).format(**parts)).fetchone()
+def _one(connection: Connection, query: sql.Composed) -> Any:
+    return connection.execute(query).fetchone()

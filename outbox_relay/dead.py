@@ -1,4 +1,4 @@
-"""The quarantine of outbox rows that can never be published: the table ``outbox_dead``, with the reason of each.
+"""The quarantine of outbox rows that can never be published: a table beside the outbox, with the reason of each.
 
 Only a row that makes no record, or one that Kafka will never accept (too large, an invalid topic name), is
 quarantined; all other errors are waited for. Later rows are published, so its order is lost: an operator decides
@@ -22,15 +22,16 @@ from outbox_relay.acknowledgements import Transaction
 from outbox_relay.columns import Columns, find_columns, is_row
 from outbox_relay.errors import RelayError, SetupError, UnpublishableError
 from outbox_relay.identity import contents
-from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.outbox import OUTBOX, ROLES, ROLES_CONTENTS, Outbox
 from outbox_relay.position import format_lsn, parse_lsn
 from outbox_relay.publisher import DeliveryReport, Publish
+from outbox_relay.quoting import quoted
 from outbox_relay.replication import connect
 from outbox_relay.row import OutboxRow
 from outbox_relay.table import scalar
 
 CREATE_TABLE = """
-    CREATE TABLE IF NOT EXISTS public.outbox_dead (
+    CREATE TABLE IF NOT EXISTS {dead} (
         id            text,
         aggregatetype text,
         aggregateid   text,
@@ -41,11 +42,15 @@ CREATE_TABLE = """
         position      pg_lsn NOT NULL,
         reason        text NOT NULL,
         died_at       timestamptz NOT NULL DEFAULT now(),
-        number        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY
+        number        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY{additional}
     )
 """
+"""To be formatted by :func:`create_table`."""
+# The values of the outbox's additional columns, where it has some.
+ADDITIONAL = "additional bytea[]"
+_ADD_ADDITIONAL = "ALTER TABLE {dead} ADD COLUMN IF NOT EXISTS additional bytea[]"
 UPGRADE_TABLE = """
-    ALTER TABLE public.outbox_dead
+    ALTER TABLE {dead}
         DROP CONSTRAINT IF EXISTS outbox_dead_pkey,
         ALTER id DROP NOT NULL, ALTER aggregatetype DROP NOT NULL, ALTER aggregateid DROP NOT NULL,
         ALTER type DROP NOT NULL, ALTER payload DROP NOT NULL,
@@ -57,31 +62,32 @@ UPGRADE_TABLE = """
 # Whether the payload is bytes; no row without the table.
 _IS_NEW = """
     SELECT atttypid = 'bytea'::regtype FROM pg_attribute
-    WHERE attrelid = to_regclass('public.outbox_dead') AND attname = 'payload'
+    WHERE attrelid = to_regclass({dead_name}) AND attname = 'payload'
 """
-_CONTENTS = " || ".join(f"coalesce(sha256(textsend({name})), '-')" for name in COLUMNS[: COLUMNS_REQUIRED - 1])
+_CONTENTS = " || ".join(f"coalesce(sha256(textsend({name})), '-')" for name in ROLES[: ROLES_CONTENTS - 1])
 _SINCE = f"""
-    SELECT position::text, {_CONTENTS} || coalesce(sha256({{payload}}), '-')
-    FROM public.outbox_dead WHERE position >= {{lsn}}::pg_lsn
+    SELECT position::text, {_CONTENTS} || coalesce(sha256({{bytes}}), '-')
+    FROM {{dead}} WHERE position >= {{lsn}}::pg_lsn
 """  # noqa: S608 made of constants
 _INSERT_DEAD = f"""
-    INSERT INTO public.outbox_dead ({", ".join(COLUMNS)}, position, reason)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+    INSERT INTO {{dead}} ({", ".join(ROLES)}, position, reason{{name_of_more}})
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s{{more}})
 """  # noqa: S608 made of constants
 _LIST = """
     SELECT number, id, aggregatetype, aggregateid, type, octet_length(payload) AS payload_bytes, reason, died_at
-    FROM public.outbox_dead ORDER BY died_at, number
+    FROM {dead} ORDER BY died_at, number
 """
 _TAKE = f"""
-    DELETE FROM public.outbox_dead WHERE number = %s
-    RETURNING {", ".join(f"textsend({name})" if name != "payload" else name for name in COLUMNS)}
+    DELETE FROM {{dead}} WHERE number = %s
+    RETURNING {", ".join(f"textsend({name})" if name != "payload" else name for name in ROLES)}{{more}}
 """  # noqa: S608 made of constants
 RETRY_FUNCTION = "public.settle_outbox_dead_retry(bigint)"
 DISCARD_FUNCTION = "public.settle_outbox_dead_discard(bigint)"
 """Functions that ``settle migrate --grant`` makes, for a role that may not write the tables itself."""
 
 _IS_THERE = "SELECT to_regprocedure(%s) IS NOT NULL"
-_FORGET = sql.SQL("DELETE FROM public.outbox WHERE {}")
+_FORGET = "DELETE FROM {table} WHERE {is_row}"
+_PUT_BACK = "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({values})"
 
 # The longest ID used as a row's name, and the prefix of the number that names a row with another ID.
 NAME_LENGTH_MAX = 100
@@ -113,21 +119,23 @@ class DeadRow:
 
 
 class Quarantine:
-    """Quarantines rows of a database, over a connection of its own that is opened for the first one.
+    """Quarantines rows of an outbox, over a connection of its own that is opened for the first one.
 
     Args:
         dsn: of the database.
+        outbox: whose rows.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, outbox: Outbox) -> None:
         self._dsn = dsn
+        self._outbox = outbox
         self._connection: psycopg.Connection[Any] | None = None
 
     def add(self, error: UnpublishableError) -> None:
         """Quarantine a row; see :func:`quarantine`."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._dsn, replication=False)
-        quarantine(self._connection, error)
+        quarantine(self._connection, error, self._outbox)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -152,28 +160,33 @@ class _LenientLoader(Loader):
         return bytes(data).decode(errors="backslashreplace")
 
 
-def has_dead(connection: psycopg.Connection[Any]) -> bool:
+def create_table(outbox: Outbox = OUTBOX) -> str:
+    """The statement that creates the table of an outbox's dead rows."""
+    return outbox.text(CREATE_TABLE, additional=f", {ADDITIONAL}" if outbox.additional else "")
+
+
+def has_dead(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> bool:
     """Whether there is a table of dead rows."""
-    return scalar(connection, _IS_NEW) is not None
+    return scalar(connection, outbox.sql(_IS_NEW)) is not None
 
 
-def bring_up_to_date(connection: psycopg.Connection[Any]) -> None:
+def bring_up_to_date(connection: psycopg.Connection[Any], outbox: Outbox) -> None:
     """Upgrade an old table of dead rows, where the role may.
 
     This is for the start of a session: later, the session's own locks would be waited for.
     """
-    if scalar(connection, _IS_NEW) is False:
+    if scalar(connection, outbox.sql(_IS_NEW)) is False:
         with suppress(psycopg.errors.InsufficientPrivilege):  # reported when the first row is quarantined
-            connection.execute(UPGRADE_TABLE)
+            connection.execute(outbox.sql(UPGRADE_TABLE))
 
 
-def dead_since(connection: psycopg.Connection[Any], lsn: int) -> set[tuple[int, bytes]]:
+def dead_since(connection: psycopg.Connection[Any], lsn: int, outbox: Outbox = OUTBOX) -> set[tuple[int, bytes]]:
     """The dead among the rows committed at ``lsn`` or later; works on a replication connection too."""
-    is_new = scalar(connection, _IS_NEW)
+    is_new = scalar(connection, outbox.sql(_IS_NEW))
     if is_new is None:
         return set()
     payload = sql.SQL("payload" if is_new else "textsend(payload::text)")
-    query = sql.SQL(_SINCE).format(payload=payload, lsn=sql.Literal(format_lsn(lsn)))
+    query = outbox.sql(_SINCE, bytes=payload, lsn=sql.Literal(format_lsn(lsn)))
     return {(parse_lsn(position), digest) for position, digest in connection.execute(query)}
 
 
@@ -193,93 +206,112 @@ def not_dead(publish: Publish, dead: DeadRows) -> Publish:
     return publish_living
 
 
-def quarantine(connection: psycopg.Connection[Any], error: UnpublishableError) -> None:
+def quarantine(connection: psycopg.Connection[Any], error: UnpublishableError, outbox: Outbox = OUTBOX) -> None:
     """Insert a row into the table of dead rows, which is created if missing.
 
     Raises:
         SetupError: the role may not, or the table has its old form; the text says what to run.
         psycopg.Error: the database cannot.
     """
+    texts: list[bytes | None] = list(error.row[: len(ROLES)])  # type: ignore[arg-type]
     values = [
-        value if value is None or name == "payload" else _Text(value)
-        for name, value in zip(COLUMNS, error.row, strict=True)
+        value if value is None or role == "payload" else _Text(value)
+        for role, value in zip(ROLES, texts, strict=True)
     ]
+    additional = [list(error.row.additional)] if outbox.additional else []
     # Whatever the database's encoding is, it has these.
     reason = error.reason.encode("ascii", "backslashreplace").decode()
-    is_new = scalar(connection, _IS_NEW)
+    is_new = scalar(connection, outbox.sql(_IS_NEW))
     if is_new is False:
-        raise _not_allowed(connection, reason, UPGRADE_TABLE)
+        raise _not_allowed(connection, reason, outbox, outbox.text(UPGRADE_TABLE))
+    insert = outbox.sql(
+        _INSERT_DEAD,
+        name_of_more=sql.SQL(", additional" if additional else ""),
+        more=sql.SQL(", %s::bytea[]" if additional else ""),
+    )
     try:
         if is_new is None:
-            connection.execute(CREATE_TABLE)
+            connection.execute(create_table(outbox).encode())
         with connection.cursor() as cursor:
             cursor.adapters.register_dumper(_Text, _TextDumper)
-            cursor.execute(_INSERT_DEAD, (*values, format_lsn(error.lsn), reason))
+            cursor.execute(insert, (*values, format_lsn(error.lsn), reason, *additional))
     except psycopg.errors.InsufficientPrivilege:
-        raise _not_allowed(connection, reason, "" if is_new else CREATE_TABLE) from None
+        raise _not_allowed(connection, reason, outbox, "" if is_new else create_table(outbox)) from None
+    except psycopg.errors.UndefinedColumn:
+        raise _not_allowed(connection, reason, outbox, outbox.text(_ADD_ADDITIONAL)) from None
 
 
-def _not_allowed(connection: psycopg.Connection[Any], reason: str, statement: str) -> SetupError:
-    role = connection.info.user
-    grant = f"GRANT SELECT, INSERT, UPDATE ON public.outbox_dead TO {role}"
-    advice = "; ".join(" ".join(part.split()) for part in (statement, grant) if part)
+def _not_allowed(connection: psycopg.Connection[Any], reason: str, outbox: Outbox, statement: str) -> SetupError:
+    role = quoted(connection.info.user)
+    grant = f"GRANT SELECT, INSERT, UPDATE ON {outbox.dead_label} TO {role}"
+    advice = "; ".join(part for part in (statement, grant) if part)
     return SetupError(
         f"a row can never be published ({reason}), and {role} may not quarantine it. Let the owner run: {advice}"
     )
 
 
-def dead_rows(connection: psycopg.Connection[Any]) -> list[DeadRow]:
+def dead_rows(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> list[DeadRow]:
     """All of them, the oldest first."""
-    if not has_dead(connection):
+    if not has_dead(connection, outbox):
         return []
     cursor = connection.cursor(row_factory=class_row(DeadRow))
     cursor.adapters.register_loader("text", _LenientLoader)
-    return cursor.execute(_LIST).fetchall()
+    return cursor.execute(outbox.sql(_LIST)).fetchall()
 
 
-def retry(connection: psycopg.Connection[Any], names: Collection[str | int] | None) -> list[str]:
+def retry(
+    connection: psycopg.Connection[Any], names: Collection[str | int] | None, outbox: Outbox = OUTBOX
+) -> list[str]:
     """Insert dead rows into the outbox again, as new ones at its end with the same IDs; returns their names.
 
     Args:
         connection: of a role that owns the tables, may insert and delete, or may call the function for that.
         names: of the rows (:attr:`DeadRow.name`), or their numbers; None for all.
+        outbox: whose dead.
 
     Raises:
         RelayError: the outbox does not take one of them; then all are still dead.
     """
-    return _take_out(connection, names, "put back", RETRY_FUNCTION, _insert)
+    return _take_out(connection, outbox, names, "put back", RETRY_FUNCTION, _insert)
 
 
-def discard(connection: psycopg.Connection[Any], names: Collection[str | int] | None) -> list[str]:
+def discard(
+    connection: psycopg.Connection[Any], names: Collection[str | int] | None, outbox: Outbox = OUTBOX
+) -> list[str]:
     """Delete dead rows without publishing them; returns their names.
 
     Args:
         connection: of a role that owns the tables, may delete, or may call the function for that.
         names: of the rows (:attr:`DeadRow.name`), or their numbers; None for all.
+        outbox: whose dead.
 
     Raises:
         RelayError: the role may not; then all are still there.
     """
-    return _take_out(connection, names, "discarded", DISCARD_FUNCTION, None)
+    return _take_out(connection, outbox, names, "discarded", DISCARD_FUNCTION, None)
 
 
 def _take_out(
     connection: psycopg.Connection[Any],
+    outbox: Outbox,
     names: Collection[str | int] | None,
     what: str,
     function: str,
-    then: Callable[[psycopg.Cursor[Any], Columns, tuple[Any, ...]], None] | None,
+    then: Callable[[psycopg.Cursor[Any], Outbox, Columns, tuple[Any, ...]], None] | None,
 ) -> list[str]:
     """Take rows out of the table of dead rows, and out of the outbox where they still stand: all or none."""
     wanted = set(names) if names is not None else None
     chosen = [
         dead
-        for dead in dead_rows(connection)
+        for dead in dead_rows(connection, outbox)
         if wanted is None or not wanted.isdisjoint((dead.name, dead.id, dead.number))
     ]
     taken = []
-    columns = find_columns(connection) if chosen else {}
-    call = f"SELECT {function.partition('(')[0]}(%s)" if _has(connection, function) else None
+    columns = find_columns(connection, outbox) if chosen else {}
+    has_function = outbox.is_standard and _has(connection, function)
+    call = f"SELECT {function.partition('(')[0]}(%s)" if has_function else None
+    take = outbox.sql(_TAKE, more=sql.SQL(", additional" if outbox.additional else ""))
+    forget = outbox.sql(_FORGET, is_row=is_row(columns)) if chosen else None
     with connection.transaction(), connection.cursor() as cursor:
         cursor.adapters.register_dumper(_Text, _TextDumper)
         cursor.execute("SET LOCAL client_encoding = 'UTF8'")
@@ -289,12 +321,12 @@ def _take_out(
                     (is_taken,) = cursor.execute(call.encode(), (dead.number,)).fetchone() or (False,)
                     taken += [dead.name] if is_taken else []
                     continue
-                row = cursor.execute(_TAKE, (dead.number,)).fetchone()
-                if row is None:
+                row = cursor.execute(take, (dead.number,)).fetchone()
+                if row is None or forget is None:
                     continue  # somebody else took it
-                cursor.execute(_FORGET.format(is_row(columns)), row[:COLUMNS_REQUIRED])
+                cursor.execute(forget, row[:ROLES_CONTENTS])
                 if then is not None:
-                    then(cursor, columns, row)
+                    then(cursor, outbox, columns, row)
             except psycopg.OperationalError:
                 raise
             except psycopg.Error as error:
@@ -308,15 +340,18 @@ def _has(connection: psycopg.Connection[Any], function: str) -> bool:
     return bool(row and row[0])
 
 
-def _insert(cursor: psycopg.Cursor[Any], columns: Columns, row: tuple[Any, ...]) -> None:
+def _insert(cursor: psycopg.Cursor[Any], outbox: Outbox, columns: Columns, row: tuple[Any, ...]) -> None:
     """Insert a row again, in as many columns as the outbox has."""
+    additional = (row[len(ROLES)] or ()) if outbox.additional else ()
     values = {
-        name: value if value is None or columns[name] == "bytea" else _Text(value)
-        for name, value in zip(COLUMNS, row, strict=True)
-        if name in columns
+        columns[part].name: value if value is None or columns[part].kind == "bytea" else _Text(value)
+        for part, value in zip(outbox.parts, (*row[: len(ROLES)], *additional), strict=False)
+        if part in columns
     }
     # Its ID is its own, even where the table would give another one.
-    statement = sql.SQL("INSERT INTO public.outbox ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
-        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join([sql.Placeholder()] * len(values))
+    statement = outbox.sql(
+        _PUT_BACK,
+        columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+        values=sql.SQL(", ").join([sql.Placeholder()] * len(values)),
     )
     cursor.execute(statement, list(values.values()))

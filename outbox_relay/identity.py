@@ -4,14 +4,14 @@ A UUID is assigned once. Other IDs may be reused: a table that was recreated, or
 sequence, counts from 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from uuid import UUID
 
 from psycopg import sql
 
 from outbox_relay.columns import Columns, as_bytes
-from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
+from outbox_relay.outbox import ROLES, ROLES_CONTENTS
 from outbox_relay.row import OutboxRow
 
 UUID_BYTES = 16
@@ -22,7 +22,11 @@ Key = Callable[[OutboxRow], bytes | None]
 
 def contents(row: OutboxRow) -> bytes:
     """The contents that identify a row, be its ID unique or not; the trace context does not count."""
-    return b"".join(sha256(value).digest() if value is not None else b"-" for value in row[:COLUMNS_REQUIRED])
+    return _digests(row[:ROLES_CONTENTS])
+
+
+def _digests(values: Iterable[bytes | None]) -> bytes:
+    return b"".join(sha256(value).digest() if value is not None else b"-" for value in values)
 
 
 def digest(row: OutboxRow) -> bytes:
@@ -30,21 +34,19 @@ def digest(row: OutboxRow) -> bytes:
     return sha256(contents(row)).digest()
 
 
-def identity(row: OutboxRow) -> bytes:
-    """The identity shared by a row and its record: the 16 bytes of a UUID, or the digest."""
-    if row.id is not None:
-        try:
-            return UUID(row.id.decode()).bytes
-        except ValueError:
-            pass
-    return digest(row)
+def identity(row_id: bytes, topic: str, key: bytes | None, event_type: bytes | None, value: bytes | None) -> bytes:
+    """The identity shared by a row and its record: the 16 bytes of a UUID, or a digest of what the record says."""
+    try:
+        return UUID(row_id.decode()).bytes
+    except ValueError:
+        return sha256(_digests((row_id, topic.encode(), key, event_type, value))).digest()
 
 
 def key_in_table(columns: Columns) -> sql.Composable:
     """SQL for the key of a row of the table: the text of its UUID, or the digest, as bytes."""
-    if columns["id"] == "uuid":
+    if columns["id"].kind == "uuid":
         return as_bytes("id", columns)
     parts = [
-        sql.SQL("coalesce(sha256({}), '-')").format(as_bytes(name, columns)) for name in COLUMNS[:COLUMNS_REQUIRED]
+        sql.SQL("coalesce(sha256({}), '-')").format(as_bytes(role, columns)) for role in ROLES[:ROLES_CONTENTS]
     ]
     return sql.SQL("sha256({})").format(sql.SQL(" || ").join(parts))

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from outbox_relay.errors import SetupError, UnpublishableError
-from outbox_relay.published import NEVER_US, complete_since_us
+from outbox_relay.published import NEVER_US, TYPES_MAX, complete_since_us
 from outbox_relay.row import OutboxRow
+from outbox_relay.source_settings import SourceSettings
 from outbox_relay.topic import topic_of
 
 _FORM = re.compile(r"all|none|since=(\S+)")
@@ -29,18 +30,17 @@ class Rule(Protocol):
         """Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is."""
 
 
-def rule(said: str | None, bootstrap: str, now_us: int, *, keeps: bool) -> Rule:
+def rule(settings: SourceSettings, now_us: int, *, keeps: bool) -> Rule:
     """The operator's rule, or else the safe one.
 
     Args:
-        said: the setting ``relay_initial``.
-        bootstrap: where the topics are.
+        settings: of the source.
         now_us: when the session began, by the database's clock.
         keeps: whether published rows stay in the table.
     """
-    if said is not None:
-        return parse(said)
-    return IfTopicComplete(bootstrap, now_us) if keeps else Initial(0)
+    if settings.initial is not None:
+        return parse(settings.initial)
+    return IfTopicComplete(settings, now_us) if keeps else Initial(0)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class IfTopicComplete:
     """The rule for a table that keeps its rows, where the operator set none.
 
     Args:
-        bootstrap: ``host:port[,host:port…]``.
+        settings: of the source.
         now_us: when the session began, by the database's clock: what was written since is published even where
             the topic is empty.
 
@@ -91,9 +91,9 @@ class IfTopicComplete:
         skipped: how many rows were not published, as their topic may have deleted their records.
     """
 
-    def __init__(self, bootstrap: str, now_us: int) -> None:
+    def __init__(self, settings: SourceSettings, now_us: int) -> None:
         self.skipped = 0
-        self._bootstrap = bootstrap
+        self._settings = settings
         self._now_us = now_us
         self._complete_since_us: dict[bytes | None, int] = {}
 
@@ -107,16 +107,19 @@ class IfTopicComplete:
         since_us = self._complete_since_us.get(row.aggregate_type)
         if since_us is None:
             try:
-                since_us = min(complete_since_us(self._bootstrap, topic_of(row, 0)), self._now_us)
+                topic = topic_of(row, 0, self._settings.outbox)
             except UnpublishableError:
                 return True  # it is quarantined when it is published
+            since_us = min(complete_since_us(self._settings.bootstrap, topic), self._now_us)
+            if len(self._complete_since_us) >= TYPES_MAX:
+                self._complete_since_us.clear()
             self._complete_since_us[row.aggregate_type] = since_us
         if since_us == 0:
             return True
         if created_us is None:
             raise SetupError(
-                "public.outbox keeps published rows, has no created_at, and its topics no longer hold all: say "
-                "which rows are to be published: --initial all or none (SETTLE_RELAY_INITIAL)"
+                f"{self._settings.outbox.label} keeps published rows, has no created_at, and its topics no longer "
+                "hold all: say which rows are to be published: --initial all or none (SETTLE_RELAY_INITIAL)"
             )
         self.skipped += created_us < since_us
         return created_us >= since_us

@@ -15,6 +15,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 import tracing
 from outbox_relay.acknowledgements import Transaction
 from outbox_relay.errors import RelayError, UnpublishableError
+from outbox_relay.outbox import OUTBOX, Outbox, Route
 from outbox_relay.position import format_lsn
 from outbox_relay.publisher import TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX, DeliveryReport, Publish
 from outbox_relay.row import OutboxRow
@@ -30,7 +31,7 @@ TEXT_LENGTH_MAX = 256
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]*)?")
 
 
-def traced(publish: Publish) -> Publish:
+def traced(publish: Publish, outbox: Outbox = OUTBOX) -> Publish:
     """The same stage, with a span around each sampled row; the stage itself where nothing is exported."""
     if not tracing.enabled():
         return publish
@@ -43,7 +44,7 @@ def traced(publish: Publish) -> Publish:
         if context is None:
             publish(row, transaction, on_delivery)
             return
-        span = _start(row, context, transaction)
+        span = _start(row, context, transaction, outbox.route)
         sent = tracing.context_of(span)
         child = row._replace(traceparent=_bytes(sent.traceparent), tracestate=_bytes(sent.tracestate))
         try:
@@ -57,8 +58,8 @@ def traced(publish: Publish) -> Publish:
     return publish_traced
 
 
-def _start(row: OutboxRow, context: tracing.TraceContext, transaction: Transaction) -> Span:
-    topic = topic_named((row.aggregate_type or b"")[:TEXT_LENGTH_MAX]) or _text(row.aggregate_type)
+def _start(row: OutboxRow, context: tracing.TraceContext, transaction: Transaction, route: Route) -> Span:
+    topic = topic_named((row.aggregate_type or b"")[:TEXT_LENGTH_MAX], route) or _text(row.aggregate_type)
     return tracing.start_span(
         f"send {topic}",
         SpanKind.PRODUCER,

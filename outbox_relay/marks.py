@@ -9,8 +9,8 @@ from psycopg import sql
 
 from outbox_relay import initial
 from outbox_relay.errors import SetupError, TableBusyError
-from outbox_relay.row import OutboxRow
-from outbox_relay.table import find_origin, find_table, order_of, select_rows
+from outbox_relay.outbox import Outbox
+from outbox_relay.table import find_origin, find_table, order_of, row_of, select_rows
 
 if TYPE_CHECKING:
     from outbox_relay.source import Source
@@ -21,18 +21,24 @@ LOCK_WAIT = "500ms"
 # Where a row lies: its place is unique within its partition only.
 PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
 
-_ADD = "ALTER TABLE public.outbox ADD COLUMN IF NOT EXISTS published_at timestamptz"
-_INDEX = "CREATE INDEX IF NOT EXISTS outbox_unpublished ON public.outbox (id) WHERE published_at IS NULL"
+_ADD = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {published_at} timestamptz"
+_INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {table} ({id}) WHERE {published_at} IS NULL"
 # A default applies to all rows at once, without rewriting them: no writer is blocked.
-_ADD_UNDECIDED = f"{_ADD} DEFAULT '-infinity'"
-_DROP_DEFAULT = "ALTER TABLE public.outbox ALTER COLUMN published_at DROP DEFAULT"
-_UNDECIDED = sql.SQL("published_at = '-infinity'")
-_HAS_UNDECIDED = "SELECT FROM public.outbox WHERE published_at = '-infinity' LIMIT 1"
-_UNMARK = "UPDATE ONLY {} SET published_at = NULL WHERE ctid = ANY(%s::tid[])"
-MARK = "UPDATE ONLY {} SET published_at = now() WHERE ctid = ANY(%s::tid[])"
+_ADD_UNDECIDED: LiteralString = _ADD + " DEFAULT '-infinity'"
+_DROP_DEFAULT = "ALTER TABLE {table} ALTER COLUMN {published_at} DROP DEFAULT"
+_UNDECIDED = "{published_at} = '-infinity'"
+_HAS_UNDECIDED = "SELECT FROM {table} WHERE {published_at} = '-infinity' LIMIT 1"
+_UNMARK = "UPDATE ONLY {partition} SET {published_at} = NULL WHERE ctid = ANY(%s::tid[])"
+MARK = "UPDATE ONLY {partition} SET {published_at} = now() WHERE ctid = ANY(%s::tid[])"
 
 Places = Iterable[tuple[str, str]]
 """Partition, as SQL names it, and place within it."""
+
+
+def statements(outbox: Outbox, *, keeps: bool) -> list[str]:
+    """What gives a table its mark; in one that keeps its rows, those that are there wait for a decision."""
+    wanted: tuple[LiteralString, ...] = (_ADD_UNDECIDED, _DROP_DEFAULT, _INDEX) if keeps else (_ADD, _INDEX)
+    return [outbox.text(statement) for statement in wanted]
 
 
 def prepare(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool) -> None:
@@ -42,19 +48,20 @@ def prepare(source: "Source", connection: psycopg.Connection[Any], *, keeps: boo
         SetupError: the role may not.
         TableBusyError: transactions hold the table; try again.
     """
-    statements = (_ADD_UNDECIDED, _DROP_DEFAULT, _INDEX) if keeps else (_ADD, _INDEX)
+    outbox = source.outbox
+    wanted = statements(outbox, keeps=keeps)
     try:
         with connection.transaction():
             # Behind a statement that waits for the table, all who write to it wait too.
             connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'".encode())
-            for statement in statements:
+            for statement in wanted:
                 connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise SetupError(f"{reason}: let the table's owner run: {'; '.join(statements)}") from None
+        raise SetupError(f"{reason}: let the table's owner run: {'; '.join(wanted)}") from None
     except psycopg.errors.LockNotAvailable:
         raise TableBusyError(
-            "transactions that are open hold the table public.outbox, which is to get its mark: waiting for them"
+            f"transactions that are open hold the table {outbox.label}, which is to get its mark: waiting for them"
         ) from None
     source.say("the outbox has a mark on published rows now")
 
@@ -69,42 +76,43 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
         SetupError: it cannot be determined which are to be published.
         PublishError: their topics cannot be read.
     """
-    table = find_table(connection)
-    if not table.is_marked or connection.execute(_HAS_UNDECIDED).fetchone() is None:
+    outbox = source.outbox
+    table = find_table(connection, outbox)
+    if not table.is_marked or connection.execute(outbox.sql(_HAS_UNDECIDED)).fetchone() is None:
         return False
     any_open = False
-    rule = initial.rule(
-        source.settings.relay_initial, source.settings.kafka_bootstrap, find_origin(connection).now_us, keeps=keeps
-    )
-    query = select_rows(table, order_of(connection, table), _UNDECIDED, also=PLACE)
+    rule = initial.rule(source.settings, find_origin(connection, outbox).now_us, keeps=keeps)
+    query = select_rows(table, order_of(connection, table), outbox.sql(_UNDECIDED), also=PLACE)
     query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(DECIDE_ROWS))
     while rows := connection.execute(query, binary=True).fetchall():
         source.raise_if_stopped()
         open_: list[tuple[str, str]] = []
         done: list[tuple[str, str]] = []
         for *values, created_us, partition, place in rows:
-            row = OutboxRow._make(values)
+            row = row_of(values)
             (open_ if rule.wants(row, created_us) else done).append((partition, place))
         any_open = any_open or bool(open_)
         with connection.transaction():
-            in_each_partition(connection, _UNMARK, open_)
-            in_each_partition(connection, MARK, done)
+            in_each_partition(connection, outbox, _UNMARK, open_)
+            in_each_partition(connection, outbox, MARK, done)
     if rule.skipped:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: set their "
-            "published_at to NULL",
+            f"{outbox.columns.published_at} to NULL",
             rows=rule.skipped,
         )
     return any_open
 
 
-def in_each_partition(connection: psycopg.Connection[Any], statement: LiteralString, places: Places) -> int:
+def in_each_partition(
+    connection: psycopg.Connection[Any], outbox: Outbox, statement: LiteralString, places: Places
+) -> int:
     """Run a statement on rows by their places, partition by partition; returns how many were affected."""
     done = 0
     by_partition = defaultdict(list)
     for partition, place in places:
         by_partition[partition].append(place)
     for partition, there in by_partition.items():
-        query = sql.SQL(statement).format(sql.SQL(partition))
+        query = outbox.sql(statement, partition=sql.SQL(partition))
         done += connection.execute(query, (there,)).rowcount
     return done

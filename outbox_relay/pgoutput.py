@@ -13,11 +13,8 @@ from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from outbox_relay.errors import DecodeError
+from outbox_relay.outbox import OUTBOX, ROLES, Outbox
 from outbox_relay.row import OutboxRow
-
-# What the outbox must have, in the order of `OutboxRow`; the table may have more, in any order.
-COLUMNS = ("id", "aggregatetype", "aggregateid", "type", "payload", "traceparent", "tracestate")
-COLUMNS_REQUIRED = 5
 
 BYTEA = 17
 """The OID of ``bytea`` among PostgreSQL's types."""
@@ -62,18 +59,17 @@ class Decoder:
     """Turns messages into rows; remembers which relation has its columns where.
 
     Args:
-        schema, table: the outbox; rows of any other table are skipped.
+        outbox: its table and columns, which may have any order; rows of any other table are skipped.
         bytea_types: OIDs of ``bytea`` and of the domains over it.
 
     Attributes:
         incomplete: which columns the rows lack that come now, if they cannot be read for that; they are skipped.
     """
 
-    def __init__(
-        self, schema: str = "public", table: str = "outbox", bytea_types: Container[int] = frozenset((BYTEA,))
-    ) -> None:
+    def __init__(self, outbox: Outbox = OUTBOX, bytea_types: Container[int] = frozenset((BYTEA,))) -> None:
         self.incomplete: str | None = None
-        self._table = (schema.encode(), table.encode())
+        self._outbox = outbox
+        self._table = (outbox.schema.encode(), outbox.table.encode())
         self._bytea_types = bytea_types
         self._row_decoders: dict[bytes, Callable[[bytes], OutboxRow | None]] = {}
 
@@ -108,15 +104,19 @@ class Decoder:
         schema, table, columns, types = _relation(message)
         if (schema, table) != self._table:
             return _skip
-        wanted = tuple(name.encode() for name in COLUMNS)
-        missing = [name for name in COLUMNS[:COLUMNS_REQUIRED] if name.encode() not in columns]
+        names = self._outbox.columns.by_role
+        wanted = tuple(names[role].encode() if role in names else None for role in ROLES)
+        additional = tuple(one.column.encode() for one in self._outbox.additional)
+        needed = [*(names[role].encode() for role in self._outbox.required), *additional]
+        missing = [name.decode() for name in needed if name not in columns]
         self.incomplete = ", ".join(missing) or None
         if missing:
             return _skip
-        decode = _in_order(columns, wanted)
-        if columns[: len(wanted)] == wanted:
+        decode = _in_order(columns, wanted, additional)
+        if columns[: len(wanted)] == wanted and not additional:
             decode = _in_standard_order(len(columns), otherwise=decode)
-        return _with_bytes(decode) if types[columns.index(b"payload")] in self._bytea_types else decode
+        payload_type = types[columns.index(self._outbox.columns.payload.encode())]
+        return _with_bytes(decode) if payload_type in self._bytea_types else decode
 
 
 def _skip(_message: bytes) -> None:
@@ -124,14 +124,14 @@ def _skip(_message: bytes) -> None:
 
 
 def _in_standard_order(column_count: int, otherwise: Callable[[bytes], OutboxRow]) -> Callable[[bytes], OutboxRow]:
-    """A decoder for tables that begin with :data:`COLUMNS`: one pass at computed offsets.
+    """A decoder for tables that begin with the columns of a row: one pass at computed offsets.
 
     This runs for every event. Whether a length is honest is asked once, at the end: offsets only grow, so
     a message that ends exactly where its last column does was read inside its bounds all the way. What does not
     work out, be it a NULL among the first five columns or a message that is broken, is left to ``otherwise``.
     """
     expected = struct.pack(">BH", _NEW_TUPLE, column_count)
-    trailing = range(column_count - len(COLUMNS))
+    trailing = range(column_count - len(ROLES))
     new_tuple = tuple.__new__
 
     def decode(message: bytes, at: int = _COLUMNS_AT) -> OutboxRow:
@@ -177,16 +177,20 @@ def _in_standard_order(column_count: int, otherwise: Callable[[bytes], OutboxRow
                 message[payload_at:payload_end],
                 traceparent,
                 tracestate,
+                (),
             ),
         )
 
     return decode
 
 
-def _in_order(columns: tuple[bytes, ...], wanted: tuple[bytes, ...]) -> Callable[[bytes], OutboxRow]:
+def _in_order(
+    columns: tuple[bytes, ...], wanted: tuple[bytes | None, ...], additional: tuple[bytes, ...]
+) -> Callable[[bytes], OutboxRow]:
     """A decoder for any order of columns, and for whatever is NULL among them."""
     expected = struct.pack(">BH", _NEW_TUPLE, len(columns))
     positions = [columns.index(name) if name in columns else None for name in wanted]
+    others = [columns.index(name) for name in additional]
 
     def decode(message: bytes) -> OutboxRow:
         at, values = _COLUMNS_AT, []
@@ -195,7 +199,8 @@ def _in_order(columns: tuple[bytes, ...], wanted: tuple[bytes, ...]) -> Callable
             values.append(value)
         if at != len(message) or message[5:8] != expected:
             raise DecodeError(_complaint(message))
-        return OutboxRow._make(values[position] if position is not None else None for position in positions)
+        own = [values[position] if position is not None else None for position in positions]
+        return OutboxRow._make([*own, tuple([values[position] for position in others])])
 
     return decode
 

@@ -23,10 +23,9 @@ from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
-from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
-from outbox_relay.table import UNMARKED, Table, current_lsn, find_origin, find_table, lock, may_delete, order_of
+from outbox_relay.table import Table, current_lsn, find_origin, find_table, lock, may_delete, order_of, row_of
 from outbox_relay.table import select_rows as select
 
 POLL_ROWS = 2_000
@@ -37,12 +36,10 @@ REMOVE_ROWS = 10_000
 # How often the log retained by an unused slot is measured.
 MEASURE_INTERVAL_S = 5.0
 
-_AND_NOT_DEAD = sql.SQL(
-    "AND (id IS NULL OR {} NOT IN (SELECT textsend(id) FROM public.outbox_dead WHERE id IS NOT NULL))"
-)
+_AND_NOT_DEAD = "AND ({id} IS NULL OR {bytes} NOT IN (SELECT textsend(id) FROM {dead} WHERE id IS NOT NULL))"
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-_MARKED = "SELECT tableoid::regclass::text, ctid::text FROM public.outbox WHERE published_at IS NOT NULL LIMIT %s"
-_REMOVE = "DELETE FROM ONLY {} WHERE ctid = ANY(%s::tid[]) AND published_at IS NOT NULL"
+_MARKED = "SELECT tableoid::regclass::text, ctid::text FROM {table} WHERE {published_at} IS NOT NULL LIMIT %s"
+_REMOVE = "DELETE FROM ONLY {partition} WHERE ctid = ANY(%s::tid[]) AND {published_at} IS NOT NULL"
 _SLOT = """
     SELECT active, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
     FROM pg_replication_slots WHERE slot_name = %s
@@ -55,20 +52,19 @@ def poll(source: Source) -> None:
     Raises:
         RelayError, psycopg.Error: what ended it.
     """
+    settings, outbox = source.settings, source.outbox
     with closing(connect(source.dsn, replication=False)) as connection:
-        lock(connection)
-        table = find_table(connection)
-        keeps = source.settings.relay_initial is not None or not (
-            source.settings.relay_cleanup and may_delete(connection)
-        )
+        lock(connection, outbox)
+        table = find_table(connection, outbox)
+        keeps = settings.initial is not None or not (settings.cleanup and may_delete(connection, outbox))
         if not table.is_marked:
             marks.prepare(source, connection, keeps=keeps)
-        bring_up_to_date(connection)
+        bring_up_to_date(connection, outbox)
         marks.decide(source, connection, keeps=keeps)
-        origin = find_origin(connection)
+        origin = find_origin(connection, outbox)
         with (
             source.publishing() as (publisher, publish),
-            closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
+            closing(Published(settings, origin, source.raise_if_stopped)) as published,
         ):
             worker = _Worker(
                 source,
@@ -80,8 +76,8 @@ def poll(source: Source) -> None:
             )
             while not source.stop.is_set():
                 worker.measure()
-                if worker.poll() < POLL_ROWS and not (source.settings.relay_cleanup and worker.remove()):
-                    source.stop.wait(source.settings.relay_poll_interval_s)
+                if worker.poll() < POLL_ROWS and not (settings.cleanup and worker.remove()):
+                    source.stop.wait(settings.poll_interval_s)
 
 
 class _Worker:
@@ -103,8 +99,12 @@ class _Worker:
         self._acks = Acknowledgements(origin, source.waits)
         self._measured_at = 0.0
         self._warned = False
-        not_dead = _AND_NOT_DEAD.format(as_bytes("id", table.columns))
-        condition = [UNMARKED, *([not_dead] if has_dead(connection) else [])]
+        outbox = self._outbox = source.outbox
+        not_dead = outbox.sql(_AND_NOT_DEAD, bytes=as_bytes("id", table.columns))
+        condition = [
+            outbox.sql("{published_at} IS NULL"),
+            *([not_dead] if has_dead(connection, outbox) else []),
+        ]
         order = order_of(connection, table)
         # When it was committed is not on record; when its transaction began mostly is.
         also = (*PLACE, _NOW_US)
@@ -121,7 +121,7 @@ class _Worker:
             lsn = current_lsn(self._connection)
             found = self._connection.execute(self._query, binary=True).fetchall()
             for *values, created_us, partition, place, now_us in found:
-                row = OutboxRow._make(values)
+                row = row_of(values)
                 transaction = acks.begin(lsn, created_us or now_us)
                 transaction.rows = 1
                 transaction.value_bytes = len(row.payload or b"")
@@ -130,7 +130,7 @@ class _Worker:
                 places.append((partition, place))
             self._wait_acknowledged()
             failpoints.hit("relay.acknowledged")
-            in_each_partition(self._connection, MARK, places)
+            in_each_partition(self._connection, self._outbox, MARK, places)
         acks.reached(lsn)
         self._source.progress()
         return len(places)
@@ -154,10 +154,10 @@ class _Worker:
 
     def remove(self) -> bool:
         """Remove rows that are marked, up to a limit; whether there may be more."""
-        if not may_delete(self._connection):
+        if not may_delete(self._connection, self._outbox):
             return False
-        places = self._connection.execute(_MARKED, (REMOVE_ROWS,)).fetchall()
-        removed = in_each_partition(self._connection, _REMOVE, places)
+        places = self._connection.execute(self._outbox.sql(_MARKED), (REMOVE_ROWS,)).fetchall()
+        removed = in_each_partition(self._connection, self._outbox, _REMOVE, places)
         self._source.removed_rows += removed
         return removed == REMOVE_ROWS
 
@@ -166,7 +166,7 @@ class _Worker:
         if time.monotonic() - self._measured_at < MEASURE_INTERVAL_S:
             return
         self._measured_at = time.monotonic()
-        found = self._connection.execute(_SLOT, (slot_name(self._connection),)).fetchone()
+        found = self._connection.execute(_SLOT, (slot_name(self._connection, self._outbox),)).fetchone()
         active, kept_bytes = found or (False, 0)
         self._source.gauges["slot_retained_bytes"] = kept_bytes
         if found is not None and not active and not self._warned:

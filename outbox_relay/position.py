@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Origin:
-    """A database, and up to where what it committed is known to be published.
+    """A database and its outbox, and up to where what it committed is known to be published.
 
     Attributes:
-        tag: eight hexadecimal digits that tell databases apart.
+        tag: eight hexadecimal digits that tell databases apart, and their outboxes.
         confirmed_lsn: rows committed before are not handed over again; 0 where that is not known.
         now_us: when this was asked, by the database's clock, microseconds since the Unix epoch.
     """
@@ -23,7 +23,7 @@ class Origin:
         return b"%b:%b" % (self.tag, format_lsn(lsn).encode())
 
     def has_confirmed(self, position: bytes | None) -> bool:
-        """Whether a record with this header is of this database, and its position confirmed."""
+        """Whether a record with this header is of this outbox, and its position confirmed."""
         if position is None or not self.is_of(position):
             return False
         try:
@@ -32,13 +32,19 @@ class Origin:
             return False
 
     def is_of(self, position: bytes | None) -> bool:
-        """Whether a record with this header is of this database."""
+        """Whether a record with this header is of this outbox."""
         return position is not None and position.startswith(self.tag + b":")
 
 
-def tag(system_identifier: str, database_oid: int) -> bytes:
-    """The tag that identifies a database; a promoted standby has its primary's."""
-    return b"%08x" % zlib.crc32(f"{system_identifier}/{database_oid}".encode())
+def tag(system_identifier: str, database_oid: int, outbox: str = "") -> bytes:
+    """The tag that identifies an outbox; a promoted standby has its primary's.
+
+    Args:
+        system_identifier, database_oid: of the database.
+        outbox: which it is (:attr:`outbox_relay.outbox.Outbox.identity`); nothing for the standard one.
+    """
+    of_database = f"{system_identifier}/{database_oid}"
+    return b"%08x" % zlib.crc32((f"{of_database}/{outbox}" if outbox else of_database).encode())
 
 
 def format_lsn(lsn: int) -> str:

@@ -25,7 +25,8 @@ from outbox_relay.offsets import END, FIRST, list_offsets, since
 from outbox_relay.position import Origin
 from outbox_relay.replicas import await_replicas
 from outbox_relay.row import OutboxRow
-from outbox_relay.topic import aggregate_type_of, topic_of
+from outbox_relay.source_settings import SourceSettings
+from outbox_relay.topic import topic_of
 
 # Rows committed this long after the start are on no topic yet; clocks of relay and database may be so far apart.
 CLOCKS_OFF_US = 60_000_000
@@ -35,6 +36,8 @@ TAIL_RECORDS_MIN = 1
 TAIL_GROWTH = 64
 TAIL_RECORDS_MAX = 50_000
 READ_RECORDS = 1_000
+# Where many values of `aggregatetype` come to the same topics, no more of them are kept in memory.
+TYPES_MAX = 10_000
 NEVER_US = 1 << 62
 
 _READER = {
@@ -51,21 +54,25 @@ class Published:
     """Finds which of the incoming rows are on their topics already.
 
     Args:
-        bootstrap: ``host:port[,host:port…]``.
-        origin: the database of the rows.
+        settings: of the source; its Kafka, and its outbox.
+        origin: the outbox of the rows.
         meanwhile: callback, called repeatedly while a topic is read; may raise to give up.
 
     Attributes:
         meanwhile: as given.
     """
 
-    def __init__(self, bootstrap: str, origin: Origin, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, settings: SourceSettings, origin: Origin, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self.meanwhile = meanwhile
-        self._bootstrap = bootstrap
+        self._bootstrap = settings.bootstrap
+        self._outbox = settings.outbox
         self._origin = origin
         self._until_us = origin.now_us + CLOCKS_OFF_US
         self._since_us: int | None = None
-        self._on_topic: dict[bytes | None, Ids] = {}
+        self._on_topic: dict[str, Ids] = {}
+        self._by_type: dict[bytes | None, tuple[str, Ids]] = {}
 
     def look_back_to(self, since_us: int) -> None:
         """Check every row from now on, also confirmed ones; none was written before ``since_us``."""
@@ -88,14 +95,24 @@ class Published:
         """
         if committed_us > self._until_us or row.id is None:
             return False
-        ids = self._on_topic.get(row.aggregate_type)
+        known = self._by_type.get(row.aggregate_type)
+        if known is None:
+            known = self._look_at(topic_of(row, lsn, self._outbox), committed_us)
+            if len(self._by_type) >= TYPES_MAX:
+                self._by_type.clear()
+            self._by_type[row.aggregate_type] = known
+        topic, ids = known
+        return bool(ids) and ids.remove(identity(row.id, topic, row.aggregate_id, row.event_type, row.payload))
+
+    def _look_at(self, topic: str, committed_us: int) -> tuple[str, "Ids"]:
+        """The identities at the end of a topic, which is read once."""
+        ids = self._on_topic.get(topic)
         if ids is None:
-            topic = topic_of(row, lsn)
             ids = Ids()
             since_us = committed_us if self._since_us is None else self._since_us
             ids.add(tail_ids(self._bootstrap, topic, self._origin, since_us - CLOCKS_OFF_US, self._meanwhile))
-            self._on_topic[row.aggregate_type] = ids
-        return bool(ids) and ids.remove(identity(row))
+            self._on_topic[topic] = ids
+        return topic, ids
 
     def _meanwhile(self) -> None:
         self.meanwhile()
@@ -153,7 +170,6 @@ def tail_ids(
         TopicError: the topic does not exist, or may not be read.
         PublishError: Kafka does not answer.
     """
-    aggregate_type = aggregate_type_of(topic)
     consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
     try:
         tails = _tails(bootstrap, consumer, topic, since_us // 1_000, meanwhile)
@@ -168,8 +184,7 @@ def tail_ids(
                     # Its row is not read again, so the ID would never be removed from the set.
                     tails = [tail for tail in tails if tail.partition != record.partition()]
                 elif (row_id := fields.get(headers.ID)) is not None:
-                    event_type = fields.get(headers.EVENT_TYPE)
-                    key = identity(OutboxRow(row_id, aggregate_type, record.key(), event_type, record.value()))
+                    key = identity(row_id, topic, record.key(), fields.get(headers.EVENT_TYPE), record.value())
                     if origin.is_of(position) or (position is None and len(key) == UUID_BYTES):
                         yield key
             step = min(step * TAIL_GROWTH, TAIL_RECORDS_MAX)

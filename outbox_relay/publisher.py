@@ -4,6 +4,7 @@ The record is the one that Debezium's outbox event router makes of the same row,
 murmur2), so that either can take over from the other.
 """
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,8 +18,10 @@ from broker.lifeline import Lifeline, flush
 from broker.troubles import Troubles, denied
 from contracts import headers
 from outbox_relay.acknowledgements import NEVER, Transaction
-from outbox_relay.errors import PublishError, UnpublishableError
-from outbox_relay.published import Published
+from outbox_relay.errors import PublishError, TopicError, UnpublishableError
+from outbox_relay.otherwise import ANY_PARTITION, Fields, Otherwise, differs
+from outbox_relay.outbox import OUTBOX, Outbox
+from outbox_relay.published import TYPES_MAX, Published
 from outbox_relay.row import OutboxRow
 from outbox_relay.topic import topic_of
 
@@ -42,9 +45,10 @@ ROOM_WAIT_S = 0.1
 REPORTS_WAIT_S = 1.0
 # How long a session's end waits for records that a broker has been sent and has not answered for.
 IN_FLIGHT_WAIT_S = 3.0
-# What confluent-kafka takes for a partition by the key, and for the time of the call.
-ANY_PARTITION = -1
+# What confluent-kafka takes for the time of the call.
 NOW = 0
+KAFKA_ASK_S = 5.0
+_UNUSUAL = re.compile(r"[^a-zA-Z0-9._-]")
 KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
 # With nothing to send nobody would notice that Kafka is away: after so long without an answer it is probed, and
@@ -124,6 +128,7 @@ class Publisher:
         bootstrap: ``host:port[,host:port…]``.
         source: name of the source, for logs and the client ID.
         sources: how many of them share the process.
+        outbox: whose rows.
         one_by_one: each record in a batch of its own, so that a refusal is of that record alone.
         while_blocked: called every 0.1 s while the queue is full; may raise to give up.
 
@@ -138,6 +143,7 @@ class Publisher:
         sources: int,
         while_blocked: Callable[[], None],
         *,
+        outbox: Outbox = OUTBOX,
         one_by_one: bool = False,
     ) -> None:
         self.away: str | None = None
@@ -152,11 +158,14 @@ class Publisher:
         self._done: int | None = None  # of those handed over, when last looked; None with none under way
         self._done_at = 0.0
         self._topics: dict[bytes | None, str] = {}
+        self._outbox = outbox
+        # None for the standard shape, which pays nothing for what others have.
+        self._otherwise = Otherwise(outbox, self._partitions) if differs(outbox) else None
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = idempotent_producer(
             bootstrap,
             {
-                "client.id": f"settle-relay-{source}",
+                "client.id": f"settle-relay-{_UNUSUAL.sub('_', source)}",
                 "enable.gapless.guarantee": True,
                 # Of a new producer a broker takes the second batch even where it has refused the first.
                 "max.in.flight.requests.per.connection": 1,
@@ -185,13 +194,13 @@ class Publisher:
             UnpublishableError: there can be no such record: it is too large, has no ID, or its topic cannot be.
             PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
         """
-        row_id, aggregate_type, key, event_type, value, traceparent, tracestate = row
+        row_id, aggregate_type, key, event_type, value, traceparent, tracestate, _ = row
         topic = self._topics.get(aggregate_type)
         if topic is None:
-            topic = self._topics[aggregate_type] = topic_of(row, transaction.commit_lsn)
+            topic = self._topic_of(row, transaction.commit_lsn)
         if row_id is None:
             raise UnpublishableError(row, transaction.commit_lsn, "id is NULL, so nobody could tell a repeat")
-        fields: list[tuple[str, str | bytes | None]] = [
+        fields: Fields = [
             (headers.ID, row_id),
             (headers.EVENT_TYPE, event_type),
             transaction.position,
@@ -201,18 +210,42 @@ class Publisher:
             fields.append((headers.TRACEPARENT, traceparent))
             if tracestate is not None and len(tracestate) <= TRACESTATE_BYTES_MAX and tracestate.isascii():
                 fields.append((headers.TRACESTATE, tracestate))
+        partition = ANY_PARTITION
+        if self._otherwise is not None:
+            partition = self._otherwise(row, topic, fields, transaction.commit_lsn)
         if self._one_by_one:
             on_delivery = _naming(row, transaction, on_delivery)
         while True:
             try:
                 # By position: the same call with names takes twice as long.
-                self._produce(topic, value, key, ANY_PARTITION, on_delivery, None, NOW, fields)
+                self._produce(topic, value, key, partition, on_delivery, None, NOW, fields)
                 self._handed += 1
                 return
             except BufferError:
                 self._wait_for_room()
             except KafkaException as error:
                 raise self._refusal(error.args[0], row, transaction, topic) from None
+
+    def _topic_of(self, row: OutboxRow, lsn: int) -> str:
+        topic = topic_of(row, lsn, self._outbox)
+        if len(self._topics) >= TYPES_MAX:
+            self._topics.clear()
+        self._topics[row.aggregate_type] = topic
+        return topic
+
+    def _partitions(self, topic: str) -> int:
+        """How many partitions a topic has.
+
+        Raises:
+            TopicError: it does not exist, or Kafka does not answer.
+        """
+        try:
+            found = self._producer.list_topics(topic, KAFKA_ASK_S).topics[topic]
+        except KafkaException as error:
+            raise TopicError(f"topic {topic} cannot be asked for: {error.args[0].str()}") from None
+        if found.error is not None:
+            raise TopicError(f"topic {topic} cannot be written: {denied(found.error) or found.error.str()}")
+        return len(found.partitions)
 
     def _wait_for_room(self) -> None:
         try:

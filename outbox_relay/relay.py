@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from types import FrameType
 
 import structlog
@@ -12,9 +13,10 @@ import tracing
 from broker import security
 from contracts.redaction import hide_line
 from outbox_relay import health, polling, wal
-from outbox_relay.errors import RelayError
+from outbox_relay.plan import plan
 from outbox_relay.settings import RelaySettings
 from outbox_relay.source import Read, Source, source_name
+from outbox_relay.source_settings import SourceSettings
 
 READERS: dict[str, Read] = {"wal": wal.stream, "polling": polling.poll}
 """The ways to read an outbox, by the name in ``SETTLE_RELAY_READER``."""
@@ -29,21 +31,23 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
     """Relay every source until SIGTERM or SIGINT, then flush, confirm and close.
 
     Args:
-        settings: which databases, which Kafka.
+        settings: which databases, which Kafka, or the configuration file that says so.
         stop: ends the relay when set, for callers that own the process: signals and tracing are left alone.
 
     Raises:
-        RelayError: no source is configured.
+        RelayError: no source is configured, or the configuration file is wrong.
         KafkaSettingsError: nobody can connect to Kafka as the variables say.
         AddressError: the address of the health pages cannot be had.
     """
+    made = plan(settings)
+    settings, each = made.settings, made.sources
     security.check(settings.kafka_bootstrap)
     _configure_logs()
     owns_process = stop is None
     stop = stop or threading.Event()
     sources = [
-        Source(dsn, settings, name, READERS[settings.relay_reader], stop)
-        for dsn, name in zip(settings.sources, _names(settings.sources), strict=True)
+        Source(one, name, READERS[one.reader], stop, len(each))
+        for one, name in zip(each, _names(each), strict=True)
     ]
     if owns_process:
         _stop_on_signals(stop)
@@ -64,12 +68,8 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
             tracing.shutdown()
 
 
-def _names(dsns: list[str]) -> list[str]:
-    if not dsns:
-        raise RelayError(
-            "no source: pass --source, or set SETTLE_RELAY_SOURCES or the like of SETTLE_ACCOUNT_DSN (URLs)"
-        )
-    names = [source_name(dsn) for dsn in dsns]
+def _names(each: Sequence[SourceSettings]) -> list[str]:
+    names = [one.name or source_name(one.dsn, one.outbox) for one in each]
     times = Counter(names)
     # The same database name on several servers: number them in the order given.
     return [

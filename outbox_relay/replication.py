@@ -22,6 +22,7 @@ from contracts.postgres import relay_connection
 from outbox_relay.errors import DecodeError, PublicationMissingError, SetupError, SlotBusyError, StreamError
 from outbox_relay.managed import replication_right
 from outbox_relay.pgoutput import POSTGRES_EPOCH_US
+from outbox_relay.quoting import quoted
 
 # The server is asked for a sign of life every second; after this long without one it may be gone. Or it reads
 # through a large transaction of others, and says nothing for half of wal_sender_timeout, which may be hours.
@@ -115,9 +116,10 @@ class ReplicationStream:
         self.reply_requested = False
         self._is_there = is_there
         self._pgconn = connection.pgconn
+        # The names are a list in SQL's writing, in which each is quoted as an identifier is.
         command = sql.SQL(
             "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})"
-        ).format(sql.Identifier(slot), sql.Literal(publication))
+        ).format(sql.Identifier(slot), sql.Literal(quoted(publication)))
         result = self._pgconn.exec_(command.as_bytes(connection))
         if result.status != pq.ExecStatus.COPY_BOTH:
             if result.error_field(pq.DiagnosticField.SQLSTATE) == b"55006":  # object_in_use

@@ -7,8 +7,8 @@ from typing import NamedTuple
 class OutboxRow(NamedTuple):
     """One row of the outbox, each column as UTF-8 text or as the bytes that it holds.
 
-    The columns are :data:`outbox_relay.pgoutput.COLUMNS`. Whatever is NULL in the table is None. Not every row can
-    become a record: that is for others to say.
+    The columns are those of :data:`outbox_relay.outbox.ROLES`, and then the outbox's additional ones. Whatever is
+    NULL in the table, or has no column there, is None. Not every row can become a record: others say which.
     """
 
     id: bytes | None
@@ -18,6 +18,7 @@ class OutboxRow(NamedTuple):
     payload: bytes | None
     traceparent: bytes | None = None
     tracestate: bytes | None = None
+    additional: tuple[bytes | None, ...] = ()
 
 
 @dataclass(frozen=True)

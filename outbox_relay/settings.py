@@ -1,6 +1,7 @@
-"""The relay's settings: which databases, which Kafka, and where it answers. From the environment."""
+"""The relay's settings as variables: which databases and outbox, which Kafka, and where it answers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, field_validator
@@ -9,7 +10,8 @@ from pydantic_settings import NoDecode
 from contracts.dsn import Dsn, check_dsn, split_dsns
 from contracts.services import NAMES
 from contracts.settings import Settings
-from outbox_relay import initial
+from outbox_relay.config import AdditionalTable, Columns, Initial, Name, SlotName, TopicName, outbox_of, valid
+from outbox_relay.outbox import Outbox
 
 # One variable for each service that the registry knows: SETTLE_ACCOUNT_DSN and so on.
 _FIELDS: Any = {
@@ -20,6 +22,21 @@ _FIELDS: Any = {
     for name in NAMES
 }
 _Databases = create_model("_Databases", __base__=Settings, **_FIELDS)
+
+
+OF_AN_OUTBOX = (
+    "relay_schema",
+    "relay_table",
+    "relay_columns",
+    "relay_additional",
+    "relay_topic",
+    "relay_route_regex",
+    "relay_route_replacement",
+    "relay_publication",
+    "relay_slot",
+    "relay_dead_table",
+)
+"""The settings that describe an outbox."""
 
 
 class RelaySettings(_Databases):
@@ -35,10 +52,21 @@ class RelaySettings(_Databases):
     relay_poll_interval_s: float = Field(
         1.0, gt=0, le=3600, description="polling: pause between two looks, seconds"
     )
-    relay_initial: str | None = Field(
+    relay_initial: Initial | None = Field(
         None, description="which rows from before a new slot are published: all, none, since=TIME"
     )
     relay_cleanup: bool = Field(True, description="whether published rows are removed from the outbox")
+    relay_config: Path | None = Field(None, description="the configuration file")
+    relay_schema: Name = Field("public", description="the outbox's schema")
+    relay_table: Name = Field("outbox", description="the outbox's table")
+    relay_columns: str = Field("", description="columns of other names: id=event_id,type= (there is no type)")
+    relay_additional: str = Field("", description="further columns: tenant:header:x-tenant,shard:partition")
+    relay_topic: TopicName | None = Field(None, description="one topic for all rows")
+    relay_route_regex: str | None = Field(None, description="what aggregatetype is matched with")
+    relay_route_replacement: str | None = Field(None, description="the topic of what matches: $1.events")
+    relay_publication: Name | None = Field(None, description="the publication; default: settle_outbox")
+    relay_slot: SlotName | None = Field(None, description="the slot; default: settle_outbox_<database>")
+    relay_dead_table: Name | None = Field(None, description="the table of dead rows; default: <table>_dead")
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics answer")
     http_port: int = Field(0, ge=0, le=65535, description="0: nowhere")
 
@@ -47,11 +75,17 @@ class RelaySettings(_Databases):
     def _are_databases(cls, sources: str | Sequence[str]) -> list[str]:
         return split_dsns(sources) if isinstance(sources, str) else [check_dsn(dsn) for dsn in sources]
 
-    @field_validator("relay_initial")
+    @field_validator("relay_columns")
     @classmethod
-    def _is_a_choice_of_rows(cls, text: str | None) -> str | None:
-        if text is not None:
-            initial.parse(text)
+    def _are_columns(cls, text: str) -> str:
+        valid(Columns, _columns(text), "SETTLE_RELAY_COLUMNS")
+        return text
+
+    @field_validator("relay_additional")
+    @classmethod
+    def _are_additional(cls, text: str) -> str:
+        for one in _additional(text):
+            valid(AdditionalTable, one, "SETTLE_RELAY_ADDITIONAL")
         return text
 
     @property
@@ -59,3 +93,38 @@ class RelaySettings(_Databases):
         """The DSNs of the databases whose outbox is relayed."""
         services = (getattr(self, f"{name}_dsn") for name in NAMES)
         return list(self.relay_sources) or [dsn for dsn in services if dsn]
+
+    def outbox(self) -> Outbox:
+        """The outbox that each of the databases has, as variables and options describe it.
+
+        Raises:
+            ConfigurationError: they do not fit together.
+        """
+        route = {"topic": self.relay_topic, "regex": self.relay_route_regex}
+        described = {
+            "schema": self.relay_schema,
+            "table": self.relay_table,
+            "columns": _columns(self.relay_columns),
+            "additional": _additional(self.relay_additional),
+            "route": {**route, "replacement": self.relay_route_replacement},
+            "publication": self.relay_publication,
+            "slot": self.relay_slot,
+            "dead_table": self.relay_dead_table,
+        }
+        return outbox_of(described, "SETTLE_RELAY_…")
+
+
+def _columns(text: str) -> dict[str, str | bool]:
+    """Columns by role, of ``id=event_id,type=``."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {role.strip(): name.strip() or False for role, _, name in pairs}
+
+
+def _additional(text: str) -> list[dict[str, str]]:
+    """Further columns, of ``tenant:header:x-tenant,shard:partition``."""
+    keys = ("column", "placement", "name")
+    return [
+        dict(zip(keys, map(str.strip, part.split(":", 2)), strict=False))
+        for part in text.split(",")
+        if part.strip()
+    ]

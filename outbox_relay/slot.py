@@ -20,7 +20,7 @@ from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
 from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import NAME_LENGTH_MAX
-from outbox_relay.table import Connection, Table, oldest_us, order_of, select_rows
+from outbox_relay.table import Connection, Table, oldest_us, order_of, row_of, select_rows
 
 _FIND_SLOT = "SELECT active_pid, confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = {name}"
 # The older spelling, without parentheses, is understood by every version from 14 to 18.
@@ -116,9 +116,9 @@ class NewSlot:
         """Every row that was committed before the slot, in order, and when it was written, if that is known."""
         query = select_rows(self._table, order_of(self._connection, self._table), self._table.unpublished)
         with self._connection.cursor().copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as copy:
-            copy.set_types(["bytea"] * len(OutboxRow._fields) + ["int8"])
+            copy.set_types(["bytea"] * self._table.values + ["int8"])
             for *values, created_us in copy.rows():
-                yield OutboxRow._make(values), created_us
+                yield row_of(values), created_us
 
     def make_permanent(self) -> Slot:
         """Make the slot permanent: everything before it is published."""

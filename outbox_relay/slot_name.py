@@ -1,4 +1,4 @@
-"""The name of a database's replication slot: ``settle_outbox_<database>``, and never that of another database."""
+"""The name of an outbox's replication slot: ``settle_outbox_<database>``, and never that of another outbox."""
 
 import re
 from hashlib import sha256
@@ -6,6 +6,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from outbox_relay.outbox import OUTBOX, Outbox
 
 SLOT_PREFIX = "settle_outbox_"
 NAME_LENGTH_MAX = 63
@@ -15,15 +17,19 @@ _DATABASE = "SELECT current_database()::text"
 _OWNERS = "SELECT slot_name::text, database::text FROM pg_replication_slots WHERE slot_name IN ({}, {})"
 
 
-def slot_name(connection: psycopg.Connection[Any]) -> str:
-    """The name of the slot of the database that is connected to, whether it exists or has yet to be made.
+def slot_name(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> str:
+    """The name of the slot of an outbox of the database that is connected to, be it there or yet to be made.
 
     Slot names are unique in a server and know only a-z, 0-9 and ``_``, so databases may come to the same plain
     name (``pay-1``, ``pay_1``). Whose name had to be altered, or is taken, has a digest of it at its end. A slot
-    with the plain name that is this database's own stays its slot: earlier versions knew no other names.
-    Works on a replication connection too.
+    with the plain name that is this database's own stays its slot: earlier versions knew no other names. That of
+    another table than ``public.outbox`` always has a digest. Works on a replication connection too.
     """
+    if outbox.slot is not None:
+        return outbox.slot
     (database,) = connection.execute(_DATABASE).fetchone() or ("",)
+    if not outbox.is_standard:
+        return _name(f"{database}_{outbox.table}", f"{database}/{outbox.identity}")
     plain, distinct = slot_names(database)
     query = sql.SQL(_OWNERS).format(sql.Literal(plain), sql.Literal(distinct))
     owners = dict(connection.execute(query).fetchall())
@@ -35,6 +41,13 @@ def slot_name(connection: psycopg.Connection[Any]) -> str:
 
 def slot_names(database: str) -> tuple[str, str]:
     """The names that a database's slot may have: the plain one, and one that only this database comes to."""
-    plain = SLOT_PREFIX + re.sub(r"[^a-z0-9_]", "_", database.lower())
-    digest = sha256(database.encode()).hexdigest()[:DIGEST_LENGTH]
-    return plain[:NAME_LENGTH_MAX], f"{plain[: NAME_LENGTH_MAX - DIGEST_LENGTH - 1]}_{digest}"
+    return _plain(database)[:NAME_LENGTH_MAX], _name(database, database)
+
+
+def _plain(text: str) -> str:
+    return SLOT_PREFIX + re.sub(r"[^a-z0-9_]", "_", text.lower())
+
+
+def _name(text: str, whole: str) -> str:
+    digest = sha256(whole.encode()).hexdigest()[:DIGEST_LENGTH]
+    return f"{_plain(text)[: NAME_LENGTH_MAX - DIGEST_LENGTH - 1]}_{digest}"

@@ -34,10 +34,11 @@ from outbox_relay.errors import (
 from outbox_relay.handled import Handled
 from outbox_relay.identity import Key
 from outbox_relay.instrumentation import traced
+from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.publisher import Publish, Publisher
 from outbox_relay.row import Leftover
-from outbox_relay.settings import RelaySettings
+from outbox_relay.source_settings import SourceSettings
 from outbox_relay.table import Table
 
 BACKOFF_MIN_S = 0.5
@@ -72,13 +73,13 @@ class _RestartError(RelayError):
 
 
 class Source:
-    """The outbox of one database on its way to Kafka.
+    """One outbox of a database on its way to Kafka.
 
     Args:
-        dsn: of the database; what the role needs depends on how the outbox is read.
-        settings: of the relay.
+        settings: which outbox of which database; what the role needs depends on how it is read.
         name: in logs, metrics and the client ID.
         read: one session of reading, until told to stop or something is raised.
+        sources: how many share the process.
         stop: set when the relay shall end.
 
     Attributes:
@@ -99,10 +100,14 @@ class Source:
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
     """
 
-    def __init__(self, dsn: str, settings: RelaySettings, name: str, read: "Read", stop: threading.Event) -> None:
+    def __init__(
+        self, settings: SourceSettings, name: str, read: "Read", stop: threading.Event, sources: int = 1
+    ) -> None:
         self.name = name
-        self.dsn = dsn
+        self.dsn = settings.dsn
+        self.outbox = settings.outbox
         self.settings = settings
+        self._sources = sources
         self.stop = stop
         self.state = State.STARTING
         self.reason = "starting"
@@ -134,7 +139,7 @@ class Source:
         self._keeps_rows = False
         self._again = self._has_read = False
         self._ask_kafka_at = 0.0
-        self._quarantine = Quarantine(dsn)
+        self._quarantine = Quarantine(settings.dsn, settings.outbox)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
 
     def start(self) -> None:
@@ -164,18 +169,19 @@ class Source:
     def publishing(self) -> Iterator[tuple[Publisher, Publish]]:
         """Kafka, and the stage that publishes to it, for the length of a session."""
         settings = self.settings
-        self._rotation = Rotation(settings.kafka_bootstrap, self.warn)
+        self._rotation = Rotation(settings.bootstrap, self.warn)
         publisher = Publisher(
-            settings.kafka_bootstrap,
+            settings.bootstrap,
             self.name,
-            len(settings.sources),
+            self._sources,
             self._blocked,
+            outbox=self.outbox,
             one_by_one=self._one_by_one_until > 0,
         )
         with publisher:
             self._publisher = publisher
             try:
-                yield publisher, traced(publisher.publish)
+                yield publisher, traced(publisher.publish, self.outbox)
             finally:
                 self._publisher = self._while_blocked = None
 
@@ -239,7 +245,8 @@ class Source:
         """Rows come without these columns, and cannot be read for that; None: they come with all again."""
         if names is None:
             return
-        self.find_gap(f"rows come without the column {names}: publication settle_outbox had not all of them")
+        publication = self.outbox.publication_name
+        self.find_gap(f"rows come without the column {names}: publication {publication} had not all of them")
         if self._keeps_rows:
             self.lose_slot(f"rows came without the column {names}")
 
@@ -321,9 +328,9 @@ class Source:
                 self.stop.wait(KAFKA_AGAIN_S)
                 continue
             except (RelayError, KafkaSettingsError, psycopg.Error) as error:
-                self.enter(State.WAITING, _one_line(error))
+                self.enter(State.WAITING, one_line(error))
             except Exception as error:
-                self.enter(State.WAITING, f"a bug in the relay: {_one_line(error)}", exc_info=True)
+                self.enter(State.WAITING, f"a bug in the relay: {one_line(error)}", exc_info=True)
             if self.stop.is_set():
                 break
             self.reconnects += 1
@@ -342,7 +349,7 @@ class Source:
         now = time.monotonic()
         if self.state is State.STANDBY and now < self._ask_kafka_at:
             return
-        why = why_unanswered(self.settings.kafka_bootstrap)
+        why = why_unanswered(self.settings.bootstrap)
         if why is not None:
             raise KafkaAwayError(f"Kafka does not answer, waiting for it: {why}")
         self._ask_kafka_at = now + STANDBY_ASKS_KAFKA_S
@@ -403,11 +410,13 @@ Read = Callable[[Source], None]
 """One way to read an outbox: a session, from connecting to what ends it."""
 
 
-def source_name(dsn: str) -> str:
-    """The database's name, which is what people call a source."""
+def source_name(dsn: str, outbox: Outbox = OUTBOX) -> str:
+    """What people call a source: the database's name, and where it is not ``public.outbox`` the table's too."""
     parameters = effective(dsn)
-    return parameters.get("dbname") or parameters.get("user") or "postgres"
+    database = parameters.get("dbname") or parameters.get("user") or "postgres"
+    return database if outbox.is_standard else f"{database}.{outbox.label}"
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, without what follows its first line."""
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

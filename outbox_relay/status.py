@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 
 from outbox_relay import coverage
 from outbox_relay.columns import as_bytes
 from outbox_relay.dead import has_dead
+from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.slot_name import slot_name
-from outbox_relay.table import IS_LOCKED, Table, find_table
+from outbox_relay.table import Table, find_table, is_locked
 from outbox_relay.topic import topic_named
 
 _STATUS = """
@@ -23,14 +23,14 @@ _STATUS = """
         s.confirmed_flush_lsn::text AS confirmed_lsn,
         greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn))::int8 AS lag_bytes,
         greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn))::int8 AS retained_bytes,
-        (SELECT count(*) FROM public.outbox)::int8 AS rows,
-        pg_total_relation_size('public.outbox')::int8 AS table_bytes,
+        (SELECT count(*) FROM {table})::int8 AS rows,
+        pg_total_relation_size({name})::int8 AS table_bytes,
         {dead_rows} AS dead_rows,
-        {{gap}}::text AS gap
+        %s::text AS gap
     FROM (SELECT) AS one LEFT JOIN pg_replication_slots AS s ON s.slot_name = %s
 """
-_DEAD_ROWS = "(SELECT count(*) FROM public.outbox_dead)::int8"
-_AGGREGATE_TYPES = "SELECT DISTINCT {} FROM public.outbox WHERE {} LIMIT %s"
+_DEAD_ROWS = "(SELECT count(*) FROM {dead})::int8"
+_AGGREGATE_TYPES = "SELECT DISTINCT {bytes} FROM {table} WHERE {condition} LIMIT %s"
 # In one outbox; more would be no list for a person.
 AGGREGATE_TYPES_MAX = 1_000
 
@@ -68,28 +68,36 @@ class OutboxStatus:
     missing_topics: tuple[str, ...] | None = None
 
 
-def outbox_status(connection: psycopg.Connection[Any], topics: AbstractSet[str] | None = None) -> OutboxStatus:
+def outbox_status(
+    connection: psycopg.Connection[Any], topics: AbstractSet[str] | None = None, outbox: Outbox = OUTBOX
+) -> OutboxStatus:
     """Ask for all of it.
 
     Args:
         connection: of the outbox's database.
         topics: those that Kafka has; None where it could not be asked.
+        outbox: which of that database.
 
     Raises:
         OutboxMissingError: there is no outbox.
     """
-    table = find_table(connection)
-    name = slot_name(connection)
+    table = find_table(connection, outbox)
+    name = slot_name(connection, outbox)
     gap = coverage.slot_gap(connection, name) or coverage.publication_gap(connection, table)
-    dead_rows = _DEAD_ROWS if has_dead(connection) else "0::int8"
+    dead_rows = outbox.sql(_DEAD_ROWS if has_dead(connection, outbox) else "0::int8")
     with connection.cursor(row_factory=class_row(OutboxStatus)) as cursor:
-        query = _STATUS.format(dead_rows=dead_rows, is_locked=IS_LOCKED).format(gap="%s")
-        row = cursor.execute(query.encode(), (str(gap) if gap is not None else None, name)).fetchone()
+        query = outbox.sql(_STATUS, dead_rows=dead_rows, is_locked=is_locked(outbox))
+        row = cursor.execute(query, (str(gap) if gap is not None else None, name)).fetchone()
     assert row is not None
-    return row if topics is None else replace(row, missing_topics=_missing(connection, table, topics))
+    return row if topics is None else replace(row, missing_topics=missing_topics(connection, table, topics))
 
 
-def _missing(connection: psycopg.Connection[Any], table: Table, topics: AbstractSet[str]) -> tuple[str, ...]:
-    query = sql.SQL(_AGGREGATE_TYPES).format(as_bytes("aggregatetype", table.columns), table.unpublished)
-    names = [name for (name,) in connection.execute(query, (AGGREGATE_TYPES_MAX,)) if name is not None]
-    return tuple(sorted({topic for name in names if (topic := topic_named(name)) and topic not in topics}))
+def missing_topics(connection: psycopg.Connection[Any], table: Table, topics: AbstractSet[str]) -> tuple[str, ...]:
+    """The topics that rows of the table belong on, and Kafka does not have."""
+    route = table.outbox.route
+    query = table.outbox.sql(
+        _AGGREGATE_TYPES, bytes=as_bytes("aggregatetype", table.columns), condition=table.unpublished
+    )
+    names = [name for (name,) in connection.execute(query, (AGGREGATE_TYPES_MAX,))]
+    wanted = {topic_named(name, route) if name is not None else route.topic for name in names}
+    return tuple(sorted(topic for topic in wanted if topic is not None and topic not in topics))

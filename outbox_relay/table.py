@@ -1,7 +1,8 @@
 """The outbox table as its database describes it: columns, order of rows, and the lock of its reader."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -9,18 +10,19 @@ from psycopg import sql
 from outbox_relay.columns import Columns, as_bytes, find_columns
 from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.identity import Key, digest
-from outbox_relay.pgoutput import COLUMNS
+from outbox_relay.outbox import OUTBOX, ROLES, Outbox
 from outbox_relay.position import Origin, parse_lsn, tag
+from outbox_relay.quoting import quoted
 from outbox_relay.row import OutboxRow
 
 Connection = psycopg.Connection[Any]
 
-_HIDES_ROWS = "SELECT row_security_active('public.outbox')"
+_HIDES_ROWS = "SELECT row_security_active({name})"
 _ORIGIN = """
     SELECT c.system_identifier::text, d.oid::int8, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
     FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
 """
-_MAY_DELETE = "SELECT has_table_privilege('public.outbox', 'DELETE')"
+_MAY_DELETE = "SELECT has_table_privilege({name}, 'DELETE')"
 _CURRENT_LSN = "SELECT pg_current_wal_insert_lsn()::text"
 _FLUSH = """
     SELECT pg_logical_emit_message(true, 'settle-relay', '')
@@ -28,30 +30,29 @@ _FLUSH = """
 """
 # Two who read the same outbox would overtake each other, also where one reads the log and the other the table.
 _LOCK_KEY = "hashtext('settle-relay outbox')"
-_LOCK = f"SELECT pg_try_advisory_lock({_LOCK_KEY})"
-IS_LOCKED = f"""
+_LOCK_KEY_OF_ANOTHER = "hashtextextended('settle-relay outbox ' || {identity}, 0)"
+_LOCK = "SELECT pg_try_advisory_lock({key})"
+_IS_LOCKED = """
     EXISTS (
         SELECT FROM pg_locks JOIN pg_database ON oid = database AND datname = current_database()
         WHERE locktype = 'advisory' AND granted AND objsubid = 1
-            AND (classid::int8 << 32) | objid::int8 = {_LOCK_KEY}::int8
+            AND (classid::int8 << 32) | objid::int8 = {key}::int8
     )
 """
-"""SQL for whether somebody has that lock."""
 
 # Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
 # started first inserted last; with other IDs the start of the transaction is the best there is.
-_ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr(id::text, 15, 1) = '7'), true) FROM public.outbox"
+_ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr({id}::text, 15, 1) = '7'), true) FROM {table}"
 
 # A time without a zone is in the writer's zone, which is unknown: the earliest possible instant is taken.
-_CREATED_US = {
-    "timestamptz": "(extract(epoch FROM created_at) * 1000000)::int8",
-    "timestamp": "((extract(epoch FROM created_at) - 14 * 3600) * 1000000)::int8",
+_CREATED_US: dict[str, LiteralString] = {
+    "timestamptz": "(extract(epoch FROM {created_at}) * 1000000)::int8",
+    "timestamp": "((extract(epoch FROM {created_at}) - 14 * 3600) * 1000000)::int8",
 }
 # Whatever else somebody wrote there ('infinity') says nothing.
-_IF_SANE = "CASE WHEN created_at BETWEEN '1970-01-02' AND '9999-12-31' THEN {} END"
+_IF_SANE = "CASE WHEN {created_at} BETWEEN '1970-01-02' AND '9999-12-31' THEN {us} END"
 
 ALL_ROWS = sql.SQL("true")
-UNMARKED = sql.SQL("published_at IS NULL")
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,17 @@ class Table:
     """A description of the outbox table.
 
     Attributes:
-        columns: their types by name.
+        outbox: whose it is.
+        columns: those of the outbox that it has.
     """
 
+    outbox: Outbox
     columns: Columns
 
     @property
     def has_uuids(self) -> bool:
         """Whether IDs are UUIDs by type, which are unique wherever they come from."""
-        return self.columns["id"] == "uuid"
+        return self.columns["id"].kind == "uuid"
 
     @property
     def key(self) -> Key:
@@ -75,10 +78,11 @@ class Table:
         return _row_id if self.has_uuids else digest
 
     @property
-    def created_us(self) -> sql.SQL | None:
+    def created_us(self) -> sql.Composable | None:
         """SQL for when a row was written or a little before, microseconds since the Unix epoch; None: unknown."""
-        expression = _CREATED_US.get(self.columns.get("created_at", ""))
-        return sql.SQL(_IF_SANE.format(expression)) if expression is not None else None
+        column = self.columns.get("created_at")
+        expression = _CREATED_US.get(column.kind) if column is not None else None
+        return self.outbox.sql(_IF_SANE, us=self.outbox.sql(expression)) if expression is not None else None
 
     @property
     def is_marked(self) -> bool:
@@ -86,47 +90,68 @@ class Table:
         return "published_at" in self.columns
 
     @property
-    def unpublished(self) -> sql.SQL:
+    def unpublished(self) -> sql.Composable:
         """SQL for the rows without such a mark."""
-        return UNMARKED if self.is_marked else ALL_ROWS
+        return self.outbox.sql("{published_at} IS NULL") if self.is_marked else ALL_ROWS
+
+    @property
+    def values(self) -> int:
+        """How many columns :func:`select_rows` begins with that are a row's own."""
+        return len(ROLES) + len(self.outbox.additional)
 
 
 def _row_id(row: OutboxRow) -> bytes | None:
     return row.id
 
 
-def find_table(connection: Connection) -> Table:
+def row_of(values: Sequence[bytes | None]) -> OutboxRow:
+    """A row of its own columns, in the order of :func:`select_rows`."""
+    return OutboxRow._make([*values[: len(ROLES)], tuple(values[len(ROLES) :])])
+
+
+def find_table(connection: Connection, outbox: Outbox = OUTBOX) -> Table:
     """The outbox, of which this role sees every row.
 
     Raises:
-        OutboxMissingError: no table ``public.outbox`` (yet).
+        OutboxMissingError: there is no such table (yet).
         SetupError: a column that every record needs is missing or of a type that makes no record, or rows are
             hidden from the role.
     """
-    table = Table(find_columns(connection))
-    if scalar(connection, _HIDES_ROWS):
-        role = connection.info.user
+    table = Table(outbox, find_columns(connection, outbox))
+    if scalar(connection, outbox.sql(_HIDES_ROWS)):
+        role, name = quoted(connection.info.user), outbox.label
         raise SetupError(
-            f"row-level security hides rows of public.outbox from {role}: ALTER ROLE {role} BYPASSRLS, or let the "
-            "table's owner run ALTER TABLE public.outbox DISABLE ROW LEVEL SECURITY"
+            f"row-level security hides rows of {name} from {role}: ALTER ROLE {role} BYPASSRLS, or let the "
+            f"table's owner run ALTER TABLE {name} DISABLE ROW LEVEL SECURITY"
         )
     return table
 
 
-def lock(connection: Connection) -> None:
+def lock(connection: Connection, outbox: Outbox = OUTBOX) -> None:
     """Take the advisory lock of the only relay of this outbox, for as long as the connection lives.
 
     Raises:
         SlotBusyError: another relay holds it.
     """
-    if not scalar(connection, _LOCK):
+    if not scalar(connection, outbox.sql(_LOCK, key=_lock_key(outbox))):
         raise SlotBusyError("another relay reads this outbox; standing by")
 
 
-def find_origin(connection: Connection) -> Origin:
-    """Which database this is, and that nothing is known to be confirmed."""
+def is_locked(outbox: Outbox) -> sql.Composable:
+    """SQL for whether somebody has that lock."""
+    return outbox.sql(_IS_LOCKED, key=_lock_key(outbox))
+
+
+def _lock_key(outbox: Outbox) -> sql.Composable:
+    if outbox.is_standard:
+        return sql.SQL(_LOCK_KEY)
+    return sql.SQL(_LOCK_KEY_OF_ANOTHER).format(identity=sql.Literal(outbox.identity))
+
+
+def find_origin(connection: Connection, outbox: Outbox = OUTBOX) -> Origin:
+    """Which database and outbox this is, and that nothing is known to be confirmed."""
     system_identifier, oid, now_us = _one(connection, _ORIGIN)
-    return Origin(tag(system_identifier, oid), 0, now_us)
+    return Origin(tag(system_identifier, oid, outbox.identity), 0, now_us)
 
 
 def current_lsn(connection: Connection) -> int:
@@ -145,9 +170,10 @@ def flush(connection: Connection) -> None:
 
 def order_of(connection: Connection, table: Table) -> sql.Composable:
     """SQL to sort rows by, as nearly as can be told in the order in which they were committed."""
-    if table.has_uuids and scalar(connection, _ALL_OF_VERSION_7):
-        return sql.SQL("id")
-    return sql.SQL("created_at, id") if "created_at" in table.columns else sql.SQL("id")
+    outbox = table.outbox
+    if table.has_uuids and scalar(connection, outbox.sql(_ALL_OF_VERSION_7)):
+        return outbox.sql("{id}")
+    return outbox.sql("{created_at}, {id}" if "created_at" in table.columns else "{id}")
 
 
 def select_rows(
@@ -157,11 +183,14 @@ def select_rows(
     *,
     also: tuple[sql.Composable, ...] = (),
 ) -> sql.Composed:
-    """A query for rows: columns of ``OutboxRow`` as bytes, when it was written (microseconds), and ``also``."""
-    fields = [as_bytes(name, table.columns) for name in COLUMNS]
+    """A query for rows: their own columns as bytes, when they were written (microseconds), and ``also``."""
+    fields = [as_bytes(role, table.columns) for role in table.outbox.parts]
     created_us = table.created_us or sql.SQL("NULL::int8")
-    return sql.SQL("SELECT {} FROM public.outbox WHERE {} ORDER BY {}").format(
-        sql.SQL(", ").join([*fields, created_us, *also]), condition, order
+    return table.outbox.sql(
+        "SELECT {fields} FROM {table} WHERE {condition} ORDER BY {order}",
+        fields=sql.SQL(", ").join([*fields, created_us, *also]),
+        condition=condition,
+        order=order,
     )
 
 
@@ -169,20 +198,20 @@ def oldest_us(connection: Connection, table: Table) -> int:
     """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if unknown."""
     if table.created_us is None:
         return 0
-    query = sql.SQL("SELECT min({}) FROM public.outbox").format(table.created_us)
+    query = table.outbox.sql("SELECT min({us}) FROM {table}", us=table.created_us)
     row = connection.execute(query).fetchone()
     return (row[0] if row else 0) or 0
 
 
-def scalar(connection: Connection, query: str, *values: Any) -> Any:
+def scalar(connection: Connection, query: LiteralString | sql.Composed, *values: Any) -> Any:
     """The first column of a query's only row; None without a row."""
-    row = connection.execute(query.encode(), values or None).fetchone()
+    row = connection.execute(query, values or None).fetchone()
     return row[0] if row else None
 
 
-def may_delete(connection: Connection) -> bool:
+def may_delete(connection: Connection, outbox: Outbox) -> bool:
     """Whether the role may take rows out of the outbox."""
-    return bool(scalar(connection, _MAY_DELETE))
+    return bool(scalar(connection, outbox.sql(_MAY_DELETE)))
 
 
 def _one(connection: Connection, query: str) -> Any:

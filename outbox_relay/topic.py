@@ -1,49 +1,53 @@
-"""The topic of a row, by its ``aggregatetype``: ``<aggregatetype>.events``, or ``….requests`` as it stands.
+"""The topic of a row, by its ``aggregatetype`` and the outbox's route; in Settle's own ``<aggregatetype>.events``.
 
-Debezium's router names topics likewise when so configured: one replacement for a database of events, another for
-one of requests.
+Debezium's router names topics likewise when so configured.
 """
 
 import re
 
 from outbox_relay.errors import UnpublishableError
+from outbox_relay.outbox import OUTBOX, Outbox, Route
 from outbox_relay.row import OutboxRow
 
-SUFFIX = ".events"
-REQUESTS = ".requests"
-"""The end of an ``aggregatetype`` that is the whole name of a topic: what is asked for is no event yet."""
-
-# What Kafka allows, less the suffix.
-_NAME = re.compile(rb"[a-zA-Z0-9._-]{1,242}")
+# What Kafka allows.
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_NOT_A_NAME = (".", "..")
+# A longer value makes no name, whatever the route: what is matched against it is bounded.
+VALUE_BYTES_MAX = 1_000
 # Of a name that is none, as much as tells which it is.
 _SHOWN_MAX = 60
 
 
-def topic_named(aggregate_type: bytes) -> str | None:
+def topic_named(aggregate_type: bytes, route: Route = OUTBOX.route) -> str | None:
     """The topic of rows with this ``aggregatetype``; None where no topic can have that name."""
-    if not _NAME.fullmatch(aggregate_type):
+    if len(aggregate_type) > VALUE_BYTES_MAX:
         return None
-    name = aggregate_type.decode()
-    return name if name.endswith(REQUESTS) else name + SUFFIX
+    try:
+        name = route.name(aggregate_type.decode())
+    except UnicodeDecodeError:
+        return None
+    return name if is_topic_name(name) else None
 
 
-def aggregate_type_of(topic: str) -> bytes:
-    """The ``aggregatetype`` of rows for a topic."""
-    return topic.removesuffix(SUFFIX).encode()
+def is_topic_name(name: str) -> bool:
+    """Whether a topic can have that name."""
+    return _NAME.fullmatch(name) is not None and name not in _NOT_A_NAME
 
 
-def topic_of(row: OutboxRow, lsn: int) -> str:
+def topic_of(row: OutboxRow, lsn: int, outbox: Outbox = OUTBOX) -> str:
     """The topic of a row that was committed at ``lsn``.
 
     Raises:
         UnpublishableError: no topic can have that name.
     """
-    name = row.aggregate_type
-    if name is None:
-        raise UnpublishableError(row, lsn, "aggregatetype is NULL, which makes no topic name")
-    topic = topic_named(name)
+    if outbox.route.topic is not None:
+        return outbox.route.topic
+    column, value = outbox.columns.aggregatetype, row.aggregate_type
+    if value is None:
+        raise UnpublishableError(row, lsn, f"{column} is NULL, which makes no topic name")
+    topic = topic_named(value, outbox.route)
     if topic is None:
-        raise UnpublishableError(row, lsn, f"aggregatetype {_shown(name)} makes no topic name")
+        raise UnpublishableError(row, lsn, f"{column} {_shown(value)} makes no topic name")
     return topic
 
 

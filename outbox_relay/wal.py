@@ -16,7 +16,6 @@ from outbox_relay import coverage, initial, marks
 from outbox_relay.acknowledgements import Acknowledgements, Transaction
 from outbox_relay.cleaner import Cleaner
 from outbox_relay.columns import bytea_types
-from outbox_relay.coverage import PUBLICATION
 from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import PublicationMissingError, SetupError
 from outbox_relay.initial import Rule
@@ -65,34 +64,35 @@ def stream(source: Source) -> None:
         RelayError, psycopg.Error: what ended it.
     """
     with closing(connect(source.dsn)) as connection:
-        lock(connection)
-        name = slot_name(connection)
-        table = find_table(connection)
-        bring_up_to_date(connection)
+        outbox = source.outbox
+        lock(connection, outbox)
+        name = slot_name(connection, outbox)
+        table = find_table(connection, outbox)
+        bring_up_to_date(connection, outbox)
         source.has_table(table)
         _ensure_publication(source, connection, table)
         if table.is_marked:
             _decide_marks(source, connection)
         slot = _keep_slot(source, connection, name)
-        origin = find_origin(connection)
+        origin = find_origin(connection, outbox)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
         with (
             source.publishing() as (publisher, publish),
-            closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
+            closing(Published(source.settings, origin, source.raise_if_stopped)) as published,
         ):
             if slot is None:
                 new = not_yet_published(publish, published, source.quarantine)
                 slot = _fill(source, connection, table, name, origin, publisher, new)
-            dead, bytea = dead_since(connection, slot.confirmed_lsn), bytea_types(connection)
+            dead, bytea = dead_since(connection, slot.confirmed_lsn, outbox), bytea_types(connection)
             acks = Acknowledgements(
                 replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits, source.handled
             )
             backend_pid = connection.info.backend_pid
             is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
-            with ReplicationStream(connection, slot.name, PUBLICATION, is_there) as stream:
+            with ReplicationStream(connection, slot.name, outbox.publication_name, is_there) as stream:
                 new = not_dead(not_yet_published(publish, published, source.quarantine), dead)
-                decoder = Decoder(bytea_types=bytea)
+                decoder = Decoder(outbox, bytea)
                 forwarder = Forwarder(
                     stream, decoder, acks, publisher, new, or_quarantined(publish, source.quarantine), source
                 )
@@ -147,7 +147,7 @@ def _keep_slot(source: Source, connection: ReplicationConnection, name: str) -> 
 
 
 def _keeps_rows(source: Source, connection: ReplicationConnection) -> bool:
-    return not (source.settings.relay_cleanup and may_delete(connection))
+    return not (source.settings.cleanup and may_delete(connection, source.outbox))
 
 
 def _fill(
@@ -161,16 +161,11 @@ def _fill(
 ) -> Slot:
     """Create the slot, and publish what was committed before it."""
     source.making_slot(name)
-    rule = initial.rule(
-        source.settings.relay_initial,
-        source.settings.kafka_bootstrap,
-        origin.now_us,
-        keeps=_keeps_rows(source, connection),
-    )
+    rule = initial.rule(source.settings, origin.now_us, keeps=_keeps_rows(source, connection))
     with new_slot(connection, table, name) as slot:
         acks = Acknowledgements(origin, handled=source.handled)
         source.filling(acks)
-        dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0)}
+        dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0, source.outbox)}
         publish = not_dead(publish, dead)
         publish_rows_before(slot, acks, publisher, publish, rule, source)
         made = slot.make_permanent()

@@ -24,7 +24,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from contracts.postgres import service_connection
-from outbox_relay.pgoutput import COLUMNS, Decoder
+from outbox_relay.outbox import ROLES
+from outbox_relay.pgoutput import Decoder
 from processors.runtime.rows import Rows, write_rows
 from tracing.otlp import encode
 
@@ -33,7 +34,7 @@ SPANS = 2_000
 MESSAGES = 20_000
 ROWS, BATCHES = 2_000, 15
 
-TYPES = dict.fromkeys(COLUMNS, "text") | {"id": "uuid", "payload": "json"}
+TYPES = dict.fromkeys(ROLES, "text") | {"id": "uuid", "payload": "json"}
 NAMES = ", ".join(TYPES)
 PAYLOAD = '{"x": "' + "y" * 330 + '"}'
 TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -106,8 +107,8 @@ def _encode_theirs(spans: list[ReadableSpan]) -> bytes:
 
 def _relation() -> bytes:
     """The announcement of an outbox of text columns, as the server sends it."""
-    columns = b"".join(b"\0" + name.encode() + b"\0" + struct.pack(">Ii", 25, -1) for name in COLUMNS)
-    return b"R" + struct.pack(">I", 1) + b"public\0outbox\0d" + struct.pack(">H", len(COLUMNS)) + columns
+    columns = b"".join(b"\0" + name.encode() + b"\0" + struct.pack(">Ii", 25, -1) for name in ROLES)
+    return b"R" + struct.pack(">I", 1) + b"public\0outbox\0d" + struct.pack(">H", len(ROLES)) + columns
 
 
 def _decode_all(decode: Callable[[bytes], object]) -> None:

@@ -32,10 +32,10 @@ from broker.clients import SILENT, admin, reader
 from contracts.postgres import session
 from lab.benchmarks.machine import write
 from outbox_relay.acknowledgements import Waits
-from outbox_relay.coverage import PUBLICATION
+from outbox_relay.outbox import OUTBOX
 from outbox_relay.relay import READERS
-from outbox_relay.settings import RelaySettings
 from outbox_relay.source import Source
+from outbox_relay.source_settings import SourceSettings
 from stack.postgres import programs
 from stack.supervisor import Stack
 
@@ -171,7 +171,7 @@ class Raw:
             "--start",
         ]
         command += ["--endpos", end, "--no-loop", "--file", "/dev/null"]
-        command += ["-o", "proto_version=1", "-o", f"publication_names={PUBLICATION}"]
+        command += ["-o", "proto_version=1", "-o", f"publication_names={OUTBOX.publication_name}"]
         began = time.monotonic()
         subprocess.run(command, check=True, capture_output=True)
         return rows / (time.monotonic() - began)
@@ -212,8 +212,7 @@ def latency(stack: Stack, reader: str, rate: float, seconds: float) -> dict[str,
     """From commit to acknowledgement at a steady rate, milliseconds; the first two seconds do not count."""
     outbox = Outbox(stack, f"latency_{reader}")
     stop = threading.Event()
-    settings = RelaySettings(relay_sources=outbox.dsn, kafka_bootstrap=outbox.bootstrap)
-    source = Source(outbox.dsn, settings, outbox.name, READERS[reader], stop)
+    source = Source(SourceSettings(outbox.dsn, outbox.bootstrap), outbox.name, READERS[reader], stop)
     source.start()
     outbox.write(1)
     _wait_for(outbox, 1)

@@ -39,7 +39,7 @@ from lab.chaos.plan import (
     SWAP,
     Fault,
 )
-from outbox_relay.coverage import PUBLICATION as PUBLICATION_NAME
+from outbox_relay.outbox import OUTBOX
 from outbox_relay.slot_name import slot_name
 from stack.errors import StackError
 from stack.postgres import USER
@@ -138,7 +138,7 @@ class Operators:
         _until_done(fault, swap)
 
     def _drop_publication(self, fault: Fault) -> None:
-        drop = sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(PUBLICATION_NAME))
+        drop = sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(OUTBOX.publication_name))
         _until_done(fault, lambda: self._execute(fault.part, drop))
 
     def _drop_slot(self, fault: Fault) -> None:

@@ -90,12 +90,12 @@ def test_a_row_that_was_found_on_its_topic_is_handled_and_a_dead_one_is_not():
 
 
 def test_a_uuid_is_a_row_and_a_number_is_one_with_its_content_only():
-    row = ROW._replace(id=uuids(1)[0])
-    assert identity(row) == identity(row._replace(id=row.id.upper(), aggregate_id=b"b", payload=None))
-    others = [OTHER, ROW._replace(aggregate_id=b"b"), ROW._replace(event_type=b"U"), ROW._replace(payload=b"2")]
-    others += [ROW._replace(aggregate_id=None), ROW._replace(payload=None), ROW._replace(aggregate_type=b"b")]
-    assert identity(ROW) == identity(ROW._replace(traceparent=b"00-ab-cd-01"))
-    assert len({identity(ROW), *map(identity, others)}) == len(others) + 1
+    (uuid,) = uuids(1)
+    assert identity(uuid, "a.events", b"a", b"T", b"{}") == identity(uuid.upper(), "b.events", b"b", b"U", None)
+    one = (b"1", "a.events", b"acc-1", b"T", b"{}")
+    others = [(*one[:place], value, *one[place + 1 :]) for place, value in enumerate((b"2", "b.events", b"b"))]
+    others += [(*one[:3], b"U", b"{}"), (*one[:4], b"2"), (*one[:4], None), (*one[:2], None, *one[3:])]
+    assert len({identity(*one), *(identity(*other) for other in others)}) == len(others) + 1
 
 
 @pytest.mark.parametrize(

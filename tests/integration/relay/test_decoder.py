@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 import pytest
 
 from outbox_relay.errors import DecodeError
+from outbox_relay.outbox import ROLES
 from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.replication import ReplicationStream, connect
 from outbox_relay.row import OutboxRow
@@ -94,7 +95,7 @@ def test_every_row_is_read_as_the_table_has_it(recorded):
     messages, rows = recorded
     decoder = Decoder()
     events = [decoder.decode(message) for message in messages]
-    read = [tuple(event) for event in events if isinstance(event, OutboxRow)]
+    read = [event[: len(ROLES)] for event in events if isinstance(event, OutboxRow)]
     # The table keeps rows where there is room; the log has them in their order.
     assert len(read) == len(rows) == ROWS
     assert not set(read) ^ set(rows)

@@ -6,7 +6,7 @@ import random
 import pytest
 from confluent_kafka.admin import NewTopic
 
-from outbox_relay.dead import CREATE_TABLE, dead_rows, discard, retry
+from outbox_relay.dead import create_table, dead_rows, discard, retry
 from outbox_relay.errors import RelayError
 from stack import ports
 from tests.integration.relay.outbox import Outbox, answer, names, relaying, wait_until
@@ -176,7 +176,7 @@ def put_aside(outbox):
 @pytest.mark.parametrize("reader", ["wal", "polling"])
 def test_rows_of_any_content_that_make_no_record_are_put_aside_listed_retried_and_discarded(stack, reader):
     outbox = five(stack, "text", id=NO_KEY)
-    outbox.connection.execute(CREATE_TABLE)
+    outbox.connection.execute(create_table())
     good = [insert(outbox, "1")]
     bad = bad_rows(outbox)
     good.append(insert(outbox, "2"))

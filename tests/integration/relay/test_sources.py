@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from operations.grants import grant
 from operations.migrations import migrate
-from outbox_relay.dead import CREATE_TABLE, dead_rows
+from outbox_relay.dead import create_table, dead_rows
 from outbox_relay.slot_name import slot_name, slot_names
 from outbox_relay.status import outbox_status
 from stack import ports
@@ -103,7 +103,7 @@ def test_dead_rows_are_listed_retried_and_discarded_by_commands(stack, outbox, m
         monkeypatch.setenv(f"SETTLE_{service.upper()}_DSN", stack.state.dsns[service])
     monkeypatch.setenv("SETTLE_ACCOUNT_DSN", words(outbox))
     monkeypatch.setenv("COLUMNS", "300")
-    outbox.connection.execute(CREATE_TABLE)
+    outbox.connection.execute(create_table())
     outbox.connection.execute(
         "INSERT INTO outbox_dead (id, aggregatetype, aggregateid, type, payload, position, reason) VALUES"
         " (%s, %s, 'k', '[/x]\x1b[31m', '{}', '0/1', '[bold]no\x07'), (NULL, 'a', 'k', 'T', NULL, '0/1', 'no ID')",

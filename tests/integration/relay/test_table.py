@@ -238,9 +238,9 @@ def test_a_row_that_cannot_be_put_aside_holds_the_position_and_says_what_to_gran
         after, lsn = outbox.insert(), outbox.lsn()
         wait_until(lambda: "CREATE TABLE IF NOT EXISTS public.outbox_dead" in answer(port, "/readyz")[1], "said")
         assert not outbox.confirmed_passes(lsn)
-        from outbox_relay.dead import CREATE_TABLE
+        from outbox_relay.dead import create_table
 
-        outbox.connection.execute(CREATE_TABLE)
+        outbox.connection.execute(create_table())
         outbox.connection.execute(f"GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay_{outbox.name}")
         outbox.wait_published([after])
         assert [row.id for row in wait_until(lambda: dead_rows(outbox.connection), "put aside")] == [too_large]

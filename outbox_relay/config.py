@@ -1,0 +1,308 @@
+"""The relay's configuration file, ``relay.toml``: its keys, and what is wrong with one, key by key.
+
+It holds no secret: ``${VARIABLE}`` and ``${file:/path}`` stand for one in the address of a database and in what is
+said of Kafka.
+"""
+
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from broker.security import KafkaSettings
+from contracts.dsn import check_dsn, has_password
+from outbox_relay import initial
+from outbox_relay.errors import RelayError
+from outbox_relay.outbox import Additional, ColumnNames, Outbox, Route
+from outbox_relay.placeholders import filled_in, has_placeholder
+from outbox_relay.quoting import NAME_BYTES_MAX
+from outbox_relay.topic import is_topic_name
+
+FILE_BYTES_MAX = 1_000_000
+
+T = TypeVar("T", bound=BaseModel)
+
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
+
+
+class ConfigurationError(RelayError):
+    """The configuration file is wrong; the text has a line for each mistake, with the file and the key."""
+
+
+def _name(text: str) -> str:
+    if not text or "\0" in text or "%" in text:
+        raise ValueError("a name has at least one character, and no % among them")
+    if len(text.encode()) > NAME_BYTES_MAX:
+        raise ValueError(f"PostgreSQL keeps {NAME_BYTES_MAX} bytes of a name, and this one is longer")
+    return text
+
+
+def _slot(text: str) -> str:
+    if not _SLOT.fullmatch(text):
+        raise ValueError("the name of a slot has 1 to 63 of a-z, 0-9 and _")
+    return text
+
+
+def _topic(text: str) -> str:
+    if not is_topic_name(text):
+        raise ValueError("the name of a topic has 1 to 249 of a-z, A-Z, 0-9, ., _ and -")
+    return text
+
+
+def _initial(text: str) -> str:
+    initial.parse(text)
+    return text
+
+
+def _dsn(text: str) -> str:
+    return check_dsn(filled_in(text))
+
+
+Name = Annotated[str, AfterValidator(_name)]
+SlotName = Annotated[str, AfterValidator(_slot)]
+TopicName = Annotated[str, AfterValidator(_topic)]
+Initial = Annotated[str, AfterValidator(_initial)]
+FilledIn = Annotated[str, AfterValidator(filled_in)]
+OrNone = Annotated[Name | None, BeforeValidator(lambda value: None if value is False else value)]
+"""The name of a column; ``false`` where the table has none."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Columns(_Table):
+    """The columns of an outbox, by role; ``false`` for one that the table has not."""
+
+    id: Name = "id"
+    aggregatetype: OrNone = "aggregatetype"
+    aggregateid: OrNone = "aggregateid"
+    type: OrNone = "type"
+    payload: Name = "payload"
+    traceparent: OrNone = "traceparent"
+    tracestate: OrNone = "tracestate"
+    created_at: OrNone = "created_at"
+    published_at: Name = "published_at"
+
+
+class RouteTable(_Table):
+    """How a row comes to its topic: a constant one, or a regular expression over ``aggregatetype``."""
+
+    topic: TopicName | None = None
+    regex: str | None = None
+    replacement: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.regex is None) != (self.replacement is None):
+            raise ValueError("regex and replacement go together")
+        if self.topic is not None and self.regex is not None:
+            raise ValueError("either topic, or regex and replacement")
+        self.route()
+        return self
+
+    def route(self) -> Route:
+        """The same as a record."""
+        if self.regex is None or self.replacement is None:
+            return Route(topic=self.topic)
+        return Route(regex=self.regex, replacement=self.replacement)
+
+
+class AdditionalTable(_Table):
+    """A further column that goes into a header, or is the number of the partition."""
+
+    column: Name
+    placement: Literal["header", "partition"] = "header"
+    name: str | None = Field(None, min_length=1)
+
+
+class _Reading(_Table):
+    """How an outbox is read; what an outbox does not say, its source says."""
+
+    reader: Literal["wal", "polling"] | None = None
+    cleanup: bool | None = None
+    initial: Initial | None = None
+    poll_interval_s: float | None = Field(None, gt=0, le=3600)
+
+
+class OutboxTable(_Reading):
+    """One outbox of a database."""
+
+    schema_: Name = Field("public", alias="schema")
+    table: Name = "outbox"
+    name: str | None = Field(None, min_length=1)
+    columns: Columns = Columns()
+    route: RouteTable = RouteTable()
+    additional: tuple[AdditionalTable, ...] = Field((), strict=False)
+    publication: Name | None = None
+    slot: SlotName | None = None
+    dead_table: Name | None = None
+
+    @model_validator(mode="after")
+    def _has_a_route(self) -> Self:
+        if self.columns.aggregatetype is None and self.route.topic is None:
+            raise ValueError("without a column aggregatetype nothing makes a topic: say route.topic")
+        if self.dead_table == self.table:
+            raise ValueError("dead_table is the outbox itself")
+        return self
+
+    def outbox(self) -> Outbox:
+        """The same as a record."""
+        return Outbox(
+            schema=self.schema_,
+            table=self.table,
+            columns=ColumnNames(**dict(self.columns)),
+            route=self.route.route(),
+            additional=tuple(Additional(one.column, one.placement, one.name) for one in self.additional),
+            publication=self.publication,
+            slot=self.slot,
+            dead_table=self.dead_table,
+        )
+
+
+class SourceTable(_Reading):
+    """A database, and its outboxes."""
+
+    dsn: Annotated[str, AfterValidator(_dsn)] = Field(repr=False)
+    outbox: tuple[OutboxTable, ...] = Field((OutboxTable(),), strict=False)
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        if not self.outbox:
+            raise ValueError("a source has at least one outbox")
+        tables = [(one.schema_, one.table) for one in self.outbox]
+        slots = [one.slot for one in self.outbox if one.slot is not None]
+        if len(set(tables)) < len(tables):
+            raise ValueError("two of its outboxes are the same table")
+        if len(set(slots)) < len(slots):
+            raise ValueError("two of its outboxes have the same slot")
+        return self
+
+
+class HttpTable(_Table):
+    """Where health pages and metrics answer."""
+
+    host: str | None = None
+    port: int | None = Field(None, ge=0, le=65535)
+
+
+_KAFKA: Any = {"bootstrap": (FilledIn | None, None)} | {
+    name.removeprefix("kafka_"): (FilledIn | None, Field(None, repr=False)) for name in KafkaSettings.model_fields
+}
+KafkaTable = create_model("KafkaTable", __base__=_Table, **_KAFKA)
+"""The variables ``SETTLE_KAFKA_…``, in lower case and without that beginning."""
+
+
+class ConfigFile(_Table):
+    """The whole file."""
+
+    kafka: KafkaTable = KafkaTable()
+    http: HttpTable = HttpTable()
+    source: tuple[SourceTable, ...] = Field((), strict=False)
+
+
+_TABLES: Mapping[str, type[BaseModel]] = {
+    "kafka": KafkaTable,
+    "http": HttpTable,
+    "source": SourceTable,
+    "outbox": OutboxTable,
+    "columns": Columns,
+    "route": RouteTable,
+    "additional": AdditionalTable,
+}
+
+
+def read(path: Path) -> ConfigFile:
+    """The file, with the secrets that it names in place.
+
+    Raises:
+        ConfigurationError: it cannot be read, is no TOML, or has a wrong key or value.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            raise ConfigurationError(f"{path}: larger than {FILE_BYTES_MAX:,} bytes")
+        found = tomllib.loads(text.decode("utf-8-sig"))
+        others_read = bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    config = valid(ConfigFile, found, str(path))
+    for number, source in enumerate(found.get("source", ())):
+        if others_read and _has_password(source["dsn"]):
+            raise ConfigurationError(
+                f"{path}: source[{number}].dsn: has a password, and every user of this machine can read the file: "
+                f"say ${{VARIABLE}} or ${{file:/path}} instead, or chmod o= {path}"
+            )
+    return config
+
+
+def _has_password(text: str) -> bool:
+    """Whether a database's address says a password, and not where it is."""
+    return not has_placeholder(text) and has_password(text)
+
+
+def outbox_of(described: Mapping[str, Any], by: str) -> Outbox:
+    """An outbox from the keys of ``[[source.outbox]]``.
+
+    Args:
+        described: the keys and their values.
+        by: what describes it, for people.
+
+    Raises:
+        ConfigurationError: they do not fit together.
+    """
+    return valid(OutboxTable, described, by).outbox()
+
+
+def valid(kind: type[T], found: Mapping[str, Any], where: str) -> T:
+    """What is found, as a table of the file.
+
+    Args:
+        kind: which table.
+        found: its keys and values.
+        where: they stand, for people.
+
+    Raises:
+        ConfigurationError: a key or a value is wrong.
+    """
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        places = ((_place(details["loc"]), _what(details, kind)) for details in error.errors())
+        lines = (": ".join(filter(None, (where, place, what))) for place, what in places)
+        raise ConfigurationError("\n".join(lines)) from None
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """A key's place, as ``source[1].outbox[0].columns.id``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def _what(details: ErrorDetails, kind: type[BaseModel]) -> str:
+    if details["type"] == "missing":
+        return "is missing"
+    if details["type"] != "extra_forbidden":
+        return details["msg"].removeprefix("Value error, ")
+    *parents, key = (part for part in details["loc"] if isinstance(part, str))
+    table = _TABLES[parents[-1]] if parents else kind
+    keys = [field.alias or name for name, field in table.model_fields.items()]
+    near = get_close_matches(key, keys, n=1)
+    return "there is no such key" + (f": did you mean {near[0]}?" if near else f"; there are {', '.join(keys)}")

@@ -1,0 +1,59 @@
+"""What a record of another shape of outbox has otherwise than the standard one: headers, and its partition."""
+
+from collections.abc import Callable
+from typing import Final
+
+from contracts import headers
+from outbox_relay.errors import UnpublishableError
+from outbox_relay.outbox import Outbox
+from outbox_relay.row import OutboxRow
+
+Fields = list[tuple[str, str | bytes | None]]
+"""The headers of a record."""
+
+ANY_PARTITION: Final = -1
+"""What confluent-kafka takes for a partition by the key."""
+
+
+def differs(outbox: Outbox) -> bool:
+    """Whether records are made otherwise than those of the standard shape."""
+    return bool(outbox.additional) or outbox.columns.type is None
+
+
+class Otherwise:
+    """Completes the headers of a record, and says its partition.
+
+    Args:
+        outbox: whose rows.
+        partitions: how many a topic has.
+    """
+
+    def __init__(self, outbox: Outbox, partitions: Callable[[str], int]) -> None:
+        self._has_type = outbox.columns.type is not None
+        self._placed = [(one.placement, one.name) for one in outbox.additional]
+        self._partitions = partitions
+        self._known: dict[str, int] = {}
+
+    def __call__(self, row: OutboxRow, topic: str, fields: Fields, lsn: int) -> int:
+        """The partition of a row that was committed at ``lsn``.
+
+        Raises:
+            UnpublishableError: its topic has no such partition.
+            TopicError: that is not known, as the topic does not exist.
+        """
+        if not self._has_type:
+            fields[:] = [field for field in fields if field[0] != headers.EVENT_TYPE]
+        partition = ANY_PARTITION
+        for (placement, name), value in zip(self._placed, row.additional, strict=True):
+            if placement == "header":
+                fields.append((name, value))
+            elif placement == "partition" and value is not None:
+                partition = int(value)
+                if not self._exists(topic, partition):
+                    raise UnpublishableError(row, lsn, f"{name} is {partition}, and {topic} has no such partition")
+        return partition
+
+    def _exists(self, topic: str, partition: int) -> bool:
+        if not 0 <= partition < self._known.get(topic, 0):
+            self._known[topic] = self._partitions(topic)
+        return 0 <= partition < self._known[topic]

@@ -1,0 +1,229 @@
+"""The description of an outbox: its table, its columns by role, what of the server it uses, and its rows' topics.
+
+Everything that is named otherwise from one outbox to the next is here, once; the rest of the relay asks
+:meth:`Outbox.sql` for statements. ``Outbox()`` is ``public.outbox`` with the columns of Debezium's event router.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Final, Literal, LiteralString
+
+from psycopg import sql
+
+from outbox_relay.quoting import quoted, shortened
+
+ROLES: Final = ("id", "aggregatetype", "aggregateid", "type", "payload", "traceparent", "tracestate")
+"""What a record is made of, in the order of :class:`outbox_relay.row.OutboxRow`."""
+
+ROLES_CONTENTS: Final = 5
+"""So many of them are what a row says; the others are its trace context."""
+
+Placement = Literal["header", "partition", "envelope"]
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """The names of columns by role; None: the table has nothing of the kind.
+
+    Attributes:
+        id: tells rows apart; best a UUID.
+        aggregatetype: what the topic is made of.
+        aggregateid: the record's key; without it, records have none.
+        type: the header ``eventType``; without it, records have none.
+        payload: the record's value.
+        traceparent, tracestate: the trace context, where the table has them.
+        created_at: when a row was written, where the table has it.
+        published_at: the mark of those who poll.
+    """
+
+    id: str = "id"
+    aggregatetype: str | None = "aggregatetype"
+    aggregateid: str | None = "aggregateid"
+    type: str | None = "type"
+    payload: str = "payload"
+    traceparent: str | None = "traceparent"
+    tracestate: str | None = "tracestate"
+    created_at: str | None = "created_at"
+    published_at: str = "published_at"
+
+    @property
+    def by_role(self) -> Mapping[str, str]:
+        """The names of the columns that there may be."""
+        names = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {role: name for role, name in names.items() if name is not None}
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a row comes to its topic: a constant one, or a regular expression over its ``aggregatetype``.
+
+    A value that the expression does not match as a whole is the topic's name as it stands.
+
+    Attributes:
+        topic: the constant one.
+        regex: Python's, and ``(?<name>…)`` for a group as in Java.
+        replacement: the topic's name, with ``$1``, ``${1}`` and ``${name}`` for groups.
+
+    Raises:
+        ValueError: the expression is none, or the replacement names a group that it has not.
+    """
+
+    topic: str | None = None
+    regex: str = r"(.+)(?<!\.requests)"
+    replacement: str = "$1.events"
+    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    _template: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        python = re.sub(r"\(\?<(?=[A-Za-z])", "(?P<", self.regex)
+        template = re.sub(r"\$(?:\{(\w+)\}|(\d))", lambda group: rf"\g<{group[1] or group[2]}>", self._literal())
+        try:
+            object.__setattr__(self, "_pattern", re.compile(python))
+            # What matches nothing has all groups.
+            nothing = re.compile(python + "|").match("")
+            if nothing is not None:
+                nothing.expand(template)
+        except (re.error, IndexError) as error:
+            raise ValueError(f"regex and replacement make no name: {error}") from None
+        object.__setattr__(self, "_template", template)
+
+    def _literal(self) -> str:
+        return self.replacement.replace("\\", r"\\")
+
+    def name(self, value: str) -> str:
+        """The topic's name, which need not be a valid one."""
+        if self.topic is not None:
+            return self.topic
+        found = self._pattern.fullmatch(value)
+        return found.expand(self._template) if found is not None else value
+
+
+@dataclass(frozen=True)
+class Additional:
+    """A column besides those that have a role, and where its value goes.
+
+    Attributes:
+        column: its name.
+        placement: into a header, as the number of the record's partition, or into an envelope around the payload.
+        alias: the name of the header or field; None: the column's.
+    """
+
+    column: str
+    placement: Placement = "header"
+    alias: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in the record."""
+        return self.alias or self.column
+
+
+Part = str | Additional
+"""A column of a row: its role, or an additional one."""
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """One outbox of a database.
+
+    Attributes:
+        schema, table: where its rows are.
+        columns: their names by role.
+        route: how a row comes to its topic.
+        additional: further columns that records have something of.
+        publication: its name; None: ``settle_outbox``, for another table ``settle_<table>``.
+        slot: the name of the replication slot; None: made of the names of database and table.
+        dead_table: where rows go that can never be published, in the same schema; None: ``<table>_dead``.
+    """
+
+    schema: str = "public"
+    table: str = "outbox"
+    columns: ColumnNames = ColumnNames()
+    route: Route = Route()
+    additional: tuple[Additional, ...] = ()
+    publication: str | None = None
+    slot: str | None = None
+    dead_table: str | None = None
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is the table ``public.outbox``, whose locks and names are those of earlier versions."""
+        return (self.schema, self.table) == ("public", "outbox")
+
+    @property
+    def identity(self) -> str:
+        """What tells it from the other outboxes of its database; nothing for the standard one."""
+        if self.is_standard:
+            return ""
+        return ".".join('"' + name.replace('"', '""') + '"' for name in (self.schema, self.table))
+
+    @cached_property
+    def label(self) -> str:
+        """The table, as SQL and people write it."""
+        return f"{quoted(self.schema)}.{quoted(self.table)}"
+
+    @cached_property
+    def dead_label(self) -> str:
+        """The table of its dead rows, as SQL and people write it."""
+        return f"{quoted(self.schema)}.{quoted(self.dead_table or shortened(self.table, '_dead'))}"
+
+    @cached_property
+    def publication_name(self) -> str:
+        """The name of its publication."""
+        if self.publication is not None:
+            return self.publication
+        schema = "" if self.schema == "public" else f"{self.schema}_"
+        return "settle_outbox" if self.is_standard else shortened(f"settle_{schema}{self.table}")
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The roles that its table must have a column for."""
+        return tuple(
+            role
+            for role in ROLES[:ROLES_CONTENTS]
+            if role in self.columns.by_role and not (role == "aggregatetype" and self.route.topic is not None)
+        )
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What a row consists of, in the order of ``OutboxRow``."""
+        return (*ROLES, *self.additional)
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """What :meth:`sql` and :meth:`text` put for ``{table}`` and so on."""
+        literal = {
+            "name": self.label,
+            "schema": self.schema,
+            "dead_name": self.dead_label,
+            "publication_name": self.publication_name,
+        }
+        return {
+            **{role: quoted(name) for role, name in self.columns.by_role.items()},
+            **{key: sql.Literal(value).as_string() for key, value in literal.items()},
+            "table": self.label,
+            "dead": self.dead_label,
+            "publication": quoted(self.publication_name),
+            "index": quoted(shortened(self.table, "_unpublished")),
+        }
+
+    def sql(self, query: LiteralString, **parts: sql.Composable) -> sql.Composed:
+        """A statement about this outbox.
+
+        Args:
+            query: with ``{table}``, ``{dead}`` and ``{publication}``, the same as texts in SQL (``{name}``,
+                ``{dead_name}``, ``{publication_name}``), columns by their roles (``{id}``), the ``{index}`` of
+                rows without a mark, and the ``parts``.
+        """
+        names = {key: sql.SQL(name) for key, name in self.names.items()}
+        return sql.SQL(query).format(**names, **parts)
+
+    def text(self, query: LiteralString, **parts: str) -> str:
+        """The same as a text, in one line."""
+        return " ".join(query.split()).format(**self.names, **parts)
+
+
+OUTBOX = Outbox()
+"""The outbox of Settle's own services."""
