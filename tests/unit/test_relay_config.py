@@ -1,10 +1,12 @@
 """The relay's configuration file: what it makes of an outbox, and each mistake in one line with its place."""
 
 import os
+from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
-from outbox_relay.config import ConfigurationError
+from outbox_relay.config import ConfigurationError, read
 from outbox_relay.errors import RelayError, UnpublishableError
 from outbox_relay.outbox import OUTBOX, Additional, ColumnNames, Outbox, Route
 from outbox_relay.plan import plan
@@ -13,6 +15,7 @@ from outbox_relay.row import OutboxRow
 from outbox_relay.settings import RelaySettings
 from outbox_relay.topic import topic_named, topic_of
 
+ROOT = Path(__file__).parents[2]
 DSN = "postgresql://relay@db1/shop"
 
 
@@ -366,3 +369,21 @@ def test_names_of_the_standard_outbox_stay():
     assert (OUTBOX.label, OUTBOX.dead_label) == ("public.outbox", "public.outbox_dead")
     assert (OUTBOX.publication_name, OUTBOX.identity) == ("settle_outbox", "")
     assert Outbox(schema="a.b", table="c").identity != Outbox(schema="a", table="b.c").identity
+
+
+def test_the_example_of_the_documentation_is_one(monkeypatch, tmp_path):
+    text = (ROOT / "docs/relay-configuration.md").read_text()
+    example = text.split("```toml\n")[1].split("```")[0]
+    secret = tmp_path / "kafka"
+    secret.write_text("secret")
+    path = tmp_path / "relay.toml"
+    path.write_text(example.replace("/run/secrets/kafka", str(secret)))
+    monkeypatch.setenv("ACCOUNT_PASSWORD", "secret")
+    monkeypatch.setenv("SHOP_DSN", "postgresql://relay@db2/shop")
+    file = read(path)
+    assert [conninfo_to_dict(source.dsn)["dbname"] for source in file.source] == ["account", "shop"]
+    assert [one.outbox().table for source in file.source for one in source.outbox] == [
+        "outbox",
+        "Order Events",
+        "mails",
+    ]

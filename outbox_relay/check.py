@@ -1,0 +1,231 @@
+"""The check before a start: what of databases, tables, rights and topics would keep the relay from its work.
+
+Nothing is changed, and nothing is published. A source's relay may run meanwhile.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from confluent_kafka import KafkaException
+
+from broker import security
+from broker.clients import admin
+from broker.lifeline import why_unanswered
+from outbox_relay import coverage, marks
+from outbox_relay.dead import create_table, has_dead
+from outbox_relay.errors import OutboxMissingError, RelayError
+from outbox_relay.outbox import Outbox
+from outbox_relay.plan import plan
+from outbox_relay.quoting import quoted
+from outbox_relay.replication import connect
+from outbox_relay.settings import RelaySettings
+from outbox_relay.slot_name import slot_name
+from outbox_relay.source import one_line, source_name
+from outbox_relay.source_settings import SourceSettings
+from outbox_relay.status import missing_topics
+from outbox_relay.table import Table, find_table, scalar
+
+KAFKA_ANSWER_S = 10.0
+# The relay makes a temporary slot first, and of it the one that stays.
+SLOTS_OF_A_START = 2
+
+_SERVER = """
+    SELECT pg_is_in_recovery(), current_setting('wal_level'),
+        current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)::int
+"""
+_SCHEMA = "SELECT has_schema_privilege({schema}, 'USAGE'), has_schema_privilege({schema}, 'CREATE')"
+_TABLE = """
+    SELECT has_table_privilege({name}, 'SELECT') OR has_any_column_privilege({name}, 'SELECT'),
+        has_table_privilege({name}, 'UPDATE'), has_table_privilege({name}, 'DELETE'),
+        pg_has_role(relowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE')
+    FROM pg_class WHERE oid = {name}::regclass
+"""
+_DEAD = "SELECT has_table_privilege({dead_name}, 'SELECT') AND has_table_privilege({dead_name}, 'INSERT')"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        source: of which source, or ``kafka``.
+        subject: what was looked at: ``table``, ``rights`` and so on.
+        is_ok: whether the relay can work with it.
+        text: how it is, in one line.
+        remedy: what to do, where it is not as it should be.
+    """
+
+    source: str
+    subject: str
+    is_ok: bool
+    text: str
+    remedy: str | None = None
+
+
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """A line for each, for people."""
+    for one in findings:
+        remedy = f": {one.remedy}" if one.remedy else ""
+        yield f"{'ok' if one.is_ok else 'problem':<8} {one.source}  {one.subject}: {one.text}{remedy}"
+
+
+def to_json(findings: Iterable[Finding]) -> str:
+    """All of them as a JSON array."""
+    return json.dumps([asdict(one) for one in findings], indent=2)
+
+
+def check(settings: RelaySettings) -> Iterator[Finding]:
+    """Look at Kafka, and at each source.
+
+    Raises:
+        RelayError: there is no source, or the configuration file is wrong.
+        KafkaSettingsError: nobody can connect to Kafka as the variables say.
+    """
+    made = plan(settings)
+    bootstrap = made.settings.kafka_bootstrap
+    security.check(bootstrap)
+    topics: Mapping[str, Any] | None = None
+    why = why_unanswered(bootstrap)
+    if why is not None:
+        yield Finding("kafka", "connection", False, f"{bootstrap} does not answer", why)
+    else:
+        try:
+            topics = admin(bootstrap).list_topics(timeout=KAFKA_ANSWER_S).topics
+            yield Finding("kafka", "connection", True, f"{bootstrap} answers")
+        except KafkaException as error:
+            yield Finding("kafka", "connection", False, f"{bootstrap} lists no topics", error.args[0].str())
+    for source in made.sources:
+        name = source.name or source_name(source.dsn, source.outbox)
+        for subject, is_ok, text, remedy in _source(source, topics):
+            yield Finding(name, subject, is_ok, text, remedy)
+
+
+_Seen = tuple[str, bool, str, str | None]
+
+
+def _source(source: SourceSettings, topics: Mapping[str, Any] | None) -> Iterator[_Seen]:
+    try:
+        with closing(connect(source.dsn, replication=False)) as connection:
+            version = connection.info.server_version
+            yield "connection", True, f"PostgreSQL {version // 10_000}.{version % 10_000}", None
+            yield from _server(source, connection)
+            try:
+                table = find_table(connection, source.outbox)
+            except (RelayError, psycopg.Error) as error:
+                yield "table", False, one_line(error), _remedy(error)
+                return
+            yield "table", True, f"{source.outbox.label} has all that records are made of", None
+            yield from _rights(source, connection)
+            if source.reader == "wal":
+                yield from _log(connection, table)
+            elif not table.is_marked:
+                yield from _mark(source, connection)
+            if topics is not None:
+                yield from _topics(connection, table, topics)
+    except (RelayError, psycopg.Error, ValueError) as error:
+        yield "connection", False, one_line(error), None
+
+
+def _server(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterator[_Seen]:
+    is_standby, wal_level, free = _row(connection, source.outbox, _SERVER)
+    if is_standby:
+        yield (
+            "server",
+            False,
+            "is a standby, where nothing can be removed",
+            "give the primary's address",
+        )
+    if source.reader != "wal":
+        return
+    if wal_level == "logical":
+        yield "wal_level", True, "logical", None
+    else:
+        yield "wal_level", False, wal_level, "ALTER SYSTEM SET wal_level = logical, and restart PostgreSQL"
+    try:
+        connect(source.dsn).close()
+        yield "replication", True, "allowed", None
+    except (RelayError, psycopg.Error) as error:
+        yield "replication", False, one_line(error), "pg_hba.conf and PgBouncer may refuse it too"
+    name = slot_name(connection, source.outbox)
+    has_slot = scalar(connection, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s", name)
+    if has_slot or free >= SLOTS_OF_A_START:
+        yield "slots", True, f"{name} {'is there' if has_slot else 'will be made'}", None
+    else:
+        yield "slots", False, f"{free} are free, {SLOTS_OF_A_START} are needed", "raise max_replication_slots"
+
+
+def _rights(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterator[_Seen]:
+    outbox, role = source.outbox, quoted(connection.info.user)
+    may_select, may_update, may_delete, *_ = _row(connection, outbox, _TABLE)
+    wanted = {"SELECT": may_select}
+    if source.cleanup:
+        wanted["DELETE"] = may_delete
+    if source.reader == "polling":
+        wanted["UPDATE"] = may_update
+    missing = ", ".join(right for right, is_given in wanted.items() if not is_given)
+    if missing:
+        yield "rights", False, f"{role} lacks {missing}", f"GRANT {missing} ON {outbox.label} TO {role}"
+    else:
+        yield "rights", True, f"{role} has {', '.join(wanted)}", None
+    if has_dead(connection, outbox):
+        if scalar(connection, outbox.sql(_DEAD)):
+            yield "dead rows", True, f"{outbox.dead_label} is there", None
+        else:
+            grant = f"GRANT SELECT, INSERT, UPDATE ON {outbox.dead_label} TO {role}"
+            yield "dead rows", False, f"{role} may not write {outbox.dead_label}", grant
+        return
+    _, may_create = _row(connection, outbox, _SCHEMA)
+    if may_create:
+        yield "dead rows", True, f"{outbox.dead_label} will be made when it is needed", None
+    else:
+        yield "dead rows", False, f"{role} may not make {outbox.dead_label}", create_table(outbox)
+
+
+def _log(connection: psycopg.Connection[Any], table: Table) -> Iterator[_Seen]:
+    outbox = table.outbox
+    gap = coverage.publication_gap(connection, table)
+    *_, is_owner, may_create = _row(connection, outbox, _TABLE)
+    name = quoted(outbox.publication_name)
+    if gap is None:
+        yield "publication", True, f"{name} has all rows", None
+    elif gap.is_missing and gap.statements and is_owner and may_create:
+        yield "publication", True, f"{name} will be made", None
+    else:
+        yield "publication", False, gap.reason, "; ".join(gap.statements) or None
+    slot = coverage.slot_gap(connection, slot_name(connection, outbox))
+    if slot is not None:
+        remedy = "it is made anew at the start" if slot.is_ours else "drop it, or name another slot"
+        yield "slot", slot.is_ours, slot.reason, remedy
+
+
+def _mark(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterator[_Seen]:
+    column = source.outbox.columns.published_at
+    *_, is_owner, _ = _row(connection, source.outbox, _TABLE)
+    if is_owner:
+        yield "mark", True, f"the column {column} will be made", None
+    else:
+        statements = marks.statements(source.outbox, keeps=not source.cleanup or source.initial is not None)
+        yield "mark", False, f"there is no column {column}, which polling needs", "; ".join(statements)
+
+
+def _topics(connection: psycopg.Connection[Any], table: Table, topics: Mapping[str, Any]) -> Iterator[_Seen]:
+    constant = table.outbox.route.topic
+    missing = missing_topics(connection, table, topics.keys())
+    if constant is not None and constant not in topics:
+        missing = (constant,)
+    if missing:
+        yield "topics", False, f"Kafka has no {', '.join(missing)}", "create what is missing"
+    else:
+        yield "topics", True, f"Kafka has {constant or 'those of the rows that are there'}", None
+
+
+def _remedy(error: Exception) -> str | None:
+    return "run its migration, or name another table" if isinstance(error, OutboxMissingError) else None
+
+
+def _row(connection: psycopg.Connection[Any], outbox: Outbox, query: LiteralString) -> Any:
+    return connection.execute(outbox.sql(query)).fetchone()
