@@ -22,7 +22,6 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from broker.security import KafkaSettings
 from contracts.dsn import check_dsn, has_password
@@ -296,11 +295,11 @@ def _place(loc: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def _what(details: ErrorDetails, kind: type[BaseModel]) -> str:
+def _what(details: Mapping[str, Any], kind: type[BaseModel]) -> str:
     if details["type"] == "missing":
         return "is missing"
     if details["type"] != "extra_forbidden":
-        return details["msg"].removeprefix("Value error, ")
+        return str(details["msg"]).removeprefix("Value error, ")
     *parents, key = (part for part in details["loc"] if isinstance(part, str))
     table = _TABLES[parents[-1]] if parents else kind
     keys = [field.alias or name for name, field in table.model_fields.items()]

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import psycopg
 from confluent_kafka import Message, TopicPartition
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.cimpl import NewTopic
 
 from broker.clients import admin, reader
+from contracts import headers
 from contracts.postgres import session
 from stack.errors import StackError
 from stack.jars import kafka_jars
@@ -210,14 +211,14 @@ def _verdict(records: Sequence[Message]) -> str:
 
 
 def _shown(record: Message) -> str:
-    headers = ", ".join(f"{name}={(value or b'').decode()}" for name, value in record.headers() or ())
+    shown = [f"{name}={(value or b'').decode()}" for name, value in headers.of(record) or ()]
     key, value = record.key(), record.value()
     lines = {
         "topic": f"{record.topic()}, partition {record.partition()}, offset {record.offset()}",
         "key": key.decode() if isinstance(key, bytes) else "",
         "value": (value or b"").decode(),
     }
-    first, *others = headers.split(", ")
+    first, *others = shown
     return "\n".join(
         [f"    {name:<8}{text}" for name, text in lines.items()]
         + [f"    headers {first}", *(f"            {other}" for other in others)]

@@ -242,7 +242,10 @@ def test_the_relay_s_own_package_asks_for_what_it_imports():
     modules = [name for name in MODULES if name.partition(".")[0] == "outbox_relay"]
     assert set().union(*map(reached, modules)) == asked
     extra = RELAY["project"]["optional-dependencies"]["demo"]
-    assert set(extra) <= set(PROJECT["project"]["optional-dependencies"]["stack"])
+    assert set(extra) <= {
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["stack"],
+    }
     assert reached("stack.relay_demo") <= asked | {canonicalize_name(one.name) for one in map(Requirement, extra)}
     elsewhere = {"colorama", "tzdata"}  # on another system
     assert closure(RELAY["project"]["dependencies"]) == locked("deploy/relay/requirements.lock").keys() - elsewhere
