@@ -79,7 +79,7 @@ def demo(say: Callable[[str], None]) -> None:
     with tempfile.TemporaryDirectory(prefix="outbox-relay-demo-") as folder, servers(Path(folder)) as found:
         say(f"An outbox in the database {DATABASE}:\n\n{_indented(CREATE)}\n")
         say(
-            f"{ROWS:,} rows of {ORDERS} orders are committed, {ROWS_EACH} at a time, while the relay publishes.\n"
+            f"{ROWS:,} rows of {ORDERS} orders are committed, {ROWS_EACH} at a time, as the relay publishes.\n"
             f"It is killed (SIGKILL) {KILLS} times, and started again:\n\n"
             "    outbox-relay --source postgresql://…/orders --bootstrap 127.0.0.1:…\n"
         )
@@ -207,7 +207,7 @@ def _verdict(records: Sequence[Message]) -> str:
     every = sorted(number for of_one in numbers.values() for number in of_one)
     if every != list(range(1, ROWS + 1)) or any(of_one != sorted(of_one) for of_one in numbers.values()):
         raise StackError(f"the topic is not as promised: {len(records):,} records of {ROWS:,} rows")
-    return f"\nThe topic {TOPIC} has {len(records):,} records: each row once, each order's in order.\n"
+    return f"\nThe topic {TOPIC} has {len(records):,} records: each row once, each order in order.\n"
 
 
 def _shown(record: Message) -> str:
