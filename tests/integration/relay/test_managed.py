@@ -6,13 +6,15 @@ import psycopg
 import pytest
 
 from outbox_relay.errors import SetupError
+from outbox_relay.explain import explained
 from outbox_relay.managed import logical_level, replication_right
 from outbox_relay.replication import connect
+from outbox_relay.settings import RelaySettings
 from outbox_relay.slot import drop_slot, new_slot
 from outbox_relay.table import find_table
 from tests.integration.relay.outbox import CREATE_OUTBOX
 from tests.integration.relay.pair import server
-from tests.integration.relay.test_table import limited_role
+from tests.integration.relay.test_table import as_url, limited_role
 
 LEVELS = {
     "rds.logical_replication": "set rds.logical_replication = 1 in the parameter group and reboot",
@@ -35,6 +37,12 @@ def test_where_a_role_grants_the_right_to_replicate_that_is_named(outbox, rds):
         connect(role)
     with closing(connect(role, replication=False)) as connection, pytest.raises(SetupError, match=granted):
         drop_slot(connection, "settle_outbox_nobody")
+
+
+def test_the_sql_for_the_owner_grants_it_likewise(outbox, rds):
+    role = limited_role(outbox, "SELECT", "NOREPLICATION", publication=False)
+    outbox.connection.execute(explained(RelaySettings(relay_sources=as_url(role))).encode())
+    assert outbox.one("SELECT pg_has_role(%s, 'rds_replication', 'MEMBER')", f"relay_{outbox.name}")
 
 
 def test_elsewhere_it_is_an_attribute_of_the_role(outbox):
