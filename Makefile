@@ -87,6 +87,8 @@ lock: $(READY) ## Write the exact versions and hashes that pyproject.toml asks f
 	@$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --extra relay --extra services --constraint requirements.lock --no-annotate \
 		--output-file deploy/requirements.lock pyproject.toml
+	@$(COMPILE) --constraint requirements.lock --no-annotate --output-file deploy/relay/requirements.lock \
+		deploy/relay/pyproject.toml
 	@echo setuptools | $(COMPILE) --constraint requirements.lock --no-annotate --output-file deploy/build.lock -
 
 clean: ## Remove the virtual environment and caches

@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import Enum
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,12 +23,23 @@ from outbox_relay.errors import RelayError
 from outbox_relay.settings import RelaySettings
 
 _SOURCES = "SETTLE_RELAY_SOURCES"
+_OWN = "settle-outbox-relay"
+_DEMO_EXTRA = {_OWN: "demo", "settle": "stack"}
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"outbox-relay {version('settle')}")
+        typer.echo(f"outbox-relay {version(_package())}")
         raise typer.Exit
+
+
+def _package() -> str:
+    """The package that this is installed with: the relay's own, or the whole project's."""
+    try:
+        version(_OWN)
+    except PackageNotFoundError:
+        return "settle"
+    return _OWN
 
 
 class Command(Enum):
@@ -36,6 +48,7 @@ class Command(Enum):
     RUN = "run"
     CHECK = "check"
     EXPLAIN = "explain"
+    DEMO = "demo"
 
 
 def relay(
@@ -43,7 +56,8 @@ def relay(
         Command,
         typer.Argument(
             help="run: publish every row, until SIGTERM or SIGINT. check: say what is wrong with database, table, "
-            "rights, publication, slot and topics. explain: print the SQL that the tables' owner is to run."
+            "rights, publication, slot and topics. explain: print the SQL that the tables' owner is to run. "
+            "demo: try it on a PostgreSQL and a Kafka of its own."
         ),
     ] = Command.RUN,
     config: Annotated[
@@ -110,6 +124,9 @@ def relay(
             given["relay_sources"] = [_checked(dsn) for dsn in source]
             if any(map(has_password, source)):
                 _begin_again(source)
+        if command is Command.DEMO:
+            _demo()
+            return
         failpoints.arm_from_environment()
         _do(command, RelaySettings(**given), as_json=as_json)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -134,6 +151,21 @@ def _do(command: Command, settings: RelaySettings, *, as_json: bool) -> None:
         findings = list(check(settings))
         typer.echo(hide(to_json(findings) if as_json else "\n".join(lines(findings))))
         raise typer.Exit(0 if all(one.is_ok for one in findings) else 1)
+
+
+def _demo() -> None:
+    """A module of the floor above, which not every installation has: it is named here, and imports the relay."""
+    if find_spec("jgo") is None or find_spec("stack") is None:
+        _refuse(
+            f"the demo needs what is not installed here: pip install '{_package()}[{_DEMO_EXTRA[_package()]}]'"
+        )
+    module = import_module("stack.relay_demo")
+    try:
+        module.demo(typer.echo)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except module.StackError as error:
+        _refuse(str(error))
 
 
 def _checked(dsn: str) -> str:

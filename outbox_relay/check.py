@@ -18,6 +18,7 @@ from broker.lifeline import why_unanswered
 from outbox_relay import coverage, marks
 from outbox_relay.dead import create_table, has_dead
 from outbox_relay.errors import OutboxMissingError, RelayError
+from outbox_relay.managed import logical_level
 from outbox_relay.outbox import Outbox
 from outbox_relay.plan import plan
 from outbox_relay.quoting import quoted
@@ -144,7 +145,7 @@ def _server(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iter
     if wal_level == "logical":
         yield "wal_level", True, "logical", None
     else:
-        yield "wal_level", False, wal_level, "ALTER SYSTEM SET wal_level = logical, and restart PostgreSQL"
+        yield "wal_level", False, wal_level, logical_level(connection)
     try:
         connect(source.dsn).close()
         yield "replication", True, "allowed", None

@@ -37,7 +37,9 @@ END $$;
 """
 _REPLICATION = """
 DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {role_name} AND (rolreplication OR rolsuper)) THEN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication') THEN
+        GRANT rds_replication TO {role};  -- Amazon RDS and Aurora
+    ELSIF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {role_name} AND (rolreplication OR rolsuper)) THEN
         ALTER ROLE {role} REPLICATION;
     END IF;
 END $$;

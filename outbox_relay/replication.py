@@ -6,6 +6,7 @@ The streaming replication protocol over psycopg's libpq connection; what the mes
 Source: PostgreSQL documentation, "Streaming Replication Protocol" (START_REPLICATION … LOGICAL).
 """
 
+import re
 import selectors
 import struct
 import time
@@ -19,6 +20,7 @@ from psycopg import pq, sql
 from contracts.dsn import effective
 from contracts.postgres import relay_connection
 from outbox_relay.errors import DecodeError, PublicationMissingError, SetupError, SlotBusyError, StreamError
+from outbox_relay.managed import replication_right
 from outbox_relay.pgoutput import POSTGRES_EPOCH_US
 from outbox_relay.quoting import quoted
 
@@ -45,6 +47,10 @@ _XLOG_HEADER_BYTES = 25
 _keepalive = struct.Struct(">xQqB")
 _status_update = struct.Struct(">cQQQqB")
 
+# Up to version 15 "must be superuser or replication role to start walsender", then "permission denied to start WAL
+# sender".
+_NO_WALSENDER = re.compile("start (walsender|WAL sender)")
+
 ReplicationConnection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -58,14 +64,18 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
     try:
         connection = relay_connection(dsn, replication=replication)
     except psycopg.OperationalError as error:
-        if replication and "WAL sender" in str(error):
-            role = effective(dsn).get("user")
-            raise SetupError(f"permission denied to read the log: ALTER ROLE {role} REPLICATION") from None
+        if replication and _NO_WALSENDER.search(str(error)):
+            raise SetupError(f"permission denied to read the log: {_right(dsn)}") from None
         raise
     since_17 = _SESSION_SINCE_17 if connection.info.server_version >= _VERSION_17 else {}
     settings = [f"set_config('{name}', '{value}', false)" for name, value in (_SESSION | since_17).items()]
     connection.execute(f"SELECT {', '.join(settings)}".encode())
     return connection
+
+
+def _right(dsn: str) -> str:
+    with relay_connection(dsn, replication=False) as connection:
+        return replication_right(connection, effective(dsn).get("user", connection.info.user))
 
 
 def is_read_by(dsn: str, slot: str, backend_pid: int) -> bool:

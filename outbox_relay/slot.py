@@ -15,6 +15,7 @@ from psycopg import sql
 
 from outbox_relay.coverage import slot_gap
 from outbox_relay.errors import SetupError, SlotBusyError
+from outbox_relay.managed import logical_level, replication_right
 from outbox_relay.position import parse_lsn
 from outbox_relay.replication import ReplicationConnection
 from outbox_relay.row import OutboxRow
@@ -86,7 +87,7 @@ def drop_slot(connection: Connection, name: str) -> bool:
     except psycopg.errors.ObjectInUse as error:
         raise SlotBusyError(_first_line(error)) from None
     except psycopg.errors.InsufficientPrivilege as error:
-        raise SetupError(f"{_first_line(error)}: ALTER ROLE {connection.info.user} REPLICATION") from None
+        raise SetupError(f"{_first_line(error)}: {_right(connection)}") from None
     return True
 
 
@@ -145,10 +146,17 @@ def new_slot(connection: ReplicationConnection, table: Table, name: str) -> Iter
     try:
         created = _one(connection, _CREATE_TEMPORARY, identifiers=True, name=temporary)
     except psycopg.errors.InsufficientPrivilege as error:
-        raise SetupError(f"{_first_line(error)}: ALTER ROLE {connection.info.user} REPLICATION") from None
+        raise SetupError(f"{_first_line(error)}: {_right(connection)}") from None
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
-        raise SetupError(f"{_first_line(error)}: set wal_level = logical and restart PostgreSQL") from None
+        connection.execute("ROLLBACK")
+        raise SetupError(f"{_first_line(error)}: {logical_level(connection)}") from None
     yield NewSlot(connection, table, name, temporary, created[1])
+
+
+def _right(connection: Connection) -> str:
+    """What gives the role the right that it lacks, once a transaction that failed for it is over."""
+    connection.execute("ROLLBACK")
+    return replication_right(connection, connection.info.user)
 
 
 def _one(connection: Connection, statement: LiteralString, *, identifiers: bool = False, **names: str) -> Any:

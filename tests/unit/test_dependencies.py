@@ -19,6 +19,7 @@ from tests.closure import closure
 from tests.unit.test_layout import MODULES, PACKAGES, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RELAY = tomllib.loads((ROOT / "deploy/relay/pyproject.toml").read_text())
 BASE = ""
 
 # What is installed with each folder's code is what it may import.
@@ -227,11 +228,34 @@ def test_the_wheel_is_built_with_what_the_project_asks_for():
     assert asked.specifier.contains(locked("deploy/build.lock")[asked.name])
 
 
+def test_the_relay_s_own_package_is_of_one_piece_with_the_project():
+    """Its version and Python, and as much of its requirements as the relay has."""
+    relay, project = RELAY["project"], PROJECT["project"]
+    for key in ("version", "requires-python", "license"):
+        assert relay[key] == project[key]
+    assert set(relay["dependencies"]) <= {*project["dependencies"], *project["optional-dependencies"]["relay"]}
+    assert locked("deploy/relay/requirements.lock").items() <= locked("requirements.lock").items()
+
+
+def test_the_relay_s_own_package_asks_for_what_it_imports():
+    asked = {canonicalize_name(one.name) for one in map(Requirement, RELAY["project"]["dependencies"])}
+    modules = [name for name in MODULES if name.partition(".")[0] == "outbox_relay"]
+    assert set().union(*map(reached, modules)) == asked
+    extra = RELAY["project"]["optional-dependencies"]["demo"]
+    assert set(extra) <= {
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["stack"],
+    }
+    assert reached("stack.relay_demo") <= asked | {canonicalize_name(one.name) for one in map(Requirement, extra)}
+    elsewhere = {"colorama", "tzdata"}  # on another system
+    assert closure(RELAY["project"]["dependencies"]) == locked("deploy/relay/requirements.lock").keys() - elsewhere
+
+
 def test_only_what_the_locks_say_is_installed():
-    """By make and into the image; the gate sets up with make."""
-    makefile, image = (ROOT / "Makefile").read_text(), (ROOT / "Dockerfile").read_text()
-    installs = re.findall(r"pip\b.* install .*", makefile + image)
-    assert len(installs) == 6
+    """By make and into the images; the gate sets up with make."""
+    files = ("Makefile", "Dockerfile", "deploy/relay/Dockerfile")
+    installs = re.findall(r"pip\b.* install .*", "".join((ROOT / file).read_text() for file in files))
+    assert len(installs) == 9
     for line in installs:
         by_lock = re.search(r"--require-hashes -r \S+\.lock", line)
         ours = "--no-deps" in line and ("--no-index" in line or "--no-build-isolation" in line)

