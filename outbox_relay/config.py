@@ -28,7 +28,7 @@ from contracts import headers
 from contracts.dsn import check_dsn, has_password
 from outbox_relay import initial
 from outbox_relay.errors import RelayError
-from outbox_relay.outbox import GROUP, Additional, ColumnNames, Outbox, Route
+from outbox_relay.outbox import Additional, ColumnNames, Outbox, Route
 from outbox_relay.placeholders import filled_in, has_placeholder
 from outbox_relay.quoting import NAME_BYTES_MAX
 from outbox_relay.topic import is_topic_name
@@ -40,6 +40,7 @@ _HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tra
 
 T = TypeVar("T", bound=BaseModel)
 
+_GROUP = re.compile(r"\$(?:\{\w+\}|\d)")
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 
 
@@ -116,7 +117,7 @@ class RouteTable(_Table):
             raise ValueError("regex and replacement go together")
         if self.topic is not None and self.regex is not None:
             raise ValueError("either topic, or regex and replacement")
-        if self.replacement is not None and not is_topic_name(GROUP.sub("x", self.replacement)):
+        if self.replacement is not None and not is_topic_name(_GROUP.sub("x", self.replacement)):
             raise ValueError("replacement makes no name of a topic")
         self.route()
         return self

@@ -20,9 +20,6 @@ ROLES: Final = ("id", "aggregatetype", "aggregateid", "type", "payload", "tracep
 ROLES_CONTENTS: Final = 5
 """So many of them are what a row says; the others are its trace context."""
 
-GROUP = re.compile(r"\$(?:\{(\w+)\}|(\d))")
-"""A group in the replacement of a route."""
-
 Placement = Literal["header", "partition", "envelope"]
 
 
@@ -81,8 +78,7 @@ class Route:
 
     def __post_init__(self) -> None:
         python = re.sub(r"\(\?<(?=[A-Za-z])", "(?P<", self.regex)
-        literal = self.replacement.replace("\\", r"\\")
-        template = GROUP.sub(lambda group: rf"\g<{group[1] or group[2]}>", literal)
+        template = re.sub(r"\$(?:\{(\w+)\}|(\d))", lambda group: rf"\g<{group[1] or group[2]}>", self._literal())
         try:
             object.__setattr__(self, "_pattern", re.compile(python))
             # What matches nothing has all groups.
@@ -92,6 +88,9 @@ class Route:
         except (re.error, IndexError) as error:
             raise ValueError(f"regex and replacement make no name: {error}") from None
         object.__setattr__(self, "_template", template)
+
+    def _literal(self) -> str:
+        return self.replacement.replace("\\", r"\\")
 
     def name(self, value: str) -> str:
         """The topic's name, which need not be a valid one."""
