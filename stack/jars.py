@@ -7,7 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +64,21 @@ def postgres_with_tls(note: Callable[[str], None] = lambda _: None) -> Path:
     return _cached(name, f"PostgreSQL {POSTGRES_VERSION} with TLS", _fetch_postgres, note) / "bin"
 
 
+def jars_of(name: str, title: str, roots: Sequence[str], note: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder with these artifacts and what they need to run, fetched if this is the first time.
+
+    Args:
+        name: of the folder, with a version: what it holds is never fetched again.
+        title: for people.
+        roots: ``group:artifact:version`` each; each is resolved by itself.
+        note: called with a line when a download starts.
+
+    Raises:
+        StackError: they could not be fetched.
+    """
+    return _cached(name, title, lambda maven, folder: _fetch_jars(maven, folder, roots), note)
+
+
 def _cached(name: str, title: str, fetch: Callable[["_Maven", Path], None], note: Callable[[str], None]) -> Path:
     """A folder of the cache; one that exists is complete.
 
@@ -113,14 +128,22 @@ class _Maven:
 
 
 def _fetch_kafka(maven: _Maven, folder: Path) -> None:
+    bridge = maven.context.create_dependency(LOG_BRIDGE).artifact.resolve()
+    os.link(bridge, folder / bridge.name)
+    _fetch_jars(maven, folder, [KAFKA])
+
+
+def _fetch_jars(maven: _Maven, folder: Path, roots: Sequence[str]) -> None:
     from jgo.parse import Coordinate
 
-    bridge = maven.context.create_dependency(LOG_BRIDGE)
-    kafka = maven.context.create_dependency(replace(Coordinate.parse(KAFKA), scope="compile"))
-    roots, transitive = maven.context.resolver.resolve([kafka])
-    needed = [bridge, *roots, *(found for found in transitive if found.scope in ("compile", "runtime"))]
+    artifacts = {}
+    for root in roots:
+        wanted = maven.context.create_dependency(replace(Coordinate.parse(root), scope="compile"))
+        found, transitive = maven.context.resolver.resolve([wanted])
+        for needed in (*found, *(other for other in transitive if other.scope in ("compile", "runtime"))):
+            artifacts[str(needed.artifact)] = needed.artifact
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-        for jar in pool.map(lambda dependency: dependency.artifact.resolve(), needed):
+        for jar in pool.map(lambda artifact: artifact.resolve(), artifacts.values()):
             os.link(jar, folder / jar.name)
 
 
