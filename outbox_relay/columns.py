@@ -68,12 +68,12 @@ def find_columns(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -
     names: dict[Part, str] = {one: one.column for one in outbox.additional}
     names.update(outbox.columns.by_role)
     columns = {role: Column(name, kinds[name]) for role, name in names.items() if name in kinds}
-    needed: tuple[Part, ...] = (*outbox.required, *outbox.additional)
+    needed: tuple[Part, ...] = (*outbox.required, *(one for one in outbox.additional if not one.optional))
     if missing := [names[role] for role in needed if role not in columns]:
         of = "the outbox" if outbox.is_standard else outbox.label
         raise SetupError(f"{of} has no column {', '.join(missing)}")
     for role, (name, kind) in sorted(columns.items(), key=lambda column: column[1]):
-        if (may_be := _kinds(role)) is not None and kind not in may_be:
+        if (may_be := _kinds(role, outbox)) is not None and kind not in may_be:
             can = _ONES_THAT_CAN.get(str(role), _ONES_THAT_CAN[""])
             column = f"{outbox.label}.{quoted(name)}"
             raise SetupError(
@@ -82,9 +82,11 @@ def find_columns(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -
     return columns
 
 
-def _kinds(role: Part) -> frozenset[str] | None:
+def _kinds(role: Part, outbox: Outbox) -> frozenset[str] | None:
     """The types that a column may be of; None: any."""
     if isinstance(role, Additional):
+        if outbox.is_shaped:  # whoever makes the records knows more of them
+            return None
         return _INTEGERS if role.placement == "partition" else _NAMES | {"json", "jsonb"}
     if role == "payload":
         return _PAYLOADS
@@ -103,7 +105,7 @@ def as_bytes(role: Part, columns: Columns) -> sql.Composable:
         return sql.SQL("NULL::bytea")
     name, kind = found
     column = sql.Identifier(name)
-    if kind == "bytea":
+    if kind == "bytea" and not isinstance(role, Additional):  # of those the readers have the text
         return column
     if kind == "bpchar":  # a cast would take the blanks off that the log has
         return sql.SQL("textsend(textin(bpcharout({})))").format(column)

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -28,9 +28,10 @@ from contracts import headers
 from contracts.dsn import check_dsn, has_password
 from outbox_relay import initial
 from outbox_relay.errors import RelayError
-from outbox_relay.outbox import Additional, ColumnNames, Outbox, Route
+from outbox_relay.outbox import Additional, ColumnNames, Outbox, Placement, Route
 from outbox_relay.placeholders import filled_in, has_placeholder
 from outbox_relay.quoting import NAME_BYTES_MAX
+from outbox_relay.shape import Binary, CloudEvents, Converter, HeaderConverter, Shape
 from outbox_relay.topic import is_topic_name
 
 FILE_BYTES_MAX = 1_000_000
@@ -39,6 +40,11 @@ FILE_BYTES_MAX = 1_000_000
 _HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tracestate": headers.TRACESTATE}
 
 T = TypeVar("T", bound=BaseModel)
+
+ONCE = ("partition", "timestamp", "schema-version")
+"""Placements that a record has one of."""
+SHAPED = ("envelope", "timestamp", "schema-version")
+"""Placements of values that are not written as the column holds them."""
 
 _GROUP = re.compile(r"\$(?:\{\w+\}|\d)")
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
@@ -130,11 +136,40 @@ class RouteTable(_Table):
 
 
 class AdditionalTable(_Table):
-    """A further column that goes into a header, or is the number of the partition."""
+    """A further column, and where in a record it goes; ``optional``: the table need not have it."""
 
     column: Name
-    placement: Literal["header", "partition"] = "header"
+    placement: Placement = "header"
     name: str | None = Field(None, min_length=1)
+    optional: bool = False
+
+
+class RecordTable(_Table):
+    """The shape of records: see :class:`outbox_relay.shape.Shape`."""
+
+    key: Converter = "string"
+    value: Converter = "string"
+    headers: HeaderConverter = "string"
+    expand_json: bool = False
+    json_nulls: Literal["omit", "keep"] = "omit"
+    empty_is_tombstone: bool = False
+    binary: Binary = "bytes"
+    schema_prefix: str = ""
+
+    @model_validator(mode="after")
+    def _expands_into_json(self) -> Self:
+        if self.expand_json and not self.value.startswith("json"):
+            raise ValueError(f"expand_json needs value = json or json-with-schemas, and it is {self.value}")
+        return self
+
+
+class EventsTable(_Table):
+    """The headers of a CloudEvent: see :class:`outbox_relay.shape.CloudEvents`."""
+
+    source: str = Field(min_length=1)
+    type_prefix: str = ""
+    content_type: str | None = Field(None, min_length=1)
+    subject: bool = False
 
 
 class _Reading(_Table):
@@ -155,6 +190,8 @@ class OutboxTable(_Reading):
     columns: Columns = Columns()
     route: RouteTable = RouteTable()
     additional: tuple[AdditionalTable, ...] = Field((), strict=False)
+    record: RecordTable | None = None
+    cloudevents: EventsTable | None = None
     publication: Name | None = None
     slot: SlotName | None = None
     dead_table: Name | None = None
@@ -171,6 +208,13 @@ class OutboxTable(_Reading):
                 raise ValueError(f"the header {name} has a value already: give the column {one.column} another")
         if self.dead_table == self.table:
             raise ValueError("dead_table is the outbox itself")
+        if self.cloudevents is not None and self.columns.type is None:
+            raise ValueError("a CloudEvent has a type: say columns.type")
+        places = [one.placement for one in self.additional]
+        if twice := next((one for one in get_args(Placement) if one in ONCE and places.count(one) > 1), None):
+            raise ValueError(f"additional has two columns for the {twice}")
+        if self.record is None and (shaped := next((one for one in places if one in SHAPED), None)):
+            raise ValueError(f"additional has a column for the {shaped}: say in record how values are written")
         return self
 
     def outbox(self) -> Outbox:
@@ -180,7 +224,11 @@ class OutboxTable(_Reading):
             table=self.table,
             columns=ColumnNames(**dict(self.columns)),
             route=self.route.route(),
-            additional=tuple(Additional(one.column, one.placement, one.name) for one in self.additional),
+            additional=tuple(
+                Additional(one.column, one.placement, one.name, one.optional) for one in self.additional
+            ),
+            shape=Shape(**dict(self.record)) if self.record is not None else None,
+            events=CloudEvents(**dict(self.cloudevents)) if self.cloudevents is not None else None,
             publication=self.publication,
             slot=self.slot,
             dead_table=self.dead_table,
@@ -236,6 +284,8 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "columns": Columns,
     "route": RouteTable,
     "additional": AdditionalTable,
+    "record": RecordTable,
+    "cloudevents": EventsTable,
 }
 
 

@@ -4,6 +4,7 @@ A UUID is assigned once. Other IDs may be reused: a table that was recreated, or
 sequence, counts from 1.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from uuid import UUID
@@ -15,6 +16,8 @@ from outbox_relay.outbox import ROLES, ROLES_CONTENTS
 from outbox_relay.row import OutboxRow
 
 UUID_BYTES = 16
+# As a converter of JSON writes it, with a schema or without.
+_UUID_IN_JSON = re.compile(rb'"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"}?$')
 
 Key = Callable[[OutboxRow], bytes | None]
 """The key of a row, as :func:`key_in_table` gives it."""
@@ -39,6 +42,8 @@ def identity(row_id: bytes, topic: str, key: bytes | None, event_type: bytes | N
     try:
         return UUID(row_id.decode()).bytes
     except ValueError:
+        if row_id.endswith((b'"', b'"}')) and (found := _UUID_IN_JSON.search(row_id)):
+            return UUID(found[1].decode()).bytes
         return sha256(_digests((row_id, topic.encode(), key, event_type, value))).digest()
 
 

@@ -14,6 +14,10 @@ Fields = list[tuple[str, str | bytes | None]]
 ANY_PARTITION: Final = -1
 """What confluent-kafka takes for a partition by the key."""
 
+# Of a trace context; W3C's own has 55 bytes, and a state of 512 is what everybody has to pass on.
+TRACEPARENT_BYTES_MAX = 128
+TRACESTATE_BYTES_MAX = 512
+
 
 def differs(outbox: Outbox) -> bool:
     """Whether records are made otherwise than those of the standard shape."""
@@ -49,9 +53,19 @@ class Otherwise:
                 fields.append((name, value))
             elif placement == "partition" and value is not None:
                 partition = int(value)
-                if not self._exists(topic, partition):
-                    raise UnpublishableError(row, lsn, f"{name} is {partition}, and {topic} has no such partition")
+                self.check(row, topic, partition, lsn)
         return partition
+
+    def check(self, row: OutboxRow, topic: str, partition: int, lsn: int) -> None:
+        """Compare the partition that a row names with those of its topic.
+
+        Raises:
+            UnpublishableError: its topic has no such partition.
+            TopicError: that is not known, as the topic does not exist.
+        """
+        if not self._exists(topic, partition):
+            name = next(name for placement, name in self._placed if placement == "partition")
+            raise UnpublishableError(row, lsn, f"{name} is {partition}, and {topic} has no such partition")
 
     def _exists(self, topic: str, partition: int) -> bool:
         if not 0 <= partition < self._known.get(topic, 0):

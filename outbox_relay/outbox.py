@@ -4,15 +4,16 @@ Everything that is named otherwise from one outbox to the next is here, once; th
 :meth:`Outbox.sql` for statements. ``Outbox()`` is ``public.outbox`` with the columns of Debezium's event router.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Final, Literal, LiteralString
 
 from psycopg import sql
 
+from outbox_relay.debezium.regex import router
 from outbox_relay.quoting import quoted, shortened
+from outbox_relay.shape import CloudEvents, Shape
 
 ROLES: Final = ("id", "aggregatetype", "aggregateid", "type", "payload", "traceparent", "tracestate")
 """What a record is made of, in the order of :class:`outbox_relay.row.OutboxRow`."""
@@ -20,7 +21,7 @@ ROLES: Final = ("id", "aggregatetype", "aggregateid", "type", "payload", "tracep
 ROLES_CONTENTS: Final = 5
 """So many of them are what a row says; the others are its trace context."""
 
-Placement = Literal["header", "partition", "envelope"]
+Placement = Literal["header", "partition", "envelope", "timestamp", "schema-version"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ class ColumnNames:
 class Route:
     """How a row comes to its topic: a constant one, or a regular expression over its ``aggregatetype``.
 
-    A value that the expression does not match as a whole is the topic's name as it stands.
+    A value that the expression does not match as a whole is the topic's name as it stands, as Debezium has it.
 
     Attributes:
         topic: the constant one.
-        regex: Python's, and ``(?<name>…)`` for a group as in Java.
+        regex: Java's, ``(?<name>…)`` for a group.
         replacement: the topic's name, with ``$1``, ``${1}`` and ``${name}`` for groups.
 
     Raises:
@@ -73,31 +74,16 @@ class Route:
     topic: str | None = None
     regex: str = r"(.+)(?<!\.requests)"
     replacement: str = "$1.events"
-    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
-    _template: str = field(init=False, repr=False, compare=False)
+    _routed: Callable[[str], str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        python = re.sub(r"\(\?<(?=[A-Za-z])", "(?P<", self.regex)
-        template = re.sub(r"\$(?:\{(\w+)\}|(\d))", lambda group: rf"\g<{group[1] or group[2]}>", self._literal())
-        try:
-            object.__setattr__(self, "_pattern", re.compile(python))
-            # What matches nothing has all groups.
-            nothing = re.compile(python + "|").match("")
-            if nothing is not None:
-                nothing.expand(template)
-        except (re.error, IndexError) as error:
-            raise ValueError(f"regex and replacement make no name: {error}") from None
-        object.__setattr__(self, "_template", template)
-
-    def _literal(self) -> str:
-        return self.replacement.replace("\\", r"\\")
+        object.__setattr__(self, "_routed", router(self.regex, self.replacement))
 
     def name(self, value: str) -> str:
         """The topic's name, which need not be a valid one."""
         if self.topic is not None:
             return self.topic
-        found = self._pattern.fullmatch(value)
-        return found.expand(self._template) if found is not None else value
+        return self._routed(value)
 
 
 @dataclass(frozen=True)
@@ -106,13 +92,16 @@ class Additional:
 
     Attributes:
         column: its name.
-        placement: into a header, as the number of the record's partition, or into an envelope around the payload.
+        placement: into a header, as the number of the record's partition, as its timestamp, into an envelope
+            around the payload, or as the version of the envelope's schema.
         alias: the name of the header or field; None: the column's.
+        optional: whether the table need not have it.
     """
 
     column: str
     placement: Placement = "header"
     alias: str | None = None
+    optional: bool = False
 
     @property
     def name(self) -> str:
@@ -136,6 +125,8 @@ class Outbox:
         publication: its name; None: ``settle_outbox``, for another table ``settle_<table>``.
         slot: the name of the replication slot; None: made of the names of database and table.
         dead_table: where rows go that can never be published, in the same schema; None: ``<table>_dead``.
+        shape: of its records; None: what the columns hold, as it is.
+        events: makes each record a CloudEvent; None: it is none.
     """
 
     schema: str = "public"
@@ -146,6 +137,13 @@ class Outbox:
     publication: str | None = None
     slot: str | None = None
     dead_table: str | None = None
+    shape: Shape | None = None
+    events: CloudEvents | None = None
+
+    @property
+    def is_shaped(self) -> bool:
+        """Whether its records are made of values, by their types, and not of what the columns hold as it is."""
+        return self.shape is not None or self.events is not None
 
     @property
     def is_standard(self) -> bool:

@@ -107,7 +107,10 @@ class Decoder:
         names = self._outbox.columns.by_role
         wanted = tuple(names[role].encode() if role in names else None for role in ROLES)
         additional = tuple(one.column.encode() for one in self._outbox.additional)
-        needed = [*(names[role].encode() for role in self._outbox.required), *additional]
+        needed = [
+            *(names[role].encode() for role in self._outbox.required),
+            *(one.column.encode() for one in self._outbox.additional if not one.optional),
+        ]
         missing = [name.decode() for name in needed if name not in columns]
         self.incomplete = ", ".join(missing) or None
         if missing:
@@ -190,7 +193,7 @@ def _in_order(
     """A decoder for any order of columns, and for whatever is NULL among them."""
     expected = struct.pack(">BH", _NEW_TUPLE, len(columns))
     positions = [columns.index(name) if name in columns else None for name in wanted]
-    others = [columns.index(name) for name in additional]
+    others = [columns.index(name) if name in columns else None for name in additional]
 
     def decode(message: bytes) -> OutboxRow:
         at, values = _COLUMNS_AT, []
@@ -200,7 +203,8 @@ def _in_order(
         if at != len(message) or message[5:8] != expected:
             raise DecodeError(_complaint(message))
         own = [values[position] if position is not None else None for position in positions]
-        return OutboxRow._make([*own, tuple([values[position] for position in others])])
+        additions = tuple([values[position] if position is not None else None for position in others])
+        return OutboxRow._make([*own, additions])
 
     return decode
 

@@ -63,8 +63,8 @@ def poll(source: Source) -> None:
         marks.decide(source, connection, keeps=keeps)
         origin = find_origin(connection, outbox)
         with (
-            source.publishing() as (publisher, publish),
-            closing(Published(settings, origin, source.raise_if_stopped)) as published,
+            source.publishing(table) as (publisher, publish),
+            closing(Published(settings, origin, source.raise_if_stopped, table.former)) as published,
         ):
             worker = _Worker(
                 source,

@@ -20,6 +20,7 @@ from broker.lifeline import why_unanswered
 from broker.troubles import denied
 from contracts import headers
 from outbox_relay.errors import PublishError, TopicError
+from outbox_relay.formed import Former
 from outbox_relay.identity import UUID_BYTES, identity
 from outbox_relay.offsets import END, FIRST, list_offsets, since
 from outbox_relay.position import Origin
@@ -57,18 +58,24 @@ class Published:
         settings: of the source; its Kafka, and its outbox.
         origin: the outbox of the rows.
         meanwhile: callback, called repeatedly while a topic is read; may raise to give up.
+        former: what makes the records, where they have a shape of their own.
 
     Attributes:
         meanwhile: as given.
     """
 
     def __init__(
-        self, settings: SourceSettings, origin: Origin, meanwhile: Callable[[], None] = lambda: None
+        self,
+        settings: SourceSettings,
+        origin: Origin,
+        meanwhile: Callable[[], None] = lambda: None,
+        former: Former | None = None,
     ) -> None:
         self.meanwhile = meanwhile
         self._bootstrap = settings.bootstrap
         self._outbox = settings.outbox
         self._origin = origin
+        self._former = former
         self._until_us = origin.now_us + CLOCKS_OFF_US
         self._since_us: int | None = None
         self._on_topic: dict[str, Ids] = {}
@@ -102,7 +109,11 @@ class Published:
                 self._by_type.clear()
             self._by_type[row.aggregate_type] = known
         topic, ids = known
-        return bool(ids) and ids.remove(identity(row.id, topic, row.aggregate_id, row.event_type, row.payload))
+        if not ids:
+            return False
+        if self._former is None:
+            return ids.remove(identity(row.id, topic, row.aggregate_id, row.event_type, row.payload))
+        return ids.remove(identity(*self._former.contents(row, topic, lsn)))
 
     def _look_at(self, topic: str, committed_us: int) -> tuple[str, "Ids"]:
         """The identities at the end of a topic, which is read once."""

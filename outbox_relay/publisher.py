@@ -19,7 +19,15 @@ from broker.troubles import Troubles, denied
 from contracts import headers
 from outbox_relay.acknowledgements import NEVER, Transaction
 from outbox_relay.errors import PublishError, TopicError, UnpublishableError
-from outbox_relay.otherwise import ANY_PARTITION, Fields, Otherwise, differs
+from outbox_relay.formed import Former
+from outbox_relay.otherwise import (
+    ANY_PARTITION,
+    TRACEPARENT_BYTES_MAX,
+    TRACESTATE_BYTES_MAX,
+    Fields,
+    Otherwise,
+    differs,
+)
 from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.published import TYPES_MAX, Published
 from outbox_relay.row import OutboxRow
@@ -47,6 +55,7 @@ REPORTS_WAIT_S = 1.0
 IN_FLIGHT_WAIT_S = 3.0
 # What confluent-kafka takes for the time of the call.
 NOW = 0
+NO_ID = "id is NULL, so nobody could tell a repeat"
 KAFKA_ASK_S = 5.0
 _UNUSUAL = re.compile(r"[^a-zA-Z0-9._-]")
 KAFKA_PROBE_INTERVAL_S = 2.0
@@ -61,10 +70,6 @@ NOT_ACKNOWLEDGED = (
     "Kafka acknowledges nothing, waiting for it: a broker does not answer, or partitions have no leader or fewer"
     " replicas in sync than min.insync.replicas"
 )
-
-# Of a trace context; W3C's own has 55 bytes, and a state of 512 is what everybody has to pass on.
-TRACEPARENT_BYTES_MAX = 128
-TRACESTATE_BYTES_MAX = 512
 
 DeliveryReport = Callable[[Any, Any], None]
 
@@ -129,6 +134,7 @@ class Publisher:
         source: name of the source, for logs and the client ID.
         sources: how many of them share the process.
         outbox: whose rows.
+        former: makes their records, where these have a shape of their own.
         one_by_one: each record in a batch of its own, so that a refusal is of that record alone.
         while_blocked: called every 0.1 s while the queue is full; may raise to give up.
 
@@ -144,6 +150,7 @@ class Publisher:
         while_blocked: Callable[[], None],
         *,
         outbox: Outbox = OUTBOX,
+        former: Former | None = None,
         one_by_one: bool = False,
     ) -> None:
         self.away: str | None = None
@@ -161,6 +168,7 @@ class Publisher:
         self._outbox = outbox
         # None for the standard shape, which pays nothing for what others have.
         self._otherwise = Otherwise(outbox, self._partitions) if differs(outbox) else None
+        self._former = former
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = idempotent_producer(
             bootstrap,
@@ -199,7 +207,7 @@ class Publisher:
         if topic is None:
             topic = self._topic_of(row, transaction.commit_lsn)
         if row_id is None:
-            raise UnpublishableError(row, transaction.commit_lsn, "id is NULL, so nobody could tell a repeat")
+            raise UnpublishableError(row, transaction.commit_lsn, NO_ID)
         fields: Fields = [
             (headers.ID, row_id),
             (headers.EVENT_TYPE, event_type),
@@ -219,6 +227,37 @@ class Publisher:
             try:
                 # By position: the same call with names takes twice as long.
                 self._produce(topic, value, key, partition, on_delivery, None, NOW, fields)
+                self._handed += 1
+                return
+            except BufferError:
+                self._wait_for_room()
+            except KafkaException as error:
+                raise self._refusal(error.args[0], row, transaction, topic) from None
+
+    @property
+    def stage(self) -> Publish:
+        """The stage that publishes rows of this outbox."""
+        return self.publish if self._former is None else self.publish_shaped
+
+    def publish_shaped(self, row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
+        """The same as :meth:`publish`, for records of a shape of their own.
+
+        Raises:
+            UnpublishableError: there can be no such record.
+            PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
+        """
+        assert self._former is not None, "an outbox without a shape"
+        topic = self._topics.get(row.aggregate_type) or self._topic_of(row, transaction.commit_lsn)
+        if row.id is None:
+            raise UnpublishableError(row, transaction.commit_lsn, NO_ID)
+        key, value, partition, timestamp_ms, fields = self._former(row, transaction)
+        if partition != ANY_PARTITION and self._otherwise is not None:
+            self._otherwise.check(row, topic, partition, transaction.commit_lsn)
+        if self._one_by_one:
+            on_delivery = _naming(row, transaction, on_delivery)
+        while True:
+            try:
+                self._produce(topic, value, key, partition, on_delivery, None, timestamp_ms, fields)
                 self._handed += 1
                 return
             except BufferError:

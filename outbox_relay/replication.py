@@ -36,6 +36,7 @@ _SESSION = {
     "idle_session_timeout": "0",
     "row_security": "off",
     "bytea_output": "hex",
+    "datestyle": "ISO",
     "timezone": "UTC",
 }
 _SESSION_SINCE_17 = {"transaction_timeout": "0"}

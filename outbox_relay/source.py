@@ -166,7 +166,7 @@ class Source:
     # What a session uses.
 
     @contextmanager
-    def publishing(self) -> Iterator[tuple[Publisher, Publish]]:
+    def publishing(self, table: Table) -> Iterator[tuple[Publisher, Publish]]:
         """Kafka, and the stage that publishes to it, for the length of a session."""
         settings = self.settings
         self._rotation = Rotation(settings.bootstrap, self.warn)
@@ -176,12 +176,13 @@ class Source:
             self._sources,
             self._blocked,
             outbox=self.outbox,
+            former=table.former,
             one_by_one=self._one_by_one_until > 0,
         )
         with publisher:
             self._publisher = publisher
             try:
-                yield publisher, traced(publisher.publish, self.outbox)
+                yield publisher, traced(publisher.stage, self.outbox)
             finally:
                 self._publisher = self._while_blocked = None
 

@@ -1,14 +1,16 @@
 """The outbox table as its database describes it: columns, order of rows, and the lock of its reader."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from outbox_relay.columns import Columns, as_bytes, find_columns
+from outbox_relay.debezium import values
 from outbox_relay.errors import SetupError, SlotBusyError
+from outbox_relay.formed import Former
 from outbox_relay.identity import Key, digest
 from outbox_relay.outbox import OUTBOX, ROLES, Outbox
 from outbox_relay.position import Origin, parse_lsn, tag
@@ -62,10 +64,14 @@ class Table:
     Attributes:
         outbox: whose it is.
         columns: those of the outbox that it has.
+        facts: more about all columns of the table, where records are shaped by them, and
+        former: what makes these records.
     """
 
     outbox: Outbox
     columns: Columns
+    facts: Mapping[str, values.Column] = field(default_factory=dict)
+    former: Former | None = field(default=None, compare=False)
 
     @property
     def has_uuids(self) -> bool:
@@ -117,7 +123,9 @@ def find_table(connection: Connection, outbox: Outbox = OUTBOX) -> Table:
         SetupError: a column that every record needs is missing or of a type that makes no record, or rows are
             hidden from the role.
     """
-    table = Table(outbox, find_columns(connection, outbox))
+    columns = find_columns(connection, outbox)
+    facts = values.find(connection, outbox.label) if outbox.is_shaped else {}
+    table = Table(outbox, columns, facts, Former(outbox, facts) if outbox.is_shaped else None)
     if scalar(connection, outbox.sql(_HIDES_ROWS)):
         role, name = quoted(connection.info.user), outbox.label
         raise SetupError(

@@ -78,8 +78,8 @@ def stream(source: Source) -> None:
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
         with (
-            source.publishing() as (publisher, publish),
-            closing(Published(source.settings, origin, source.raise_if_stopped)) as published,
+            source.publishing(table) as (publisher, publish),
+            closing(Published(source.settings, origin, source.raise_if_stopped, table.former)) as published,
         ):
             if slot is None:
                 new = not_yet_published(publish, published, source.quarantine)
