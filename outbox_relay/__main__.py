@@ -25,6 +25,8 @@ from outbox_relay.settings import RelaySettings
 _SOURCES = "SETTLE_RELAY_SOURCES"
 _OWN = "settle-outbox-relay"
 _DEMO_EXTRA = {_OWN: "demo", "settle": "stack"}
+IMPORT = "import-debezium"
+"""The command that has arguments of its own."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -100,7 +102,10 @@ def relay(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Publish every row of the sources' outbox tables to Kafka."""
+    """Publish every row of the sources' outbox tables to Kafka.
+
+    outbox-relay import-debezium --help: a connector of Debezium as a configuration file.
+    """
     if find_spec("structlog") is None:  # which tells of the extra, as in cli/extras.py
         _refuse("the relay needs what is not installed here: pip install 'settle[relay]'")
     options = {
@@ -217,6 +222,11 @@ def main() -> None:
     """The ``outbox-relay`` command."""
     # A traceback with the values of variables would show a URL's password.
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    if sys.argv[1:2] == [IMPORT]:
+        from outbox_relay.debezium.command import import_debezium
+
+        app.command()(import_debezium)
+        app(sys.argv[2:], prog_name=f"outbox-relay {IMPORT}")
     app.command()(relay)
     app()
 

@@ -1,0 +1,54 @@
+"""``outbox-relay import-debezium connector.json``: a connector as a configuration of the relay."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.redaction import hide
+from outbox_relay.debezium.connector import NoConnectorError, properties, read
+from outbox_relay.debezium.imported import imported
+from outbox_relay.debezium.written import toml
+
+CHANGES_RECORDS = 3
+"""The exit code where records would be other ones than the connector's."""
+
+
+def import_debezium(
+    connector: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            allow_dash=True,
+            help="The connector: JSON for Kafka Connect's REST API or its config alone, a properties file, or "
+            "Debezium Server's application.properties; - is standard input.",
+        ),
+    ],
+    worker: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="The properties of Kafka Connect's worker, from which a connector has converters that it does "
+            "not name.",
+        ),
+    ] = None,
+) -> None:
+    """Print relay.toml for a connector of Debezium, and on standard error, line by line, what is not taken over.
+
+    Exit code 3: some of that changes records, or which there are.
+    """
+    text = typer.get_text_stream("stdin").read() if str(connector) == "-" else connector.read_text()
+    try:
+        settings = read(text)
+    except (NoConnectorError, UnicodeError) as error:
+        typer.echo(f"outbox-relay: {connector}: {error}", err=True)
+        raise typer.Exit(2) from None
+    found = imported(settings, properties(worker.read_text()) if worker is not None else {})
+    typer.echo(toml(found), nl=False)
+    for finding in sorted(found.findings, key=lambda finding: not finding.changes):
+        typer.echo(hide(str(finding)), err=True)
+    if found.changes_records:
+        raise typer.Exit(CHANGES_RECORDS)

@@ -1,0 +1,254 @@
+"""A connector becomes a configuration of the relay, and whatever does not is said, with the weight that it has."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from outbox_relay import config
+from outbox_relay.debezium.command import import_debezium
+from outbox_relay.debezium.connector import read
+from outbox_relay.debezium.imported import PASSWORD, imported
+from outbox_relay.debezium.options import VERDICTS
+from outbox_relay.debezium.written import toml
+
+ROOT = Path(__file__).parents[2]
+STRING = "org.apache.kafka.connect.storage.StringConverter"
+JSON = "org.apache.kafka.connect.json.JsonConverter"
+ROUTER = "io.debezium.transforms.outbox.EventRouter"
+PLAIN = {
+    "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+    "database.hostname": "db",
+    "database.dbname": "shop",
+    "database.user": "debezium",
+    "database.password": "geheim",
+    "topic.prefix": "shop",
+    "table.include.list": "public.outbox",
+    "plugin.name": "pgoutput",
+    "transforms": "outbox",
+    "transforms.outbox.type": ROUTER,
+    "key.converter": STRING,
+    "value.converter": STRING,
+}
+OPTION = "transforms.outbox."
+OPTIONS = """
+    table.field.event.id table.field.event.key table.field.event.type table.field.event.payload
+    table.field.event.timestamp table.field.event.schema.version table.fields.additional.placement
+    table.fields.additional.error.on.missing table.expand.json.payload table.json.payload.null.behavior
+    table.op.invalid.behavior route.by.field route.topic.regex route.topic.replacement
+    route.tombstone.on.empty.payload tracing.span.context.field tracing.operation.name
+    tracing.with.context.field.only
+"""
+
+
+def outboxes(settings, tmp_path, monkeypatch):
+    """The outboxes of the file that is made of a connector."""
+    monkeypatch.setenv(PASSWORD, "it's")
+    file = tmp_path / "relay.toml"
+    file.write_text(toml(imported(settings, {})))
+    (source,) = config.read(file).source
+    return source.dsn, [one.outbox() for one in source.outbox]
+
+
+def said(settings, worker=None):
+    return {finding.setting: finding.changes for finding in imported(settings, worker or {}).findings}
+
+
+def test_a_connector_with_nothing_set_is_taken_over_with_debeziums_defaults(tmp_path, monkeypatch):
+    dsn, (outbox,) = outboxes(PLAIN, tmp_path, monkeypatch)
+    assert dsn == "host=db port=5432 dbname=shop user=debezium password='it\\'s'"
+    assert (outbox.schema, outbox.table, outbox.slot) == ("public", "outbox", "debezium")
+    assert outbox.publication_name == "dbz_publication"
+    assert outbox.route.name("order") == "outbox.event.order"
+    names = outbox.columns
+    assert (names.id, names.aggregatetype, names.aggregateid, names.payload) == (
+        "id",
+        "aggregatetype",
+        "aggregateid",
+        "payload",
+    )
+    assert (names.type, names.traceparent, names.tracestate) == (None, None, None)
+    assert (outbox.shape.key, outbox.shape.value, outbox.shape.headers) == ("string", "string", "simple")
+    assert not any(said(PLAIN).values())
+
+
+def test_every_option_of_the_router_is_taken_over(tmp_path, monkeypatch):
+    settings = PLAIN | {
+        "table.include.list": "shop\\.events",
+        "binary.handling.mode": "hex",
+        "value.converter": JSON,
+        "header.converter": JSON,
+        "header.converter.schemas.enable": "false",
+        OPTION + "table.field.event.id": "event_id",
+        OPTION + "table.field.event.key": "key",
+        OPTION + "table.field.event.type": "kind",
+        OPTION + "table.field.event.payload": "body",
+        OPTION + "table.field.event.timestamp": "at",
+        OPTION + "table.field.event.schema.version": "version",
+        OPTION + "table.fields.additional.placement": "kind:header:eventType, a:header , b:envelope:c,p:partition",
+        OPTION + "route.by.field": "topic",
+        OPTION + "route.topic.regex": "(?<first>\\w+)\\.(.*)",
+        OPTION + "route.topic.replacement": "${first}-$2",
+        OPTION + "route.tombstone.on.empty.payload": "true",
+        OPTION + "table.expand.json.payload": "true",
+        OPTION + "table.json.payload.null.behavior": "optional_bytes",
+    }
+    _, (outbox,) = outboxes(settings, tmp_path, monkeypatch)
+    assert not any(said(settings).values())
+    assert (outbox.schema, outbox.table) == ("shop", "events")
+    names = outbox.columns
+    assert (names.id, names.aggregatetype, names.aggregateid, names.type, names.payload) == (
+        "event_id",
+        "topic",
+        "key",
+        "kind",
+        "body",
+    )
+    assert [(one.column, one.placement, one.name) for one in outbox.additional] == [
+        ("a", "header", "a"),
+        ("b", "envelope", "c"),
+        ("p", "partition", "p"),
+        ("at", "timestamp", "at"),
+        ("version", "schema-version", "version"),
+    ]
+    assert outbox.route.name("ab.cd") == "ab-cd"
+    shape = outbox.shape
+    assert (shape.value, shape.headers, shape.binary, shape.schema_prefix) == (
+        "json-with-schemas",
+        "json",
+        "hex",
+        "shop",
+    )
+    assert (shape.expand_json, shape.json_nulls, shape.empty_is_tombstone) == (True, "keep", True)
+
+
+def test_settles_own_connector_is_taken_over():
+    settings = read((ROOT / "deploy" / "debezium" / "settle-account.json").read_text())
+    found = imported(settings, {})
+    assert not found.changes_records
+    assert "password=${SETTLE_RELAY_PASSWORD}" in found.source["dsn"]
+    assert found.outbox["slot"] == "settle_outbox_account"
+
+
+def test_no_password_is_written():
+    found = imported(PLAIN, {})
+    assert "geheim" not in toml(found) + "".join(map(str, found.findings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"transforms": "outbox,mask", "transforms.mask.type": "X"}, "transforms.mask"),
+        ({"value.converter": "io.confluent.connect.avro.AvroConverter"}, "value.converter"),
+        ({"table.include.list": "public.outbox_.*"}, "table.include.list"),
+        ({"time.precision.mode": "connect"}, "time.precision.mode"),
+        ({"column.mask.with.3.chars": "public.outbox.payload"}, "column.mask.with.3.chars"),
+        ({"converters": "isbn"}, "converters"),
+        ({OPTION + "route.topic.regex": "[a-z&&[^b]]"}, "route.topic.regex"),
+        ({OPTION + "no.such.option": "x"}, "the router's no.such.option"),
+        ({"no.such.setting": "x"}, "no.such.setting"),
+        ({"connector.class": "io.debezium.connector.mysql.MySqlConnector"}, "connector.class"),
+        ({OPTION + "table.expand.json.payload": "true"}, "table.expand.json.payload"),
+        ({OPTION + "predicate": "p", "predicates": "p", "predicates.p.type": "X"}, "transforms.outbox.predicate"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_changes_records_is_said_to(changes, setting):
+    assert said(PLAIN | changes)[setting] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"heartbeat.interval.ms": "1000"}, "heartbeat.interval.ms"),
+        ({"snapshot.mode": "initial"}, "snapshot.mode"),
+        ({OPTION + "table.op.invalid.behavior": "fatal"}, "table.op.invalid.behavior"),
+        ({"plugin.name": "decoderbufs"}, "plugin.name"),
+        ({"table.include.list": "public.a,public.b"}, "slot.name"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_leaves_records_as_they_are_is_said_without_alarm(changes, setting):
+    assert said(PLAIN | changes)[setting] is False
+
+
+def test_what_the_relay_does_anyhow_is_not_worth_a_line():
+    assert not said(PLAIN | {"time.precision.mode": "adaptive", "lsn.flush.mode": "connector"}).keys() - {
+        "database.password"
+    }
+
+
+def test_a_predicate_that_selects_the_outbox_is_not_needed():
+    matches = "org.apache.kafka.connect.transforms.predicates.TopicNameMatches"
+    settings = PLAIN | {
+        OPTION + "predicate": "isOutbox",
+        "predicates": "isOutbox",
+        "predicates.isOutbox.type": matches,
+        "predicates.isOutbox.pattern": "shop\\.public\\.outbox",
+    }
+    assert not any(said(settings).values())
+    assert any(said(settings | {OPTION + "negate": "true"}).values())
+    assert any(said(settings | {"predicates.isOutbox.pattern": "other"}).values())
+
+
+def test_converters_of_the_worker_are_those_of_a_connector_that_names_none():
+    settings = {name: value for name, value in PLAIN.items() if not name.endswith("converter")}
+    assert said(settings)["value.converter"] is True
+    worker = {"key.converter": STRING, "value.converter": JSON, "value.converter.schemas.enable": "false"}
+    found = imported(settings, worker | {"bootstrap.servers": "k:9092"})
+    assert not found.changes_records
+    assert found.outbox["record"] == {"key": "string", "value": "json", "headers": "simple"}
+    assert found.kafka == {"bootstrap": "k:9092"}
+
+
+def test_several_tables_are_several_outboxes(tmp_path, monkeypatch):
+    _, found = outboxes(PLAIN | {"table.include.list": "public.a, shop.b"}, tmp_path, monkeypatch)
+    assert [(one.schema, one.table, one.slot) for one in found] == [("public", "a", None), ("shop", "b", None)]
+
+
+@pytest.mark.parametrize(
+    ("password", "variable"),
+    [
+        ("${env:DB_PASSWORD}", "DB_PASSWORD"),
+        ("${file:/run/secrets/db.properties:pass-word}", "PASS_WORD"),
+        ("${DB_PASSWORD:x}", "DB_PASSWORD"),
+    ],
+)
+def test_a_reference_to_a_secret_becomes_a_variable(password, variable):
+    found = imported(PLAIN | {"database.password": password}, {})
+    assert f"password=${{{variable}}}" in found.source["dsn"]
+
+
+def run(tmp_path, text):
+    app = typer.Typer()
+    app.command()(import_debezium)
+    file = tmp_path / "connector.json"
+    file.write_text(text)
+    return CliRunner().invoke(app, [str(file)])
+
+
+def test_the_command_prints_the_file_and_says_on_standard_error_what_is_not_in_it(tmp_path):
+    done = run(tmp_path, json.dumps({"name": "x", "config": PLAIN | {"snapshot.mode": "initial"}}))
+    assert done.exit_code == 0
+    assert tomllib.loads(done.stdout)["source"][0]["outbox"][0]["slot"] == "debezium"
+    assert "snapshot.mode: " in done.stderr
+    done = run(tmp_path, json.dumps(PLAIN | {"converters": "isbn"}))
+    assert done.exit_code == 3
+    assert done.stderr.startswith("changes records: converters: ")
+    assert tomllib.loads(done.stdout)
+    done = run(tmp_path, "{}")
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_the_documentation_names_every_option_of_the_router_and_every_setting_that_changes_records():
+    page = (ROOT / "docs" / "debezium.md").read_text()
+    router = OPTIONS.split()
+    changing = [name for name, verdict in VERDICTS.items() if verdict.changes]
+    named = set(re.findall(r"`([a-z.*]+)`", page))
+    assert [
+        name for name in (*router, *changing) if name not in named and name.replace(".to.*", ".*") not in named
+    ] == []
