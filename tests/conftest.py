@@ -56,6 +56,7 @@ OWN_STACKS = (
     "relay",
     "relay/test_faults.py",
     "relay/test_cluster.py",
+    "relay/test_debezium.py",
     "test_stack.py",
     "test_secured.py",
     "test_republish.py",
