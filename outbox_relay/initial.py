@@ -116,9 +116,10 @@ class IfTopicComplete:
             self._complete_since_us[row.aggregate_type] = since_us
         if since_us == 0:
             return True
-        if created_us is None:
+        if created_us is None or self._settings.outbox.sets_times:
+            why = "its records have times of their own" if created_us is not None else "has no created_at"
             raise SetupError(
-                f"{self._settings.outbox.label} keeps published rows, has no created_at, and its topics no longer "
+                f"{self._settings.outbox.label} keeps published rows, {why}, and its topics no longer "
                 "hold all: say which rows are to be published: --initial all or none (SETTLE_RELAY_INITIAL)"
             )
         self.skipped += created_us < since_us

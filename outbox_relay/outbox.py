@@ -146,6 +146,11 @@ class Outbox:
         return self.shape is not None or self.events is not None
 
     @property
+    def sets_times(self) -> bool:
+        """Whether records have a time that a row names, and so none that says when they were written."""
+        return any(one.placement == "timestamp" for one in self.additional)
+
+    @property
     def is_standard(self) -> bool:
         """Whether it is the table ``public.outbox``, whose locks and names are those of earlier versions."""
         return (self.schema, self.table) == ("public", "outbox")

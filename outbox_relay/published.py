@@ -121,6 +121,8 @@ class Published:
         if ids is None:
             ids = Ids()
             since_us = committed_us if self._since_us is None else self._since_us
+            if self._outbox.sets_times:  # which say nothing of when they were written
+                since_us = 0
             ids.add(tail_ids(self._bootstrap, topic, self._origin, since_us - CLOCKS_OFF_US, self._meanwhile))
             self._on_topic[topic] = ids
         return topic, ids
@@ -174,8 +176,9 @@ def tail_ids(
     """The identities at the end of a topic: those of each partition that may belong to rows of this source.
 
     Each partition is read backwards, in steps that grow, until a record of a confirmed row is met, or records
-    are older than ``since_us``: a row's record is never older than the row. Records of other sources are passed
-    over; those that do not say their source (Debezium's) count where their ID is a UUID.
+    are older than ``since_us`` (0: of any age): a row's record is never older than the row, unless rows name the
+    time of their records. Records of other sources are passed over; those that do not say their source
+    (Debezium's) count where their ID is a UUID.
 
     Raises:
         TopicError: the topic does not exist, or may not be read.

@@ -79,8 +79,8 @@ def written(schema: Schema | None, value: Any) -> str:
         ValueError: it is None where the schema does not allow that, or is of another type.
     """
     if value is None:
-        if schema is None or schema.optional or schema.default is not None:
-            return "null" if schema is None or schema.default is None else written(schema, schema.default)
+        if schema is None or schema.optional:
+            return "null"
         raise ValueError("it is NULL where the schema has no null")
     if isinstance(value, str):
         return text(value)

@@ -108,6 +108,8 @@ def imported(settings: dict[str, str], worker: dict[str, str]) -> Imported:
     report = _reporter(found)
     if (kind := taking.take("connector.class", POSTGRES)) != POSTGRES:
         report("connector.class", f"{kind} is not Debezium's connector for PostgreSQL", True)
+    if (sink := taking.take("debezium.sink.type", "kafka")) != "kafka":
+        report("debezium.sink.type", f"the relay publishes to Kafka, not to {sink}", True)
     if bootstrap := taking.take(f"{PRODUCER}bootstrap.servers") or worker.get("bootstrap.servers"):
         found.kafka["bootstrap"] = bootstrap
     found.source["dsn"] = _dsn(taking, report)

@@ -118,6 +118,7 @@ VERDICTS: dict[str, Verdict] = {
     "database.*": Verdict("a property of the JDBC driver; what libpq has of it goes into the DSN"),
     "exactly.once.support": Verdict("records are published once without transactions of Kafka"),
     "transaction.boundary*": Verdict("records are published once without transactions of Kafka"),
+    "offset.*": Verdict("there is one position, the slot's"),
     "offsets.storage.topic": Verdict("there is one position, the slot's"),
     "config.action.reload": Verdict("the relay is restarted with a new configuration"),
     "predicates*": Verdict("predicates are not evaluated; the relay reads the outbox alone"),

@@ -171,6 +171,15 @@ def test_json_is_expanded(payload, written):
     assert expand(payload) == written
 
 
+def test_objects_that_differ_share_a_schema_that_is_not_optional():
+    schema, _ = expansion.expanded('{"l": [{"x": 1}, {"y": "z"}], "k": [{}]}', "payload", keep_nulls=False)
+    assert converters.schema_written(dict(schema.fields)["l"]) == (
+        '{"type":"array","items":{"type":"struct","fields":[{"type":"int32","optional":true,"field":"x"},'
+        '{"type":"string","optional":true,"field":"y"}],"optional":false,"name":"payload.l"},"optional":true}'
+    )
+    assert dict(schema.fields)["k"].items.optional
+
+
 def test_nulls_are_kept_where_they_are_to_be():
     assert expand('{"a": null, "b": [null]}', keep_nulls=True) == '{"a":null,"b":[null]}'
 
@@ -208,6 +217,8 @@ def test_json_at_which_debezium_ends_is_refused(payload):
         ("(?<routedByValue>.*)", "outbox.event.${routedByValue}", "order", "outbox.event.order"),
         ("(.*)_(\\d+)", "t.$1-$23", "ab_12", "t.ab-123"),
         ("order", "orders", "invoice", "invoice"),
+        ("order", "x", "orders", "orders"),
+        ("\\w+", "x", "é", "é"),
         ("a|ab", "x", "ab", "xb"),
         ("(?i)ORDER(s?)", "o$1", "order", "o"),
         ("\\Qa.b\\E", "x", "a.b", "x"),

@@ -134,6 +134,11 @@ def test_settles_own_connector_is_taken_over():
     assert found.outbox["slot"] == "settle_outbox_account"
 
 
+def test_what_libpq_would_take_for_two_words_is_quoted():
+    found = imported(PLAIN | {"database.user": "o'brien x"}, {})
+    assert "user='o\\'brien x' " in found.source["dsn"]
+
+
 def test_no_password_is_written():
     found = imported(PLAIN, {})
     assert "geheim" not in toml(found) + "".join(map(str, found.findings))
@@ -203,6 +208,32 @@ def test_converters_of_the_worker_are_those_of_a_connector_that_names_none():
     assert not found.changes_records
     assert found.outbox["record"] == {"key": "string", "value": "json", "headers": "simple"}
     assert found.kafka == {"bootstrap": "k:9092"}
+
+
+def test_debezium_servers_properties_are_taken_over():
+    settings = read("""
+        debezium.sink.type=kafka
+        debezium.sink.kafka.producer.bootstrap.servers=k:9092
+        debezium.source.connector.class=io.debezium.connector.postgresql.PostgresConnector
+        debezium.source.offset.storage.file.filename=data/offsets.dat
+        debezium.source.offset.flush.interval.ms=0
+        debezium.source.database.hostname=db
+        debezium.source.database.password=${DB_PASSWORD}
+        debezium.source.plugin.name=pgoutput
+        debezium.source.table.include.list=public.outbox
+        debezium.source.topic.prefix=shop
+        debezium.transforms=outbox
+        debezium.transforms.outbox.type=io.debezium.transforms.outbox.EventRouter
+        debezium.format.value=simplestring
+        debezium.format.header.schemas.enable=false
+        quarkus.http.port=8080
+    """)
+    found = imported(settings, {})
+    assert not found.changes_records, [str(finding) for finding in found.findings]
+    assert found.kafka == {"bootstrap": "k:9092"}
+    record = found.outbox["record"]
+    assert (record["key"], record["value"], record["headers"]) == ("json-with-schemas", "string", "json")
+    assert said(settings | {"debezium.sink.type": "pulsar"})["debezium.sink.type"] is True
 
 
 def test_several_tables_are_several_outboxes(tmp_path, monkeypatch):
