@@ -41,6 +41,7 @@ _HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tra
 
 T = TypeVar("T", bound=BaseModel)
 
+PREFIX_LENGTH_MAX = 200
 ONCE = ("partition", "timestamp", "schema-version")
 """Placements that a record has one of."""
 SHAPED = ("envelope", "timestamp", "schema-version")
@@ -190,6 +191,7 @@ class OutboxTable(_Reading):
     columns: Columns = Columns()
     route: RouteTable = RouteTable()
     additional: tuple[AdditionalTable, ...] = Field((), strict=False)
+    messages: str | None = Field(None, min_length=1, max_length=PREFIX_LENGTH_MAX)
     record: RecordTable | None = None
     cloudevents: EventsTable | None = None
     publication: Name | None = None
@@ -227,6 +229,7 @@ class OutboxTable(_Reading):
             additional=tuple(
                 Additional(one.column, one.placement, one.name, one.optional) for one in self.additional
             ),
+            messages=self.messages,
             shape=Shape(**dict(self.record)) if self.record is not None else None,
             events=CloudEvents(**dict(self.cloudevents)) if self.cloudevents is not None else None,
             publication=self.publication,

@@ -125,6 +125,7 @@ class Outbox:
         publication: its name; None: ``settle_outbox``, for another table ``settle_<table>``.
         slot: the name of the replication slot; None: made of the names of database and table.
         dead_table: where rows go that can never be published, in the same schema; None: ``<table>_dead``.
+        messages: the prefix of messages in the log that are rows of it too; None: only its table has rows.
         shape: of its records; None: what the columns hold, as it is.
         events: makes each record a CloudEvent; None: it is none.
     """
@@ -137,6 +138,7 @@ class Outbox:
     publication: str | None = None
     slot: str | None = None
     dead_table: str | None = None
+    messages: str | None = None
     shape: Shape | None = None
     events: CloudEvents | None = None
 

@@ -22,9 +22,9 @@ BYTEA = 17
 # Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
-_BEGIN, _COMMIT, _INSERT, _RELATION = b"BCIR"
-# Message, Origin, Type, Update, Delete, Truncate: legal, and nothing that an outbox row comes from.
-_SKIPPED = frozenset(b"MOYUDT")
+_BEGIN, _COMMIT, _INSERT, _RELATION, _MESSAGE = b"BCIRM"
+# Origin, Type, Update, Delete, Truncate, and mostly Message: legal, and nothing that an outbox row comes from.
+_SKIPPED = frozenset(b"OYUDTM")
 
 _TEXT, _NULL = b"tn"
 _NEW_TUPLE = ord("N")
@@ -61,13 +61,20 @@ class Decoder:
     Args:
         outbox: its table and columns, which may have any order; rows of any other table are skipped.
         bytea_types: OIDs of ``bytea`` and of the domains over it.
+        messages: what makes rows of messages; None: nothing does.
 
     Attributes:
         incomplete: which columns the rows lack that come now, if they cannot be read for that; they are skipped.
     """
 
-    def __init__(self, outbox: Outbox = OUTBOX, bytea_types: Container[int] = frozenset((BYTEA,))) -> None:
+    def __init__(
+        self,
+        outbox: Outbox = OUTBOX,
+        bytea_types: Container[int] = frozenset((BYTEA,)),
+        messages: Callable[[bytes], OutboxRow | None] | None = None,
+    ) -> None:
         self.incomplete: str | None = None
+        self._messages = messages
         self._outbox = outbox
         self._table = (outbox.schema.encode(), outbox.table.encode())
         self._bytea_types = bytea_types
@@ -94,6 +101,8 @@ class Decoder:
             raise DecodeError(f"pgoutput Insert for relation {relation}, which was not announced") from None
         except (struct.error, IndexError):
             raise DecodeError(_complaint(message)) from None
+        if kind == _MESSAGE and self._messages is not None:
+            return self._messages(message)
         if kind == _RELATION:
             self._row_decoders[message[1:5]] = self._announced(message)
         elif kind not in _SKIPPED:

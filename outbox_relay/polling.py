@@ -17,7 +17,7 @@ from outbox_relay import marks
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.columns import as_bytes
 from outbox_relay.dead import bring_up_to_date, has_dead
-from outbox_relay.errors import PublishError
+from outbox_relay.errors import PublishError, SetupError
 from outbox_relay.marks import MARK, PLACE, in_each_partition
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
@@ -53,6 +53,8 @@ def poll(source: Source) -> None:
         RelayError, psycopg.Error: what ended it.
     """
     settings, outbox = source.settings, source.outbox
+    if outbox.messages is not None:
+        raise SetupError("messages stand in the log alone, and no poll finds them: set reader = wal")
     with closing(connect(source.dsn, replication=False)) as connection:
         lock(connection, outbox)
         table = find_table(connection, outbox)

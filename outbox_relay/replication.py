@@ -95,6 +95,7 @@ class ReplicationStream:
     Args:
         connection: for replication; the stream takes it over.
         slot, publication: their names.
+        messages: whether logical messages come too.
         is_there: asked after a long silence whether the server is still at it.
 
     Attributes:
@@ -112,6 +113,8 @@ class ReplicationStream:
         slot: str,
         publication: str,
         is_there: Callable[[], bool] = lambda: False,
+        *,
+        messages: bool = False,
     ) -> None:
         self.wal_end = 0
         self.reply_requested = False
@@ -119,8 +122,12 @@ class ReplicationStream:
         self._pgconn = connection.pgconn
         # The names are a list in SQL's writing, in which each is quoted as an identifier is.
         command = sql.SQL(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})"
-        ).format(sql.Identifier(slot), sql.Literal(quoted(publication)))
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}{})"
+        ).format(
+            sql.Identifier(slot),
+            sql.Literal(quoted(publication)),
+            sql.SQL(", messages 'true'" if messages else ""),
+        )
         result = self._pgconn.exec_(command.as_bytes(connection))
         if result.status != pq.ExecStatus.COPY_BOTH:
             if result.error_field(pq.DiagnosticField.SQLSTATE) == b"55006":  # object_in_use

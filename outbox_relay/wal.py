@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from contracts import failpoints
-from outbox_relay import coverage, initial, marks
+from outbox_relay import coverage, initial, logged, marks
 from outbox_relay.acknowledgements import Acknowledgements, Transaction
 from outbox_relay.cleaner import Cleaner
 from outbox_relay.columns import bytea_types
@@ -90,9 +90,12 @@ def stream(source: Source) -> None:
             )
             backend_pid = connection.info.backend_pid
             is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
-            with ReplicationStream(connection, slot.name, outbox.publication_name, is_there) as stream:
+            from_log = logged.decoder(outbox, uuids=table.has_uuids) if outbox.messages is not None else None
+            with ReplicationStream(
+                connection, slot.name, outbox.publication_name, is_there, messages=from_log is not None
+            ) as stream:
                 new = not_dead(not_yet_published(publish, published, source.quarantine), dead)
-                decoder = Decoder(outbox, bytea)
+                decoder = Decoder(outbox, bytea, from_log)
                 forwarder = Forwarder(
                     stream, decoder, acks, publisher, new, or_quarantined(publish, source.quarantine), source
                 )
@@ -172,6 +175,8 @@ def _fill(
     source.lost_slot = None
     rows = acks.acknowledged_rows
     source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
+    if source.outbox.messages is not None:
+        source.warn("messages of the log from before the slot are not published, as no table has them")
     if rule.skipped:
         source.warn(
             "rows were not published that are older than what their topics hold; if they are to be: drop the slot "

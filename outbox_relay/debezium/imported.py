@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from contracts import headers
 from outbox_relay.debezium.connector import PRODUCER, ROUTER
 from outbox_relay.debezium.options import verdict
 from outbox_relay.debezium.regex import RegexError, router
@@ -26,9 +27,12 @@ _CONVERTERS = {
 # What an integer's converter writes is its digits.
 _DIGITS = re.compile(r"org\.apache\.kafka\.connect\.converters\.(Short|Integer|Long)Converter")
 _REGEX_DEFAULT, _REPLACEMENT_DEFAULT = "(?<routedByValue>.*)", "outbox.event.${routedByValue}"
+_DECODE_MESSAGES = "io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent"
+_PREFIX = re.compile(r"[A-Za-z0-9_:/-]+")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$ -]+")
 _REFERENCE = re.compile(r"\$\{(?:(\w+):)?([^}]*)\}")
 _TRUE = "true"
+_HEADERS = (headers.ID, headers.POSITION)
 _PLACEMENTS = ("header", "envelope", "partition")
 PASSWORD = "OUTBOX_PASSWORD"  # noqa: S105 the name of a variable
 
@@ -115,7 +119,7 @@ def imported(settings: dict[str, str], worker: dict[str, str]) -> Imported:
     found.source["dsn"] = _dsn(taking, report)
     _tables(taking, found, report)
     _names_on_the_server(taking, found, report)
-    options = _router(taking, report, found.tables)
+    options = _router(taking, found, report)
     _columns(options, found, report)
     _route(options, found, report)
     _shape(taking, options, found, report)
@@ -226,7 +230,7 @@ def _names_on_the_server(taking: _Settings, found: Imported, report: Report) -> 
         )
 
 
-def _router(taking: _Settings, report: Report, tables: list[tuple[str, str]]) -> dict[str, str]:
+def _router(taking: _Settings, found: Imported, report: Report) -> dict[str, str]:
     """The options of the outbox event router; of other transformations only that they are not done."""
     names = [name.strip() for name in taking.take("transforms").split(",") if name.strip()]
     options: dict[str, str] = {}
@@ -236,15 +240,32 @@ def _router(taking: _Settings, report: Report, tables: list[tuple[str, str]]) ->
         settings = taking.below(f"transforms.{name}.")
         kind = settings.pop("type", "")
         predicate, negated = settings.pop("predicate", None), settings.pop("negate", "false")
+        if kind == _DECODE_MESSAGES and _take_messages(taking, found, report):
+            continue
         if kind != ROUTER:
             report(f"transforms.{name}", f"{kind} is not done by the relay", True)
             continue
         options = settings
-        if predicate is not None and not _selects(predicate, negated, predicates, taking, tables):
+        if predicate is not None and not _selects(predicate, negated, predicates, taking, found.tables):
             report(f"transforms.{name}.predicate", "predicates are not evaluated: every row is published", True)
     if not any(name for name in names) or (not options and not names):
         report("transforms", f"there is no {ROUTER}: what follows is the router's default", True)
     return options
+
+
+def _take_messages(taking: _Settings, found: Imported, report: Report) -> bool:
+    """Messages of the log as rows of the outbox; whether that can be."""
+    prefix = taking.rest().get("message.prefix.include.list", "").strip()
+    if not _PREFIX.fullmatch(prefix):
+        return False
+    taking.take("message.prefix.include.list")
+    found.outbox["messages"] = prefix
+    report(
+        "message.prefix.include.list",
+        "messages are rows of the outbox, whose table must be there, if empty",
+        False,
+    )
+    return True
 
 
 def _selects(
@@ -271,10 +292,10 @@ def _columns(options: dict[str, str], found: Imported, report: Report) -> None:
     }
     additional = _additional(options, report)
     # The router has no header but these; where the first is eventType, it is what the relay calls the type.
-    headers = [one for one in additional if one["placement"] == "header"]
-    if headers and headers[0].get("name", headers[0]["column"]) == "eventType" and "optional" not in headers[0]:
-        columns["type"] = headers[0]["column"]
-        additional.remove(headers[0])
+    first = next((one for one in additional if one["placement"] == "header"), None)
+    if first is not None and first.get("name", first["column"]) == headers.EVENT_TYPE and "optional" not in first:
+        columns["type"] = first["column"]
+        additional.remove(first)
     for option, placement in (
         ("table.field.event.timestamp", "timestamp"),
         ("table.field.event.schema.version", "schema-version"),
@@ -303,7 +324,11 @@ def _additional(options: dict[str, str], report: Report) -> list[dict[str, Any]]
         if not 1 <= len(rest) <= 2 or rest[0].lower() not in _PLACEMENTS:
             report("table.fields.additional.placement", f"{text} is not of the form column:placement:alias", True)
             continue
-        names = {"name": rest[1]} if len(rest) > 1 else {}
+        name = rest[-1] if len(rest) > 1 else column
+        if rest[0].lower() == "header" and name in _HEADERS:
+            report("table.fields.additional.placement", f"the header {name} is the relay's own", True)
+            continue
+        names = {"name": name} if len(rest) > 1 else {}
         optional = {} if must_be_there else {"optional": True}
         found.append({"column": column, "placement": rest[0].lower(), **names, **optional})
     return found

@@ -78,9 +78,10 @@ VERDICTS: dict[str, Verdict] = {
     "field.name.adjustment.mode": Verdict("names in schemas stay as they are", changes=True, unless=("none",)),
     "converters": Verdict("custom converters of columns cannot be run here", changes=True),
     "message.prefix.include.list": Verdict(
-        "messages of the log (pg_logical_emit_message) are not published here", changes=True
+        "messages of the log become rows only of one prefix, with DecodeLogicalDecodingMessageContent",
+        changes=True,
     ),
-    "message.prefix.exclude.list": Verdict("messages of the log (pg_logical_emit_message) are not published here"),
+    "message.prefix.exclude.list": Verdict("messages of the log are published only of one prefix that is named"),
     "snapshot.*": _NO_SNAPSHOT,
     "incremental.snapshot.*": _NO_SIGNALS,
     "signal.*": _NO_SIGNALS,

@@ -35,6 +35,7 @@ PLAIN = {
     "value.converter": STRING,
 }
 OPTION = "transforms.outbox."
+ADDITIONAL = "table.fields.additional.placement"
 OPTIONS = """
     table.field.event.id table.field.event.key table.field.event.type table.field.event.payload
     table.field.event.timestamp table.field.event.schema.version table.fields.additional.placement
@@ -156,6 +157,8 @@ def test_no_password_is_written():
         ({OPTION + "route.topic.regex": "[a-z&&[^b]]"}, "route.topic.regex"),
         ({OPTION + "no.such.option": "x"}, "the router's no.such.option"),
         ({"no.such.setting": "x"}, "no.such.setting"),
+        ({OPTION + "table.fields.additional.placement": "a:header:id"}, ADDITIONAL),
+        ({OPTION + "table.fields.additional.placement": "a:footer"}, ADDITIONAL),
         ({"connector.class": "io.debezium.connector.mysql.MySqlConnector"}, "connector.class"),
         ({OPTION + "table.expand.json.payload": "true"}, "table.expand.json.payload"),
         ({OPTION + "predicate": "p", "predicates": "p", "predicates.p.type": "X"}, "transforms.outbox.predicate"),
@@ -234,6 +237,18 @@ def test_debezium_servers_properties_are_taken_over():
     record = found.outbox["record"]
     assert (record["key"], record["value"], record["headers"]) == ("json-with-schemas", "string", "json")
     assert said(settings | {"debezium.sink.type": "pulsar"})["debezium.sink.type"] is True
+
+
+def test_messages_of_the_log_are_rows_of_the_outbox(tmp_path, monkeypatch):
+    decode = "io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent"
+    settings = PLAIN | {"transforms": "decode,outbox", "transforms.decode.type": decode}
+    assert said(settings)["transforms.decode"] is True
+    settings |= {"message.prefix.include.list": "shop"}
+    _, (outbox,) = outboxes(settings, tmp_path, monkeypatch)
+    assert outbox.messages == "shop"
+    assert not any(said(settings).values())
+    assert any(said(settings | {"message.prefix.include.list": "shop.*"}).values())
+    assert any(said(PLAIN | {"message.prefix.include.list": "shop"}).values())
 
 
 def test_several_tables_are_several_outboxes(tmp_path, monkeypatch):

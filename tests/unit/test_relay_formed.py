@@ -11,6 +11,7 @@ from outbox_relay.identity import identity
 from outbox_relay.outbox import Additional, Outbox
 from outbox_relay.row import OutboxRow
 from outbox_relay.shape import CloudEvents, Shape
+from outbox_relay.table import Table
 
 ID = b"01a20aeb-4358-716a-b291-9134760df1f7"
 COMMITTED_US = 1_577_934_245_120_001
@@ -152,6 +153,14 @@ def test_a_time_that_no_record_can_have_is_unpublishable():
 def test_a_column_of_the_wrong_type_is_refused_before_a_row_comes(placement):
     with pytest.raises(SetupError, match=f"and (a|no) {placement}"):
         former(additional=[Additional("t", placement)], columns={"t": Column("t", "text")}, shape=Shape())
+
+
+def test_a_table_that_is_looked_at_again_is_the_same_until_a_column_is_another():
+    outbox = Outbox(shape=Shape())
+    table, again = (Table(outbox, {}, COLUMNS, Former(outbox, COLUMNS)) for _ in range(2))
+    assert table == again
+    changed = COLUMNS | {"type": Column("type", "text", default="'x'::text")}
+    assert table != Table(outbox, {}, changed, Former(outbox, changed))
 
 
 @pytest.mark.parametrize("headers", ["string", "json", "json-with-schemas"])

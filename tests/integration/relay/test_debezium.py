@@ -69,6 +69,15 @@ OF_ALL_TYPES = """
         '2020-01-02 03:04:05.12Z', '2020-01-02 03:04:05Z', '1969-12-31 23:59:59.999999', '2020-01-02 03:04:05.12',
         '1970-01-01', -0.01, 0, 'ab', 'sad', 'dom', 12345678.9, 1e-5, '{"x" :  1}', '\\x0102');
 """
+OF_MESSAGES = """
+    CREATE TABLE outbox (
+        id uuid PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text, type text, payload text);
+    CREATE TABLE emitted (at pg_lsn);
+    INSERT INTO emitted SELECT pg_logical_emit_message(true, 'shop', json_build_object(
+        'id', gen_random_uuid(), 'aggregatetype', 'order', 'aggregateid', 'k ' || n, 'type', 'Placed', 'payload',
+        '{"n" :  1}')::text) FROM generate_series(1, 3) AS n;
+    INSERT INTO emitted SELECT pg_logical_emit_message(true, 'other', 'x') WHERE false;
+"""
 TYPES = "i2 i4 i8 b b2 tz tz3 tz0 tzd ts ts3 tsd d n n0 nd c m md l t td f8 f4 j y".split()  # noqa: SIM905 legible
 
 SHAPES = {
@@ -121,6 +130,19 @@ SHAPES = {
             "value.converter": JSON,
             "value.converter.schemas.enable": "false",
             "transforms.outbox.table.expand.json.payload": "true",
+        },
+    ),
+    "messages of the log instead of rows": (
+        OF_MESSAGES,
+        "public.outbox",
+        {
+            "value.converter": STRING,
+            "message.prefix.include.list": "shop",
+            "transforms": "decode,outbox",
+            "transforms.decode.type": (
+                "io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent"
+            ),
+            "transforms.outbox.table.fields.additional.placement": "type:header:eventType",
         },
     ),
     "all types in headers": (

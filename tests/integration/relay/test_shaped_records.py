@@ -22,14 +22,16 @@ JSON = {"key": "json", "value": "json-with-schemas", "headers": "json-with-schem
 
 
 @contextmanager
-def relaying_shaped(outbox, folder, record, additional=(), *, reader="wal", cleanup=True, initial=None, **tables):
+def relaying_shaped(
+    outbox, folder, record, additional=(), *, reader="wal", cleanup=True, initial=None, messages=None, **tables
+):
     """A relay in this process whose outbox has records of a shape."""
     lines = ["[[source]]", f"dsn = {json.dumps(outbox.dsn)}", f'reader = "{reader}"', "poll_interval_s = 0.05"]
     lines += [f"cleanup = {json.dumps(cleanup)}", *([f'initial = "{initial}"'] if initial else [])]
-    lines += ["[[source.outbox]]"]
+    lines += ["[[source.outbox]]", *([f'messages = "{messages}"'] if messages else [])]
     for column, placement in additional:
         lines += ["[[source.outbox.additional]]", f'column = "{column}"', f'placement = "{placement}"']
-    for name, table in {"record": record, **tables}.items():
+    for name, table in (({"record": record} if record is not None else {}) | tables).items():
         lines += [f"[source.outbox.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     file = folder / f"{outbox.name}.toml"
     file.touch(0o600)
