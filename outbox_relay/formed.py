@@ -65,7 +65,7 @@ Write = Callable[[bytes | None], bytes | None]
 """From what the readers have of a column to what a record has; raises ValueError where that cannot be."""
 
 
-class Part:
+class Field:
     """What reads a column's values, as Debezium has them: NULL is the column's default, where it has one."""
 
     def __init__(self, column: Column, binary: str = "bytes", *, is_payload: bool = False) -> None:
@@ -127,10 +127,10 @@ class Former:
         shape, names = outbox.shape or Shape(), outbox.columns
         self._shape, self._events = shape, outbox.events
         self._convert = CONVERTERS[shape.value]
-        self._id = Part(columns[names.id]).writer(shape.headers)
+        self._id = Field(columns[names.id]).writer(shape.headers)
         self._key = self._of(columns, names.aggregateid, shape.key) or _nothing
         self._event_type = self._of(columns, names.type, shape.headers)
-        self._payload = Part(columns[names.payload], shape.binary, is_payload=True)
+        self._payload = Field(columns[names.payload], shape.binary, is_payload=True)
         self._places = [_Place(one, columns, shape) for one in outbox.additional]
         self._has_envelope = any(place.placement == "envelope" for place in self._places)
         self._is_text = self._payload.schema.type == "string"
@@ -145,7 +145,7 @@ class Former:
     def _of(columns: Mapping[str, Column], name: str | None, converter: str) -> Write | None:
         if name is None or name not in columns:
             return None
-        return Part(columns[name]).writer(converter)
+        return Field(columns[name]).writer(converter)
 
     def __call__(self, row: OutboxRow, transaction: Transaction) -> Formed:
         """The record of a row.
@@ -216,9 +216,9 @@ class Former:
     def _enveloped(self, row: OutboxRow, schema: Schema, payload: Any) -> bytes | None:
         fields, values, version = [(ENVELOPE, schema)], {ENVELOPE: payload}, None
         for place, raw in zip(self._places, row.additional, strict=True):
-            if place.placement == "envelope" and place.part is not None:
-                fields.append((place.name, place.part.schema))
-                values[place.name] = place.part.read(raw)
+            if place.placement == "envelope" and place.field is not None:
+                fields.append((place.name, place.field.schema))
+                values[place.name] = place.field.read(raw)
             elif place.placement == "schema-version" and raw is not None:
                 version = int(raw)
         name = f"{self._begins}.{(row.aggregate_type or b'').decode()}.Value"
@@ -242,12 +242,12 @@ class Former:
 
 
 class _Place:
-    """Where an additional column goes; ``write`` is for headers, and without a column there is no ``part``."""
+    """Where an additional column goes; ``write`` is for headers, and without a column there is no ``field``."""
 
     def __init__(self, one: Additional, columns: Mapping[str, Column], shape: Shape) -> None:
         self.placement, self.name = one.placement, one.name
         self.write: Write | None = None
-        self.part: Part | None = None
+        self.field: Field | None = None
         if one.column not in columns:
             return
         column = columns[one.column]
@@ -260,15 +260,22 @@ class _Place:
                 raise SetupError(f"column {column.name} is of type {column.declared}, and no timestamp")
             # With a zone it is the same to the reader, as sessions are in UTC; Debezium takes only those without.
             column = replace(column, kind="timestamp", modifier=-1)
-        self.part = Part(column, shape.binary)
+        self.field = Field(column, shape.binary)
         if one.placement == "header":
-            self.write = self.part.writer(shape.headers)
+            self.write = self.field.writer(shape.headers)
 
     def milliseconds(self, raw: bytes | None) -> int:
-        """A time for a record, milliseconds since the Unix epoch; 0 for none."""
-        if raw is None or self.part is None:
+        """A time for a record, milliseconds since the Unix epoch; 0 for none.
+
+        Raises:
+            ValueError: Kafka knows no such time.
+        """
+        if raw is None or self.field is None:
             return NOW_MS
-        return int(self.part.read(raw.removesuffix(b"+00"))) // 1_000
+        time_ms = int(self.field.read(raw.removesuffix(b"+00"))) // 1_000
+        if time_ms <= 0:
+            raise ValueError(f"{self.name} is {raw.decode()}, and no record is as old as that")
+        return time_ms
 
 
 _INTEGERS = frozenset(("int2", "int4", "int8"))

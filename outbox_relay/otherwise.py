@@ -1,15 +1,21 @@
 """What a record of another shape of outbox has otherwise than the standard one: headers, and its partition."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+from confluent_kafka import KafkaError
 
 from contracts import headers
+from outbox_relay.acknowledgements import NEVER, Transaction
 from outbox_relay.errors import UnpublishableError
 from outbox_relay.outbox import Outbox
 from outbox_relay.row import OutboxRow
 
 Fields = list[tuple[str, str | bytes | None]]
 """The headers of a record."""
+
+DeliveryReport = Callable[[Any, Any], None]
+"""What is called with the outcome of a record: an error or None, and the message."""
 
 ANY_PARTITION: Final = -1
 """What confluent-kafka takes for a partition by the key."""
@@ -22,6 +28,31 @@ TRACESTATE_BYTES_MAX = 512
 def differs(outbox: Outbox) -> bool:
     """Whether records are made otherwise than those of the standard shape."""
     return bool(outbox.additional) or outbox.columns.type is None
+
+
+def naming(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport) -> DeliveryReport:
+    """A delivery callback that identifies the row that Kafka permanently refuses."""
+
+    def delivered(error: Any, message: Any) -> None:
+        if error is not None and error.code() in NEVER:
+            transaction.unpublishable(row, f"Kafka refused it for {message.topic()}: {error.str()}")
+        on_delivery(error, message)
+
+    return delivered
+
+
+def with_times(on_delivery: DeliveryReport) -> DeliveryReport:
+    """The same report, where rows name the times of their records: one that Kafka refuses is an invalid record.
+
+    Of records with the time of the call such a refusal says that a clock is wrong, which ends.
+    """
+
+    def delivered(error: Any, message: Any) -> None:
+        if error is not None and error.code() == KafkaError.INVALID_TIMESTAMP:
+            error = KafkaError(KafkaError.INVALID_RECORD, "its time is too far from that of the broker")
+        on_delivery(error, message)
+
+    return delivered
 
 
 class Otherwise:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -17,16 +17,19 @@ from broker.clients import SILENT, idempotent_producer
 from broker.lifeline import Lifeline, flush
 from broker.troubles import Troubles, denied
 from contracts import headers
-from outbox_relay.acknowledgements import NEVER, Transaction
+from outbox_relay.acknowledgements import Transaction
 from outbox_relay.errors import PublishError, TopicError, UnpublishableError
 from outbox_relay.formed import Former
 from outbox_relay.otherwise import (
     ANY_PARTITION,
     TRACEPARENT_BYTES_MAX,
     TRACESTATE_BYTES_MAX,
+    DeliveryReport,
     Fields,
     Otherwise,
     differs,
+    naming,
+    with_times,
 )
 from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.published import TYPES_MAX, Published
@@ -71,8 +74,6 @@ NOT_ACKNOWLEDGED = (
     " replicas in sync than min.insync.replicas"
 )
 
-DeliveryReport = Callable[[Any, Any], None]
-
 
 class Publish(Protocol):
     """The stage that publishes a row; instrumentation has this shape too and wraps it."""
@@ -110,17 +111,6 @@ def or_quarantined(publish: Publish, quarantine: Callable[[UnpublishableError], 
             transaction.leave(row)
 
     return publish_or_quarantine
-
-
-def _naming(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport) -> DeliveryReport:
-    """A delivery callback that identifies the row that Kafka permanently refuses."""
-
-    def delivered(error: Any, message: Any) -> None:
-        if error is not None and error.code() in NEVER:
-            transaction.unpublishable(row, f"Kafka refused it for {message.topic()}: {error.str()}")
-        on_delivery(error, message)
-
-    return delivered
 
 
 class Publisher:
@@ -222,7 +212,7 @@ class Publisher:
         if self._otherwise is not None:
             partition = self._otherwise(row, topic, fields, transaction.commit_lsn)
         if self._one_by_one:
-            on_delivery = _naming(row, transaction, on_delivery)
+            on_delivery = naming(row, transaction, on_delivery)
         while True:
             try:
                 # By position: the same call with names takes twice as long.
@@ -254,7 +244,9 @@ class Publisher:
         if partition != ANY_PARTITION and self._otherwise is not None:
             self._otherwise.check(row, topic, partition, transaction.commit_lsn)
         if self._one_by_one:
-            on_delivery = _naming(row, transaction, on_delivery)
+            on_delivery = naming(row, transaction, on_delivery)
+        if self._outbox.sets_times:
+            on_delivery = with_times(on_delivery)
         while True:
             try:
                 self._produce(topic, value, key, partition, on_delivery, None, timestamp_ms, fields)

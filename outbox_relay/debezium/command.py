@@ -1,7 +1,8 @@
 """``outbox-relay import-debezium connector.json``: a connector as a configuration of the relay."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,10 +19,6 @@ def import_debezium(
     connector: Annotated[
         Path,
         typer.Argument(
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            allow_dash=True,
             help="The connector: JSON for Kafka Connect's REST API or its config alone, a properties file, or "
             "Debezium Server's application.properties; - is standard input.",
         ),
@@ -40,15 +37,20 @@ def import_debezium(
 
     Exit code 3: some of that changes records, or which there are.
     """
-    text = typer.get_text_stream("stdin").read() if str(connector) == "-" else connector.read_text()
     try:
-        settings = read(text)
+        settings = read(sys.stdin.read() if str(connector) == "-" else connector.read_text())
     except (NoConnectorError, UnicodeError) as error:
-        typer.echo(f"outbox-relay: {connector}: {error}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(f"{connector}: {error}")
+    except OSError as error:
+        _refuse(f"{connector} cannot be read: {error.strerror}")
     found = imported(settings, properties(worker.read_text()) if worker is not None else {})
     typer.echo(toml(found), nl=False)
     for finding in sorted(found.findings, key=lambda finding: not finding.changes):
         typer.echo(hide(str(finding)), err=True)
     if found.changes_records:
         raise typer.Exit(CHANGES_RECORDS)
+
+
+def _refuse(line: str) -> NoReturn:
+    typer.echo(f"outbox-relay: {line}", err=True)
+    raise typer.Exit(2)

@@ -120,6 +120,8 @@ def imported(settings: dict[str, str], worker: dict[str, str]) -> Imported:
     _tables(taking, found, report)
     _names_on_the_server(taking, found, report)
     options = _router(taking, found, report)
+    # Old rows that a table has kept, and topics have not, must not be taken for rows that nobody published.
+    found.outbox["cleanup"] = False
     _columns(options, found, report)
     _route(options, found, report)
     _shape(taking, options, found, report)

@@ -9,6 +9,7 @@ from outbox_relay.debezium.imported import Imported
 HEAD = """\
 # Made of a connector of Debezium by: outbox-relay import-debezium
 # What could not be taken over was said then, a line each. Before it runs: outbox-relay check --config
+# cleanup = false: rows stay in the table, as with Debezium; true where all that it holds is yet to be published.
 """
 
 

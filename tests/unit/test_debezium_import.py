@@ -64,6 +64,7 @@ def test_a_connector_with_nothing_set_is_taken_over_with_debeziums_defaults(tmp_
     assert dsn == "host=db port=5432 dbname=shop user=debezium password='it\\'s'"
     assert (outbox.schema, outbox.table, outbox.slot) == ("public", "outbox", "debezium")
     assert outbox.publication_name == "dbz_publication"
+    assert imported(PLAIN, {}).outbox["cleanup"] is False
     assert outbox.route.name("order") == "outbox.event.order"
     names = outbox.columns
     assert (names.id, names.aggregatetype, names.aggregateid, names.payload) == (
@@ -269,12 +270,12 @@ def test_a_reference_to_a_secret_becomes_a_variable(password, variable):
     assert f"password=${{{variable}}}" in found.source["dsn"]
 
 
-def run(tmp_path, text):
+def run(tmp_path, text, argument=None):
     app = typer.Typer()
     app.command()(import_debezium)
     file = tmp_path / "connector.json"
     file.write_text(text)
-    return CliRunner().invoke(app, [str(file)])
+    return CliRunner().invoke(app, [argument or str(file)], input=text)
 
 
 def test_the_command_prints_the_file_and_says_on_standard_error_what_is_not_in_it(tmp_path):
@@ -288,6 +289,9 @@ def test_the_command_prints_the_file_and_says_on_standard_error_what_is_not_in_i
     assert tomllib.loads(done.stdout)
     done = run(tmp_path, "{}")
     assert (done.exit_code, done.stdout) == (2, "")
+    done = run(tmp_path, json.dumps(PLAIN), "-")
+    assert (done.exit_code, tomllib.loads(done.stdout)["source"][0]["outbox"][0]["slot"]) == (0, "debezium")
+    assert "cannot be read" in run(tmp_path, "", str(tmp_path / "none")).stderr
 
 
 def test_the_documentation_names_every_option_of_the_router_and_every_setting_that_changes_records():

@@ -102,6 +102,7 @@ def test_rows_that_are_known_by_their_contents_are_not_published_twice(counted, 
         insert(counted, number)
     with relaying_shaped(counted, tmp_path, JSON, places, cleanup=False):
         wait_for_records(counted, 20)
+        counted.wait_confirmed()  # by then the slot is made
     counted.drop_slot()
     insert(counted, 20)
     with relaying_shaped(counted, tmp_path, JSON, places, cleanup=False, initial="all", reader=reader):
@@ -120,14 +121,18 @@ def test_a_row_of_which_no_record_can_be_made_does_not_block_the_others(counted,
         insert(counted, 2, part=4)
         insert(counted, 3, payload="[1]")
         insert(counted, 4, at="infinity")
-        insert(counted, 5, part=2)
+        insert(counted, 5, at="2100-01-01")
+        insert(counted, 6, at="1950-01-01")
+        insert(counted, 7, part=2, at=None)
         wait_for_records(counted, 2)
-        wait_until(lambda: len(dead_rows(counted.connection)) == 3, "three rows are quarantined")
-    assert [(record.partition(), header(record, "id")) for record in counted.records()] == [(2, "5"), (3, "1")]
+        wait_until(lambda: len(dead_rows(counted.connection)) == 5, "five rows are quarantined")
+    assert [(record.partition(), header(record, "id")) for record in counted.records()] == [(2, "7"), (3, "1")]
     assert {dead.id: dead.reason for dead in dead_rows(counted.connection)} == {
         "2": f"part is 4, and {counted.topic} has no such partition",
         "3": "no record can be made of it: Debezium has no form for an array as a whole payload",
         "4": "no record can be made of it: Invalid isoformat string: 'infinity'",
+        "5": f"Kafka refused it for {counted.topic}: its time is too far from that of the broker",
+        "6": "no record can be made of it: at is 1950-01-01 00:00:00, and no record is as old as that",
     }
 
 
