@@ -18,13 +18,13 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper, Loader
 from psycopg.rows import class_row
 
-from outbox_relay.acknowledgements import Transaction
+from outbox_relay.acknowledgements import DeliveryReport, Transaction
 from outbox_relay.columns import Columns, find_columns, is_row
 from outbox_relay.errors import RelayError, SetupError, UnpublishableError
 from outbox_relay.identity import contents
 from outbox_relay.pgoutput import COLUMNS, COLUMNS_REQUIRED
 from outbox_relay.position import format_lsn, parse_lsn
-from outbox_relay.publisher import DeliveryReport, Publish
+from outbox_relay.publisher import Publish
 from outbox_relay.replication import connect
 from outbox_relay.row import OutboxRow
 from outbox_relay.table import scalar

@@ -16,8 +16,9 @@ from broker.clients import SILENT, idempotent_producer
 from broker.lifeline import Lifeline, flush
 from broker.troubles import Troubles, denied
 from contracts import headers
-from outbox_relay.acknowledgements import NEVER, Transaction
+from outbox_relay.acknowledgements import NEVER, DeliveryReport, Transaction
 from outbox_relay.errors import PublishError, UnpublishableError
+from outbox_relay.first_batches import ANY_PARTITION, FirstBatches
 from outbox_relay.published import Published
 from outbox_relay.row import OutboxRow
 from outbox_relay.topic import topic_of
@@ -42,9 +43,10 @@ ROOM_WAIT_S = 0.1
 REPORTS_WAIT_S = 1.0
 # How long a session's end waits for records that a broker has been sent and has not answered for.
 IN_FLIGHT_WAIT_S = 3.0
-# What confluent-kafka takes for a partition by the key, and for the time of the call.
-ANY_PARTITION = -1
+# What confluent-kafka takes for the time of the call.
 NOW = 0
+# A leader forgets a producer that has sent nothing for producer.id.expiration.ms, a day by default.
+KNOWN_S = 3_600.0
 KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
 # With nothing to send nobody would notice that Kafka is away: after so long without an answer it is probed, and
@@ -61,8 +63,6 @@ NOT_ACKNOWLEDGED = (
 # Of a trace context; W3C's own has 55 bytes, and a state of 512 is what everybody has to pass on.
 TRACEPARENT_BYTES_MAX = 128
 TRACESTATE_BYTES_MAX = 512
-
-DeliveryReport = Callable[[Any, Any], None]
 
 
 class Publish(Protocol):
@@ -152,14 +152,14 @@ class Publisher:
         self._done: int | None = None  # of those handed over, when last looked; None with none under way
         self._done_at = 0.0
         self._topics: dict[bytes | None, str] = {}
+        self._first_batches = FirstBatches(self._partitions_of, self._await_first)
+        self._known_until = time.monotonic() + KNOWN_S
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         self._producer = idempotent_producer(
             bootstrap,
             {
                 "client.id": f"settle-relay-{source}",
                 "enable.gapless.guarantee": True,
-                # Of a new producer a broker takes the second batch even where it has refused the first.
-                "max.in.flight.requests.per.connection": 1,
                 # Kafka away means waiting, however long; the bounded queue holds the reader back.
                 "message.timeout.ms": 0,
                 "queue.buffering.max.messages": min(QUEUE_ROWS_MAX, QUEUE_ROWS_ALL_SOURCES // sources),
@@ -203,10 +203,13 @@ class Publisher:
                 fields.append((headers.TRACESTATE, tracestate))
         if self._one_by_one:
             on_delivery = _naming(row, transaction, on_delivery)
+        partition = ANY_PARTITION
+        if topic not in self._first_batches.complete:
+            partition, on_delivery = self._first_batches.admit(topic, key, on_delivery)
         while True:
             try:
                 # By position: the same call with names takes twice as long.
-                self._produce(topic, value, key, ANY_PARTITION, on_delivery, None, NOW, fields)
+                self._produce(topic, value, key, partition, on_delivery, None, NOW, fields)
                 self._handed += 1
                 return
             except BufferError:
@@ -220,6 +223,18 @@ class Publisher:
         except KafkaException as error:
             raise self._stopped(error.args[0]) from None
         self._look_after_kafka()
+        self._while_blocked()
+
+    def _partitions_of(self, topic: str) -> int:
+        """How many partitions a topic has, once Kafka says so; 0 if it does not exist."""
+        while True:
+            try:
+                return len(self._producer.list_topics(topic, KAFKA_PROBE_TIMEOUT_S).topics[topic].partitions)
+            except KafkaException:
+                self._wait_for_room()
+
+    def _await_first(self) -> None:
+        self.push(ROOM_WAIT_S)
         self._while_blocked()
 
     def _refusal(self, error: KafkaError, row: OutboxRow, transaction: Transaction, topic: str) -> PublishError:
@@ -294,6 +309,9 @@ class Publisher:
     def _look_after_kafka(self) -> None:
         """Check whether Kafka is reachable again, or only for new clients."""
         now, waiting = time.monotonic(), self.waiting
+        if now > self._known_until:
+            self._first_batches.forget()
+            self._known_until = now + KNOWN_S
         if waiting:  # their acknowledgement will tell; of a transaction that takes long, those of its first rows
             done = self._handed - waiting
             if done != self._done:

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
@@ -77,6 +84,14 @@ class Outbox:
         self.admin = AdminClient(kafka(self.stack))
         new = NewTopic(self.topic, PARTITIONS, config=config or {})
         self.admin.create_topics([new])[self.topic].result(DEADLINE_S)
+
+    def set_topic(self, config):
+        """Configure the topic otherwise."""
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()
+        ]
+        topic = ConfigResource(ResourceType.TOPIC, self.topic, incremental_configs=entries)
+        self.admin.incremental_alter_configs([topic])[topic].result(DEADLINE_S)
 
     def insert(self, key="acc-1", *, connection=None, payload=None, traceparent=None, tracestate=None, to=None):
         """Insert a row; returns its ID as text."""
