@@ -20,7 +20,6 @@ from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError
 from outbox_relay.marks import MARK, PLACE, in_each_partition
 from outbox_relay.position import Origin
-from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published
 from outbox_relay.replication import connect
 from outbox_relay.row import OutboxRow
@@ -67,8 +66,8 @@ def poll(source: Source) -> None:
         marks.decide(source, connection, keeps=keeps)
         origin = find_origin(connection)
         with (
-            source.publishing() as (publisher, publish),
-            closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
+            source.publishing(origin) as (publisher, publish),
+            closing(source.published(origin, source.raise_if_stopped)) as published,
         ):
             worker = _Worker(
                 source,

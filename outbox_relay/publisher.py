@@ -18,6 +18,7 @@ from broker.troubles import Troubles, denied
 from contracts import headers
 from outbox_relay.acknowledgements import NEVER, DeliveryReport, Transaction
 from outbox_relay.errors import PublishError, UnpublishableError
+from outbox_relay.fencing import FencedProducer, fenced
 from outbox_relay.first_batches import ANY_PARTITION, FirstBatches
 from outbox_relay.published import Published
 from outbox_relay.row import OutboxRow
@@ -63,6 +64,13 @@ NOT_ACKNOWLEDGED = (
 # Of a trace context; W3C's own has 55 bytes, and a state of 512 is what everybody has to pass on.
 TRACEPARENT_BYTES_MAX = 128
 TRACESTATE_BYTES_MAX = 512
+
+
+_UNFENCED = {
+    "enable.gapless.guarantee": True,
+    # Kafka away means waiting, however long; the bounded queue holds the reader back.
+    "message.timeout.ms": 0,
+}
 
 
 class Publish(Protocol):
@@ -125,6 +133,7 @@ class Publisher:
         source: name of the source, for logs and the client ID.
         sources: how many of them share the process.
         one_by_one: each record in a batch of its own, so that a refusal is of that record alone.
+        transactional_id: of the source; its producer is the only one then, and those before it are fenced off.
         while_blocked: called every 0.1 s while the queue is full; may raise to give up.
 
     Attributes:
@@ -139,6 +148,7 @@ class Publisher:
         while_blocked: Callable[[], None],
         *,
         one_by_one: bool = False,
+        transactional_id: str | None = None,
     ) -> None:
         self.away: str | None = None
         self._lifeline = Lifeline(bootstrap)
@@ -155,13 +165,11 @@ class Publisher:
         self._first_batches = FirstBatches(self._partitions_of, self._await_first)
         self._known_until = time.monotonic() + KNOWN_S
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
-        self._producer = idempotent_producer(
+        producer = idempotent_producer(
             bootstrap,
             {
                 "client.id": f"settle-relay-{source}",
-                "enable.gapless.guarantee": True,
-                # Kafka away means waiting, however long; the bounded queue holds the reader back.
-                "message.timeout.ms": 0,
+                **(_UNFENCED if transactional_id is None else fenced(transactional_id)),
                 "queue.buffering.max.messages": min(QUEUE_ROWS_MAX, QUEUE_ROWS_ALL_SOURCES // sources),
                 "queue.buffering.max.kbytes": queue_kib,
                 "message.max.bytes": int(queue_kib * 1024 * QUEUE_SHARE_OF_A_RECORD),
@@ -176,6 +184,8 @@ class Publisher:
             },
             logger=SILENT,
         )
+        self._fenced = FencedProducer(producer) if transactional_id is not None else None
+        self._producer = producer if self._fenced is None else self._fenced
         self._produce = self._producer.produce
 
     def publish(self, row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
@@ -204,7 +214,7 @@ class Publisher:
         if self._one_by_one:
             on_delivery = _naming(row, transaction, on_delivery)
         partition = ANY_PARTITION
-        if topic not in self._first_batches.complete:
+        if topic not in self._first_batches.complete and self._fenced is None:
             partition, on_delivery = self._first_batches.admit(topic, key, on_delivery)
         while True:
             try:
@@ -354,11 +364,19 @@ class Publisher:
         return True
 
     def __enter__(self) -> "Publisher":
+        if self._fenced is not None:
+            try:
+                self._fenced.start(self._while_blocked)
+            except KafkaException as error:
+                reason = denied(error.args[0]) or error.args[0].str()
+                raise PublishError(f"Kafka begins no transactions: {reason}") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._fenced is not None:
+            self._fenced.close()
         # Records in flight to a broker may be on the topic soon: they are waited for, so that the next reader
         # of the topic sees them. Purging them too breaks the gapless guarantee, as the reports then say.
         self._drop(IN_FLIGHT_WAIT_S, in_flight=False)

@@ -39,6 +39,9 @@ class RelaySettings(_Databases):
         None, description="which rows from before a new slot are published: all, none, since=TIME"
     )
     relay_cleanup: bool = Field(True, description="whether published rows are removed from the outbox")
+    relay_fencing: bool = Field(
+        False, description="whether records are sent in transactions, which fence off a relay that froze"
+    )
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics answer")
     http_port: int = Field(0, ge=0, le=65535, description="0: nowhere")
 

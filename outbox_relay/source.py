@@ -31,10 +31,12 @@ from outbox_relay.errors import (
     StopRequestedError,
     UnpublishableError,
 )
+from outbox_relay.fencing import transactional_id
 from outbox_relay.handled import Handled
 from outbox_relay.identity import Key
 from outbox_relay.instrumentation import traced
 from outbox_relay.position import Origin, format_lsn
+from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher
 from outbox_relay.row import Leftover
 from outbox_relay.settings import RelaySettings
@@ -161,8 +163,8 @@ class Source:
     # What a session uses.
 
     @contextmanager
-    def publishing(self) -> Iterator[tuple[Publisher, Publish]]:
-        """Kafka, and the stage that publishes to it, for the length of a session."""
+    def publishing(self, origin: Origin) -> Iterator[tuple[Publisher, Publish]]:
+        """Kafka, and the stage that publishes rows of a database to it, for the length of a session."""
         settings = self.settings
         self._rotation = Rotation(settings.kafka_bootstrap, self.warn)
         publisher = Publisher(
@@ -171,6 +173,7 @@ class Source:
             len(settings.sources),
             self._blocked,
             one_by_one=self._one_by_one_until > 0,
+            transactional_id=transactional_id(origin) if settings.relay_fencing else None,
         )
         with publisher:
             self._publisher = publisher
@@ -178,6 +181,11 @@ class Source:
                 yield publisher, traced(publisher.publish)
             finally:
                 self._publisher = self._while_blocked = None
+
+    def published(self, origin: Origin, meanwhile: Callable[[], None]) -> Published:
+        """What the topics have of a database's rows; ``meanwhile`` is called while they are read."""
+        settings = self.settings
+        return Published(settings.kafka_bootstrap, origin, meanwhile, committed=settings.relay_fencing)
 
     def has_table(self, table: Table) -> None:
         """Record the table's description."""

@@ -22,7 +22,6 @@ from outbox_relay.errors import PublicationMissingError, SetupError
 from outbox_relay.initial import Rule
 from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.position import Origin, format_lsn
-from outbox_relay.published import Published
 from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_quarantined
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
 from outbox_relay.row import Leftover, OutboxRow
@@ -78,8 +77,8 @@ def stream(source: Source) -> None:
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
         with (
-            source.publishing() as (publisher, publish),
-            closing(Published(source.settings.kafka_bootstrap, origin, source.raise_if_stopped)) as published,
+            source.publishing(origin) as (publisher, publish),
+            closing(source.published(origin, source.raise_if_stopped)) as published,
         ):
             if slot is None:
                 new = not_yet_published(publish, published, source.quarantine)

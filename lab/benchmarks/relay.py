@@ -38,6 +38,7 @@ def main(
     delay_ms: Annotated[
         float, typer.Option(min=0, help="How far away the cluster is, each way, milliseconds.")
     ] = 5.0,
+    fencing: Annotated[bool, typer.Option("--fencing", help="Send in transactions.")] = False,
     flat: Annotated[bool, typer.Option("--flat", help="Also backlogs of 10,000 and 3,000,000 rows.")] = False,
     output: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = RESULTS,
 ) -> None:
@@ -47,7 +48,7 @@ def main(
         tempfile.TemporaryDirectory(prefix="settle-bench-") as folder,
         Stack(Path(folder), services=(), databases=["account"]) as stack,
     ):
-        outbox = Outbox(stack, "bench")
+        outbox = Outbox(stack, "bench", fencing=fencing)
         with relay(outbox):
             outbox.write(1_000)
             wait_published(outbox, 1_000)
@@ -76,10 +77,12 @@ def main(
         waits_ms = {}
         for reader in READERS:
             console.print(f"latency at {rate:.0f} rows/s, read by {reader}")
-            one = Outbox(stack, f"latency_{reader}")
+            one = Outbox(stack, f"latency_{reader}", fencing=fencing)
             waits_ms[reader] = latency(one, reader, rate, seconds)
             one.close()
-        cluster = on_cluster(console, stack, Path(folder) / "cluster", rows, repeats, rate, seconds, delay_ms)
+        cluster = on_cluster(
+            console, stack, Path(folder) / "cluster", rows, repeats, rate, seconds, delay_ms, fencing=fencing
+        )
     rates = [one.events_per_second for one in drains]
     result = {
         "events_per_second": round(statistics.median(rates)),
@@ -89,6 +92,7 @@ def main(
         "ack_latency_ms": waits_ms["wal"],
         "polling_ack_latency_ms": waits_ms["polling"],
         "latency_at_rate": rate,
+        "fencing": fencing,
         "rows": rows,
         "memory_mb": round(max(one.memory_mb for one in (*drains, *by_size.values()))),
         "relay_cpu_us_per_event": round(statistics.median(one.cpu_us for one in drains), 2),
@@ -112,13 +116,16 @@ def on_cluster(
     rate: float,
     seconds: float,
     delay_ms: float,
+    *,
+    fencing: bool,
 ) -> dict[str, Any]:
     """Measure the relay with three brokers: on loopback, and so far away."""
     folder.mkdir()
     with Cluster(folder, delay_ms) as cluster:
         places = {"loopback": cluster.bootstrap, "delayed": cluster.far_bootstrap}
         outboxes = {
-            place: Outbox(stack, f"bench_{place}", kafka, CLUSTER_PARTITIONS) for place, kafka in places.items()
+            place: Outbox(stack, f"bench_{place}", kafka, CLUSTER_PARTITIONS, fencing=fencing)
+            for place, kafka in places.items()
         }
         drains: dict[str, list[Drain]] = {place: [] for place in places}
         for outbox in outboxes.values():
@@ -134,7 +141,7 @@ def on_cluster(
         waits_ms = {}
         for place, kafka in places.items():
             console.print(f"three brokers, {place}, latency at {rate:.0f} rows/s")
-            outbox = Outbox(stack, f"latency_{place}", kafka, CLUSTER_PARTITIONS)
+            outbox = Outbox(stack, f"latency_{place}", kafka, CLUSTER_PARTITIONS, fencing=fencing)
             waits_ms[place] = latency(outbox, "wal", rate, seconds)
             outbox.close()
         for outbox in outboxes.values():

@@ -32,8 +32,6 @@ TRANSACTION_ROWS = 500
 PARTITIONS = 4
 DEADLINE_S = 120.0
 """Time limit of every wait."""
-LOOK_S = 0.1
-"""How often it is looked how far a relay is whose latency is measured, which is to have the machine for itself."""
 
 CREATE_OUTBOX = """
     CREATE TABLE outbox (
@@ -60,13 +58,24 @@ class Outbox:
         name: of the database.
         kafka: where the topic is; by default, the stack's.
         partitions: of the topic.
+        fencing: whether relays send in transactions.
 
     Attributes:
         bootstrap: which Kafka relays are given.
+        fencing: as given.
     """
 
-    def __init__(self, stack: Stack, name: str, kafka: str | None = None, partitions: int = PARTITIONS) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        name: str,
+        kafka: str | None = None,
+        partitions: int = PARTITIONS,
+        *,
+        fencing: bool = False,
+    ) -> None:
         self.name = name
+        self.fencing = fencing
         self.bootstrap = kafka or stack.state.kafka_bootstrap
         self.dsn = stack.state.dsns["account"].rpartition("/")[0] + f"/{name}"
         with session(stack.state.dsns["account"], autocommit=True) as server:
@@ -114,6 +123,7 @@ def relay(outbox: Outbox, http_port: int = 0, **environment: str) -> Iterator[ps
     # Tracing is on, so that each row is asked whether it is sampled; nothing listens there.
     settings = {
         "SETTLE_RELAY_SOURCES": outbox.dsn,
+        "SETTLE_RELAY_FENCING": str(outbox.fencing),
         "SETTLE_HTTP_PORT": str(http_port),
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
     }
@@ -201,25 +211,31 @@ class Exact(Waits):
 def latency(outbox: Outbox, reader: str, rate: float, seconds: float) -> dict[str, float]:
     """From commit to acknowledgement at a steady rate, milliseconds; the first two seconds do not count."""
     stop = threading.Event()
-    settings = RelaySettings(relay_sources=outbox.dsn, kafka_bootstrap=outbox.bootstrap)
+    settings = RelaySettings(
+        relay_sources=outbox.dsn, kafka_bootstrap=outbox.bootstrap, relay_fencing=outbox.fencing
+    )
     source = Source(outbox.dsn, settings, outbox.name, READERS[reader], stop)
     source.start()
     outbox.write(1)
-    wait_published(outbox, 1)
+    _wait_acknowledged(source, 1)
     warm_up_s = 2.0
     count = int(rate * (warm_up_s + seconds))
     # In a process of its own: it must not share the relay's interpreter.
     writer = get_context("spawn").Process(target=_write_steadily, args=(outbox.dsn, outbox.name, rate, count))
     writer.start()
-    wait_published(outbox, 1 + int(rate * warm_up_s), LOOK_S)
+    _wait_acknowledged(source, 1 + int(rate * warm_up_s))
     source.waits = waits = Exact()
     source.acks.waits = waits
-    wait_published(outbox, 1 + count, LOOK_S)
+    _wait_acknowledged(source, 1 + count)
     writer.join()
     stop.set()
     source.join(30)
     cuts = statistics.quantiles(waits.seconds, n=100)
     return {"p50": round(cuts[49] * 1e3, 1), "p99": round(cuts[98] * 1e3, 1)}
+
+
+def _wait_acknowledged(source: Source, rows: int) -> None:
+    wait_for(lambda: source.published_rows >= rows, f"{rows:,} rows are acknowledged", DEADLINE_S)
 
 
 def _write_steadily(dsn: str, name: str, rate: float, count: int) -> None:

@@ -174,6 +174,60 @@ def test_records_refused_once_the_topic_takes_smaller_ones_are_overtaken_by_none
     far_outbox.assert_exactly_once_in_order()
 
 
+FENCING = {"SETTLE_RELAY_FENCING": "true"}
+
+
+def test_a_relay_that_thaws_after_another_has_taken_over_publishes_nothing_more(cluster, outbox, said):
+    port = ports.choose(taken=set())
+    with relay_process(outbox, bootstrap=cluster.far_bootstrap, SETTLE_HTTP_PORT=str(port), **FENCING) as frozen:
+        outbox.insert_many(500)
+        outbox.wait_published(outbox.written())
+        # What it sends gets no further than the network, until both go on.
+        cluster.network.signal(signal.SIGSTOP)
+        outbox.insert_many(1_000)
+        wait_until(lambda: (metric(port, outbox, "unacknowledged") or 0) >= 100, "records are under way")
+        frozen.send_signal(signal.SIGSTOP)
+        outbox.one(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", outbox.slot
+        )
+        with relaying(outbox, fencing=True):
+            outbox.wait_published(outbox.written(), GOES_ON_S)
+            cluster.network.signal(signal.SIGCONT)
+            frozen.send_signal(signal.SIGCONT)
+            wait_until(lambda: metric(port, outbox, "standby") == 1, "the frozen one stands by", GOES_ON_S)
+            outbox.insert_many(500)
+            outbox.wait_published(outbox.written(), GOES_ON_S)
+            outbox.wait_confirmed()
+    assert outbox.assert_exactly_once_in_order() == 2_000
+
+
+def test_what_a_killed_relay_left_uncommitted_is_published_once_for_consumers_of_committed_records(
+    cluster, far_outbox, said
+):
+    outbox, port = far_outbox, ports.choose(taken=set())
+    for _ in range(4):
+        with relay_process(outbox, SETTLE_HTTP_PORT=str(port), **FENCING), writing(outbox):
+            outbox.wait_published([outbox.insert()], GOES_ON_S)
+            wait_until(lambda: metric(port, outbox, "unacknowledged"), "records are under way")
+    with relaying(outbox, fencing=True):
+        outbox.wait_published(outbox.written(), GOES_ON_S)
+        outbox.wait_confirmed()
+    outbox.assert_exactly_once_in_order()
+
+
+@pytest.mark.parametrize("far_outbox", [{"max.message.bytes": "2000"}], indirect=True)
+def test_a_refused_record_is_quarantined_and_its_transaction_sent_again_without_it(far_outbox, said):
+    with far_outbox.connection.transaction():
+        rows = [far_outbox.insert() for _ in range(3)]
+        large = far_outbox.insert(payload=too_large())
+        rows += [far_outbox.insert() for _ in range(3)]
+    with relaying(far_outbox, fencing=True):
+        far_outbox.wait_published(rows)
+        far_outbox.wait_confirmed()
+    assert far_outbox.published() == rows
+    assert far_outbox.one("SELECT id::text FROM outbox_dead") == large
+
+
 def too_large():
     """What also compressed is more than a topic of 2,000 bytes takes."""
     return f'"{token_hex(10_000)}"'
