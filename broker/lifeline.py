@@ -12,8 +12,9 @@ which lasts until the cluster notices that a broker has died. Such a client wait
 
 from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from broker.clients import admin
 from broker.security import KafkaSettingsError
@@ -48,7 +49,14 @@ def why_unanswered(bootstrap: str) -> str | None:
     return None if known.brokers else "it names no broker"
 
 
-def flush(producer: Producer, timeout_s: float) -> int:
+class Flushes(Protocol):
+    """A producer, or what stands for one."""
+
+    def flush(self, timeout: float, /) -> int:
+        """Wait for delivery reports; returns how many are missing."""
+
+
+def flush(producer: Flushes, timeout_s: float) -> int:
     """Wait for the delivery reports of all queued messages, up to the timeout; returns how many are missing.
 
     Raises:

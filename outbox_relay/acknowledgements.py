@@ -7,6 +7,7 @@ advances past a transaction only when it and all before it are complete. Its row
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -23,6 +24,9 @@ NEVER = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LAR
 # Results of records purged when a session ends: dropped by the producer, not refused by Kafka.
 DROPPED = frozenset((KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT))
 KEY_SHOWN_BYTES = 60
+
+DeliveryReport = Callable[[Any, Any], None]
+"""What is called with the error, or None, and the message once Kafka has answered for it."""
 
 
 class Transaction:

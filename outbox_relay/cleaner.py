@@ -252,7 +252,7 @@ class Cleaner:
         source, handled, table = self._source, self._source.handled, self._table
         known, key_of = handled.keys(), table.key
         dead = {digest for _, digest in dead_since(connection, 0, self._outbox)}
-        with closing(Published(source.settings, self._origin, self._raise_if_stopped, table.former)) as topics:
+        with closing(source.published(table, self._origin, self._raise_if_stopped)) as topics:
             topics.look_back_to(oldest_us(connection, table))
             on_topic: list[bytes | None] = []
             dead_rows: list[OutboxRow] = []

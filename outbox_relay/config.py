@@ -178,6 +178,7 @@ class _Reading(_Table):
 
     reader: Literal["wal", "polling"] | None = None
     cleanup: bool | None = None
+    fencing: bool | None = None
     initial: Initial | None = None
     poll_interval_s: float | None = Field(None, gt=0, le=3600)
 

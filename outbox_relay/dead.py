@@ -18,17 +18,16 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper, Loader
 from psycopg.rows import class_row
 
-from outbox_relay.acknowledgements import Transaction
+from outbox_relay.acknowledgements import DeliveryReport, Transaction
 from outbox_relay.columns import Columns, find_columns, is_row
 from outbox_relay.errors import RelayError, SetupError, UnpublishableError
 from outbox_relay.identity import contents
-from outbox_relay.otherwise import DeliveryReport
 from outbox_relay.outbox import OUTBOX, ROLES, ROLES_CONTENTS, Outbox
 from outbox_relay.position import format_lsn, parse_lsn
-from outbox_relay.publisher import Publish
 from outbox_relay.quoting import quoted
 from outbox_relay.replication import connect
 from outbox_relay.row import OutboxRow
+from outbox_relay.stages import Publish
 from outbox_relay.table import scalar
 
 CREATE_TABLE = """

@@ -17,7 +17,8 @@ from outbox_relay.debezium.converters import Convert
 from outbox_relay.debezium.expansion import NoSchemaError, expanded
 from outbox_relay.debezium.values import Column, Parse, Schema
 from outbox_relay.errors import SetupError, UnpublishableError
-from outbox_relay.otherwise import ANY_PARTITION, TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX, Fields
+from outbox_relay.first_batches import ANY_PARTITION
+from outbox_relay.otherwise import TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX, Fields
 from outbox_relay.outbox import Additional, Outbox
 from outbox_relay.row import OutboxRow
 from outbox_relay.shape import CloudEvents, Shape

@@ -13,13 +13,13 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 import tracing
-from outbox_relay.acknowledgements import Transaction
+from outbox_relay.acknowledgements import DeliveryReport, Transaction
 from outbox_relay.errors import RelayError, UnpublishableError
-from outbox_relay.otherwise import TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX, DeliveryReport
+from outbox_relay.otherwise import TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX
 from outbox_relay.outbox import OUTBOX, Outbox, Route
 from outbox_relay.position import format_lsn
-from outbox_relay.publisher import Publish
 from outbox_relay.row import OutboxRow
+from outbox_relay.stages import Publish
 from outbox_relay.topic import topic_named
 from tracing import attributes as names
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import wait
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 FIRST, END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -17,7 +17,13 @@ Meanwhile = Callable[[], None]
 
 
 def list_offsets(
-    client: AdminClient, topic: str, partitions: Iterable[int], which: OffsetSpec, meanwhile: Meanwhile
+    client: AdminClient,
+    topic: str,
+    partitions: Iterable[int],
+    which: OffsetSpec,
+    meanwhile: Meanwhile,
+    *,
+    committed: bool = False,
 ) -> dict[int, int]:
     """An offset of each partition; below zero where there is no such record.
 
@@ -26,12 +32,14 @@ def list_offsets(
         topic, partitions: which exist.
         which: the first one, the end, that of the newest record, or of the first one ``since`` a time.
         meanwhile: callback, called every 0.1 s; may raise to give up.
+        committed: partitions end where the first transaction begins that is still open.
 
     Raises:
         KafkaException: Kafka does not answer within 10 s, or a partition has no leader.
     """
     asked = {TopicPartition(topic, partition): which for partition in partitions}
-    answers = client.list_offsets(asked, request_timeout=ANSWER_S)
+    level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+    answers = client.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_S)
     while wait(answers.values(), ANSWER_LOOK_S).not_done:
         meanwhile()
     return {place.partition: answer.result().offset for place, answer in answers.items()}

@@ -1,24 +1,19 @@
 """What a record of another shape of outbox has otherwise than the standard one: headers, and its partition."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from confluent_kafka import KafkaError
 
 from contracts import headers
-from outbox_relay.acknowledgements import NEVER, Transaction
+from outbox_relay.acknowledgements import NEVER, DeliveryReport, Transaction
 from outbox_relay.errors import UnpublishableError
+from outbox_relay.first_batches import ANY_PARTITION
 from outbox_relay.outbox import Outbox
 from outbox_relay.row import OutboxRow
 
 Fields = list[tuple[str, str | bytes | None]]
 """The headers of a record."""
-
-DeliveryReport = Callable[[Any, Any], None]
-"""What is called with the outcome of a record: an error or None, and the message."""
-
-ANY_PARTITION: Final = -1
-"""What confluent-kafka takes for a partition by the key."""
 
 # Of a trace context; W3C's own has 55 bytes, and a state of 512 is what everybody has to pass on.
 TRACEPARENT_BYTES_MAX = 128

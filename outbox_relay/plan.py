@@ -65,6 +65,7 @@ def _of_variables(settings: RelaySettings) -> list[SourceSettings]:
             outbox,
             settings.relay_reader,
             settings.relay_cleanup,
+            settings.relay_fencing,
             settings.relay_initial,
             settings.relay_poll_interval_s,
         )
@@ -95,7 +96,7 @@ def _merged(settings: RelaySettings, source: SourceTable, one: OutboxTable) -> S
         source.dsn,
         settings.kafka_bootstrap,
         one.outbox(),
-        **{key: said(key) for key in ("reader", "cleanup", "initial", "poll_interval_s")},  # type: ignore[arg-type]
+        **{key: said(key) for key in ("reader", "cleanup", "fencing", "initial", "poll_interval_s")},  # type: ignore[arg-type]
         name=one.name,
     )
 

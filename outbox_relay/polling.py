@@ -20,11 +20,11 @@ from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError, SetupError
 from outbox_relay.marks import MARK, PLACE, in_each_partition
 from outbox_relay.position import Origin
-from outbox_relay.published import Published
-from outbox_relay.publisher import Publish, Publisher, not_yet_published
+from outbox_relay.publisher import Publisher
 from outbox_relay.replication import connect
 from outbox_relay.slot_name import how_to_drop, slot_name
 from outbox_relay.source import Source
+from outbox_relay.stages import Publish, not_yet_published
 from outbox_relay.table import Table, current_lsn, find_origin, find_table, lock, may_delete, order_of, row_of
 from outbox_relay.table import select_rows as select
 
@@ -65,8 +65,8 @@ def poll(source: Source) -> None:
         marks.decide(source, connection, keeps=keeps)
         origin = find_origin(connection, outbox)
         with (
-            source.publishing(table) as (publisher, publish),
-            closing(Published(settings, origin, source.raise_if_stopped, table.former)) as published,
+            source.publishing(table, origin) as (publisher, publish),
+            closing(source.published(table, origin, source.raise_if_stopped)) as published,
         ):
             worker = _Worker(
                 source,

@@ -39,6 +39,9 @@ TAIL_RECORDS_MAX = 50_000
 READ_RECORDS = 1_000
 # Where many values of `aggregatetype` come to the same topics, no more of them are kept in memory.
 TYPES_MAX = 10_000
+# How long open transactions of others are waited for, where what was withdrawn is to be told from what was not.
+COMMITTED_WAIT_S = 90.0
+COMMITTED_LOOK_S = 0.1
 NEVER_US = 1 << 62
 
 _READER = {
@@ -72,6 +75,8 @@ class Published:
         former: Former | None = None,
     ) -> None:
         self.meanwhile = meanwhile
+        # In transactions: those of aborted ones are not there.
+        self._committed = settings.fencing
         self._bootstrap = settings.bootstrap
         self._outbox = settings.outbox
         self._origin = origin
@@ -123,7 +128,12 @@ class Published:
             since_us = committed_us if self._since_us is None else self._since_us
             if self._outbox.sets_times:  # which say nothing of when they were written
                 since_us = 0
-            ids.add(tail_ids(self._bootstrap, topic, self._origin, since_us - CLOCKS_OFF_US, self._meanwhile))
+            since_us -= CLOCKS_OFF_US
+            ids.add(
+                tail_ids(
+                    self._bootstrap, topic, self._origin, since_us, self._meanwhile, committed=self._committed
+                )
+            )
             self._on_topic[topic] = ids
         return topic, ids
 
@@ -171,22 +181,32 @@ class Ids:
 
 
 def tail_ids(
-    bootstrap: str, topic: str, origin: Origin, since_us: int, meanwhile: Callable[[], None] = lambda: None
+    bootstrap: str,
+    topic: str,
+    origin: Origin,
+    since_us: int,
+    meanwhile: Callable[[], None] = lambda: None,
+    *,
+    committed: bool = False,
 ) -> Iterator[bytes]:
     """The identities at the end of a topic: those of each partition that may belong to rows of this source.
 
     Each partition is read backwards, in steps that grow, until a record of a confirmed row is met, or records
     are older than ``since_us`` (0: of any age): a row's record is never older than the row, unless rows name the
     time of their records. Records of other sources are passed over; those that do not say their source
-    (Debezium's) count where their ID is a UUID.
+    (Debezium's) count where their ID is a UUID. With ``committed``, open transactions are waited for, and records
+    of aborted ones left out.
 
     Raises:
         TopicError: the topic does not exist, or may not be read.
         PublishError: Kafka does not answer.
     """
-    consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
+    level = {"isolation.level": "read_committed"} if committed else {}
+    consumer = reader(bootstrap, "settle-relay", _READER | level, SILENT)
     try:
         tails = _tails(bootstrap, consumer, topic, since_us // 1_000, meanwhile)
+        if committed:
+            _await_committed(bootstrap, topic, {tail.partition: tail.end for tail in tails}, meanwhile)
         step = TAIL_RECORDS_MIN
         while tails := [tail for tail in tails if tail.floor < tail.start]:
             for tail in tails:
@@ -275,6 +295,24 @@ def _tails(
         number: max(first[number], newer[number]) if newer[number] >= 0 else end for number, end in ends.items()
     }
     return [_Tail(number, floors[number], end, end) for number, end in ends.items()]
+
+
+def _await_committed(bootstrap: str, topic: str, ends: dict[int, int], meanwhile: Callable[[], None]) -> None:
+    """Return once no transaction is open that began before these ends.
+
+    Raises:
+        PublishError: one still is.
+    """
+    client = admin(bootstrap)
+    give_up = time.monotonic() + COMMITTED_WAIT_S
+    while True:
+        open_from = list_offsets(client, topic, ends, END, meanwhile, committed=True)
+        if all(open_from[number] >= end for number, end in ends.items()):
+            return
+        if time.monotonic() > give_up:
+            raise PublishError(f"topic {topic} cannot be read, waiting for it: a transaction on it stays open")
+        meanwhile()
+        time.sleep(COMMITTED_LOOK_S)
 
 
 def _read(consumer: Consumer, topic: str, tails: list[_Tail], meanwhile: Callable[[], None]) -> Iterator[Message]:

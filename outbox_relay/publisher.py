@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -17,14 +16,14 @@ from broker.clients import SILENT, idempotent_producer
 from broker.lifeline import Lifeline, flush
 from broker.troubles import Troubles, denied
 from contracts import headers
-from outbox_relay.acknowledgements import Transaction
+from outbox_relay.acknowledgements import DeliveryReport, Transaction
 from outbox_relay.errors import PublishError, TopicError, UnpublishableError
+from outbox_relay.fencing import FencedProducer, fenced
+from outbox_relay.first_batches import ANY_PARTITION, FirstBatches
 from outbox_relay.formed import Former
 from outbox_relay.otherwise import (
-    ANY_PARTITION,
     TRACEPARENT_BYTES_MAX,
     TRACESTATE_BYTES_MAX,
-    DeliveryReport,
     Fields,
     Otherwise,
     differs,
@@ -32,8 +31,9 @@ from outbox_relay.otherwise import (
     with_times,
 )
 from outbox_relay.outbox import OUTBOX, Outbox
-from outbox_relay.published import TYPES_MAX, Published
+from outbox_relay.published import TYPES_MAX
 from outbox_relay.row import OutboxRow
+from outbox_relay.stages import Publish
 from outbox_relay.topic import topic_of
 
 # What is on its way to Kafka is bounded, and the sources share it: with Kafka away and all queues full the relay
@@ -60,7 +60,8 @@ IN_FLIGHT_WAIT_S = 3.0
 NOW = 0
 NO_ID = "id is NULL, so nobody could tell a repeat"
 KAFKA_ASK_S = 5.0
-_UNUSUAL = re.compile(r"[^a-zA-Z0-9._-]")
+# A leader forgets a producer that has sent nothing for producer.id.expiration.ms, a day by default.
+KNOWN_S = 3_600.0
 KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
 # With nothing to send nobody would notice that Kafka is away: after so long without an answer it is probed, and
@@ -74,43 +75,12 @@ NOT_ACKNOWLEDGED = (
     " replicas in sync than min.insync.replicas"
 )
 
-
-class Publish(Protocol):
-    """The stage that publishes a row; instrumentation has this shape too and wraps it."""
-
-    def __call__(self, row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        """Hand a row to Kafka, or wait until there is room; the outcome comes to ``on_delivery``."""
-
-
-def not_yet_published(
-    publish: Publish, published: Published, quarantine: Callable[[UnpublishableError], None]
-) -> Publish:
-    """The same stage, without the rows that are on their topics; unpublishable ones are quarantined."""
-
-    def publish_new(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        try:
-            if published.holds(row, transaction.committed_us, transaction.commit_lsn):
-                transaction.skip(row)
-            else:
-                publish(row, transaction, on_delivery)
-        except UnpublishableError as error:
-            quarantine(error)
-            transaction.leave(row)
-
-    return publish_new
-
-
-def or_quarantined(publish: Publish, quarantine: Callable[[UnpublishableError], None]) -> Publish:
-    """The same stage; unpublishable rows are quarantined."""
-
-    def publish_or_quarantine(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        try:
-            publish(row, transaction, on_delivery)
-        except UnpublishableError as error:
-            quarantine(error)
-            transaction.leave(row)
-
-    return publish_or_quarantine
+_UNUSUAL = re.compile(r"[^a-zA-Z0-9._-]")
+_UNFENCED = {
+    "enable.gapless.guarantee": True,
+    # Kafka away means waiting, however long; the bounded queue holds the reader back.
+    "message.timeout.ms": 0,
+}
 
 
 class Publisher:
@@ -126,6 +96,7 @@ class Publisher:
         outbox: whose rows.
         former: makes their records, where these have a shape of their own.
         one_by_one: each record in a batch of its own, so that a refusal is of that record alone.
+        transactional_id: of the source; its producer is the only one then, and those before it are fenced off.
         while_blocked: called every 0.1 s while the queue is full; may raise to give up.
 
     Attributes:
@@ -142,6 +113,7 @@ class Publisher:
         outbox: Outbox = OUTBOX,
         former: Former | None = None,
         one_by_one: bool = False,
+        transactional_id: str | None = None,
     ) -> None:
         self.away: str | None = None
         self._lifeline = Lifeline(bootstrap)
@@ -159,16 +131,14 @@ class Publisher:
         # None for the standard shape, which pays nothing for what others have.
         self._otherwise = Otherwise(outbox, self._partitions) if differs(outbox) else None
         self._former = former
+        self._first_batches = FirstBatches(self._partitions_of, self._await_first)
+        self._known_until = time.monotonic() + KNOWN_S
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
-        self._producer = idempotent_producer(
+        producer = idempotent_producer(
             bootstrap,
             {
                 "client.id": f"settle-relay-{_UNUSUAL.sub('_', source)}",
-                "enable.gapless.guarantee": True,
-                # Of a new producer a broker takes the second batch even where it has refused the first.
-                "max.in.flight.requests.per.connection": 1,
-                # Kafka away means waiting, however long; the bounded queue holds the reader back.
-                "message.timeout.ms": 0,
+                **(_UNFENCED if transactional_id is None else fenced(transactional_id)),
                 "queue.buffering.max.messages": min(QUEUE_ROWS_MAX, QUEUE_ROWS_ALL_SOURCES // sources),
                 "queue.buffering.max.kbytes": queue_kib,
                 "message.max.bytes": int(queue_kib * 1024 * QUEUE_SHARE_OF_A_RECORD),
@@ -183,6 +153,8 @@ class Publisher:
             },
             logger=SILENT,
         )
+        self._fenced = FencedProducer(producer) if transactional_id is not None else None
+        self._producer = producer if self._fenced is None else self._fenced
         self._produce = self._producer.produce
 
     def publish(self, row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
@@ -213,6 +185,8 @@ class Publisher:
             partition = self._otherwise(row, topic, fields, transaction.commit_lsn)
         if self._one_by_one:
             on_delivery = naming(row, transaction, on_delivery)
+        if topic not in self._first_batches.complete and self._fenced is None:
+            partition, on_delivery = self._first_batches.admit(topic, key, partition, on_delivery)
         while True:
             try:
                 # By position: the same call with names takes twice as long.
@@ -247,6 +221,8 @@ class Publisher:
             on_delivery = naming(row, transaction, on_delivery)
         if self._outbox.sets_times:
             on_delivery = with_times(on_delivery)
+        if topic not in self._first_batches.complete and self._fenced is None:
+            partition, on_delivery = self._first_batches.admit(topic, key, partition, on_delivery)
         while True:
             try:
                 self._produce(topic, value, key, partition, on_delivery, None, timestamp_ms, fields)
@@ -284,6 +260,18 @@ class Publisher:
         except KafkaException as error:
             raise self._stopped(error.args[0]) from None
         self._look_after_kafka()
+        self._while_blocked()
+
+    def _partitions_of(self, topic: str) -> int:
+        """How many partitions a topic has, once Kafka says so; 0 if it does not exist."""
+        while True:
+            try:
+                return len(self._producer.list_topics(topic, KAFKA_PROBE_TIMEOUT_S).topics[topic].partitions)
+            except KafkaException:
+                self._wait_for_room()
+
+    def _await_first(self) -> None:
+        self.push(ROOM_WAIT_S)
         self._while_blocked()
 
     def _refusal(self, error: KafkaError, row: OutboxRow, transaction: Transaction, topic: str) -> PublishError:
@@ -358,6 +346,9 @@ class Publisher:
     def _look_after_kafka(self) -> None:
         """Check whether Kafka is reachable again, or only for new clients."""
         now, waiting = time.monotonic(), self.waiting
+        if now > self._known_until:
+            self._first_batches.forget()
+            self._known_until = now + KNOWN_S
         if waiting:  # their acknowledgement will tell; of a transaction that takes long, those of its first rows
             done = self._handed - waiting
             if done != self._done:
@@ -400,11 +391,19 @@ class Publisher:
         return True
 
     def __enter__(self) -> "Publisher":
+        if self._fenced is not None:
+            try:
+                self._fenced.start(self._while_blocked)
+            except KafkaException as error:
+                reason = denied(error.args[0]) or error.args[0].str()
+                raise PublishError(f"Kafka begins no transactions: {reason}") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._fenced is not None:
+            self._fenced.close()
         # Records in flight to a broker may be on the topic soon: they are waited for, so that the next reader
         # of the topic sees them. Purging them too breaks the gapless guarantee, as the reports then say.
         self._drop(IN_FLIGHT_WAIT_S, in_flight=False)

@@ -67,6 +67,9 @@ class RelaySettings(_Databases):
     relay_publication: Name | None = Field(None, description="the publication; default: settle_outbox")
     relay_slot: SlotName | None = Field(None, description="the slot; default: settle_outbox_<database>")
     relay_dead_table: Name | None = Field(None, description="the table of dead rows; default: <table>_dead")
+    relay_fencing: bool = Field(
+        False, description="whether records are sent in transactions, which fence off a relay that froze"
+    )
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics answer")
     http_port: int = Field(0, ge=0, le=65535, description="0: nowhere")
 

@@ -31,14 +31,17 @@ from outbox_relay.errors import (
     StopRequestedError,
     UnpublishableError,
 )
+from outbox_relay.fencing import transactional_id
 from outbox_relay.handled import Handled
 from outbox_relay.identity import Key
 from outbox_relay.instrumentation import traced
 from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.position import Origin, format_lsn
-from outbox_relay.publisher import Publish, Publisher
+from outbox_relay.published import Published
+from outbox_relay.publisher import Publisher
 from outbox_relay.row import Leftover
 from outbox_relay.source_settings import SourceSettings
+from outbox_relay.stages import Publish
 from outbox_relay.table import Table
 
 BACKOFF_MIN_S = 0.5
@@ -166,8 +169,8 @@ class Source:
     # What a session uses.
 
     @contextmanager
-    def publishing(self, table: Table) -> Iterator[tuple[Publisher, Publish]]:
-        """Kafka, and the stage that publishes to it, for the length of a session."""
+    def publishing(self, table: Table, origin: Origin) -> Iterator[tuple[Publisher, Publish]]:
+        """Kafka, and the stage that publishes rows of a table to it, for the length of a session."""
         settings = self.settings
         self._rotation = Rotation(settings.bootstrap, self.warn)
         publisher = Publisher(
@@ -178,6 +181,7 @@ class Source:
             outbox=self.outbox,
             former=table.former,
             one_by_one=self._one_by_one_until > 0,
+            transactional_id=transactional_id(origin) if settings.fencing else None,
         )
         with publisher:
             self._publisher = publisher
@@ -185,6 +189,10 @@ class Source:
                 yield publisher, traced(publisher.stage, self.outbox)
             finally:
                 self._publisher = self._while_blocked = None
+
+    def published(self, table: Table, origin: Origin, meanwhile: Callable[[], None]) -> Published:
+        """What the topics have of a table's rows; ``meanwhile`` is called while they are read."""
+        return Published(self.settings, origin, meanwhile, table.former)
 
     def has_table(self, table: Table) -> None:
         """Record the table's description."""

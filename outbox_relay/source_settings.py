@@ -18,6 +18,7 @@ class SourceSettings:
         outbox: the table and all that belongs to it.
         reader: how it is read.
         cleanup: whether published rows are removed.
+        fencing: whether records are sent in transactions, which fence off a relay that froze.
         initial: which rows from before a new slot are published: ``all``, ``none``, ``since=TIME``; None: those
             that are left, or that the topics would know.
         poll_interval_s: polling: pause between two looks, seconds.
@@ -29,6 +30,7 @@ class SourceSettings:
     outbox: Outbox = OUTBOX
     reader: ReaderName = "wal"
     cleanup: bool = True
+    fencing: bool = False
     initial: str | None = None
     poll_interval_s: float = 1.0
     name: str | None = None

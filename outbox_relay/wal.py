@@ -21,13 +21,13 @@ from outbox_relay.errors import PublicationMissingError, SetupError
 from outbox_relay.initial import Rule
 from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.position import Origin, format_lsn
-from outbox_relay.published import Published
-from outbox_relay.publisher import Publish, Publisher, not_yet_published, or_quarantined
+from outbox_relay.publisher import Publisher
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.slot import NewSlot, Slot, drop_slot, find_slot, new_slot, usable
 from outbox_relay.slot_name import how_to_drop, slot_name
 from outbox_relay.source import Source
+from outbox_relay.stages import Publish, not_yet_published, or_quarantined
 from outbox_relay.table import Table, find_origin, find_table, lock, may_delete
 
 # A source that has caught up pauses before it reads again, longer at higher rates: a burst of tens of
@@ -78,8 +78,8 @@ def stream(source: Source) -> None:
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
         with (
-            source.publishing(table) as (publisher, publish),
-            closing(Published(source.settings, origin, source.raise_if_stopped, table.former)) as published,
+            source.publishing(table, origin) as (publisher, publish),
+            closing(source.published(table, origin, source.raise_if_stopped)) as published,
         ):
             if slot is None:
                 new = not_yet_published(publish, published, source.quarantine)

@@ -13,8 +13,15 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
@@ -78,6 +85,14 @@ class Outbox:
         new = NewTopic(self.topic, PARTITIONS, config=config or {})
         self.admin.create_topics([new])[self.topic].result(DEADLINE_S)
 
+    def set_topic(self, config):
+        """Configure the topic otherwise."""
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()
+        ]
+        topic = ConfigResource(ResourceType.TOPIC, self.topic, incremental_configs=entries)
+        self.admin.incremental_alter_configs([topic])[topic].result(DEADLINE_S)
+
     def insert(self, key="acc-1", *, connection=None, payload=None, traceparent=None, tracestate=None, to=None):
         """Insert a row; returns its ID as text."""
         payload = payload or json.dumps({"number": next(self._numbers)})
@@ -140,7 +155,7 @@ class Outbox:
             self.connection.execute("SELECT pg_reload_conf()")
 
     @contextmanager
-    def consumer(self):
+    def consumer(self, properties=None):
         """Someone who can ask how long the topic is, and read it."""
         consumer = Consumer(
             {
@@ -148,6 +163,7 @@ class Outbox:
                 "group.id": "test",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
+                **(properties or {}),
             }
         )
         try:
@@ -164,15 +180,22 @@ class Outbox:
         return sum(end - first for first, end in (bounds(consumer, place) for place in self.partitions()))
 
     def records(self):
-        """All records of the topic, partition by partition in order."""
-        with self.consumer() as consumer:
-            wanted, found = self.length(consumer), []
+        """All records of the topic that are committed, partition by partition in order."""
+        with self.consumer({"enable.partition.eof": True}) as consumer:
+            found, ended = [], set()
             places = self.partitions()
             for place in places:
                 place.offset = bounds(consumer, place)[0]
             consumer.assign(places)
-            while len(found) < wanted:
-                found += taken(consumer)
+            give_up = time.monotonic() + DEADLINE_S
+            while len(ended) < len(places):
+                assert time.monotonic() < give_up
+                for record in consumer.consume(5_000, timeout=0.05):
+                    if record.error() is None:
+                        found.append(record)
+                    else:
+                        assert record.error().code() == KafkaError._PARTITION_EOF, record.error()
+                        ended.add(record.partition())
         return sorted(found, key=lambda record: (record.partition(), record.offset()))
 
     def published(self):
@@ -247,7 +270,9 @@ def wait_until(condition, what, deadline_s=DEADLINE_S):
 
 
 @contextmanager
-def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initial=None, bootstrap=None):
+def relaying(
+    *outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initial=None, bootstrap=None, fencing=False
+):
     """A relay in this process."""
     stop = threading.Event()
     dsns = [*dsns, *(outbox.dsn for outbox in outboxes)] if dsns else [outbox.dsn for outbox in outboxes]
@@ -259,6 +284,7 @@ def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initia
         relay_poll_interval_s=0.05,
         relay_cleanup=cleanup,
         relay_initial=initial,
+        relay_fencing=fencing,
     )
     thread = threading.Thread(target=run_relay, args=(settings, stop))
     thread.start()
@@ -271,9 +297,9 @@ def relaying(*outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initia
 
 
 @contextmanager
-def relay_process(outbox, *, dsn=None, stderr=None, **environment):
+def relay_process(outbox, *, dsn=None, stderr=None, bootstrap=None, **environment):
     """A relay in a process of its own."""
-    command = [sys.executable, "-m", "outbox_relay", "--bootstrap", outbox.bootstrap]
+    command = [sys.executable, "-m", "outbox_relay", "--bootstrap", bootstrap or outbox.bootstrap]
     identity = secured.admin_variables(outbox.stack.data) if SECURE else {}
     variables = {**os.environ, **identity, "SETTLE_RELAY_SOURCES": dsn or outbox.dsn, **environment}
     process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=stderr)

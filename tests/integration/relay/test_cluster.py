@@ -1,14 +1,17 @@
-"""The relay keeps its promises where Kafka is three brokers, one of which dies or stands still."""
+"""The relay keeps its promises where Kafka is three brokers, near or far, one of which dies or stands still."""
 
 import signal
+from secrets import token_hex
 
 import pytest
 from structlog.testing import capture_logs
 
 from broker import lifeline
+from lab.cluster import NODES, Cluster
 from outbox_relay import publisher
+from outbox_relay.source import Source
 from stack import ports
-from tests.integration.relay.cluster import NODES, Cluster, on
+from tests.integration.relay.cluster import on
 from tests.integration.relay.outbox import Outbox, answer, metric, relay_process, relaying, wait_until, writing
 
 # Seconds are enough where cores are free.
@@ -23,10 +26,34 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def outbox(cluster, stack, request):
-    outbox = Outbox(on(cluster, stack), topic_config=getattr(request, "param", None))
+    outbox = Outbox(on(cluster.bootstrap, stack), topic_config=getattr(request, "param", None))
     cluster.wait_whole(outbox.topic)
     yield outbox
     cluster.mend()
+
+
+@pytest.fixture
+def far_outbox(cluster, stack, request):
+    """One whose Kafka is 5 ms away, so that whatever may be on its way at the same time is."""
+    outbox = Outbox(on(cluster.far_bootstrap, stack), topic_config=getattr(request, "param", None))
+    cluster.wait_whole(outbox.topic)
+    yield outbox
+    cluster.mend()
+
+
+@pytest.fixture
+def on_topic_then(monkeypatch):
+    """The IDs that are on the topic when a row is quarantined, for each; the test sets whose."""
+    seen = []
+    quarantine = Source.quarantine
+
+    def look(source, error):
+        seen.append(look.outbox.published())
+        quarantine(source, error)
+
+    monkeypatch.setattr(Source, "quarantine", look)
+    look.seen = seen
+    return look
 
 
 @pytest.fixture
@@ -52,9 +79,11 @@ def other(cluster, outbox):
     return next(node for node in NODES if node != cluster.leader(outbox.topic))
 
 
+@pytest.mark.parametrize("which", ["outbox", "far_outbox"])
 def test_a_partition_that_loses_its_leader_gets_each_row_once_from_the_same_producer(
-    cluster, outbox, said, impatient
+    cluster, which, said, impatient, request
 ):
+    outbox = request.getfixturevalue(which)
     port = ports.choose(taken=set())
     with relaying(outbox, http_port=port):
         outbox.wait_published([outbox.insert()])
@@ -78,7 +107,8 @@ def test_a_partition_that_loses_its_leader_gets_each_row_once_from_the_same_prod
 def test_a_session_that_ends_with_records_in_flight_says_why_and_the_next_repeats_none(cluster, outbox, said):
     port = ports.choose(taken=set())
     with relaying(outbox, http_port=port):
-        outbox.wait_published([outbox.insert()])
+        outbox.insert_many(100)  # each partition's first one, which others would wait for
+        outbox.wait_published(outbox.written())
         cluster.signal(other(cluster, outbox), signal.SIGSTOP)
         outbox.insert_many(1_000)
         wait_until(lambda: metric(port, outbox, "unacknowledged"), "records are in flight")
@@ -109,3 +139,95 @@ def test_records_that_a_replica_has_not_got_are_not_sent_again_by_whoever_starts
         outbox.wait_published(outbox.written(), GOES_ON_S)
         outbox.wait_confirmed()
     outbox.assert_exactly_once_in_order()
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["first", "in the middle"])
+@pytest.mark.parametrize("far_outbox", [{"max.message.bytes": "2000"}], indirect=True)
+def test_nothing_behind_a_refused_record_is_published_before_that_is_decided(
+    far_outbox, on_topic_then, said, before
+):
+    """Row by row, each in a batch of its own, and all of them sent before Kafka has answered for one."""
+    on_topic_then.outbox = far_outbox
+    with far_outbox.connection.transaction():
+        fine = [far_outbox.insert() for _ in range(before)]
+        large = far_outbox.insert(payload=too_large())
+        behind = [far_outbox.insert() for _ in range(4)]
+    with relaying(far_outbox):
+        far_outbox.wait_published(fine + behind)
+    assert on_topic_then.seen == [fine]
+    assert far_outbox.published() == fine + behind
+    assert far_outbox.one("SELECT id::text FROM outbox_dead") == large
+
+
+def test_records_refused_once_the_topic_takes_smaller_ones_are_overtaken_by_none(far_outbox, on_topic_then, said):
+    on_topic_then.outbox = far_outbox
+    with relaying(far_outbox):
+        with writing(far_outbox):
+            far_outbox.wait_published([far_outbox.insert("acc-0")])
+            far_outbox.set_topic({"max.message.bytes": "2000"})
+            large = far_outbox.insert("acc-0", payload=too_large())
+            behind = [far_outbox.insert("acc-0") for _ in range(5)]
+            wait_until(lambda: on_topic_then.seen, "the large one is quarantined", GOES_ON_S)
+        far_outbox.connection.execute("DELETE FROM written WHERE id = %s", (large,))
+        far_outbox.wait_published(far_outbox.written(), GOES_ON_S)
+    assert not set(behind) & set(on_topic_then.seen[0])
+    far_outbox.assert_exactly_once_in_order()
+
+
+FENCING = {"SETTLE_RELAY_FENCING": "true"}
+
+
+def test_a_relay_that_thaws_after_another_has_taken_over_publishes_nothing_more(cluster, outbox, said):
+    port = ports.choose(taken=set())
+    with relay_process(outbox, bootstrap=cluster.far_bootstrap, SETTLE_HTTP_PORT=str(port), **FENCING) as frozen:
+        outbox.insert_many(500)
+        outbox.wait_published(outbox.written())
+        # What it sends gets no further than the network, until both go on.
+        cluster.network.signal(signal.SIGSTOP)
+        outbox.insert_many(1_000)
+        wait_until(lambda: (metric(port, outbox, "unacknowledged") or 0) >= 100, "records are under way")
+        frozen.send_signal(signal.SIGSTOP)
+        outbox.one(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", outbox.slot
+        )
+        with relaying(outbox, fencing=True):
+            outbox.wait_published(outbox.written(), GOES_ON_S)
+            cluster.network.signal(signal.SIGCONT)
+            frozen.send_signal(signal.SIGCONT)
+            wait_until(lambda: metric(port, outbox, "standby") == 1, "the frozen one stands by", GOES_ON_S)
+            outbox.insert_many(500)
+            outbox.wait_published(outbox.written(), GOES_ON_S)
+            outbox.wait_confirmed()
+    assert outbox.assert_exactly_once_in_order() == 2_000
+
+
+def test_what_a_killed_relay_left_uncommitted_is_published_once_for_consumers_of_committed_records(
+    cluster, far_outbox, said
+):
+    outbox, port = far_outbox, ports.choose(taken=set())
+    for _ in range(4):
+        with relay_process(outbox, SETTLE_HTTP_PORT=str(port), **FENCING), writing(outbox):
+            outbox.wait_published([outbox.insert()], GOES_ON_S)
+            wait_until(lambda: metric(port, outbox, "unacknowledged"), "records are under way")
+    with relaying(outbox, fencing=True):
+        outbox.wait_published(outbox.written(), GOES_ON_S)
+        outbox.wait_confirmed()
+    outbox.assert_exactly_once_in_order()
+
+
+@pytest.mark.parametrize("far_outbox", [{"max.message.bytes": "2000"}], indirect=True)
+def test_a_refused_record_is_quarantined_and_its_transaction_sent_again_without_it(far_outbox, said):
+    with far_outbox.connection.transaction():
+        rows = [far_outbox.insert() for _ in range(3)]
+        large = far_outbox.insert(payload=too_large())
+        rows += [far_outbox.insert() for _ in range(3)]
+    with relaying(far_outbox, fencing=True):
+        far_outbox.wait_published(rows)
+        far_outbox.wait_confirmed()
+    assert far_outbox.published() == rows
+    assert far_outbox.one("SELECT id::text FROM outbox_dead") == large
+
+
+def too_large():
+    """What also compressed is more than a topic of 2,000 bytes takes."""
+    return f'"{token_hex(10_000)}"'
