@@ -114,7 +114,7 @@ class Published:
                 self._by_type.clear()
             self._by_type[row.aggregate_type] = known
         topic, ids = known
-        if not ids:
+        if not ids.count:
             return False
         if self._former is None:
             return ids.remove(identity(row.id, topic, row.aggregate_id, row.event_type, row.payload))
@@ -150,10 +150,13 @@ class Ids:
     """A set of rows' identities that takes little memory, however many: most of a large one lies in a file.
 
     A temporary one of SQLite's, in the folder ``SQLITE_TMPDIR``, else in ``/var/tmp``: where disk should be.
+
+    Attributes:
+        count: how many there are; an attribute, as each row asks whether there are any.
     """
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
@@ -164,16 +167,13 @@ class Ids:
         with self._database:
             self._database.execute("BEGIN")
             self._database.executemany("INSERT OR IGNORE INTO ids VALUES (?)", keys)
-        (self._count,) = self._database.execute("SELECT count(*) FROM ids").fetchone()
+        (self.count,) = self._database.execute("SELECT count(*) FROM ids").fetchone()
 
     def remove(self, key: bytes) -> bool:
         """Whether it was there; it is not any more."""
         removed = self._database.execute("DELETE FROM ids WHERE id = ?", (key,)).rowcount
-        self._count -= removed
+        self.count -= removed
         return removed > 0
-
-    def __len__(self) -> int:
-        return self._count
 
     def close(self) -> None:
         """Remove the file, if there is one."""
