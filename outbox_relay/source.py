@@ -138,9 +138,7 @@ class Source:
         self._reading_since = 0.0
         self._counted = (0, 0)
         self._one_by_one_until = 0
-        self._looked = False
-        self._keeps_rows = False
-        self._again = self._has_read = False
+        self._looked = self._keeps_rows = self._again = self._has_read = False
         self._ask_kafka_at = 0.0
         self._quarantine = Quarantine(settings.dsn, settings.outbox)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)

@@ -14,10 +14,10 @@ class Kafka:
         self.sent, self.waits, self.refuses = [], 0, None
         self.batches = FirstBatches(lambda topic: PARTITIONS if topic == "t" else 0, self.answer)
 
-    def send(self, key, topic="t"):
+    def send(self, key, topic="t", at=ANY_PARTITION):
         if topic in self.batches.complete:
             return ANY_PARTITION
-        partition, delivered = self.batches.admit(topic, key, lambda error, message: None)
+        partition, delivered = self.batches.admit(topic, key, at, lambda error, message: None)
         self.sent.append((key, delivered))
         return partition
 
@@ -78,6 +78,15 @@ def test_records_without_a_key_go_to_partitions_that_have_none_on_its_way():
     kafka = Kafka()
     assert {kafka.send(None) for _ in range(PARTITIONS)} == set(range(PARTITIONS))
     assert kafka.waits == 0
+
+
+def test_a_record_whose_row_names_the_partition_waits_for_the_first_one_there():
+    kafka = Kafka()
+    kafka.send(key_of(0))
+    assert kafka.send(key_of(1), at=0) == 0
+    assert kafka.waits == 1
+    assert kafka.send(key_of(0, 1), at=2) == 2
+    assert kafka.waits == 1
 
 
 def test_a_topic_that_does_not_exist_is_left_to_the_delivery_report():

@@ -22,7 +22,7 @@ class Kafka:
         self.looks = list(looks)
         self.looked = 0
 
-    def list_offsets(self, asked, request_timeout):
+    def list_offsets(self, asked, isolation_level, request_timeout):
         ((place, which),) = asked.items()
         answer = Future()
         if which is NEWEST:

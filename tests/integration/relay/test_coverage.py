@@ -488,10 +488,10 @@ def test_while_the_end_of_a_topic_is_read_the_server_hears_from_the_relay(outbox
     """
     tail_ids = published.tail_ids
 
-    def slow_tail_ids(*about):
+    def slow_tail_ids(*about, **level):
         meanwhile = about[-1]
         wait_until(lambda: meanwhile() or (outbox.one(heard, outbox.slot) or 0.0) > 13.0, "13 s have gone by")
-        return tail_ids(*about)
+        return tail_ids(*about, **level)
 
     monkeypatch.setattr(published, "tail_ids", slow_tail_ids)
     port = ports.choose(taken=set())
