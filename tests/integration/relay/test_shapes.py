@@ -248,7 +248,7 @@ def test_options_describe_the_one_outbox(stack):
         row = lean.one("""INSERT INTO "My messages" (payload) VALUES ('x') RETURNING id::text""")
         lean.wait_published([row])
         slot = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
-        assert lean.one(slot, f"s_{lean.name}") == 1
+        wait_until(lambda: lean.one(slot, f"s_{lean.name}"), "the slot is there")
     finally:
         process.kill()
         process.wait()
