@@ -24,6 +24,8 @@ BINARY = "io.debezium.converters.BinaryDataConverter"
 UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 OURS, THEIRS = "ours", "theirs"
+FOR_EVER = {"retention.ms": "-1"}
+"""Of a topic whose records have times of years ago, which Kafka would take for expired."""
 
 OF_DEBEZIUM = """
     CREATE TABLE outbox (
@@ -283,7 +285,7 @@ def test_a_consumer_sees_no_difference(stack, connect, tmp_path, monkeypatch, sh
     quoted = ".".join(f'"{part}"' for part in table.split("."))
     outbox.connection.execute(f"CREATE PUBLICATION {outbox.name}_all FOR TABLE {quoted}")
     for side in (OURS, THEIRS):
-        topic(outbox, side).create_topic()
+        topic(outbox, side).create_topic(FOR_EVER)
     changes = {"table.include.list": table, **changes}
     ours, theirs = (connector(outbox, side, **changes) for side in (OURS, THEIRS))
     with relaying_as(outbox, ours, tmp_path, monkeypatch):
