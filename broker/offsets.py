@@ -1,7 +1,7 @@
 """First and end offsets of topics, and committed offsets of a consumer group. For operators' tools and audits."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -121,23 +121,32 @@ def check_hidden(client: AdminClient, unlisted: Iterable[str], timeout_s: float)
     Raises:
         KafkaException: the user lacks the right to one of them, or Kafka does not answer.
     """
-    names = list(unlisted)
-    if not names:
-        return
+    if names := list(unlisted):
+        topic_ids(client, names, timeout_s)
 
-    def ask() -> None:
-        asked = client.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+
+def topic_ids(client: AdminClient, topics: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, str]:
+    """The ID of each topic that exists, one or more: a topic that is deleted and made anew has another (KIP-516).
+
+    Raises:
+        KafkaException: the user lacks the right to one of them, or Kafka does not answer.
+    """
+
+    def ask() -> dict[str, str]:
+        found = {}
+        asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout_s)
         for name, future in asked.items():
             try:
-                future.result()
+                found[name] = str(future.result().topic_id)
             except KafkaException as error:
                 code = error.args[0].code()
                 if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                     raise refused(name) from None
                 if code != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
+        return found
 
-    _patiently(ask, timeout_s)
+    return _patiently(ask, timeout_s)
 
 
 def refused(topic: str) -> KafkaException:

@@ -137,7 +137,7 @@ async def _attempts(front: Front, status: WithdrawalStatus) -> dict[str, Any]:
             found["waiting"] = waits = await waiting(front, status.payment_id)
             found["unasked"] |= waits.unasked
         found["letters"] = await dead_letters.found(
-            front.operators, Wanted(payment_id=str(status.payment_id)), "all"
+            front, Wanted(payment_id=str(status.payment_id)), "all", contents=False
         )
     except Problem as problem:
         found["unasked"]["Kafka or a database"] = problem.detail

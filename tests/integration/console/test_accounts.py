@@ -47,6 +47,33 @@ def test_it_lists_what_the_json_lists_in_pages_without_gap_or_repeat(front: Fron
     ]
 
 
+def test_balances_change_in_place_and_new_accounts_wait_behind_a_bar(front: Front, shop, viewer: Pages):
+    opened(front, "moving-1", "moving-3", minor=1_000)
+    page = viewer.get(f"{LIST}?prefix=moving-")
+    rows = {name for name in page.places if name.startswith("account-")}
+    assert len(rows) == 2
+    with viewer.stream(page.stream) as fragments:
+        found = {name: text for name, text in (next(fragments) for _ in range(9)) if name in rows | {"newer"}}
+        assert rows < found.keys()
+        assert Page(found["newer"]).text == ""
+        opened(front, "moving-2")
+        requested(shop, "moving-3", "2.50")
+        changed: dict[str, str] = {}
+        while "newer" not in changed or not rows & changed.keys():
+            name, text = next(fragments)
+            changed[name] = text
+    assert Page(changed["newer"]).text == "1 has been opened since: show it"
+    (name,) = rows & changed.keys()
+    assert "moving-3" in changed[name]
+    assert "7.50" in changed[name]
+
+
+def test_an_account_called_as_a_page_has_one_all_the_same(front: Front, viewer: Pages):
+    opened(front, "stream")
+    (path,) = shown(viewer.get(f"{LIST}?prefix=stream"))
+    assert "Account stream" in viewer.get(path).html
+
+
 def test_the_json_has_a_prefix_by_id_alone(front: Front, viewer: Pages):
     opened(front, "prefixed-1", "prefixes-1", "prefixed_2")
     assert [one["account_id"] for one in viewer.json(f"{JSON}?prefix=prefixed")["accounts"]] == [
