@@ -36,7 +36,7 @@ KAFKA_S = 2.0
 """For each of Kafka's answers."""
 
 LETTERS_EVERY_S = 3.0
-"""Between two counts of the dead letters."""
+"""Between two counts of the dead letters; ten times what the last one took, where there are too many to keep."""
 
 RATES_S = 10.0
 """The time that rates are taken over."""
@@ -141,7 +141,7 @@ class Looks:
         self._place: str | None = None
         self._median_ms: float | None = None
         self._letters: int | None = None
-        self._letters_at = 0.0
+        self._count_letters_at = 0.0
 
     async def close(self) -> None:
         """Take no look any more."""
@@ -240,11 +240,13 @@ class Looks:
         return progress(now, self._samples[0] if len(self._samples) > 1 else None)
 
     async def _count_letters(self) -> int | None:
-        if time.monotonic() - self._letters_at > LETTERS_EVERY_S or self._letters is None:
+        began = time.monotonic()
+        if began >= self._count_letters_at or self._letters is None:
             self._letters = None
             letters = await self._operators.run(self._kept.read)
             self._letters = sum(letter.open for letter in letters)
-            self._letters_at = time.monotonic()
+            now = time.monotonic()
+            self._count_letters_at = now + max(LETTERS_EVERY_S, 10 * (now - began))
         return self._letters
 
     async def _count_endings(self) -> Endings | None:
