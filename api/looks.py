@@ -19,6 +19,7 @@ from api.headline import KAFKA, RELAY, Backlog, Found, Headline, headline
 from api.operators import Operators
 from api.problems import Problem
 from api.readers import Readers
+from broker.clients import admin
 from contracts.services import API, NAMES, READ_BY
 from operations.audit.history import AuditRun, history
 from operations.dead_letters.kept import KeptLetters
@@ -293,7 +294,9 @@ def backlogs(steps: Iterable[Progress]) -> list[Backlog]:
 
 
 def _ask_kafka(bootstrap: str) -> tuple[Sample, set[str]]:
-    return sample(bootstrap, timeout_s=KAFKA_S), without_members(bootstrap, tuple(READ_BY), KAFKA_S)
+    client = admin(bootstrap)
+    now = sample(bootstrap, timeout_s=KAFKA_S, client=client)
+    return now, without_members(bootstrap, tuple(READ_BY), KAFKA_S, client)
 
 
 def _outbox(connection: psycopg.Connection[Any], service: str) -> Outbox:

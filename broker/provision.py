@@ -1,6 +1,7 @@
 """The existing topics, and creation of those that are missing."""
 
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from broker.clients import admin
@@ -13,13 +14,13 @@ DAY_MS = 86_400_000
 FOR_EVER = -1
 
 
-def existing_topics(bootstrap: str, timeout_s: float = TIMEOUT_S) -> set[str]:
+def existing_topics(bootstrap: str, timeout_s: float = TIMEOUT_S, client: AdminClient | None = None) -> set[str]:
     """The names of the topics that Kafka has.
 
     Raises:
         KafkaException: it does not answer within ``timeout_s`` seconds, or hides one of ours from the user.
     """
-    client = admin(bootstrap)
+    client = client or admin(bootstrap)
     listed = set(client.list_topics(timeout=timeout_s).topics)
     check_hidden(client, (name for name in all_topic_names() if name not in listed), timeout_s)
     return listed
