@@ -19,7 +19,6 @@ from api.headline import KAFKA, RELAY, Backlog, Found, Headline, headline
 from api.operators import Operators
 from api.problems import Problem
 from api.readers import Readers
-from broker.clients import admin
 from contracts.services import API, NAMES, READ_BY
 from operations.audit.history import AuditRun, history
 from operations.dead_letters.kept import KeptLetters
@@ -294,9 +293,7 @@ def backlogs(steps: Iterable[Progress]) -> list[Backlog]:
 
 
 def _ask_kafka(bootstrap: str) -> tuple[Sample, set[str]]:
-    client = admin(bootstrap)
-    now = sample(bootstrap, timeout_s=KAFKA_S, client=client)
-    return now, without_members(bootstrap, tuple(READ_BY), KAFKA_S, client)
+    return sample(bootstrap, timeout_s=KAFKA_S), without_members(bootstrap, tuple(READ_BY), KAFKA_S)
 
 
 def _outbox(connection: psycopg.Connection[Any], service: str) -> Outbox:

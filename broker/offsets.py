@@ -15,7 +15,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from broker.clients import admin
+from broker.clients import shared_admin
 
 TIMEOUT_S = 15.0
 """Time limit of one request, and for a broker that has just started to become ready."""
@@ -52,12 +52,12 @@ class Offsets:
 
     Args:
         bootstrap: ``host:port``.
-        client: to query with; by default, one of its own.
+        client: to query with; by default, the one that is shared.
         timeout_s: of one query, seconds.
     """
 
     def __init__(self, bootstrap: str, client: AdminClient | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._admin = client or admin(bootstrap)
+        self._admin = client or shared_admin(bootstrap)
         self._timeout_s = timeout_s
         self._absent: set[str] = set()
 
@@ -68,6 +68,25 @@ class Offsets:
     def end(self, topics: Iterable[str]) -> dict[Place, int]:
         """The next offset of each partition."""
         return self._listed(topics, _END)
+
+    def bounds(self, topics: Iterable[str]) -> tuple[dict[Place, int], dict[Place, int]]:
+        """The oldest and the next offset of each partition, asked for at once."""
+        places = self._places(topics)
+        if not places:
+            return {}, {}
+
+        def ask() -> tuple[dict[Place, int], dict[Place, int]]:
+            asked = [
+                self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=self._timeout_s)
+                for which in (_FIRST, _END)
+            ]
+            first, end = (
+                {(place.topic, place.partition): future.result().offset for place, future in some.items()}
+                for some in asked
+            )
+            return first, end
+
+        return _patiently(ask, self._timeout_s)
 
     def since(self, topics: Iterable[str], timestamp_ms: int) -> dict[Place, int]:
         """The first offset of each partition whose record is of that time or later; its end where none is."""

@@ -17,10 +17,8 @@ from uuid import UUID
 import msgspec
 import psycopg
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import make_conninfo
 
-from broker.clients import admin
 from broker.offsets import Offsets
 from broker.provision import existing_topics
 from broker.records import payment_id_of
@@ -279,31 +277,28 @@ def _ask_service(service: str, dsn: str, withdrawals: Sequence[Open]) -> _Servic
 def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
     told = _Kafka()
     try:
-        client = admin(bootstrap)
-        told.topics = existing_topics(bootstrap, ANSWER_S, client)
+        told.topics = existing_topics(bootstrap, ANSWER_S)
         services = {awaited_service(one.seen) for one in withdrawals} | {"saga"}
-        told.idle = without_members(bootstrap, services, ANSWER_S, client)
+        told.idle = without_members(bootstrap, services, ANSWER_S)
         if withdrawals:
-            _read_letters(bootstrap, client, withdrawals, told.letters)
+            _read_letters(bootstrap, withdrawals, told.letters)
         told.letters = still_open_of(bootstrap, told.letters)
         if withdrawals:
-            for service, _, lag in consumer_lag(bootstrap, services, ANSWER_S, client):
+            for service, _, lag in consumer_lag(bootstrap, services, ANSWER_S):
                 told.behind[service] += lag
     except (KafkaException, TimeoutError) as error:
         told.error = error
     return told
 
 
-def _read_letters(
-    bootstrap: str, client: AdminClient, withdrawals: Sequence[Open], found: dict[UUID, list[Letter]]
-) -> None:
+def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID, list[Letter]]) -> None:
     """Find the dead letters that hold withdrawals up, of each in the order in which they are read.
 
     Raises:
         KafkaException: Kafka does not answer.
         TimeoutError: there are too many dead letters.
     """
-    offsets, topics = Offsets(bootstrap, client, ANSWER_S), [topic.dead_letters for topic in TOPICS]
+    offsets, topics = Offsets(bootstrap, timeout_s=ANSWER_S), [topic.dead_letters for topic in TOPICS]
     times = [one.since.timestamp() if one.since is not None else 0 for one in withdrawals]
     starts = offsets.since(topics, max(0, int(min(times) * 1_000) - CLOCKS_OFF_MS))
     ends = offsets.end(topics)

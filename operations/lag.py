@@ -7,9 +7,8 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 
 import msgspec
-from confluent_kafka.admin import AdminClient
 
-from broker.clients import admin
+from broker.clients import shared_admin
 from broker.offsets import TIMEOUT_S, Offsets, Place
 from contracts.services import READ_BY
 from contracts.topics import consumer_group
@@ -47,18 +46,13 @@ class Progress(msgspec.Struct, frozen=True):
     reading_per_s: float | None
 
 
-def sample(
-    bootstrap: str,
-    services: Collection[str] = tuple(READ_BY),
-    timeout_s: float = TIMEOUT_S,
-    client: AdminClient | None = None,
-) -> Sample:
-    """The offsets of some services and of the topics that they read; by default, by a client of its own.
+def sample(bootstrap: str, services: Collection[str] = tuple(READ_BY), timeout_s: float = TIMEOUT_S) -> Sample:
+    """The offsets of some services and of the topics that they read.
 
     Raises:
         KafkaException: Kafka does not answer a query within ``timeout_s`` seconds.
     """
-    offsets = Offsets(bootstrap, client, timeout_s)
+    offsets = Offsets(bootstrap, timeout_s=timeout_s)
     topics = list(dict.fromkeys(topic.name for service in services for topic in READ_BY[service]))
     confirmed = {
         service: offsets.confirmed(consumer_group(service), [topic.name for topic in READ_BY[service]])
@@ -96,31 +90,25 @@ def progress(now: Sample, before: Sample | None = None) -> list[Progress]:
 
 
 def consumer_lag(
-    bootstrap: str,
-    services: Collection[str] = tuple(READ_BY),
-    timeout_s: float = TIMEOUT_S,
-    client: AdminClient | None = None,
+    bootstrap: str, services: Collection[str] = tuple(READ_BY), timeout_s: float = TIMEOUT_S
 ) -> list[tuple[str, str, int]]:
     """Records that a service has not committed yet, as (service, topic, records), where there are any.
 
     Raises:
         KafkaException: Kafka does not answer a query within ``timeout_s`` seconds.
     """
-    found = progress(sample(bootstrap, services, timeout_s, client))
+    found = progress(sample(bootstrap, services, timeout_s))
     return sorted((one.service, one.topic, one.lag) for one in found if one.lag)
 
 
-def without_members(
-    bootstrap: str, services: Collection[str], timeout_s: float, client: AdminClient | None = None
-) -> set[str]:
+def without_members(bootstrap: str, services: Collection[str], timeout_s: float) -> set[str]:
     """Those of some services whose consumer group has no member, so that no instance reads.
 
     Raises:
         KafkaException: Kafka does not answer within ``timeout_s`` seconds.
     """
     names = {consumer_group(service): service for service in services}
-    client = client or admin(bootstrap)  # its futures resolve only while the client exists
-    found = client.describe_consumer_groups(list(names), request_timeout=timeout_s)
+    found = shared_admin(bootstrap).describe_consumer_groups(list(names), request_timeout=timeout_s)
     return {names[group] for group, future in found.items() if not future.result().members}
 
 

@@ -40,7 +40,7 @@ ONE = f"{HOME}/{{payment_id:uuid}}"
 EVENTS_MAX = 200
 """Events that the page shows; a withdrawal has seven, unless somebody repeats its messages."""
 
-WAITS_S = 1.5
+WAITS_S = 0.15
 """How long the page waits for what a withdrawal waits for; then its stream tells."""
 
 WAITS_EVERY_S = 5.0

@@ -1,10 +1,9 @@
 """The dead letters as a process keeps them that asks often: each look reads only what is new since the last."""
 
+import time
 from threading import Lock
 
-from confluent_kafka.admin import AdminClient
-
-from broker.clients import admin
+from broker.clients import shared_admin
 from broker.offsets import TIMEOUT_S, Offsets, Place, topic_ids
 from broker.records import Record
 from broker.scan import scan
@@ -14,6 +13,9 @@ from operations.dead_letters.letters import DEAD_LETTERS, Gathered, Letter
 
 BYTES_MAX = 64 * 1024 * 1024
 """Of the records that are kept between looks. Where there are more, each look reads them all."""
+
+IDS_EVERY_S = 10.0
+"""How often it is asked whether a topic is another one of the same name, or has more partitions."""
 
 LETTER_BYTES = 2_000
 """What a letter takes beside the bytes of its record, roughly."""
@@ -30,8 +32,9 @@ class KeptLetters:
     def __init__(self, bootstrap: str, bytes_max: int = BYTES_MAX) -> None:
         self._bootstrap, self._bytes_max = bootstrap, bytes_max
         self._one_at_a_time = Lock()
-        self._admin: AdminClient | None = None
         self._offsets: Offsets | None = None
+        self._ids: dict[str, str] = {}
+        self._ids_until = 0.0
         self._forget()
 
     def read(self) -> list[Letter]:
@@ -48,7 +51,7 @@ class KeptLetters:
             return self._gathered.letters(self._handled)
         except BaseException:
             # What was taken in is not known, and the client may have an identity that is none any more.
-            self._admin = self._offsets = None
+            self._offsets = None
             self._forget()
             raise
         finally:
@@ -57,7 +60,6 @@ class KeptLetters:
             self._one_at_a_time.release()
 
     def _forget(self) -> None:
-        self._ids: dict[str, str] = {}
         self._first: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
         self._handled: dict[str, Handled] = {}
@@ -67,15 +69,17 @@ class KeptLetters:
     def _read_on(self) -> None:
         """Take in what has been written since the last look; everything, if a topic is not what it was."""
         topics = [DEAD_LETTERS_HANDLED, *DEAD_LETTERS]
-        if self._admin is None:
-            self._admin = admin(self._bootstrap)
-        ids = topic_ids(self._admin, topics)
-        if self._offsets is None or ids != self._ids:
-            self._offsets = Offsets(self._bootstrap, self._admin)
-        first, ends = self._offsets.first(DEAD_LETTERS), self._offsets.end(topics)
-        if (ids, first) != (self._ids, self._first):  # one is made anew, or somebody has deleted records
-            self._forget()
-        self._ids, self._first = ids, first
+        if self._offsets is None or time.monotonic() >= self._ids_until:
+            ids = topic_ids(shared_admin(self._bootstrap), topics)
+            if ids != self._ids:
+                self._forget()
+            self._ids, self._offsets = ids, Offsets(self._bootstrap)  # which lists the partitions anew
+            self._ids_until = time.monotonic() + IDS_EVERY_S
+        first, ends = self._offsets.bounds(topics)
+        is_less = any(ends.get(place, 0) < end for place, end in self._next.items())
+        if is_less or any(first.get(place, 0) != known for place, known in self._first.items()):
+            self._forget()  # one is made anew, or somebody has deleted records
+        self._first = {place: offset for place, offset in first.items() if place[0] != DEAD_LETTERS_HANDLED}
         # Actions first: a letter acted on meanwhile is then listed as open, and checked again later.
         self._read({place: end for place, end in ends.items() if place[0] == DEAD_LETTERS_HANDLED})
         self._read({place: end for place, end in ends.items() if place[0] != DEAD_LETTERS_HANDLED})

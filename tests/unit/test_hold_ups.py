@@ -82,13 +82,12 @@ def test_a_dead_letter_counts_where_its_event_is_waited_for():
 
 
 def test_only_those_services_are_asked_for_their_lag_that_a_withdrawal_waits_for(monkeypatch):
-    monkeypatch.setattr(hold_ups, "admin", lambda _: None)
     monkeypatch.setattr(hold_ups, "existing_topics", lambda *_: {TOPIC})
     monkeypatch.setattr(hold_ups, "without_members", lambda *_: set())
     monkeypatch.setattr(hold_ups, "_read_letters", lambda *_: None)
     lag = [("account", "withdrawal.requests", 90), ("account", "payment.events", 10)]
     monkeypatch.setattr(
-        hold_ups, "consumer_lag", lambda _, services, *__: lag if services == {"account", "saga"} else []
+        hold_ups, "consumer_lag", lambda _, services, __: lag if services == {"account", "saga"} else []
     )
     found = hold_ups.find({}, "kafka:9092", [Open(ID, "acc", REQUESTED)])
     assert found.held_up_by == {ID: "the account service, which is behind: up to 100 records are before it"}

@@ -1,5 +1,6 @@
 """Dead letters that are kept between looks: each reads what is new, whatever became of the topics."""
 
+import time
 from types import SimpleNamespace
 
 import msgspec
@@ -25,11 +26,9 @@ class Kafka:
         self.read = 0
         self.fails = False
 
-    def first(self, topics):
-        return {(TOPIC, 0): self.deleted}
-
-    def end(self, topics):
-        return {(topic, 0): len(self.records[topic]) for topic in self.records}
+    def bounds(self, topics):
+        first = {(TOPIC, 0): self.deleted, (DEAD_LETTERS_HANDLED, 0): 0}
+        return first, {(topic, 0): len(self.records[topic]) for topic in self.records}
 
     def scan(self, bootstrap, topics, starts, ends):
         for (topic, _), start in starts.items():
@@ -54,7 +53,7 @@ class Kafka:
 @pytest.fixture
 def kafka(monkeypatch):
     found = Kafka()
-    monkeypatch.setattr(kept, "admin", lambda _: None)
+    monkeypatch.setattr(kept, "shared_admin", lambda _: None)
     monkeypatch.setattr(kept, "topic_ids", lambda *_: dict(found.ids))
     monkeypatch.setattr(kept, "Offsets", lambda *_: found)
     monkeypatch.setattr(kept, "scan", found.scan)
@@ -86,15 +85,21 @@ def test_a_letter_that_is_refused_again_has_both_refusals_and_what_was_given_sta
     assert (len(before.refusals), len(after.refusals)) == (1, 2)
 
 
-def test_a_topic_that_was_made_anew_or_whose_records_were_deleted_is_read_anew(kafka):
+def test_a_topic_that_was_made_anew_or_whose_records_were_deleted_is_read_anew(kafka, monkeypatch):
     letters = KeptLetters("kafka:9092")
     kafka.refuse(1)
     letters.read()
     kafka.ids[TOPIC], kafka.records[TOPIC] = "2", []
+    assert letters.read() == []  # it has fewer records than before
     one, other = kafka.refuse(7), kafka.refuse(8)
     assert states(letters.read()) == {one: "open", other: "open"}
+    kafka.ids[TOPIC], kafka.records[TOPIC] = "3", []
+    third, fourth = kafka.refuse(9), kafka.refuse(10)
+    later = time.monotonic() + kept.IDS_EVERY_S
+    monkeypatch.setattr(kept.time, "monotonic", lambda: later)
+    assert states(letters.read()) == {third: "open", fourth: "open"}
     kafka.deleted = 1
-    assert states(letters.read()) == {other: "open"}
+    assert states(letters.read()) == {fourth: "open"}
 
 
 def test_a_look_that_fails_midway_leaves_nothing_half_read(kafka):

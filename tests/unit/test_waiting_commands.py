@@ -42,9 +42,8 @@ def test_stuck_vouches_only_for_what_the_saga_service_can_have_read(monkeypatch,
 
 
 def test_who_is_idle_is_known_though_no_withdrawal_is_open(monkeypatch):
-    monkeypatch.setattr(hold_ups, "admin", lambda _: None)
     monkeypatch.setattr(hold_ups, "existing_topics", lambda *_: set())
-    monkeypatch.setattr(hold_ups, "without_members", lambda _, services, *__: set(services))
+    monkeypatch.setattr(hold_ups, "without_members", lambda _, services, __: set(services))
     found = hold_ups.find({"payment": "not asked"}, "kafka:9092", [])
     assert (found.idle, found.unasked) == ({"saga"}, {})
 
