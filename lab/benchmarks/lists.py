@@ -30,16 +30,16 @@ SILENT_S = 60.0
 _FILL = """
 INSERT INTO withdrawals (payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id,
     requested_at, created_at, updated_at, finished_at, finished_by)
-SELECT gen_random_uuid(), 'acc-' || 1 + floor(random() * %(accounts)s), 100, 'USD', state, 7,
+SELECT gen_random_uuid(), 'acc-' || 1 + floor(random() * %(accounts)s::integer), 100, 'USD', state, 7,
     CASE state WHEN 'compensated' THEN 'declined' WHEN 'rejected' THEN 'insufficient funds' END,
     replace(gen_random_uuid()::text, '-', ''), at, at, at + interval '1 second',
     CASE WHEN state <> 'paid' THEN at + interval '1 second' END,
     CASE WHEN state <> 'paid' THEN 'WithdrawalCompleted' END
 FROM (
-    SELECT now() - make_interval(secs => (%(until)s - number) / 1000.0) AS at,
+    SELECT now() - make_interval(secs => (%(until)s::integer - number) / 1000.0) AS at,
         CASE WHEN number %% 1000 = 0 THEN 'paid' WHEN number %% 50 = 1 THEN 'rejected'
             WHEN number %% 100 = 2 THEN 'compensated' ELSE 'completed' END AS state
-    FROM generate_series(%(first)s, %(last)s) AS number
+    FROM generate_series(%(first)s::integer, %(last)s::integer) AS number
 ) AS made
 """
 

@@ -81,6 +81,22 @@ def test_a_tab_in_the_background_lets_go_of_its_stream_and_is_right_when_it_is_l
     expect(alice.page.locator("[data-disconnected]")).to_be_hidden()
 
 
+def test_a_tab_that_is_opened_in_the_background_takes_no_connection_until_it_is_looked_at(front: Front, person):
+    """Browsers keep six to a server: more tabs than that would hang."""
+    wait_until(lambda: front.measured("settle_console_pages") == 0, "nobody looks")
+    alice: Person = person()
+    alice.context.add_init_script("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    tabs = [alice.context.new_page() for _ in range(8)]
+    for tab in tabs:
+        answer = tab.goto(f"{front.stack.state.api_url}{HOME}/accounts")
+        assert answer is not None
+        assert answer.ok
+    tabs[0].evaluate(IN_BACKGROUND, False)
+    wait_until(lambda: tabs[0].title() and front.measured("settle_console_pages") >= 1, "one is looked at")
+    # The first window shows the flow since it signed in.
+    assert front.measured("settle_console_pages") <= 2
+
+
 def test_a_page_whose_session_has_ended_says_so(front: Front, person):
     alice: Person = person()
     alice.open(HOME)

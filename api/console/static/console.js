@@ -71,7 +71,7 @@
     constructor(url) {
       super();
       this.#url = url;
-      this.resume();
+      if (!document.hidden) this.resume(); // a tab that is opened in the background has none yet
     }
 
     addEventListener(name, listener) {
