@@ -103,6 +103,7 @@ def test_a_page_whose_session_has_ended_says_so(front: Front, person):
     ended = alice.page.locator("[data-signed-out]")
     expect(ended).to_be_hidden()
     front.query("api", "DELETE FROM sessions RETURNING 1")
+    expect(ended).to_be_visible()
     expect(ended).to_contain_text("Your session has ended")
     wait_until(lambda: alice.page.title() and alice.complaints, "the browser says so, too")
     alice.allows(BROKEN_STREAM)
