@@ -11,7 +11,7 @@ WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-api bench-console \
-	bench-relay bench-secured bench-tracing lock clean
+	bench-lists bench-relay bench-secured bench-tracing lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench-api: $(STACK) ## Measure the HTTP API; needs wrk; writes lab/benchmarks/re
 
 bench-console: $(STACK) ## Measure the console's pages and streams; writes lab/benchmarks/results/console.json
 	@$(BIN)/python -m lab.benchmarks.console
+
+bench-lists: $(STACK) ## Measure lists of withdrawals with few and a million stored; writes lab/benchmarks/results/lists.json
+	@$(BIN)/python -m lab.benchmarks.lists
 
 bench-secured: $(STACK) ## Measure a secured stack beside one without; writes lab/benchmarks/results/secured.json
 	@$(BIN)/python -m lab.benchmarks.secured

@@ -14,7 +14,7 @@ from api.bodies import LIST_BYTES_MAX, StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.pages import PAGE_SIZE, Cursor, Limit
+from api.pages import PAGE_SIZE, Cursor, Limit, opened, sealed
 from api.problems import OF_A_BODY, Problem, problems
 from api.texts import amount_text
 from contracts.money import MoneyError, parse_amount, parse_currency
@@ -33,6 +33,7 @@ from producers.requests import check_account_id
 
 PATH = "/v1/accounts"
 ACCOUNTS_MAX = 1_000
+_BY_NAME = ("accounts by name",)
 """Accounts opened by one request."""
 
 _ID = Annotated[str, Parameter(max_length=64, description="The ID of an account.")]
@@ -137,18 +138,21 @@ async def list_accounts(
         return await listed(front, prefix, limit, cursor)
     if prefix:
         raise Problem("invalid", "those with a prefix are listed by ID, not by name")
-    return _page(await front.readers.run(("account",), accounts_by_name, cursor, limit + 1), limit)
+    after = opened(cursor, *_BY_NAME)
+    return _page(await front.readers.run(("account",), accounts_by_name, after, limit + 1), limit, *_BY_NAME)
 
 
 async def listed(front: Front, prefix: str, limit: int, cursor: str | None) -> Accounts:
     """A page of the accounts whose IDs begin with a prefix, by ID.
 
     Raises:
-        Problem: the database does not answer.
+        Problem: the cursor is not one of this list, or the database does not answer.
     """
     if "\0" in prefix:
         return Accounts([], None)
-    return _page(await front.readers.run(("account",), accounts_after, cursor or "", limit + 1, prefix), limit)
+    of = ("accounts by ID", prefix)
+    after = opened(cursor, *of) or ""
+    return _page(await front.readers.run(("account",), accounts_after, after, limit + 1, prefix), limit, *of)
 
 
 @get(
@@ -226,15 +230,18 @@ async def ledger_of(front: Front, account_id: str, limit: int, cursor: str | Non
         Problem: there is no such account, the cursor is none of this list's, or a database does not answer.
     """
 
+    of = ("ledger", account_id)
+    place = opened(cursor, *of)
+
     def read(saga: psycopg.Connection[Any], account: psycopg.Connection[Any]) -> tuple[AccountRow, Bookings]:
-        return _existing(account, account_id), page(saga, account, account_id, limit, cursor)
+        return _existing(account, account_id), page(saga, account, account_id, limit, place)
 
     row, found = await front.readers.run(("saga", "account"), read)
     entries = [
         LedgerEntry(one.payment_id, one.kind, amount_text(one.amount_minor, row.currency), one.booked_at)
         for one in found.bookings
     ]
-    return Ledger(account_id, row.currency, entries, found.cursor)
+    return Ledger(account_id, row.currency, entries, sealed(found.cursor, *of))
 
 
 @post(
@@ -276,9 +283,9 @@ def _existing(connection: psycopg.Connection[Any], account_id: str) -> AccountRo
     return row
 
 
-def _page(found: list[AccountRow], limit: int) -> Accounts:
+def _page(found: list[AccountRow], limit: int, *of: object) -> Accounts:
     shown = [_shown(row) for row in found[:limit]]
-    return Accounts(shown, shown[-1].account_id if len(found) > limit else None)
+    return Accounts(shown, sealed(shown[-1].account_id, *of) if len(found) > limit else None)
 
 
 def _shown(row: AccountRow) -> Account:

@@ -102,6 +102,7 @@ def make_litestar(
         exception_handlers={
             problems.Problem: errors.for_people(problems.on_problem),
             HTTPException: errors.for_people(problems.on_http_error),
+            psycopg.errors.InsufficientPrivilege: errors.for_people(problems.on_missing_right),
             psycopg.DataError: errors.for_people(problems.on_unstorable),
             UnicodeEncodeError: errors.for_people(problems.on_unstorable),
             Exception: errors.for_people(problems.on_error),

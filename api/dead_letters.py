@@ -1,5 +1,6 @@
 """Dead letters over HTTP: listed, shown, redriven and discarded by a list of IDs."""
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,19 +14,21 @@ from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
-from api.operators import Operators
-from api.pages import PAGE_SIZE, Limit
+from api.pages import PAGE_SIZE, Limit, opened, sealed
 from api.problems import problems
 from operations.dead_letters import actions
 from operations.dead_letters.actions import Done, act
-from operations.dead_letters.letters import Wanted, letter_named
-from operations.dead_letters.pages import OPEN, State, page
+from operations.dead_letters.letters import Letter, Wanted, named
+from operations.dead_letters.pages import OPEN, Page, State, page_of
 from operations.dead_letters.view import DeadLetter, view
 
 PATH = "/v1/dead-letters"
 ID_LENGTH_MAX = 300
 LETTERS_MAX = 1_000
 """Letters that one request acts on."""
+
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+"""Of contents on a page, which is shorter where letters are large."""
 
 NAMED_MAX = 300
 """Letters that are asked for by name: the head of a request is bounded."""
@@ -34,7 +37,7 @@ Text = Annotated[str | None, Parameter(max_length=ID_LENGTH_MAX)]
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
-    """A page, the newest refusal first.
+    """A page, the newest refusal first; it has fewer than its limit where their contents are large.
 
     Attributes:
         total: how many match, in the state that was asked for.
@@ -105,14 +108,14 @@ async def list_dead_letters(
         str | None, Parameter(max_length=ID_LENGTH_MAX, description="As the page before gave it.")
     ] = None,
 ) -> DeadLetters:
-    """The newest first. Reads all dead letters there are."""
+    """The newest first."""
     of = str(payment_id) if payment_id is not None else None
     wanted = Wanted(tuple(ids or ()), topic, event_type, reason, of)
-    return await found(request.app.state.front.operators, wanted, which, limit, cursor, contents=contents)
+    return await found(request.app.state.front, wanted, which, limit, cursor, contents=contents)
 
 
 async def found(
-    operators: Operators,
+    front: Front,
     wanted: Wanted,
     which: State = OPEN,
     limit: int = PAGE_SIZE,
@@ -127,11 +130,37 @@ async def found(
     """
 
     def find() -> DeadLetters:
-        one_page = page(operators.bootstrap, wanted, which, limit, cursor)
-        letters = [view(one, contents=contents) for one in one_page.letters]
-        return DeadLetters(letters, one_page.total, one_page.handled, one_page.cursor)
+        letters = front.letters.read()
+        found = page(letters, wanted, which, limit, cursor)
+        if contents and (fitting := _fitting(found.letters)) < len(found.letters):
+            found = page(letters, wanted, which, fitting, cursor)
+        shown = [view(one, contents=contents) for one in found.letters]
+        return DeadLetters(shown, found.total, found.handled, found.cursor)
 
-    return await operators.run(find)
+    return await front.operators.run(find)
+
+
+def _fitting(letters: Sequence[Letter]) -> int:
+    """How many of some letters a page has room for: at least one."""
+    size = 0
+    for number, letter in enumerate(letters):
+        size += len(letter.record.key or b"") + len(letter.record.value or b"")
+        size += sum(len(value or b"") for _, value in letter.record.headers)
+        if size > PAGE_BYTES_MAX:
+            return max(number, 1)
+    return len(letters)
+
+
+def page(letters: Iterable[Letter], wanted: Wanted, which: State, limit: int, cursor: str | None) -> Page:
+    """A page of letters, the oldest first, with the API's cursors.
+
+    Raises:
+        DeadLetterError: no letter has one of the IDs.
+        Problem: the cursor is not one of this list.
+    """
+    of = ("dead letters", which, wanted)
+    found = page_of(letters, wanted, which, limit, opened(cursor, *of))
+    return msgspec.structs.replace(found, cursor=sealed(found.cursor, *of))
 
 
 @get(
@@ -149,7 +178,16 @@ async def get_dead_letter(
 ) -> DeadLetter:
     """All that is known of it: why, where, when, headers and body."""
     front: Front = request.app.state.front
-    return view(await front.operators.run(letter_named, front.operators.bootstrap, f"{topic}/{place}"))
+    return view(await one(front, f"{topic}/{place}"))
+
+
+async def one(front: Front, name: str) -> Letter:
+    """The dead letter with an ID.
+
+    Raises:
+        Problem: there is none, or Kafka does not answer.
+    """
+    return await front.operators.run(lambda: named(front.letters.read(), name))
 
 
 @post(f"{PATH}/redrive", summary="Redrive dead letters", operation_id="redriveDeadLetters", **ON_A_LIST)

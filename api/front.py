@@ -26,6 +26,7 @@ from api.store import Asked
 from api.watch import Watch
 from contracts import failpoints
 from contracts.services import API
+from operations.dead_letters.kept import KeptLetters
 from processors.runtime.connection import SharingConnection
 from processors.runtime.database import Database, is_transient, unavailable
 
@@ -55,7 +56,8 @@ class Front:
         self.readers = Readers(settings.dsn)
         self.follow = Follow(self.readers)
         self.callers = Callers(self.connected)
-        self.looks = Looks(self.readers, Operators(settings), settings.stuck_s)
+        self.letters = KeptLetters(settings.kafka_bootstrap)
+        self.looks = Looks(self.readers, Operators(settings), self.letters, settings.stuck_s)
         self.watch = Watch(self)
 
     def start(self) -> None:

@@ -41,6 +41,9 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
 ]
 """What every answer says to browsers, unless it says otherwise itself."""
+_LAST = (b"connection", b"close")
+"""After a body in chunks: what follows may be a part of it by a Content-Length that was sent too, which the server
+passes over (RFC 9112, 6.1)."""
 _TLS_HEADER = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -60,6 +63,8 @@ def measured(app: ASGIApp) -> ASGIApp:
                 own = [*message["headers"]]
                 said = {name.lower() for name, _ in own}
                 further = [*_HEADERS, _TLS_HEADER] if scope["scheme"] == "https" else _HEADERS
+                if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+                    further = [*further, _LAST]
                 message["headers"] = [*own, *(header for header in further if header[0] not in said)]
             await send(message)
 

@@ -21,7 +21,7 @@ from api.access import Caller
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.pages import PAGE_SIZE, Limit
+from api.pages import PAGE_SIZE, Cursor, Limit, opened, sealed
 from api.problems import Problem, problems
 from contracts.redaction import hide
 from contracts.services import API
@@ -89,7 +89,7 @@ class Log(msgspec.Struct, frozen=True):
     """A page, the newest first; there are more as long as there is a cursor."""
 
     entries: list[Entry]
-    cursor: int | None
+    cursor: str | None
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -221,22 +221,40 @@ async def list_log(
     since: Annotated[datetime | None, Parameter(description="Only what was written then or later.")] = None,
     until: Annotated[datetime | None, Parameter(description="Only what was written before.")] = None,
     limit: Limit = PAGE_SIZE,
-    cursor: Annotated[int, Parameter(ge=1, le=NUMBER_MAX, description="As the page before gave it.")] = NUMBER_MAX,
+    cursor: Cursor = None,
 ) -> Log:
     """The newest first."""
     wanted = Filter(caller, action, request_id, since, until)
     return await listed(request.app.state.front, wanted, limit, cursor)
 
 
-async def listed(front: Front, wanted: Filter, limit: int, cursor: int) -> Log:
-    """A page of the log, before a row's number.
+async def listed(front: Front, wanted: Filter, limit: int, cursor: str | None) -> Log:
+    """A page of the log.
 
     Raises:
-        Problem: the database does not answer.
+        Problem: the cursor is not one of this list, or the database does not answer.
     """
-    found = await front.readers.run((API,), read_log, wanted, limit + 1, cursor)
+    before = row_before(cursor, wanted)
+    found = await front.readers.run((API,), read_log, wanted, limit + 1, NUMBER_MAX if before is None else before)
     shown = found[:limit]
-    return Log(shown, shown[-1].number if len(found) > limit else None)
+    return Log(shown, sealed(str(shown[-1].number) if len(found) > limit else None, _NAME, wanted))
 
+
+def row_before(cursor: str | None, wanted: Filter) -> int | None:
+    """The number of the row after which a page begins; None for the first page.
+
+    Raises:
+        Problem: the cursor is not one of this list.
+    """
+    place = opened(cursor, _NAME, wanted)
+    if place is None:
+        return None
+    if not (place.isascii() and place.isdigit() and len(place) <= _DIGITS_MAX):
+        raise Problem("invalid", f"{cursor!r} is no cursor of this list")
+    return int(place)
+
+
+_NAME = "operator log"
+_DIGITS_MAX = 18
 
 ROUTES: list[Any] = [list_log]

@@ -8,6 +8,7 @@ from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
 from api.bodies import StrictRequest
+from api.console.rendering import html, render
 from api.credentials import COOKIE, SESSION_S, SIGN_IN
 from api.front import Front
 from api.guard import OPEN
@@ -27,8 +28,13 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors '
 
 
 @get(SIGN_IN, opt={OPEN: True}, include_in_schema=False, status_code=303)
-async def sign_in(request: StrictRequest, token: str = "") -> Redirect:
-    """Turn the token of a link into a session; it is spent then."""
+async def sign_in(request: StrictRequest, token: str = "") -> Response[Any]:
+    """Turn the token of a link into a session; it is spent then.
+
+    Where another site leads here it asks first: somebody may lead others into a session of their own.
+    """
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        return html(render("sign_in_here.html", title="Sign in"))
     front: Front = request.app.state.front
     secret = await front.credentials.sign_in(token)
     if secret is None:

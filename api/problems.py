@@ -131,6 +131,15 @@ def on_unstorable(_request: Request[Any, Any, Any], _error: Exception) -> Respon
     return answer(Problem("invalid", "a value has characters or numbers that cannot be stored, so nothing has it"))
 
 
+def on_missing_right(_request: Request[Any, Any, Any], error: Exception) -> Response[ProblemDetails]:
+    """Answer a statement that the API's own role may not run, such as one about a table that is new."""
+    said = " ".join(str(error).split())
+    log.error("the API's database role lacks a right", reason=said, remedy="settle migrate --grant")
+    return answer(
+        Problem("unavailable", f"the API's own role lacks a right: {said}; `settle migrate --grant` gives it")
+    )
+
+
 def _allowed(request: Request[Any, Any, Any]) -> list[str]:
     """The methods of the route with a request's path."""
     parts = [part for part in request.scope["path"].split("/") if part]

@@ -17,7 +17,7 @@ from api.access import Caller
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.pages import PAGE_SIZE, SECONDS_MAX, Cursor, Limit
+from api.pages import PAGE_SIZE, SECONDS_MAX, Cursor, Limit, opened, sealed
 from api.problems import Problem, problems
 from api.store import Stored
 from api.streams import CHECK_S, HEARTBEAT_S, stream, wants_stream
@@ -188,10 +188,14 @@ async def listed(front: Front, caller: Caller, wanted: Wanted, limit: int, curso
     Raises:
         Problem: the cursor is not one of this list, or a database does not answer.
     """
+    of = ("withdrawals", caller.name if caller.sees_only_its_own else None, wanted)
+    place = opened(cursor, *of)
     if caller.sees_only_its_own:
-        return await _own_page(front, caller, wanted, limit, cursor)
-    found = await front.readers.run(("saga",), page, wanted, limit, cursor)
-    return Withdrawals([as_listed(one) for one in found.withdrawals], found.cursor)
+        withdrawals, last = await _own_page(front, caller, wanted, limit, place)
+    else:
+        found = await front.readers.run(("saga",), page, wanted, limit, place)
+        withdrawals, last = [as_listed(one) for one in found.withdrawals], found.cursor
+    return Withdrawals(withdrawals, sealed(last, *of))
 
 
 @get(
@@ -263,9 +267,11 @@ async def visible(front: Front, caller: Caller, payment_id: UUID) -> Stored | No
     return stored
 
 
-async def _own_page(front: Front, caller: Caller, wanted: Wanted, limit: int, cursor: str | None) -> Withdrawals:
-    """A page of a caller's withdrawals, in the order of their requests."""
-    before = _place(cursor) if cursor is not None else (_END, UUID(int=2**128 - 1))
+async def _own_page(
+    front: Front, caller: Caller, wanted: Wanted, limit: int, place: str | None
+) -> tuple[list[Withdrawal], str | None]:
+    """A page of a caller's withdrawals, in the order of their requests, and the place of the next."""
+    before = _place(place) if place is not None else (_END, UUID(int=2**128 - 1))
     async with front.connected() as connection:
         stored = await store.of_caller(connection, caller.name, before, limit + 1)
     rest, stored = stored[limit:], stored[:limit]
@@ -276,7 +282,7 @@ async def _own_page(front: Front, caller: Caller, wanted: Wanted, limit: int, cu
         for s in stored
     ]
     last = f"{(stored[-1].requested_at - _EPOCH) // _MICROSECOND}.{stored[-1].payment_id}" if rest else None
-    return Withdrawals([one for one, moved_at in found if _matches(one, moved_at, wanted)], last)
+    return [one for one, moved_at in found if _matches(one, moved_at, wanted)], last
 
 
 def _matches(one: Withdrawal, moved_at: datetime, wanted: Wanted) -> bool:

@@ -26,20 +26,31 @@ CHECK_S = 2.0
 A key that is revoked ends it this much after it is refused: :data:`api.credentials.REMEMBERED_S` and this are 5 s.
 """
 
+UNCHECKED_S_MAX = 30.0
+"""How long a stream stays open while nobody can be asked whether its caller may still read it."""
+
 NOTHING_NEW = b": nothing new\n\n"
 
 _REFUSED = re.compile(r"q=0(\.0{0,3})?")
 
 
-def stream(request: StrictRequest, content: AsyncGenerator[bytes, None]) -> Stream:
+def stream(
+    request: StrictRequest,
+    content: AsyncGenerator[bytes, None],
+    heartbeat: bytes = NOTHING_NEW,
+    heartbeat_s: float = HEARTBEAT_S,
+) -> Stream:
     """An answer that lasts until its content or the caller's right to it ends.
 
     Args:
         request: of the caller who reads it, which has passed the guard.
         content: messages as they come; at least every :data:`CHECK_S`, be it an empty one, which is not sent.
+        heartbeat: what is sent where there was nothing to say for ``heartbeat_s`` seconds.
+        heartbeat_s: how often.
     """
     headers = {"X-Accel-Buffering": "no"}
-    return _Closing(_while_allowed(request, content), media_type=EVENT_STREAM, headers=headers)
+    checked = _while_allowed(request, content, heartbeat, heartbeat_s)
+    return _Closing(checked, media_type=EVENT_STREAM, headers=headers)
 
 
 def wants_stream(request: StrictRequest) -> bool:
@@ -52,26 +63,29 @@ def wants_stream(request: StrictRequest) -> bool:
 
 
 async def _while_allowed(
-    request: StrictRequest, content: AsyncGenerator[bytes, None]
+    request: StrictRequest, content: AsyncGenerator[bytes, None], heartbeat: bytes, heartbeat_s: float
 ) -> AsyncGenerator[bytes, None]:
     front: Front = request.app.state.front
-    caller, said_at = caller_of(request), float("-inf")
+    caller, said_at, checked_at = caller_of(request), float("-inf"), time.monotonic()
     headers = request.headers.get("authorization"), request.headers.get("cookie")
     async with aclosing(content):
         async for said in content:
-            if not await _still(front, headers, caller):
+            still = await _still(front, headers, caller)
+            now = time.monotonic()
+            if still is False or (still is None and now - checked_at > UNCHECKED_S_MAX):
                 return
-            if said or time.monotonic() - said_at >= HEARTBEAT_S:
-                yield said or NOTHING_NEW
-                said_at = time.monotonic()
+            checked_at = now if still else checked_at
+            if said or now - said_at >= heartbeat_s:
+                yield said or heartbeat
+                said_at = now
 
 
-async def _still(front: Front, headers: tuple[str | None, str | None], caller: Caller) -> bool:
-    """Whether the credentials are still the caller's: a key may be revoked, a token expires, a session ends."""
+async def _still(front: Front, headers: tuple[str | None, str | None], caller: Caller) -> bool | None:
+    """Whether the credentials are still the caller's, as a key may be revoked; None where nobody can be asked."""
     try:
         return await front.credentials.caller_of(*headers) == caller
     except Problem:
-        return True  # the database of the credentials is away, which ends no session
+        return None
 
 
 class _Closing(Stream):

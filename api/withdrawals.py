@@ -15,6 +15,7 @@ from api import access
 from api.batching import UnavailableError
 from api.bodies import StrictRequest
 from api.decide import Accepted, KeyReused, Outcome, PaymentTaken
+from api.encoded import Encoded
 from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.instrumentation import AskedSpans
@@ -28,7 +29,9 @@ PATH = "/v1/withdrawals"
 KEY_LENGTH_MAX = 255
 _KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
 
+ACCEPTED = 202
 REPLAYED = "Idempotent-Replayed"
+_REPLAYED = (REPLAYED.lower().encode(), b"true")
 
 
 class WithdrawalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +83,7 @@ IdempotencyKey = Annotated[
 
 @post(
     PATH,
-    status_code=202,
+    status_code=ACCEPTED,
     summary="Ask for a withdrawal",
     operation_id="requestWithdrawal",
     tags=["withdrawals"],
@@ -124,7 +127,7 @@ async def request_withdrawal(
         raise Problem("unavailable", f"{error}; repeating the request with its key is safe", RETRY_S) from error
     accepted = _accepted(outcome)
     if not accepted.replayed:
-        spans.accepted(202)
+        spans.accepted(ACCEPTED)
     return _answer(accepted.stored, replayed=accepted.replayed)
 
 
@@ -143,7 +146,10 @@ def _accepted(outcome: Outcome) -> Accepted:
 
 
 def _answer(stored: Stored, *, replayed: bool) -> Response[AcceptedWithdrawal]:
-    return Response(
+    about = [(b"location", f"{PATH}/{stored.payment_id}".encode())]
+    if replayed:
+        about.append(_REPLAYED)
+    return Encoded(
         AcceptedWithdrawal(
             payment_id=stored.payment_id,
             account_id=stored.account_id,
@@ -153,7 +159,8 @@ def _answer(stored: Stored, *, replayed: bool) -> Response[AcceptedWithdrawal]:
             requested_at=stored.requested_at,
             trace_id=stored.trace_id,
         ),
-        headers={"Location": f"{PATH}/{stored.payment_id}", **({REPLAYED: "true"} if replayed else {})},
+        ACCEPTED,
+        *about,
     )
 
 

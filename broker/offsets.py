@@ -1,7 +1,7 @@
 """First and end offsets of topics, and committed offsets of a consumer group. For operators' tools and audits."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from broker.clients import admin
+from broker.clients import shared_admin
 
 TIMEOUT_S = 15.0
 """Time limit of one request, and for a broker that has just started to become ready."""
@@ -52,12 +52,12 @@ class Offsets:
 
     Args:
         bootstrap: ``host:port``.
-        client: to query with; by default, one of its own.
+        client: to query with; by default, the one that is shared.
         timeout_s: of one query, seconds.
     """
 
     def __init__(self, bootstrap: str, client: AdminClient | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._admin = client or admin(bootstrap)
+        self._admin = client or shared_admin(bootstrap)
         self._timeout_s = timeout_s
         self._absent: set[str] = set()
 
@@ -68,6 +68,25 @@ class Offsets:
     def end(self, topics: Iterable[str]) -> dict[Place, int]:
         """The next offset of each partition."""
         return self._listed(topics, _END)
+
+    def bounds(self, topics: Iterable[str]) -> tuple[dict[Place, int], dict[Place, int]]:
+        """The oldest and the next offset of each partition, asked for at once."""
+        places = self._places(topics)
+        if not places:
+            return {}, {}
+
+        def ask() -> tuple[dict[Place, int], dict[Place, int]]:
+            asked = [
+                self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=self._timeout_s)
+                for which in (_FIRST, _END)
+            ]
+            first, end = (
+                {(place.topic, place.partition): future.result().offset for place, future in some.items()}
+                for some in asked
+            )
+            return first, end
+
+        return _patiently(ask, self._timeout_s)
 
     def since(self, topics: Iterable[str], timestamp_ms: int) -> dict[Place, int]:
         """The first offset of each partition whose record is of that time or later; its end where none is."""
@@ -121,23 +140,32 @@ def check_hidden(client: AdminClient, unlisted: Iterable[str], timeout_s: float)
     Raises:
         KafkaException: the user lacks the right to one of them, or Kafka does not answer.
     """
-    names = list(unlisted)
-    if not names:
-        return
+    if names := list(unlisted):
+        topic_ids(client, names, timeout_s)
 
-    def ask() -> None:
-        asked = client.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+
+def topic_ids(client: AdminClient, topics: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, str]:
+    """The ID of each topic that exists, one or more: a topic that is deleted and made anew has another (KIP-516).
+
+    Raises:
+        KafkaException: the user lacks the right to one of them, or Kafka does not answer.
+    """
+
+    def ask() -> dict[str, str]:
+        found = {}
+        asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout_s)
         for name, future in asked.items():
             try:
-                future.result()
+                found[name] = str(future.result().topic_id)
             except KafkaException as error:
                 code = error.args[0].code()
                 if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                     raise refused(name) from None
                 if code != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
+        return found
 
-    _patiently(ask, timeout_s)
+    return _patiently(ask, timeout_s)
 
 
 def refused(topic: str) -> KafkaException:

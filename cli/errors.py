@@ -121,6 +121,8 @@ def one_line(error: Exception) -> str:
         return (
             f"{text.partition(' LINE ')[0]}: the schema is not there, or not of this version; run `settle migrate`"
         )
+    if type(error).__qualname__ == "InsufficientPrivilege":
+        return f"{text}; where it is a right of this role, the owner's `settle migrate --grant` gives it"
     if not text.startswith("connection failed: "):
         return text
     # It stands behind the first of several hosts, and goes for all.

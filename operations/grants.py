@@ -52,6 +52,22 @@ _NO_ACCOUNTS = "REVOKE INSERT ON accounts FROM operator"
 
 _OPEN_ACCOUNTS = "GRANT INSERT ON accounts TO treasurer"
 
+# Of a table that each database has had from its first version.
+_IS_GRANTED = """
+SELECT coalesce(bool_or(has_table_privilege(r.oid, c.oid, 'SELECT')), false) FROM pg_roles r, pg_class c
+WHERE r.rolname = 'viewer' AND c.oid = to_regclass('public.alembic_version')
+"""
+
+
+def is_granted(dsn: str) -> bool:
+    """Whether the roles have been granted their rights before, so that those to new tables belong to them too.
+
+    Raises:
+        psycopg.OperationalError: the database does not answer.
+    """
+    with session(dsn) as connection:
+        return bool((connection.execute(_IS_GRANTED).fetchone() or (False,))[0])
+
 
 def grant(database: str, dsn: str) -> None:
     """Grant each role its rights in a database with the newest schema; safe to repeat.

@@ -19,8 +19,8 @@ from processors.runtime import utc
 from processors.saga.decide import FINISHED, OPEN_STATES
 from processors.saga.store import COUNT_OPEN
 
-TRACED_MAX = 200_000
-"""Withdrawals that are looked through for a trace ID, for which there is no index: the newest."""
+TRACED_MAX = 20_000
+"""The newest withdrawals, which are looked through for a trace ID first: there is no index for it."""
 
 EXAMINED_MAX = 2_000
 """Withdrawals that a page looks at where it wants those of a state or with a reason."""
@@ -135,16 +135,23 @@ WHERE trace_id = %(trace_id)s ORDER BY payment_id LIMIT %(limit)s
 """
 
 
+_OF_TRACE_EVER = "SELECT payment_id FROM withdrawals WHERE trace_id = %(trace_id)s LIMIT %(limit)s"
+
+
 def of_trace(connection: psycopg.Connection[Any], trace_id: str, limit: int = 10) -> list[UUID]:
-    """The payment IDs of a trace, of the newest :data:`TRACED_MAX` open and as many finished withdrawals.
+    """The payment IDs of a trace, of the newest that have it. Where none of them has, all withdrawals are read.
 
     Args:
         connection: to the saga service's database.
         trace_id: 32 hex digits.
         limit: payment IDs at the most; a trace that a caller began may have many.
+
+    Raises:
+        psycopg.errors.QueryCanceled: there are too many for the connection's time limit.
     """
     values = {"examined": TRACED_MAX, "trace_id": trace_id, "limit": limit}
-    return [payment_id for (payment_id,) in connection.execute(_OF_TRACE, values)]
+    newest = [payment_id for (payment_id,) in connection.execute(_OF_TRACE, values)]
+    return newest or [payment_id for (payment_id,) in connection.execute(_OF_TRACE_EVER, values)]
 
 
 class OpenOnes(msgspec.Struct, frozen=True):
@@ -184,7 +191,18 @@ def page(connection: psycopg.Connection[Any], wanted: Wanted, limit: int, cursor
     """
     if not wanted.parts:
         return Page([], None)
-    query, examined = statement(wanted, limit, cursor)
+    few = 2 * (limit + 1)  # enough for a common state
+    if few < EXAMINED_MAX:
+        found = _page(connection, wanted, limit, cursor, few)
+        if found.cursor is None or len(found.withdrawals) == limit:
+            return found
+    return _page(connection, wanted, limit, cursor, EXAMINED_MAX)
+
+
+def _page(
+    connection: psycopg.Connection[Any], wanted: Wanted, limit: int, cursor: str | None, examined_max: int
+) -> Page:
+    query, examined = statement(wanted, limit, cursor, examined_max)
     # Not prepared: a plan that is made for any account or state suits none.
     rows = utc.cursor(connection).execute(query.encode(), values(wanted, cursor), prepare=False).fetchall()
     found = [Listed(*row[:-1]) for row in rows if row[-1] is None]
@@ -195,10 +213,12 @@ def page(connection: psycopg.Connection[Any], wanted: Wanted, limit: int, cursor
     return Page(found, None if last is None or is_end else _cursor_of(Listed(*last[:-1])))
 
 
-def statement(wanted: Wanted, limit: int, cursor: str | None = None) -> tuple[str, int]:
+def statement(
+    wanted: Wanted, limit: int, cursor: str | None = None, examined_max: int | None = None
+) -> tuple[str, int]:
     """The query of a page, and how many withdrawals it examines at the most."""
     narrow, matches = _conditions(wanted, cursor)
-    examined = EXAMINED_MAX if matches else limit + 1
+    examined = (examined_max or EXAMINED_MAX) if matches else limit + 1
     about = {"columns": _COLUMNS, "order": _NEWEST_FIRST, "examined": examined}
     parts = " UNION ALL ".join(
         _PART.format(conditions=" AND ".join([part, *narrow]), **about) for part in wanted.parts
@@ -212,6 +232,8 @@ def _conditions(wanted: Wanted, cursor: str | None) -> tuple[list[str], list[str
         "account_id = %(account_id)s": wanted.account_id is not None,
         "created_at >= %(since)s": wanted.since is not None,
         "created_at < %(until)s": wanted.until is not None,
+        # Who has been silent for so long was recorded before that: the index begins there, past all that move.
+        "created_at < now() - make_interval(secs => %(silent_s)s)": wanted.silent_s is not None,
         "(created_at, payment_id) < (%(at)s, %(payment_id)s)": cursor is not None,
     }
     matches = {

@@ -16,6 +16,9 @@ from contracts.money import CURRENCIES, MoneyError, amount_minor_max, format_amo
 from producers.errors import InvalidRequestError
 
 _ACCOUNT_ID = get_args(events.AccountId)[1]
+_NAMELESS = (0, 2**128 - 1)
+"""UUIDs that stand for none (RFC 9562, 5.9 and 5.10): a program that sends one has not filled it in."""
+
 _ACCOUNT_ID_PATTERN = re.compile(_ACCOUNT_ID.pattern)
 
 
@@ -97,6 +100,8 @@ def check_request(request: events.WithdrawalRequested) -> None:
         raise InvalidRequestError(f"time {at} has no zone, or is not from {first:%Y-%m-%d} to {last:%Y-%m-%d} UTC")
     if not isinstance(request.payment_id, UUID):
         raise InvalidRequestError(f"payment ID {request.payment_id!r} is not a UUID")
+    if request.payment_id.int in _NAMELESS:
+        raise InvalidRequestError(f"payment ID {request.payment_id} names nothing: it is the nil or the max UUID")
 
 
 def _parse_payment_id(text: UUID | str) -> UUID:

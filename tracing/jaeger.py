@@ -4,6 +4,8 @@ Source: https://www.jaegertracing.io/docs/latest/apis/ (HTTP JSON)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from ssl import SSLContext
 from typing import Any
 
 import httpx
@@ -58,7 +60,9 @@ def _ask(url: str, questions: Iterable[httpx.QueryParams]) -> list[dict[str, lis
     if not url.startswith(("http://", "https://")):
         raise JaegerError(f"{url} is not the address of a Jaeger, such as http://127.0.0.1:16686")
     try:
-        with httpx.Client(timeout=TIMEOUT_S, follow_redirects=True) as client:
+        # To load the authorities takes longer than most answers.
+        verify = _authorities() if url.startswith("http://") else True
+        with httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, verify=verify) as client:
             return [_answer(client.get(f"{url.rstrip('/')}/api/traces", params=asked)) for asked in questions]
     except httpx.HTTPStatusError as error:
         status = error.response.status_code, error.response.reason_phrase
@@ -67,6 +71,12 @@ def _ask(url: str, questions: Iterable[httpx.QueryParams]) -> list[dict[str, lis
         raise JaegerError(f"Jaeger at {url} does not answer: {error or type(error).__name__}") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise JaegerError(f"what answers at {url} is no Jaeger: {type(error).__name__}: {error}") from None
+
+
+@cache
+def _authorities() -> SSLContext:
+    """For an address without TLS, if it leads to one that has it."""
+    return httpx.create_ssl_context()
 
 
 def _answer(response: httpx.Response) -> dict[str, list[CollectedSpan]]:

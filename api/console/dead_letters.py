@@ -11,13 +11,13 @@ from litestar.params import Parameter
 from api import access
 from api.bodies import StrictRequest
 from api.console import contents, frame
-from api.dead_letters import ID_LENGTH_MAX, NAMED_MAX, PATH
+from api.dead_letters import ID_LENGTH_MAX, NAMED_MAX, PATH, one, page
 from api.front import Front
 from api.guard import PERMISSION
 from api.pages import PAGE_SIZE
 from api.problems import Problem
-from operations.dead_letters.letters import Letter, Refusal, Wanted, letter_named, read_letters
-from operations.dead_letters.pages import ALL, HANDLED, OPEN, Group, Page, State, groups, matching, page_of
+from operations.dead_letters.letters import Letter, Refusal, Wanted
+from operations.dead_letters.pages import ALL, HANDLED, OPEN, Group, Page, State, groups, matching
 from operations.dead_letters.view import DeadLetter, view
 
 HOME = f"{frame.HOME}/dead-letters"
@@ -117,8 +117,8 @@ async def dead_letters_page(
     wanted = chosen.wanted
 
     def find() -> tuple[Page, list[Group]]:
-        letters = read_letters(front.operators.bootstrap)
-        found = page_of(letters, wanted, chosen.state, PAGE_SIZE, cursor or None)
+        letters = front.letters.read()
+        found = page(letters, wanted, chosen.state, PAGE_SIZE, cursor or None)
         in_groups = (
             [] if chosen.is_group or cursor else groups(matching(letters, wanted, chosen.state), ID_LENGTH_MAX)
         )
@@ -162,7 +162,7 @@ async def dead_letters_items(
     wanted = chosen.wanted
 
     def find() -> Items:
-        found = [letter.id for letter in matching(read_letters(front.operators.bootstrap), wanted, chosen.state)]
+        found = [letter.id for letter in matching(front.letters.read(), wanted, chosen.state)]
         return Items(found[:ITEMS_MAX], len(found))
 
     return await front.operators.run(find)
@@ -172,7 +172,7 @@ async def dead_letters_items(
 async def dead_letter_page(request: StrictRequest, topic: str, place: str) -> Response[str]:
     """One letter: the original beside the error."""
     front: Front = request.app.state.front
-    letter: Letter = await front.operators.run(letter_named, front.operators.bootstrap, f"{topic}/{place}")
+    letter = await one(front, f"{topic}/{place}")
     shown = view(letter)
     return await frame.page(
         request,

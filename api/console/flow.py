@@ -26,6 +26,14 @@ WAIT_S = 5.0
 _SIZES = {"width": WIDTH, "height": HEIGHT, "box_width": BOX_WIDTH, "box_height": BOX_HEIGHT, "box_top": BOX_TOP}
 
 
+async def recent(front: Front) -> Flow | None:
+    """A look as a page shows it: a new one, or where that takes longer one that is not old."""
+    flow = await front.looks.within(frame.WAIT_S)
+    if flow is None or datetime.now(UTC) - flow.at > RECENT:
+        flow = await front.looks.within(WAIT_S)
+    return flow
+
+
 def parts(flow: Flow | None) -> dict[str, str]:
     """The parts of the page that change."""
     picture = diagram(flow) if flow is not None else None
@@ -46,9 +54,7 @@ FLOW = Look("flow", _find), None
 async def flow_page(request: StrictRequest) -> Response[str]:
     """Whether money moves."""
     front: Front = request.app.state.front
-    flow = await front.looks.within(frame.WAIT_S)
-    if flow is None or datetime.now(UTC) - flow.at > RECENT:
-        flow = await front.looks.within(WAIT_S)
+    flow = await recent(front)
     return frame.framed(
         front,
         caller_of(request),

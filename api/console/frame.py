@@ -1,5 +1,6 @@
 """The frame of every page: navigation with counts, search, the last audit's verdict, who reads it."""
 
+import asyncio
 import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -149,14 +150,24 @@ async def search(request: StrictRequest, q: str = "") -> Redirect:
         return Redirect(f"{HOME}/withdrawals", status_code=303)
     if (payment_id := _payment_id(text)) is not None and await _is_known(front, caller_of(request), payment_id):
         return Redirect(f"{HOME}/withdrawals/{payment_id}", status_code=303)
-    found: list[UUID] = []
-    if _TRACE_ID.fullmatch(text) and len(found := await front.readers.run(("saga",), of_trace, text.lower())) == 1:
+    found = await _of_trace(front, text.lower()) if _TRACE_ID.fullmatch(text) else []
+    if len(found) == 1:
         return Redirect(f"{HOME}/withdrawals/{found[0]}", status_code=303)
     if (path := await _of_account(front, caller_of(request), text)) is not None:
         return Redirect(path, status_code=303)
     if found:
         raise Problem("not-found", f"the trace {text} has more than one withdrawal: search one by its payment ID")
     raise Problem("not-found", f"nothing is called {text}: no withdrawal, no trace of one, and no account")
+
+
+async def _of_trace(front: Front, trace_id: str) -> list[UUID]:
+    """The withdrawals of a trace; one search at a time, as it may have to read them all."""
+    async with _one_search:
+        try:
+            return await front.readers.run(("saga",), of_trace, trace_id)
+        except Problem as problem:
+            detail = f"the withdrawals could not be looked through for the trace ID: {problem.detail}"
+            raise Problem(problem.kind, f"{detail}; search by payment ID or account") from None
 
 
 async def _of_account(front: Front, caller: Caller, account_id: str) -> str | None:
@@ -188,6 +199,7 @@ def _payment_id(text: str) -> UUID | None:
         return None
 
 
+_one_search = asyncio.Lock()
 _TRACE_ID = re.compile("[0-9a-fA-F]{32}")
 
 ROUTES: list[Any] = [frame_stream, search]

@@ -13,6 +13,12 @@ from api.front import Front
 from api.streams import CHECK_S
 from api.watch import View
 
+BEAT = b"event: beat\ndata:\n\n"
+"""What an open page is sent when nothing has changed: a comment would not reach its script."""
+
+BEAT_S = 5.0
+"""How often. A page that hears nothing for three times as long says that it is not connected (``console.js``)."""
+
 TROUBLE = "trouble"
 """The event that says why a page stands still, and since when; empty once it moves again."""
 
@@ -25,7 +31,7 @@ def stream(request: StrictRequest, *views: View) -> Stream:
     """
     front: Front = request.app.state.front
     front.watch.check_room()
-    return streams.stream(request, _messages(front, views))
+    return streams.stream(request, _messages(front, views), BEAT, BEAT_S)
 
 
 async def _messages(front: Front, views: tuple[View, ...]) -> AsyncGenerator[bytes, None]:

@@ -10,6 +10,7 @@ from litestar.response import Stream
 from api import access
 from api.bodies import StrictRequest
 from api.console import frame, live
+from api.console.flow import recent
 from api.console.outbox_words import Said, wrong
 from api.console.rendering import render
 from api.front import Front
@@ -28,8 +29,6 @@ from outbox_relay.status import OutboxStatus, outbox_status
 
 HOME = f"{frame.HOME}/outboxes"
 EVERY_S = 2.0
-FLOW_S = 5.0
-"""For the look that has lags, rates and the ages of rows."""
 
 
 class Outbox(NamedTuple):
@@ -82,7 +81,7 @@ def _parts(outboxes: list[Outbox], flow: Flow | None) -> dict[str, str]:
 
 async def _look(front: Front) -> tuple[list[Outbox], Flow | None]:
     """Each outbox, and the look with lags and ages; one whose database is away is there without its status."""
-    topics, flow = await asyncio.gather(_topics(front), front.looks.within(FLOW_S))
+    topics, flow = await asyncio.gather(_topics(front), recent(front))
     ages = {one.service: one.oldest_s for one in (flow.outboxes if flow is not None else ())}
     return await asyncio.gather(*(_outbox(front, name, topics, ages.get(name)) for name in NAMES)), flow
 
@@ -103,14 +102,15 @@ async def _dead(front: Front) -> tuple[list[ShownRow], dict[str, str]]:
     """The dead rows of every outbox, of each the oldest first; and which could not be asked, and why."""
     rows: list[ShownRow] = []
     unasked: dict[str, str] = {}
-    for service in NAMES:
-        try:
-            found = await front.readers.run((service,), dead_rows)
-        except (Problem, RelayError) as error:
-            unasked[service] = _why(error)
-            continue
-        source = source_name(front.operators.dsns[service])
-        rows += [as_shown(Dead(service, source, row)) for row in found]
+    asked = (front.readers.run((service,), dead_rows) for service in NAMES)
+    for service, found in zip(NAMES, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        if isinstance(found, Problem | RelayError):
+            unasked[service] = _why(found)
+        elif isinstance(found, BaseException):
+            raise found
+        else:
+            source = source_name(front.operators.dsns[service])
+            rows += [as_shown(Dead(service, source, row)) for row in found]
     return rows, unasked
 
 

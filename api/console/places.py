@@ -39,7 +39,7 @@ def withdrawal_path(payment_id: UUID | str) -> str:
 
 def account_path(account_id: str) -> str:
     """The page of an account, also of one whose ID is no segment of a path: ``..``, or with a slash."""
-    if _PLAIN.fullmatch(account_id) and account_id not in (".", ".."):
+    if _PLAIN.fullmatch(account_id) and account_id not in (".", "..", "stream"):
         return f"{HOME}/accounts/{account_id}"
     return f"{HOME}/accounts?{urlencode({'id': account_id})}"
 

@@ -40,7 +40,7 @@ ONE = f"{HOME}/{{payment_id:uuid}}"
 EVENTS_MAX = 200
 """Events that the page shows; a withdrawal has seven, unless somebody repeats its messages."""
 
-WAITS_S = 1.5
+WAITS_S = 0.15
 """How long the page waits for what a withdrawal waits for; then its stream tells."""
 
 WAITS_EVERY_S = 5.0
@@ -137,7 +137,7 @@ async def _attempts(front: Front, status: WithdrawalStatus) -> dict[str, Any]:
             found["waiting"] = waits = await waiting(front, status.payment_id)
             found["unasked"] |= waits.unasked
         found["letters"] = await dead_letters.found(
-            front.operators, Wanted(payment_id=str(status.payment_id)), "all"
+            front, Wanted(payment_id=str(status.payment_id)), "all", contents=False
         )
     except Problem as problem:
         found["unasked"]["Kafka or a database"] = problem.detail

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -22,11 +23,14 @@ from httpx_sse import aconnect_sse
 from rich.console import Console
 from uuid_utils.compat import uuid7
 
-from api.access import CLIENT, VIEWER
+from api.access import ADMIN, CLIENT, VIEWER
+from api.console.withdrawal import TABS
 from api.credentials import create_key
+from broker.clients import plain_producer
 from contracts.postgres import session
 from lab.benchmarks.load import BALANCE_MINOR, FINISH_S, Window, cpu_s, load, open_all
 from lab.benchmarks.machine import write
+from operations.dead_letters.letters import read_letters
 from processors.account.accounts import open_accounts
 from stack.supervisor import Stack
 
@@ -40,7 +44,7 @@ HOME, LIST, WITHDRAWALS = "/console", "/console/withdrawals", "/v1/withdrawals"
 PENDING = "1.19"
 """An amount that the provider does not answer to."""
 
-TABS = (0, 1, 50)
+HELD = (0, 1, 50)
 WARM_S = 4.0
 PAUSES_S = (0.2, 1.2)
 """Between two changes: they come at any moment between two looks."""
@@ -55,6 +59,7 @@ def main(
     changes: Annotated[int, typer.Option(min=2, max=50, help="Changes with 1 tab, and with 50.")] = 40,
     window: Annotated[float, typer.Option(min=1, help="How long tabs are held, seconds.")] = 20.0,
     requests: Annotated[int, typer.Option(min=20, help="Of each page, under full load.")] = 40,
+    letters: Annotated[int, typer.Option(min=1, help="Dead letters there are.")] = 1_000,
     output: Annotated[Path, typer.Option("--json", help="Where to write the figures.")] = RESULTS,
 ) -> None:
     """Measure the console."""
@@ -63,13 +68,14 @@ def main(
         Stack(Path(folder), environment=ENVIRONMENT) as stack,
     ):
         open_all(stack)
+        letter, audit_id = _refused(stack, letters), asyncio.run(_audited(stack))
         with load(stack):
             time.sleep(WARM_S)
             busy = Window(stack)
-            pages = asyncio.run(_pages(stack, requests))
+            pages = asyncio.run(_pages(stack, requests, letter, audit_id))
             busy.close()
-        tabs = {str(number): asyncio.run(_held(stack, number, window)) for number in TABS}
-        seen = {str(number): asyncio.run(_changes(stack, number, changes)) for number in TABS if number}
+        tabs = {str(number): asyncio.run(_held(stack, number, window)) for number in HELD}
+        seen = {str(number): asyncio.run(_changes(stack, number, changes)) for number in HELD if number}
     figures = {
         "change_visible_s": seen,
         "tabs": tabs,
@@ -80,27 +86,76 @@ def main(
     _print(figures)
 
 
-async def _pages(stack: Stack, requests: int) -> dict[str, dict[str, float]]:
+def _refused(stack: Stack, number: int) -> str:
+    """Send so many messages that no service can read; the name of a dead letter, once they all are some."""
+    producer = plain_producer(stack.state.kafka_bootstrap)
+    for _ in range(number):
+        headers: dict[str, str | bytes | None] = {"id": str(uuid7()), "eventType": "MoneyDeducted"}
+        producer.produce("account.events", b"no JSON", key=b"acc-1", headers=headers)
+    producer.flush(FINISH_S)
+    give_up = time.monotonic() + FINISH_S
+    while len(found := read_letters(stack.state.kafka_bootstrap)) < number:
+        if time.monotonic() > give_up:
+            raise RuntimeError("they are no dead letters")
+        time.sleep(0.5)
+    return found[0].id
+
+
+async def _audited(stack: Stack) -> str:
+    """The ID of an audit that has ended."""
+    async with _client(stack, ADMIN) as client:
+        begun = await client.post("/v1/audits", json={"reason": "the benchmark", "wait_s": 0})
+        path = begun.raise_for_status().headers["location"]
+        give_up = time.monotonic() + FINISH_S
+        while (await client.get(path)).raise_for_status().json()["state"] == "running":
+            if time.monotonic() > give_up:
+                raise RuntimeError("the audit does not end")
+            await asyncio.sleep(0.5)
+    return str(path.rpartition("/")[2])
+
+
+async def _pages(stack: Stack, requests: int, letter: str, audit_id: str) -> dict[str, dict[str, float]]:
     """How long each page takes, in turn, asked for by one reader."""
-    async with _client(stack, VIEWER) as client:
+    async with _client(stack, ADMIN) as client:
         one = await _completed(client)
-        path = f"{LIST}/{one['payment_id']}"
+        account = one["account_id"]
         paths = {
             "flow": HOME,
             "withdrawals": LIST,
             "of a state": f"{LIST}?state=completed",
-            "of an account": f"{LIST}?account_id={one['account_id']}",
-            "stuck": f"{LIST}?silent_s=60",
-            **{tab: f"{path}?tab={tab}" for tab in ("journal", "events", "ledger", "attempts", "json")},
+            "of an account": f"{LIST}?account_id={account}",
+            "of both": f"{LIST}?state=completed&account_id={account}",
+            "silent for a minute": f"{LIST}?silent_s=60",
+            **{f"one: {tab.name}": f"{LIST}/{one['payment_id']}?tab={tab.name}" for tab in TABS},
+            "one under way": "",
+            "search": f"{HOME}/search?q={account}",
+            "stuck": f"{HOME}/stuck",
+            "dead letters": f"{HOME}/dead-letters",
+            "one dead letter": f"{HOME}/dead-letters/{quote(letter)}",
+            "outboxes": f"{HOME}/outboxes",
+            "accounts": f"{HOME}/accounts",
+            "one account": f"{HOME}/accounts/{account}",
+            "audits": f"{HOME}/audit",
+            "one audit": f"{HOME}/audit/{audit_id}",
+            "operator log": f"{HOME}/operator-log",
+            "settings": f"{HOME}/settings",
         }
         took: dict[str, list[float]] = {name: [] for name in paths}
         for _ in range(requests):
             for name, page in paths.items():
+                if name == "one under way":
+                    page = f"{LIST}/{await _under_way(client)}"
                 began = time.perf_counter()
                 answer = await client.get(page, headers={"Accept": "text/html"})
                 took[name].append((time.perf_counter() - began) * 1_000)
-                answer.raise_for_status()
+                assert answer.status_code in (200, 303), answer.text
     return {name: _percentiles(values) for name, values in took.items()}
+
+
+async def _under_way(client: httpx.AsyncClient) -> str:
+    """The payment ID of the newest withdrawal that is not finished."""
+    answer = await client.get(WITHDRAWALS, params={"in_flight": True, "limit": 1})
+    return str(answer.raise_for_status().json()["withdrawals"][0]["payment_id"])
 
 
 async def _completed(client: httpx.AsyncClient) -> Any:
@@ -235,7 +290,7 @@ def _print(figures: dict[str, Any]) -> None:
         console.print(f"{number:>3} open: {one['looks_per_s']:.1f} looks/s, {cost}")
     console.print(f"pages, at {figures['completed_per_s']:,} withdrawals/s:")
     for name, ms in figures["pages_ms"].items():
-        console.print(f"  {name:<14} p50 {ms['p50']:>6.1f} ms   p95 {ms['p95']:>6.1f} ms")
+        console.print(f"  {name:<20} p50 {ms['p50']:>6.1f} ms   p95 {ms['p95']:>6.1f} ms")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Dead letters themselves are never changed or removed: a topic is a log. What was
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -63,14 +64,17 @@ def read_handled(bootstrap: str) -> dict[str, Handled]:
     """
     found: dict[str, Handled] = {}
     for message in scan(bootstrap, [DEAD_LETTERS_HANDLED]):
-        key, value = message.key(), message.value()
-        if key is None or value is None:
-            continue
-        try:
-            found[key.decode()] = _HANDLED.decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            continue  # not a record of ours: foreign records on this topic must not stop a command
+        take(found, message)
     return found
+
+
+def take(found: dict[str, Handled], message: Message) -> None:
+    """Add the action that a record says; a foreign record must not stop a command."""
+    key, value = message.key(), message.value()
+    if key is None or value is None:
+        return
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found[key.decode()] = _HANDLED.decode(value)
 
 
 class Writer:

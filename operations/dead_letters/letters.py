@@ -23,6 +23,9 @@ from operations.dead_letters.errors import DeadLetterError
 from operations.dead_letters.handled import Handled, place_of, read_handled
 from processors.runtime import utc
 
+DEAD_LETTERS = tuple(topic.dead_letters for topic in TOPICS)
+"""The topics that have them."""
+
 _OURS = "dlq."
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
 _DIGITS_MAX = 18
@@ -112,6 +115,37 @@ class Wanted(msgspec.Struct, frozen=True):
         return any(self.reason.casefold() in text.casefold() for text in said)
 
 
+class Gathered:
+    """Dead letters as they are made of records, each added in the order of its topic."""
+
+    def __init__(self) -> None:
+        self._letters: defaultdict[str, list[Letter]] = defaultdict(list)
+
+    def add(self, message: Message) -> Letter:
+        """Take a record of a dead-letter topic in; the letter that it alone would be."""
+        letter = letter_of(message)
+        there = self._letters[letter.id]
+        known = next((one for one in there if _is_one(one.record, letter.record)), None)
+        if known is None:
+            if there:
+                letter.id = place_of(message)
+            there.append(letter)
+            return letter
+        known.refusals += letter.refusals
+        if letter.record.lacks is None:
+            known.record = letter.record
+        return letter
+
+    def letters(self, handled: Mapping[str, Handled]) -> list[Letter]:
+        """Those so far, the oldest refusal first, with the last action on each; they stay as they are now."""
+        found = [
+            Letter(letter.id, letter.record, [*letter.refusals], handled.get(letter.id))
+            for there in self._letters.values()
+            for letter in there
+        ]
+        return sorted(found, key=_age)
+
+
 def read_letters(bootstrap: str) -> list[Letter]:
     """All dead letters on the topics, the oldest refusal first.
 
@@ -120,33 +154,19 @@ def read_letters(bootstrap: str) -> list[Letter]:
     """
     # Actions are read first: a letter acted on meanwhile is then listed as open, and checked again later.
     handled = read_handled(bootstrap)
-    letters: dict[str, list[Letter]] = defaultdict(list)
-    for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
-        letter = letter_of(message)
-        there = letters[letter.id]
-        known = next((one for one in there if _is_one(one.record, letter.record)), None)
-        if known is None:
-            if there:
-                letter.id = place_of(message)
-            there.append(letter)
-            continue
-        known.refusals += letter.refusals
-        if letter.record.lacks is None:
-            known.record = letter.record
-    found = [letter for there in letters.values() for letter in there]
-    for letter in found:
-        letter.handled = handled.get(letter.id)
-    return sorted(found, key=_age)
+    gathered = Gathered()
+    for message in scan(bootstrap, DEAD_LETTERS):
+        gathered.add(message)
+    return gathered.letters(handled)
 
 
-def letter_named(bootstrap: str, name: str) -> Letter:
+def named(letters: Iterable[Letter], name: str) -> Letter:
     """The dead letter with an ID.
 
     Raises:
         DeadLetterError: there is none.
-        KafkaException: Kafka does not answer.
     """
-    found = next((letter for letter in read_letters(bootstrap) if letter.id == name), None)
+    found = next((letter for letter in letters if letter.id == name), None)
     if found is None:
         raise DeadLetterError(f"there is no dead letter {name}")
     return found
@@ -158,28 +178,14 @@ def count_open(bootstrap: str) -> dict[str, int]:
     Raises:
         KafkaException: Kafka does not answer.
     """
-    return dict(Counter(service for service, _ in sorted(_open(bootstrap))))
-
-
-def count_open_once(bootstrap: str) -> int:
-    """How many dead letters are open, each counted once however many services have refused it.
-
-    Raises:
-        KafkaException: Kafka does not answer.
-    """
-    return len({name for _, name in _open(bootstrap)})
-
-
-def _open(bootstrap: str) -> set[tuple[str, str]]:
-    """The open dead letters, each with each service that refused it."""
     handled = read_handled(bootstrap)
     counted: set[tuple[str, str]] = set()
-    for message in scan(bootstrap, [topic.dead_letters for topic in TOPICS]):
+    for message in scan(bootstrap, DEAD_LETTERS):
         letter = letter_of(message)
         letter.handled = handled.get(letter.id)
         if letter.open:
             counted.add((letter.refusals[-1].service, letter.id))
-    return counted
+    return dict(Counter(service for service, _ in sorted(counted)))
 
 
 def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:

@@ -109,6 +109,41 @@ def test_the_api_shows_everything_with_a_viewers_rights_and_acts_as_far_as_they_
     server.settle("operator", "outbox", "dead", "discard", "x", "--yes")
 
 
+def test_a_right_to_a_new_table_comes_with_the_next_migration_and_is_named_until_then(server, tmp_path):
+    place = f"127.0.0.1:{ports.choose()}"
+    own = {"SETTLE_API_DSN": server.dsn("api", "api"), "SETTLE_API_LISTEN": place, "SETTLE_DATA": str(tmp_path)}
+    link = ("api-keys", "sign-in", "alice", "--role", "viewer", "--url", f"http://{place}")
+    server.tries("owner", "api", "REVOKE ALL ON sign_ins FROM api, operator")
+    with (
+        server.running("api", **{**server.dsns("viewer"), **own}),
+        httpx.Client(base_url=f"http://{place}", timeout=60) as client,
+    ):
+
+        def signs_in():
+            with suppress(httpx.TransportError):
+                return client.get("/v1/sign-in", params={"token": "x"})
+            return None
+
+        refused = wait_until(signs_in, "the API answers")
+        assert refused.status_code == 503
+        assert "permission denied for table sign_ins; `settle migrate --grant` gives it" in refused.text
+        with pytest.raises(AssertionError, match=r"permission denied for table sign_ins; .*migrate --grant"):
+            server.settle("operator", *link)
+        assert "api: schema is up to date, roles may do their work" in server.settle("owner", "migrate")
+        assert signs_in().status_code == 401
+    assert "sign-in" in server.settle("operator", *link)
+
+
+def test_rights_that_were_never_granted_are_not_granted_unasked(server):
+    server.tries("owner", "provider", "REVOKE SELECT ON ALL TABLES IN SCHEMA public FROM viewer")
+    said = server.settle("owner", "migrate")
+    assert "provider: schema is up to date\n" in said
+    with pytest.raises(DENIED):
+        server.tries("viewer", "provider", "SELECT FROM charges")
+    server.settle("owner", "migrate", "--grant")
+    server.tries("viewer", "provider", "SELECT FROM charges")
+
+
 @pytest.mark.parametrize("role", [*SERVICES, "provider"])
 def test_a_service_connects_to_no_database_but_its_own(server, role):
     for database in {*DATABASES, "postgres"} - {role}:

@@ -127,6 +127,30 @@ def test_a_withdrawal_that_ends_between_two_pages_is_shown_once(settle):
         assert [one.payment_id for one in first.withdrawals + second.withdrawals] == ids[::-1]
 
 
+def test_the_silent_are_found_behind_any_number_that_move(settle, monkeypatch):
+    monkeypatch.setattr(withdrawals, "EXAMINED_MAX", 10)
+    dsn = settle.new_database("saga", "lists_silent")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO withdrawals (payment_id, created_at, updated_at, account_id, amount_minor, currency, "
+            "state, seen) SELECT gen_random_uuid(), at, at, 'acc-1', 1, 'USD', 'paid', 7 "
+            "FROM unnest(array_fill(now(), ARRAY[100]) || (now() - interval '1 hour')) AS at"
+        )
+        (found,) = page(connection, Wanted(silent_s=60.0), 50).withdrawals
+        assert datetime.now(UTC) - found.updated_at > timedelta(minutes=59)
+
+
+def test_a_trace_is_found_however_old_it_is(stored, monkeypatch):
+    monkeypatch.setattr(withdrawals, "TRACED_MAX", 10)
+    connection, rows = stored
+    oldest, newest = rows[-1][0], rows[0][0]
+    for payment_id, trace_id in ((oldest, "a" * 32), (newest, "b" * 32)):
+        connection.execute("UPDATE withdrawals SET trace_id = %s WHERE payment_id = %s", (trace_id, payment_id))
+    assert withdrawals.of_trace(connection, "a" * 32) == [oldest]
+    assert withdrawals.of_trace(connection, "b" * 32) == [newest]
+    assert withdrawals.of_trace(connection, "c" * 32) == []
+
+
 @pytest.mark.parametrize("cursor", ["", "1", "x.y", f"{10**30}.{UUID(int=1)}", f"1.{UUID(int=1)}x", "\x00.\x00"])
 def test_a_cursor_of_something_else_is_refused(stored, cursor):
     with pytest.raises(CursorError):

@@ -54,17 +54,98 @@
     }
   });
 
-  // Streams: a tab in the background lets go of its own, as browsers keep six connections to a server.
-  const sources = new Set();
+  // The stream of a page: an EventSource that connects again by itself, whatever ended it, and notices silence, which
+  // the server breaks every five seconds. A tab in the background lets go of its own, as browsers keep six
+  // connections to a server. What is shown is as of the moment when it was let go, until the stream is open again.
+  const SILENT_MS = 15_000;
+  const PAUSES_MS = [500, 1_000, 2_000, 5_000];
+
+  class Stream extends EventTarget {
+    readyState = EventSource.CONNECTING; // and never CLOSED before close(): htmx would open another one
+    #url;
+    #source = null;
+    #timer = 0;
+    #failed = 0;
+    #names = new Set(["beat"]);
+
+    constructor(url) {
+      super();
+      this.#url = url;
+      if (!document.hidden) this.resume(); // a tab that is opened in the background has none yet
+    }
+
+    addEventListener(name, listener) {
+      super.addEventListener(name, listener);
+      if (!this.#names.has(name)) {
+        this.#names.add(name);
+        this.#source?.addEventListener(name, this.#hear);
+      }
+    }
+
+    resume() {
+      if (this.#source || this.readyState === EventSource.CLOSED) return;
+      clearTimeout(this.#timer);
+      this.#source = new EventSource(this.#url);
+      for (const name of this.#names) this.#source.addEventListener(name, this.#hear);
+      this.#source.onopen = (event) => {
+        this.readyState = EventSource.OPEN;
+        this.#failed = 0;
+        this.#listen();
+        this.onopen?.(event);
+      };
+      this.#source.onerror = () => this.#lose();
+      this.#listen();
+    }
+
+    pause() {
+      clearTimeout(this.#timer);
+      this.#source?.close();
+      this.#source = null;
+    }
+
+    close() {
+      this.pause();
+      this.readyState = EventSource.CLOSED;
+    }
+
+    #hear = (event) => {
+      this.#listen();
+      this.dispatchEvent(new MessageEvent(event.type, { data: event.data }));
+    };
+
+    #listen() {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#lose(), SILENT_MS);
+    }
+
+    #lose() {
+      this.pause();
+      this.readyState = EventSource.CONNECTING;
+      const pause = PAUSES_MS[Math.min(this.#failed++, PAUSES_MS.length - 1)];
+      this.#timer = setTimeout(() => this.resume(), pause);
+      showConnection(false);
+      askWhoIsSignedIn();
+    }
+  }
+
+  let stream = null;
   let lostAt = null;
 
+  // A stream that is refused does not say why: the session may have ended.
+  const askWhoIsSignedIn = async () => {
+    const answer = await fetch("/console/settings", { credentials: "same-origin" }).catch(() => null);
+    const banner = document.querySelector("[data-signed-out]");
+    if (!banner || answer?.status !== 401) return;
+    stream.close();
+    banner.hidden = false;
+  };
+
   const showConnection = (isThere) => {
+    if (isThere) lostAt = null;
+    else lostAt ??= new Date();
     const banner = document.querySelector("[data-disconnected]");
     if (!banner) return;
-    if (isThere) {
-      lostAt = null;
-    } else if (!lostAt) {
-      lostAt = new Date();
+    if (lostAt) {
       const time = banner.querySelector("time");
       time.dateTime = lostAt.toISOString();
       time.textContent = lostAt.toISOString().slice(11, 19);
@@ -76,20 +157,18 @@
     paint();
     if (!window.htmx) return;
     htmx.createEventSource = (url) => {
-      const source = new EventSource(url);
-      sources.clear();
-      sources.add(source);
-      return source;
+      stream = new Stream(url);
+      return stream;
     };
   });
   document.addEventListener("htmx:sseOpen", () => showConnection(true));
-  document.addEventListener("htmx:sseError", () => {
-    if (!document.hidden) showConnection(false);
-  });
   document.addEventListener("visibilitychange", () => {
-    for (const source of sources) {
-      if (document.hidden) source.close();
-      else if (source.readyState === EventSource.CLOSED) source.dispatchEvent(new Event("error"));
+    if (!stream) return;
+    if (document.hidden) {
+      lostAt ??= new Date();
+      stream.pause();
+    } else {
+      stream.resume();
     }
   });
 

@@ -48,6 +48,7 @@ def test_what_is_not_there_or_not_so_is_a_problem_too(front: Front):
         (b'{"x": ' + b"[" * 10_000, JSON, 400, "malformed"),
         (b'{"x": ' * 2_000 + b"1" + b"}" * 2_000, JSON, 400, "malformed"),
         (b"9" * 10_000, JSON, 400, "malformed"),
+        (b'{"amount": -' + b"9" * 10_000 + b"}", JSON, 400, "malformed"),
         (b"[]", JSON, 422, "invalid"),
         (b"null", JSON, 422, "invalid"),
         (b"{}", JSON, 422, "invalid"),
@@ -61,7 +62,9 @@ def test_what_is_not_there_or_not_so_is_a_problem_too(front: Front):
 def test_a_body_that_cannot_be_read_is_said_to_be_so(front: Front, content, media_type, status, kind):
     with front.http(front.key()) as client:
         headers = {"Idempotency-Key": new_key(), "Content-Type": media_type}
-        problem(client.post(WITHDRAWALS, content=content, headers=headers), status, kind)
+        said = problem(client.post(WITHDRAWALS, content=content, headers=headers), status, kind)
+    assert "sys." not in said
+    assert "Python" not in said
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,10 @@ def test_a_body_that_cannot_be_read_is_said_to_be_so(front: Front, content, medi
         ({"account_id": "a b"}, "account"),
         ({"account_id": "a\0b"}, "account"),
         ({"account_id": "a" * 65}, "account"),
+        ({"account_id": 1}, "account_id"),
         ({"payment_id": "7"}, "payment_id"),
+        ({"payment_id": "00000000-0000-0000-0000-000000000000"}, "nil"),
+        ({"payment_id": "ffffffff-ffff-ffff-ffff-ffffffffffff"}, "max"),
         ({"amount_minor": 1}, "amount_minor"),
     ],
     ids=str,
@@ -248,3 +254,32 @@ def test_a_body_that_breaks_off_is_the_clients_fault(front: Front, header, conte
         client.shutdown(socket.SHUT_WR)
         assert client.recv(1_000).startswith(b"HTTP/1.1 400")
     assert "a request fails" not in said.read_text()[before:]
+
+
+WRONG: dict[str, list[object]] = {
+    "string": [1, True, ["x"]],
+    "integer": ["1", 1.5, True],
+    "number": ["1", "1.5", True],
+    "boolean": ["true", 1, 0],
+    "array": ["x", {}],
+}
+"""Of each type, values of others, which a lenient reader would take."""
+
+
+def fields():
+    """Each documented field of a body, with values of other types."""
+    document = json.loads(openapi.document())
+    for path, methods in document["paths"].items():
+        for media in methods.get("post", {}).get("requestBody", {}).get("content", {}).values():
+            schema = next(one for one in (media["schema"], *media["schema"].get("anyOf", ())) if "$ref" in one)
+            about = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+            for name, field in about["properties"].items():
+                for value in WRONG.get(field.get("type"), ()):
+                    yield path.replace("{payment_id}", str(UUID(int=1))), name, value
+
+
+@pytest.mark.parametrize(("path", "name", "value"), fields(), ids=str)
+def test_a_field_of_another_type_is_refused_and_not_converted(front: Front, path, name, value):
+    with front.http(front.key("root", "admin")) as client:
+        answer = client.post(path, json={name: value}, headers={"Idempotency-Key": new_key()})
+    assert problem(answer, 422, "invalid").startswith(f"{name}: Expected"), answer.text

@@ -217,6 +217,45 @@ def test_a_head_that_is_none_is_refused_by_the_server(front: Front, key: str, se
         assert ask(shop, front.open_account()).status_code == 202
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/{WITHDRAWALS}",
+        "/v1//withdrawals",
+        "//v1/withdrawals//",
+        "/%76%31/withdrawals",
+        "/v1/withdraw%61ls",
+        "/v1%2Fwithdrawals",
+        f"{WITHDRAWALS}/{UUID(int=1)}%2Fevents",
+        f"{WITHDRAWALS}/{UUID(int=1)}//events",
+    ],
+)
+def test_a_path_that_is_written_in_another_way_is_none(front: Front, key: str, path: str):
+    answer = answer_to(front, head("GET", path, key))
+    assert answer.startswith(b"HTTP/1.1 404"), answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "urn:settle:problem:path-unknown"
+
+
+def test_a_parameter_may_be_encoded_in_a_path(front: Front):
+    account = front.open_account()
+    written = "".join(f"%{ord(letter):02x}" for letter in account)
+    with front.http(front.key("viewer", VIEWER)) as viewer:
+        assert viewer.get(f"/v1/accounts/{written}/proof").json()["account_id"] == account
+
+
+@pytest.mark.parametrize("lengths", ["CT", "TC"])
+def test_behind_a_body_whose_length_is_told_twice_nothing_is_read(front: Front, key: str, lengths: str):
+    """A program on the way may have taken what follows for a part of it, and be told another request's answer."""
+    content = json.dumps(body("acc-1")).encode()
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+    smuggled = head("GET", WITHDRAWALS, key)
+    both = {"C": {"Content_Length": str(len(chunks + smuggled))}, "T": {"Transfer_Encoding": "chunked"}}
+    fields = {"Idempotency_Key": new_key(), **JSON, **both[lengths[0]], **both[lengths[1]]}
+    answer = answer_to(front, head("POST", WITHDRAWALS, key, **fields) + chunks + smuggled)
+    assert answer.startswith(b"HTTP/1.1 202"), answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_a_head_of_40_000_bytes_is_read_and_what_the_server_refuses_has_no_body(front: Front, key: str):
     assert answer_to(front, head("GET", WITHDRAWALS, key, X_Long="x" * 40_000)).startswith(b"HTTP/1.1 200")
     large = answer_to(front, head("GET", WITHDRAWALS, key, X_Long="x" * 60_000))

@@ -102,6 +102,34 @@ def test_what_is_no_filter_is_refused(shop: httpx.Client, viewer: httpx.Client, 
         assert (answer.status_code, answer.json()["type"]) == (422, "urn:settle:problem:invalid")
 
 
+def test_a_cursor_belongs_to_its_list_and_filter(front: Front, shop: httpx.Client, viewer: httpx.Client):
+    account, other = front.open_account(), front.open_account()
+    for _ in range(3):
+        front.finished(requested(shop, account))
+    with front.http(front.key(f"admin-{uuid7()}", "admin")) as admin:
+        for _ in range(2):
+            admin.post(f"{WITHDRAWALS}/{uuid7()}/cancel", json={"reason": "nobody's"})
+    lists = (
+        (shop, WITHDRAWALS, {}, {"state": "completed"}),
+        (viewer, WITHDRAWALS, {"account_id": account}, {"account_id": other}),
+        (viewer, WITHDRAWALS, {"state": "completed"}, {"state": ["completed", "paid"]}),
+        (viewer, "/v1/accounts", {}, {"prefix": "acc"}),
+        (viewer, "/v1/accounts", {"order": "id"}, {"order": "name"}),
+        (viewer, "/v1/operator-log", {"action": "cancel"}, {"action": "audit"}),
+    )
+    for client, path, query, another in lists:
+        cursor = client.get(path, params={**query, "limit": 1}).json()["cursor"]
+        assert client.get(path, params={**query, "limit": 2, "cursor": cursor}).status_code == 200
+        for wrong in (another, {**query, "since": "2020-01-01T00:00:00Z"} if path != "/v1/accounts" else another):
+            refused = client.get(path, params={**wrong, "limit": 1, "cursor": cursor})
+            assert (refused.status_code, refused.json()["type"]) == (422, "urn:settle:problem:invalid")
+            assert "another filter" in refused.json()["detail"]
+    ledgers = f"/v1/accounts/{account}/ledger", f"/v1/accounts/{other}/ledger"
+    cursor = viewer.get(ledgers[0], params={"limit": 1}).json()["cursor"]
+    answers = [viewer.get(path, params={"cursor": cursor}).status_code for path in ledgers]
+    assert answers == [200, 422]
+
+
 def test_its_events_are_json_or_a_stream_that_ends_with_it(front: Front, shop: httpx.Client):
     account = front.open_account()
     payment_id = requested(shop, account)

@@ -121,7 +121,7 @@ class Pages:
 
 
 def fragments(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """The fragments by name, for a bounded time: a stream has a comment now and then."""
+    """The fragments by name, for a bounded time: a stream says now and then that it is there."""
     name, data, give_up = "", list[str](), time.monotonic() + WAIT_S
     for line in lines:
         assert time.monotonic() < give_up, "what is waited for does not come"
@@ -131,7 +131,8 @@ def fragments(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
         elif line.startswith("data:"):
             data.append(line.removeprefix("data:").removeprefix(" "))
         elif not line and name:
-            yield name, "\n".join(data)
+            if name != "beat":
+                yield name, "\n".join(data)
             name, data = "", []
 
 

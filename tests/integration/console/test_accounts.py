@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from api.access import ADMIN, OPERATIONS
+from api.console.places import account_path
 from processors.account.accounts import open_accounts
 from tests.integration.api.front import Front, requested
 from tests.integration.console.pages import Page, Pages, without
@@ -42,9 +43,36 @@ def test_it_lists_what_the_json_lists_in_pages_without_gap_or_repeat(front: Fron
     (first,) = [link for link in viewer.get(f"{LIST}?prefix=listed-").links if link.startswith(JSON)]
     assert [one["account_id"] for one in viewer.json(first)["accounts"]] == names[:50]
     listed = viewer.json(f"{JSON}?limit=500")["accounts"]
-    assert [link.rpartition("/")[2] for link in shown(viewer.get(LIST))] == [
-        one["account_id"] for one in listed[:50]
-    ]
+    assert shown(viewer.get(LIST)) == [account_path(one["account_id"]) for one in listed[:50]]
+
+
+def test_balances_change_in_place_and_new_accounts_wait_behind_a_bar(front: Front, shop, viewer: Pages):
+    opened(front, "moving-1", "moving-3", minor=1_000)
+    page = viewer.get(f"{LIST}?prefix=moving-")
+    rows = {name for name in page.places if name.startswith("account-")}
+    assert len(rows) == 2
+    with viewer.stream(page.stream) as fragments:
+        found: dict[str, str] = {}
+        while not rows | {"newer"} <= found.keys():
+            name, text = next(fragments)
+            found[name] = text
+        assert Page(found["newer"]).text == ""
+        opened(front, "moving-2")
+        requested(shop, "moving-3", "2.50")
+        changed: dict[str, str] = {}
+        while "newer" not in changed or not rows & changed.keys():
+            name, text = next(fragments)
+            changed[name] = text
+    assert Page(changed["newer"]).text == "1 has been opened since: show it"
+    (name,) = rows & changed.keys()
+    assert "moving-3" in changed[name]
+    assert "7.50" in changed[name]
+
+
+def test_an_account_called_as_a_page_has_one_all_the_same(front: Front, viewer: Pages):
+    opened(front, "stream")
+    (path,) = shown(viewer.get(f"{LIST}?prefix=stream"))
+    assert "Account stream" in viewer.get(path).html
 
 
 def test_the_json_has_a_prefix_by_id_alone(front: Front, viewer: Pages):

@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from api.access import ADMIN, CLIENT, OPERATOR, VIEWER
 from api.console.rendering import POLICY
-from api.credentials import offer_sign_in, revoke_key
+from api.credentials import COOKIE, SIGN_IN, offer_sign_in, revoke_key
 from cli.main import app
 from processors.account.accounts import open_accounts
 from tests.conftest import WAIT_S, wait_until
@@ -79,6 +79,19 @@ def test_a_link_from_another_site_opens_itself_anew_once_as_the_cookie_did_not_c
         anew = browser.get(LIST, headers=HTML | SAME).text
     assert ("meta", {"http-equiv": "refresh", "content": "0"}) in Page(from_elsewhere).elements
     assert "refresh" not in anew
+
+
+def test_another_site_signs_nobody_in(front: Front):
+    """Who is led into a session of somebody else would act in their name."""
+    with front.http() as client:
+        client.headers.update(HTML)
+        path = f"{SIGN_IN}?token={offer_sign_in(front.dsns['api'], 'mallory', VIEWER)}"
+        asked = client.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+        assert (asked.status_code, client.cookies.get(COOKIE)) == (200, None)
+        assert "Sign in?" in Page(asked.text).text
+        assert Page(asked.text).links == [""]
+        assert client.get(path, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
+        assert client.cookies.get(COOKIE)
 
 
 def test_every_page_has_the_policy_and_nothing_inline(browser: Pages, shop, front: Front):

@@ -132,6 +132,32 @@ def test_filters_are_those_of_the_json_and_in_the_url(front: Front, someone):
     assert f"{LIST}?caller={name}" in page.links
 
 
+def test_a_result_comes_in_its_place_and_newer_actions_wait_behind_a_bar(front: Front, someone):
+    pages, name = someone
+    front.query("api", _BEGUN, uuid7(), name)
+    page = pages.get(f"{LIST}?caller={name}")
+    (begun,) = requests(page)
+    assert f"result-{begun}" in page.places
+    with pages.stream(page.stream) as fragments:
+        front.query("api", _ENDED, begun, name)
+        acted(pages, f"{WITHDRAWALS}/{uuid7()}/nudge", {})
+        found: dict[str, str] = {}
+        while "done" not in found.get(f"result-{begun}", "") or "show it" not in found.get("newer", ""):
+            named, text = next(fragments)
+            found[named] = text
+    assert Page(found["newer"]).text == "1 newer: show it"
+
+
+_BEGUN = """
+INSERT INTO operator_log (request_id, caller, role, action, subject, reason)
+VALUES (%s, %s, 'admin', 'audit', '{}', 'a test') RETURNING 1
+"""
+_ENDED = """
+INSERT INTO operator_log (request_id, caller, role, action, subject, reason, result)
+VALUES (%s, %s, 'admin', 'audit', '{}', 'a test', '{}') RETURNING 1
+"""
+
+
 @pytest.mark.parametrize("query", ["request_id=x", "since=noon", "cursor=0", "cursor=x"])
 def test_what_is_no_filter_is_an_error_in_words(viewer: Pages, query):
     viewer.get(f"{LIST}?{query}", 422)

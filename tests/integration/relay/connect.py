@@ -32,9 +32,10 @@ class Connect:
     Args:
         stack: its Kafka.
         folder: for its files.
+        flush_ms: how often it says how far it has come.
     """
 
-    def __init__(self, stack, folder: Path):
+    def __init__(self, stack, folder: Path, flush_ms: int = 300):
         try:
             found = jars.jars_of(f"debezium-{DEBEZIUM}-kafka-{jars.KAFKA_VERSION}", "Debezium", ROOTS)
         except StackError as error:
@@ -45,7 +46,7 @@ class Connect:
             "bootstrap.servers": stack.admin_bootstrap,
             "listeners": self._url,
             "offset.storage.file.filename": str(folder / "offsets"),
-            "offset.flush.interval.ms": "300",
+            "offset.flush.interval.ms": str(flush_ms),
             "plugin.discovery": "service_load",
             "key.converter": "org.apache.kafka.connect.json.JsonConverter",
             "value.converter": "org.apache.kafka.connect.json.JsonConverter",

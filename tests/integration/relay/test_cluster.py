@@ -4,11 +4,12 @@ import signal
 from secrets import token_hex
 
 import pytest
+from confluent_kafka import Producer
 from structlog.testing import capture_logs
 
 from broker import lifeline
 from lab.cluster import NODES, Cluster
-from outbox_relay import publisher
+from outbox_relay import published, publisher
 from outbox_relay.source import Source
 from stack import ports
 from tests.integration.relay.cluster import on
@@ -213,6 +214,22 @@ def test_what_a_killed_relay_left_uncommitted_is_published_once_for_consumers_of
         outbox.wait_published(outbox.written(), GOES_ON_S)
         outbox.wait_confirmed()
     outbox.assert_exactly_once_in_order()
+
+
+def test_a_fenced_relay_that_starts_waits_for_transactions_of_others(cluster, outbox, said, monkeypatch):
+    """Before their end it is not known which records behind their first one count."""
+    monkeypatch.setattr(published, "COMMITTED_WAIT_S", 1.0)
+    other = Producer({"bootstrap.servers": cluster.bootstrap, "transactional.id": "other"})
+    other.init_transactions()
+    other.begin_transaction()
+    other.produce(outbox.topic, b"{}", partition=0)
+    other.flush()
+    row, port = outbox.insert(), ports.choose(taken=set())
+    with relaying(outbox, http_port=port, fencing=True):
+        wait_until(lambda: "stays open" in answer(port, "/readyz")[1], "the relay says what it waits for")
+        other.abort_transaction()
+        outbox.wait_published([row], GOES_ON_S)
+    assert outbox.published() == [row]
 
 
 @pytest.mark.parametrize("reader", ["wal", "polling"])

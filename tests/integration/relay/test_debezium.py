@@ -1,6 +1,7 @@
 """The relay with an imported connector, and the real Debezium with it: a consumer sees no difference."""
 
 import re
+import signal
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +24,8 @@ BINARY = "io.debezium.converters.BinaryDataConverter"
 UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 OURS, THEIRS = "ours", "theirs"
+FOR_EVER = {"retention.ms": "-1"}
+"""Of a topic whose records have times of years ago, which Kafka would take for expired."""
 
 OF_DEBEZIUM = """
     CREATE TABLE outbox (
@@ -282,7 +285,7 @@ def test_a_consumer_sees_no_difference(stack, connect, tmp_path, monkeypatch, sh
     quoted = ".".join(f'"{part}"' for part in table.split("."))
     outbox.connection.execute(f"CREATE PUBLICATION {outbox.name}_all FOR TABLE {quoted}")
     for side in (OURS, THEIRS):
-        topic(outbox, side).create_topic()
+        topic(outbox, side).create_topic(FOR_EVER)
     changes = {"table.include.list": table, **changes}
     ours, theirs = (connector(outbox, side, **changes) for side in (OURS, THEIRS))
     with relaying_as(outbox, ours, tmp_path, monkeypatch):
@@ -311,21 +314,23 @@ def test_a_consumer_sees_no_difference(stack, connect, tmp_path, monkeypatch, sh
     assert seen[OURS] == seen[THEIRS]
 
 
-def test_relay_and_debezium_take_turns_on_one_slot_and_topic(stack, connect, tmp_path, monkeypatch):
+def to_be_shared(stack):
+    """An outbox that both read in turn, and the connector for it."""
     outbox = Outbox(stack, topic=False)
     topic(outbox, OURS).create_topic()
     outbox.connection.execute(f"CREATE PUBLICATION {outbox.name}_all FOR TABLE outbox")
-    settings = connector(
-        outbox,
-        OURS,
-        **{
-            "value.converter": STRING,
-            "transforms.outbox.table.fields.additional.placement": "type:header:eventType",
-            "heartbeat.interval.ms": "200",
-            "topic.creation.default.partitions": "1",
-            "topic.creation.default.replication.factor": "-1",
-        },
-    )
+    changes = {
+        "value.converter": STRING,
+        "transforms.outbox.table.fields.additional.placement": "type:header:eventType",
+        "heartbeat.interval.ms": "200",
+        "topic.creation.default.partitions": "1",
+        "topic.creation.default.replication.factor": "-1",
+    }
+    return outbox, connector(outbox, OURS, **changes)
+
+
+def test_relay_and_debezium_take_turns_on_one_slot_and_topic(stack, connect, tmp_path, monkeypatch):
+    outbox, settings = to_be_shared(stack)
     slot = settings["slot.name"]
     for turn in ("relay", "debezium", "relay", "debezium", "relay"):
         outbox.insert_many(200, keys=10)  # while nobody reads
@@ -340,3 +345,23 @@ def test_relay_and_debezium_take_turns_on_one_slot_and_topic(stack, connect, tmp
             connect.end(outbox.name)
         wait_until(lambda: not reads(outbox, slot), "the slot is free")
     assert outbox.assert_exactly_once_in_order() == 2_000
+
+
+def test_the_relay_goes_on_after_a_debezium_that_was_killed(stack, tmp_path, monkeypatch):
+    outbox, settings = to_be_shared(stack)
+    worker = Connect(stack, tmp_path, flush_ms=3_600_000)  # it confirms nothing
+    try:
+        worker.begin(outbox.name, settings)
+        wait_until(partial(reads, outbox, settings["slot.name"]), "Debezium reads")
+        for _ in range(10):
+            outbox.insert_many(50, keys=10)
+        outbox.wait_published(outbox.written())
+        outbox.insert_many(50, keys=10)
+        worker.child.signal(signal.SIGKILL)
+    finally:
+        worker.close()
+    wait_until(lambda: not reads(outbox, settings["slot.name"]), "the slot is free")
+    outbox.insert_many(50, keys=10)
+    with relaying_as(outbox, settings, tmp_path, monkeypatch):
+        outbox.wait_published(outbox.written())
+        assert outbox.assert_exactly_once_in_order() == 600

@@ -11,7 +11,7 @@ from outbox_relay.dead import dead_rows
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
 from tests.integration.relay.outbox import DEADLINE_S, Outbox, header, wait_until
-from tests.integration.relay.test_debezium import OF_ALL_TYPES, TYPES
+from tests.integration.relay.test_debezium import FOR_EVER, OF_ALL_TYPES, TYPES
 
 COUNTED = """
     CREATE TABLE outbox (
@@ -63,7 +63,7 @@ def insert(outbox, number, *, payload='{"a": 1}', part=None, at="2020-01-02 03:0
 
 @pytest.fixture
 def counted(stack):
-    outbox = Outbox(stack, table=False)
+    outbox = Outbox(stack, table=False, topic_config=FOR_EVER)
     outbox.connection.execute(COUNTED)
     return outbox
 
