@@ -5,11 +5,7 @@ librdkafka properties, which override those set here:
 https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
 """
 
-import atexit
 import logging
-import os
-from collections import OrderedDict
-from threading import Lock
 from typing import Any
 
 from confluent_kafka import Consumer, Producer
@@ -77,31 +73,6 @@ def reader(
 def admin(bootstrap: str, properties: Properties | None = None, identity: Properties | None = None) -> AdminClient:
     """A client that asks about topics, groups and offsets, and creates topics."""
     return AdminClient(_with(bootstrap, {}, properties, identity), logger=SILENT)
-
-
-_SHARED_MAX = 8
-_shared: OrderedDict[tuple[object, ...], AdminClient] = OrderedDict()
-_sharing = Lock()
-# While there are modules left for what ends with them.
-atexit.register(_shared.clear)
-
-
-def shared_admin(bootstrap: str) -> AdminClient:
-    """A client that asks about topics, groups and offsets, the same for all with this process's present identity.
-
-    It stays: one that is collected as garbage by its own thread, as may happen while that brings an answer, ends
-    the process (https://github.com/confluentinc/confluent-kafka-python/pull/2131). And a new one has to connect
-    and to learn who is there before it asks.
-    """
-    properties = _with(bootstrap, {"reconnect.backoff.max.ms": 1_000}, None, None)
-    key = (os.getpid(), *sorted((name, str(value)) for name, value in properties.items()))
-    with _sharing:
-        if key not in _shared:
-            _shared[key] = AdminClient(properties, logger=SILENT)
-        _shared.move_to_end(key)
-        while len(_shared) > _SHARED_MAX:
-            _shared.popitem(last=False)
-        return _shared[key]
 
 
 def _with(

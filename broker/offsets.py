@@ -15,7 +15,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from broker.clients import shared_admin
+from broker.clients import admin
 
 TIMEOUT_S = 15.0
 """Time limit of one request, and for a broker that has just started to become ready."""
@@ -52,12 +52,12 @@ class Offsets:
 
     Args:
         bootstrap: ``host:port``.
-        client: to query with; by default, the one that is shared.
+        client: to query with; by default, one of its own.
         timeout_s: of one query, seconds.
     """
 
     def __init__(self, bootstrap: str, client: AdminClient | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._admin = client or shared_admin(bootstrap)
+        self._admin = client or admin(bootstrap)
         self._timeout_s = timeout_s
         self._absent: set[str] = set()
 

@@ -3,7 +3,7 @@
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic
 
-from broker.clients import admin, shared_admin
+from broker.clients import admin
 from broker.offsets import check_hidden
 from contracts.services import TOPICS, all_topic_names
 from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED
@@ -19,7 +19,7 @@ def existing_topics(bootstrap: str, timeout_s: float = TIMEOUT_S) -> set[str]:
     Raises:
         KafkaException: it does not answer within ``timeout_s`` seconds, or hides one of ours from the user.
     """
-    client = shared_admin(bootstrap)
+    client = admin(bootstrap)
     listed = set(client.list_topics(timeout=timeout_s).topics)
     check_hidden(client, (name for name in all_topic_names() if name not in listed), timeout_s)
     return listed

@@ -287,7 +287,8 @@ def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
             for service, _, lag in consumer_lag(bootstrap, services, ANSWER_S):
                 told.behind[service] += lag
     except (KafkaException, TimeoutError) as error:
-        told.error = error
+        # Without its frames, which would keep the client: a late answer to it ends the process (librdkafka 4605).
+        told.error = error.with_traceback(None)
     return told
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from broker.clients import shared_admin
+from broker.clients import admin
 from broker.offsets import TIMEOUT_S, Offsets, Place
 from contracts.services import READ_BY
 from contracts.topics import consumer_group
@@ -108,7 +108,8 @@ def without_members(bootstrap: str, services: Collection[str], timeout_s: float)
         KafkaException: Kafka does not answer within ``timeout_s`` seconds.
     """
     names = {consumer_group(service): service for service in services}
-    found = shared_admin(bootstrap).describe_consumer_groups(list(names), request_timeout=timeout_s)
+    client = admin(bootstrap)  # its futures resolve only while the client exists
+    found = client.describe_consumer_groups(list(names), request_timeout=timeout_s)
     return {names[group] for group, future in found.items() if not future.result().members}
 
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from broker.clients import shared_admin
+from broker.clients import admin
 from broker.offsets import check_hidden
 from broker.provision import TIMEOUT_S
 from contracts.services import all_topic_names
@@ -23,7 +23,7 @@ def topic_states(bootstrap: str) -> list[TopicState]:
     Raises:
         KafkaException: Kafka does not answer, or hides one of them from the user.
     """
-    client = shared_admin(bootstrap)
+    client = admin(bootstrap)
     listed = client.list_topics(timeout=TIMEOUT_S).topics
     names = (*all_topic_names(), DEAD_LETTERS_HANDLED)
     check_hidden(client, (name for name in names if name not in listed), TIMEOUT_S)

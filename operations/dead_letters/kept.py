@@ -3,7 +3,7 @@
 import time
 from threading import Lock
 
-from broker.clients import shared_admin
+from broker.clients import admin
 from broker.offsets import TIMEOUT_S, Offsets, Place, topic_ids
 from broker.records import Record
 from broker.scan import scan
@@ -15,7 +15,7 @@ BYTES_MAX = 64 * 1024 * 1024
 """Of the records that are kept between looks. Where there are more, each look reads them all."""
 
 IDS_EVERY_S = 10.0
-"""How often it is asked whether a topic is another one of the same name, or has more partitions."""
+"""How often it is asked whether a topic is another one of the same name."""
 
 LETTER_BYTES = 2_000
 """What a letter takes beside the bytes of its record, roughly."""
@@ -32,7 +32,6 @@ class KeptLetters:
     def __init__(self, bootstrap: str, bytes_max: int = BYTES_MAX) -> None:
         self._bootstrap, self._bytes_max = bootstrap, bytes_max
         self._one_at_a_time = Lock()
-        self._offsets: Offsets | None = None
         self._ids: dict[str, str] = {}
         self._ids_until = 0.0
         self._forget()
@@ -50,9 +49,7 @@ class KeptLetters:
             self._read_on()
             return self._gathered.letters(self._handled)
         except BaseException:
-            # What was taken in is not known, and the client may have an identity that is none any more.
-            self._offsets = None
-            self._forget()
+            self._forget()  # what was taken in is not known
             raise
         finally:
             if self._bytes > self._bytes_max:
@@ -69,13 +66,15 @@ class KeptLetters:
     def _read_on(self) -> None:
         """Take in what has been written since the last look; everything, if a topic is not what it was."""
         topics = [DEAD_LETTERS_HANDLED, *DEAD_LETTERS]
-        if self._offsets is None or time.monotonic() >= self._ids_until:
-            ids = topic_ids(shared_admin(self._bootstrap), topics)
+        # A client for each look: one that lives to see an answer that comes too late ends the process
+        # (https://github.com/confluentinc/librdkafka/issues/4605).
+        client = admin(self._bootstrap)
+        if time.monotonic() >= self._ids_until:
+            ids = topic_ids(client, topics)
             if ids != self._ids:
                 self._forget()
-            self._ids, self._offsets = ids, Offsets(self._bootstrap)  # which lists the partitions anew
-            self._ids_until = time.monotonic() + IDS_EVERY_S
-        first, ends = self._offsets.bounds(topics)
+            self._ids, self._ids_until = ids, time.monotonic() + IDS_EVERY_S
+        first, ends = Offsets(self._bootstrap, client).bounds(topics)
         is_less = any(ends.get(place, 0) < end for place, end in self._next.items())
         if is_less or any(first.get(place, 0) != known for place, known in self._first.items()):
             self._forget()  # one is made anew, or somebody has deleted records

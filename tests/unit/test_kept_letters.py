@@ -53,7 +53,7 @@ class Kafka:
 @pytest.fixture
 def kafka(monkeypatch):
     found = Kafka()
-    monkeypatch.setattr(kept, "shared_admin", lambda _: None)
+    monkeypatch.setattr(kept, "admin", lambda _: None)
     monkeypatch.setattr(kept, "topic_ids", lambda *_: dict(found.ids))
     monkeypatch.setattr(kept, "Offsets", lambda *_: found)
     monkeypatch.setattr(kept, "scan", found.scan)
