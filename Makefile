@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STACK := $(VENV)/.stack
 # Each has a stack of its own; most tests wait for something most of the time.
-WORKERS ?= 3
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-api bench-console \

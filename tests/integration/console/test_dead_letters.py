@@ -36,7 +36,15 @@ def picked(page: Page) -> list[str]:
 
 @pytest.fixture(scope="module")
 def three(front: Front) -> list[str]:
-    return [refused(front, value) for value in (b"nothing", b"\xff\x00", b'{"a": 1}')]
+    names = [refused(front, value) for value in (b"nothing", b"\xff\x00", b'{"a": 1}')]
+    both = {"payment", "saga"}
+
+    def by_both() -> bool:
+        letters = [one for one in read_letters(front.bootstrap) if one.id in names]
+        return all({refusal.service for refusal in one.refusals} == both for one in letters)
+
+    wait_until(by_both, "each service that reads them has refused them")
+    return names
 
 
 def test_it_lists_what_the_json_lists_with_the_same_filter(front: Front, viewer: Pages, three):

@@ -23,6 +23,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from broker.clients import SILENT
 from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
 from stack import secured
@@ -81,7 +82,7 @@ class Outbox:
 
     def create_topic(self, config=None):
         """Create the topic."""
-        self.admin = AdminClient(kafka(self.stack))
+        self.admin = AdminClient(kafka(self.stack), logger=SILENT)
         new = NewTopic(self.topic, PARTITIONS, config=config or {})
         self.admin.create_topics([new])[self.topic].result(DEADLINE_S)
 
