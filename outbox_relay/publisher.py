@@ -267,7 +267,8 @@ class Publisher:
         while True:
             try:
                 return len(self._producer.list_topics(topic, KAFKA_PROBE_TIMEOUT_S).topics[topic].partitions)
-            except KafkaException:
+            except KafkaException as error:
+                self._raise_if_cut(error)
                 self._wait_for_room()
 
     def _await_first(self) -> None:
@@ -349,7 +350,9 @@ class Publisher:
         if now > self._known_until:
             self._first_batches.forget()
             self._known_until = now + KNOWN_S
-        if waiting:  # their acknowledgement will tell; of a transaction that takes long, those of its first rows
+        if (
+            waiting and self._handed
+        ):  # their acknowledgement will tell; of a transaction that takes long, those of its first rows
             done = self._handed - waiting
             if done != self._done:
                 self._done, self._done_at = done, now
@@ -381,14 +384,15 @@ class Publisher:
             self._producer.list_topics(next(iter(self._topics.values()), None), KAFKA_PROBE_TIMEOUT_S)
         except KafkaException as error:
             self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
-            if self._lifeline.is_cut(error.args[0]):
-                raise PublishError(
-                    "Kafka answers others, but not this producer, which has lost it for good"
-                ) from None
+            self._raise_if_cut(error)
             return False
         self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
         self._lifeline.holds()
         return True
+
+    def _raise_if_cut(self, error: KafkaException) -> None:
+        if self._lifeline.is_cut(error.args[0]):
+            raise PublishError("Kafka answers others, but not this producer, which has lost it for good") from None
 
     def __enter__(self) -> "Publisher":
         if self._fenced is not None:
