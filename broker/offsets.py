@@ -15,6 +15,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from broker.answers import REQUEST_S, answer
 from broker.clients import admin
 
 TIMEOUT_S = 15.0
@@ -77,11 +78,14 @@ class Offsets:
 
         def ask() -> tuple[dict[Place, int], dict[Place, int]]:
             asked = [
-                self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=self._timeout_s)
+                self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=REQUEST_S)
                 for which in (_FIRST, _END)
             ]
             first, end = (
-                {(place.topic, place.partition): future.result().offset for place, future in some.items()}
+                {
+                    (one.topic, one.partition): answer(future, self._timeout_s).offset
+                    for one, future in some.items()
+                }
                 for some in asked
             )
             return first, end
@@ -103,10 +107,9 @@ class Offsets:
 
         def ask() -> dict[Place, int]:
             request = ConsumerGroupTopicPartitions(group, places)
-            (future,) = self._admin.list_consumer_group_offsets(
-                [request], request_timeout=self._timeout_s
-            ).values()
-            return {(place.topic, place.partition): place.offset for place in future.result().topic_partitions}
+            (future,) = self._admin.list_consumer_group_offsets([request], request_timeout=REQUEST_S).values()
+            found = answer(future, self._timeout_s).topic_partitions
+            return {(place.topic, place.partition): place.offset for place in found}
 
         return _patiently(ask, self._timeout_s)
 
@@ -116,8 +119,10 @@ class Offsets:
             return {}
 
         def ask() -> dict[Place, int]:
-            asked = self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=self._timeout_s)
-            return {(place.topic, place.partition): future.result().offset for place, future in asked.items()}
+            asked = self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=REQUEST_S)
+            return {
+                (one.topic, one.partition): answer(future, self._timeout_s).offset for one, future in asked.items()
+            }
 
         return _patiently(ask, self._timeout_s)
 
@@ -153,10 +158,10 @@ def topic_ids(client: AdminClient, topics: Sequence[str], timeout_s: float = TIM
 
     def ask() -> dict[str, str]:
         found = {}
-        asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout_s)
+        asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_S)
         for name, future in asked.items():
             try:
-                found[name] = str(future.result().topic_id)
+                found[name] = str(answer(future, timeout_s).topic_id)
             except KafkaException as error:
                 code = error.args[0].code()
                 if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from broker.answers import REQUEST_S, answer
 from broker.clients import admin
 from broker.offsets import TIMEOUT_S, Offsets, Place
 from contracts.services import READ_BY
@@ -109,8 +110,8 @@ def without_members(bootstrap: str, services: Collection[str], timeout_s: float)
     """
     names = {consumer_group(service): service for service in services}
     client = admin(bootstrap)  # its futures resolve only while the client exists
-    found = client.describe_consumer_groups(list(names), request_timeout=timeout_s)
-    return {names[group] for group, future in found.items() if not future.result().members}
+    found = client.describe_consumer_groups(list(names), request_timeout=REQUEST_S)
+    return {names[group] for group, future in found.items() if not answer(future, timeout_s).members}
 
 
 def deleted_unread(bootstrap: str) -> list[tuple[str, Gap]]:
