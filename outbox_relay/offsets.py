@@ -1,10 +1,13 @@
 """Offsets of a topic's partitions, waited for in short steps, so that keepalives to the database continue."""
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import wait
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from broker.answers import REQUEST_S, answer
 
 FIRST, END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 NEWEST = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
@@ -39,7 +42,8 @@ def list_offsets(
     """
     asked = {TopicPartition(topic, partition): which for partition in partitions}
     level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-    answers = client.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_S)
-    while wait(answers.values(), ANSWER_LOOK_S).not_done:
+    answers = client.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_S)
+    give_up = time.monotonic() + ANSWER_S
+    while wait(answers.values(), ANSWER_LOOK_S).not_done and time.monotonic() < give_up:
         meanwhile()
-    return {place.partition: answer.result().offset for place, answer in answers.items()}
+    return {place.partition: answer(one, 0).offset for place, one in answers.items()}

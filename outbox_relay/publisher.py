@@ -350,9 +350,8 @@ class Publisher:
         if now > self._known_until:
             self._first_batches.forget()
             self._known_until = now + KNOWN_S
-        if (
-            waiting and self._handed
-        ):  # their acknowledgement will tell; of a transaction that takes long, those of its first rows
+        # Their acknowledgement will tell; of a transaction that takes long, those of its first rows.
+        if waiting and self._handed:
             done = self._handed - waiting
             if done != self._done:
                 self._done, self._done_at = done, now

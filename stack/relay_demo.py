@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import NamedTuple
 
 import psycopg
@@ -77,7 +78,7 @@ def demo(say: Callable[[str], None]) -> None:
         signal.signal(number, signal.default_int_handler)
     say("Starting PostgreSQL and Apache Kafka, on a folder that is gone afterwards …")
     with tempfile.TemporaryDirectory(prefix="outbox-relay-demo-") as folder, servers(Path(folder)) as found:
-        say(f"An outbox in the database {DATABASE}:\n\n{_indented(CREATE)}\n")
+        say(f"An outbox in the database {DATABASE}:\n\n{indent(CREATE, '    ')}\n")
         say(
             f"{ROWS:,} rows of {ORDERS} orders are committed, {ROWS_EACH} at a time, as the relay publishes.\n"
             f"It is killed (SIGKILL) {KILLS} times, and started again:\n\n"
@@ -223,7 +224,3 @@ def _shown(record: Message) -> str:
         [f"    {name:<8}{text}" for name, text in lines.items()]
         + [f"    headers {first}", *(f"            {other}" for other in others)]
     )
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -275,7 +275,6 @@ def relaying(
     *outboxes, http_port=0, dsns=(), reader="wal", cleanup=True, initial=None, bootstrap=None, fencing=False
 ):
     """A relay in this process."""
-    stop = threading.Event()
     dsns = [*dsns, *(outbox.dsn for outbox in outboxes)] if dsns else [outbox.dsn for outbox in outboxes]
     settings = RelaySettings(
         relay_sources=" ".join(dsns),
@@ -287,6 +286,14 @@ def relaying(
         relay_initial=initial,
         relay_fencing=fencing,
     )
+    with running(settings):
+        yield
+
+
+@contextmanager
+def running(settings):
+    """A relay in this process, as these settings say."""
+    stop = threading.Event()
     thread = threading.Thread(target=run_relay, args=(settings, stop))
     thread.start()
     try:

@@ -1,19 +1,16 @@
 """Outboxes of other shapes than Settle's own: other schemas, tables and columns, of other types."""
 
 import json
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
 
 from psycopg import sql
 
 from outbox_relay.outbox import Additional, ColumnNames, Route
 from outbox_relay.outbox import Outbox as Description
-from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
 from stack import secured
 from tests.conftest import SECURE
-from tests.integration.relay.outbox import DEADLINE_S, Outbox
+from tests.integration.relay.outbox import Outbox, running
 
 ODD = Description(
     schema='bil.ling "x"',
@@ -117,19 +114,9 @@ def toml(dsn, *descriptions, bootstrap, **reading):
     return "\n".join(lines) + "\n"
 
 
-@contextmanager
 def carrying(path, http_port=0):
     """A relay in this process, as a configuration file says."""
-    stop = threading.Event()
-    settings = RelaySettings(relay_config=path, http_port=http_port)
-    thread = threading.Thread(target=run_relay, args=(settings, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
+    return running(RelaySettings(relay_config=path, http_port=http_port))
 
 
 def identity(outbox):

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import threading
 from contextlib import contextmanager
 from functools import partial
 from urllib.parse import urlsplit
@@ -10,11 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from outbox_relay.debezium import imported, written
-from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
 from tests.conftest import SECURE
 from tests.integration.relay.connect import Connect
-from tests.integration.relay.outbox import DEADLINE_S, Outbox, wait_until
+from tests.integration.relay.outbox import Outbox, running, wait_until
 
 pytestmark = pytest.mark.skipif(SECURE, reason="the worker of Kafka Connect has no identity on a secured stack")
 
@@ -229,16 +227,8 @@ def relaying_as(outbox, settings, folder, monkeypatch):
     assert not found.changes_records, [str(finding) for finding in found.findings]
     file = folder / f"{settings['slot.name']}.toml"
     file.write_text(written.toml(found))
-    stop = threading.Event()
-    relay_settings = RelaySettings(relay_config=file, kafka_bootstrap=outbox.bootstrap)
-    relay = threading.Thread(target=run_relay, args=(relay_settings, stop))
-    relay.start()
-    try:
+    with running(RelaySettings(relay_config=file, kafka_bootstrap=outbox.bootstrap)):
         yield
-    finally:
-        stop.set()
-        relay.join(DEADLINE_S)
-        assert not relay.is_alive()
 
 
 def reads(outbox, slot):

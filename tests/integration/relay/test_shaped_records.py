@@ -1,16 +1,14 @@
 """Records of a shape: both readers make the same, repeats are known, and rows that make none block no others."""
 
 import json
-import threading
 from contextlib import contextmanager
 
 import pytest
 from structlog.testing import capture_logs
 
 from outbox_relay.dead import dead_rows
-from outbox_relay.relay import run_relay
 from outbox_relay.settings import RelaySettings
-from tests.integration.relay.outbox import DEADLINE_S, Outbox, header, wait_until
+from tests.integration.relay.outbox import Outbox, header, running, wait_until
 from tests.integration.relay.test_debezium import FOR_EVER, OF_ALL_TYPES, TYPES
 
 COUNTED = """
@@ -36,16 +34,8 @@ def relaying_shaped(
     file = folder / f"{outbox.name}.toml"
     file.touch(0o600)
     file.write_text("\n".join(lines))
-    stop = threading.Event()
-    settings = RelaySettings(relay_config=file, kafka_bootstrap=outbox.bootstrap)
-    relay = threading.Thread(target=run_relay, args=(settings, stop))
-    relay.start()
-    try:
+    with running(RelaySettings(relay_config=file, kafka_bootstrap=outbox.bootstrap)):
         yield
-    finally:
-        stop.set()
-        relay.join(DEADLINE_S)
-        assert not relay.is_alive()
 
 
 def wait_for_records(outbox, count):
