@@ -7,7 +7,7 @@ beginning, there is no such bar.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,6 +40,8 @@ WIDTH = 1_000
 
 THIN = 4
 """The narrowest bar that can still be seen."""
+
+MILLISECOND = timedelta(milliseconds=1)
 
 _CAUSES: dict[str, tuple[type[Event], ...]] = {
     BalanceChecked.__name__: (WithdrawalRequested,),
@@ -136,8 +138,9 @@ def journal(events: Sequence[Recorded], published: Mapping[int, datetime]) -> Jo
     ordered = sorted(events, key=lambda one: (at[one.id], _rank(one.type), one.id))
     if not ordered:
         return Journal([], 0.0, False)
+    published = {number: _after(at[number], stamped) for number, stamped in published.items() if number in at}
     begin = at[ordered[0].id]
-    end = max([*at.values(), *(published[one.id] for one in events if one.id in published)])
+    end = max([*at.values(), *published.values()])
     total_ms = _ms(begin, end)
     steps = []
     for place, one in enumerate(ordered):
@@ -219,6 +222,11 @@ def _rank(event_type: str) -> int:
 
 def _ms(begin: datetime, end: datetime) -> float:
     return (end - begin).total_seconds() * 1_000
+
+
+def _after(occurred: datetime, stamped: datetime) -> datetime:
+    """When the event's record was in Kafka, whose times have no microseconds: not before the event itself."""
+    return max(occurred, stamped) if occurred - stamped < MILLISECOND else stamped
 
 
 def _forward(begin: datetime | None, end: datetime | None) -> float | None:

@@ -264,7 +264,7 @@ def test_a_session_has_limits_of_its_own(dsn):
             "idle_in_transaction_session_timeout": connection.IDLE_IN_TRANSACTION_S,
         }
 
-    run(f"{dsn}?options=-cstatement_timeout%3D1", work, limited=False)
+    run(f"{dsn}?options=-cstatement_timeout%3D7000", work, limited=False)
 
 
 async def a_service(dsn):

@@ -101,6 +101,14 @@ def test_where_clocks_differ_no_time_is_negative():
     assert (step.took_ms, step.waited_ms, step.work, step.waited) == (None, None, None, None)
 
 
+def test_a_record_within_the_millisecond_of_its_event_did_not_come_before_it():
+    """Kafka's times have no microseconds, and a relay may need less than one millisecond."""
+    events = [recorded(1, WithdrawalRequested, 0), recorded(2, MoneyDeducted, 3.9, balance_minor=1)]
+    step = journal(events, {1: at(0), 2: at(3)}).steps[1]
+    assert step.waited_ms == 0
+    assert step.waited is not None
+
+
 def test_one_that_was_undone_says_so_and_why():
     events = [
         recorded(1, WithdrawalRequested, 0),
