@@ -14,6 +14,7 @@ from confluent_kafka.admin._scram import (
     UserScramCredentialUpsertion,
 )
 
+from broker.answers import REQUEST_S, answer
 from contracts.rights import KafkaUser
 
 TIMEOUT_S = 15.0
@@ -66,10 +67,10 @@ def ensure_rights(client: AdminClient, wanted: Iterable[Right]) -> list[Right]:
         AclOperation.ANY,
         AclPermissionType.ANY,
     )
-    there = {str(acl) for acl in client.describe_acls(everything, request_timeout=TIMEOUT_S).result()}
+    there = {str(acl) for acl in answer(client.describe_acls(everything, request_timeout=REQUEST_S), TIMEOUT_S)}
     missing = [right for right in wanted if str(_acl(right)) not in there]
     if missing:
-        _await(client.create_acls([_acl(right) for right in missing], request_timeout=TIMEOUT_S))
+        _await(client.create_acls([_acl(right) for right in missing], request_timeout=REQUEST_S))
     return missing
 
 
@@ -83,7 +84,7 @@ def set_passwords(client: AdminClient, passwords: Mapping[str, str]) -> None:
     changes: list[UserScramCredentialAlteration] = [
         UserScramCredentialUpsertion(user, hashed, password.encode()) for user, password in passwords.items()
     ]
-    _await(client.alter_user_scram_credentials(changes, request_timeout=TIMEOUT_S))
+    _await(client.alter_user_scram_credentials(changes, request_timeout=REQUEST_S))
 
 
 def _acl(right: Right) -> AclBinding:
@@ -100,5 +101,4 @@ def _acl(right: Right) -> AclBinding:
 
 def _await(asked: Mapping[Any, Future[Any]]) -> None:
     for future in asked.values():
-        # The request's own time limit says why; one of ours would be over at the same moment, and say nothing.
-        future.result()
+        answer(future, TIMEOUT_S)

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 
+from broker.answers import REQUEST_S, answer
 from broker.clients import admin
 from broker.security import Properties
 
@@ -84,10 +85,10 @@ def slow_recovery(bootstrap: str, protocol: Protocol, connect: Callable[[str], A
         if answering is None:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
         asked = client.describe_configs(
-            [ConfigResource(ConfigResource.Type.BROKER, str(answering))], request_timeout=ANSWER_S
+            [ConfigResource(ConfigResource.Type.BROKER, str(answering))], request_timeout=REQUEST_S
         )
         (future,) = asked.values()
-        found: dict[str, Any] = future.result()
+        found: dict[str, Any] = answer(future, ANSWER_S)
     except KafkaException as error:
         if error.args[0].code() not in _NOT_TOLD:
             raise

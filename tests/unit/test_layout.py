@@ -103,3 +103,9 @@ def test_postgresql_is_spoken_to_by_connections_of_one_module():
         r"|create_(async_)?engine\((?![^)]*creator=)"
     )
     assert {file for file in FILES if connecting.search(file.read_text())} == {ROOT / "contracts" / "postgres.py"}
+
+
+def test_answers_of_kafkas_administration_are_waited_for_by_our_own_clock():
+    """A late one to a request that librdkafka has given up may abort the process (:mod:`broker.answers`)."""
+    limits = {limit for file in FILES for limit in re.findall(r"request_timeout=(\w+)", file.read_text())}
+    assert limits == {"REQUEST_S"}

@@ -1,5 +1,6 @@
 """How a service is a member of its group, and what it says of a broker that would replace it late."""
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
@@ -13,15 +14,14 @@ SETS = {CONSUMER: "group.consumer.session.timeout.ms", CLASSIC: "group.min.sessi
 def broker(refusal=None, **settings):
     """A client of a broker with these settings, or that refuses to tell them."""
 
-    class Future:
-        def result(self):
-            if refusal is not None:
-                raise KafkaException(KafkaError(refusal))
-            return {name: SimpleNamespace(value=value) for name, value in settings.items()}
-
+    told = Future()
+    if refusal is not None:
+        told.set_exception(KafkaException(KafkaError(refusal)))
+    else:
+        told.set_result({name: SimpleNamespace(value=value) for name, value in settings.items()})
     return lambda _: SimpleNamespace(
         list_topics=lambda timeout: SimpleNamespace(brokers={1: None}),
-        describe_configs=lambda resources, request_timeout: {resources[0]: Future()},
+        describe_configs=lambda resources, request_timeout: {resources[0]: told},
     )
 
 
