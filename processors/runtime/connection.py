@@ -3,6 +3,7 @@
 A service has one batch under way, and an answer comes within a millisecond or few: for so short a wait the event
 loop's bookkeeping is costly. For a transaction of two withdrawals it was a fifth of the CPU (280 of 1,350 µs).
 A database that is slow, or waits for a lock, blocks nothing else: after :data:`PROMPT_MS` the event loop waits.
+The statements of a pipeline leave together, at its end or when an answer is asked for, and not each by itself.
 
 No wait is unbounded: the server ends what takes too long, or is left open by a frozen client; the kernel detects a
 vanished host; the connection to a server that is reachable but silent is closed.
@@ -12,12 +13,12 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, BaseConnection
+from psycopg import AsyncConnection, AsyncPipeline, BaseConnection
 from psycopg.abc import PQGen
 from psycopg.waiting import Ready, Wait
 
@@ -136,6 +137,20 @@ async def _backend_pid(connection: AsyncConnection) -> int:
     return int(row[0]) if row else 0
 
 
+class _GatheringPipeline(AsyncPipeline):
+    """A pipeline that sends nothing before an answer is asked for.
+
+    psycopg's own sends each statement as it comes, and looks for answers after each: two polls, a packet, and a
+    process of PostgreSQL that is woken. For a batch of one withdrawal that is a tenth of its CPU on both sides.
+    """
+
+    def _communicate_gen(self) -> PQGen[None]:
+        while self.command_queue:
+            self.command_queue.popleft()()  # into libpq's buffer, which the answers' reader flushes
+        return
+        yield
+
+
 class PromptConnection(AsyncConnection):
     """A psycopg connection that first waits for an answer on the socket, then on the event loop.
 
@@ -152,6 +167,14 @@ class PromptConnection(AsyncConnection):
     lock_s: float = LOCK_S
     answer_s: float = ANSWER_S
     fit = True
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
+        """Enter pipeline mode; like the base class, but its statements leave together."""
+        if self._pipeline is None:
+            self._pipeline = _GatheringPipeline(self)
+        async with super().pipeline() as pipeline:
+            yield pipeline
 
     async def wait(self, gen: PQGen[Result], *args: Any, **limits: Any) -> Result:
         """Run a psycopg operation to its end; like the base class but for the way of waiting."""

@@ -267,6 +267,20 @@ def test_a_session_has_limits_of_its_own(dsn):
     run(f"{dsn}?options=-cstatement_timeout%3D7000", work, limited=False)
 
 
+def test_the_statements_of_a_pipeline_leave_together(dsn):
+    async def work(database):
+        async with database.transaction() as connection:
+            for number in range(3):
+                await connection.execute(ADD, (number,))
+            sent = "SELECT state, query FROM pg_stat_activity WHERE pid = %s"
+            with psycopg.connect(dsn, autocommit=True) as other:
+                state, query = other.execute(sent, (connection.info.backend_pid,)).fetchone()
+            assert (state, ADD.partition(" VALUES")[0] in query) == ("idle", False)  # not even in a transaction
+
+    run(dsn, work)
+    assert numbers(dsn) == [0, 1, 2]
+
+
 async def a_service(dsn):
     return await connection.connect(dsn, "settle-test")
 
