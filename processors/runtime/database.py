@@ -14,7 +14,7 @@ from processors.runtime import metrics
 from processors.runtime.connection import PromptConnection, connect
 from tracing import attributes as names
 
-MANY = 100
+MANY = 50
 """From this number of messages on, a COPY saves more than its extra round trip costs."""
 
 

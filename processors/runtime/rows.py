@@ -1,24 +1,41 @@
-"""Bulk writes of rows: few in one statement, many by COPY.
+"""Bulk writes of rows: few as one JSON document, many by COPY.
 
-For few rows the number of statements is the cost: so a transaction writes all in one. Many rows go by COPY, which
-needs a round trip of its own but writes a page's rows as one record of the write-ahead log instead of one each;
-and every record is read again by the relay's walsender of each database of the server.
+For few rows the number of statements, and of their parameters, is the cost: so a transaction writes all in one
+statement, with one parameter for each table. (Three tables with a row each took 390 µs of a service's CPU with an
+array for each column, and 215 as JSON; PostgreSQL's was the same.) Many rows go by COPY, which needs a round trip
+of its own but writes a page's rows as one record of the write-ahead log instead of one each; and every record is
+read again by the relay's walsender of each database of the server.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from psycopg import AsyncConnection
 from psycopg.pq import PipelineStatus
 
 Row = tuple[Any, ...]
 
 
+def columns(rows: Sequence[Row]) -> list[list[Any]]:
+    """The values of each column."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
 class Write(NamedTuple):
-    """A statement that writes rows, with a parameter for each of their columns: an array of its values."""
+    """A statement that writes rows.
+
+    Attributes:
+        statement: with a placeholder for each of its parameters.
+        rows: what it writes.
+        parameters: makes those of the rows; as it is, an array for each of their columns.
+        copy: a statement that does the same by COPY, for many rows, and
+        types: of its columns.
+    """
 
     statement: str
     rows: Sequence[Row]
+    parameters: Callable[[Sequence[Row]], list[Any]] = columns
     copy: str | None = None
     types: Sequence[str] = ()
 
@@ -32,21 +49,29 @@ class Rows:
     """
 
     def __init__(self, table: str, /, **columns: str) -> None:
+        self._columns = tuple(columns)
         names = ", ".join(f'"{name}"' for name in columns)
-        # JSON travels as its text, in either format; its own type would take each value through Python.
-        self._types = tuple("text" if kind == "json" else kind for kind in columns.values())
-        arrays = ", ".join(f"%b::{kind}[]" for kind in self._types)
+        # JSON travels as its text, in either way; its own type would take each value through Python.
+        types = {name: "text" if kind == "json" else kind for name, kind in columns.items()}
+        self._types = tuple(types.values())
+        record = ", ".join(f'"{name}" {kind}' for name, kind in types.items())
         values = ", ".join(f'"{name}"::json' if kind == "json" else f'"{name}"' for name, kind in columns.items())
-        self._insert = f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({arrays}) AS n ({names})"  # noqa: S608 made of constants
+        self._insert = (
+            f"INSERT INTO {table} ({names}) SELECT {values} FROM json_to_recordset(%t::json) AS n ({record})"  # noqa: S608 made of constants
+        )
         self._copy = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
 
     def insert(self, rows: Sequence[Row]) -> Write:
         """Rows that are not there yet: one that is raises ``psycopg.errors.UniqueViolation``."""
-        return Write(self._insert, rows, self._copy, self._types)
+        return Write(self._insert, rows, self._document, self._copy, self._types)
 
     def insert_missing(self, rows: Sequence[Row]) -> Write:
         """Those of the rows that are not there yet."""
-        return Write(self._insert + " ON CONFLICT DO NOTHING", rows)
+        return Write(self._insert + " ON CONFLICT DO NOTHING", rows, self._document)
+
+    def _document(self, rows: Sequence[Row]) -> list[str]:
+        records = [dict(zip(self._columns, row, strict=True)) for row in rows]
+        return [msgspec.json.encode(records).decode()]
 
 
 async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
@@ -61,11 +86,12 @@ async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
             *others, last = (one.statement for one in wanted)
             also = ", ".join(f"w{number} AS ({statement})" for number, statement in enumerate(others))
             statement = f"WITH {also} {last}" if also else last
-            await connection.execute(statement, [column for one in wanted for column in columns(one.rows)])
+            values = [value for one in wanted for value in one.parameters(one.rows)]
+            await connection.execute(statement, values)
         return
     for one in wanted:
         if one.copy is None:
-            await connection.execute(one.statement, columns(one.rows))
+            await connection.execute(one.statement, one.parameters(one.rows))
             continue
         async with connection.cursor().copy(one.copy) as copy:
             copy.set_types(one.types)
@@ -73,8 +99,3 @@ async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
             for data in map(copy.formatter.write_row, one.rows):
                 if data:
                     await copy.write(data)
-
-
-def columns(rows: Sequence[Row]) -> list[list[Any]]:
-    """The values of each column."""
-    return [list(column) for column in zip(*rows, strict=True)]

@@ -27,7 +27,7 @@ from psycopg import AsyncConnection
 from contracts.services import PROVIDER
 from processors.payment.gateway import Charge, Declined, Outcome, Paid, Unavailable, Voided
 from processors.runtime.database import MANY, Database
-from processors.runtime.rows import Row, Rows, columns, write_rows
+from processors.runtime.rows import Row, Rows, write_rows
 from processors.runtime.settings import ServiceSettings
 
 CENTS_DECLINED = 5
@@ -199,8 +199,8 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> set[UUID]
         with suppress(psycopg.errors.UniqueViolation):  # some are known: a repeated batch
             await write_rows(connection, _CHARGES.insert(rows))
             return {row[0] for row in rows}
-    missing = _CHARGES.insert_missing(rows).statement
-    cursor = await connection.execute(f"{missing} RETURNING payment_id", columns(rows))
+    missing = _CHARGES.insert_missing(rows)
+    cursor = await connection.execute(f"{missing.statement} RETURNING payment_id", missing.parameters(rows))
     return {row[0] for row in await cursor.fetchall()}
 
 
