@@ -19,13 +19,13 @@ from outbox_relay import coverage, marks
 from outbox_relay.dead import create_table, has_dead
 from outbox_relay.errors import OutboxMissingError, RelayError
 from outbox_relay.managed import logical_level
+from outbox_relay.names import one_line, source_name
 from outbox_relay.outbox import Outbox
 from outbox_relay.plan import plan
 from outbox_relay.quoting import quoted
 from outbox_relay.replication import connect
 from outbox_relay.settings import RelaySettings
 from outbox_relay.slot_name import slot_name
-from outbox_relay.source import one_line, source_name
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.status import missing_topics
 from outbox_relay.table import Table, find_table, scalar

@@ -33,12 +33,12 @@ from outbox_relay.errors import (
 )
 from outbox_relay.handled import Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
+from outbox_relay.measures import measure
 from outbox_relay.outbox import ROLES_CONTENTS
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
 from outbox_relay.replication import connect
 from outbox_relay.row import Leftover, OutboxRow
-from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.table import (
     Table,
@@ -93,12 +93,6 @@ _MAY_VACUUM = """
         AND has_table_privilege(c.oid, 'MAINTAIN')
     FROM pg_class AS c WHERE c.oid = {name}::regclass
 """
-_GAUGES = """
-    SELECT greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn))::int8,
-        greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
-    FROM pg_replication_slots WHERE slot_name = %s
-"""
-_DEAD = "SELECT count(*) FROM {dead}"
 
 
 class Cleaner:
@@ -155,7 +149,7 @@ class Cleaner:
         while not self._stop.is_set():
             self._remove(connection)
             if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
-                self._measure(connection)
+                measure(connection, self._outbox, self._source.gauges)
                 self._look_at_publication(connection)
                 if not self._cleans or self._look_for_leftovers(connection):
                     self._source.has_looked(keeps_rows=not self._cleans)
@@ -348,14 +342,6 @@ class Cleaner:
         self._fingerprint = seen
         if gap is None:
             source.find_gap(self._waits)
-
-    def _measure(self, connection: psycopg.Connection[Any]) -> None:
-        gauges = self._source.gauges
-        found = connection.execute(_GAUGES, (slot_name(connection, self._outbox),)).fetchone()
-        if found is not None:
-            gauges["lag_bytes"], gauges["slot_retained_bytes"] = found
-        with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
-            gauges["dead_rows"] = scalar(connection, self._outbox.sql(_DEAD))
 
     def __enter__(self) -> "Cleaner":
         self._thread.start()

@@ -42,6 +42,7 @@ _HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tra
 T = TypeVar("T", bound=BaseModel)
 
 PREFIX_LENGTH_MAX = 200
+TOKEN_LENGTH_MIN = 16
 ONCE = ("partition", "timestamp", "schema-version")
 """Placements that a record has one of."""
 SHAPED = ("envelope", "timestamp", "schema-version")
@@ -84,11 +85,23 @@ def _dsn(text: str) -> str:
     return check_dsn(filled_in(text))
 
 
+def token(text: str) -> str:
+    """A bearer token, as it is sent in a header.
+
+    Raises:
+        ValueError: it is too short to be a secret, or no header can hold it.
+    """
+    if len(text) < TOKEN_LENGTH_MIN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"a token has at least {TOKEN_LENGTH_MIN} characters of ASCII, without spaces")
+    return text
+
+
 Name = Annotated[str, AfterValidator(_name)]
 SlotName = Annotated[str, AfterValidator(_slot)]
 TopicName = Annotated[str, AfterValidator(_topic)]
 Initial = Annotated[str, AfterValidator(_initial)]
 FilledIn = Annotated[str, AfterValidator(filled_in)]
+Token = Annotated[str, AfterValidator(filled_in), AfterValidator(token)]
 OrNone = Annotated[Name | None, BeforeValidator(lambda value: None if value is False else value)]
 """The name of a column; ``false`` where the table has none."""
 
@@ -198,6 +211,7 @@ class OutboxTable(_Reading):
     publication: Name | None = None
     slot: SlotName | None = None
     dead_table: Name | None = None
+    control_table: Name | None = None
 
     @model_validator(mode="after")
     def _has_a_route(self) -> Self:
@@ -209,8 +223,12 @@ class OutboxTable(_Reading):
         for one in self.additional:
             if one.placement == "header" and (name := one.name or one.column) in taken:
                 raise ValueError(f"the header {name} has a value already: give the column {one.column} another")
-        if self.dead_table == self.table:
-            raise ValueError("dead_table is the outbox itself")
+        if self.dead_table == self.table or self.control_table == self.table:
+            raise ValueError(
+                f"{'dead' if self.dead_table == self.table else 'control'}_table is the outbox itself"
+            )
+        if self.control_table is not None and self.control_table == self.dead_table:
+            raise ValueError("control_table is dead_table too")
         if self.cloudevents is not None and self.columns.type is None:
             raise ValueError("a CloudEvent has a type: say columns.type")
         places = [one.placement for one in self.additional]
@@ -236,6 +254,7 @@ class OutboxTable(_Reading):
             publication=self.publication,
             slot=self.slot,
             dead_table=self.dead_table,
+            control_table=self.control_table,
         )
 
 
@@ -259,10 +278,11 @@ class SourceTable(_Reading):
 
 
 class HttpTable(_Table):
-    """Where health pages and metrics answer."""
+    """Where health pages and metrics answer, and what whoever controls the relay there has to present."""
 
     host: str | None = None
     port: int | None = Field(None, ge=0, le=65535)
+    token: Token | None = Field(None, repr=False)
 
 
 _KAFKA: Any = {"bootstrap": (FilledIn | None, None)} | {
@@ -311,6 +331,11 @@ def read(path: Path) -> ConfigFile:
     except ValueError as error:  # no TOML, or no UTF-8
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
     config = valid(ConfigFile, found, str(path))
+    if others_read and config.http.token is not None and not has_placeholder(found["http"]["token"]):
+        raise ConfigurationError(
+            f"{path}: http.token: every user of this machine can read the file: say ${{VARIABLE}} or "
+            f"${{file:/path}} instead, or chmod o= {path}"
+        )
     for number, source in enumerate(found.get("source", ())):
         if others_read and _has_password(source["dsn"]):
             raise ConfigurationError(

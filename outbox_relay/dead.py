@@ -15,12 +15,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.abc import Buffer
-from psycopg.adapt import Dumper, Loader
+from psycopg.adapt import Dumper
 from psycopg.rows import class_row
 
 from outbox_relay.acknowledgements import DeliveryReport, Transaction
 from outbox_relay.columns import Columns, find_columns, is_row
-from outbox_relay.errors import RelayError, SetupError, UnpublishableError
+from outbox_relay.control.table import DONE, LenientLoader, answer
+from outbox_relay.errors import RelayError, SetupError, SkippedError, UnpublishableError
 from outbox_relay.identity import contents
 from outbox_relay.outbox import OUTBOX, ROLES, ROLES_CONTENTS, Outbox
 from outbox_relay.position import format_lsn, parse_lsn
@@ -132,10 +133,16 @@ class Quarantine:
         self._connection: psycopg.Connection[Any] | None = None
 
     def add(self, error: UnpublishableError) -> None:
-        """Quarantine a row; see :func:`quarantine`."""
+        """Quarantine a row, see :func:`quarantine`; of one that is skipped, write down that it was."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._dsn, replication=False)
-        quarantine(self._connection, error, self._outbox)
+        if not isinstance(error, SkippedError):
+            quarantine(self._connection, error, self._outbox)
+            return
+        # Both or nothing: a row that was skipped once may be put back, and is published then.
+        with self._connection.transaction():
+            quarantine(self._connection, error, self._outbox)
+            answer(self._connection, self._outbox, error.act, DONE, "in the table of dead rows", lsn=error.lsn)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -151,13 +158,6 @@ class _Text(bytes):
 class _TextDumper(Dumper):
     def dump(self, obj: _Text) -> Buffer:
         return obj
-
-
-class _LenientLoader(Loader):
-    """A lenient loader: text of a database with encoding SQL_ASCII need not be UTF-8."""
-
-    def load(self, data: Buffer) -> str:
-        return bytes(data).decode(errors="backslashreplace")
 
 
 def create_table(outbox: Outbox = OUTBOX) -> str:
@@ -255,7 +255,7 @@ def dead_rows(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> l
     if not has_dead(connection, outbox):
         return []
     cursor = connection.cursor(row_factory=class_row(DeadRow))
-    cursor.adapters.register_loader("text", _LenientLoader)
+    cursor.adapters.register_loader("text", LenientLoader)
     return cursor.execute(outbox.sql(_LIST)).fetchall()
 
 

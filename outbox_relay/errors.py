@@ -70,5 +70,17 @@ class UnpublishableError(PublishError):
         self.reason = reason
 
 
+class SkippedError(UnpublishableError):
+    """Somebody asked for this row to be skipped.
+
+    Attributes:
+        act: the number of what was asked.
+    """
+
+    def __init__(self, row: OutboxRow, lsn: int, reason: str, act: int) -> None:
+        super().__init__(row, lsn, reason)
+        self.act = act
+
+
 class StopRequestedError(RelayError):
     """The relay was asked to stop while it waited."""

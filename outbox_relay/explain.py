@@ -17,12 +17,12 @@ from outbox_relay.columns import Column
 from outbox_relay.coverage import COLUMN_LISTS_SINCE, Gap, creation, publication_gap
 from outbox_relay.dead import create_table
 from outbox_relay.errors import RelayError
+from outbox_relay.names import one_line, source_name
 from outbox_relay.outbox import ROLES, Outbox, Part
 from outbox_relay.plan import plan
 from outbox_relay.quoting import quoted
 from outbox_relay.replication import connect
 from outbox_relay.settings import RelaySettings
-from outbox_relay.source import one_line, source_name
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.table import Table, find_table
 

@@ -11,9 +11,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from contracts.health import HealthServer, Page
-from outbox_relay.source import Source, State
+from outbox_relay.source import Source
+from outbox_relay.state import State
 
 Read = Callable[[Source], float]
+
+RIGHT = (State.READING, State.STANDBY, State.PAUSED)
+"""The states in which a source does what it should: one that is paused is as people want it."""
 
 
 class SourceMetrics(Collector):
@@ -43,6 +47,7 @@ class SourceMetrics(Collector):
         )
         yield self._gauge("active", "1 while the source reads", lambda s: s.state is State.READING)
         yield self._gauge("covered", "0 while the log does not bring all rows", lambda s: s.gap is None)
+        yield self._gauge("paused", "1 while people have it paused", lambda s: s.state is State.PAUSED)
         yield self._gauge("standby", "1 while another relay reads the outbox", lambda s: s.state is State.STANDBY)
         yield self._waits()
 
@@ -79,7 +84,7 @@ def serve(host: str, port: int, sources: Sequence[Source]) -> HealthServer:
 
     def ready() -> Page:
         lines = not_ready(sources)
-        text = "\n".join([*(lines or ["ready"]), *_standby(sources), ""])
+        text = "\n".join([*(lines or ["ready"]), *_standby(sources), *_paused(sources), ""])
         return Page(503 if lines else 200, text)
 
     return HealthServer(host, port, lambda: Page(200, "alive\n"), ready, registry)
@@ -87,10 +92,20 @@ def serve(host: str, port: int, sources: Sequence[Source]) -> HealthServer:
 
 def not_ready(sources: Sequence[Source]) -> list[str]:
     """A line for each source that does not read although it should, or not all rows, with the reason."""
-    troubled = [source for source in sources if source.state not in (State.READING, State.STANDBY)]
+    troubled = [source for source in sources if source.state not in RIGHT]
     lines = [f"{source.name}: {source.reason}" for source in troubled]
     gaps = [f"{source.name}: {source.gap}" for source in sources if source.gap and source not in troubled]
     return lines + gaps
+
+
+def _paused(sources: Sequence[Source]) -> Iterator[str]:
+    """A line for each source that people have paused, with what that costs; and where they are not heard."""
+    for source in sources:
+        if source.state is State.PAUSED:
+            kept = source.gauges["slot_retained_bytes"]
+            yield f"{source.name}: {source.reason}; the server keeps {kept:,} bytes of log for it"
+        elif source.control.trouble is not None:
+            yield f"{source.name}: {source.control.trouble}"
 
 
 def _standby(sources: Sequence[Source]) -> list[str]:

@@ -125,6 +125,7 @@ class Outbox:
         publication: its name; None: ``settle_outbox``, for another table ``settle_<table>``.
         slot: the name of the replication slot; None: made of the names of database and table.
         dead_table: where rows go that can never be published, in the same schema; None: ``<table>_dead``.
+        control_table: where it stands what is asked of its relay, in the same schema; None: ``<table>_control``.
         messages: the prefix of messages in the log that are rows of it too; None: only its table has rows.
         shape: of its records; None: what the columns hold, as it is.
         events: makes each record a CloudEvent; None: it is none.
@@ -138,6 +139,7 @@ class Outbox:
     publication: str | None = None
     slot: str | None = None
     dead_table: str | None = None
+    control_table: str | None = None
     messages: str | None = None
     shape: Shape | None = None
     events: CloudEvents | None = None
@@ -175,6 +177,11 @@ class Outbox:
         return f"{quoted(self.schema)}.{quoted(self.dead_table or shortened(self.table, '_dead'))}"
 
     @cached_property
+    def control_label(self) -> str:
+        """The table of what is asked of its relay, as SQL and people write it."""
+        return f"{quoted(self.schema)}.{quoted(self.control_table or shortened(self.table, '_control'))}"
+
+    @cached_property
     def publication_name(self) -> str:
         """The name of its publication."""
         if self.publication is not None:
@@ -203,6 +210,7 @@ class Outbox:
             "name": self.label,
             "schema": self.schema,
             "dead_name": self.dead_label,
+            "control_name": self.control_label,
             "publication_name": self.publication_name,
         }
         return {
@@ -210,6 +218,7 @@ class Outbox:
             **{key: sql.Literal(value).as_string() for key, value in literal.items()},
             "table": self.label,
             "dead": self.dead_label,
+            "control": self.control_label,
             "publication": quoted(self.publication_name),
             "index": quoted(shortened(self.table, "_unpublished")),
         }
@@ -218,8 +227,8 @@ class Outbox:
         """A statement about this outbox.
 
         Args:
-            query: with ``{table}``, ``{dead}`` and ``{publication}``, the same as texts in SQL (``{name}``,
-                ``{dead_name}``, ``{publication_name}``), columns by their roles (``{id}``), the ``{index}`` of
+            query: with ``{table}``, ``{dead}``, ``{control}`` and ``{publication}``, the same as texts in SQL
+                (``{name}``, ``{dead_name}`` and so on), columns by their roles (``{id}``), the ``{index}`` of
                 rows without a mark, and the ``parts``.
         """
         names = {key: sql.SQL(name) for key, name in self.names.items()}

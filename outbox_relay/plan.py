@@ -13,6 +13,7 @@ from contracts.redaction import remember
 from contracts.variables import FILE, PREFIX, is_secret
 from outbox_relay.config import ConfigFile, ConfigurationError, OutboxTable, SourceTable, read
 from outbox_relay.errors import RelayError
+from outbox_relay.names import named
 from outbox_relay.settings import OF_AN_OUTBOX, RelaySettings
 from outbox_relay.source_settings import SourceSettings
 
@@ -23,7 +24,7 @@ class Plan:
 
     Attributes:
         settings: of the process.
-        sources: one of each outbox.
+        sources: one of each outbox, each with a name of its own.
     """
 
     settings: RelaySettings
@@ -40,11 +41,13 @@ def plan(settings: RelaySettings) -> Plan:
         EnvironmentRefusedError: production refuses what the file says.
     """
     if settings.relay_config is None:
-        return Plan(settings, tuple(_of_variables(settings)))
+        return Plan(settings, named(_of_variables(settings)))
     file = read(settings.relay_config)
     _assume_identity(file)
+    if file.http.token is not None:
+        remember(file.http.token)
     settings = _with(settings, file)
-    sources = tuple(_of_file(settings, file) if file.source else _of_variables(settings))
+    sources = named(list(_of_file(settings, file)) if file.source else _of_variables(settings))
     _refuse_unsafe(settings, sources)
     return Plan(settings, sources)
 
@@ -107,6 +110,7 @@ def _with(settings: RelaySettings, file: ConfigFile) -> RelaySettings:
         "kafka_bootstrap": dict(file.kafka).get("bootstrap"),
         "http_host": file.http.host,
         "http_port": file.http.port,
+        "relay_http_token": file.http.token,
     }
     new = {
         name: value for name, value in said.items() if value is not None and name not in settings.model_fields_set

@@ -6,6 +6,7 @@ all the same. Rows of one key keep their order if those who write them take turn
 """
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -16,21 +17,28 @@ from contracts import failpoints
 from outbox_relay import marks
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.columns import as_bytes
+from outbox_relay.control import rewind
+from outbox_relay.control.skips import unless_skipped
+from outbox_relay.control.table import DONE, REFUSED, Act, answer
 from outbox_relay.dead import bring_up_to_date, has_dead
 from outbox_relay.errors import PublishError, SetupError
 from outbox_relay.marks import MARK, PLACE, in_each_partition
+from outbox_relay.names import one_line
 from outbox_relay.position import Origin
 from outbox_relay.publisher import Publisher
 from outbox_relay.replication import connect
+from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import how_to_drop, slot_name
 from outbox_relay.source import Source
-from outbox_relay.stages import Publish, not_yet_published
+from outbox_relay.stages import Publish, not_yet_published, or_quarantined
 from outbox_relay.table import Table, current_lsn, find_origin, find_table, lock, may_delete, order_of, row_of
 from outbox_relay.table import select_rows as select
 
 POLL_ROWS = 2_000
 # Rows are locked meanwhile, and the snapshot holds back vacuum; after that, release them and begin again.
 ACKNOWLEDGE_WAIT_S = 30.0
+# The same once the session is to end.
+CALLED_WAIT_S = 5.0
 PUSH_WAIT_S = 0.1
 REMOVE_ROWS = 10_000
 # How often the log retained by an unused slot is measured.
@@ -73,13 +81,25 @@ def poll(source: Source) -> None:
                 connection,
                 table,
                 publisher,
-                not_yet_published(publish, published, source.quarantine),
+                unless_skipped(
+                    not_yet_published(publish, published, source.quarantine),
+                    source.control.orders.skips,
+                    frozenset(),
+                    published,
+                    source.quarantine,
+                ),
+                or_quarantined(publish, source.quarantine),
                 origin,
             )
-            while not source.stop.is_set():
+            act = source.control.orders.rewind
+            while not source.control.is_called:
                 worker.measure()
-                if worker.poll() < POLL_ROWS and not (settings.cleanup and worker.remove()):
-                    source.stop.wait(settings.poll_interval_s)
+                if worker.poll() < POLL_ROWS:
+                    if act is not None:
+                        worker.rewind(act)
+                        return
+                    if not (settings.cleanup and worker.remove()):
+                        source.control.rest(settings.poll_interval_s)
 
 
 class _Worker:
@@ -92,26 +112,27 @@ class _Worker:
         table: Table,
         publisher: Publisher,
         publish: Publish,
+        publish_again: Publish,
         origin: Origin,
     ) -> None:
         self._source = source
         self._connection = connection
         self._publisher = publisher
         self._publish = publish
+        self._publish_again = publish_again
+        self._table = table
         self._acks = Acknowledgements(origin, source.waits)
         self._measured_at = 0.0
         self._warned = False
         outbox = self._outbox = source.outbox
         not_dead = outbox.sql(_AND_NOT_DEAD, bytes=as_bytes("id", table.columns))
-        condition = [
-            outbox.sql("{published_at} IS NULL"),
-            *([not_dead] if has_dead(connection, outbox) else []),
-        ]
+        self._not_dead = not_dead if has_dead(connection, outbox) else sql.SQL("")
+        condition = sql.SQL("{} {}").format(outbox.sql("{published_at} IS NULL"), self._not_dead)
         order = order_of(connection, table)
         # When it was committed is not on record; when its transaction began mostly is.
         also = (*PLACE, _NOW_US)
         self._query = sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(
-            select(table, order, sql.SQL(" ").join(condition), also=also), sql.Literal(POLL_ROWS)
+            select(table, order, condition, also=also), sql.Literal(POLL_ROWS)
         )
         source.reading(self._acks, lambda: None)
 
@@ -137,6 +158,47 @@ class _Worker:
         self._source.progress()
         return len(places)
 
+    def rewind(self, act: Act) -> None:
+        """Publish rows again that somebody asked for; what cannot be done is answered, and nothing waits for it.
+
+        All of it is one transaction: whoever is killed meanwhile begins anew.
+        """
+        source, connection, outbox, table = self._source, self._connection, self._outbox, self._table
+        open_places: list[tuple[str, str]] = []
+        try:
+            wanted = rewind.condition(connection, table, act)
+        except SetupError as error:
+            answer(connection, outbox, act.number, REFUSED, one_line(error))
+            source.warn("a rewind is not done", why=one_line(error))
+            source.begin_again("what else is asked")
+            return
+
+        def look() -> None:
+            source.raise_if_stopped()
+            self._acks.advance()
+            source.progress()
+
+        def rows() -> Iterator[OutboxRow]:
+            for *values, _created_us, partition, place, is_open in cursor:
+                if is_open:
+                    open_places.append((partition, place))
+                yield row_of(values)
+
+        source.say("publishing rows again", asked_by=act.by)
+        also = (*PLACE, outbox.sql("{published_at} IS NULL"))
+        condition = sql.SQL("({}) {}").format(wanted, self._not_dead)
+        with connection.transaction(), connection.cursor(name="again") as cursor:
+            lsn = current_lsn(connection)
+            cursor.itersize = POLL_ROWS
+            cursor.execute(select(table, order_of(connection, table), condition, also=also), binary=True)
+            stage = unless_skipped(
+                self._publish_again, source.control.orders.skips, frozenset(), None, source.quarantine
+            )
+            count = rewind.publish_again(rows(), self._acks, lsn, self._publisher, stage, table.key, look)
+            in_each_partition(connection, outbox, MARK, open_places)
+            answer(connection, outbox, act.number, DONE, rewind.outcome(count))
+        source.begin_again(rewind.outcome(count))
+
     def _wait_acknowledged(self) -> None:
         """Wait until Kafka has all that was handed over.
 
@@ -144,14 +206,15 @@ class _Worker:
             PublishError: it refused a record, or did not answer in time.
             StopRequestedError: the relay shall end.
         """
-        give_up = time.monotonic() + ACKNOWLEDGE_WAIT_S
+        began = time.monotonic()
         while True:
             self._publisher.push(PUSH_WAIT_S)
             self._acks.advance()
             self._source.progress()
             if not self._publisher.waiting:
                 return
-            if time.monotonic() > give_up:
+            limit_s = CALLED_WAIT_S if self._source.control.is_called else ACKNOWLEDGE_WAIT_S
+            if time.monotonic() - began > limit_s:
                 raise PublishError(self._publisher.away or "Kafka does not acknowledge, waiting for it")
 
     def remove(self) -> bool:

@@ -3,8 +3,6 @@
 import signal
 import sys
 import threading
-from collections import Counter
-from collections.abc import Sequence
 from types import FrameType
 
 import structlog
@@ -13,10 +11,10 @@ import tracing
 from broker import security
 from contracts.redaction import hide_line
 from outbox_relay import health, polling, wal
+from outbox_relay.names import source_name
 from outbox_relay.plan import plan
 from outbox_relay.settings import RelaySettings
-from outbox_relay.source import Read, Source, source_name
-from outbox_relay.source_settings import SourceSettings
+from outbox_relay.source import Read, Source
 
 READERS: dict[str, Read] = {"wal": wal.stream, "polling": polling.poll}
 """The ways to read an outbox, by the name in ``SETTLE_RELAY_READER``."""
@@ -46,8 +44,8 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
     owns_process = stop is None
     stop = stop or threading.Event()
     sources = [
-        Source(one, name, READERS[one.reader], stop, len(each))
-        for one, name in zip(each, _names(each), strict=True)
+        Source(one, one.name or source_name(one.dsn, one.outbox), READERS[one.reader], stop, len(each))
+        for one in each
     ]
     if owns_process:
         _stop_on_signals(stop)
@@ -66,16 +64,6 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
             pages.close()
         if owns_process:
             tracing.shutdown()
-
-
-def _names(each: Sequence[SourceSettings]) -> list[str]:
-    names = [one.name or source_name(one.dsn, one.outbox) for one in each]
-    times = Counter(names)
-    # The same database name on several servers: number them in the order given.
-    return [
-        name if times[name] == 1 else f"{name}-{names[: place + 1].count(name)}"
-        for place, name in enumerate(names)
-    ]
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -10,7 +10,17 @@ from pydantic_settings import NoDecode
 from contracts.dsn import Dsn, check_dsn, split_dsns
 from contracts.services import NAMES
 from contracts.settings import Settings
-from outbox_relay.config import AdditionalTable, Columns, Initial, Name, SlotName, TopicName, outbox_of, valid
+from outbox_relay.config import (
+    AdditionalTable,
+    Columns,
+    Initial,
+    Name,
+    SlotName,
+    TopicName,
+    outbox_of,
+    token,
+    valid,
+)
 from outbox_relay.outbox import Outbox
 
 # One variable for each service that the registry knows: SETTLE_ACCOUNT_DSN and so on.
@@ -35,6 +45,7 @@ OF_AN_OUTBOX = (
     "relay_publication",
     "relay_slot",
     "relay_dead_table",
+    "relay_control_table",
 )
 """The settings that describe an outbox."""
 
@@ -67,6 +78,12 @@ class RelaySettings(_Databases):
     relay_publication: Name | None = Field(None, description="the publication; default: settle_outbox")
     relay_slot: SlotName | None = Field(None, description="the slot; default: settle_outbox_<database>")
     relay_dead_table: Name | None = Field(None, description="the table of dead rows; default: <table>_dead")
+    relay_control_table: Name | None = Field(
+        None, description="the table of what is asked of the relay; default: <table>_control"
+    )
+    relay_http_token: str | None = Field(
+        None, repr=False, description="what whoever controls the relay over HTTP presents as a bearer token"
+    )
     relay_fencing: bool = Field(
         False, description="whether records are sent in transactions, which fence off a relay that froze"
     )
@@ -91,6 +108,11 @@ class RelaySettings(_Databases):
             valid(AdditionalTable, one, "SETTLE_RELAY_ADDITIONAL")
         return text
 
+    @field_validator("relay_http_token")
+    @classmethod
+    def _is_token(cls, text: str | None) -> str | None:
+        return token(text) if text is not None else None
+
     @property
     def sources(self) -> list[str]:
         """The DSNs of the databases whose outbox is relayed."""
@@ -113,6 +135,7 @@ class RelaySettings(_Databases):
             "publication": self.relay_publication,
             "slot": self.relay_slot,
             "dead_table": self.relay_dead_table,
+            "control_table": self.relay_control_table,
         }
         return outbox_of(described, "SETTLE_RELAY_…")
 

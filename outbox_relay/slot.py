@@ -112,9 +112,14 @@ class NewSlot:
         """When the oldest of the rows before was written, microseconds since the Unix epoch; 0 if unknown."""
         return oldest_us(self._connection, self._table)
 
-    def rows_before(self) -> Iterator[tuple[OutboxRow, int | None]]:
-        """Every row that was committed before the slot, in order, and when it was written, if that is known."""
-        query = select_rows(self._table, order_of(self._connection, self._table), self._table.unpublished)
+    def rows_before(self, condition: sql.Composable | None = None) -> Iterator[tuple[OutboxRow, int | None]]:
+        """Every row that was committed before the slot, in order, and when it was written, if that is known.
+
+        Args:
+            condition: SQL for which rows; None: all without a mark.
+        """
+        condition = self._table.unpublished if condition is None else condition
+        query = select_rows(self._table, order_of(self._connection, self._table), condition)
         with self._connection.cursor().copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as copy:
             copy.set_types(["bytea"] * self._table.values + ["int8"])
             for *values, created_us in copy.rows():

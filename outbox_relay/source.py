@@ -5,12 +5,12 @@ it is logged in one line, and after a pause the next one starts. How the outbox 
 (``wal.stream``, ``polling.poll``). Sources are independent of each other.
 """
 
-import enum
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -19,14 +19,15 @@ import structlog
 from broker.lifeline import why_unanswered
 from broker.rotation import Rotation
 from broker.security import KafkaSettingsError
-from contracts.dsn import effective
 from outbox_relay.acknowledgements import Acknowledgements, Waits
+from outbox_relay.control.control import Control
 from outbox_relay.dead import Quarantine
 from outbox_relay.errors import (
     BatchRefusedError,
     KafkaAwayError,
     PublishError,
     RelayError,
+    SkippedError,
     SlotBusyError,
     StopRequestedError,
     UnpublishableError,
@@ -35,13 +36,14 @@ from outbox_relay.fencing import transactional_id
 from outbox_relay.handled import Handled
 from outbox_relay.identity import Key
 from outbox_relay.instrumentation import traced
-from outbox_relay.outbox import OUTBOX, Outbox
+from outbox_relay.names import one_line
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import Published
 from outbox_relay.publisher import Publisher
 from outbox_relay.row import Leftover
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.stages import Publish
+from outbox_relay.state import State
 from outbox_relay.table import Table
 
 BACKOFF_MIN_S = 0.5
@@ -58,17 +60,6 @@ REFUSED_S_MAX = 5.0
 ID_SHOWN_BYTES = 100
 
 _log = structlog.get_logger(__name__)
-
-
-class State(enum.Enum):
-    """Where a source stands."""
-
-    STARTING = "starting"
-    FILLING = "making the slot, and publishing what was committed before it"
-    READING = "reading"
-    STANDBY = "standby"
-    WAITING = "waiting"
-    STOPPED = "stopped"
 
 
 class _RestartError(RelayError):
@@ -101,6 +92,7 @@ class Source:
         lost_slot: why the slot has to be recreated, if so.
         confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
+        control: what people ask of it.
     """
 
     def __init__(
@@ -141,11 +133,14 @@ class Source:
         self._looked = self._keeps_rows = self._again = self._has_read = False
         self._ask_kafka_at = 0.0
         self._quarantine = Quarantine(settings.dsn, settings.outbox)
+        self._table: Table | None = None
+        self.control = Control(settings, name, stop, self._what_is_read)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
 
     def start(self) -> None:
         """Begin, in a thread of its own."""
         self._thread.start()
+        self.control.start()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; False if it is still running after ``timeout_s`` seconds."""
@@ -194,7 +189,7 @@ class Source:
 
     def has_table(self, table: Table) -> None:
         """Record the table's description."""
-        self.key = table.key
+        self.key, self._table = table.key, table
         if self.handled.uuids != table.has_uuids:
             self.handled = Handled(uuids=table.has_uuids)
 
@@ -230,13 +225,15 @@ class Source:
             raise _RestartError
 
     def raise_if_stopped(self) -> None:
-        """End a long operation if the relay is to stop.
+        """End a long operation if the relay is to stop, or something is asked of it.
 
         Raises:
             StopRequestedError: it is.
         """
         if self.stop.is_set():
             raise StopRequestedError("stopped at the start; what was not finished is done at the next one")
+        if self.control.is_called:
+            raise _RestartError
 
     # What is found out beside the session, by the thread that looks after the table.
 
@@ -298,8 +295,10 @@ class Source:
         """
         self._quarantine.add(error)
         row_id = (error.row.id or b"NULL")[:ID_SHOWN_BYTES].decode(errors="backslashreplace")
-        self._log.error(
-            "a row can never be published and is quarantined",
+        is_skipped = isinstance(error, SkippedError)
+        say = self._log.warning if is_skipped else self._log.error
+        say(
+            "a row is skipped" if is_skipped else "a row can never be published and is quarantined",
             id=row_id,
             reason=error.reason,
             see="settle outbox dead list" if self.outbox.is_standard else self.outbox.dead_label,
@@ -320,6 +319,10 @@ class Source:
         while not self.stop.is_set():
             began = time.monotonic()
             try:
+                self.control.look()
+                if (pause := self.control.orders.pause) is not None:
+                    self.control.hold(pause, self.gauges, partial(self.enter, State.PAUSED))
+                    continue
                 self._ask_kafka()
                 if self._session():
                     continue
@@ -328,11 +331,11 @@ class Source:
             except SlotBusyError as error:
                 self.confirmed_lsn = None  # its reader advances it
                 self.enter(State.STANDBY, str(error))
-                self.stop.wait(STANDBY_INTERVAL_S)
+                self.control.rest(STANDBY_INTERVAL_S)
                 continue
             except KafkaAwayError as error:
                 self.enter(State.WAITING, str(error))
-                self.stop.wait(KAFKA_AGAIN_S)
+                self.control.rest(KAFKA_AGAIN_S)
                 continue
             except (RelayError, KafkaSettingsError, psycopg.Error) as error:
                 self.enter(State.WAITING, one_line(error))
@@ -340,12 +343,17 @@ class Source:
                 self.enter(State.WAITING, f"a bug in the relay: {one_line(error)}", exc_info=True)
             if self.stop.is_set():
                 break
+            if self.control.is_called:
+                continue
             self.reconnects += 1
             if time.monotonic() - began > BACKOFF_MAX_S:
                 pause_s = BACKOFF_MIN_S
-            self.stop.wait(pause_s)
+            self.control.rest(pause_s)
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)
         self.enter(State.STOPPED, "stopped")
+
+    def _what_is_read(self) -> tuple[Table, int] | None:
+        return (self._table, self.acks.confirmed_lsn) if self.state is State.READING and self._table else None
 
     def _ask_kafka(self) -> None:
         """Check that Kafka takes this relay, before it takes the outbox from others; as a standby, now and then.
@@ -383,7 +391,7 @@ class Source:
             self._quarantine.close()
             if self._has_read:
                 self.confirmed_lsn = self.acks.confirmed_lsn
-        return False
+        return self._again or self.control.is_called
 
     def _blocked(self) -> None:
         self._say_how_it_goes()
@@ -391,6 +399,8 @@ class Source:
             raise StopRequestedError(
                 "stopped while Kafka takes no records; they will be published after the start"
             )
+        if self.control.is_called:
+            raise _RestartError
         if self._while_blocked is not None:
             self._while_blocked()
 
@@ -415,15 +425,3 @@ class Source:
 
 Read = Callable[[Source], None]
 """One way to read an outbox: a session, from connecting to what ends it."""
-
-
-def source_name(dsn: str, outbox: Outbox = OUTBOX) -> str:
-    """What people call a source: the database's name, and where it is not ``public.outbox`` the table's too."""
-    parameters = effective(dsn)
-    database = parameters.get("dbname") or parameters.get("user") or "postgres"
-    return database if outbox.is_standard else f"{database}.{outbox.label}"
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without what follows its first line."""
-    return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

@@ -12,23 +12,25 @@ from dataclasses import replace
 from functools import partial
 
 from contracts import failpoints
-from outbox_relay import coverage, initial, logged, marks
+from outbox_relay import coverage, logged, marks
 from outbox_relay.acknowledgements import Acknowledgements, Transaction
 from outbox_relay.cleaner import Cleaner
 from outbox_relay.columns import bytea_types
+from outbox_relay.control.skips import unless_skipped
+from outbox_relay.control.table import gone
 from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import PublicationMissingError, SetupError
-from outbox_relay.initial import Rule
+from outbox_relay.filling import ACK_LOOK_INTERVAL_MAX_S, PACK_ROWS, fill, keeps_rows
 from outbox_relay.pgoutput import Begin, Commit, Decoder
-from outbox_relay.position import Origin, format_lsn
 from outbox_relay.publisher import Publisher
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
+from outbox_relay.rewinding import rewinding
 from outbox_relay.row import Leftover, OutboxRow
-from outbox_relay.slot import NewSlot, Slot, drop_slot, find_slot, new_slot, usable
-from outbox_relay.slot_name import how_to_drop, slot_name
+from outbox_relay.slot import Slot, drop_slot, find_slot, usable
+from outbox_relay.slot_name import slot_name
 from outbox_relay.source import Source
 from outbox_relay.stages import Publish, not_yet_published, or_quarantined
-from outbox_relay.table import Table, find_origin, find_table, lock, may_delete
+from outbox_relay.table import Table, find_origin, find_table, lock
 
 # A source that has caught up pauses before it reads again, longer at higher rates: a burst of tens of
 # rows costs broker, database and relay a fraction of what the rows one by one do. Up to 200 rows/s it is nothing,
@@ -40,11 +42,6 @@ RATE_WINDOW_S = 0.1
 
 # How long a push waits for acknowledgements before it looks for new rows again; a healthy broker needs 1-2 ms.
 PUSH_WAIT_S = 0.005
-# While Kafka is unavailable polls become rarer, down to this interval.
-ACK_LOOK_INTERVAL_MAX_S = 0.1
-
-# The keys of a running transaction are packed when there are so many.
-PACK_ROWS = 1_000
 # While rows are looked for that did not come, how often it is looked whether there are some.
 LEFTOVERS_LOOK_S = 0.02
 
@@ -52,6 +49,8 @@ LEFTOVERS_LOOK_S = 0.02
 CONFIRM_INTERVAL_S = 0.1
 # When idle, how often the server is asked for its position, so that it can release its log (else every 30 s).
 HEARTBEAT_INTERVAL_S = 1.0
+
+LSN_MAX = 1 << 64
 
 # How long a clean stop waits for acknowledgements; what is missing then is published again after the start.
 STOP_WAIT_S = 5.0
@@ -81,26 +80,43 @@ def stream(source: Source) -> None:
             source.publishing(table, origin) as (publisher, publish),
             closing(source.published(table, origin, source.raise_if_stopped)) as published,
         ):
+            skips = source.control.orders.skips
             if slot is None:
                 new = not_yet_published(publish, published, source.quarantine)
-                slot = _fill(source, connection, table, name, origin, publisher, new)
+                new = unless_skipped(new, skips, frozenset(), published, source.quarantine)
+                slot = fill(source, connection, table, name, origin, publisher, new)
             dead, bytea = dead_since(connection, slot.confirmed_lsn, outbox), bytea_types(connection)
+            skipped = gone(connection, outbox, slot.confirmed_lsn)
             acks = Acknowledgements(
                 replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits, source.handled
             )
             backend_pid = connection.info.backend_pid
             is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
             from_log = logged.decoder(outbox, uuids=table.has_uuids) if outbox.messages is not None else None
-            with ReplicationStream(
-                connection, slot.name, outbox.publication_name, is_there, messages=from_log is not None
-            ) as stream:
+            with (
+                rewinding(source, table, slot.name) as again,
+                ReplicationStream(
+                    connection, slot.name, outbox.publication_name, is_there, messages=from_log is not None
+                ) as stream,
+            ):
                 new = not_dead(not_yet_published(publish, published, source.quarantine), dead)
-                decoder = Decoder(outbox, bytea, from_log)
+                left = or_quarantined(publish, source.quarantine)
                 forwarder = Forwarder(
-                    stream, decoder, acks, publisher, new, or_quarantined(publish, source.quarantine), source
+                    stream,
+                    Decoder(outbox, bytea, from_log),
+                    acks,
+                    publisher,
+                    unless_skipped(new, skips, skipped, published, source.quarantine),
+                    unless_skipped(left, skips, frozenset(), None, source.quarantine),
+                    source,
+                    until_lsn=again.starts_at_lsn if again is not None else None,
                 )
                 published.meanwhile = forwarder.keep_alive
                 source.reading(acks, forwarder.confirm)
+                if again is not None:
+                    forwarder.run()
+                    again.publish(acks, publisher, left, forwarder.confirm)
+                    return
                 with Cleaner(source, table, origin):
                     try:
                         forwarder.run()
@@ -126,7 +142,7 @@ def _ensure_publication(source: Source, connection: ReplicationConnection, table
 
 def _decide_marks(source: Source, connection: ReplicationConnection) -> None:
     """Finish what a poller began, who was stopped before every row that it found was decided on."""
-    keeps = _keeps_rows(source, connection)
+    keeps = keeps_rows(source, connection)
     with closing(connect(source.dsn, replication=False)) as ordinary:
         if marks.decide(source, ordinary, keeps=keeps) and keeps:
             source.lost_slot = "rows that waited for the decision are to be published"
@@ -140,50 +156,13 @@ def _keep_slot(source: Source, connection: ReplicationConnection, name: str) -> 
     lost = source.lost_slot or usable(connection, name)
     if lost is None and source.confirmed_lsn is not None and slot.confirmed_lsn > source.confirmed_lsn:
         source.warn("somebody has advanced the slot; rows that it left out are published from the table")
-        if _keeps_rows(source, connection):
+        if keeps_rows(source, connection):
             lost = "somebody has advanced the slot"
     if lost is None:
         return slot
     source.warn("the slot is made anew; rows that it did not bring are published from the table", why=lost)
     drop_slot(connection, name)
     return None
-
-
-def _keeps_rows(source: Source, connection: ReplicationConnection) -> bool:
-    return not (source.settings.cleanup and may_delete(connection, source.outbox))
-
-
-def _fill(
-    source: Source,
-    connection: ReplicationConnection,
-    table: Table,
-    name: str,
-    origin: Origin,
-    publisher: Publisher,
-    publish: Publish,
-) -> Slot:
-    """Create the slot, and publish what was committed before it."""
-    source.making_slot(name)
-    rule = initial.rule(source.settings, origin.now_us, keeps=_keeps_rows(source, connection))
-    with new_slot(connection, table, name) as slot:
-        acks = Acknowledgements(origin, handled=source.handled)
-        source.filling(acks)
-        dead = {(slot.starts_at_lsn - 1, contents) for _, contents in dead_since(connection, 0, source.outbox)}
-        publish = not_dead(publish, dead)
-        publish_rows_before(slot, acks, publisher, publish, rule, source)
-        made = slot.make_permanent()
-    source.lost_slot = None
-    rows = acks.acknowledged_rows
-    source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
-    if source.outbox.messages is not None:
-        source.warn("messages of the log from before the slot are not published, as no table has them")
-    if rule.skipped:
-        source.warn(
-            "rows were not published that are older than what their topics hold; if they are to be: drop the slot "
-            f"({how_to_drop(name, source.outbox)}) and start with --initial all",
-            rows=rule.skipped,
-        )
-    return made
 
 
 class Forwarder:
@@ -197,6 +176,7 @@ class Forwarder:
         publish: the stage that takes rows of the stream: the publisher's own, or those around it.
         publish_leftover: the one that takes rows that the stream did not bring.
         source: is notified of progress, and holds those rows.
+        until_lsn: where to end, before a transaction that committed there or later; None: nowhere.
     """
 
     def __init__(
@@ -208,6 +188,8 @@ class Forwarder:
         publish: Publish,
         publish_leftover: Publish,
         source: Source,
+        *,
+        until_lsn: int | None = None,
     ) -> None:
         self._stream = stream
         self._acks = acks
@@ -217,7 +199,9 @@ class Forwarder:
         self._source = source
         self._leftovers = source.leftovers
         self._progress = source.progress
-        self._stop = source.stop
+        self._control = source.control
+        self._until_lsn = until_lsn if until_lsn is not None else LSN_MAX
+        self._is_at_end = False
         self._decoder = decoder
         self._incomplete: str | None = None
         self._transaction: Transaction | None = None
@@ -239,7 +223,7 @@ class Forwarder:
                 self._publish_leftovers(self._leftovers.popleft())
             self._publisher.poll()
             self.confirm()
-            if self._stream.wait(0):
+            if not self._is_at_end and self._stream.wait(0):
                 continue  # the server is ahead: batches fill up by themselves
             self._publisher.push(PUSH_WAIT_S)
             self.confirm()
@@ -248,6 +232,8 @@ class Forwarder:
         self._finish()
 
     def _read_and_publish(self) -> int:
+        if self._is_at_end:
+            return 0
         decode, publish, transaction = self._decoder.decode, self._publish, self._transaction
         # Looked up once a transaction: a bound method for each row would be kept until its acknowledgement.
         delivered = transaction.delivered if transaction is not None else None
@@ -264,6 +250,9 @@ class Forwarder:
                 publish(event, transaction, delivered)
                 rows += 1
             elif type(event) is Begin:
+                if event.commit_lsn >= self._until_lsn:
+                    self._is_at_end = True
+                    break
                 transaction = self._transaction = self._acks.begin(event.commit_lsn, event.committed_us)
                 delivered, keys = transaction.delivered, transaction.keys
             elif type(event) is Commit:
@@ -277,7 +266,7 @@ class Forwarder:
             self._source.miss_columns(self._incomplete)
         if rows:
             failpoints.hit("relay.rows-sent")
-        self._acks.reached(self._stream.wal_end)
+        self._acks.reached(min(self._stream.wal_end, self._until_lsn))
         return rows
 
     def _publish_leftovers(self, leftovers: Sequence[Leftover]) -> None:
@@ -327,7 +316,9 @@ class Forwarder:
 
     def _may_end(self) -> bool:
         """Whether to end now: between two transactions, so that the next start repeats no half one."""
-        if not self._stop.is_set():
+        if self._acks.confirmed_lsn >= self._until_lsn:
+            return True
+        if not self._control.is_called:
             return False
         self._end_at = self._end_at or time.monotonic() + STOP_WAIT_S
         return self._transaction is None or time.monotonic() > self._end_at
@@ -347,41 +338,6 @@ class Forwarder:
         self._publisher.push(STOP_WAIT_S)
         self._acks.advance()
         self._stream.confirm(self._acks.confirmed_lsn)
-
-
-def publish_rows_before(
-    slot: NewSlot, acks: Acknowledgements, publisher: Publisher, publish: Publish, rule: Rule, source: Source
-) -> None:
-    """Publish what was committed before a new slot, and wait until Kafka has all of it.
-
-    Raises:
-        PublishError: Kafka refused a record.
-        StopRequestedError: the relay shall end.
-    """
-
-    def look() -> None:
-        publisher.poll()
-        acks.advance()
-        source.progress()
-        source.raise_if_stopped()
-
-    # These were committed before the slot; their exact positions are unknown.
-    transaction = acks.begin(slot.starts_at_lsn - 1, slot.oldest_us())
-    delivered = transaction.delivered
-    for seen, (row, created_us) in enumerate(slot.rows_before(), 1):
-        transaction.keys.append(source.key(row))
-        if rule.wants(row, created_us):
-            transaction.rows += 1
-            transaction.value_bytes += len(row.payload or b"")
-            publish(row, transaction, delivered)
-        if seen % PACK_ROWS == 0:
-            acks.pack(transaction)
-            look()
-    acks.end(transaction, slot.starts_at_lsn)
-    while publisher.waiting:
-        publisher.push(ACK_LOOK_INTERVAL_MAX_S)
-        look()
-    look()
 
 
 def rest_s(rate: float) -> float:

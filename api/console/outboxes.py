@@ -24,7 +24,7 @@ from contracts.services import NAMES
 from operations.outboxes import Dead
 from outbox_relay.dead import dead_rows
 from outbox_relay.errors import RelayError
-from outbox_relay.source import source_name
+from outbox_relay.names import source_name
 from outbox_relay.status import OutboxStatus, outbox_status
 
 HOME = f"{frame.HOME}/outboxes"
