@@ -1,4 +1,4 @@
-"""An HTTP server for the health pages of a process: ``/healthz``, ``/readyz`` and ``/metrics``.
+"""An HTTP server for the health pages of a process: ``/healthz``, ``/readyz`` and ``/metrics``, and what it adds.
 
 The standard library's server in a thread of its own, so that it answers while the rest of the process hangs, and
 needs no web framework. A client that is slow or silent holds a connection for a limited time only.
@@ -13,6 +13,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from sys import exc_info
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from prometheus_client.exposition import choose_encoder
@@ -29,6 +30,10 @@ CONNECTIONS_MAX = 32
 LOOK_EVERY_S = 0.25
 """How often connections over their time limit, and a request to close, are looked for."""
 
+BODY_BYTES_MAX = 65_536
+LENGTH_DIGITS_MAX = 9
+"""Of a request for what a process adds."""
+
 TEXT = "text/plain; charset=utf-8"
 
 log = logging.getLogger(__name__)
@@ -44,6 +49,31 @@ class Page(NamedTuple):
     status: int
     text: str | bytes
     content_type: str = TEXT
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+class Request(NamedTuple):
+    """A request for what a process adds to its health pages.
+
+    Attributes:
+        method: as the client says it.
+        path: without what follows a question mark, and still with its percent signs.
+        headers: by their names in lower case.
+        body: all of it.
+        client: the address that it comes from.
+        listens: the address that it came to, as it was bound.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    client: str
+    listens: str
+
+
+More = Callable[[Request], Page]
+"""Answers the requests below a path."""
 
 
 class HealthServer:
@@ -54,13 +84,20 @@ class HealthServer:
         alive: ``/healthz``. Called on a thread of this server, as everything here is.
         ready: ``/readyz``.
         metrics: the registry of ``/metrics``.
+        more: what answers below which path (``/v1/``), whatever the method.
 
     Raises:
         AddressError: the address is taken or not ours.
     """
 
     def __init__(
-        self, host: str, port: int, alive: Callable[[], Page], ready: Callable[[], Page], metrics: Collector
+        self,
+        host: str,
+        port: int,
+        alive: Callable[[], Page],
+        ready: Callable[[], Page],
+        metrics: Collector,
+        more: Mapping[str, More] = MappingProxyType({}),
     ) -> None:
         pages: Mapping[str, Callable[[str], Page]] = {
             "/healthz": lambda _: alive(),
@@ -68,7 +105,7 @@ class HealthServer:
             "/metrics": lambda accept: metrics_page(metrics, accept),
         }
         self._server = _listen(host, port)
-        self._server.pages = pages
+        self._server.pages, self._server.more = pages, more
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(LOOK_EVERY_S,), name="health", daemon=True
         )
@@ -110,6 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: "_Server"
 
     def do_GET(self) -> None:
+        if self._answer_more():
+            return
         page = self.server.pages.get(self.path.partition("?")[0])
         if page is None:
             self._answer(Page(404, "/healthz, /readyz and /metrics are here\n"))
@@ -124,16 +163,43 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
+        if self._answer_more():
+            return
         self._answer(Page(405, "pages are only read: GET or HEAD\n"), Allow="GET, HEAD")
 
     do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815
+
+    def _answer_more(self) -> bool:
+        """Whether the request is for what the process adds, and is answered."""
+        path = self.path.partition("?")[0]
+        more = next((one for prefix, one in self.server.more.items() if path.startswith(prefix)), None)
+        if more is None:
+            return False
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()) or "transfer-encoding" in headers:
+            self._answer(Page(411, "the length of the body is to be said: Content-Length\n"))
+        elif len(length) > LENGTH_DIGITS_MAX or int(length) > BODY_BYTES_MAX:
+            self._answer(Page(413, f"the body has more than {BODY_BYTES_MAX} bytes\n"))
+        else:
+            body = self.rfile.read(int(length))
+            address = self.server.server_address[0]
+            listens = address if isinstance(address, str) else ""
+            request = Request(self.command, path, headers, body, self.client_address[0], listens)
+            try:
+                answer = more(request)
+            except Exception:
+                log.exception("the page %s fails", path)
+                answer = Page(500, "this page fails; the log says why\n")
+            self._answer(answer)
+        return True
 
     def _answer(self, page: Page, **headers: str) -> None:
         body = hide(page.text).encode() if isinstance(page.text, str) else page.text
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
+        for name, value in {**page.headers, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -149,6 +215,7 @@ class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
     request_queue_size = 2 * CONNECTIONS_MAX
     pages: Mapping[str, Callable[[str], Page]]
+    more: Mapping[str, More]
 
     def __init__(self, family: socket.AddressFamily, address: Any) -> None:
         self.address_family = family

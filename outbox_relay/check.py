@@ -16,6 +16,7 @@ from broker import security
 from broker.clients import admin
 from broker.lifeline import why_unanswered
 from outbox_relay import coverage, marks
+from outbox_relay.control import table as control
 from outbox_relay.dead import create_table, has_dead
 from outbox_relay.errors import OutboxMissingError, RelayError
 from outbox_relay.managed import logical_level
@@ -172,6 +173,8 @@ def _rights(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iter
         yield "rights", False, f"{role} lacks {missing}", f"GRANT {missing} ON {outbox.label} TO {role}"
     else:
         yield "rights", True, f"{role} has {', '.join(wanted)}", None
+    _, may_create = _row(connection, outbox, _SCHEMA)
+    yield _control(connection, outbox, may_create=may_create)
     if has_dead(connection, outbox):
         if scalar(connection, outbox.sql(_DEAD)):
             yield "dead rows", True, f"{outbox.dead_label} is there", None
@@ -179,11 +182,23 @@ def _rights(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iter
             grant = f"GRANT SELECT, INSERT, UPDATE ON {outbox.dead_label} TO {role}"
             yield "dead rows", False, f"{role} may not write {outbox.dead_label}", grant
         return
-    _, may_create = _row(connection, outbox, _SCHEMA)
     if may_create:
         yield "dead rows", True, f"{outbox.dead_label} will be made when it is needed", None
     else:
         yield "dead rows", False, f"{role} may not make {outbox.dead_label}", create_table(outbox)
+
+
+def _control(connection: psycopg.Connection[Any], outbox: Outbox, *, may_create: bool) -> _Seen:
+    """The table of what is asked of the relay, without which it runs as well."""
+    name, grant = outbox.control_label, control.how_to_grant(connection, outbox)
+    if control.has_table(connection, outbox):
+        if all(control.rights(connection, outbox)):
+            return "control", True, f"{name} is there", None
+        return "control", False, f"{quoted(connection.info.user)} may not read and write {name}", grant
+    if may_create:
+        return "control", True, f"{name} will be made when it is needed", None
+    remedy = f"{control.create_table(outbox)}; {grant}"
+    return "control", True, f"there is no {name}, so the relay can be paused only if its owner runs", remedy
 
 
 def _log(connection: psycopg.Connection[Any], table: Table) -> Iterator[_Seen]:

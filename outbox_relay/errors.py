@@ -1,9 +1,14 @@
-"""The relay's exceptions, each of which ends a source's session: one base class, one line of text each.
+"""The relay's exceptions, most of which end a source's session: one base class, one line of text each.
 
 None of these ends the relay: the source logs it, waits and restarts from its slot.
 """
 
+from typing import Literal
+
 from outbox_relay.row import OutboxRow
+
+Why = Literal["invalid", "not-found", "conflict", "unavailable"]
+"""Why an act is not done."""
 
 
 class RelayError(Exception):
@@ -84,3 +89,16 @@ class SkippedError(UnpublishableError):
 
 class StopRequestedError(RelayError):
     """The relay was asked to stop while it waited."""
+
+
+class RefusedError(RelayError):
+    """An act that is not done; nothing was changed.
+
+    Attributes:
+        why: ``invalid`` what was asked makes no sense; ``not-found`` there is no such row; ``conflict`` it does
+            not fit how things are; ``unavailable`` the database does not answer, or lacks what it needs.
+    """
+
+    def __init__(self, why: Why, text: str) -> None:
+        super().__init__(text)
+        self.why: Why = why

@@ -14,6 +14,7 @@ from psycopg import sql
 from contracts.dsn import effective
 from outbox_relay import marks
 from outbox_relay.columns import Column
+from outbox_relay.control.table import create_table as create_control
 from outbox_relay.coverage import COLUMN_LISTS_SINCE, Gap, creation, publication_gap
 from outbox_relay.dead import create_table
 from outbox_relay.errors import RelayError
@@ -102,6 +103,7 @@ def _of(source: SourceSettings, *, several: bool) -> Iterator[str]:
         yield _REPLICATION.format(**role).strip()
         yield from _publication(outbox, seen)
     yield f"{create_table(outbox)};"
+    yield f"{create_control(outbox)};"
     if source.reader == "polling" and not seen.table.is_marked:
         keeps = source.initial is not None or not source.cleanup
         yield from (f"{statement};" for statement in marks.statements(outbox, keeps=keeps))
@@ -111,6 +113,10 @@ def _of(source: SourceSettings, *, several: bool) -> Iterator[str]:
     if source.cleanup and seen.version >= MAINTAIN_SINCE:
         yield f"GRANT MAINTAIN ON {outbox.label} TO {role['role']};"
     yield f"GRANT SELECT, INSERT, UPDATE ON {outbox.dead_label} TO {role['role']};"
+    yield f"GRANT SELECT, INSERT ON {outbox.control_label} TO {role['role']};"
+    yield "-- Only if `outbox-relay dead` is run as this role:"
+    yield f"-- GRANT INSERT ON {outbox.label} TO {role['role']};"
+    yield f"-- GRANT DELETE ON {outbox.dead_label} TO {role['role']};"
     yield ""
 
 

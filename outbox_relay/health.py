@@ -3,14 +3,14 @@
 The numbers are read from the sources when asked for, so counting costs them nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from contracts.health import HealthServer, Page
+from contracts.health import HealthServer, More, Page
 from outbox_relay.source import Source
 from outbox_relay.state import State
 
@@ -73,8 +73,8 @@ class SourceMetrics(Collector):
         return family
 
 
-def serve(host: str, port: int, sources: Sequence[Source]) -> HealthServer:
-    """The pages of a relay with these sources.
+def serve(host: str, port: int, sources: Sequence[Source], more: Mapping[str, More]) -> HealthServer:
+    """The pages of a relay with these sources, and ``more`` (control) on the same port.
 
     Raises:
         AddressError: the address is taken or not ours.
@@ -87,7 +87,7 @@ def serve(host: str, port: int, sources: Sequence[Source]) -> HealthServer:
         text = "\n".join([*(lines or ["ready"]), *_standby(sources), *_paused(sources), ""])
         return Page(503 if lines else 200, text)
 
-    return HealthServer(host, port, lambda: Page(200, "alive\n"), ready, registry)
+    return HealthServer(host, port, lambda: Page(200, "alive\n"), ready, registry, more)
 
 
 def not_ready(sources: Sequence[Source]) -> list[str]:

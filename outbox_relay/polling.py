@@ -166,7 +166,7 @@ class _Worker:
         source, connection, outbox, table = self._source, self._connection, self._outbox, self._table
         open_places: list[tuple[str, str]] = []
         try:
-            wanted = rewind.condition(connection, table, act)
+            wanted = rewind.condition(connection, table, act.row_id, act.since)
         except SetupError as error:
             answer(connection, outbox, act.number, REFUSED, one_line(error))
             source.warn("a rewind is not done", why=one_line(error))

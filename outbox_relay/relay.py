@@ -11,6 +11,7 @@ import tracing
 from broker import security
 from contracts.redaction import hide_line
 from outbox_relay import health, polling, wal
+from outbox_relay.control.pages import PREFIX, ControlPages
 from outbox_relay.names import source_name
 from outbox_relay.plan import plan
 from outbox_relay.settings import RelaySettings
@@ -50,7 +51,9 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
     if owns_process:
         _stop_on_signals(stop)
         tracing.configure("relay")
-    pages = health.serve(settings.http_host, settings.http_port, sources) if settings.http_port else None
+    control = ControlPages(each, settings.relay_http_token, lambda: {one.name: one.reason for one in sources})
+    more = {PREFIX: control}
+    pages = health.serve(settings.http_host, settings.http_port, sources, more) if settings.http_port else None
     try:
         for source in sources:
             source.start()

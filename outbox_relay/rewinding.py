@@ -93,7 +93,7 @@ def rewinding(source: Source, table: Table, slot: str) -> Iterator[Rewinding | N
         try:
             if (reason := rewind.refusal(outbox)) is not None:
                 raise SetupError(reason)
-            wanted = rewind.condition(ordinary, table, act)
+            wanted = rewind.condition(ordinary, table, act.row_id, act.since)
             source.making_slot(slot)
             connection = stack.enter_context(closing(connect(source.dsn)))
             made = stack.enter_context(new_slot(connection, table, slot))

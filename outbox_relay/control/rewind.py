@@ -1,13 +1,14 @@
 """Rewinding: rows that the table still holds are published again, from a time or a row on.
 
-Which rows these are is a condition in SQL. By the log, they are read in the snapshot of a temporary slot: everything
-committed before it is published first, nothing committed after it, and then the rows again in the order of the
-table. So each key's records end in the order of their commits, however much came in meanwhile.
+Which rows these are is a condition in SQL. Where the log is read, they come from the snapshot of a temporary slot:
+everything committed before it is published first, nothing committed after it, and then the rows again in the order
+of the table. So each key's records end in the order of their commits, however much came in meanwhile.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -15,7 +16,6 @@ from psycopg import sql
 
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.columns import as_bytes
-from outbox_relay.control.table import Act
 from outbox_relay.errors import SetupError
 from outbox_relay.identity import Key
 from outbox_relay.outbox import Outbox
@@ -54,26 +54,34 @@ def refusal(outbox: Outbox) -> str | None:
     return None
 
 
-def condition(connection: psycopg.Connection[Any], table: Table, act: Act) -> sql.Composable:
+def condition(
+    connection: psycopg.Connection[Any], table: Table, from_id: str | None, since: datetime | None
+) -> sql.Composable:
     """SQL for the rows that are to be published again.
+
+    Args:
+        connection: to the table's database.
+        table: which holds them.
+        from_id: the ID of the first one; or None, and
+        since: they were written then or later.
 
     Raises:
         SetupError: the table does not say when rows were written, or has not that row.
     """
-    if act.row_id is None:
+    if from_id is None:
         column = table.columns.get("created_at")
         if column is None or column.kind != "timestamptz":
             raise SetupError(
                 f"{table.outbox.label} does not say exactly when its rows were written (it has no created_at of "
                 "type timestamptz): rewind to a row"
             )
-        return table.outbox.sql("{created_at} >= {since}", since=sql.Literal(act.since))
-    row_id = sql.SQL("{}::bytea").format(sql.Literal(act.row_id.encode()))
+        return table.outbox.sql("{created_at} >= {since}", since=sql.Literal(since))
+    row_id = sql.SQL("{}::bytea").format(sql.Literal(from_id.encode()))
     row = {"bytes": as_bytes("id", table.columns), "row_id": row_id}
     (is_there,) = connection.execute(table.outbox.sql(_HAS_ROW, **row)).fetchone() or (False,)
     if not is_there:
         gone = "it was published and removed, or never was"
-        raise SetupError(f"{table.outbox.label} has no row {act.row_id}: {gone}")
+        raise SetupError(f"{table.outbox.label} has no row {from_id}: {gone}")
     return table.outbox.sql(_FROM_ROW, order=order_of(connection, table), **row)
 
 
