@@ -69,7 +69,9 @@ def poll(source: Source) -> None:
         keeps = settings.initial is not None or not (settings.cleanup and may_delete(connection, outbox))
         if not table.is_marked:
             marks.prepare(source, connection, keeps=keeps)
+            table = find_table(connection, outbox)
         bring_up_to_date(connection, outbox)
+        source.has_table(table)
         marks.decide(source, connection, keeps=keeps)
         origin = find_origin(connection, outbox)
         with (

@@ -1,0 +1,179 @@
+"""A source is paused, goes on, and says so, by command and over HTTP; what was asked holds whatever restarts."""
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from outbox_relay.control import acts, table
+from outbox_relay.control.acts import Asked
+from outbox_relay.outbox import OUTBOX
+from stack import ports
+from tests.integration.relay.controlled import WHY, Person, command, http
+from tests.integration.relay.outbox import (
+    Outbox,
+    answer,
+    metric,
+    relay_process,
+    relaying,
+    wait_until,
+    writing,
+)
+
+WAYS = ["command", "http"]
+
+
+@pytest.fixture
+def port():
+    return ports.choose(taken=set())
+
+
+def acts_of(outbox):
+    """The acts and what came of each, the oldest first."""
+    return [(one.act, one.ended) for one in reversed(table.acts(outbox.connection, OUTBOX, 100))]
+
+
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+@pytest.mark.parametrize("by", WAYS)
+def test_a_paused_source_publishes_nothing_says_so_and_goes_on_where_it_was(outbox, port, by, reader):
+    person = Person(outbox, by, port, reader)
+    with relaying(outbox, http_port=port, reader=reader):
+        outbox.wait_published([outbox.insert()])
+        person.do("pause")
+        wait_until(lambda: person.status()["state"] == "paused", "it is paused", 5)
+        ids = [outbox.insert() for _ in range(50)]
+        lsn = outbox.lsn()
+        if reader == "wal":
+            wait_until(lambda: metric(port, outbox, "lag_bytes") > 0, "it measures what it holds back", 10)
+            assert not outbox.confirmed_passes(lsn)
+        status, text = answer(port, "/readyz")
+        assert status == 200
+        assert WHY in text
+        assert "bytes of log" in text
+        assert metric(port, outbox, "paused") == 1
+        assert metric(port, outbox, "active") == 0
+        found = person.status()
+        assert (found["paused"]["why"], found["outbox"]["rows"] >= 50) == (WHY, True)
+        assert not set(ids) & set(outbox.published())
+        person.do("resume", reason=None)
+        outbox.wait_published(ids, 10)
+        wait_until(lambda: acts_of(outbox) == [("pause", "done"), ("resume", "done")], "both are answered", 5)
+        assert metric(port, outbox, "paused") == 0
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_source_can_be_paused_again_and_again_and_whenever_it_is_idle(outbox, port):
+    with relaying(outbox, http_port=port):
+        for _ in range(3):
+            assert command(outbox, "pause", "--json")["state"] == "done"
+            assert command(outbox, "pause", "--json")["state"] == "unchanged"
+            row_id = outbox.insert()
+            assert command(outbox, "resume", "--json", reason=None)["state"] == "done"
+            outbox.wait_published([row_id], 10)
+        assert command(outbox, "resume", "--json", reason=None)["state"] == "unchanged"
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_source_under_load_is_paused_and_nothing_is_lost_or_doubled(outbox):
+    with relaying(outbox), writing(outbox), outbox.consumer() as topic:
+        for _ in range(3):
+            wait_until(lambda before=outbox.length(topic): outbox.length(topic) > before + 100, "it is at work")
+            assert command(outbox, "pause", "--json")["state"] == "done"
+            length = outbox.length(topic)
+            written = outbox.one("SELECT count(*) FROM written")
+            wait_until(lambda w=written: outbox.one("SELECT count(*) FROM written") > w + 200, "rows come in")
+            assert outbox.length(topic) == length
+            command(outbox, "resume", reason=None)
+    with relaying(outbox):
+        outbox.wait_published(outbox.written())
+    outbox.assert_exactly_once_in_order()
+
+
+def test_a_source_that_waits_for_kafka_is_paused_too(outbox, port):
+    outbox.insert_many(100)
+    nowhere = f"127.0.0.1:{ports.choose(taken=set())}"
+    with relaying(outbox, http_port=port, bootstrap=nowhere):
+        wait_until(lambda: "Kafka does not answer" in answer(port, "/readyz")[1], "it waits for Kafka")
+        assert command(outbox, "pause", "--json")["state"] == "done"
+        assert answer(port, "/readyz")[0] == 200
+
+
+def test_a_source_that_is_stuck_at_a_missing_topic_is_paused_and_says_that_it_is(stack, port):
+    outbox = Outbox(stack, topic=False)
+    with relaying(outbox, http_port=port):
+        row_id = outbox.insert()
+        wait_until(lambda: f"topic {outbox.topic}" in answer(port, "/readyz")[1], "it is stuck")
+        assert command(outbox, "pause", "--json")["state"] == "done"
+        outbox.create_topic()
+        assert outbox.published() == []
+        command(outbox, "resume", reason=None)
+        outbox.wait_published([row_id])
+
+
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+def test_a_pause_holds_after_kill_9_and_for_whoever_takes_over(outbox, port, reader):
+    with relay_process(outbox, SETTLE_RELAY_READER=reader) as first:
+        outbox.wait_published([outbox.insert()])
+        with relaying(outbox, http_port=port, reader=reader):
+            wait_until(lambda: metric(port, outbox, "standby") == 1, "the second stands by")
+            # Written by nobody who waits: the relay is killed before it can have noticed, or just after.
+            acts.pause(settings_of(outbox, reader), Asked("a test", "taken over"))
+            first.send_signal(signal.SIGKILL)
+            wait_until(lambda: metric(port, outbox, "paused") == 1, "the second is paused", 10)
+            ids = [outbox.insert() for _ in range(10)]
+            assert "taken over" in answer(port, "/readyz")[1]
+        with relaying(outbox, http_port=port, reader=reader):
+            wait_until(lambda: metric(port, outbox, "paused") == 1, "it is paused after a restart", 10)
+            assert len(outbox.published()) == 1
+            command(outbox, "resume", reason=None, reader=reader)
+            outbox.wait_published(ids)
+    outbox.assert_exactly_once_in_order()
+
+
+def settings_of(outbox, reader="wal", **more):
+    from outbox_relay.source_settings import SourceSettings
+
+    return SourceSettings(outbox.dsn, outbox.bootstrap, reader=reader, name=outbox.name, **more)
+
+
+def test_one_source_of_several_is_paused_and_must_be_named(outbox, stack, port):
+    other = Outbox(stack)
+    both = {"SETTLE_RELAY_SOURCES": f"{outbox.dsn} {other.dsn}"}
+    with relaying(outbox, other, http_port=port):
+        for one in (outbox, other):
+            one.wait_published([one.insert()])
+        assert f"{outbox.name}, {other.name}" in command(outbox, "pause", code=2, **both)
+        assert "there is no source of that name" in command(outbox, "pause", "--only", "x", code=2, **both)
+        command(outbox, "pause", "--only", other.name, **both)
+        outbox.wait_published([outbox.insert()])
+        late = other.insert()
+        states = {one["source"]: one["state"] for one in command("", "status", "--json", reason=None, **both)}
+        assert states == {outbox.name: "reading", other.name: "paused"}
+        states = {one["source"]: one["state"] for one in http(port, "/v1/sources")[1]["sources"]}
+        assert states == {outbox.name: "reading", other.name: "paused"}
+        assert late not in other.published()
+
+
+def test_acts_at_the_same_moment_leave_one_state_that_all_agree_on(outbox, port):
+    asked = [acts.pause, acts.resume] * 10
+    source = settings_of(outbox)
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        start = threading.Barrier(10)
+
+        def do(act):
+            start.wait()
+            return act(source, Asked("a test", "at once"))
+
+        with ThreadPoolExecutor(10) as threads:
+            results = list(threads.map(do, asked))
+        changes = [one.act for one in results if one.state == "asked"]
+        switches = [one for one in acts_of(outbox) if one[0] in ("pause", "resume")]
+        assert len(switches) == len(changes)
+        assert [act for act, _ in switches] == ["pause", "resume"] * (len(switches) // 2) + ["pause"] * (
+            len(switches) % 2
+        )
+        acts.resume(source, Asked("a test"))
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: all(ended for _, ended in acts_of(outbox)), "each act is answered", 5)
