@@ -31,6 +31,8 @@ FAILPOINTS: dict[str, str] = {
     "relay.rows-sent": "rows are on their way to Kafka, none is acknowledged",
     "relay.acknowledged": "Kafka has the rows, the slot's position is not confirmed",
     "relay.confirmed": "the slot's position is confirmed",
+    "control.skipped": "a row that was to be skipped is quarantined, the log's position is not confirmed",
+    "control.repeated": "rows that were to be repeated are published again, that is not written down",
     "redrive.intended": "it is on record that dead letters will be sent back, none is sent",
     "redrive.sent": "dead letters are sent back, that is not on record yet",
     "monolith.checked": "the account is locked and has enough, nothing is changed",

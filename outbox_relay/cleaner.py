@@ -117,7 +117,7 @@ class Cleaner:
         self._delete = table.outbox.sql(_DELETE, key=key, type_of_key=sql.SQL(kind))
         self._handed: set[bytes] = set()
         self._unvacuumed = 0
-        self._looked_at = 0.0
+        self._looked_at = self._snapshot_at = 0.0
         self._is_behind = False
         self._fingerprint: str | None = None
         self._waits: str | None = None
@@ -218,6 +218,7 @@ class Cleaner:
             while (removed := connection.execute(marked, (DELETE_ROWS,)).rowcount) > 0:
                 self._count(removed)
         self._gather()
+        self._snapshot_at = time.monotonic()
         with connection.transaction():
             # Its first statement is what the snapshot is taken for.
             if self._handed or not self._is_published(current_lsn(connection)):
@@ -254,6 +255,8 @@ class Cleaner:
             without_topic: dict[bytes | None, str] = {}
             for row, created_us in self._rows(connection):
                 if (key := key_of(row)) in known or row.aggregate_type in without_topic:
+                    continue
+                if source.quarantined and source.quarantined.get(contents(row), 0.0) > self._snapshot_at:
                     continue
                 if dead and contents(row) in dead:
                     dead_rows.append(row)

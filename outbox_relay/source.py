@@ -34,7 +34,7 @@ from outbox_relay.errors import (
 )
 from outbox_relay.fencing import transactional_id
 from outbox_relay.handled import Handled
-from outbox_relay.identity import Key
+from outbox_relay.identity import Key, contents
 from outbox_relay.instrumentation import traced
 from outbox_relay.names import one_line
 from outbox_relay.position import Origin, format_lsn
@@ -58,6 +58,7 @@ KAFKA_AGAIN_S = 1.0
 # Kafka refuses who this relay is: after so long another one may have the outbox.
 REFUSED_S_MAX = 5.0
 ID_SHOWN_BYTES = 100
+QUARANTINED_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
 
@@ -93,6 +94,7 @@ class Source:
         confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
         control: what people ask of it.
+        quarantined: when rows were, by their contents: whoever looks at an older snapshot sees them as they were.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Source:
         self.lost_slot: str | None = None
         self.confirmed_lsn: int | None = None
         self.gauges = {"lag_bytes": 0, "slot_retained_bytes": 0, "dead_rows": 0}
+        self.quarantined: dict[bytes, float] = {}
         self._read = read
         self._log = _log.bind(source=name)
         self._trouble: str | None = None
@@ -294,6 +297,9 @@ class Source:
             psycopg.Error: the database cannot.
         """
         self._quarantine.add(error)
+        if len(self.quarantined) >= QUARANTINED_MAX:
+            self.quarantined.clear()
+        self.quarantined[contents(error.row)] = time.monotonic()
         row_id = (error.row.id or b"NULL")[:ID_SHOWN_BYTES].decode(errors="backslashreplace")
         is_skipped = isinstance(error, SkippedError)
         say = self._log.warning if is_skipped else self._log.error

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from contracts import failpoints
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.columns import as_bytes
 from outbox_relay.errors import SetupError
@@ -135,6 +136,7 @@ def publish_again(
         publisher.push(PUSH_WAIT_S)
         look()
     look()
+    failpoints.hit("control.repeated")
     return published
 
 

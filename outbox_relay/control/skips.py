@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 
+from contracts import failpoints
 from outbox_relay.acknowledgements import DeliveryReport, Transaction
 from outbox_relay.columns import as_bytes
 from outbox_relay.control.table import REFUSED, Act, answer
@@ -54,6 +55,7 @@ def unless_skipped(
         else:
             reason = f"skipped by {act.by}"
             quarantine(SkippedError(row, transaction.commit_lsn, reason, act.number))
+            failpoints.hit("control.skipped")
             del skips[row.id]  # type: ignore[arg-type]
             transaction.leave(row)
 

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from contracts import postgres
 from contracts.dsn import check_dsn, effective, split_dsns
 from contracts.variables import complaint
-from outbox_relay.settings import RelaySettings
 from outbox_relay.names import source_name
+from outbox_relay.settings import RelaySettings
 
 HOSTS = "postgresql://relay@db1:5432,db2:5433/account?target_session_attrs=read-write"
 COMMAS = "postgresql://relay:a,b,@db1/payment"

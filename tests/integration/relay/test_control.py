@@ -9,6 +9,7 @@ import pytest
 from outbox_relay.control import acts, table
 from outbox_relay.control.acts import Asked
 from outbox_relay.outbox import OUTBOX
+from outbox_relay.source_settings import SourceSettings
 from stack import ports
 from tests.integration.relay.controlled import WHY, Person, command, http
 from tests.integration.relay.outbox import (
@@ -131,10 +132,8 @@ def test_a_pause_holds_after_kill_9_and_for_whoever_takes_over(outbox, port, rea
     outbox.assert_exactly_once_in_order()
 
 
-def settings_of(outbox, reader="wal", **more):
-    from outbox_relay.source_settings import SourceSettings
-
-    return SourceSettings(outbox.dsn, outbox.bootstrap, reader=reader, name=outbox.name, **more)
+def settings_of(outbox, reader="wal", described=OUTBOX):
+    return SourceSettings(outbox.dsn, outbox.bootstrap, described, reader=reader, name=outbox.name)
 
 
 def test_one_source_of_several_is_paused_and_must_be_named(outbox, stack, port):

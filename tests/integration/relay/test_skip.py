@@ -1,0 +1,155 @@
+"""A row that is skipped is quarantined with the reason and never published, also where the source is stuck at it."""
+
+import pytest
+
+from contracts.failpoints import EXIT_CODE
+from outbox_relay.control import acts, table
+from outbox_relay.control.acts import Asked
+from outbox_relay.dead import dead_rows
+from outbox_relay.errors import RefusedError
+from outbox_relay.outbox import OUTBOX
+from outbox_relay.outbox import Outbox as Description
+from stack import ports
+from tests.integration.relay.controlled import WHY, Person, command
+from tests.integration.relay.outbox import answer, relay_process, relaying, wait_until
+from tests.integration.relay.test_control import settings_of
+from tests.integration.relay.test_logged_messages import emit, relaying_messages, uuid
+
+READERS = ["wal", "polling"]
+
+
+@pytest.fixture
+def port():
+    return ports.choose(taken=set())
+
+
+def outcome(outbox, number):
+    found = table.find(outbox.connection, OUTBOX, number)
+    return found.outcome
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("by", ["command", "http"])
+def test_a_row_at_which_a_source_is_stuck_is_skipped_and_the_rest_goes_on(outbox, port, by, reader):
+    person = Person(outbox, by, port, reader)
+    with relaying(outbox, http_port=port, reader=reader):
+        outbox.wait_published([outbox.insert()])
+        stuck_at = outbox.insert(to=f"missing_{outbox.name}")
+        after = [outbox.insert() for _ in range(20)]
+        said = f"missing_{outbox.name}.events"
+        wait_until(lambda: said in answer(port, "/readyz")[1], "the source is stuck", 20)
+        person.do("skip", row=stuck_at)
+        outbox.wait_published(after, 20)
+        (dead,) = wait_until(lambda: dead_rows(outbox.connection), "it is quarantined")
+        assert dead.id == stuck_at
+        assert WHY in dead.reason
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "the source is ready")
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "rows are removed")
+        assert person.do("skip", row=stuck_at, code=1).state == "refused"
+        # What was meant wrong is put back, and published once its topic is there.
+        outbox.connection.execute("UPDATE outbox_dead SET aggregatetype = %s", (outbox.name,))
+        command(outbox, "dead", "retry", stuck_at, reader=reader)
+        outbox.wait_published([stuck_at])
+    assert outbox.published().count(stuck_at) == 1
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_row_skipped_while_paused_and_then_discarded_is_never_published(outbox, reader):
+    with relaying(outbox, reader=reader):
+        outbox.wait_published([outbox.insert()])
+        command(outbox, "pause", reader=reader)
+        first, skipped, last = (outbox.insert() for _ in range(3))
+        assert command(outbox, "skip", skipped, "--wait", "0", "--json", reader=reader)["state"] == "asked"
+        assert command(outbox, "skip", skipped, "--json", reader=reader)["state"] == "unchanged"
+        command(outbox, "resume", reader=reader)
+        outbox.wait_published([first, last])
+        wait_until(lambda: dead_rows(outbox.connection), "it is quarantined")
+        # While the slot may still be before it.
+        command(outbox, "dead", "discard", skipped, reader=reader)
+    with relaying(outbox, reader=reader):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all is removed")
+    assert skipped not in outbox.published()
+
+
+def test_a_skipped_and_discarded_row_is_not_published_when_the_log_comes_again(outbox):
+    """The slot's confirmed position may be older than what the relay did: after a crash, or kill -9."""
+    place = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+    copy, kept = "SELECT pg_copy_logical_replication_slot(%s, %s)", f"{outbox.slot}_kept"
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        command(outbox, "pause")
+        row_id = outbox.insert()
+        before = outbox.one(place, outbox.slot)
+        outbox.one(copy, outbox.slot, kept)
+        command(outbox, "skip", row_id, "--wait", "0")
+        command(outbox, "resume")
+        wait_until(lambda: dead_rows(outbox.connection), "it is quarantined")
+        command(outbox, "dead", "discard", row_id)
+        outbox.wait_published([outbox.insert()])
+    outbox.drop_slot()
+    outbox.one(copy, kept, outbox.slot)
+    outbox.drop_slot(kept)
+    assert outbox.one(place, outbox.slot) == before
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+    assert row_id not in outbox.published()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_row_that_was_published_is_said_to_be(outbox, reader):
+    with relaying(outbox, reader=reader, cleanup=False):
+        row_id = outbox.insert()
+        outbox.wait_published([row_id])
+        if reader == "wal":
+            found = command(outbox, "skip", row_id, "--json", code=1)
+            assert (found["state"], "published before" in found["text"]) == ("refused", True)
+        else:
+            wait_until(lambda: outbox.one("SELECT published_at IS NOT NULL FROM outbox"), "it is marked")
+            assert "published already" in command(outbox, "skip", row_id, code=1, reader=reader)
+        assert "no such row" in command(outbox, "skip", uuid(outbox), code=1, reader=reader)
+        assert "UUIDs for IDs" in command(outbox, "skip", "../../x' OR 'a'='a", code=1, reader=reader)
+        outbox.wait_published([outbox.insert()])
+    assert dead_rows(outbox.connection) == []
+
+
+def test_a_row_in_the_log_alone_is_skipped_before_it_comes_and_late_ones_are_said(outbox, tmp_path):
+    source = settings_of(outbox, described=Description(messages="shop"))
+    with relaying_messages(outbox, tmp_path):
+        outbox.wait_confirmed()
+        first = emit(outbox, uuid(outbox))
+        outbox.wait_published([first])
+        command(outbox, "pause")
+        skipped, last = emit(outbox, uuid(outbox)), emit(outbox, uuid(outbox))
+        asked = acts.skip(source, Asked("a test", WHY), skipped)
+        late = acts.skip(source, Asked("a test", WHY), first)
+        with pytest.raises(RefusedError, match="nothing to rewind"):
+            acts.rewind(source, Asked("a test", WHY), row_id=skipped)
+        command(outbox, "resume")
+        outbox.wait_published([last])
+        wait_until(lambda: outcome(outbox, late.act), "what came too late is answered")
+        assert outcome(outbox, late.act).startswith("too late")
+        assert outcome(outbox, asked.act) == "in the table of dead rows"
+    assert outbox.published() == [first, last]
+    assert [row.id for row in dead_rows(outbox.connection)] == [skipped]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_killed_between_the_act_and_its_effect_the_row_is_skipped_once(outbox, reader):
+    environment = {"SETTLE_RELAY_READER": reader, "SETTLE_RELAY_POLL_INTERVAL_S": "0.05"}
+    with relay_process(outbox, **environment):
+        outbox.wait_published([outbox.insert()])
+        command(outbox, "pause", reader=reader)
+    row_id = outbox.insert()
+    assert command(outbox, "skip", row_id, "--wait", "0", "--json", reader=reader)["state"] == "asked"
+    command(outbox, "resume", "--wait", "0", reader=reader)
+    with relay_process(outbox, SETTLE_FAILPOINT="control.skipped", **environment) as relay:
+        assert relay.wait(30) == EXIT_CODE
+    assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
+    with relaying(outbox, reader=reader):
+        outbox.wait_published([outbox.insert()])
+        if reader == "wal":  # a poller leaves it there, and looks at it no more
+            wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all is removed")
+    assert row_id not in outbox.published()
+    assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
