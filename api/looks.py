@@ -58,6 +58,7 @@ class Outbox(msgspec.Struct, frozen=True):
         oldest_s: the age of the oldest, seconds.
         lag_bytes: of the write-ahead log, not confirmed as published.
         active: whether a relay reads it.
+        paused: whether people have it paused.
     """
 
     service: str
@@ -66,6 +67,7 @@ class Outbox(msgspec.Struct, frozen=True):
     lag_bytes: int | None
     active: bool
     dead_rows: int
+    paused: bool = False
 
 
 class Endings(msgspec.Struct, frozen=True):
@@ -298,7 +300,15 @@ def _ask_kafka(bootstrap: str) -> tuple[Sample, set[str]]:
 
 def _outbox(connection: psycopg.Connection[Any], service: str) -> Outbox:
     status = outbox_status(connection)
-    return Outbox(service, status.rows, oldest_s(connection), status.lag_bytes, status.active, status.dead_rows)
+    return Outbox(
+        service,
+        status.rows,
+        oldest_s(connection),
+        status.lag_bytes,
+        status.active,
+        status.dead_rows,
+        status.paused is not None,
+    )
 
 
 def _last_audit(run: AuditRun) -> LastAudit:

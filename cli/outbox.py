@@ -215,7 +215,9 @@ def _print_status(found: list[OutboxStatus]) -> None:
         table.add_column(name, justify="left" if name in ("outbox", "relay") else "right")
     for one in found:
         relay = "reads" if one.active else "none yet" if one.slot is None else "away"
-        if one.wal_status == "lost":
+        if one.paused is not None:
+            relay = "paused"
+        elif one.wal_status == "lost":
             relay = "slot lost"
         elif one.missing_topics and not one.active:
             relay = "waits"
@@ -231,6 +233,8 @@ def _print_status(found: list[OutboxStatus]) -> None:
     console = Screen()
     console.print(table)
     for one in found:
+        if one.paused is not None:
+            say(f"{one.source}: {one.paused}; `outbox-relay resume` has it go on")
         if one.gap is not None:
             console.print(f"{one.source}: {one.gap}")
         if one.missing_topics:

@@ -23,10 +23,11 @@ END $$
 _COLUMNS = "(id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)"
 _COLUMNS_SINCE = 150_000
 
-# It quarantines rows that can never be published.
+# It quarantines rows that can never be published, and looks at what people ask of it.
 _RELAY = """
 GRANT SELECT, DELETE ON outbox TO relay_{service};
 GRANT SELECT, INSERT, UPDATE ON outbox_dead TO relay_{service};
+GRANT SELECT, INSERT ON outbox_control TO relay_{service};
 """
 
 # To vacuum it; where the right does not exist yet, autovacuum does, once a minute.

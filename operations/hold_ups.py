@@ -241,6 +241,8 @@ def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> s
         return "Kafka does not answer"
     if kafka.topics is not None and row.topic not in kafka.topics:
         return f"the relay waits for topic {row.topic}, which does not exist: `settle topics` creates it"
+    if outbox is not None and outbox.paused is not None:
+        return f"its relay is {outbox.paused}; `outbox-relay resume` has it go on"
     if outbox is not None and not outbox.active:
         return "no relay reads it: start it, or see what it waits for at its /readyz"
     if row.age_s > LATE_S:

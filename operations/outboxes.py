@@ -11,9 +11,9 @@ import psycopg
 from contracts.postgres import session
 from outbox_relay.dead import DeadRow, dead_rows, discard, retry
 from outbox_relay.errors import RelayError
+from outbox_relay.names import source_name
 from outbox_relay.slot import drop_slot
 from outbox_relay.slot_name import slot_name
-from outbox_relay.names import source_name
 from outbox_relay.status import OutboxStatus, outbox_status
 
 RETRY: Final = "retry"

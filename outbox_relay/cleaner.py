@@ -219,6 +219,9 @@ class Cleaner:
                 self._count(removed)
         self._gather()
         self._snapshot_at = time.monotonic()
+        for digest, at in list(self._source.quarantined.items()):
+            if at < self._snapshot_at:  # this snapshot shows it
+                del self._source.quarantined[digest]
         with connection.transaction():
             # Its first statement is what the snapshot is taken for.
             if self._handed or not self._is_published(current_lsn(connection)):

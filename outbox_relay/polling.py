@@ -233,6 +233,7 @@ class _Worker:
         if time.monotonic() - self._measured_at < MEASURE_INTERVAL_S:
             return
         self._measured_at = time.monotonic()
+        self._source.quarantined.clear()  # which nobody here asks for
         slot = slot_name(self._connection, self._outbox)
         found = self._connection.execute(_SLOT, (slot,)).fetchone()
         active, kept_bytes = found or (False, 0)

@@ -58,7 +58,6 @@ KAFKA_AGAIN_S = 1.0
 # Kafka refuses who this relay is: after so long another one may have the outbox.
 REFUSED_S_MAX = 5.0
 ID_SHOWN_BYTES = 100
-QUARANTINED_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
 
@@ -297,13 +296,10 @@ class Source:
             psycopg.Error: the database cannot.
         """
         self._quarantine.add(error)
-        if len(self.quarantined) >= QUARANTINED_MAX:
-            self.quarantined.clear()
         self.quarantined[contents(error.row)] = time.monotonic()
         row_id = (error.row.id or b"NULL")[:ID_SHOWN_BYTES].decode(errors="backslashreplace")
         is_skipped = isinstance(error, SkippedError)
-        say = self._log.warning if is_skipped else self._log.error
-        say(
+        self._log.error(
             "a row is skipped" if is_skipped else "a row can never be published and is quarantined",
             id=row_id,
             reason=error.reason,

@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 
 from outbox_relay import coverage
 from outbox_relay.columns import as_bytes
+from outbox_relay.control import table as control
 from outbox_relay.dead import has_dead
 from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.slot_name import slot_name
@@ -51,6 +52,7 @@ class OutboxStatus:
         table_bytes: with indexes, and with the space of rows that were removed.
         dead_rows: quarantined, as they can never be published.
         gap: why the log does not bring all rows to a relay that reads it, and what mends that; None where it does.
+        paused: since when, by whom and why people have it paused; None where they have not.
         missing_topics: that rows of the table belong on, and Kafka does not have; None where it was not asked.
     """
 
@@ -65,6 +67,7 @@ class OutboxStatus:
     table_bytes: int
     dead_rows: int
     gap: str | None
+    paused: str | None = None
     missing_topics: tuple[str, ...] | None = None
 
 
@@ -89,7 +92,16 @@ def outbox_status(
         query = outbox.sql(_STATUS, dead_rows=dead_rows, is_locked=is_locked(outbox))
         row = cursor.execute(query, (str(gap) if gap is not None else None, name)).fetchone()
     assert row is not None
+    row = replace(row, paused=_paused(connection, outbox))
     return row if topics is None else replace(row, missing_topics=missing_topics(connection, table, topics))
+
+
+def _paused(connection: psycopg.Connection[Any], outbox: Outbox) -> str | None:
+    """What there is to say of a pause; whoever may not read of it hears of none."""
+    if not control.has_table(connection, outbox) or not control.rights(connection, outbox)[0]:
+        return None
+    pause = control.orders(connection, outbox).pause
+    return pause.as_pause if pause is not None else None
 
 
 def missing_topics(connection: psycopg.Connection[Any], table: Table, topics: AbstractSet[str]) -> tuple[str, ...]:

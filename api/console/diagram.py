@@ -117,6 +117,8 @@ def _outbox(outbox: Outbox | None) -> tuple[str, str]:
         return UNKNOWN, "outbox not known"
     if outbox.dead_rows:
         return WARN, f"{outbox.dead_rows:,} dead {'row' if outbox.dead_rows == 1 else 'rows'}"
+    if outbox.paused:
+        return WARN, f"outbox {outbox.rows:,}, paused"
     if not outbox.active:
         return BAD, f"outbox {outbox.rows:,}, no relay"
     if outbox.oldest_s is not None and outbox.oldest_s > OLD_S:

@@ -39,8 +39,10 @@ def _blocked(status: OutboxStatus) -> list[Said]:
         found.append(Said(BAD, f"waits for topic {names}, which {exist}: `settle topics` creates Settle's own"))
     elif status.missing_topics is None:
         found.append(Said(UNKNOWN, "Kafka does not say which topics there are"))
-    if not status.active:
-        waits = f", and {status.rows:,} {'row waits' if status.rows == 1 else 'rows wait'}" if status.rows else ""
+    waits = f", and {status.rows:,} {'row waits' if status.rows == 1 else 'rows wait'}" if status.rows else ""
+    if status.paused is not None:
+        found.append(Said(WARN, f"{status.paused}{waits}: `outbox-relay resume` has it go on"))
+    elif not status.active:
         found.append(
             Said(BAD, f"no relay reads it{waits}: start the relay, or see at its /readyz what it waits for")
         )
@@ -49,7 +51,7 @@ def _blocked(status: OutboxStatus) -> list[Said]:
 
 def _late(status: OutboxStatus, oldest_s: float | None) -> list[Said]:
     found = []
-    if status.active and oldest_s is not None and oldest_s > OLD_S:
+    if status.active and status.paused is None and oldest_s is not None and oldest_s > OLD_S:
         age = words.duration(oldest_s * 1_000)
         found.append(Said(WARN, f"its oldest row is {age} old: see at the relay's /readyz what it waits for"))
     if status.dead_rows:
@@ -57,7 +59,8 @@ def _late(status: OutboxStatus, oldest_s: float | None) -> list[Said]:
         found.append(Said(WARN, f"{rows} a person: below"))
     if status.wal_status == "unreserved":
         found.append(Said(BAD, "the server is about to remove log that its slot needs (max_slot_wal_keep_size)"))
-    if status.slot is not None and not status.active and (status.retained_bytes or 0) > KEPT_BYTES:
+    is_read = status.active and status.paused is None
+    if status.slot is not None and not is_read and (status.retained_bytes or 0) > KEPT_BYTES:
         kept = words.size(status.retained_bytes)
         found.append(Said(WARN, f"its slot makes the server keep {kept} of log, and more with each write"))
     return found

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, MutableMapping
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC
 from typing import Any
 
 import psycopg
@@ -93,7 +92,7 @@ class Control:
         """
         with closing(connect(self._settings.dsn, replication=False)) as connection:
             lock(connection, self._outbox)
-            enter(f"paused since {pause.at.astimezone(UTC):%F %T} UTC by {pause.by}")
+            enter(pause.as_pause)
             if pause.ended is None:
                 self._answer(connection, pause, "paused")
             while not self.is_called:

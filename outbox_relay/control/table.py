@@ -6,7 +6,7 @@ act is a row; what came of it is another one, which names the act (``about``). N
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -122,6 +122,11 @@ class Act:
     def position(self) -> int:
         """The same position as a number."""
         return parse_lsn(self.lsn)
+
+    @property
+    def as_pause(self) -> str:
+        """What a pause says of the source, for people."""
+        return f"paused since {self.at.astimezone(UTC):%F %T} UTC by {self.by}"
 
     @property
     def by(self) -> str:

@@ -78,10 +78,7 @@ OUTBOX_DEAD_V2 = """
 
 
 WITH_OUTBOX_V1 = "; ".join((OUTBOX_V1, OUTBOX_DEAD_V1, OUTBOX_WITHOUT_INDEX_V1, OUTBOX_DEAD_V2))
-"""What the first migration of a service creates that emits and reads no topic, beside its own tables."""
-
-SERVICE_V1 = "; ".join((WITH_OUTBOX_V1, GAPS_V1))
-"""What the first migration of a stream processor creates, beside its own tables."""
+"""What the first migration of the API created, beside its own tables."""
 
 
 def append_only_v1(table: str) -> str:
@@ -94,3 +91,28 @@ def append_only_v1(table: str) -> str:
     CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
         FOR EACH STATEMENT EXECUTE FUNCTION {table}_is_append_only();
     """
+
+
+OUTBOX_CONTROL_V1 = f"""
+    -- What people ask of the outbox's relay, and what came of it. A relay that owns the outbox may be faster.
+    CREATE TABLE IF NOT EXISTS outbox_control (
+        number   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+        act      text NOT NULL,
+        about    bigint,
+        who      text NOT NULL,
+        why      text,
+        role     text NOT NULL DEFAULT session_user,
+        row_id   text,
+        since    timestamptz,
+        position pg_lsn NOT NULL DEFAULT pg_current_wal_insert_lsn(),
+        outcome  text
+    );
+    {append_only_v1("outbox_control")}
+"""
+
+WITH_OUTBOX_V2 = "; ".join((WITH_OUTBOX_V1, OUTBOX_CONTROL_V1))
+"""What the first migration of a service creates that emits and reads no topic, beside its own tables."""
+
+SERVICE_V2 = "; ".join((WITH_OUTBOX_V2, GAPS_V1))
+"""What the first migration of a stream processor creates, beside its own tables."""

@@ -8,7 +8,9 @@ from api.console.outbox_words import wrong
 from api.headline import BAD, OK, UNKNOWN, WARN
 from outbox_relay.status import OutboxStatus
 
-WELL = OutboxStatus("account", "settle_outbox_account", True, "reserved", "0/1", 0, 56, 3, 8_192, 0, None, ())
+WELL = OutboxStatus(
+    "account", "settle_outbox_account", True, "reserved", "0/1", 0, 56, 3, 8_192, 0, None, missing_topics=()
+)
 
 
 def test_one_that_is_as_it_should_be_says_so():
@@ -24,6 +26,12 @@ def test_one_that_is_as_it_should_be_says_so():
         ({"missing_topics": ("x",)}, None, BAD, "waits for topic x, which does not exist"),
         ({"missing_topics": ("x", "y")}, None, BAD, "waits for topic x, y, which do not exist"),
         ({"wal_status": "unreserved"}, None, BAD, "about to remove log"),
+        (
+            {"paused": "paused since 1 by a: b"},
+            90.0,
+            WARN,
+            "paused since 1 by a: b, and 3 rows wait: `outbox-relay",
+        ),
         ({"dead_rows": 1}, None, WARN, "1 dead row needs a person"),
         ({"dead_rows": 1_200}, None, WARN, "1,200 dead rows need a person"),
         ({}, 12.0, WARN, "its oldest row is 12 s old"),
@@ -41,3 +49,9 @@ def test_an_unread_slot_says_what_it_keeps_after_what_is_worse():
     assert [one.tone for one in said] == [BAD, WARN, WARN]
     assert "1.2 GB" in said[2].text
     assert not any("keep" in one.text for one in wrong(replace(WELL, active=False, slot=None), None))
+
+
+def test_a_paused_one_is_not_said_to_have_no_relay():
+    said = wrong(replace(WELL, active=False, paused="paused since 1 by a: b", retained_bytes=1_200_000_000), 90.0)
+    assert [one.tone for one in said] == [WARN, WARN]
+    assert not any("no relay" in one.text or "oldest" in one.text for one in said)

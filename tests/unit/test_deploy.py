@@ -24,6 +24,7 @@ ALERTS = (
     "SettleStuckWithdrawals",
     "SettleRelayLag",
     "SettleRelayDown",
+    "SettleRelayPaused",
     "SettleRelayNotCovering",
     "SettleDeadLetters",
     "SettleOutboxDeadRows",

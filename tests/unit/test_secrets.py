@@ -71,6 +71,7 @@ def test_every_setting_that_may_hold_a_secret_is_one():
         f"{name}_dsn" for name in ("account", "payment", "notification", "saga", "api", "provider")
     } | {
         "relay_sources",
+        "relay_http_token",
         "provider_url",
     }
     for name in ("SETTLE_KAFKA_SASL_PASSWORD", "SETTLE_KAFKA_SSL_KEY_PASSWORD", "SETTLE_KAFKA_CONFIG"):

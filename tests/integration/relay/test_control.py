@@ -79,7 +79,8 @@ def test_a_source_can_be_paused_again_and_again_and_whenever_it_is_idle(outbox, 
 def test_a_source_under_load_is_paused_and_nothing_is_lost_or_doubled(outbox):
     with relaying(outbox), writing(outbox), outbox.consumer() as topic:
         for _ in range(3):
-            wait_until(lambda before=outbox.length(topic): outbox.length(topic) > before + 100, "it is at work")
+            before = outbox.length(topic)
+            wait_until(lambda b=before: outbox.length(topic) > b + 100, "it is at work")
             assert command(outbox, "pause", "--json")["state"] == "done"
             length = outbox.length(topic)
             written = outbox.one("SELECT count(*) FROM written")

@@ -1,4 +1,4 @@
-"""A row that is skipped is quarantined with the reason and never published, also where the source is stuck at it."""
+"""A row that is skipped is quarantined with its reason and never published, also one at which a source stands."""
 
 import pytest
 

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from processors.runtime.schema import SERVICE_V1
+from processors.runtime.schema import SERVICE_V2
 
 revision = "0001"
 down_revision = None
@@ -10,4 +10,4 @@ down_revision = None
 
 def upgrade() -> None:
     op.execute("CREATE TABLE checks (payment_id uuid PRIMARY KEY, suspicious boolean NOT NULL)")
-    op.execute(SERVICE_V1)
+    op.execute(SERVICE_V2)

@@ -1,0 +1,12 @@
+"""The table of what people ask of the outbox's relay."""
+
+from alembic import op
+
+from processors.runtime.schema import OUTBOX_CONTROL_V1
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    op.execute(OUTBOX_CONTROL_V1)
