@@ -170,6 +170,10 @@ def test_a_service_connects_to_no_database_but_its_own(server, role):
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('a','b','c','1')",
         ),
         ("relay", "account", "UPDATE outbox SET payload = '1'"),
+        ("relay", "account", "DELETE FROM outbox_control"),
+        ("relay", "account", "UPDATE outbox_control SET who = 'another'"),
+        ("operator", "account", "INSERT INTO outbox_control (act, who) VALUES ('pause', 'x')"),
+        ("account", "account", "INSERT INTO outbox_control (act, who) VALUES ('pause', 'x')"),
         ("relay", "account", "SELECT FROM accounts"),
         ("relay", "saga", "SELECT FROM event_store"),
         ("operator", "account", "UPDATE accounts SET balance_minor = 1"),
@@ -200,6 +204,20 @@ def test_a_service_connects_to_no_database_but_its_own(server, role):
 def test_a_role_may_not(server, role, database, statement):
     with pytest.raises(DENIED):
         server.tries(role, database, statement)
+
+
+def test_what_was_asked_of_a_relay_is_written_by_it_read_by_people_and_changed_by_nobody(server):
+    server.tries("relay", "account", "INSERT INTO outbox_control (act, who, why) VALUES ('pause', 'a', 'b')")
+    try:
+        for role in ("viewer", "operator"):
+            assert server.asks(role, "account", "SELECT act, role FROM outbox_control") == [
+                ("pause", "relay_account")
+            ]
+        assert "paused since" in server.settle("viewer", "outbox", "status")
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            server.tries("owner", "account", "DELETE FROM outbox_control")
+    finally:
+        server.tries("relay", "account", "INSERT INTO outbox_control (act, who) VALUES ('resume', 'a')")
 
 
 def test_an_operator_makes_a_link_by_which_somebody_signs_in(server):

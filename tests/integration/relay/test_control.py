@@ -21,6 +21,7 @@ from tests.integration.relay.outbox import (
     wait_until,
     writing,
 )
+from tests.integration.relay.test_table import as_url, limited_role, relaying_as
 
 WAYS = ["command", "http"]
 
@@ -119,8 +120,12 @@ def test_a_pause_holds_after_kill_9_and_for_whoever_takes_over(outbox, port, rea
         outbox.wait_published([outbox.insert()])
         with relaying(outbox, http_port=port, reader=reader):
             wait_until(lambda: metric(port, outbox, "standby") == 1, "the second stands by")
-            # Written by nobody who waits: the relay is killed before it can have noticed, or just after.
             acts.pause(settings_of(outbox, reader), Asked("a test", "taken over"))
+            if (
+                reader == "polling"
+            ):  # where the log is read, it is killed before it can have noticed, or just after
+                wait_until(lambda: acts_of(outbox) == [("pause", "done")], "the first is paused", 10)
+                assert metric(port, outbox, "standby") == 1
             first.send_signal(signal.SIGKILL)
             wait_until(lambda: metric(port, outbox, "paused") == 1, "the second is paused", 10)
             ids = [outbox.insert() for _ in range(10)]
@@ -153,6 +158,42 @@ def test_one_source_of_several_is_paused_and_must_be_named(outbox, stack, port):
         states = {one["source"]: one["state"] for one in http(port, "/v1/sources")[1]["sources"]}
         assert states == {outbox.name: "reading", other.name: "paused"}
         assert late not in other.published()
+
+
+def test_a_source_is_paused_in_the_midst_of_what_was_there_before_its_slot(outbox, port):
+    outbox.insert_many(100_000)
+    with relaying(outbox, http_port=port), outbox.consumer() as topic:
+        wait_until(lambda: outbox.length(topic) > 0, "rows from before the slot are published")
+        assert command(outbox, "pause", "--wait", "20", "--json")["state"] == "done"
+        length = outbox.length(topic)
+        assert command(outbox, "status", "--json", reason=None)[0]["state"] == "paused"
+        assert outbox.length(topic) == length
+        command(outbox, "resume", "--wait", "0", reason=None)
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all are published, and removed")
+    outbox.assert_exactly_once_in_order()
+
+
+def test_whoever_may_not_make_the_table_or_read_it_is_told_what_to_run(outbox, port):
+    role = as_url(limited_role(outbox, "SELECT, DELETE"))
+    with relaying_as(role, outbox, port):
+        outbox.wait_published([outbox.insert()])
+        refused = command(role, "pause", code=1)
+        assert "CREATE TABLE IF NOT EXISTS public.outbox_control" in refused
+        assert f"GRANT SELECT, INSERT ON public.outbox_control TO relay_{outbox.name}" in refused
+        (status,) = command(role, "status", "--json", reason=None)
+        assert "there is no table public.outbox_control" in status["trouble"]
+        # Made, and not granted: what it reads it goes on to read, and says that it does not hear.
+        outbox.connection.execute(table.create_table(OUTBOX))
+        grant = f"GRANT SELECT, INSERT ON public.outbox_control TO relay_{outbox.name}"
+        wait_until(lambda: grant in answer(port, "/readyz")[1], "it says so", 10)
+        outbox.wait_published([outbox.insert()])
+        outbox.connection.execute(grant)
+        assert command(role, "pause", "--json")["state"] == "done"
+    outbox.connection.execute(f"REVOKE SELECT ON public.outbox_control FROM relay_{outbox.name}")
+    with relaying_as(role, outbox, port):
+        # One that begins does not: the outbox may be paused.
+        wait_until(lambda: answer(port, "/readyz")[0] == 503, "it waits for the right", 10)
+        assert grant in answer(port, "/readyz")[1]
 
 
 def test_acts_at_the_same_moment_leave_one_state_that_all_agree_on(outbox, port):
