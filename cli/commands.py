@@ -62,7 +62,7 @@ COMMANDS = {
     "trace": Command("cli.trace", "app", LOOK),
     "audit": Command("cli.audit", "audit", LOOK),
     "gaps": Command("cli.gaps", "app", LOOK),
-    "outbox": Command("cli.outbox", "app", LOOK, needs="relay"),
+    "outbox": Command("cli.outbox", "app", LOOK),
     "dead-letters": Command("cli.dead_letters", "app", LOOK),
     "compare": Command("cli.compare", "compare", COMPARE, needs="lab"),
     "2pc": Command("cli.two_phase", "app", COMPARE, needs="lab"),

@@ -46,6 +46,7 @@ class Command(Enum):
     DEMO = "demo"
 
 
+@with_settings
 def relay(
     settings: Settings,
     command: Annotated[
@@ -125,7 +126,7 @@ def main() -> None:
         from outbox_relay.control.command import app as control
 
         control(prog_name="outbox-relay")
-    app.command()(with_settings(relay))
+    app.command()(relay)
     app()
 
 

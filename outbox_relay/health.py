@@ -5,6 +5,7 @@ The numbers are read from the sources when asked for, so counting costs them not
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -73,7 +74,9 @@ class SourceMetrics(Collector):
         return family
 
 
-def serve(host: str, port: int, sources: Sequence[Source], more: Mapping[str, More]) -> HealthServer:
+def serve(
+    host: str, port: int, sources: Sequence[Source], more: Mapping[str, More] = MappingProxyType({})
+) -> HealthServer:
     """The pages of a relay with these sources, and ``more`` (control) on the same port.
 
     Raises:

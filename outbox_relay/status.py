@@ -92,12 +92,12 @@ def outbox_status(
         query = outbox.sql(_STATUS, dead_rows=dead_rows, is_locked=is_locked(outbox))
         row = cursor.execute(query, (str(gap) if gap is not None else None, name)).fetchone()
     assert row is not None
-    row = replace(row, paused=_paused(connection, outbox))
+    row = replace(row, paused=paused(connection, outbox))
     return row if topics is None else replace(row, missing_topics=missing_topics(connection, table, topics))
 
 
-def _paused(connection: psycopg.Connection[Any], outbox: Outbox) -> str | None:
-    """What there is to say of a pause; whoever may not read of it hears of none."""
+def paused(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> str | None:
+    """Since when, by whom and why an outbox is paused, if it is; whoever may not read of it hears of nothing."""
     if not control.has_table(connection, outbox) or not control.rights(connection, outbox)[0]:
         return None
     pause = control.orders(connection, outbox).pause

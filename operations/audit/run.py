@@ -16,7 +16,7 @@ from operations.audit.sides import stories
 from operations.dead_letters.letters import count_open
 from operations.lag import consumer_lag, deleted_unread
 from outbox_relay.slot_name import SLOT_PREFIX
-from outbox_relay.status import outbox_status
+from outbox_relay.status import paused
 from processors.runtime.gaps import Gap, noted_gaps
 
 POLL_S = 0.25
@@ -188,9 +188,9 @@ def _published(dsns: Mapping[str, str], deadline: float) -> Check:
         with session(dsns[service], autocommit=True) as connection:
             position = _one(connection, _POSITION)
             while unconfirmed := _unconfirmed(connection, position):
-                paused = outbox_status(connection).paused
-                if paused is not None or time.monotonic() >= deadline:
-                    why = f", as its relay is {paused}" if paused is not None else ""
+                by_people = paused(connection)
+                if by_people is not None or time.monotonic() >= deadline:
+                    why = f", as its relay is {by_people}" if by_people is not None else ""
                     found.add(f"{service}: {unconfirmed}{why}")
                     break
                 time.sleep(POLL_S)

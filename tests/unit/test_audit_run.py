@@ -51,6 +51,7 @@ class World:
         self.open = 0
         self.slots = dict.fromkeys(SERVICES, OURS)
         self.rows = False
+        self.paused = {}
         self.stories = [whole()]
         self.outbox, self.topics = [], []
         self.dead_letters = {}
@@ -58,6 +59,7 @@ class World:
         self.clock = Clock()
         monkeypatch.setattr(run, "time", self.clock)
         monkeypatch.setattr(run, "session", partial(Connection, self))
+        monkeypatch.setattr(run, "paused", lambda connection: self.paused.get(connection._name))
         monkeypatch.setattr(run, "consumer_lag", lambda _: value_of(self.lag))
         monkeypatch.setattr(run, "deleted_unread", lambda _: self.unnoticed)
         monkeypatch.setattr(
@@ -233,6 +235,14 @@ def test_no_transaction_is_open_while_it_waits(world, waits_for):
     world.off(wait_s=2.0)
     assert world.clock.now > 0.0
     assert world.clock.open_meanwhile == set()
+
+
+def test_what_people_have_paused_is_said_at_once(world):
+    world.slots["saga"] = [("settle_outbox_saga", 1)]
+    world.paused = {"saga": "paused since 1 by a: b"}
+    said = "saga: slot settle_outbox_saga is 1 bytes behind, as its relay is paused since 1 by a: b"
+    assert world.off(wait_s=30.0) == {"published": said}
+    assert world.clock.now < 1.0
 
 
 def test_of_several_slots_of_ours_one_that_has_confirmed_is_enough(world):

@@ -18,11 +18,20 @@ TOPIC = "payment.events"
 
 
 def words(
-    *, age_s=0.0, topics=frozenset({TOPIC}), active=True, idle=(), dead=None, behind=None, pending=(), error=None
+    *,
+    age_s=0.0,
+    topics=frozenset({TOPIC}),
+    active=True,
+    idle=(),
+    dead=None,
+    behind=None,
+    pending=(),
+    error=None,
+    paused=None,
 ):
     """What is said of a row that is in the payment outbox."""
     row = _Row("PaymentProcessed", TOPIC, age_s)
-    outbox = SimpleNamespace(active=active)
+    outbox = SimpleNamespace(active=active, paused=paused)
     service = _Service(dict.fromkeys(pending), {ID: dead} if dead else {}, {ID: row}, outbox)
     kafka = _Kafka(topics, set(idle), Counter(behind), error=error)
     return _in_words(Open(ID, "acc", REQUESTED), {"payment": service}, kafka)
@@ -33,6 +42,7 @@ def words(
     [
         ({"age_s": LATE_S + 1}, "its relay has not published it"),
         ({"active": False}, "no relay reads it"),
+        ({"paused": "paused since 1 by a: b"}, "its relay is paused since 1 by a: b; `outbox-relay resume`"),
         ({"topics": frozenset()}, "the relay waits for topic payment.events, which does not exist"),
         ({"topics": None}, "Kafka does not answer"),
         ({"dead": "PaymentProcessed", "active": False}, "a dead row of the payment outbox"),

@@ -42,11 +42,11 @@ def buckets_with_examples(text):
 @pytest.mark.usefixtures("spans")
 def test_a_traced_withdrawal_is_an_example_for_those_who_ask_for_openmetrics():
     finished(0.3, sampled=True)
-    _, text, content_type = health.metrics_page(REGISTRY, OPENMETRICS)
+    _, text, content_type, _ = health.metrics_page(REGISTRY, OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     (line,) = [one for one in buckets_with_examples(text.decode()) if 'le="0.5"' in one]
     assert f'# {{trace_id="{TRACE_ID}"}} 0.3 ' in line
-    _, plain, content_type = health.metrics_page(REGISTRY, "text/plain")
+    _, plain, content_type, _ = health.metrics_page(REGISTRY, "text/plain")
     assert content_type.startswith("text/plain")
     assert b"# {" not in plain
     assert b"_created" not in text
