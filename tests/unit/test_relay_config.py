@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from pydantic import ValidationError
 
+from contracts.variables import complaint
 from outbox_relay.config import ConfigurationError, read
 from outbox_relay.errors import RelayError, UnpublishableError
 from outbox_relay.outbox import OUTBOX, Additional, ColumnNames, Outbox, Route
@@ -231,6 +233,54 @@ def test_a_password_that_others_can_read_is_refused(file):
     assert "secret-1" not in line
 
 
+def test_a_token_comes_from_the_file_a_variable_or_a_file_that_it_names(file, monkeypatch, tmp_path):
+    token, source = "a-token-of-this-test", f'[[source]]\ndsn = "{DSN}"\n'
+    in_file = file(f'http.token = "{token}"\n{source}')
+    assert plan(RelaySettings(relay_config=in_file)).settings.relay_http_token == token
+    in_file.chmod(0o644)
+    (line,) = refused(in_file)
+    assert line.startswith("relay.toml: http.token: every user of this machine can read the file")
+    assert token not in line
+    monkeypatch.setenv("THE_TOKEN", token)
+    named = file(f'http.token = "${{THE_TOKEN}}"\n{source}')
+    named.chmod(0o644)
+    assert plan(RelaySettings(relay_config=named)).settings.relay_http_token == token
+    (tmp_path / "token").write_text(f"another-{token}\n")
+    monkeypatch.setenv("SETTLE_RELAY_HTTP_TOKEN_FILE", str(tmp_path / "token"))
+    assert plan(RelaySettings(relay_config=named)).settings.relay_http_token == f"another-{token}"
+
+
+@pytest.mark.parametrize(
+    "token", ["short", "fifteen-chars-x", "with a space in it", "a-\N{SNOWMAN}-of-many-words"]
+)
+def test_a_token_that_is_no_secret_or_no_header_is_refused(file, monkeypatch, token):
+    (line,) = refused(file(f'http.token = "{token}"\n[[source]]\ndsn = "{DSN}"\n'))
+    assert line == "relay.toml: http.token: a token has at least 16 characters of ASCII, without spaces"
+    monkeypatch.setenv("SETTLE_RELAY_HTTP_TOKEN", token)
+    with pytest.raises(ValidationError) as error:
+        RelaySettings()
+    assert token not in complaint(error.value)
+
+
+def test_names_of_sources_are_each_their_own(file):
+    one = f'[[source]]\ndsn = "{DSN}"\n'
+    assert [source.name for source in sources(file(one * 2))] == ["shop-1", "shop-2"]
+    other = f'{one}[[source.outbox]]\ntable = "x"\nname = "the one"\n'
+    assert [source.name for source in sources(file(one + other))] == ["shop", "the one"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ('table = "x"\ncontrol_table = "x"', "control_table is the outbox itself"),
+        ('dead_table = "x"\ncontrol_table = "x"', "control_table is dead_table too"),
+    ],
+)
+def test_the_tables_beside_an_outbox_are_others(file, tables, said):
+    (line,) = refused(file(f'[[source]]\ndsn = "{DSN}"\n[[source.outbox]]\n{tables}\nroute.topic = "x"\n'))
+    assert line == f"relay.toml: source[0].outbox[0]: {said}"
+
+
 def test_production_looks_at_the_file_too(file, monkeypatch):
     monkeypatch.setenv("SETTLE_ENV", "production")
     monkeypatch.setenv("SETTLE_TRUSTED_NETWORK", "kafka")
@@ -291,6 +341,7 @@ def test_variables_describe_an_outbox_too(monkeypatch):
         "PUBLICATION": "Bills",
         "SLOT": "bills",
         "DEAD_TABLE": "dead",
+        "CONTROL_TABLE": "asked",
     }
     for name, value in described.items():
         monkeypatch.setenv(f"SETTLE_RELAY_{name}", value)
@@ -304,6 +355,7 @@ def test_variables_describe_an_outbox_too(monkeypatch):
         publication="Bills",
         slot="bills",
         dead_table="dead",
+        control_table="asked",
     )
 
 
