@@ -10,8 +10,8 @@ from outbox_relay.errors import RefusedError
 from outbox_relay.outbox import OUTBOX
 from outbox_relay.outbox import Outbox as Description
 from stack import ports
-from tests.integration.relay.controlled import WHY, Person, command
-from tests.integration.relay.outbox import answer, relay_process, relaying, wait_until
+from tests.integration.relay.controlled import WHY, Person, command, http
+from tests.integration.relay.outbox import answer, metric, relay_process, relaying, wait_until
 from tests.integration.relay.test_control import settings_of
 from tests.integration.relay.test_logged_messages import emit, relaying_messages, uuid
 
@@ -153,3 +153,55 @@ def test_killed_between_the_act_and_its_effect_the_row_is_skipped_once(outbox, r
             wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all is removed")
     assert row_id not in outbox.published()
     assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
+
+
+def test_dead_rows_and_the_slot_are_acted_on_by_command_and_over_http(outbox, port):
+    slot = f"/v1/sources/{outbox.name}/slot/drop"
+    with relaying(outbox, http_port=port):
+        dead = [outbox.insert(to="no such topic") for _ in range(4)]
+        outbox.wait_published([outbox.insert()])
+        assert "is active for PID" in command(outbox, "slot", "drop", code=1)
+        assert http(port, slot, {"reason": WHY})[0] == 409  # it is read
+        assert [one["name"] for one in command(outbox, "dead", "list", "--json", reason=None)] == dead
+        assert [one["name"] for one in http(port, f"/v1/sources/{outbox.name}/dead")[1]["rows"]] == dead
+        assert command(outbox, "dead", "discard", dead[0], "--json")["state"] == "done"
+        assert "a reason is needed" in command(outbox, "dead", "discard", dead[1], reason=None, code=1)
+        assert "not among the dead rows" in command(outbox, "dead", "retry", dead[0], code=1)
+        body = {"rows": [dead[1]], "reason": WHY, "by": "ada"}
+        assert http(port, f"/v1/sources/{outbox.name}/dead/discard", body)[1]["state"] == "done"
+        outbox.connection.execute("UPDATE outbox_dead SET aggregatetype = %s", (outbox.name,))
+        command(outbox, "dead", "retry", dead[2])
+        status, found = http(port, f"/v1/sources/{outbox.name}/dead/retry", {"all": True})
+        assert (status, found["text"]) == (200, "1 row put back")
+        outbox.wait_published(dead[2:])
+        (last, *_) = http(port, f"/v1/sources/{outbox.name}/acts")[1]["acts"]
+        assert (last["act"], last["row_id"], last["ended"]) == ("retry", dead[3], "done")
+        names = [(one["act"], one["row_id"]) for one in command(outbox, "acts", "--json", reason=None)]
+        assert names == [
+            ("retry", dead[3]),
+            ("retry", dead[2]),
+            ("discard", dead[1]),
+            ("discard", dead[0]),
+        ]
+    with relaying(outbox, http_port=port, reader="polling"):
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it polls")
+        assert http(port, slot, {"reason": WHY})[1]["text"] == f"slot {outbox.slot} is dropped"
+        assert "there is no slot" in command(outbox, "slot", "drop", code=1)
+        row_id = outbox.insert()
+        outbox.wait_published([row_id])
+    assert sorted(outbox.published()) == sorted(set(outbox.written()) - set(dead[:2]))
+
+
+def test_acts_of_a_relay_beyond_loopback_need_its_token(outbox, port, monkeypatch):
+    monkeypatch.setenv("SETTLE_HTTP_HOST", "0.0.0.0")
+    monkeypatch.setenv("SETTLE_RELAY_HTTP_TOKEN", "a-token-of-this-test")
+    path = f"/v1/sources/{outbox.name}"
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        assert answer(port, "/readyz")[0] == 200
+        assert metric(port, outbox, "paused") == 0
+        assert http(port, path)[0] == 401
+        assert http(port, f"{path}/pause", {"reason": WHY}, token="another-token-of-it")[0] == 401
+        assert http(port, path, token="a-token-of-this-test")[1]["state"] == "reading"
+        assert http(port, f"{path}/pause", {"reason": WHY}, token="a-token-of-this-test")[0] == 202
+        wait_until(lambda: metric(port, outbox, "paused") == 1, "it is paused", 5)
