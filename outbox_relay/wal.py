@@ -266,7 +266,8 @@ class Forwarder:
             self._source.miss_columns(self._incomplete)
         if rows:
             failpoints.hit("relay.rows-sent")
-        self._acks.reached(min(self._stream.wal_end, self._until_lsn))
+        # Where it ends, all before has come, whatever the last keepalive said.
+        self._acks.reached(self._until_lsn if self._is_at_end else min(self._stream.wal_end, self._until_lsn))
         return rows
 
     def _publish_leftovers(self, leftovers: Sequence[Leftover]) -> None:
