@@ -2,15 +2,22 @@
 
 import threading
 import time
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
+from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.control import control
 from outbox_relay.control.acts import Asked
 from outbox_relay.control.control import Control
 from outbox_relay.control.table import Orders
 from outbox_relay.errors import RefusedError
+from outbox_relay.pgoutput import Begin, Commit
+from outbox_relay.position import Origin
+from outbox_relay.row import OutboxRow
 from outbox_relay.source_settings import SourceSettings
+from outbox_relay.wal import Forwarder
 
 
 @pytest.fixture
@@ -48,3 +55,50 @@ def test_who_and_why_are_lines_of_text(text):
     for one in (("who", text), (text, "why")):
         with pytest.raises(RefusedError):
             Asked(*one)
+
+
+class Stream:
+    """The log as far as it has come: messages are what the decoder makes of them."""
+
+    reply_requested = False
+
+    def __init__(self, events, wal_end):
+        self.events, self.wal_end, self.confirmed, self.waits = events, wal_end, [], 0
+
+    def messages(self):
+        while self.events:
+            yield self.events.pop(0)
+
+    def wait(self, _):
+        self.waits += 1
+        assert self.waits < 100, "it goes on for ever"
+        return True
+
+    def confirm(self, lsn, *, request_reply=False):
+        self.confirmed.append(lsn)
+
+
+@pytest.mark.parametrize("wal_end", [0, 150, 900], ids=["no keepalive", "an old one", "a later one"])
+def test_a_session_that_rewinds_reads_up_to_its_snapshot_and_confirms_nothing_beyond(wal_end):
+    before, after = (OutboxRow(b"%d" % n, b"t", b"k", b"e", b"{}") for n in (1, 2))
+    stream = Stream([Begin(100, 0), before, Commit(110), Begin(200, 0), after, Commit(210)], wal_end)
+    source = SimpleNamespace(
+        leftovers=deque(),
+        progress=lambda: None,
+        control=SimpleNamespace(is_called=False),
+        handled=SimpleNamespace(uuids=True),
+        expects_leftovers=False,
+    )
+    publisher = SimpleNamespace(poll=lambda: None, push=lambda _: None, answered=lambda: None, waiting=0)
+    published = []
+
+    def publish(row, _, delivered):
+        published.append(row)
+        delivered(None, None)
+
+    acks = Acknowledgements(Origin(b"0", 90, 0))
+    decoder = SimpleNamespace(decode=lambda event: event, incomplete=None)
+    Forwarder(stream, decoder, acks, publisher, publish, publish, source, until_lsn=200).run()
+    assert published == [before]
+    assert acks.confirmed_lsn == 200
+    assert max(stream.confirmed) == 200
