@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 
 from outbox_relay.control.command import app
 
+WAYS = [("http", "wal"), ("command", "polling")]
+"""How somebody asks, and how the outbox is read; each both ways."""
+
 WHY = "the consumer is being mended"
 
 

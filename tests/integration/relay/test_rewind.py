@@ -9,7 +9,7 @@ from contracts.failpoints import EXIT_CODE
 from outbox_relay.control import table
 from outbox_relay.outbox import OUTBOX
 from stack import ports
-from tests.integration.relay.controlled import Person, command
+from tests.integration.relay.controlled import WAYS, Person, command
 from tests.integration.relay.outbox import header, relay_process, relaying, wait_until, writing
 from tests.integration.relay.shaped import Shaped, toml
 from tests.integration.relay.test_control import acts_of
@@ -38,8 +38,7 @@ def marked(outbox, reader):
         wait_until(lambda: outbox.one("SELECT bool_and(published_at IS NOT NULL) FROM outbox"), "all are marked")
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("by", ["command", "http"])
+@pytest.mark.parametrize(("by", "reader"), WAYS)
 def test_a_table_that_keeps_its_rows_is_rewound_to_a_row_or_a_time(outbox, port, reader, by):
     person = Person(outbox, by, port, reader)
     with relaying(outbox, http_port=port, reader=reader, cleanup=False):

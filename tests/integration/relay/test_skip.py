@@ -10,7 +10,7 @@ from outbox_relay.errors import RefusedError
 from outbox_relay.outbox import OUTBOX
 from outbox_relay.outbox import Outbox as Description
 from stack import ports
-from tests.integration.relay.controlled import WHY, Person, command, http
+from tests.integration.relay.controlled import WAYS, WHY, Person, command, http
 from tests.integration.relay.outbox import answer, metric, relay_process, relaying, wait_until
 from tests.integration.relay.test_control import settings_of
 from tests.integration.relay.test_logged_messages import emit, relaying_messages, uuid
@@ -28,8 +28,7 @@ def outcome(outbox, number):
     return found.outcome
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("by", ["command", "http"])
+@pytest.mark.parametrize(("by", "reader"), WAYS)
 def test_a_row_at_which_a_source_is_stuck_is_skipped_and_the_rest_goes_on(outbox, port, by, reader):
     person = Person(outbox, by, port, reader)
     with relaying(outbox, http_port=port, reader=reader):
