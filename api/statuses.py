@@ -23,6 +23,7 @@ from api.store import Stored
 from api.streams import CHECK_S, HEARTBEAT_S, stream, wants_stream
 from api.texts import amount_text
 from api.withdrawals import PATH
+from api.withheld import shown_to
 from operations.endings import Ending, latest
 from operations.events import Recorded, events_of
 from operations.withdrawals import Listed, Wanted, of_ids, page
@@ -212,25 +213,31 @@ async def get_events(
     after: Annotated[int, Parameter(ge=0, le=2**63 - 1, description="Only those after this ID.")] = 0,
     last_event_id: LastEventId = None,
 ) -> Response[Events]:
-    """Its events so far, as JSON; with `Accept: text/event-stream` a stream that ends when the withdrawal has."""
+    """Its events so far, as JSON; with `Accept: text/event-stream` a stream that ends when the withdrawal has.
+
+    Who may not see accounts gets neither the balance nor the address that somebody was notified at.
+    """
     front: Front = request.app.state.front
+    caller = caller_of(request)
     if last_event_id:
         after = _number(last_event_id)
-    stored = await visible(front, caller_of(request), payment_id)
+    stored = await visible(front, caller, payment_id)
     status = await front.readers.run(("saga",), status_of, payment_id)
     if status is None and stored is None:
         raise unknown(payment_id)
     if after:
         await _check_event(front, payment_id, after)
     if not wants_stream(request):
-        return Response(Events(await front.readers.run(("saga",), events_of, payment_id, after)))
+        return Response(
+            Events(shown_to(caller, await front.readers.run(("saga",), events_of, payment_id, after)))
+        )
     if (
         status is not None
         and status.finished
         and not await front.readers.run(("saga",), events_of, payment_id, after, 1)
     ):
         return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
-    return stream(request, _of_one(front, payment_id, after))  # type: ignore[return-value]  # documented by hand
+    return stream(request, _of_one(front, caller, payment_id, after))  # type: ignore[return-value]  # documented by hand
 
 
 @get(
@@ -299,11 +306,11 @@ def _matches(one: Withdrawal, moved_at: datetime, wanted: Wanted) -> bool:
     )
 
 
-async def _of_one(front: Front, payment_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
+async def _of_one(front: Front, caller: Caller, payment_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
     asked_at = float("-inf")
     async with aclosing(front.follow.withdrawal(payment_id, after, CHECK_S)) as followed:
         async for events in followed:
-            yield _messages([(str(event.id), event.type, event) for event in events])
+            yield _messages([(str(event.id), event.type, event) for event in shown_to(caller, events)])
             if events[-1].type in _MAY_END if events else time.monotonic() - asked_at >= HEARTBEAT_S:
                 asked_at = time.monotonic()
                 status = await front.readers.run(("saga",), status_of, payment_id)

@@ -237,3 +237,19 @@ def test_a_one_time_token_signs_one_person_in_once(front: Front):
         with front.http() as other:
             answer = other.get("/v1/sign-in", params={"token": spent}, follow_redirects=False)
             assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
+
+
+def test_who_may_not_see_accounts_learns_no_balance_and_no_address_from_events(front: Front):
+    with front.http(front.key("shop-c")) as shop, front.http(front.key("eve", VIEWER)) as viewer:
+        payment_id = ask(shop, front.open_account()).json()["payment_id"]
+        front.finished(UUID(payment_id))
+        path = f"{WITHDRAWALS}/{payment_id}/events"
+        assert shop.get(f"/v1/accounts/{front.open_account()}").status_code == 403
+        whole, shown = (one.get(path).json()["events"] for one in (viewer, shop))
+        withheld = {name for one in whole for name in one["payload"]} - {n for one in shown for n in one["payload"]}
+        assert withheld == {"balance_minor", "recipient"}
+        assert [one["payload"].keys() - withheld for one in whole] == [one["payload"].keys() for one in shown]
+        streamed = shop.get(path, headers={"Accept": "text/event-stream"}).text
+        assert "WithdrawalCompleted" in streamed
+        assert not any(name in streamed for name in withheld)
+        assert all(name in viewer.get(path, headers={"Accept": "text/event-stream"}).text for name in withheld)
