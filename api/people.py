@@ -28,13 +28,15 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors '
 
 
 @get(SIGN_IN, opt={OPEN: True}, include_in_schema=False, status_code=303)
-async def sign_in(request: StrictRequest, token: str = "") -> Response[Any]:
+async def sign_in(request: StrictRequest, token: str = "", sure: bool = False) -> Response[Any]:
     """Turn the token of a link into a session; it is spent then.
 
-    Where another site leads here it asks first: somebody may lead others into a session of their own.
+    It asks first where another site leads here, as somebody may lead others into a session of their own, and where
+    no browser says that a person opens it: a chat that looks at each link for its preview would spend the token.
     """
-    if request.headers.get("sec-fetch-site") == "cross-site":
-        return html(render("sign_in_here.html", title="Sign in"))
+    site = request.headers.get("sec-fetch-site")
+    if site == "cross-site" or not (site or sure):
+        return html(render("sign_in_here.html", title="Sign in", token=token, elsewhere=site is not None))
     front: Front = request.app.state.front
     secret = await front.credentials.sign_in(token)
     if secret is None:
