@@ -20,6 +20,8 @@ from api.operators import Operators
 from api.problems import Problem
 from api.readers import Readers
 from contracts.services import API, NAMES, READ_BY
+from contracts.topics import WITHDRAWAL_REQUESTS
+from operations.accepted import count_waiting
 from operations.audit.history import AuditRun, history
 from operations.dead_letters.kept import KeptLetters
 from operations.endings import endings_after, latest
@@ -193,6 +195,9 @@ class Looks:
             kafka_asked = ask(part(KAFKA, self._operators.run(_ask_kafka, self._operators.bootstrap)))
             open_asked = ask(part("the saga database", self._readers.run(("saga",), count_open, self._stuck_s)))
             ended_asked = ask(part("the saga database", self._count_endings()))
+            accepted_asked = ask(
+                part(f"the {API} database", self._readers.run((API,), count_waiting, self._stuck_s))
+            )
             audits_asked = ask(part(f"the {API} database", self._readers.run((API,), history, 1)))
             letters_asked = ask(part(KAFKA, self._count_letters()))
             outboxes_asked = [
@@ -208,10 +213,13 @@ class Looks:
             away |= dict.fromkeys(sorted(idle), "does not run: no instance reads its topics")
             if unread:
                 away[RELAY] = f"reads no outbox of {', '.join(one.service for one in unread)}"
+        if KAFKA in away or any(one.service == API for one in unread):
+            open_ones = _with_accepted(open_ones, accepted_asked.result())
         found = Found(
             away=away,
             unread_outboxes=sum(one.rows for one in unread),
             open=open_ones,
+            unrecorded=_unrecorded(steps or ()) if "saga" in away else 0,
             backlogs=backlogs(steps or ()),
             ended_per_s=sum(endings.per_s.values()) if endings is not None else None,
             dead_letters=letters,
@@ -299,6 +307,18 @@ def _ask_kafka(bootstrap: str) -> tuple[Sample, set[str]]:
 def _outbox(connection: psycopg.Connection[Any], service: str) -> Outbox:
     status = outbox_status(connection)
     return Outbox(service, status.rows, oldest_s(connection), status.lag_bytes, status.active, status.dead_rows)
+
+
+def _with_accepted(open_ones: list[OpenOnes] | None, accepted: OpenOnes | None) -> list[OpenOnes] | None:
+    """Those that are not finished, with those that nobody publishes: the saga service knows nothing of these."""
+    return (
+        [accepted, *open_ones] if open_ones is not None and accepted is not None and accepted.open else open_ones
+    )
+
+
+def _unrecorded(steps: Iterable[Progress]) -> int:
+    """Requests that the saga service has yet to read."""
+    return sum(one.lag for one in steps if one.service == "saga" and one.topic == WITHDRAWAL_REQUESTS.name)
 
 
 def _last_audit(run: AuditRun) -> LastAudit:

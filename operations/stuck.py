@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
+import psycopg
 from confluent_kafka import KafkaException
 
 from contracts.postgres import session
+from operations.accepted import ACCEPTED, waiting
 from operations.dead_letters.letters import Letter
 from operations.hold_ups import Found, Open, Pending, find, refusal_in_words
 from operations.refused import refused_requests
@@ -57,7 +60,7 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
     """The withdrawals that are not finished and had no event for some time, longest first.
 
     Args:
-        dsns: by service, ``saga`` among them.
+        dsns: by service, ``saga`` among them; with ``api`` also those that it has accepted and nobody publishes.
         bootstrap: Kafka, ``host:port``.
         older_than_s: the time without an event, seconds.
         limit: how many at the most.
@@ -71,6 +74,7 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
     """
     with session(dsns["saga"]) as connection:
         rows = utc.cursor(connection).execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
+    rows = sorted([*rows, *_unpublished(dsns, older_than_s, limit)], key=lambda row: row[-1])[:limit]
     others = {name: dsn for name, dsn in dsns.items() if name != "saga"}
     found = find(others, bootstrap, [Open(row[0], row[3], row[2], row[7]) for row in rows])
     withdrawals = [
@@ -98,6 +102,26 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
     before = datetime.now(UTC) - timedelta(seconds=older_than_s)
     withdrawals += [one for one in older if one.since is None or one.since < before]
     return withdrawals[:limit], found
+
+
+def _unpublished(dsns: Mapping[str, str], older_than_s: float, limit: int) -> list[tuple[Any, ...]]:
+    """Those that the API has accepted and the saga service does not know, as its rows are.
+
+    None where the API's database does not answer: who asks for its outbox says so.
+    """
+    if "api" not in dsns:
+        return []
+    try:
+        with session(dsns["api"]) as connection:
+            found = waiting(connection, limit, older_than_s=older_than_s, oldest_first=True)
+    except psycopg.Error:
+        return []
+    known = {*_known(dsns["saga"], [one.payment_id for one in found])} if found else set()
+    about = ((one, one.accepted_at) for one in found if one.payment_id not in known)
+    return [
+        (one.payment_id, ACCEPTED, 0, one.account_id, one.amount_minor, one.currency, None, at, at)
+        for one, at in about
+    ]
 
 
 def _known(dsn: str, payment_ids: Collection[UUID]) -> list[UUID]:

@@ -130,7 +130,7 @@ def _waits(name: str, flow: Flow) -> str | None:
     """The withdrawals whose next step is a service's."""
     if name not in WAITS_AT.values() or flow.open is None:
         return None
-    count = sum(one.open for one in flow.open if WAITS_AT[one.state] == name)
+    count = sum(one.open for one in flow.open if WAITS_AT.get(one.state) == name)
     return f"{count:,} {'waits' if count == 1 else 'wait'} for it"
 
 

@@ -68,6 +68,7 @@ async def stuck_page(
         parts={"unasked": _unasked(found)}
         | {k: v for one in found.withdrawals for k, v in _cells(one, now).items()},
         is_full=len(found.withdrawals) == limit,
+        is_whole=not found.unasked and "saga" not in found.idle,
         more=urlencode({"older_than_s": f"{older_than_s:g}", "limit": ROWS_MAX}) if limit < ROWS_MAX else None,
         limit=limit,
         nudge_path=f"{PATH}/{{}}/nudge",
