@@ -48,6 +48,14 @@ async def sign_in(request: StrictRequest, token: str = "", sure: bool = False) -
     return Redirect(_wanted(request), status_code=303, cookies=[cookie])
 
 
+@get("/", opt={OPEN: True}, include_in_schema=False, status_code=303)
+async def root(request: StrictRequest) -> Redirect:
+    """Whoever types the address wants the console; there is nothing else."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise Problem("path-unknown", "the path is unknown")
+    return Redirect(CONSOLE, status_code=303)
+
+
 def _wanted(request: StrictRequest) -> str:
     """The page of ours that somebody wanted to see; the console where there is none."""
     path = unquote(request.cookies.get(WANTED, ""))
@@ -67,4 +75,4 @@ async def docs() -> Response[str]:
     return Response(page(), media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
 
 
-ROUTES: list[Any] = [sign_in, openapi, docs]
+ROUTES: list[Any] = [sign_in, root, openapi, docs]

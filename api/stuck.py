@@ -4,6 +4,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
+from confluent_kafka import KafkaError, KafkaException
 from litestar import get, post
 from litestar.params import Parameter
 
@@ -182,7 +183,13 @@ def _shown(events: list[Lost]) -> list[Republished]:
 
 
 def _said(unasked: dict[str, Exception]) -> dict[str, str]:
-    return {what: hide(" ".join(str(error).split())) for what, error in unasked.items()}
+    return {what: hide(" ".join(_words(error).split())) for what, error in unasked.items()}
+
+
+def _words(error: Exception) -> str:
+    """What an error says; of Kafka's without the frame in which its client shows it."""
+    kafka = error.args[0] if isinstance(error, KafkaException) and error.args else None
+    return kafka.str() if isinstance(kafka, KafkaError) else str(error)
 
 
 ROUTES: list[Any] = [list_stuck, get_waiting, nudge_withdrawal]

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from litestar import Response, get
@@ -140,7 +140,7 @@ async def frame_stream(request: StrictRequest) -> Stream:
 
 @get(f"{HOME}/search", opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
 async def search(request: StrictRequest, q: str = "") -> Redirect:
-    """The page of what somebody looks for: a payment ID, a trace ID, or an account.
+    """The page of what somebody looks for: a payment ID, a trace ID, an account, or a dead letter's name.
 
     An account that does not exist leads to the list of the withdrawals that name it, which were rejected.
     """
@@ -148,6 +148,8 @@ async def search(request: StrictRequest, q: str = "") -> Redirect:
     text = q.strip()[:SEARCH_MAX]
     if not text:
         return Redirect(f"{HOME}/withdrawals", status_code=303)
+    if _LETTER.fullmatch(text):  # as services log it
+        return Redirect(f"{HOME}/dead-letters/{quote(text)}", status_code=303)
     if (payment_id := _payment_id(text)) is not None and await _is_known(front, caller_of(request), payment_id):
         return Redirect(f"{HOME}/withdrawals/{payment_id}", status_code=303)
     found = await _of_trace(front, text.lower()) if _TRACE_ID.fullmatch(text) else []
@@ -201,5 +203,6 @@ def _payment_id(text: str) -> UUID | None:
 
 _one_search = asyncio.Lock()
 _TRACE_ID = re.compile("[0-9a-fA-F]{32}")
+_LETTER = re.compile(r"[A-Za-z0-9._-]+/\d+@\d+")
 
 ROUTES: list[Any] = [frame_stream, search]

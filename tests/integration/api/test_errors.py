@@ -36,6 +36,14 @@ def test_what_is_not_there_or_not_so_is_a_problem_too(front: Front):
         assert set(refused.headers["allow"].replace(" ", "").split(",")) >= {"GET", "POST"}
 
 
+def test_an_encoded_body_is_not_taken_for_what_it_is_not(front: Front):
+    with front.http(front.key()) as client:
+        for encoding, status in (("gzip", 415), ("br", 415), ("identity", 202)):
+            headers = {"Idempotency-Key": new_key(), "Content-Encoding": encoding}
+            answer = client.post(WITHDRAWALS, json=body("acc-none"), headers=headers)
+            assert answer.status_code == status, encoding
+
+
 @pytest.mark.parametrize(
     ("content", "media_type", "status", "kind"),
     [

@@ -65,12 +65,21 @@ def test_the_way_through_the_sign_in_leads_nowhere_else(front: Front, elsewhere)
         assert (answer.status_code, answer.headers["location"]) == (303, HOME)
 
 
+def test_whoever_types_the_address_is_led_to_the_console(front: Front):
+    with front.http() as browser:
+        answer = browser.get("/", headers=HTML)
+        assert (answer.status_code, answer.headers["location"]) == (303, HOME)
+        assert browser.get("/").status_code == 404
+
+
 def test_a_link_that_was_used_says_so_on_a_page_and_to_programs_as_json(front: Front):
     with front.http() as browser:
         page = browser.get("/v1/sign-in?token=used&sure=true", headers=HTML)
         assert (page.status_code, page.headers["content-type"]) == (401, "text/html; charset=utf-8")
         assert "has been used" in Page(page.text).text
-        assert browser.get("/v1/sign-in?token=used&sure=true").headers["content-type"] == "application/problem+json"
+        assert "`" not in Page(page.text).text
+        to_a_program = browser.get("/v1/sign-in?token=used&sure=true")
+        assert to_a_program.headers["content-type"] == "application/problem+json"
 
 
 def test_a_link_from_another_site_opens_itself_anew_once_as_the_cookie_did_not_come_along(front: Front):
@@ -201,6 +210,7 @@ def test_search_leads_to_the_page_of_what_was_named(front: Front, shop, viewer: 
         (account, f"{HOME}/accounts/{account}"),
         (as_account, f"{HOME}/accounts/{as_account}"),
         ("../x", f"{HOME}/accounts?id=..%2Fx"),
+        ("withdrawal.requests/2@17", f"{HOME}/dead-letters/withdrawal.requests/2%4017"),
         (" ", LIST),
     ):
         assert viewer.client.get(f"{HOME}/search", params={"q": text}).headers["location"] == path
