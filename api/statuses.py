@@ -181,7 +181,7 @@ async def follow_endings(request: StrictRequest, last_event_id: LastEventId = No
     A client is told of its own withdrawals. An `id` without data is where the stream begins, to come back to.
     """
     front: Front = request.app.state.front
-    place: str = last_event_id or await front.readers.run(("saga",), latest)
+    place = last_event_id if last_event_id else await front.readers.run(("saga",), latest)
     endings = front.follow.endings(place, CHECK_S)
     # Its first answer comes before the stream's head: an ID that is none is an error, and not a stream that ends.
     first = await anext(endings)

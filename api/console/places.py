@@ -9,8 +9,8 @@ from uuid import UUID
 HOME = "/console"
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
-    (r"settle dead-letters show (?P<of>\S+)", "/dead-letters?state=all&payment_id={of}", "its dead letters"),
-    (r"settle dead-letters list(?: --all)?", "/dead-letters?state=all", "the dead letters"),
+    (r"settle dead-letters show (?P<of>\S+)", "/dead-letters?state=all&payment_id={of}", "its dead letter"),
+    (r"settle dead-letters list(?: --all)?", "/dead-letters?state=all", "the page of dead letters"),
     (r"settle outbox dead list", "/outboxes", "the page of outboxes"),
 )
 """Commands that sentences of operations name and that have a page: their form, its path, what it is called."""

@@ -108,7 +108,7 @@ def test_whatever_was_stored_can_be_shown(action, subject, result):
             f"the saga service refused it; `settle dead-letters show {PAYMENT}` says why",
             [
                 Piece("the saga service refused it; "),
-                Piece("its dead letters", f"/console/dead-letters?state=all&payment_id={PAYMENT}"),
+                Piece("its dead letter", f"/console/dead-letters?state=all&payment_id={PAYMENT}"),
                 Piece(" says why"),
             ],
         ),
@@ -116,7 +116,7 @@ def test_whatever_was_stored_can_be_shown(action, subject, result):
         ("`settle topics` creates it", [Piece(""), Piece("settle topics", is_command=True), Piece(" creates it")]),
         (
             "`settle dead-letters show a&b=c`",
-            [Piece(""), Piece("its dead letters", "/console/dead-letters?state=all&payment_id=a%26b%3Dc")],
+            [Piece(""), Piece("its dead letter", "/console/dead-letters?state=all&payment_id=a%26b%3Dc")],
         ),
         ("a `b", [Piece("a "), Piece("b", is_command=True)]),
     ],
