@@ -22,6 +22,7 @@ from api.problems import Problem
 from api.stuck import StuckWithdrawals, stuck_ones
 from api.watch import Look
 from api.withdrawals import PATH
+from operations.accepted import ACCEPTED
 from operations.stuck import REFUSED, Stuck
 from operations.withdrawals import of_ids
 
@@ -64,7 +65,7 @@ async def stuck_page(
         older_than_s=older_than_s,
         stuck_s=front.settings.stuck_s,
         withdrawals=found.withdrawals,
-        refused=REFUSED,
+        unnudged=(REFUSED, ACCEPTED),
         parts={"unasked": _unasked(found)}
         | {k: v for one in found.withdrawals for k, v in _cells(one, now).items()},
         is_full=len(found.withdrawals) == limit,
