@@ -5,6 +5,7 @@ in it, and the rest is there all the same.
 """
 
 import asyncio
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterable
@@ -50,6 +51,7 @@ TIMED_MAX = 200
 """Of the last endings, those whose duration is asked for."""
 
 T = TypeVar("T")
+_PART = re.compile(r"^(?:a database|the \S+ database|Kafka) ")
 
 
 class Outbox(msgspec.Struct, frozen=True):
@@ -338,4 +340,4 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 def _why(detail: str) -> str:
     """A problem's detail as the rest of a sentence that begins with the part's name."""
-    return detail.removeprefix("a database ").removeprefix("Kafka ")
+    return _PART.sub("", detail)

@@ -56,11 +56,11 @@ class Readers:
         except TimeoutError:
             for connection in used:
                 hang_up(connection)  # so that its thread ends, too
-            raise Problem("unavailable", "a database does not answer in time", RETRY_S) from None
+            raise Problem("unavailable", f"{_named(databases)} does not answer in time", RETRY_S) from None
         except CursorError as error:
             raise Problem("invalid", str(error)) from None
         except psycopg.OperationalError as error:
-            raise Problem("unavailable", f"a database {unavailable(error)}", RETRY_S) from error
+            raise Problem("unavailable", f"{_named(databases)} {unavailable(error)}", RETRY_S) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -110,3 +110,8 @@ class Readers:
         connection = session(self._dsn(database), autocommit=True)
         connection.execute(_READ_ONLY)
         return connection
+
+
+def _named(databases: Sequence[str]) -> str:
+    """Which of some it is that does not answer is not known."""
+    return f"the {' or '.join(databases)} database"

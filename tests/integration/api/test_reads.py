@@ -325,6 +325,7 @@ def test_with_the_sagas_database_away_reads_say_so_and_requests_are_still_taken(
         answer = shop.get(f"{WITHDRAWALS}/{payment_id}")
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:settle:problem:unavailable")
         assert int(answer.headers["retry-after"]) > 0
+        assert answer.json()["detail"].startswith("the saga database ")
         later = requested(shop, account)
     finally:
         front.stack.start_service("postgres-saga")
