@@ -20,7 +20,7 @@ from api.guard import PERMISSION, caller_of
 from api.pages import PAGE_SIZE, SECONDS_MAX, Cursor, Limit, opened, sealed
 from api.problems import Problem, problems
 from api.store import Stored
-from api.streams import CHECK_S, HEARTBEAT_S, stream, wants_stream
+from api.streams import CHECK_S, HEARTBEAT_S, check_room, stream, wants_stream
 from api.texts import amount_text
 from api.withdrawals import PATH
 from operations.endings import Ending, latest
@@ -230,6 +230,7 @@ async def get_events(
         and not await front.readers.run(("saga",), events_of, payment_id, after, 1)
     ):
         return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
+    check_room(request)
     return stream(request, _of_one(front, payment_id, after))  # type: ignore[return-value]  # documented by hand
 
 
@@ -246,6 +247,7 @@ async def follow_endings(request: StrictRequest, last_event_id: LastEventId = No
 
     A client is told of its own withdrawals. An `id` without data is where the stream begins, to come back to.
     """
+    check_room(request)
     front: Front = request.app.state.front
     place = last_event_id if last_event_id is not None else await front.readers.run(("saga",), latest)
     endings = front.follow.endings(place, CHECK_S)

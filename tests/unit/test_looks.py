@@ -1,4 +1,4 @@
-"""Looks at the whole system: one serves all, pages show the last, and none from before an action comes after it."""
+"""Looks at the whole system: one serves all, pages show the last, and none from before an action follows it."""
 
 import asyncio
 from dataclasses import replace
