@@ -47,7 +47,7 @@ DATABASE_S = 4.0
 """For each of a database's."""
 
 RECENT_S = 3.0
-"""A look that was begun since then is shown by pages, which say of when it is, while a new one is taken."""
+"""A look that has ended since then is shown by pages, which say of when it is, while a new one is taken."""
 
 LETTERS_REST = 4
 """Dead letters are read with each look; but not for so many times as long as the last reading took."""
@@ -80,7 +80,7 @@ class Looks:
     def __init__(self, readers: Readers, operators: Operators, letters: KeptLetters, stuck_s: float) -> None:
         self._readers, self._operators, self._kept, self._stuck_s = readers, operators, letters, stuck_s
         self._last: Seen | None = None
-        self._last_begun_at = self._begun_at = self._acted_at = 0.0
+        self._last_begun_at = self._last_ended_at = self._begun_at = self._acted_at = 0.0
         self._under_way: asyncio.Task[Seen] | None = None
         self._samples: deque[Sample] = deque()
         self._ended: deque[tuple[float, Counter[str]]] = deque()
@@ -108,9 +108,9 @@ class Looks:
 
     async def now(self) -> Seen:
         """A look that was begun less than a second ago, or the one that is under way, or a new one."""
-        fresh, asked_at = self._since(FRESH_S), time.monotonic()
-        if fresh is not None and not self._is_under_way:
-            return fresh
+        asked_at = time.monotonic()
+        if self._is_fresh and self._last is not None and not self._is_under_way:
+            return self._last
         seen = await asyncio.shield(self._taking())
         if self._last_begun_at < self._acted_at <= asked_at:
             return await asyncio.shield(self._taking())  # that one had begun before
@@ -118,11 +118,12 @@ class Looks:
 
     async def recent(self) -> Seen:
         """The last look if it is not old, and a new one is begun; else a new one."""
-        if (recent := self._since(RECENT_S)) is None:
+        is_recent = self._last_ended_at >= time.monotonic() - RECENT_S and self._last_begun_at >= self._acted_at
+        if self._last is None or not is_recent:
             return await self.now()
-        if self._since(FRESH_S) is None:
+        if not self._is_fresh:
             self._taking()
-        return recent
+        return self._last
 
     async def within(self, limit_s: float) -> Seen | None:
         """The same, or after so many seconds the last one there was; None before the first."""
@@ -136,10 +137,10 @@ class Looks:
         """The dead letters as they were read last, if that is not long ago."""
         return self._kept.since(max(time.monotonic() - RECENT_S, self._acted_at))
 
-    def _since(self, age_s: float) -> Seen | None:
-        """The last look, if it was begun so many seconds ago or less, and after what was done last."""
-        oldest = max(time.monotonic() - age_s, self._acted_at)
-        return self._last if self._last_begun_at >= oldest else None
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether the last look was begun less than a second ago, and after what was done last."""
+        return self._last_begun_at >= max(time.monotonic() - FRESH_S, self._acted_at)
 
     @property
     def _is_under_way(self) -> bool:
@@ -223,7 +224,7 @@ class Looks:
         says = _says(kafka, steps, self._indexed, errors.get(KAFKA))
         has_letters = self._indexed is not None or letters is None
         self._last = Seen(flow, _with_topics(statuses, says.topics), silent, says, has_letters)
-        self._last_begun_at = begun_at
+        self._last_begun_at, self._last_ended_at = begun_at, time.monotonic()
         return self._last
 
     async def _read(self, database: str, read: Callable[..., T], *args: Any) -> T:
