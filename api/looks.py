@@ -118,8 +118,7 @@ class Looks:
 
     async def recent(self) -> Seen:
         """The last look if it is not old, and a new one is begun; else a new one."""
-        is_recent = self._last_ended_at >= time.monotonic() - RECENT_S and self._last_begun_at >= self._acted_at
-        if self._last is None or not is_recent:
+        if self._last is None or not self._is_recent:
             return await self.now()
         if not self._is_fresh:
             self._taking()
@@ -134,8 +133,14 @@ class Looks:
             return self._last
 
     def letters(self) -> Reading | None:
-        """The dead letters as they were read last, if that is not long ago."""
-        return self._kept.since(max(time.monotonic() - RECENT_S, self._acted_at))
+        """The dead letters as they were read last, if the last look is not old or that is not long ago."""
+        since = self._acted_at if self._is_recent else max(time.monotonic() - RECENT_S, self._acted_at)
+        return self._kept.since(since)
+
+    @property
+    def _is_recent(self) -> bool:
+        """Whether the last look has ended a few seconds ago, and was begun after what was done last."""
+        return self._last_ended_at >= time.monotonic() - RECENT_S and self._last_begun_at >= self._acted_at
 
     @property
     def _is_fresh(self) -> bool:
