@@ -27,7 +27,11 @@ class World:
         self.may_end.set()
         self.bootstrap = "kafka:9092"
         self.clock = 1_000.0
-        self.looks = Looks(self, self, SimpleNamespace(since=lambda _: None), 60.0)
+        self.read_at = 0.0
+        self.looks = Looks(self, self, SimpleNamespace(since=self.since), 60.0)
+
+    def since(self, monotonic_s):
+        return "letters" if self.read_at >= monotonic_s else None
 
     async def run(self, asked, *args, **_):
         if asked is looks._ask_kafka:
@@ -111,6 +115,21 @@ def test_after_an_action_no_look_from_before_is_shown_nor_one_that_had_begun(run
         world.may_end.set()
         assert await asked is not await under_way
         assert world.begun == 4
+
+    run(story)
+
+
+def test_dead_letters_are_shown_as_a_recent_look_has_them_but_none_from_before_an_action(run):
+    async def story(world):
+        world.read_at = world.clock
+        world.clock += RECENT_S + 1
+        assert world.looks.letters() is None
+        await world.looks.now()
+        assert world.looks.letters() == "letters"  # it takes long to read them
+        world.looks.acted()
+        assert world.looks.letters() is None
+        world.read_at = world.clock
+        assert world.looks.letters() == "letters"
 
     run(story)
 
