@@ -49,6 +49,9 @@ DATABASE_S = 4.0
 RECENT_S = 3.0
 """A look that has ended since then is shown by pages, which say of when it is, while a new one is taken."""
 
+RECENT_LOOKS = 3
+"""So is one that has ended no longer ago than so many times what it took, where each takes long."""
+
 LETTERS_REST = 4
 """Dead letters are read with each look; but not for so many times as long as the last reading took."""
 
@@ -139,8 +142,9 @@ class Looks:
 
     @property
     def _is_recent(self) -> bool:
-        """Whether the last look has ended a few seconds ago, and was begun after what was done last."""
-        return self._last_ended_at >= time.monotonic() - RECENT_S and self._last_begun_at >= self._acted_at
+        """Whether the last look has ended not long ago, and was begun after what was done last."""
+        age_s = max(RECENT_S, RECENT_LOOKS * (self._last_ended_at - self._last_begun_at))
+        return self._last_ended_at >= time.monotonic() - age_s and self._last_begun_at >= self._acted_at
 
     @property
     def _is_fresh(self) -> bool:

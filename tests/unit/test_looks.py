@@ -9,7 +9,7 @@ import pytest
 
 from api import looks
 from api.headline import Headline
-from api.looks import FRESH_S, RECENT_S, Looks
+from api.looks import FRESH_S, RECENT_LOOKS, RECENT_S, Looks
 from api.problems import Problem
 from api.seen import Flow, Outbox, Seen
 from operations.hold_ups import LATE_S, KafkaSays
@@ -90,6 +90,10 @@ def test_a_look_that_is_old_is_waited_for_and_after_that_shown_all_the_same(run)
         second = await world.looks.recent()
         assert second is not first
         assert await world.looks.recent() is second  # however long it took
+        world.clock += RECENT_LOOKS * (RECENT_S + 1) - 0.1
+        assert await world.looks.recent() is second
+        world.clock += RECENT_LOOKS * (RECENT_S + 1)
+        assert await world.looks.recent() is not second
 
     run(story)
 
