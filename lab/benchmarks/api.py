@@ -27,7 +27,7 @@ from uuid_utils.compat import uuid7
 from api.credentials import create_key
 from contracts.postgres import session
 from lab.benchmarks.api_server import EMPTY
-from lab.benchmarks.load import ACCOUNTS, FINISH_S, in_turn, open_all
+from lab.benchmarks.load import ACCOUNTS, FINISH_S, in_turn, open_all, wait_quiet
 from lab.benchmarks.machine import write
 from operations.audit.run import run as run_audit
 from producers.client import WithdrawalClient
@@ -182,7 +182,7 @@ def _at_rest(stack: Stack, seconds: float) -> dict[str, dict[str, Any]]:
                     found[who].append(asyncio.run(_quiet(url, _key(stack), seconds)))
             else:
                 found[who].append(_produced(stack, seconds))
-            _drain(stack)
+            wait_quiet(stack)
     return {who: _median(windows) for who, windows in found.items()}
 
 
