@@ -4,12 +4,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from litestar import Response, get
-from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
 from api.bodies import StrictRequest
 from api.console.rendering import html, render
-from api.credentials import COOKIE, SESSION_S, SIGN_IN
+from api.credentials import SIGN_IN
 from api.front import Front
 from api.guard import OPEN
 from api.openapi import document
@@ -41,11 +40,7 @@ async def sign_in(request: StrictRequest, token: str = "", sure: bool = False) -
     secret = await front.credentials.sign_in(token)
     if secret is None:
         raise Problem("unauthenticated", "the link has been used, or is too old: `settle up` prints a new one")
-    is_tls = request.scope["scheme"] == "https"
-    cookie = Cookie(
-        COOKIE, value=secret, max_age=int(SESSION_S), path="/", httponly=True, samesite="strict", secure=is_tls
-    )
-    return Redirect(_wanted(request), status_code=303, cookies=[cookie])
+    return Redirect(_wanted(request), status_code=303, cookies=[front.credentials.cookie(secret)])
 
 
 @get("/", opt={OPEN: True}, include_in_schema=False, status_code=303)

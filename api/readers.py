@@ -40,15 +40,23 @@ class Readers:
         self._room: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CONNECTIONS_MAX))
         self._idle: dict[str, list[psycopg.Connection]] = defaultdict(list)
 
-    async def run(self, databases: Sequence[str], read: Callable[..., T], *args: Any) -> T:
+    async def run(
+        self, databases: Sequence[str], read: Callable[..., T], *args: Any, limit_s: float = ANSWER_S
+    ) -> T:
         """What a function returns that takes a connection to each of some databases, and arguments.
+
+        Args:
+            databases: their names.
+            read: the function.
+            args: further arguments of it.
+            limit_s: for the whole, seconds.
 
         Raises:
             Problem: a database does not answer, or a cursor is not one of the list's.
         """
         used: list[psycopg.Connection] = []
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(limit_s):
                 async with AsyncExitStack() as stack:
                     for database in databases:
                         await stack.enter_async_context(self._room[database])

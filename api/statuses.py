@@ -19,7 +19,7 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.problems import Problem, problems
 from api.store import Stored
-from api.streams import CHECK_S, HEARTBEAT_S, stream, wants_stream
+from api.streams import CHECK_S, HEARTBEAT_S, check_room, stream, wants_stream
 from api.texts import amount_text
 from api.withdrawals import PATH
 from api.withheld import shown_to
@@ -164,6 +164,7 @@ async def get_events(
         and not await front.readers.run(("saga",), events_of, payment_id, after, 1)
     ):
         return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
+    check_room(request)
     return stream(request, _of_one(front, caller, payment_id, after))  # type: ignore[return-value]  # documented by hand
 
 
@@ -180,6 +181,7 @@ async def follow_endings(request: StrictRequest, last_event_id: LastEventId = No
 
     A client is told of its own withdrawals. An `id` without data is where the stream begins, to come back to.
     """
+    check_room(request)
     front: Front = request.app.state.front
     place = last_event_id if last_event_id else await front.readers.run(("saga",), latest)
     endings = front.follow.endings(place, CHECK_S)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from api.console import words
 from api.headline import BAD, KAFKA, OK, RELAY, UNKNOWN, WAITS_AT, WARN
-from api.looks import Flow, Outbox, backlogs
+from api.looks import backlogs
+from api.seen import Flow, Outbox
 from contracts.services import API, DATABASES, NAMES, PROVIDER, READ_BY
 from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, WITHDRAWAL_REQUESTS
 

@@ -18,8 +18,8 @@ from api.console.places import account_path
 from api.console.rendering import html, render
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.looks import Flow
 from api.problems import Problem
+from api.seen import Flow
 from api.statuses import standing
 from api.watch import Look
 from operations.withdrawals import Wanted, of_trace
@@ -29,6 +29,9 @@ from processors.account.accounts import account_of
 HOME = places.HOME
 WAIT_S = 0.1
 """How long a page waits for what is only its frame; then it shows what was known, and its stream the rest."""
+
+LOOK_S = 5.0
+"""How long a page waits that is about a look; what does not answer then is in it."""
 
 SEARCH_MAX = 200
 
@@ -124,7 +127,7 @@ def fragments(flow: Flow | None) -> dict[str, str]:
 
 
 async def _find(front: Front, keys: Collection[None]) -> dict[None, dict[str, str]]:
-    found = fragments(await front.looks.now())
+    found = fragments((await front.looks.now()).flow)
     return dict.fromkeys(keys, found)
 
 

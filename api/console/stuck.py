@@ -52,7 +52,7 @@ async def stuck_page(
     """The longest without an event first."""
     front: Front = request.app.state.front
     older_than_s = _seconds(older_than, front)
-    found = await stuck_ones(front, older_than_s, limit)
+    found = await stuck_ones(front, await front.looks.recent(), older_than_s, limit)
     query = urlencode({"older_than_s": f"{older_than_s:g}", "limit": limit})
     shown = urlencode({"id": [one.payment_id for one in found.withdrawals]}, doseq=True)
     now = datetime.now(UTC)
@@ -66,7 +66,7 @@ async def stuck_page(
         stuck_s=front.settings.stuck_s,
         withdrawals=found.withdrawals,
         unnudged=(REFUSED, ACCEPTED),
-        parts={"unasked": _unasked(found)}
+        parts={"unasked": _unasked(found), "looked-at": _looked_at(found)}
         | {k: v for one in found.withdrawals for k, v in _cells(one, now).items()},
         is_full=len(found.withdrawals) == limit,
         is_whole=not found.unasked and "saga" not in found.idle,
@@ -91,7 +91,8 @@ async def stuck_stream(
 
 async def _find(front: Front, keys: Collection[View]) -> Mapping[View, Mapping[str, str]]:
     lists = {(key.older_than_s, key.limit) for key in keys}
-    found = {one: await stuck_ones(front, *one) for one in lists}
+    looked = await front.looks.now()
+    found = {one: await stuck_ones(front, looked, *one) for one in lists}
     still = {one.payment_id for some in found.values() for one in some.withdrawals}
     gone = {one for key in keys for one in key.ids} - still
     rows = await front.readers.run(("saga",), of_ids, list(gone)) if gone else []
@@ -102,7 +103,7 @@ async def _find(front: Front, keys: Collection[View]) -> Mapping[View, Mapping[s
 def _fragments(key: View, found: StuckWithdrawals, states: Mapping[UUID, str]) -> dict[str, str]:
     now = datetime.now(UTC)
     there = {one.payment_id: one for one in found.withdrawals}
-    shown = {"unasked": _unasked(found)}
+    shown = {"unasked": _unasked(found), "looked-at": _looked_at(found)}
     for payment_id in key.ids:
         if payment_id in there:
             shown |= _cells(there[payment_id], now)
@@ -136,6 +137,10 @@ def _moved(payment_id: UUID, state: str) -> dict[str, str]:
 
 def _unasked(found: StuckWithdrawals) -> str:
     return render("fragments/stuck_unasked.html", found=found)
+
+
+def _looked_at(found: StuckWithdrawals) -> str:
+    return render("fragments/looked_at.html", moment=found.kafka_at)
 
 
 def _seconds(text: str | None, front: Front) -> float:
