@@ -19,6 +19,7 @@ from api import (
     gaps,
     journal,
     keys,
+    lists,
     outboxes,
     people,
     problems,
@@ -45,6 +46,7 @@ from api.instrumentation import measured
 PARTS = (
     withdrawals,
     statuses,
+    lists,
     cancel,
     accounts,
     stuck,

@@ -55,6 +55,8 @@ class StrictRequest(Request[Any, Any, Any]):
         media_type = self.content_type[0]
         if media_type not in _JSON:
             raise Problem("unsupported-media-type", "Content-Type has to be application/json")
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Problem("unsupported-media-type", "a body is taken as it is, without a Content-Encoding")
         body = await self.body()
         try:
             found = _DECODER.decode(body.decode())

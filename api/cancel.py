@@ -15,10 +15,11 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.journal import written_down
 from api.problems import OF_A_BODY, Problem, problems
-from api.statuses import ACCEPTED, unknown, visible
+from api.statuses import unknown, visible
 from api.stuck import Why
 from api.withdrawals import PATH
 from contracts.events import CancelRequested, follow
+from operations.accepted import ACCEPTED
 from operations.errors import FinishedError
 from processors.saga.decide import INCOMPLETE
 from processors.saga.status import status_of

@@ -13,6 +13,7 @@ from hmac import compare_digest
 from http.cookies import CookieError, SimpleCookie
 
 import msgspec
+from litestar.datastructures import Cookie
 from psycopg import AsyncConnection
 
 from api import store
@@ -23,6 +24,9 @@ from processors.runtime import utc
 SECRET_BYTES = 32
 PREFIX = "settle"
 COOKIE = "settle_session"
+COOKIE_OVER_TLS = f"__Host-{COOKIE}"
+"""With that prefix a browser takes it from this host alone and over TLS alone (RFC 6265bis, 4.1.3.2)."""
+
 SESSION_S = 12 * 3600.0
 """How long a session lasts."""
 
@@ -118,13 +122,21 @@ class Credentials:
     Args:
         connected: gives a connection to the API's database.
         of_token: whose the token of an OpenID provider is; None: there is no provider.
+        is_tls: whether the API speaks TLS alone.
+
+    Attributes:
+        cookie_name: of the cookie with a session's secret.
     """
 
     def __init__(
         self,
         connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
         of_token: Callable[[str], Awaitable[Caller | None]] | None = None,
+        *,
+        is_tls: bool = False,
     ) -> None:
+        self.cookie_name = COOKIE_OVER_TLS if is_tls else COOKIE
+        self._is_tls = is_tls
         self._connected = connected
         self._of_token = of_token
         self._remembered: dict[bytes, tuple[Caller | None, float]] = {}
@@ -143,7 +155,7 @@ class Credentials:
             if self._of_token is not None and not key.startswith(f"{PREFIX}_"):
                 return await self._remember(key, self._of_token)
             return await self._remember(key, self._of_key) if len(key) <= TEXT_MAX else None
-        secret = _session_of(cookie) if cookie is not None else None
+        secret = self._session_of(cookie) if cookie is not None else None
         return await self._remember(secret, self._of_session) if secret else None
 
     async def sign_in(self, token: str) -> str | None:
@@ -153,13 +165,25 @@ class Credentials:
             is_valid = await store.sign_in(connection, hashed(token), hashed(secret), SESSION_S)
         return secret if is_valid else None
 
+    def cookie(self, secret: str) -> Cookie:
+        """The cookie with a session's secret, which no script reads; an empty one takes it back."""
+        return Cookie(
+            self.cookie_name,
+            value=secret,
+            max_age=int(SESSION_S) if secret else 0,
+            path="/",
+            httponly=True,
+            samesite="strict",
+            secure=self._is_tls,
+        )
+
     async def sign_out(self, cookie: str | None) -> None:
         """End the session of a cookie; other processes know within :data:`REMEMBERED_S`.
 
         Raises:
             Problem: the database does not answer.
         """
-        secret = _session_of(cookie) if cookie is not None else None
+        secret = self._session_of(cookie) if cookie is not None else None
         if not secret:
             return
         async with self._connected() as connection:
@@ -196,10 +220,9 @@ class Credentials:
             found = await store.find_session(connection, hashed(secret))
         return Caller(*found, MAY[found[1]], by_cookie=True) if found is not None else None
 
-
-def _session_of(cookie: str) -> str | None:
-    try:
-        found = SimpleCookie(cookie).get(COOKIE)
-    except CookieError:
-        return None
-    return found.value[:TEXT_MAX] if found is not None else None
+    def _session_of(self, cookie: str) -> str | None:
+        try:
+            found = SimpleCookie(cookie).get(self.cookie_name)
+        except CookieError:
+            return None
+        return found.value[:TEXT_MAX] if found is not None else None

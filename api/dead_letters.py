@@ -1,7 +1,8 @@
 """Dead letters over HTTP: listed, shown, redriven and discarded by a list of IDs."""
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -15,12 +16,14 @@ from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
 from api.pages import PAGE_SIZE, Limit, opened, sealed
-from api.problems import problems
+from api.problems import Problem, problems
 from operations.dead_letters import actions
 from operations.dead_letters.actions import Done, act
 from operations.dead_letters.letters import Letter, Wanted, named
 from operations.dead_letters.pages import OPEN, Page, State, page_of
 from operations.dead_letters.view import DeadLetter, view
+
+T = TypeVar("T")
 
 PATH = "/v1/dead-letters"
 ID_LENGTH_MAX = 300
@@ -128,16 +131,31 @@ async def found(
     Raises:
         Problem: the cursor is not one of this list, or Kafka does not answer.
     """
+    return await front.operators.run(
+        lambda: of_letters(front.letters.read(), wanted, which, limit, cursor, contents=contents)
+    )
 
-    def find() -> DeadLetters:
-        letters = front.letters.read()
-        found = page(letters, wanted, which, limit, cursor)
-        if contents and (fitting := _fitting(found.letters)) < len(found.letters):
-            found = page(letters, wanted, which, fitting, cursor)
-        shown = [view(one, contents=contents) for one in found.letters]
-        return DeadLetters(shown, found.total, found.handled, found.cursor)
 
-    return await front.operators.run(find)
+def of_letters(
+    letters: Sequence[Letter],
+    wanted: Wanted,
+    which: State = OPEN,
+    limit: int = PAGE_SIZE,
+    cursor: str | None = None,
+    *,
+    contents: bool = True,
+) -> DeadLetters:
+    """The same of letters that were read.
+
+    Raises:
+        DeadLetterError: no letter has one of the IDs.
+        Problem: the cursor is not one of this list.
+    """
+    found = page(letters, wanted, which, limit, cursor)
+    if contents and (fitting := _fitting(found.letters)) < len(found.letters):
+        found = page(letters, wanted, which, fitting, cursor)
+    shown = [view(one, contents=contents) for one in found.letters]
+    return DeadLetters(shown, found.total, found.handled, found.cursor)
 
 
 def _fitting(letters: Sequence[Letter]) -> int:
@@ -178,16 +196,27 @@ async def get_dead_letter(
 ) -> DeadLetter:
     """All that is known of it: why, where, when, headers and body."""
     front: Front = request.app.state.front
-    return view(await one(front, f"{topic}/{place}"))
+    name = f"{topic}/{place}"
+    return view(await front.operators.run(lambda: named(front.letters.read(), name)))
 
 
-async def one(front: Front, name: str) -> Letter:
-    """The dead letter with an ID.
+async def among_recent(front: Front, find: Callable[[Sequence[Letter]], T]) -> tuple[T, datetime]:
+    """What a page finds among the dead letters of the last look, and when they were read.
+
+    Where that is old, or has no letter with an ID that is asked for, they are read now.
 
     Raises:
-        Problem: there is none, or Kafka does not answer.
+        Problem: there is no such letter, or Kafka does not answer.
     """
-    return await front.operators.run(lambda: named(front.letters.read(), name))
+    await front.looks.within(0)  # so that there is a look for whoever comes next
+    if (last := front.looks.letters()) is not None:
+        try:
+            return await front.operators.run(find, last.letters), last.at
+        except Problem as problem:
+            if problem.kind != "not-found":
+                raise
+    at = datetime.now(UTC)
+    return await front.operators.run(lambda: find(front.letters.read())), at
 
 
 @post(f"{PATH}/redrive", summary="Redrive dead letters", operation_id="redriveDeadLetters", **ON_A_LIST)

@@ -8,8 +8,8 @@ from api import access
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
-from api.looks import Flow
 from api.problems import problems
+from api.seen import Flow
 
 PATH = "/v1/flow"
 
@@ -25,7 +25,7 @@ PATH = "/v1/flow"
 async def get_flow(request: StrictRequest) -> Flow:
     """Rates, lags, outboxes, open withdrawals, endings, the last audit, what is away; not older than a second."""
     front: Front = request.app.state.front
-    return await front.looks.now()
+    return (await front.looks.now()).flow
 
 
 ROUTES: list[Any] = [get_flow]

@@ -15,7 +15,7 @@ from api.credentials import Credentials
 from api.decide import Outcome, decide
 from api.follow import Follow
 from api.instrumentation import BATCH_REQUESTS
-from api.limits import RateLimit
+from api.limits import RateLimit, StreamLimit
 from api.looks import Looks
 from api.oidc import Tokens
 from api.operators import Operators
@@ -46,12 +46,17 @@ class Front:
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.limit = RateLimit(settings.api_rate)
+        self.streams = StreamLimit(settings.api_streams)
         self.operators = Operators(settings)
         self._writes = Database(settings.dsn(API), API, SharingConnection)
         self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)
         self._one_by_one = asyncio.Lock()
         self._tokens = Tokens(settings) if settings.api_oidc_issuer else None
-        self.credentials = Credentials(self.connected, self._tokens.caller_of if self._tokens else None)
+        self.credentials = Credentials(
+            self.connected,
+            self._tokens.caller_of if self._tokens else None,
+            is_tls=settings.api_tls_certificate is not None,
+        )
         self.batches = Batcher(self._accept)
         self.readers = Readers(settings.dsn)
         self.follow = Follow(self.readers)

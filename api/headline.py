@@ -61,7 +61,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         away: parts that do not answer or do not run, and why: names of services, ``Kafka``, ``the relay``,
             ``the saga database``.
         unread_outboxes: rows that wait in an outbox which no relay reads.
-        open: withdrawals that are not finished, by state; None where that could not be asked.
+        open: withdrawals that are not finished, by state; None where that could not be asked. With those that the
+            API has accepted where nobody publishes them.
+        unrecorded: requests in Kafka that the saga service has yet to record, where it does not run.
         backlogs: of each service; none where Kafka could not be asked.
         ended_per_s: withdrawals that end, a second; None where that is not known yet.
         dead_letters: open ones; None where that could not be asked.
@@ -71,6 +73,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     away: Mapping[str, str] = {}
     unread_outboxes: int = 0
     open: Sequence[OpenOnes] | None = ()
+    unrecorded: int = 0
     backlogs: Sequence[Backlog] = ()
     ended_per_s: float | None = None
     dead_letters: int | None = 0
@@ -141,7 +144,7 @@ def _rates(found: Found) -> list[str]:
 
 
 def _count(found: Found) -> int | None:
-    return sum(one.open for one in found.open) if found.open is not None else None
+    return sum(one.open for one in found.open) + found.unrecorded if found.open is not None else None
 
 
 def _who_waits(name: str, found: Found) -> str:

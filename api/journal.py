@@ -138,7 +138,10 @@ async def written_down(request: StrictRequest, action: str, subject: object, rea
     about = (action, _checked(reason, subject), reason)
     await _write(front, one.request_id, caller, *about, None)
     try:
-        yield one
+        try:
+            yield one
+        finally:
+            front.looks.acted()
     except Problem as problem:
         await _write(front, one.request_id, caller, *about, {"problem": problem.kind, "detail": problem.detail})
         raise

@@ -1,7 +1,10 @@
-"""Limits of a caller's rate: a bucket of tokens for each, refilled as time passes."""
+"""Limits of each caller: a bucket of tokens for its rate, refilled as time passes, and a number of streams."""
 
 import math
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 CALLERS_MAX = 10_000
 """Callers that are remembered; only those that exist are."""
@@ -31,3 +34,30 @@ class RateLimit:
             self._buckets.clear()
         self._buckets[caller] = (tokens - 1.0, now)
         return None
+
+
+class StreamLimit:
+    """How many streams each caller may have open.
+
+    Args:
+        most: streams of one caller.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._open: Counter[str] = Counter()
+
+    def has_room(self, caller: str) -> bool:
+        """Whether the caller may open one more."""
+        return self._open.get(caller, 0) < self.most
+
+    @contextmanager
+    def opened(self, caller: str) -> Iterator[None]:
+        """One more is open in the block."""
+        self._open[caller] += 1
+        try:
+            yield
+        finally:
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]

@@ -13,7 +13,8 @@ _STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { border-top: 1px solid; padding-top: 1rem; }
 code, pre { font-family: ui-monospace, monospace; }
-td { padding: 0 1rem 0 0; vertical-align: top; }
+td { padding: 0 1rem 0 0; vertical-align: top; overflow-wrap: anywhere; }
+h2, h3 { overflow-wrap: anywhere; }
 """
 
 

@@ -4,12 +4,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from litestar import Response, get
-from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
 from api.bodies import StrictRequest
 from api.console.rendering import html, render
-from api.credentials import COOKIE, SESSION_S, SIGN_IN
+from api.credentials import SIGN_IN
 from api.front import Front
 from api.guard import OPEN
 from api.openapi import document
@@ -28,22 +27,28 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors '
 
 
 @get(SIGN_IN, opt={OPEN: True}, include_in_schema=False, status_code=303)
-async def sign_in(request: StrictRequest, token: str = "") -> Response[Any]:
+async def sign_in(request: StrictRequest, token: str = "", sure: bool = False) -> Response[Any]:
     """Turn the token of a link into a session; it is spent then.
 
-    Where another site leads here it asks first: somebody may lead others into a session of their own.
+    It asks first where another site leads here, as somebody may lead others into a session of their own, and where
+    no browser says that a person opens it: a chat that looks at each link for its preview would spend the token.
     """
-    if request.headers.get("sec-fetch-site") == "cross-site":
-        return html(render("sign_in_here.html", title="Sign in"))
+    site = request.headers.get("sec-fetch-site")
+    if site == "cross-site" or not (site or sure):
+        return html(render("sign_in_here.html", title="Sign in", token=token, elsewhere=site is not None))
     front: Front = request.app.state.front
     secret = await front.credentials.sign_in(token)
     if secret is None:
         raise Problem("unauthenticated", "the link has been used, or is too old: `settle up` prints a new one")
-    is_tls = request.scope["scheme"] == "https"
-    cookie = Cookie(
-        COOKIE, value=secret, max_age=int(SESSION_S), path="/", httponly=True, samesite="strict", secure=is_tls
-    )
-    return Redirect(_wanted(request), status_code=303, cookies=[cookie])
+    return Redirect(_wanted(request), status_code=303, cookies=[front.credentials.cookie(secret)])
+
+
+@get("/", opt={OPEN: True}, include_in_schema=False, status_code=303)
+async def root(request: StrictRequest) -> Redirect:
+    """Whoever types the address wants the console; there is nothing else."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise Problem("path-unknown", "the path is unknown")
+    return Redirect(CONSOLE, status_code=303)
 
 
 def _wanted(request: StrictRequest) -> str:
@@ -65,4 +70,4 @@ async def docs() -> Response[str]:
     return Response(page(), media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
 
 
-ROUTES: list[Any] = [sign_in, openapi, docs]
+ROUTES: list[Any] = [sign_in, root, openapi, docs]

@@ -40,15 +40,23 @@ class Readers:
         self._room: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CONNECTIONS_MAX))
         self._idle: dict[str, list[psycopg.Connection]] = defaultdict(list)
 
-    async def run(self, databases: Sequence[str], read: Callable[..., T], *args: Any) -> T:
+    async def run(
+        self, databases: Sequence[str], read: Callable[..., T], *args: Any, limit_s: float = ANSWER_S
+    ) -> T:
         """What a function returns that takes a connection to each of some databases, and arguments.
+
+        Args:
+            databases: their names.
+            read: the function.
+            args: further arguments of it.
+            limit_s: for the whole, seconds.
 
         Raises:
             Problem: a database does not answer, or a cursor is not one of the list's.
         """
         used: list[psycopg.Connection] = []
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(limit_s):
                 async with AsyncExitStack() as stack:
                     for database in databases:
                         await stack.enter_async_context(self._room[database])
@@ -56,11 +64,11 @@ class Readers:
         except TimeoutError:
             for connection in used:
                 hang_up(connection)  # so that its thread ends, too
-            raise Problem("unavailable", "a database does not answer in time", RETRY_S) from None
+            raise Problem("unavailable", f"{_named(databases)} does not answer in time", RETRY_S) from None
         except CursorError as error:
             raise Problem("invalid", str(error)) from None
         except psycopg.OperationalError as error:
-            raise Problem("unavailable", f"a database {unavailable(error)}", RETRY_S) from error
+            raise Problem("unavailable", f"{_named(databases)} {unavailable(error)}", RETRY_S) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -110,3 +118,8 @@ class Readers:
         connection = session(self._dsn(database), autocommit=True)
         connection.execute(_READ_ONLY)
         return connection
+
+
+def _named(databases: Sequence[str]) -> str:
+    """Which of some it is that does not answer is not known."""
+    return f"the {' or '.join(databases)} database"

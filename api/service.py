@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 import uvloop
@@ -32,6 +33,9 @@ HEADERS_MS_MAX = 10_000
 """How long the head of a request may take to arrive."""
 
 HEADERS_BYTES_MAX = 32 * 1024
+THREADS = 64
+"""For functions of ``operations``, which wait for a database or Kafka; each kind has a limit of its own."""
+
 STOP_S = 10
 """How long answers under way may take when the process stops."""
 
@@ -68,6 +72,8 @@ async def _serve(
     settings: ApiSettings, make_front: Callable[[ApiSettings], Front], further: Sequence[HTTPRouteHandler]
 ) -> None:
     tracing.configure(API)
+    # Python's own choice is six on two cores, which one look at the whole system would take.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "api"))
     front = make_front(settings)
     front.start()
     readiness = Readiness(settings.dsn(API), API)

@@ -22,6 +22,9 @@ class ApiSettings(ServiceSettings):
     api_rate: float = Field(
         1_000.0, gt=0, le=RATE_MAX, description="requests a second of one caller and instance at the most"
     )
+    api_streams: int = Field(
+        100, ge=1, le=10_000, description="open streams and pages of one caller and instance at the most"
+    )
     api_oidc_issuer: str | None = Field(
         None, description="OpenID provider whose tokens are taken, exactly as it calls itself, a URL"
     )

@@ -1,10 +1,10 @@
-"""Withdrawals as they stand: one, lists, and their events, as JSON or as a stream."""
+"""Withdrawals as they stand: one, and their events, as JSON or as a stream."""
 
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from datetime import datetime
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -17,33 +17,16 @@ from api.access import Caller
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.pages import PAGE_SIZE, SECONDS_MAX, Cursor, Limit, opened, sealed
 from api.problems import Problem, problems
 from api.store import Stored
-from api.streams import CHECK_S, HEARTBEAT_S, stream, wants_stream
+from api.streams import CHECK_S, HEARTBEAT_S, check_room, stream, wants_stream
 from api.texts import amount_text
 from api.withdrawals import PATH
+from api.withheld import shown_to
+from operations.accepted import ACCEPTED
 from operations.endings import Ending, latest
 from operations.events import Recorded, events_of
-from operations.withdrawals import Listed, Wanted, of_ids, page
-from processors.saga.decide import FINISHED
 from processors.saga.status import Status, Step, status_of
-
-State = Literal[
-    "accepted",
-    "incomplete",
-    "requested",
-    "deducted",
-    "paid",
-    "completed",
-    "compensating",
-    "compensated",
-    "rejected",
-]
-"""Those that a list may be asked for."""
-
-ACCEPTED: Final = "accepted"
-"""The state of a withdrawal that the saga service has not recorded yet."""
 
 _ONE = f"{PATH}/{{payment_id:uuid}}"
 
@@ -86,13 +69,6 @@ class WithdrawalStatus(Withdrawal, frozen=True, kw_only=True):
     steps: list[Step]
 
 
-class Withdrawals(msgspec.Struct, frozen=True):
-    """A page, the newest first; there are more as long as there is a cursor, also if this page is short."""
-
-    withdrawals: list[Withdrawal]
-    cursor: str | None
-
-
 class Events(msgspec.Struct, frozen=True):
     """Events of a withdrawal in the order in which they were stored; more come after the ID of the last."""
 
@@ -130,7 +106,7 @@ async def standing(front: Front, caller: Caller, payment_id: UUID) -> Withdrawal
 def accepted(stored: Stored) -> WithdrawalStatus:
     """One that the saga service has not recorded yet."""
     waits_for = "the relay and the account service"
-    return WithdrawalStatus(**msgspec.structs.asdict(_as_accepted(stored)), waiting_for=waits_for, steps=[])
+    return WithdrawalStatus(**msgspec.structs.asdict(as_accepted(stored)), waiting_for=waits_for, steps=[])
 
 
 def shown(status: Status) -> WithdrawalStatus:
@@ -153,52 +129,6 @@ def shown(status: Status) -> WithdrawalStatus:
 
 
 @get(
-    PATH,
-    summary="List withdrawals",
-    operation_id="listWithdrawals",
-    tags=["withdrawals"],
-    opt={PERMISSION: access.READ},
-    responses=problems("invalid"),
-)
-async def list_withdrawals(
-    request: StrictRequest,
-    states: Annotated[
-        list[State] | None, Parameter(query="state", description="Only those in these states; repeat it.")
-    ] = None,
-    account_id: Annotated[str | None, Parameter(max_length=64, description="Only of this account.")] = None,
-    since: Annotated[datetime | None, Parameter(description="Only those recorded then or later.")] = None,
-    until: Annotated[datetime | None, Parameter(description="Only those recorded before then.")] = None,
-    reason: Annotated[str | None, Parameter(max_length=200, description="Only with exactly this reason.")] = None,
-    in_flight: Annotated[bool, Parameter(description="Only those that are not finished.")] = False,
-    silent_s: Annotated[
-        float | None,
-        Parameter(ge=0, le=SECONDS_MAX, description="Only those without an event for so many seconds."),
-    ] = None,
-    limit: Limit = PAGE_SIZE,
-    cursor: Cursor = None,
-) -> Withdrawals:
-    """The newest first. A client sees its own; what it has just asked for is among them at once."""
-    wanted = Wanted(frozenset(states or ()), account_id, since, until, reason, in_flight, silent_s)
-    return await listed(request.app.state.front, caller_of(request), wanted, limit, cursor)
-
-
-async def listed(front: Front, caller: Caller, wanted: Wanted, limit: int, cursor: str | None) -> Withdrawals:
-    """A page of the withdrawals that match, for a caller.
-
-    Raises:
-        Problem: the cursor is not one of this list, or a database does not answer.
-    """
-    of = ("withdrawals", caller.name if caller.sees_only_its_own else None, wanted)
-    place = opened(cursor, *of)
-    if caller.sees_only_its_own:
-        withdrawals, last = await _own_page(front, caller, wanted, limit, place)
-    else:
-        found = await front.readers.run(("saga",), page, wanted, limit, place)
-        withdrawals, last = [as_listed(one) for one in found.withdrawals], found.cursor
-    return Withdrawals(withdrawals, sealed(last, *of))
-
-
-@get(
     f"{_ONE}/events",
     summary="Follow a withdrawal",
     operation_id="getWithdrawalEvents",
@@ -212,25 +142,30 @@ async def get_events(
     after: Annotated[int, Parameter(ge=0, le=2**63 - 1, description="Only those after this ID.")] = 0,
     last_event_id: LastEventId = None,
 ) -> Response[Events]:
-    """Its events so far, as JSON; with `Accept: text/event-stream` a stream that ends when the withdrawal has."""
+    """Its events so far, as JSON; with `Accept: text/event-stream` a stream that ends when the withdrawal has.
+
+    Who may not see accounts gets neither the balance nor the address that somebody was notified at.
+    """
     front: Front = request.app.state.front
+    caller = caller_of(request)
     if last_event_id:
         after = _number(last_event_id)
-    stored = await visible(front, caller_of(request), payment_id)
+    stored = await visible(front, caller, payment_id)
     status = await front.readers.run(("saga",), status_of, payment_id)
     if status is None and stored is None:
         raise unknown(payment_id)
     if after:
         await _check_event(front, payment_id, after)
     if not wants_stream(request):
-        return Response(Events(await front.readers.run(("saga",), events_of, payment_id, after)))
+        return Response(Events(shown_to(caller, await front.readers.run(("saga",), events_of, payment_id, after))))
     if (
         status is not None
         and status.finished
         and not await front.readers.run(("saga",), events_of, payment_id, after, 1)
     ):
         return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
-    return stream(request, _of_one(front, payment_id, after))  # type: ignore[return-value]  # documented by hand
+    check_room(request)
+    return stream(request, _of_one(front, caller, payment_id, after))  # type: ignore[return-value]  # documented by hand
 
 
 @get(
@@ -246,8 +181,9 @@ async def follow_endings(request: StrictRequest, last_event_id: LastEventId = No
 
     A client is told of its own withdrawals. An `id` without data is where the stream begins, to come back to.
     """
+    check_room(request)
     front: Front = request.app.state.front
-    place = last_event_id if last_event_id is not None else await front.readers.run(("saga",), latest)
+    place = last_event_id if last_event_id else await front.readers.run(("saga",), latest)
     endings = front.follow.endings(place, CHECK_S)
     # Its first answer comes before the stream's head: an ID that is none is an error, and not a stream that ends.
     first = await anext(endings)
@@ -267,43 +203,11 @@ async def visible(front: Front, caller: Caller, payment_id: UUID) -> Stored | No
     return stored
 
 
-async def _own_page(
-    front: Front, caller: Caller, wanted: Wanted, limit: int, place: str | None
-) -> tuple[list[Withdrawal], str | None]:
-    """A page of a caller's withdrawals, in the order of their requests, and the place of the next."""
-    before = _place(place) if place is not None else (_END, UUID(int=2**128 - 1))
-    async with front.connected() as connection:
-        stored = await store.of_caller(connection, caller.name, before, limit + 1)
-    rest, stored = stored[limit:], stored[:limit]
-    known = await front.readers.run(("saga",), of_ids, [one.payment_id for one in stored])
-    by_id = {one.payment_id: one for one in known}
-    found = [
-        (as_listed(one), one.updated_at) if (one := by_id.get(s.payment_id)) else (_as_accepted(s), s.requested_at)
-        for s in stored
-    ]
-    last = f"{(stored[-1].requested_at - _EPOCH) // _MICROSECOND}.{stored[-1].payment_id}" if rest else None
-    return [one for one, moved_at in found if _matches(one, moved_at, wanted)], last
-
-
-def _matches(one: Withdrawal, moved_at: datetime, wanted: Wanted) -> bool:
-    at = one.requested_at or _EPOCH
-    silent_s = (datetime.now(UTC) - moved_at).total_seconds()
-    return (
-        (not wanted.states or one.state in wanted.states)
-        and (wanted.account_id is None or one.account_id == wanted.account_id)
-        and (wanted.since is None or at >= wanted.since)
-        and (wanted.until is None or at < wanted.until)
-        and (wanted.reason is None or one.reason == wanted.reason)
-        and not ((wanted.in_flight or wanted.silent_s is not None) and one.state in FINISHED)
-        and (wanted.silent_s is None or silent_s > wanted.silent_s)
-    )
-
-
-async def _of_one(front: Front, payment_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
+async def _of_one(front: Front, caller: Caller, payment_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
     asked_at = float("-inf")
     async with aclosing(front.follow.withdrawal(payment_id, after, CHECK_S)) as followed:
         async for events in followed:
-            yield _messages([(str(event.id), event.type, event) for event in events])
+            yield _messages([(str(event.id), event.type, event) for event in shown_to(caller, events)])
             if events[-1].type in _MAY_END if events else time.monotonic() - asked_at >= HEARTBEAT_S:
                 asked_at = time.monotonic()
                 status = await front.readers.run(("saga",), status_of, payment_id)
@@ -340,7 +244,8 @@ def _messages(found: Sequence[tuple[str, str, object]]) -> bytes:
     )
 
 
-def _as_accepted(stored: Stored) -> Withdrawal:
+def as_accepted(stored: Stored) -> Withdrawal:
+    """One that the saga service has not recorded yet, as in a list."""
     return Withdrawal(
         payment_id=stored.payment_id,
         account_id=stored.account_id,
@@ -352,22 +257,6 @@ def _as_accepted(stored: Stored) -> Withdrawal:
         requested_at=stored.requested_at,
         finished_at=None,
         finished_by=None,
-    )
-
-
-def as_listed(one: Listed) -> Withdrawal:
-    """One of a list."""
-    return Withdrawal(
-        payment_id=one.payment_id,
-        account_id=one.account_id,
-        amount=amount_text(one.amount_minor, one.currency),
-        currency=one.currency,
-        state=one.state,
-        reason=one.reason,
-        trace_id=one.trace_id,
-        requested_at=one.requested_at,
-        finished_at=one.finished_at,
-        finished_by=one.finished_by,
     )
 
 
@@ -394,19 +283,8 @@ async def _check_event(front: Front, payment_id: UUID, number: int) -> None:
         raise Problem("invalid", f"{number} is no ID of an event of this withdrawal")
 
 
-def _place(cursor: str) -> tuple[datetime, UUID]:
-    microseconds, _, payment_id = cursor.partition(".")
-    try:
-        return _EPOCH + int(microseconds) * _MICROSECOND, UUID(payment_id)
-    except (ValueError, OverflowError):
-        raise Problem("invalid", f"{cursor!r} is no cursor of this list") from None
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_END = datetime(9999, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _MAY_END = frozenset({"WithdrawalCompleted", "WithdrawalCompensated", "WithdrawalRejected", "NotificationSent"})
 _ENCODER = msgspec.json.Encoder()
 
 
-ROUTES: list[Any] = [get_withdrawal, list_withdrawals, get_events, follow_endings]
+ROUTES: list[Any] = [get_withdrawal, get_events, follow_endings]

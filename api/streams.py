@@ -2,8 +2,9 @@
 
 import re
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, aclosing
+from functools import partial
 from typing import Any
 
 from litestar.response import Stream
@@ -11,6 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from api.access import Caller
 from api.bodies import StrictRequest
+from api.follow import CROWDED_S
 from api.front import Front
 from api.guard import caller_of
 from api.problems import Problem
@@ -48,9 +50,24 @@ def stream(
         heartbeat: what is sent where there was nothing to say for ``heartbeat_s`` seconds.
         heartbeat_s: how often.
     """
+    front: Front = request.app.state.front
     headers = {"X-Accel-Buffering": "no"}
     checked = _while_allowed(request, content, heartbeat, heartbeat_s)
-    return _Closing(checked, media_type=EVENT_STREAM, headers=headers)
+    found = _Closing(checked, media_type=EVENT_STREAM, headers=headers)
+    found.counted = partial(front.streams.opened, caller_of(request).name)
+    return found
+
+
+def check_room(request: StrictRequest) -> None:
+    """Refuse a stream to a caller who has as many as one may have; before anything is begun for it.
+
+    Raises:
+        Problem: there are too many of this caller.
+    """
+    front: Front = request.app.state.front
+    if not front.streams.has_room(caller_of(request).name):
+        most = front.streams.most
+        raise Problem("too-many-requests", f"this caller has {most:,} streams open already", CROWDED_S)
 
 
 def wants_stream(request: StrictRequest) -> bool:
@@ -91,12 +108,15 @@ async def _still(front: Front, headers: tuple[str | None, str | None], caller: C
 class _Closing(Stream):
     """A stream whose generator is closed with it: one that is cancelled while it sends would follow on unread."""
 
+    counted: Callable[[], AbstractContextManager[None]]
+
     def to_asgi_response(self, *args: Any, **options: Any) -> Any:
         """The response as an application."""
         response = super().to_asgi_response(*args, **options)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             async with aclosing(self.iterator):  # type: ignore[type-var]  # stream() has made it
-                await response(scope, receive, send)
+                with self.counted():
+                    await response(scope, receive, send)
 
         return answer

@@ -1,9 +1,15 @@
 """Withdrawals that make no progress, over HTTP: which, what holds each up, and a nudge."""
 
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
+import psycopg
+from confluent_kafka import KafkaError, KafkaException
 from litestar import get, post
 from litestar.params import Parameter
 
@@ -12,16 +18,22 @@ from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
+from api.looks import RECENT_S
 from api.pages import PAGE_SIZE, SECONDS_MAX, Limit
 from api.problems import OF_A_BODY, Problem, problems
+from api.seen import Seen
 from contracts.events import CancelRequested
 from contracts.redaction import hide
-from operations.hold_ups import Pending
+from contracts.services import NAMES
+from operations.dead_letters.letters import Letter
+from operations.hold_ups import ANSWER_S, Found, Open, Pending, ServiceSays, find, found_of, service_says
 from operations.lost import Lost
 from operations.nudge import Nudged, nudge
-from operations.stuck import Stuck, stuck
-from operations.waits import look
-from processors.saga.status import find_status
+from operations.refused import refused_by_saga
+from operations.stuck import Stuck, known, listed, silent
+from operations.waits import as_open, waits_of
+from outbox_relay.errors import RelayError
+from processors.saga.status import status_of
 from producers.settings import ProducerSettings
 
 
@@ -31,11 +43,13 @@ class StuckWithdrawals(msgspec.Struct, frozen=True):
     Attributes:
         idle: services that do not run; if ``saga`` is one, withdrawals that it has not read are not here.
         unasked: what could not be asked for what holds them up, and why.
+        kafka_at: when Kafka was asked for topics, lags, dead letters and services that run.
     """
 
     withdrawals: list[Stuck]
     idle: list[str]
     unasked: dict[str, str]
+    kafka_at: datetime
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -46,12 +60,14 @@ class Waiting(msgspec.Struct, frozen=True):
         held_up_by: what blocks it, if anything.
         pending: what a service is retrying, with the time of the next attempt.
         unasked: what could not be asked, and why.
+        kafka_at: when Kafka was asked.
     """
 
     waiting_for: str | None
     held_up_by: str | None = None
     pending: Pending | None = None
     unasked: dict[str, str] = {}
+    kafka_at: datetime | None = None
 
 
 class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,18 +115,53 @@ async def list_stuck(
 ) -> StuckWithdrawals:
     """Those without an event for some time, and what each waits for."""
     front: Front = request.app.state.front
-    return await stuck_ones(front, older_than_s if older_than_s is not None else front.settings.stuck_s, limit)
+    older_than_s = older_than_s if older_than_s is not None else front.settings.stuck_s
+    return await stuck_ones(front, await front.looks.now(), older_than_s, limit)
 
 
-async def stuck_ones(front: Front, older_than_s: float, limit: int) -> StuckWithdrawals:
-    """The withdrawals without an event for so many seconds, at most so many.
+async def stuck_ones(front: Front, seen: Seen, older_than_s: float, limit: int) -> StuckWithdrawals:
+    """The withdrawals without an event for so many seconds, at most so many, with what a look found of Kafka.
 
     Raises:
         Problem: the saga service's database does not answer.
     """
-    operators = front.operators
-    found, holds = await operators.run(stuck, operators.dsns, operators.bootstrap, older_than_s, limit)
-    return StuckWithdrawals(found, sorted(holds.idle), _said(holds.unasked))
+    rows = await front.readers.run(("saga",), silent, older_than_s, limit)
+    holds, refused = await asyncio.gather(
+        hold_ups(front, seen, [row.as_open for row in rows]), _refused(front, seen)
+    )
+    found = listed(rows, holds, refused, older_than_s, limit)
+    return StuckWithdrawals(found, sorted(holds.idle), _said(holds.unasked), seen.flow.at)
+
+
+async def hold_ups(front: Front, seen: Seen, withdrawals: Sequence[Open]) -> Found:
+    """What holds withdrawals up: of the services' databases as of now, of Kafka as a look found it."""
+    names = [name for name in NAMES if name != "saga"]
+    if not seen.has_letters:
+        dsns = {name: front.operators.dsns[name] for name in names}
+        found: Found = await front.operators.run(find, dsns, front.operators.bootstrap, withdrawals)
+        return found
+    names = names if withdrawals else []
+    said = await asyncio.gather(*(_service(front, seen, name, withdrawals) for name in names))
+    return found_of(withdrawals, dict(zip(names, said, strict=True)), seen.kafka.of(withdrawals))
+
+
+async def _refused(front: Front, seen: Seen) -> dict[UUID, list[Letter]]:
+    """Open dead letters of requests that the saga service refused and does not know."""
+    found = refused_by_saga(seen.kafka.letters)
+    known_ones = await front.readers.run(("saga",), known, list(found)) if found else ()
+    return {payment_id: letters for payment_id, letters in found.items() if payment_id not in {*known_ones}}
+
+
+async def _service(front: Front, seen: Seen, name: str, withdrawals: Sequence[Open]) -> ServiceSays:
+    # Where the look found all in flight, its table is not searched again: that takes time where much is.
+    ask = partial(service_says, has_dead=seen.has_dead_rows(name), has_late=not seen.flows(name, RECENT_S))
+    try:
+        return await front.readers.run((name,), ask, name, withdrawals, limit_s=ANSWER_S)
+    except Problem as problem:
+        error = problem.__cause__
+        return ServiceSays(error=error if isinstance(error, Exception) else problem)
+    except (psycopg.Error, RelayError) as error:
+        return ServiceSays(error=error)
 
 
 @get(
@@ -127,32 +178,27 @@ async def get_waiting(
     cancelled: Annotated[bool, Parameter(description="It may also wait for its cancellation.")] = False,
 ) -> Waiting:
     """Its next step, or what blocks it: outboxes, dead letters, services that do not run or are behind."""
-    return await waiting(request.app.state.front, payment_id, cancelled=cancelled)
+    front: Front = request.app.state.front
+    return await waiting(front, await front.looks.now(), payment_id, cancelled=cancelled)
 
 
-async def waiting(front: Front, payment_id: UUID, *, cancelled: bool = False) -> Waiting:
-    """What a withdrawal waits for, its cancellation as well if that was asked for.
+async def waiting(front: Front, seen: Seen, payment_id: UUID, *, cancelled: bool = False) -> Waiting:
+    """What a withdrawal waits for, its cancellation as well if that was asked for, with a look at Kafka.
 
     Raises:
         Problem: none is known, or a database does not answer.
     """
-    operators = front.operators
     async with front.connected() as connection:
         stored = await store.find(connection, payment_id)
+    status = await front.readers.run(("saga",), status_of, payment_id)
+    if status is not None and status.finished:
+        return Waiting(None)
     also = frozenset({CancelRequested.__name__}) if cancelled else frozenset[str]()
-
-    def find() -> Waiting:
-        status = find_status(operators.dsns["saga"], payment_id)
-        if status is not None and status.finished:
-            return Waiting(None)
-        dsns = {name: dsn for name, dsn in operators.dsns.items() if name != "saga"}
-        account_id = stored.account_id if stored is not None else None
-        waits = look(dsns, operators.bootstrap, payment_id, status, account_id=account_id, also_acts_on=also)
-        if status is None and stored is None and waits.held_up_by is None:
-            raise Problem("not-found", f"no withdrawal {payment_id} is known")
-        return Waiting(waits.words, waits.held_up_by, waits.pending, _said(waits.unasked))
-
-    return await operators.run(find)
+    one = as_open(payment_id, status, stored.account_id if stored is not None else None, also)
+    waits = waits_of(one, status, await hold_ups(front, seen, [one]))
+    if status is None and stored is None and waits.held_up_by is None:
+        raise Problem("not-found", f"no withdrawal {payment_id} is known")
+    return Waiting(waits.words, waits.held_up_by, waits.pending, _said(waits.unasked), seen.flow.at)
 
 
 @post(
@@ -182,7 +228,13 @@ def _shown(events: list[Lost]) -> list[Republished]:
 
 
 def _said(unasked: dict[str, Exception]) -> dict[str, str]:
-    return {what: hide(" ".join(str(error).split())) for what, error in unasked.items()}
+    return {what: hide(" ".join(_words(error).split())) for what, error in unasked.items()}
+
+
+def _words(error: Exception) -> str:
+    """What an error says; of Kafka's without the frame in which its client shows it."""
+    kafka = error.args[0] if isinstance(error, KafkaException) and error.args else None
+    return kafka.str() if isinstance(kafka, KafkaError) else str(error)
 
 
 ROUTES: list[Any] = [list_stuck, get_waiting, nudge_withdrawal]

@@ -1,9 +1,10 @@
 """First and end offsets of topics, and committed offsets of a consumer group. For operators' tools and audits."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
@@ -62,6 +63,16 @@ class Offsets:
         self._timeout_s = timeout_s
         self._absent: set[str] = set()
 
+    @property
+    def topics(self) -> set[str]:
+        """The names of the topics that Kafka lists."""
+        return {*self._partitions}
+
+    @property
+    def client(self) -> AdminClient:
+        """What it queries with."""
+        return self._admin
+
     def first(self, topics: Iterable[str]) -> dict[Place, int]:
         """The oldest offset that each partition still has."""
         return self._listed(topics, _FIRST)
@@ -101,15 +112,25 @@ class Offsets:
 
     def confirmed(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
         """The committed offset of a group (the next it will read); below zero where it has committed nothing."""
-        places = self._places(topics)
-        if not places:
-            return {}
+        return self.confirmed_by({group: topics})[group]
 
-        def ask() -> dict[Place, int]:
-            request = ConsumerGroupTopicPartitions(group, places)
-            (future,) = self._admin.list_consumer_group_offsets([request], request_timeout=REQUEST_S).values()
-            found = answer(future, self._timeout_s).topic_partitions
-            return {(place.topic, place.partition): place.offset for place in found}
+    def confirmed_by(self, groups: Mapping[str, Iterable[str]]) -> dict[str, dict[Place, int]]:
+        """The same of several groups, each for some topics, asked for at once."""
+        places = {group: self._places(topics) for group, topics in groups.items()}
+
+        def ask() -> dict[str, dict[Place, int]]:
+            asked: dict[str, Future[Any]] = {}
+            for group, some in places.items():
+                if some:  # one request for each group: more are more than Kafka 2 takes
+                    request = ConsumerGroupTopicPartitions(group, some)
+                    asked |= self._admin.list_consumer_group_offsets([request], request_timeout=REQUEST_S)
+            return {
+                group: {
+                    (place.topic, place.partition): place.offset
+                    for place in (answer(asked[group], self._timeout_s).topic_partitions if group in asked else ())
+                }
+                for group in places
+            }
 
         return _patiently(ask, self._timeout_s)
 

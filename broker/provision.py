@@ -4,7 +4,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic
 
 from broker.clients import admin
-from broker.offsets import check_hidden
+from broker.offsets import Offsets, check_hidden
 from contracts.services import TOPICS, all_topic_names
 from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS_HANDLED
 
@@ -13,15 +13,20 @@ DAY_MS = 86_400_000
 FOR_EVER = -1
 
 
-def existing_topics(bootstrap: str, timeout_s: float = TIMEOUT_S) -> set[str]:
+def existing_topics(bootstrap: str, timeout_s: float = TIMEOUT_S, offsets: Offsets | None = None) -> set[str]:
     """The names of the topics that Kafka has.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        timeout_s: of one query, seconds.
+        offsets: to query with, by which topics are listed once; by default, a client of its own.
 
     Raises:
         KafkaException: it does not answer within ``timeout_s`` seconds, or hides one of ours from the user.
     """
-    client = admin(bootstrap)
-    listed = set(client.list_topics(timeout=timeout_s).topics)
-    check_hidden(client, (name for name in all_topic_names() if name not in listed), timeout_s)
+    offsets = offsets or Offsets(bootstrap, timeout_s=timeout_s)
+    listed = offsets.topics
+    check_hidden(offsets.client, (name for name in all_topic_names() if name not in listed), timeout_s)
     return listed
 
 

@@ -9,6 +9,7 @@ import typer
 
 from cli.errors import BadInputError, CommandError
 from contracts.variables import value
+from producers.errors import InvalidRequestError
 
 KEY = "SETTLE_API_KEY"
 TIMEOUT_S = 60.0
@@ -77,10 +78,13 @@ def ask(
     """
     import httpx
 
+    from producers.calls import authorization
+
     own = value(KEY)
-    if own and not (own.isascii() and own.isprintable()):
-        raise BadInputError(f"{KEY} is no key: it has characters that no key has")
-    headers = {"Authorization": f"Bearer {own}"} if own else {}
+    try:
+        headers = authorization(own) if own else {}
+    except InvalidRequestError as error:
+        raise BadInputError(f"{KEY}: {error}") from None
     if key is not None:
         headers["Idempotency-Key"] = key
     parameters = {name: given for name, given in query.items() if given is not None}

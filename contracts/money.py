@@ -86,7 +86,8 @@ def parse_currency(text: str) -> str:
     Raises:
         MoneyError: the code is not supported (:data:`DECIMALS`).
     """
-    code = text.strip().upper()
+    code = text.strip()
+    code = code.upper() if code.isascii() else code  # "\u0131sk" in capitals is ISK, and nobody's currency
     if code not in CURRENCIES:
         raise MoneyError(f"currency {text!r} is not an ISO 4217 currency in use with 0, 2 or 3 decimals")
     return code

@@ -7,11 +7,12 @@ The services' databases and Kafka are queried in parallel, for seconds at the mo
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -153,8 +154,8 @@ class _Row(NamedTuple):
 
 
 @dataclass
-class _Service:
-    """The answer of a service's database."""
+class ServiceSays:
+    """What a service's database says of some withdrawals, or why it says nothing."""
 
     pending: dict[UUID, Pending] = field(default_factory=dict)
     dead: dict[UUID, str] = field(default_factory=dict)
@@ -164,19 +165,38 @@ class _Service:
 
 
 @dataclass
-class _Kafka:
-    """The answer of Kafka."""
+class KafkaSays:
+    """What Kafka says, or why it says nothing.
 
-    topics: set[str] | None = None
-    idle: set[str] = field(default_factory=set)
-    behind: Counter[str] = field(default_factory=Counter)
-    letters: dict[UUID, list[Letter]] = field(default_factory=dict)
+    Attributes:
+        topics: those there are; None where it was not asked.
+        idle: services of which no instance runs.
+        behind: records that a service has yet to read.
+        letters: open dead letters by payment ID, in the order in which they were refused.
+    """
+
+    topics: AbstractSet[str] | None = None
+    idle: AbstractSet[str] = field(default_factory=set)
+    behind: Mapping[str, int] = field(default_factory=Counter)
+    letters: Mapping[UUID, Sequence[Letter]] = field(default_factory=dict)
     error: Exception | None = None
 
     @property
     def refuses(self) -> bool:
         """Whether it answers, but not this user, who lacks a right: those who publish have others."""
         return isinstance(self.error, KafkaException) and denied(self.error.args[0]) is not None
+
+    def of(self, withdrawals: Sequence[Open]) -> "KafkaSays":
+        """What matters of it to some withdrawals."""
+        services = {awaited_service(one.seen) for one in withdrawals} | {"saga"}
+        found = {
+            one.payment_id: [letter for letter in self.letters[one.payment_id] if _holds_up(letter, one)]
+            for one in withdrawals
+            if one.payment_id in self.letters
+        }
+        behind = {name: self.behind[name] for name in services & self.behind.keys()}
+        letters = {payment_id: some for payment_id, some in found.items() if some}
+        return KafkaSays(self.topics, self.idle & services, Counter(behind), letters, self.error)
 
 
 def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -> Found:
@@ -192,6 +212,11 @@ def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -
         asked = {name: pool.submit(_ask_service, name, dsn, withdrawals) for name, dsn in of}
         kafka = _ask_kafka(bootstrap, withdrawals)
         services = {name: future.result() for name, future in asked.items()}
+    return found_of(withdrawals, services, kafka)
+
+
+def found_of(withdrawals: Sequence[Open], services: Mapping[str, ServiceSays], kafka: KafkaSays) -> Found:
+    """What holds withdrawals up, by what the services and Kafka say of them."""
     unasked = {f"the {name} database": one.error for name, one in services.items() if one.error is not None}
     if kafka.error is not None:
         unasked["Kafka"] = kafka.error
@@ -199,12 +224,12 @@ def find(dsns: Mapping[str, str], bootstrap: str, withdrawals: Sequence[Open]) -
     return Found(
         {payment_id: words for payment_id, words in said if words is not None},
         {payment_id: pending for one in services.values() for payment_id, pending in one.pending.items()},
-        kafka.idle,
+        {*kafka.idle},
         unasked,
     )
 
 
-def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str | None:
+def _in_words(one: Open, services: Mapping[str, ServiceSays], kafka: KafkaSays) -> str | None:
     for name, service in services.items():
         if (event_type := service.dead.get(one.payment_id)) is not None:
             return f"{event_type}, a dead row of the {name} outbox: `settle outbox dead list` says why"
@@ -221,8 +246,8 @@ def _in_words(one: Open, services: Mapping[str, _Service], kafka: _Kafka) -> str
         if name in kafka.idle:
             return f"the {name} service, which does not run: consumer group {consumer_group(name)} has no member"
     for name in (awaited_service(one.seen), "saga"):
-        if kafka.behind[name] >= BEHIND_RECORDS and not in_hand:
-            return f"the {name} service, which is behind: up to {kafka.behind[name]:,} records are before it"
+        if (behind := kafka.behind.get(name, 0)) >= BEHIND_RECORDS and not in_hand:
+            return f"the {name} service, which is behind: up to {behind:,} records are before it"
     return None
 
 
@@ -235,7 +260,7 @@ def refusal_in_words(payment_id: UUID, letters: Sequence[Letter]) -> str:
     return f"{event_type}, a dead letter: the {services_that} refused it; {show} says why"
 
 
-def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> str | None:
+def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: KafkaSays) -> str | None:
     """Why a row is still there; None where it may be in flight, or published and not removed yet."""
     if kafka.topics is None and not kafka.refuses:
         return "Kafka does not answer"
@@ -250,44 +275,69 @@ def _why_unpublished(row: _Row, outbox: OutboxStatus | None, kafka: _Kafka) -> s
     return None
 
 
-def _ask_service(service: str, dsn: str, withdrawals: Sequence[Open]) -> _Service:
-    told = _Service()
-    by_id = {one.payment_id: one for one in withdrawals}
-    ids, texts = list(by_id), [str(payment_id) for payment_id in by_id]
-    accounts = list({one.account_id for one in withdrawals if one.account_id is not None})
+def _ask_service(service: str, dsn: str, withdrawals: Sequence[Open]) -> ServiceSays:
     try:
         with session(make_conninfo(dsn, connect_timeout=ANSWER_S), autocommit=True) as connection:
             connection.execute(f"SET statement_timeout = '{ANSWER_S}s'".encode())
-            if service in _PENDING:
-                rows = utc.cursor(connection).execute(_PENDING[service].encode(), (ids,))
-                told.pending = {payment_id: Pending(*row) for payment_id, *row in rows}
-            for payment_id, event_type in connection.execute(_DEAD.encode(), (texts,)):
-                if by_id[payment_id].lacks(event_type):
-                    told.dead.setdefault(payment_id, event_type)
-            rows = connection.execute(_WAITING.encode(), (accounts, texts))
-            for payment_id, event_type, aggregate_type, age_s in rows:
-                if by_id[payment_id].lacks(event_type):
-                    topic = topic_named(aggregate_type.encode()) or aggregate_type
-                    told.waiting.setdefault(payment_id, _Row(event_type, topic, age_s))
-            if told.waiting:
-                told.outbox = outbox_status(connection)
+            return service_says(connection, service, withdrawals)
     except (psycopg.Error, RelayError) as error:
-        told.error = error
+        return ServiceSays(error=error)
+
+
+def service_says(
+    connection: psycopg.Connection[Any],
+    service: str,
+    withdrawals: Sequence[Open],
+    *,
+    has_dead: bool = True,
+    has_late: bool = True,
+) -> ServiceSays:
+    """What a service's database says of some withdrawals.
+
+    Args:
+        connection: to it.
+        service: whose it is.
+        withdrawals: that are not finished.
+        has_dead: whether its outbox may have dead rows.
+        has_late: whether it may have rows that are not just in flight.
+
+    Raises:
+        psycopg.Error: it does not answer.
+        RelayError: it has no outbox.
+    """
+    told = ServiceSays()
+    by_id = {one.payment_id: one for one in withdrawals}
+    ids, texts = list(by_id), [str(payment_id) for payment_id in by_id]
+    accounts = list({one.account_id for one in withdrawals if one.account_id is not None})
+    if service in _PENDING:
+        rows = utc.cursor(connection).execute(_PENDING[service].encode(), (ids,))
+        told.pending = {payment_id: Pending(*row) for payment_id, *row in rows}
+    for payment_id, event_type in connection.execute(_DEAD.encode(), (texts,)) if has_dead else ():
+        if by_id[payment_id].lacks(event_type):
+            told.dead.setdefault(payment_id, event_type)
+    waiting = connection.execute(_WAITING.encode(), (accounts, texts)) if has_late else ()
+    for payment_id, event_type, aggregate_type, age_s in waiting:
+        if by_id[payment_id].lacks(event_type):
+            topic = topic_named(aggregate_type.encode()) or aggregate_type
+            told.waiting.setdefault(payment_id, _Row(event_type, topic, age_s))
+    if told.waiting:
+        told.outbox = outbox_status(connection)
     return told
 
 
-def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> _Kafka:
-    told = _Kafka()
+def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> KafkaSays:
+    told, letters, behind = KafkaSays(), dict[UUID, list[Letter]](), Counter[str]()
     try:
         told.topics = existing_topics(bootstrap, ANSWER_S)
         services = {awaited_service(one.seen) for one in withdrawals} | {"saga"}
         told.idle = without_members(bootstrap, services, ANSWER_S)
         if withdrawals:
-            _read_letters(bootstrap, withdrawals, told.letters)
-        told.letters = still_open_of(bootstrap, told.letters)
+            _read_letters(bootstrap, withdrawals, letters)
+        told.letters = still_open_of(bootstrap, letters)
         if withdrawals:
             for service, _, lag in consumer_lag(bootstrap, services, ANSWER_S):
-                told.behind[service] += lag
+                behind[service] += lag
+        told.behind = behind
     except (KafkaException, TimeoutError) as error:
         # Without its frames, which would keep the client: a late answer to it ends the process (librdkafka 4605).
         told.error = error.with_traceback(None)
@@ -323,3 +373,13 @@ def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID,
 def _holds_up(letter: Letter, one: Open) -> bool:
     event_type, refused_by = letter.event_type or "", letter.refusals[-1].service
     return one.lacks(event_type) if refused_by == "saga" else one.acts_on(event_type)
+
+
+def open_by_payment(letters: Iterable[Letter]) -> dict[UUID, list[Letter]]:
+    """Open dead letters by the payment ID in their bodies, one for each refusal, in their order."""
+    found: dict[UUID, list[Letter]] = {}
+    for letter in letters:
+        if letter.open and (payment_id := payment_id_of(letter.record)) is not None:
+            some = [msgspec.structs.replace(letter, refusals=[refusal]) for refusal in letter.refusals]
+            found.setdefault(payment_id, []).extend(some)
+    return found

@@ -3,10 +3,13 @@
 Kafka keeps offsets and no rates: a rate is the difference of two samples. A sample is kept by whoever took it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
+from confluent_kafka.admin import AdminClient
 
 from broker.answers import REQUEST_S, answer
 from broker.clients import admin
@@ -47,20 +50,31 @@ class Progress(msgspec.Struct, frozen=True):
     reading_per_s: float | None
 
 
-def sample(bootstrap: str, services: Collection[str] = tuple(READ_BY), timeout_s: float = TIMEOUT_S) -> Sample:
+def sample(
+    bootstrap: str,
+    services: Collection[str] = tuple(READ_BY),
+    timeout_s: float = TIMEOUT_S,
+    offsets: Offsets | None = None,
+) -> Sample:
     """The offsets of some services and of the topics that they read.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        services: whose.
+        timeout_s: of one query, seconds.
+        offsets: to query with; by default, its own.
 
     Raises:
         KafkaException: Kafka does not answer a query within ``timeout_s`` seconds.
     """
-    offsets = Offsets(bootstrap, timeout_s=timeout_s)
+    offsets = offsets or Offsets(bootstrap, timeout_s=timeout_s)
     topics = list(dict.fromkeys(topic.name for service in services for topic in READ_BY[service]))
-    confirmed = {
-        service: offsets.confirmed(consumer_group(service), [topic.name for topic in READ_BY[service]])
-        for service in services
-    }
+    by_group = offsets.confirmed_by(
+        {consumer_group(service): [topic.name for topic in READ_BY[service]] for service in services}
+    )
+    confirmed = {service: by_group[consumer_group(service)] for service in services}
     # End offsets last, so that a commit in between cannot make the lag negative.
-    first, end = offsets.first(topics), offsets.end(topics)
+    first, end = offsets.bounds(topics)
     read = {
         (service, place): max(some.get(place, 0), first[place])
         for service, some in confirmed.items()
@@ -108,10 +122,24 @@ def without_members(bootstrap: str, services: Collection[str], timeout_s: float)
     Raises:
         KafkaException: Kafka does not answer within ``timeout_s`` seconds.
     """
-    names = {consumer_group(service): service for service in services}
     client = admin(bootstrap)  # its futures resolve only while the client exists
+    return without_any(ask_members(client, services), timeout_s)
+
+
+def ask_members(client: AdminClient, services: Collection[str]) -> "dict[str, Future[Any]]":
+    """Ask for the members of the consumer group of each of some services, while the client exists."""
+    names = {consumer_group(service): service for service in services}
     found = client.describe_consumer_groups(list(names), request_timeout=REQUEST_S)
-    return {names[group] for group, future in found.items() if not answer(future, timeout_s).members}
+    return {names[group]: future for group, future in found.items()}
+
+
+def without_any(asked: "Mapping[str, Future[Any]]", timeout_s: float) -> set[str]:
+    """Those of the services that were asked for whose group has no member.
+
+    Raises:
+        KafkaException: Kafka does not answer within ``timeout_s`` seconds.
+    """
+    return {service for service, future in asked.items() if not answer(future, timeout_s).members}
 
 
 def deleted_unread(bootstrap: str) -> list[tuple[str, Gap]]:

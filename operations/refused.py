@@ -1,7 +1,7 @@
 """Withdrawals unknown to the saga service, as it refused their requests: these are dead letters."""
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from confluent_kafka import Message
@@ -47,10 +47,20 @@ def by_payment(messages: Iterable[Message], give_up: float) -> dict[UUID, list[L
             raise TimeoutError("dead letters are too many to look through; `settle dead-letters list` has time")
         letter = letter_of(message)
         payment_id = payment_id_of(letter.record)
-        if payment_id is not None and letter.event_type == WithdrawalRequested.__name__:
+        if payment_id is not None:
             found.setdefault(payment_id, []).append(letter)
-    return {
-        payment_id: letters
-        for payment_id, letters in found.items()
-        if any(letter.refusals[-1].service == "saga" for letter in letters)
-    }
+    return refused_by_saga(found)
+
+
+def refused_by_saga(letters: Mapping[UUID, Sequence[Letter]]) -> dict[UUID, list[Letter]]:
+    """Of dead letters by payment ID, with one refusal each, the requests that the saga service refused."""
+    found = {}
+    for payment_id, some in letters.items():
+        requests = [
+            one
+            for one in some
+            if one.event_type == WithdrawalRequested.__name__ and one.record.topic == WITHDRAWAL_REQUESTS.name
+        ]
+        if any(one.refusals[-1].service == "saga" for one in requests):
+            found[payment_id] = requests
+    return found

@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
+import psycopg
 from confluent_kafka import KafkaException
 
 from contracts.postgres import session
+from operations.accepted import ACCEPTED, waiting
 from operations.dead_letters.letters import Letter
 from operations.hold_ups import Found, Open, Pending, find, refusal_in_words
 from operations.refused import refused_requests
@@ -57,7 +60,7 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
     """The withdrawals that are not finished and had no event for some time, longest first.
 
     Args:
-        dsns: by service, ``saga`` among them.
+        dsns: by service, ``saga`` among them; with ``api`` also those that it has accepted and nobody publishes.
         bootstrap: Kafka, ``host:port``.
         older_than_s: the time without an event, seconds.
         limit: how many at the most.
@@ -70,39 +73,126 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
         psycopg.OperationalError: the saga service's database does not answer.
     """
     with session(dsns["saga"]) as connection:
-        rows = utc.cursor(connection).execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
+        rows = silent(connection, older_than_s, limit)
+    rows = with_unpublished(rows, *_unpublished(dsns, older_than_s, limit), limit)
     others = {name: dsn for name, dsn in dsns.items() if name != "saga"}
-    found = find(others, bootstrap, [Open(row[0], row[3], row[2], row[7]) for row in rows])
-    withdrawals = [
-        Stuck(
-            payment_id,
-            state,
-            account_id,
-            amount_minor,
-            currency,
-            reason,
-            created_at,
-            updated_at,
-            found.held_up_by.get(payment_id) or waiting_for(seen),
-            found.held_up_by.get(payment_id),
-            found.pending.get(payment_id),
-        )
-        for payment_id, state, seen, account_id, amount_minor, currency, reason, created_at, updated_at in rows
-    ]
+    found = find(others, bootstrap, [row.as_open for row in rows])
     try:
         refused = refused_requests(bootstrap, lambda payment_ids: _known(dsns["saga"], payment_ids))
     except (KafkaException, TimeoutError) as error:
         found.unasked.setdefault("Kafka", error)
-        return withdrawals, found
+        refused = {}
+    return listed(rows, found, refused, older_than_s, limit), found
+
+
+class Silent(NamedTuple):
+    """A withdrawal that is not finished, as the saga service knows it."""
+
+    payment_id: UUID
+    state: str
+    seen: int
+    account_id: str
+    amount_minor: int
+    currency: str
+    reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def as_open(self) -> Open:
+        """What is needed to ask what holds it up."""
+        return Open(self.payment_id, self.account_id, self.seen, self.created_at)
+
+
+def silent(connection: psycopg.Connection[Any], older_than_s: float, limit: int) -> list[Silent]:
+    """Those without an event for so many seconds, longest first, from the saga service's database."""
+    rows = utc.cursor(connection).execute(_STUCK, {"age": older_than_s, "limit": limit}).fetchall()
+    return [Silent(*row) for row in rows]
+
+
+def listed(
+    rows: Sequence[Silent], found: Found, refused: Mapping[UUID, list[Letter]], older_than_s: float, limit: int
+) -> list[Stuck]:
+    """Withdrawals with what each waits for, and then those whose request the saga service refused.
+
+    Args:
+        rows: of the saga service.
+        found: what holds them up.
+        refused: open dead letters of requests that the saga service does not know.
+        older_than_s: the time without an event, seconds.
+        limit: how many at the most.
+    """
+    withdrawals = [
+        Stuck(
+            row.payment_id,
+            row.state,
+            row.account_id,
+            row.amount_minor,
+            row.currency,
+            row.reason,
+            row.created_at,
+            row.updated_at,
+            found.held_up_by.get(row.payment_id) or waiting_for(row.seen),
+            found.held_up_by.get(row.payment_id),
+            found.pending.get(row.payment_id),
+        )
+        for row in rows
+    ]
     older = [_refused(payment_id, letters) for payment_id, letters in refused.items()]
     before = datetime.now(UTC) - timedelta(seconds=older_than_s)
     withdrawals += [one for one in older if one.since is None or one.since < before]
-    return withdrawals[:limit], found
+    return withdrawals[:limit]
+
+
+def known(connection: psycopg.Connection[Any], payment_ids: Collection[UUID]) -> list[UUID]:
+    """Which of some withdrawals the saga service knows, from its database."""
+    return [row[0] for row in connection.execute(_KNOWN, (list(payment_ids),))]
+
+
+def unpublished(connection: psycopg.Connection[Any], older_than_s: float, limit: int) -> list[Silent]:
+    """Requests that have waited for so many seconds to be published, longest first, from the API's database."""
+    return [
+        Silent(
+            one.payment_id,
+            ACCEPTED,
+            0,
+            one.account_id,
+            one.amount_minor,
+            one.currency,
+            None,
+            one.accepted_at,
+            one.accepted_at,
+        )
+        for one in waiting(connection, limit, older_than_s=older_than_s, oldest_first=True)
+    ]
+
+
+def with_unpublished(
+    rows: Sequence[Silent], accepted: Sequence[Silent], known_ones: Collection[UUID], limit: int
+) -> list[Silent]:
+    """Those that the saga service knows, with requests that it does not, longest first."""
+    others = [one for one in accepted if one.payment_id not in known_ones]
+    return sorted([*rows, *others], key=lambda row: row.updated_at)[:limit]
+
+
+def _unpublished(dsns: Mapping[str, str], older_than_s: float, limit: int) -> tuple[list[Silent], set[UUID]]:
+    """Requests that wait to be published, and which of them the saga service knows.
+
+    None where the API's database does not answer: who asks for its outbox says so.
+    """
+    if "api" not in dsns:
+        return [], set()
+    try:
+        with session(dsns["api"]) as connection:
+            found = unpublished(connection, older_than_s, limit)
+    except psycopg.Error:
+        return [], set()
+    return found, {*_known(dsns["saga"], [one.payment_id for one in found])} if found else set()
 
 
 def _known(dsn: str, payment_ids: Collection[UUID]) -> list[UUID]:
     with session(dsn) as connection:
-        return [row[0] for row in connection.execute(_KNOWN, (list(payment_ids),))]
+        return known(connection, payment_ids)
 
 
 def _refused(payment_id: UUID, letters: Sequence[Letter]) -> Stuck:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from operations.hold_ups import Open, Pending, find
+from operations.hold_ups import Found, Open, Pending, find
 from processors.saga.status import Status
 
 SILENT_S_MAX = 30.0
@@ -51,10 +51,26 @@ def look(
         account_id: its account, where that is known otherwise.
         also_acts_on: types of events that it may wait for, beside the one that its next step acts on.
     """
-    since = min((step.at for step in status.steps), default=None) if status is not None else None
-    account_id = status.account_id if status is not None else account_id
-    seen = status.seen if status is not None else 0
-    found = find(dsns, bootstrap, [Open(payment_id, account_id, seen, since, also_acts_on)])
+    one = as_open(payment_id, status, account_id, also_acts_on)
+    return waits_of(one, status, find(dsns, bootstrap, [one]))
+
+
+def as_open(
+    payment_id: UUID,
+    status: Status | None,
+    account_id: str | None = None,
+    also_acts_on: frozenset[str] = frozenset(),
+) -> Open:
+    """What is needed to ask what holds a withdrawal up; the arguments are those of :func:`look`."""
+    if status is None:
+        return Open(payment_id, account_id, 0, None, also_acts_on)
+    since = min((step.at for step in status.steps), default=None)
+    return Open(payment_id, status.account_id, status.seen, since, also_acts_on)
+
+
+def waits_of(one: Open, status: Status | None, found: Found) -> Waits:
+    """What a withdrawal waits for, given its status and what was found."""
+    payment_id = one.payment_id
     held_up_by, pending = found.held_up_by.get(payment_id), found.pending.get(payment_id)
     if held_up_by is not None:
         return Waits(held_up_by, held_up_by, pending, found.unasked)

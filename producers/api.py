@@ -12,7 +12,7 @@ happens to a connection or to the API. Nothing of Kafka is needed.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -22,17 +22,10 @@ from uuid import UUID
 import httpx
 import msgspec
 from httpx_sse import EventSource, ServerSentEvent
-from opentelemetry import propagate
-from uuid_utils.compat import uuid7
 
+from producers import calls
+from producers.calls import TIMEOUT_S, Call
 from producers.errors import NotAnsweredError, RefusedError
-
-PATH = "/v1/withdrawals"
-
-TIMEOUT_S = 10.0
-
-STREAM_TIMEOUT_S = 45.0
-"""For the next piece of a stream: the API sends something every 15 s."""
 
 GIVE_UP_S = 60.0
 """How long a request is repeated before it counts as not answered."""
@@ -117,15 +110,6 @@ class _Problem(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class _Call(msgspec.Struct, frozen=True):
-    """A request that may be repeated as it is."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str] = {}
-    body: Mapping[str, str] | None = None
-
-
 Answer = httpx.Response | httpx.TransportError
 
 _ENDED = httpx.RemoteProtocolError("the stream ended before the withdrawal did")
@@ -152,7 +136,7 @@ class _Attempts:
         """
         pause = next(self._pauses, PAUSES_S[-1])
         if isinstance(answer, httpx.TransportError):
-            why = f"{type(answer).__name__}: {answer}".rstrip(": ")
+            why = calls.why_unsent(answer)
         elif answer.status_code in _AGAIN or _problem_of(answer).type == _URN + _STILL_RUNNING:
             why = str(_refused(answer))
             with suppress(ValueError):
@@ -175,13 +159,18 @@ class ApiClient:
         options: of ``httpx.Client``, such as ``verify`` or ``transport``.
 
     Every method raises :class:`RefusedError` and :class:`NotAnsweredError`.
+
+    Raises:
+        InvalidRequestError: that is no URL, or no API key.
     """
 
     def __init__(
         self, url: str, key: str, *, timeout_s: float = TIMEOUT_S, give_up_s: float = GIVE_UP_S, **options: Any
     ) -> None:
         self._give_up_s = give_up_s
-        self._http = httpx.Client(base_url=url, headers=_authorization(key), timeout=timeout_s, **options)
+        self._http = httpx.Client(
+            base_url=calls.base_url(url), headers=calls.authorization(key), timeout=timeout_s, **options
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -212,13 +201,16 @@ class ApiClient:
             currency: ISO 4217 code.
             payment_id: names the withdrawal; by default a new one.
             idempotency_key: of an earlier attempt, to repeat it after a crash; by default a new one.
+
+        Raises:
+            InvalidRequestError: the idempotency key is none.
         """
-        call = _request(account_id, amount, currency, payment_id, idempotency_key)
+        call = calls.request(account_id, amount, currency, payment_id, idempotency_key)
         return _decoded(self._answer(call), Accepted)
 
     def status(self, payment_id: UUID) -> Status:
         """Where a withdrawal stands."""
-        return _decoded(self._answer(_Call("GET", f"{PATH}/{payment_id}")), Status)
+        return _decoded(self._answer(calls.status(payment_id)), Status)
 
     def cancel(self, payment_id: UUID, reason: str | None = None) -> None:
         """Ask to cancel a withdrawal: :meth:`events` tells what became of it.
@@ -227,7 +219,7 @@ class ApiClient:
             payment_id: of the withdrawal.
             reason: why, which callers with another role than ``client`` have to say.
         """
-        self._answer(_cancellation(payment_id, reason))
+        self._answer(calls.cancellation(payment_id, reason))
 
     def events(self, payment_id: UUID, after: int = 0) -> Iterator[Event]:
         """The events of a withdrawal as they happen, until it has ended; each once, also where connections break.
@@ -239,7 +231,7 @@ class ApiClient:
         while True:
             answer: Answer
             try:
-                with self._http.stream("GET", _events_path(payment_id), **_stream(after)) as answer:
+                with self._http.stream("GET", calls.events_path(payment_id), **calls.stream(after)) as answer:
                     if answer.status_code == httpx.codes.NO_CONTENT:
                         return
                     if answer.is_success:
@@ -263,11 +255,11 @@ class ApiClient:
             pass
         return self.status(payment_id)
 
-    def _answer(self, call: _Call) -> httpx.Response:
+    def _answer(self, call: Call) -> httpx.Response:
         attempts = _Attempts(self._give_up_s)
         while True:
             try:
-                answer: Answer = self._http.request(call.method, call.path, **_arguments(call))
+                answer: Answer = self._http.request(call.method, call.path, **call.arguments)
             except httpx.TransportError as error:
                 answer = error
             if (pause := attempts.pause_s(answer)) is None:
@@ -282,7 +274,9 @@ class AsyncApiClient:
         self, url: str, key: str, *, timeout_s: float = TIMEOUT_S, give_up_s: float = GIVE_UP_S, **options: Any
     ) -> None:
         self._give_up_s = give_up_s
-        self._http = httpx.AsyncClient(base_url=url, headers=_authorization(key), timeout=timeout_s, **options)
+        self._http = httpx.AsyncClient(
+            base_url=calls.base_url(url), headers=calls.authorization(key), timeout=timeout_s, **options
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -306,16 +300,16 @@ class AsyncApiClient:
         idempotency_key: str | None = None,
     ) -> Accepted:
         """Ask for a withdrawal: see :meth:`ApiClient.request`."""
-        call = _request(account_id, amount, currency, payment_id, idempotency_key)
+        call = calls.request(account_id, amount, currency, payment_id, idempotency_key)
         return _decoded(await self._answer(call), Accepted)
 
     async def status(self, payment_id: UUID) -> Status:
         """Where a withdrawal stands."""
-        return _decoded(await self._answer(_Call("GET", f"{PATH}/{payment_id}")), Status)
+        return _decoded(await self._answer(calls.status(payment_id)), Status)
 
     async def cancel(self, payment_id: UUID, reason: str | None = None) -> None:
         """Ask to cancel a withdrawal: :meth:`events` tells what became of it; see :meth:`ApiClient.cancel`."""
-        await self._answer(_cancellation(payment_id, reason))
+        await self._answer(calls.cancellation(payment_id, reason))
 
     async def events(self, payment_id: UUID, after: int = 0) -> AsyncIterator[Event]:
         """The events of a withdrawal as they happen, until it has ended: see :meth:`ApiClient.events`."""
@@ -323,7 +317,9 @@ class AsyncApiClient:
         while True:
             answer: Answer
             try:
-                async with self._http.stream("GET", _events_path(payment_id), **_stream(after)) as answer:
+                async with self._http.stream(
+                    "GET", calls.events_path(payment_id), **calls.stream(after)
+                ) as answer:
                     if answer.status_code == httpx.codes.NO_CONTENT:
                         return
                     if answer.is_success:
@@ -347,49 +343,16 @@ class AsyncApiClient:
             pass
         return await self.status(payment_id)
 
-    async def _answer(self, call: _Call) -> httpx.Response:
+    async def _answer(self, call: Call) -> httpx.Response:
         attempts = _Attempts(self._give_up_s)
         while True:
             try:
-                answer: Answer = await self._http.request(call.method, call.path, **_arguments(call))
+                answer: Answer = await self._http.request(call.method, call.path, **call.arguments)
             except httpx.TransportError as error:
                 answer = error
             if (pause := attempts.pause_s(answer)) is None:
                 return _accepted(answer)
             await asyncio.sleep(pause)
-
-
-def _request(
-    account_id: str, amount: str, currency: str, payment_id: UUID | None, idempotency_key: str | None
-) -> _Call:
-    body = {"account_id": account_id, "amount": amount, "currency": currency}
-    if payment_id is not None:
-        body["payment_id"] = str(payment_id)
-    headers = {"Idempotency-Key": idempotency_key or str(uuid7())}
-    propagate.inject(headers)  # a span of the caller's becomes the parent of the withdrawal's
-    return _Call("POST", PATH, headers, body)
-
-
-def _cancellation(payment_id: UUID, reason: str | None) -> _Call:
-    return _Call("POST", f"{PATH}/{payment_id}/cancel", body={"reason": reason} if reason is not None else None)
-
-
-def _arguments(call: _Call) -> dict[str, Any]:
-    return {"headers": call.headers, "json": call.body}
-
-
-def _authorization(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
-
-
-def _events_path(payment_id: UUID) -> str:
-    return f"{PATH}/{payment_id}/events"
-
-
-def _stream(after: int) -> dict[str, Any]:
-    place = {"Last-Event-ID": str(after)} if after else {}
-    timeout = httpx.Timeout(TIMEOUT_S, read=STREAM_TIMEOUT_S)
-    return {"headers": {"Accept": "text/event-stream", **place}, "timeout": timeout}
 
 
 def _event(message: ServerSentEvent) -> Event | None:

@@ -1,5 +1,6 @@
 """The pages of dead letters: groups and a list by filters in the URL, and one letter beside its error."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
@@ -11,12 +12,12 @@ from litestar.params import Parameter
 from api import access
 from api.bodies import StrictRequest
 from api.console import contents, frame
-from api.dead_letters import ID_LENGTH_MAX, NAMED_MAX, PATH, one, page
+from api.dead_letters import ID_LENGTH_MAX, NAMED_MAX, PATH, among_recent, page
 from api.front import Front
 from api.guard import PERMISSION
 from api.pages import PAGE_SIZE
 from api.problems import Problem
-from operations.dead_letters.letters import Letter, Refusal, Wanted
+from operations.dead_letters.letters import Letter, Refusal, Wanted, named
 from operations.dead_letters.pages import ALL, HANDLED, OPEN, Group, Page, State, groups, matching
 from operations.dead_letters.view import DeadLetter, view
 
@@ -116,15 +117,14 @@ async def dead_letters_page(
     chosen = _filter(which, ids, topic, event_type, payment_id, reason)
     wanted = chosen.wanted
 
-    def find() -> tuple[Page, list[Group]]:
-        letters = front.letters.read()
+    def find(letters: Sequence[Letter]) -> tuple[Page, list[Group]]:
         found = page(letters, wanted, chosen.state, PAGE_SIZE, cursor or None)
         in_groups = (
             [] if chosen.is_group or cursor else groups(matching(letters, wanted, chosen.state), ID_LENGTH_MAX)
         )
         return found, in_groups
 
-    found, in_groups = await front.operators.run(find)
+    (found, in_groups), read_at = await among_recent(front, find)
     return await frame.page(
         request,
         "dead_letters.html",
@@ -134,6 +134,7 @@ async def dead_letters_page(
         tabs=[(name, state, chosen.in_state(state)) for name, state in TABS],
         groups=[(group, chosen.of_group(group)) for group in in_groups],
         letters=[_row(letter) for letter in found.letters],
+        read_at=read_at,
         total=found.total,
         handled=found.handled,
         is_first=not cursor,
@@ -172,7 +173,7 @@ async def dead_letters_items(
 async def dead_letter_page(request: StrictRequest, topic: str, place: str) -> Response[str]:
     """One letter: the original beside the error."""
     front: Front = request.app.state.front
-    letter = await one(front, f"{topic}/{place}")
+    letter, read_at = await among_recent(front, lambda letters: named(letters, f"{topic}/{place}"))
     shown = view(letter)
     return await frame.page(
         request,
@@ -180,6 +181,7 @@ async def dead_letter_page(request: StrictRequest, topic: str, place: str) -> Re
         title=f"{shown.event_type or 'Dead letter'} {letter.id}",
         active="dead-letters",
         letter=shown,
+        read_at=read_at,
         payment_id=_uuid(shown.payment_id),
         lacks=letter.record.lacks,
         key=contents.field(letter.record.key),

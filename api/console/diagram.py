@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from api.console import words
 from api.headline import BAD, KAFKA, OK, RELAY, UNKNOWN, WAITS_AT, WARN
-from api.looks import Flow, Outbox, backlogs
+from api.looks import backlogs
+from api.seen import Flow, Outbox
 from contracts.services import API, DATABASES, NAMES, PROVIDER, READ_BY
 from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, WITHDRAWAL_REQUESTS
 
@@ -132,7 +133,7 @@ def _waits(name: str, flow: Flow) -> str | None:
     """The withdrawals whose next step is a service's."""
     if name not in WAITS_AT.values() or flow.open is None:
         return None
-    count = sum(one.open for one in flow.open if WAITS_AT[one.state] == name)
+    count = sum(one.open for one in flow.open if WAITS_AT.get(one.state) == name)
     return f"{count:,} {'waits' if count == 1 else 'wait'} for it"
 
 

@@ -1,7 +1,6 @@
 """The page of the flow: whether money moves, in words and as a picture."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from litestar import Response, get
@@ -14,24 +13,10 @@ from api.console.diagram import BOX_HEIGHT, BOX_TOP, BOX_WIDTH, HEIGHT, WIDTH, d
 from api.console.rendering import render
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.looks import Flow
+from api.seen import Flow
 from api.watch import Look
 
-RECENT = timedelta(seconds=3)
-"""A look that is not older is shown where a new one takes longer; the page says of when it is."""
-
-WAIT_S = 5.0
-"""How long the page waits for its look; what does not answer then is in it."""
-
 _SIZES = {"width": WIDTH, "height": HEIGHT, "box_width": BOX_WIDTH, "box_height": BOX_HEIGHT, "box_top": BOX_TOP}
-
-
-async def recent(front: Front) -> Flow | None:
-    """A look as a page shows it: a new one, or where that takes longer one that is not old."""
-    flow = await front.looks.within(frame.WAIT_S)
-    if flow is None or datetime.now(UTC) - flow.at > RECENT:
-        flow = await front.looks.within(WAIT_S)
-    return flow
 
 
 def parts(flow: Flow | None) -> dict[str, str]:
@@ -44,7 +29,7 @@ def parts(flow: Flow | None) -> dict[str, str]:
 
 
 async def _find(front: Front, keys: Collection[None]) -> dict[None, dict[str, str]]:
-    return dict.fromkeys(keys, parts(await front.looks.now()))
+    return dict.fromkeys(keys, parts((await front.looks.now()).flow))
 
 
 FLOW = Look("flow", _find), None
@@ -54,7 +39,7 @@ FLOW = Look("flow", _find), None
 async def flow_page(request: StrictRequest) -> Response[str]:
     """Whether money moves."""
     front: Front = request.app.state.front
-    flow = await recent(front)
+    seen = await front.looks.within(frame.LOOK_S)
     return frame.framed(
         front,
         caller_of(request),
@@ -62,7 +47,7 @@ async def flow_page(request: StrictRequest) -> Response[str]:
         title="Flow",
         active="flow",
         stream=f"{frame.HOME}/flow/stream",
-        parts=parts(flow),
+        parts=parts(seen.flow if seen is not None else None),
     )
 
 

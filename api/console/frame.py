@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from litestar import Response, get
@@ -18,8 +18,8 @@ from api.console.places import account_path
 from api.console.rendering import html, render
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.looks import Flow
 from api.problems import Problem
+from api.seen import Flow
 from api.statuses import standing
 from api.watch import Look
 from operations.withdrawals import Wanted, of_trace
@@ -29,6 +29,9 @@ from processors.account.accounts import account_of
 HOME = places.HOME
 WAIT_S = 0.1
 """How long a page waits for what is only its frame; then it shows what was known, and its stream the rest."""
+
+LOOK_S = 5.0
+"""How long a page waits that is about a look; what does not answer then is in it."""
 
 SEARCH_MAX = 200
 
@@ -124,7 +127,7 @@ def fragments(flow: Flow | None) -> dict[str, str]:
 
 
 async def _find(front: Front, keys: Collection[None]) -> dict[None, dict[str, str]]:
-    found = fragments(await front.looks.now())
+    found = fragments((await front.looks.now()).flow)
     return dict.fromkeys(keys, found)
 
 
@@ -140,7 +143,7 @@ async def frame_stream(request: StrictRequest) -> Stream:
 
 @get(f"{HOME}/search", opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
 async def search(request: StrictRequest, q: str = "") -> Redirect:
-    """The page of what somebody looks for: a payment ID, a trace ID, or an account.
+    """The page of what somebody looks for: a payment ID, a trace ID, an account, or a dead letter's name.
 
     An account that does not exist leads to the list of the withdrawals that name it, which were rejected.
     """
@@ -148,6 +151,8 @@ async def search(request: StrictRequest, q: str = "") -> Redirect:
     text = q.strip()[:SEARCH_MAX]
     if not text:
         return Redirect(f"{HOME}/withdrawals", status_code=303)
+    if _LETTER.fullmatch(text):  # as services log it
+        return Redirect(f"{HOME}/dead-letters/{quote(text)}", status_code=303)
     if (payment_id := _payment_id(text)) is not None and await _is_known(front, caller_of(request), payment_id):
         return Redirect(f"{HOME}/withdrawals/{payment_id}", status_code=303)
     found = await _of_trace(front, text.lower()) if _TRACE_ID.fullmatch(text) else []
@@ -201,5 +206,6 @@ def _payment_id(text: str) -> UUID | None:
 
 _one_search = asyncio.Lock()
 _TRACE_ID = re.compile("[0-9a-fA-F]{32}")
+_LETTER = re.compile(r"[A-Za-z0-9._-]+/\d+@\d+")
 
 ROUTES: list[Any] = [frame_stream, search]

@@ -30,6 +30,7 @@ def stream(request: StrictRequest, *views: View) -> Stream:
         Problem: too many pages are open.
     """
     front: Front = request.app.state.front
+    streams.check_room(request)
     front.watch.check_room()
     return streams.stream(request, _messages(front, views), BEAT, BEAT_S)
 

@@ -1,7 +1,8 @@
 """The page of outboxes: where each stands and what is wrong, dead rows, unread slots, lag of every step."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from litestar import Response, get
@@ -10,22 +11,21 @@ from litestar.response import Stream
 from api import access
 from api.bodies import StrictRequest
 from api.console import frame, live
-from api.console.flow import recent
 from api.console.outbox_words import Said, wrong
 from api.console.rendering import render
 from api.front import Front
 from api.guard import PERMISSION
 from api.headline import UNKNOWN
-from api.looks import Flow
-from api.outboxes import ROWS_MAX, ShownRow, as_shown, topics_there
+from api.outboxes import ROWS_MAX, ShownRow, as_shown
 from api.problems import Problem
+from api.seen import Seen
 from api.watch import Look
 from contracts.services import NAMES
 from operations.outboxes import Dead
 from outbox_relay.dead import dead_rows
 from outbox_relay.errors import RelayError
 from outbox_relay.names import source_name
-from outbox_relay.status import OutboxStatus, outbox_status
+from outbox_relay.status import OutboxStatus
 
 HOME = f"{frame.HOME}/outboxes"
 EVERY_S = 2.0
@@ -42,16 +42,19 @@ class Outbox(NamedTuple):
 
 @get(HOME, opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
 async def outboxes_page(request: StrictRequest) -> Response[str]:
-    """Every outbox, and the dead rows as of now."""
+    """Every outbox as the last look has it, and the dead rows as of now."""
     front: Front = request.app.state.front
-    (outboxes, flow), (rows, unasked) = await asyncio.gather(_look(front), _dead(front))
+    seen, (rows, unasked) = await asyncio.gather(front.looks.within(frame.LOOK_S), _dead(front))
+    # The number is that of the list below.
+    dead = {service: sum(row.service == service for row in rows) for service in NAMES if service not in unasked}
+    outboxes = _outboxes(seen, dead)
     return await frame.page(
         request,
         "outboxes.html",
         title="Outboxes",
         active="outboxes",
         stream=f"{HOME}/stream",
-        parts=_parts(outboxes, flow),
+        parts=_parts(outboxes, seen),
         names=NAMES,
         dead=rows[:ROWS_MAX],
         total=len(rows),
@@ -67,35 +70,41 @@ async def outboxes_stream(request: StrictRequest) -> Stream:
 
 
 async def _find(front: Front, keys: Collection[None]) -> dict[None, dict[str, str]]:
-    return dict.fromkeys(keys, _parts(*await _look(front)))
+    seen = await front.looks.now()
+    return dict.fromkeys(keys, _parts(_outboxes(seen), seen))
 
 
 OUTBOXES = Look("outboxes", _find, EVERY_S), None
 
 
-def _parts(outboxes: list[Outbox], flow: Flow | None) -> dict[str, str]:
+def _parts(outboxes: list[Outbox], seen: Seen | None) -> dict[str, str]:
     """The parts of the page that change."""
     found = {f"outbox-{one.service}": render("fragments/outbox.html", one=one) for one in outboxes}
-    return {**found, "steps": render("fragments/steps.html", flow=flow)}
+    flow = seen.flow if seen is not None else None
+    return {
+        **found,
+        "steps": render("fragments/steps.html", flow=flow),
+        "looked-at": render("fragments/looked_at.html", moment=flow and flow.at),
+    }
 
 
-async def _look(front: Front) -> tuple[list[Outbox], Flow | None]:
-    """Each outbox, and the look with lags and ages; one whose database is away is there without its status."""
-    topics, flow = await asyncio.gather(_topics(front), recent(front))
-    ages = {one.service: one.oldest_s for one in (flow.outboxes if flow is not None else ())}
-    return await asyncio.gather(*(_outbox(front, name, topics, ages.get(name)) for name in NAMES)), flow
+def _outboxes(seen: Seen | None, dead_rows: Mapping[str, int] | None = None) -> list[Outbox]:
+    """Each outbox as the look has it, with another number of dead rows where that is known as of now.
 
-
-async def _topics(front: Front) -> set[str] | None:
-    return await asyncio.to_thread(topics_there, front.operators.bootstrap)
-
-
-async def _outbox(front: Front, service: str, topics: set[str] | None, oldest_s: float | None) -> Outbox:
-    try:
-        status = await front.readers.run((service,), outbox_status, topics)
-    except (Problem, RelayError) as error:
-        return Outbox(service, None, None, [Said(UNKNOWN, f"could not be asked: {_why(error)}")])
-    return Outbox(service, status, oldest_s, wrong(status, oldest_s))
+    One whose database was away is there without its status.
+    """
+    if seen is None:
+        return [Outbox(name, None, None, [Said(UNKNOWN, "has not been asked yet")]) for name in NAMES]
+    ages = {one.service: one.oldest_s for one in seen.flow.outboxes}
+    found = []
+    for name in NAMES:
+        if (status := seen.outboxes.get(name)) is not None:
+            status = replace(status, dead_rows=(dead_rows or {}).get(name, status.dead_rows))
+            found.append(Outbox(name, status, ages[name], wrong(status, ages[name])))
+        else:
+            why = seen.silent.get(name, "it has not answered yet")
+            found.append(Outbox(name, None, None, [Said(UNKNOWN, f"could not be asked: {why}")]))
+    return found
 
 
 async def _dead(front: Front) -> tuple[list[ShownRow], dict[str, str]]:

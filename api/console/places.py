@@ -8,6 +8,13 @@ from uuid import UUID
 
 HOME = "/console"
 
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    (r"settle dead-letters show (?P<of>\S+)", "/dead-letters?state=all&payment_id={of}", "its dead letter"),
+    (r"settle dead-letters list(?: --all)?", "/dead-letters?state=all", "the page of dead letters"),
+    (r"settle outbox dead list", "/outboxes", "the page of outboxes"),
+)
+"""Commands that sentences of operations name and that have a page: their form, its path, what it is called."""
+
 TARGETS_MAX = 10
 """Things that an action of the operator log names, each with its link; further ones are counted."""
 
@@ -25,11 +32,36 @@ class Finding(NamedTuple):
     words: str
 
 
+class Piece(NamedTuple):
+    """Part of a sentence: words, a command as it is typed, or the path of the page that does the same."""
+
+    words: str
+    path: str | None = None
+    is_command: bool = False
+
+
 class Target(NamedTuple):
     """What an action was done to: its name, and the path of its page where it has one."""
 
     name: str
     path: str | None = None
+
+
+def pieces(sentence: str) -> Iterator[Piece]:
+    """A sentence of an operation for who looks at a page: commands in backquotes as pages, or as commands."""
+    for place, part in enumerate(sentence.split("`")):
+        if place % 2 == 0:
+            yield Piece(part)
+        else:
+            yield _as_page(part) or Piece(part, is_command=True)
+
+
+def _as_page(command: str) -> Piece | None:
+    for form, path, words in COMMANDS:
+        if (found := re.fullmatch(form, command)) is not None:
+            named = {name: quote(text, safe="") for name, text in found.groupdict().items()}
+            return Piece(words, f"{HOME}{path.format(**named)}")
+    return None
 
 
 def withdrawal_path(payment_id: UUID | str) -> str:

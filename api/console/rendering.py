@@ -38,6 +38,7 @@ _ENVIRONMENT.globals |= {
     "asset": static_files.url,
     "between": words.between,
     "findings": places.findings,
+    "pieces": places.pieces,
     "money": words.money,
     "signed": words.signed,
     "STATES": words.STATES,

@@ -4,14 +4,13 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from litestar import Response, get, post
-from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
 from api import access
 from api.access import PERMISSIONS, ROLES
 from api.bodies import StrictRequest
 from api.console import frame
-from api.credentials import COOKIE, SESSION_S, SIGN_IN_S, ApiKey
+from api.credentials import SESSION_S, SIGN_IN_S, ApiKey
 from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.keys import PATH, Keys, listed
@@ -78,8 +77,7 @@ async def sign_out(request: StrictRequest) -> Redirect:
     """End the session of whoever asks; without one, nothing ends. A form, so it needs no script."""
     front: Front = request.app.state.front
     await front.credentials.sign_out(request.headers.get("cookie"))
-    gone = Cookie(COOKIE, value="", max_age=0, path="/", httponly=True, samesite="strict")
-    return Redirect(frame.HOME, status_code=303, cookies=[gone])
+    return Redirect(frame.HOME, status_code=303, cookies=[front.credentials.cookie("")])
 
 
 async def _keys(front: Front) -> tuple[Keys | None, str | None]:

@@ -22,6 +22,7 @@ from api.problems import Problem
 from api.stuck import StuckWithdrawals, stuck_ones
 from api.watch import Look
 from api.withdrawals import PATH
+from operations.accepted import ACCEPTED
 from operations.stuck import REFUSED, Stuck
 from operations.withdrawals import of_ids
 
@@ -51,7 +52,7 @@ async def stuck_page(
     """The longest without an event first."""
     front: Front = request.app.state.front
     older_than_s = _seconds(older_than, front)
-    found = await stuck_ones(front, older_than_s, limit)
+    found = await stuck_ones(front, await front.looks.recent(), older_than_s, limit)
     query = urlencode({"older_than_s": f"{older_than_s:g}", "limit": limit})
     shown = urlencode({"id": [one.payment_id for one in found.withdrawals]}, doseq=True)
     now = datetime.now(UTC)
@@ -64,10 +65,11 @@ async def stuck_page(
         older_than_s=older_than_s,
         stuck_s=front.settings.stuck_s,
         withdrawals=found.withdrawals,
-        refused=REFUSED,
-        parts={"unasked": _unasked(found)}
+        unnudged=(REFUSED, ACCEPTED),
+        parts={"unasked": _unasked(found), "looked-at": _looked_at(found)}
         | {k: v for one in found.withdrawals for k, v in _cells(one, now).items()},
         is_full=len(found.withdrawals) == limit,
+        is_whole=not found.unasked and "saga" not in found.idle,
         more=urlencode({"older_than_s": f"{older_than_s:g}", "limit": ROWS_MAX}) if limit < ROWS_MAX else None,
         limit=limit,
         nudge_path=f"{PATH}/{{}}/nudge",
@@ -89,7 +91,8 @@ async def stuck_stream(
 
 async def _find(front: Front, keys: Collection[View]) -> Mapping[View, Mapping[str, str]]:
     lists = {(key.older_than_s, key.limit) for key in keys}
-    found = {one: await stuck_ones(front, *one) for one in lists}
+    looked = await front.looks.now()
+    found = {one: await stuck_ones(front, looked, *one) for one in lists}
     still = {one.payment_id for some in found.values() for one in some.withdrawals}
     gone = {one for key in keys for one in key.ids} - still
     rows = await front.readers.run(("saga",), of_ids, list(gone)) if gone else []
@@ -100,7 +103,7 @@ async def _find(front: Front, keys: Collection[View]) -> Mapping[View, Mapping[s
 def _fragments(key: View, found: StuckWithdrawals, states: Mapping[UUID, str]) -> dict[str, str]:
     now = datetime.now(UTC)
     there = {one.payment_id: one for one in found.withdrawals}
-    shown = {"unasked": _unasked(found)}
+    shown = {"unasked": _unasked(found), "looked-at": _looked_at(found)}
     for payment_id in key.ids:
         if payment_id in there:
             shown |= _cells(there[payment_id], now)
@@ -134,6 +137,10 @@ def _moved(payment_id: UUID, state: str) -> dict[str, str]:
 
 def _unasked(found: StuckWithdrawals) -> str:
     return render("fragments/stuck_unasked.html", found=found)
+
+
+def _looked_at(found: StuckWithdrawals) -> str:
+    return render("fragments/looked_at.html", moment=found.kafka_at)
 
 
 def _seconds(text: str | None, front: Front) -> float:

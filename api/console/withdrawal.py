@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -40,8 +41,11 @@ ONE = f"{HOME}/{{payment_id:uuid}}"
 EVENTS_MAX = 200
 """Events that the page shows; a withdrawal has seven, unless somebody repeats its messages."""
 
-WAITS_S = 0.15
+WAITS_S = 0.1
 """How long the page waits for what a withdrawal waits for; then its stream tells."""
+
+TIMES_S = 0.08
+"""How long the page of one under way waits for the times of its records in Kafka; then its stream tells."""
 
 WAITS_EVERY_S = 5.0
 
@@ -74,6 +78,7 @@ TABS = (
 TabName = Literal["journal", "events", "ledger", "attempts", "trace", "json"]
 
 _times: OrderedDict[RecordPlace, datetime] = OrderedDict()
+_asking: set[asyncio.Task[None]] = set()
 
 
 @get(ONE, opt={PERMISSION: access.OPERATIONS}, include_in_schema=False)
@@ -82,7 +87,12 @@ async def withdrawal_page(request: StrictRequest, payment_id: UUID, tab: TabName
     front: Front = request.app.state.front
     status = await standing(front, caller_of(request), payment_id)
     events = await front.readers.run(("saga",), events_of, payment_id, 0, EVENTS_MAX)
-    waits = await _waits(front, status) if tab != "attempts" else None
+    wait_s = None if status.state in FINISHED else TIMES_S
+    waits, parts, of_tab = await asyncio.gather(
+        _waits(front, status) if tab != "attempts" else _nothing(),
+        _parts(front, status, events, wait_s),
+        _of_tab(front, tab, status),
+    )
     return await frame.page(
         request,
         "withdrawal.html",
@@ -90,14 +100,18 @@ async def withdrawal_page(request: StrictRequest, payment_id: UUID, tab: TabName
         active="withdrawals",
         stream=f"{HOME}/{payment_id}/stream",
         status_=status,
-        parts=await _parts(front, status, events) | {"waits": _waits_shown(status, waits)},
+        parts=parts | {"waits": _waits_shown(status, waits)},
         tabs=TABS,
         tab=tab,
         events=events,
         pretty=pretty,
         json_path=f"{PATH}/{payment_id}",
-        **await _of_tab(front, tab, status),
+        **of_tab,
     )
+
+
+async def _nothing() -> None:
+    return None
 
 
 async def _of_tab(front: Front, tab: str, status: WithdrawalStatus) -> dict[str, Any]:
@@ -134,10 +148,12 @@ async def _attempts(front: Front, status: WithdrawalStatus) -> dict[str, Any]:
     found: dict[str, Any] = {"waiting": None, "letters": None, "unasked": {}}
     try:
         if status.state not in FINISHED:
-            found["waiting"] = waits = await waiting(front, status.payment_id)
+            looked = await front.looks.recent()
+            found["waiting"] = waits = await waiting(front, looked, status.payment_id)
             found["unasked"] |= waits.unasked
-        found["letters"] = await dead_letters.found(
-            front, Wanted(payment_id=str(status.payment_id)), "all", contents=False
+        wanted = Wanted(payment_id=str(status.payment_id))
+        found["letters"], found["read_at"] = await dead_letters.among_recent(
+            front, lambda letters: dead_letters.of_letters(letters, wanted, "all", contents=False)
         )
     except Problem as problem:
         found["unasked"]["Kafka or a database"] = problem.detail
@@ -159,7 +175,7 @@ async def _find_waits(front: Front, keys: Collection[UUID]) -> Mapping[UUID, Map
     found = {}
     for key in keys:
         status = await standing(front, _ANYBODY, key)
-        waits = await waiting(front, key) if status.state not in FINISHED else None
+        waits = await waiting(front, await front.looks.now(), key) if status.state not in FINISHED else None
         found[key] = {"waits": _waits_shown(status, waits)}
     return found
 
@@ -177,33 +193,46 @@ async def _parts_of(front: Front, payment_id: UUID) -> dict[str, str]:
     return await _parts(front, status, events)
 
 
-async def _parts(front: Front, status: WithdrawalStatus, events: Sequence[Recorded]) -> dict[str, str]:
-    """The parts of the page that change."""
-    steps = journal(events, await _published(front, events))
+async def _parts(
+    front: Front, status: WithdrawalStatus, events: Sequence[Recorded], wait_s: float | None = None
+) -> dict[str, str]:
+    """The parts of the page that change; what Kafka does not tell within so many seconds is left to its stream."""
+    published, is_asked = await _published(front, events, wait_s)
+    steps = journal(events, published)
     about = {"one": status, "journal": steps, "width": WIDTH, "cause": cause(status.state, status.reason)}
     return {
-        **{name: render(f"fragments/{name}.html", **about) for name in ("standing", "cause", "journal")},
+        **{
+            name: render(f"fragments/{name}.html", **about, is_asked=is_asked)
+            for name in ("standing", "cause", "journal")
+        },
         "count-events": render("fragments/count.html", count=len(events), tone=""),
     }
 
 
-async def _published(front: Front, events: Sequence[Recorded]) -> dict[int, datetime]:
-    """When each event was in Kafka; without those that Kafka has no more, or does not tell in time."""
+async def _published(
+    front: Front, events: Sequence[Recorded], wait_s: float | None
+) -> tuple[dict[int, datetime], bool]:
+    """When each event was in Kafka, and whether that is still being asked; without those that it has no more."""
     places = {
         one.id: (one.topic, one.partition, one.offset)
         for one in events
         if one.topic is not None and one.partition is not None and one.offset is not None
     }
-    asked = [place for place in places.values() if place not in _times]
-    if asked:
-        try:
-            found = await front.operators.run(timestamps, front.operators.bootstrap, asked, KAFKA_S)
-        except Problem:
-            found = {}
-        _times.update(found)
-        while len(_times) > TIMES_MAX:
-            _times.popitem(last=False)
-    return {number: _times[place] for number, place in places.items() if place in _times}
+    is_asked = False
+    if asked := [place for place in places.values() if place not in _times]:
+        task = asyncio.create_task(_ask_times(front, asked))
+        _asking.add(task)
+        task.add_done_callback(_asking.discard)
+        _, left = await asyncio.wait([task], timeout=wait_s)
+        is_asked = bool(left)
+    return {number: _times[place] for number, place in places.items() if place in _times}, is_asked
+
+
+async def _ask_times(front: Front, asked: Collection[RecordPlace]) -> None:
+    with suppress(Problem):
+        _times.update(await front.operators.run(timestamps, front.operators.bootstrap, asked, KAFKA_S))
+    while len(_times) > TIMES_MAX:
+        _times.popitem(last=False)
 
 
 async def _waits(front: Front, status: WithdrawalStatus) -> Waiting | None:
@@ -212,7 +241,7 @@ async def _waits(front: Front, status: WithdrawalStatus) -> Waiting | None:
         return None
     try:
         async with asyncio.timeout(WAITS_S):
-            return await waiting(front, status.payment_id)
+            return await waiting(front, await front.looks.recent(), status.payment_id)
     except (TimeoutError, Problem):
         return None
 

@@ -18,11 +18,13 @@ from api.console.rendering import render
 from api.console.words import STATES
 from api.front import Front
 from api.guard import PERMISSION, caller_of
+from api.lists import as_listed, listed
 from api.pages import PAGE_MAX, PAGE_SIZE, SECONDS_MAX
 from api.problems import Problem
-from api.statuses import Withdrawal, as_listed, listed
+from api.statuses import Withdrawal
 from api.watch import Look
 from api.withdrawals import PATH
+from operations.accepted import ACCEPTED
 from operations.withdrawals import Listed, Wanted, of_ids, page
 from processors.saga.decide import FINISHED
 
@@ -120,7 +122,9 @@ async def withdrawals_page(
     found = await listed(front, caller_of(request), chosen.wanted, PAGE_SIZE, cursor or None)
     shown = found.withdrawals
     open_ids = [str(one.payment_id) for one in shown if one.state not in FINISHED]
-    watched = {"open": open_ids} | ({} if cursor else {"newest": str(shown[0].payment_id) if shown else ""})
+    # Those that are not published are shown before all, and the saga service does not know them.
+    first = next((str(one.payment_id) for one in shown if one.state != ACCEPTED), None if shown else "")
+    watched = {"open": open_ids} | ({} if cursor or first is None else {"newest": first})
     stuck_s = f"{front.settings.stuck_s:g}"
     return await frame.page(
         request,

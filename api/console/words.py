@@ -165,13 +165,17 @@ def pretty(raw: bytes | msgspec.Raw) -> str:
 
 
 def visible(text: str | None) -> str:
-    """Text of others; what would change how the text around it reads, directions and controls, as escapes."""
+    """Text of others; what is not seen, or changes how the text around it reads, as escapes."""
     return "".join(_shown(character) for character in text or "")
 
 
 _STEERING: Mapping[int, str] = {
     code: f"\\u{code:04x}"
-    for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C, 0xFEFF)
+    for code in (
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        *(0x00AD, 0x061C, 0x180E, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0x2060, 0xFEFF),
+    )
 }
 
 

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 
 from contracts.postgres import session
-from lab.benchmarks.load import ACCOUNTS
 from lab.benchmarks.machine import write
 from operations.withdrawals import Wanted, page
 from processors.saga.decide import COMPENSATED, COMPLETED, REJECTED
@@ -25,6 +24,9 @@ from stack.supervisor import Stack
 
 RESULTS = Path(__file__).parent / "results" / "lists.json"
 PAGE = 50
+ACCOUNTS = 100
+"""With few stored, an account has two pages already: pages of the same length are compared."""
+
 SILENT_S = 60.0
 
 _FILL = """

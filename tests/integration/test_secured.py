@@ -20,7 +20,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from psycopg.conninfo import make_conninfo
 
-from api.credentials import create_key
+from api.credentials import create_key, offer_sign_in
 from broker import security
 from broker.clients import admin, group_consumer, plain_producer
 from contracts.events import encode
@@ -132,6 +132,18 @@ def test_the_api_speaks_tls_alone_and_what_it_takes_is_carried_out(safe: Secured
         return status is not None and status.finished
 
     wait_until(is_finished, "it is carried out")
+    token = offer_sign_in(state.dsns["api"], "alice", "viewer")
+    with httpx.Client(base_url=state.api_url, verify=ca) as browser:
+        cookie = browser.get("/v1/sign-in", params={"token": token}).headers["set-cookie"]
+        # What a browser keeps by such a name: only with these, and without a Domain.
+        assert cookie.startswith("__Host-settle_session=")
+        assert {"Secure", "Path=/", "HttpOnly", "SameSite=strict"} <= {*cookie.split("; ")}
+        assert "domain" not in cookie.lower()
+        secret = cookie.partition(";")[0].partition("=")[2]
+        browser.cookies.clear()
+        for name, status in (("__Host-settle_session", 200), ("settle_session", 401)):
+            headers = {"Cookie": f"{name}={secret}"}
+            assert browser.get("/v1/flow", headers=headers).status_code == status
     for url, verify in ((state.api_url.replace("https", "http"), True), (state.api_url, True)):
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{url}/v1/docs", verify=verify)

@@ -3,7 +3,7 @@
 import pytest
 
 from api import limits
-from api.limits import RateLimit
+from api.limits import RateLimit, StreamLimit
 
 
 class Clock:
@@ -45,3 +45,12 @@ def test_callers_that_are_remembered_are_bounded(clock, monkeypatch):
     for number in range(20):
         limit.wait_s(f"caller-{number}")
     assert len(limit._buckets) <= 3
+
+
+def test_streams_are_counted_for_each_caller_as_long_as_they_are_open():
+    limit = StreamLimit(2)
+    with limit.opened("a"):
+        with limit.opened("a"):
+            assert (limit.has_room("a"), limit.has_room("b")) == (False, True)
+        assert limit.has_room("a")
+    assert not limit._open

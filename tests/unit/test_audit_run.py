@@ -287,11 +287,17 @@ class Offsets:
         assert group.startswith("settle-")
         return {(topic, 0): self._confirmed for topic in topics if self._confirmed is not None}
 
+    def confirmed_by(self, groups):
+        return {group: self.confirmed(group, topics) for group, topics in groups.items()}
+
     def first(self, topics):
         return {(topic, 0): self._first for topic in topics}
 
     def end(self, topics):
         return {(topic, 0): self._end for topic in topics}
+
+    def bounds(self, topics):
+        return self.first(topics), self.end(topics)
 
 
 @pytest.mark.parametrize(

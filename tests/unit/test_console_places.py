@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.console.places import TARGETS_MAX, Finding, Target, account_path, findings, targets
+from api.console.places import TARGETS_MAX, Finding, Piece, Target, account_path, findings, pieces, targets
 
 PAYMENT = "01a20aeb-4358-716a-b291-9134760df1f7"
 OF_IT = f"/console/withdrawals/{PAYMENT}"
@@ -98,3 +98,28 @@ def test_whatever_was_stored_can_be_shown(action, subject, result):
     shown, more = targets(action, subject, result)
     assert len(shown) <= TARGETS_MAX
     assert more >= 0
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("it waits", [Piece("it waits")]),
+        (
+            f"the saga service refused it; `settle dead-letters show {PAYMENT}` says why",
+            [
+                Piece("the saga service refused it; "),
+                Piece("its dead letter", f"/console/dead-letters?state=all&payment_id={PAYMENT}"),
+                Piece(" says why"),
+            ],
+        ),
+        ("`settle outbox dead list` says why", [Piece(""), Piece("the page of outboxes", "/console/outboxes")]),
+        ("`settle topics` creates it", [Piece(""), Piece("settle topics", is_command=True), Piece(" creates it")]),
+        (
+            "`settle dead-letters show a&b=c`",
+            [Piece(""), Piece("its dead letter", "/console/dead-letters?state=all&payment_id=a%26b%3Dc")],
+        ),
+        ("a `b", [Piece("a "), Piece("b", is_command=True)]),
+    ],
+)
+def test_what_a_sentence_tells_to_type_is_the_page_that_does_the_same(sentence, expected):
+    assert list(pieces(sentence))[: len(expected)] == expected

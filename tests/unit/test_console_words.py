@@ -92,6 +92,7 @@ def test_amounts_have_commas_a_currency_and_a_true_sign():
 
 def test_text_that_steers_how_it_is_read_is_shown_and_does_not():
     assert words.visible("a\u202eb\u2066c\x00\x1bd\ne\u0085") == "a\\u202eb\\u2066c\\x00\\x1bd\ne\\x85"
+    assert words.visible("\u200b\u2060\u00ad\u2028") == "\\u200b\\u2060\\u00ad\\u2028"
     assert words.visible("הבנק") == "הבנק"
     assert words.visible(None) == ""
 

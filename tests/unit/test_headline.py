@@ -39,6 +39,16 @@ def some(*counts: tuple[str, int], silent: int = 0) -> list[OpenOnes]:
             "Saga is away: 4 withdrawals wait",
         ),
         (Found(away={"Kafka": "x"}, open=some(("paid", 2))), BAD, "Kafka is away: 2 withdrawals wait"),
+        (
+            Found(away={"Kafka": "x"}, open=some(("accepted", 3), ("paid", 2))),
+            BAD,
+            "Kafka is away: 5 withdrawals wait",
+        ),
+        (
+            Found(away={"saga": "does not run"}, open=some(("paid", 2)), unrecorded=40),
+            BAD,
+            "Saga is away: 42 withdrawals wait",
+        ),
         (Found(away={"Kafka": "x"}, open=None), BAD, "Kafka is away: nothing moves"),
         (Found(away={"the relay": "x"}, unread_outboxes=7), BAD, "The relay is away: 7 events in outboxes"),
         (

@@ -1,18 +1,32 @@
 """What holds a withdrawal up is told apart from what is on its way."""
 
 from collections import Counter
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from broker.records import Record
 from contracts.events import CancelRequested, MoneyDeducted, WithdrawalRequested
 from operations import hold_ups
-from operations.hold_ups import BEHIND_RECORDS, LATE_S, Open, _in_words, _Kafka, _Row, _Service
+from operations.dead_letters.handled import Handled
+from operations.dead_letters.letters import Letter, Refusal
+from operations.hold_ups import (
+    BEHIND_RECORDS,
+    LATE_S,
+    KafkaSays,
+    Open,
+    ServiceSays,
+    _in_words,
+    _Row,
+    open_by_payment,
+)
 from processors.saga.decide import BITS
 
 ID = UUID(int=1)
+AT = datetime(2026, 11, 30, tzinfo=UTC)
 REQUESTED = BITS[WithdrawalRequested]
 TOPIC = "payment.events"
 
@@ -32,8 +46,8 @@ def words(
     """What is said of a row that is in the payment outbox."""
     row = _Row("PaymentProcessed", TOPIC, age_s)
     outbox = SimpleNamespace(active=active, paused=paused)
-    service = _Service(dict.fromkeys(pending), {ID: dead} if dead else {}, {ID: row}, outbox)
-    kafka = _Kafka(topics, set(idle), Counter(behind), error=error)
+    service = ServiceSays(dict.fromkeys(pending), {ID: dead} if dead else {}, {ID: row}, outbox)
+    kafka = KafkaSays(topics, set(idle), Counter(behind), error=error)
     return _in_words(Open(ID, "acc", REQUESTED), {"payment": service}, kafka)
 
 
@@ -108,9 +122,36 @@ def test_a_dead_letter_of_what_a_service_has_in_hand_again_is_history():
     letters = [
         SimpleNamespace(event_type="MoneyDeducted", refusals=[SimpleNamespace(service=name)]) for name in "ba"
     ]
-    kafka = _Kafka(frozenset({TOPIC}), letters={ID: letters})
+    kafka = KafkaSays(frozenset({TOPIC}), letters={ID: letters})
     one = Open(ID, "acc", REQUESTED)
     assert "MoneyDeducted, a dead letter: the a and b services refused it" in _in_words(
-        one, {"x": _Service()}, kafka
+        one, {"x": ServiceSays()}, kafka
     )
-    assert _in_words(one, {"x": _Service(pending={ID: object()})}, kafka) is None
+    assert _in_words(one, {"x": ServiceSays(pending={ID: object()})}, kafka) is None
+
+
+def test_dead_letters_that_a_look_has_read_hold_up_what_those_hold_up_that_are_read_for_it():
+    def letter(event_type, *services, is_open=True):
+        record = Record(
+            "account.events", 0, 1, None, f'{{"payment_id": "{ID}"}}'.encode(), [("eventType", event_type)]
+        )
+        refusals = [Refusal(service, "amount", None, None) for service in services]
+        return Letter("account.events/0@1", record, refusals, None if is_open else Handled("discarded", AT))
+
+    letters = open_by_payment(
+        [
+            letter(b"MoneyDeducted", "payment", "saga"),
+            letter(b"PaymentProcessed", "saga", is_open=False),
+            letter(b"WithdrawalRequested", "account"),
+        ]
+    )
+    assert [one.refusals[0].service for one in letters[ID]] == ["payment", "saga", "account"]
+    kafka = KafkaSays(
+        frozenset({TOPIC}), {"payment", "notification"}, {"payment": 500, "notification": 500}, letters
+    )
+    one = Open(ID, "acc", REQUESTED | BITS[MoneyDeducted])
+    of = kafka.of([one])
+    # The saga service has MoneyDeducted, and the account service has acted on its request.
+    assert [some.refusals[0].service for some in of.letters[ID]] == ["payment"]
+    assert (of.idle, dict(of.behind)) == ({"payment"}, {"payment": 500})
+    assert kafka.of([Open(UUID(int=2), "acc", REQUESTED)]).letters == {}

@@ -26,6 +26,8 @@ class Kafka:
         self.read = 0
         self.fails = False
 
+    client = None
+
     def bounds(self, topics):
         first = {(TOPIC, 0): self.deleted, (DEAD_LETTERS_HANDLED, 0): 0}
         return first, {(topic, 0): len(self.records[topic]) for topic in self.records}
@@ -53,7 +55,6 @@ class Kafka:
 @pytest.fixture
 def kafka(monkeypatch):
     found = Kafka()
-    monkeypatch.setattr(kept, "admin", lambda _: None)
     monkeypatch.setattr(kept, "topic_ids", lambda *_: dict(found.ids))
     monkeypatch.setattr(kept, "Offsets", lambda *_: found)
     monkeypatch.setattr(kept, "scan", found.scan)

@@ -200,3 +200,9 @@ def test_a_currency_is_read_in_either_case():
 def test_a_code_that_nobody_pays_in_is_refused(text):
     with pytest.raises(MoneyError, match="is not an ISO 4217 currency in use with 0, 2 or 3 decimals"):
         parse_currency(text)
+
+
+@pytest.mark.parametrize("text", ["\u0131sk", "u\u017fd", "\uff35\uff33\uff24"])
+def test_letters_that_become_a_code_in_capitals_are_none(text):
+    with pytest.raises(MoneyError, match="is not an ISO 4217 currency"):
+        parse_currency(text)

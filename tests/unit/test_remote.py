@@ -40,10 +40,10 @@ def test_every_command_of_a_running_system_can_ask_the_api(name):
         assert ("--api" in options) == (name not in OF_A_SYSTEM_OF_ONES_OWN and path != THE_WAY_IN), path
 
 
-@pytest.mark.parametrize("key", ["settle_a_b\u00e9", "settle_a\nb"])
+@pytest.mark.parametrize("key", ["settle_a_b\u00e9", "settle_a\nb", "settle_a b"])
 def test_a_key_that_is_none_is_not_sent(monkeypatch, key):
     monkeypatch.setenv("SETTLE_API_KEY", key)
-    with pytest.raises(BadInputError, match="SETTLE_API_KEY is no key"):
+    with pytest.raises(BadInputError, match="SETTLE_API_KEY: that is no API key"):
         remote.ask("http://127.0.0.1:9", "GET", "/v1/stuck")
 
 

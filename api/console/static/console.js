@@ -137,6 +137,7 @@
     const banner = document.querySelector("[data-signed-out]");
     if (!banner || answer?.status !== 401) return;
     stream.close();
+    document.querySelector("[data-disconnected]").hidden = true; // nothing is tried again
     banner.hidden = false;
   };
 
@@ -155,6 +156,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     paint();
+    document.querySelector(".side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
     if (!window.htmx) return;
     htmx.createEventSource = (url) => {
       stream = new Stream(url);
@@ -171,6 +173,13 @@
       stream.resume();
     }
   });
+
+  // What the API says to a program that it does not know is not for who has signed in.
+  const ENDED = "Your session has ended";
+  window.settleProblem = (response, answer) =>
+    response.status === 401
+      ? { title: ENDED, detail: "Nothing was done. Sign in in another tab and do this again: what you wrote is still here." }
+      : { title: answer.title ?? `The API answered ${response.status}`, detail: answer.detail ?? "" };
 
   // Actions: a form in a dialog is one call of the JSON API; the answer is shown in words.
   const say = (place, tone, title, lines) => {
@@ -231,7 +240,8 @@
         const dialog = form.closest("[data-then-again]");
         if (dialog) dialog.addEventListener("close", () => location.reload());
       } else {
-        say(place, "bad", answer.title ?? `The API answered ${response.status}`, [answer.detail ?? ""]);
+        const { title, detail } = settleProblem(response, answer);
+        say(place, "bad", title, [detail]);
         button.disabled = false;
       }
     } catch {

@@ -16,13 +16,18 @@
 
   const name = (item) => (typeof item === "string" ? item : item.name ?? `${item.service} ${item.number}`);
 
+  const said = (response, answer) => {
+    const { title, detail } = settleProblem(response, answer);
+    return [title, detail].filter(Boolean).join(": ");
+  };
+
   // Choosing: one's own item, what a filter matches, or what is ticked.
   const chosenBy = async (button, form) => {
     if (button.dataset.item) return [JSON.parse(button.dataset.item)];
     if (button.dataset.from) {
       const response = await fetch(button.dataset.from, { headers: { Accept: "application/json" }, credentials: "same-origin" });
       const answer = await response.json();
-      if (!response.ok) throw new Error(answer.detail ?? answer.title);
+      if (!response.ok) throw new Error(said(response, answer));
       return answer.items;
     }
     const ticked = [...document.querySelectorAll("[data-pick]:checked")].map((box) => JSON.parse(box.dataset.pick));
@@ -96,17 +101,15 @@
     }
   };
 
-  const said = (answer) => [answer.title, answer.detail].filter(Boolean).join(": ") || "the API refused it";
-
   const send = async (form, portion, reason) => {
     if (!form.dataset.field) {
       const path = form.dataset.acts.replace("{}", encodeURIComponent(portion[0]));
       const { response, answer } = await post(path, { reason });
-      if ([401, 403, 429, 503].includes(response.status)) throw new Error(said(answer));
-      return [response.ok ? { words: republished(answer) } : { error: said(answer) }];
+      if ([401, 403, 429, 503].includes(response.status)) throw new Error(said(response, answer));
+      return [response.ok ? { words: republished(answer) } : { error: said(response, answer) }];
     }
     const { response, answer } = await post(form.dataset.acts, { [form.dataset.field]: portion, reason });
-    if (!response.ok) throw new Error(said(answer));
+    if (!response.ok) throw new Error(said(response, answer));
     return answer.results.map((one) => ({
       error: one.error,
       words: one.place ? `${one.earlier ? "had been sent before, to" : "sent to"} ${one.place}` : form.dataset.word,

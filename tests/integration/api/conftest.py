@@ -15,7 +15,9 @@ RATE = 100_000.0
 
 @pytest.fixture(scope="package")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with running_with_api(tmp_path_factory.mktemp("api"), SETTLE_API_RATE=str(RATE)) as front:
+    with running_with_api(
+        tmp_path_factory.mktemp("api"), SETTLE_API_RATE=str(RATE), SETTLE_API_STREAMS="2000"
+    ) as front:
         yield front
 
 

@@ -85,7 +85,7 @@ BODIES = {
     },
     "/v1/api-keys": {"caller": "made", "role": "client"},
 }
-OPEN_ROUTES = {"/v1/openapi.json", "/v1/docs", "/v1/sign-in", "/console/static/{version:str}/{name:str}"}
+OPEN_ROUTES = {"/", "/v1/openapi.json", "/v1/docs", "/v1/sign-in", "/console/static/{version:str}/{name:str}"}
 
 SIGN_OUT = ("POST", "/console/sign-out")
 """The one page that changes something: the session of who asks."""
@@ -216,7 +216,7 @@ def test_a_client_sees_its_own_withdrawals_and_of_others_not_even_that_they_exis
 def test_the_link_that_settle_up_prints_signs_in_who_may_everything(front: Front):
     with front.http() as browser:
         link = up._sign_in_link(front.stack.state)
-        assert browser.get(link, follow_redirects=True).status_code == 200
+        assert browser.get(link, headers={"Sec-Fetch-Site": "none"}, follow_redirects=True).status_code == 200
         assert browser.get("/v1/accounts").status_code == 200
 
 
@@ -224,7 +224,7 @@ def test_a_one_time_token_signs_one_person_in_once(front: Front):
     assert SIGN_IN_S < 3600
     token = offer_sign_in(front.dsns["api"], "laptop", ADMIN)
     with front.http() as browser:
-        answer = browser.get("/v1/sign-in", params={"token": token}, follow_redirects=False)
+        answer = browser.get("/v1/sign-in", params={"token": token, "sure": True}, follow_redirects=False)
         assert (answer.status_code, answer.headers["location"]) == (303, "/console")
         cookie = answer.headers["set-cookie"]
         assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
@@ -235,5 +235,22 @@ def test_a_one_time_token_signs_one_person_in_once(front: Front):
         assert (by_another.status_code, by_ours.status_code) == (403, 202)
     for spent in (token, "nonsense"):
         with front.http() as other:
-            answer = other.get("/v1/sign-in", params={"token": spent}, follow_redirects=False)
+            answer = other.get("/v1/sign-in", params={"token": spent, "sure": True}, follow_redirects=False)
             assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
+
+
+def test_who_may_not_see_accounts_learns_no_balance_and_no_address_from_events(front: Front):
+    with front.http(front.key("shop-c")) as shop, front.http(front.key("eve", VIEWER)) as viewer:
+        payment_id = ask(shop, front.open_account()).json()["payment_id"]
+        front.finished(UUID(payment_id))
+        path = f"{WITHDRAWALS}/{payment_id}/events"
+        assert shop.get(f"/v1/accounts/{front.open_account()}").status_code == 403
+        whole, shown = (one.get(path).json()["events"] for one in (viewer, shop))
+        names, told = ({name for one in some for name in one["payload"]} for some in (whole, shown))
+        withheld = names - told
+        assert withheld == {"balance_minor", "recipient"}
+        assert [one["payload"].keys() - withheld for one in whole] == [one["payload"].keys() for one in shown]
+        streamed = shop.get(path, headers={"Accept": "text/event-stream"}).text
+        assert "WithdrawalCompleted" in streamed
+        assert not any(name in streamed for name in withheld)
+        assert all(name in viewer.get(path, headers={"Accept": "text/event-stream"}).text for name in withheld)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from api import openapi
-from tests.conftest import WAIT_S
+from tests.conftest import WAIT_S, wait_until
 from tests.integration.api.front import WITHDRAWALS, Front, ask, body, new_key, running_with_api
 
 JSON = "application/json"
@@ -34,6 +35,14 @@ def test_what_is_not_there_or_not_so_is_a_problem_too(front: Front):
         refused = client.delete(WITHDRAWALS)
         problem(refused, 405, "method-not-allowed")
         assert set(refused.headers["allow"].replace(" ", "").split(",")) >= {"GET", "POST"}
+
+
+def test_an_encoded_body_is_not_taken_for_what_it_is_not(front: Front):
+    with front.http(front.key()) as client:
+        for encoding, status in (("gzip", 415), ("br", 415), ("identity", 202)):
+            headers = {"Idempotency-Key": new_key(), "Content-Encoding": encoding}
+            answer = client.post(WITHDRAWALS, json=body("acc-none"), headers=headers)
+            assert answer.status_code == status, encoding
 
 
 @pytest.mark.parametrize(
@@ -182,14 +191,41 @@ def test_a_huge_body_is_refused_before_it_is_sent(front: Front):
         assert client.recv(65_536).startswith(b"HTTP/1.1 413")
 
 
-def test_a_caller_that_comes_too_often_is_told_when_to_come_again(tmp_path):
-    slow = running_with_api(tmp_path / "data", SETTLE_API_RATE="3")
+def test_a_caller_that_comes_too_often_or_stays_too_often_is_told_when_to_come_again(tmp_path):
+    slow = running_with_api(tmp_path / "data", SETTLE_API_RATE="20", SETTLE_API_STREAMS="2")
     with slow as front, front.http(front.key("busy")) as busy, front.http(front.key("other")) as other:
-        answers = [busy.get(WITHDRAWALS) for _ in range(30)]
+        check_streams(front)
+        answers = [busy.get(WITHDRAWALS) for _ in range(60)]
         refused = next(answer for answer in answers if answer.status_code != 200)
         problem(refused, 429, "too-many-requests")
         assert int(refused.headers["retry-after"]) > 0
         assert other.get(WITHDRAWALS).status_code == 200
+
+
+def check_streams(front: Front) -> None:
+    """Two streams of a caller are open at the most, of whichever kind; those of others do not count."""
+
+    def status(client: httpx.Client, path: str, stack: ExitStack) -> int:
+        answer = stack.enter_context(client.stream("GET", path, headers={"Accept": "text/event-stream"}))
+        if answer.status_code == 429:
+            answer.read()
+            assert "2 streams open" in answer.text
+            assert int(answer.headers["retry-after"]) > 0
+        return answer.status_code
+
+    with (
+        ExitStack() as stack,
+        front.http(front.key("many", "viewer")) as many,
+        front.http(front.key("few")) as few,
+    ):
+        first = stack.enter_context(ExitStack())
+        assert status(many, "/v1/events", first) == 200
+        assert status(many, "/console/stream", stack) == 200
+        assert status(many, "/v1/events", stack) == 429
+        assert status(many, "/console/stuck/stream", stack) == 429
+        assert status(few, "/v1/events", stack) == 200
+        first.close()
+        wait_until(lambda: status(many, "/v1/events", stack) == 200, "there is room again")
 
 
 def operations():

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from api import openapi
-from api.statuses import ACCEPTED, State
+from api.lists import State
+from operations.accepted import ACCEPTED
 from processors.saga.decide import FINISHED, OPEN_STATES
 from tests.integration.api.front import WITHDRAWALS, Front
 

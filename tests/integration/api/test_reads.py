@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -63,6 +64,56 @@ def test_one_is_accepted_and_then_what_the_saga_says(front: Front, shop: httpx.C
     assert next(step["event"] for step in found["steps"]) == "WithdrawalRequested"
     for field in ("payment_id", "trace_id", "requested_at"):
         assert found[field] == waits[field]
+
+
+def test_what_nobody_publishes_is_in_the_lists_of_operators_and_in_the_flow(
+    front: Front, shop: httpx.Client, viewer: httpx.Client
+):
+    account, other = front.open_account(), front.open_account()
+    before = requested(shop, account)
+    front.finished(before)
+
+    def listed(limit: int, **query: Any) -> list[tuple[str, str]]:
+        found, more = list[tuple[str, str]](), dict[str, Any]()
+        while True:
+            page = viewer.get(WITHDRAWALS, params={**query, **more, "limit": limit}).json()
+            assert len(page["withdrawals"]) <= limit
+            found += [(one["payment_id"], one["state"]) for one in page["withdrawals"]]
+            if page["cursor"] is None:
+                return found
+            more = {"cursor": page["cursor"]}
+
+    front.stack.stop_service("relay")
+    try:
+        waits = [str(requested(shop, account)) for _ in range(3)]
+        elsewhere = str(requested(shop, other))
+        accepted = [(one, "accepted") for one in reversed(waits)]
+        ended = (str(before), "completed")
+        wait_until(lambda: listed(10, account_id=account) == [*accepted, ended], "they are on their way no more")
+        for limit in (1, 2, 3, 4):
+            assert listed(limit, account_id=account) == [*accepted, ended]
+        assert listed(2, account_id=account, state="accepted") == accepted
+        assert listed(10, account_id=account, state=["accepted", "completed"]) == [*accepted, ended]
+        assert listed(10, account_id=account, in_flight=True) == accepted
+        assert listed(10, account_id=account, state="completed") == [ended]
+        assert listed(10, account_id=account, reason="declined") == []
+        assert (elsewhere, "accepted") in listed(500, state="accepted")
+
+        def waiting() -> dict[str, int]:
+            flow = viewer.get("/v1/flow").json()
+            return {one["state"]: one["open"] for one in flow["open"]}
+
+        wait_until(lambda: waiting().get("accepted", 0) >= 4, "the flow counts them")
+        stuck = viewer.get("/v1/stuck", params={"older_than_s": 1}).json()["withdrawals"]
+        found = {one["payment_id"]: one for one in stuck}
+        assert {*waits, elsewhere} <= found.keys()
+        assert found[waits[0]]["state"] == "accepted"
+        assert found[waits[0]]["held_up_by"].startswith("WithdrawalRequested in the api outbox: ")
+    finally:
+        front.stack.start_service("relay")
+    for one in (*waits, elsewhere):
+        front.finished(UUID(one))
+    assert listed(2, account_id=account) == [*((one, "completed") for one in reversed(waits)), ended]
 
 
 def test_a_clients_list_is_its_own_newest_first_by_pages(front: Front, shop: httpx.Client):
@@ -190,6 +241,15 @@ def test_a_client_is_told_of_its_own_endings_alone(front: Front, shop: httpx.Cli
         assert UUID(json.loads(next(events)["data"])["payment_id"]) == mine
 
 
+def test_an_empty_id_is_none_at_all(front: Front, viewer: httpx.Client, shop: httpx.Client):
+    """Some clients send the header before they have had an event."""
+    payment_id = requested(shop, front.open_account())
+    front.finished(payment_id)
+    for path in ("/v1/events", f"{WITHDRAWALS}/{payment_id}/events"):
+        with viewer.stream("GET", path, headers=STREAM | {"Last-Event-ID": ""}) as answer:
+            assert answer.status_code == 200
+
+
 def test_an_id_that_is_none_is_refused(front: Front, viewer: httpx.Client, shop: httpx.Client):
     payment_id = requested(shop, front.open_account())
     for path in ("/v1/events", f"{WITHDRAWALS}/{payment_id}/events"):
@@ -265,6 +325,7 @@ def test_with_the_sagas_database_away_reads_say_so_and_requests_are_still_taken(
         answer = shop.get(f"{WITHDRAWALS}/{payment_id}")
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:settle:problem:unavailable")
         assert int(answer.headers["retry-after"]) > 0
+        assert answer.json()["detail"].startswith("the saga database ")
         later = requested(shop, account)
     finally:
         front.stack.start_service("postgres-saga")

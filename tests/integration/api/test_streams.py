@@ -71,7 +71,7 @@ def test_every_stream_ends_with_the_right_of_a_key(front: Front, lose: Callable[
 def test_every_stream_ends_with_the_session(front: Front):
     with front.http() as browser:
         token = offer_sign_in(front.dsns["api"], "leaves", ADMIN)
-        browser.get("/v1/sign-in", params={"token": token}, follow_redirects=False)
+        browser.get("/v1/sign-in", params={"token": token, "sure": True}, follow_redirects=False)
         with streams_that_end(front, browser):
             out = browser.post("/console/sign-out", headers={"Sec-Fetch-Site": "same-origin"})
             assert out.status_code == 303

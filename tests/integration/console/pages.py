@@ -88,7 +88,7 @@ class Pages:
         self.client.headers.update(HTML)
         if by_session:
             token = offer_sign_in(front.dsns["api"], f"of-{role}", role)
-            assert self.client.get("/v1/sign-in", params={"token": token}).status_code == 303
+            assert self.client.get("/v1/sign-in", params={"token": token, "sure": True}).status_code == 303
 
     def __enter__(self) -> Self:
         return self

@@ -34,7 +34,7 @@ def test_without_credentials_there_is_a_page_that_says_how_to_sign_in_and_then_w
         assert "settle up" in page.text
         assert "settle api-keys sign-in" in page.text
         token = offer_sign_in(front.dsns["api"], "alice", VIEWER)
-        answer = browser.get("/v1/sign-in", params={"token": token})
+        answer = browser.get("/v1/sign-in", params={"token": token, "sure": True})
         assert (answer.status_code, answer.headers["location"]) == (303, wanted)
         assert "compensated" in Page(browser.get(wanted, headers=HTML).text).text
 
@@ -45,7 +45,7 @@ def test_a_command_makes_a_link_for_a_person_of_a_role(front: Front):
     )
     assert (made.exit_code, made.stderr) == (0, "")
     with front.http() as browser:
-        answer = browser.get(made.stdout.strip())
+        answer = browser.get(made.stdout.strip(), headers={"Sec-Fetch-Site": "none"})
         assert (answer.status_code, answer.headers["location"]) == (303, HOME)
         assert "bob operator" in Page(browser.get(LIST, headers=HTML).text).text
     for wrong in (["bob", "--role", CLIENT], ["bob", "--role", "king"], ["two words"]):
@@ -61,16 +61,25 @@ def test_a_command_makes_a_link_for_a_person_of_a_role(front: Front):
 def test_the_way_through_the_sign_in_leads_nowhere_else(front: Front, elsewhere):
     token = offer_sign_in(front.dsns["api"], "alice", VIEWER)
     with front.http(cookies={"settle_wanted": quote(elsewhere, safe="/")}) as browser:
-        answer = browser.get("/v1/sign-in", params={"token": token})
+        answer = browser.get("/v1/sign-in", params={"token": token, "sure": True})
         assert (answer.status_code, answer.headers["location"]) == (303, HOME)
+
+
+def test_whoever_types_the_address_is_led_to_the_console(front: Front):
+    with front.http() as browser:
+        answer = browser.get("/", headers=HTML)
+        assert (answer.status_code, answer.headers["location"]) == (303, HOME)
+        assert browser.get("/").status_code == 404
 
 
 def test_a_link_that_was_used_says_so_on_a_page_and_to_programs_as_json(front: Front):
     with front.http() as browser:
-        page = browser.get("/v1/sign-in?token=used", headers=HTML)
+        page = browser.get("/v1/sign-in?token=used&sure=true", headers=HTML)
         assert (page.status_code, page.headers["content-type"]) == (401, "text/html; charset=utf-8")
         assert "has been used" in Page(page.text).text
-        assert browser.get("/v1/sign-in?token=used").headers["content-type"] == "application/problem+json"
+        assert "`" not in Page(page.text).text
+        to_a_program = browser.get("/v1/sign-in?token=used&sure=true")
+        assert to_a_program.headers["content-type"] == "application/problem+json"
 
 
 def test_a_link_from_another_site_opens_itself_anew_once_as_the_cookie_did_not_come_along(front: Front):
@@ -89,9 +98,24 @@ def test_another_site_signs_nobody_in(front: Front):
         asked = client.get(path, headers={"Sec-Fetch-Site": "cross-site"})
         assert (asked.status_code, client.cookies.get(COOKIE)) == (200, None)
         assert "Sign in?" in Page(asked.text).text
-        assert Page(asked.text).links == [""]
-        assert client.get(path, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
+        (link,) = Page(asked.text).links
+        assert client.get(f"{SIGN_IN}{link}", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+        assert client.get(f"{SIGN_IN}{link}", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
         assert client.cookies.get(COOKIE)
+
+
+def test_who_looks_at_a_link_for_its_preview_does_not_spend_it(front: Front):
+    path = f"{SIGN_IN}?token={offer_sign_in(front.dsns['api'], 'alice', VIEWER)}"
+    with front.http() as chat:
+        seen = chat.get(path)
+        assert (seen.status_code, chat.cookies.get(COOKIE)) == (200, None)
+    with front.http() as browser:
+        assert browser.get(path, headers=HTML | {"Sec-Fetch-Site": "none"}).status_code == 303
+        assert browser.cookies.get(COOKIE)
+    path = f"{SIGN_IN}?token={offer_sign_in(front.dsns['api'], 'alice', VIEWER)}"
+    with front.http() as old:  # without TLS, and not on loopback, no browser says where a request comes from
+        (link,) = Page(old.get(path, headers=HTML).text).links
+        assert old.get(f"{SIGN_IN}{link}", headers=HTML).status_code == 303
 
 
 def test_every_page_has_the_policy_and_nothing_inline(browser: Pages, shop, front: Front):
@@ -186,6 +210,7 @@ def test_search_leads_to_the_page_of_what_was_named(front: Front, shop, viewer: 
         (account, f"{HOME}/accounts/{account}"),
         (as_account, f"{HOME}/accounts/{as_account}"),
         ("../x", f"{HOME}/accounts?id=..%2Fx"),
+        ("withdrawal.requests/2@17", f"{HOME}/dead-letters/withdrawal.requests/2%4017"),
         (" ", LIST),
     ):
         assert viewer.client.get(f"{HOME}/search", params={"q": text}).headers["location"] == path

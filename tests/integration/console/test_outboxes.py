@@ -71,7 +71,8 @@ def test_without_a_relay_it_says_so_live_and_its_slots_may_be_dropped(
 def test_a_database_that_is_away_hides_no_other_outbox(front: Front, viewer: Pages):
     with without(front, "postgres-payment"):
         page = wait_until(
-            lambda: found if "could not be asked" in (found := viewer.get(HOME)).text else None, "it is away"
+            lambda: found if words(found := viewer.get(HOME)).count("could not be asked") == 2 else None,
+            "it is away, for its outbox and its dead rows",
         )
         assert "The payment database could not be asked" in words(page)
         assert "settle_outbox_account" in page.text
