@@ -33,7 +33,7 @@ from outbox_relay.errors import (
 )
 from outbox_relay.fencing import transactional_id
 from outbox_relay.handled import Handled
-from outbox_relay.identity import Key
+from outbox_relay.identity import Key, contents
 from outbox_relay.instrumentation import traced
 from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.position import Origin, format_lsn
@@ -88,15 +88,14 @@ class Source:
     Attributes:
         state, reason: where it stands, and why if it does not read.
         published_rows, published_bytes: acknowledged since the start of the process.
-        removed_rows: published rows taken out of the table since the start of the process.
-        recovered_rows: published from the table since the start of the process, as the log did not bring them.
+        removed_rows, recovered_rows: the same, taken out of the table; published as the log left them out.
         reconnects: how often it had to begin again.
         waits: how long rows took from commit to acknowledgement.
         acks: what is on its way.
-        handled: the keys of rows that may be removed from the table, and
-        key: what a row's key is.
+        handled, key: the keys of rows that may be removed from the table, and what a row's key is.
         leftovers: rows that the log did not bring, to be published.
         expects_leftovers: such rows are being looked for.
+        quarantined: the contents of rows that were quarantined lately; whoever looks for leftovers empties it.
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
         lost_slot: why the slot has to be recreated, if so.
         confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
@@ -125,6 +124,7 @@ class Source:
         self.key: Key
         self.leftovers: deque[Sequence[Leftover]] = deque()
         self.expects_leftovers = False
+        self.quarantined: dict[bytes, None] = {}
         self.gap: str | None = None
         self.lost_slot: str | None = None
         self.confirmed_lsn: int | None = None
@@ -199,7 +199,7 @@ class Source:
             self.handled = Handled(uuids=table.has_uuids)
 
     def making_slot(self, slot: str) -> None:
-        """The database is asked for a slot, which can take as long as its longest transaction."""
+        """The database is asked for a slot, which takes as long as its longest transaction."""
         self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
 
     def filling(self, acks: Acknowledgements) -> None:
@@ -297,6 +297,7 @@ class Source:
             psycopg.Error: the database cannot.
         """
         self._quarantine.add(error)
+        self.quarantined[contents(error.row)] = None
         row_id = (error.row.id or b"NULL")[:ID_SHOWN_BYTES].decode(errors="backslashreplace")
         self._log.error(
             "a row can never be published and is quarantined",
