@@ -35,6 +35,7 @@ class Transaction:
     Attributes:
         commit_lsn: where it committed.
         committed_us: when, microseconds since the Unix epoch.
+        written_us: when its rows were written, or earlier: none of them was on its topic before.
         position: the header that its records carry.
         end_lsn: what to confirm once it is done; 0 while rows may still come.
         rows, value_bytes: how much it has published.
@@ -53,12 +54,13 @@ class Transaction:
         "position",
         "rows",
         "value_bytes",
+        "written_us",
     )
 
     def __init__(self, acks: "Acknowledgements", commit_lsn: int, committed_us: int, position: bytes) -> None:
         self._acks = acks
         self.commit_lsn = commit_lsn
-        self.committed_us = committed_us
+        self.committed_us = self.written_us = committed_us
         self.position = (headers.POSITION, position)
         self.end_lsn = 0
         self.rows = 0

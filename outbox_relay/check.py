@@ -5,7 +5,7 @@ Nothing is changed, and nothing is published. A source's relay may run meanwhile
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, LiteralString
 
@@ -29,14 +29,14 @@ from outbox_relay.settings import RelaySettings
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.status import missing_topics
-from outbox_relay.table import Table, find_table, scalar
+from outbox_relay.table import GIVE_PRIMARY, IS_STANDBY, Table, find_table, scalar
 
 KAFKA_ANSWER_S = 10.0
 # The relay makes a temporary slot first, and of it the one that stays.
 SLOTS_OF_A_START = 2
 
 _SERVER = """
-    SELECT pg_is_in_recovery(), current_setting('wal_level'),
+    SELECT pg_is_in_recovery(), current_setting('server_encoding'), current_setting('wal_level'),
         current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)::int
 """
 _SCHEMA = "SELECT has_schema_privilege({schema}, 'USAGE'), has_schema_privilege({schema}, 'CREATE')"
@@ -118,7 +118,7 @@ def _source(source: SourceSettings, topics: Mapping[str, Any] | None) -> Iterato
             try:
                 table = find_table(connection, source.outbox)
             except (RelayError, psycopg.Error) as error:
-                yield "table", False, one_line(error), _remedy(error)
+                yield "table", False, one_line(error), _remedy(error, source.outbox)
                 return
             yield "table", True, f"{source.outbox.label} has all that records are made of", None
             yield from _rights(source, connection)
@@ -126,21 +126,19 @@ def _source(source: SourceSettings, topics: Mapping[str, Any] | None) -> Iterato
                 yield from _log(connection, table)
             elif not table.is_marked:
                 yield from _mark(source, connection)
-            if topics is not None:
-                yield from _topics(connection, table, topics)
+            with suppress(psycopg.errors.InsufficientPrivilege):  # said already, with the rights
+                if topics is not None:
+                    yield from _topics(connection, table, topics)
     except (RelayError, psycopg.Error, ValueError) as error:
         yield "connection", False, one_line(error), None
 
 
 def _server(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterator[_Seen]:
-    is_standby, wal_level, free = _row(connection, source.outbox, _SERVER)
+    is_standby, encoding, wal_level, free = _row(connection, source.outbox, _SERVER)
     if is_standby:
-        yield (
-            "server",
-            False,
-            "is a standby, where nothing can be removed",
-            "give the primary's address",
-        )
+        yield "server", False, IS_STANDBY, GIVE_PRIMARY
+    if encoding != "UTF8":
+        yield "encoding", True, f"{encoding}: text that has no form in UTF-8 would stop the outbox", None
     if source.reader != "wal":
         return
     if wal_level == "logical":
@@ -239,8 +237,13 @@ def _topics(connection: psycopg.Connection[Any], table: Table, topics: Mapping[s
         yield "topics", True, f"Kafka has {constant or 'those of the rows that are there'}", None
 
 
-def _remedy(error: Exception) -> str | None:
-    return "run its migration, or name another table" if isinstance(error, OutboxMissingError) else None
+def _remedy(error: Exception, outbox: Outbox) -> str | None:
+    if not isinstance(error, OutboxMissingError):
+        return None
+    schema, dot, table = outbox.table.partition(".")
+    if dot:
+        return f"schema and table are named apart (schema {schema}, table {table})"
+    return "run its migration, or name another table"
 
 
 def _row(connection: psycopg.Connection[Any], outbox: Outbox, query: LiteralString) -> Any:

@@ -10,6 +10,7 @@ whose ID is on its topic are removed; the others are handed to the source, which
 The same thread checks whether the publication still covers the table, and measures the relay's lag.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from outbox_relay import coverage
+from outbox_relay import coverage, initial
 from outbox_relay.columns import is_row
 from outbox_relay.dead import dead_since
 from outbox_relay.errors import (
@@ -34,9 +35,11 @@ from outbox_relay.errors import (
 from outbox_relay.handled import Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
 from outbox_relay.measures import measure
+from outbox_relay.names import one_line
 from outbox_relay.outbox import ROLES_CONTENTS
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
+from outbox_relay.removal import IGNORED, why_rows_stay
 from outbox_relay.replication import connect
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.source import Source
@@ -60,6 +63,8 @@ AGAIN_AFTER_S = 5.0
 # How long a snapshot is held while the relay is behind; a longer one would keep dead rows of the whole database.
 CAUGHT_UP_WAIT_S = 1.0
 CAUGHT_UP_LOOK_S = 0.02
+# Where rows could not be removed, it is tried again after so long.
+REMOVE_AGAIN_S = 600.0
 # In one transaction: large enough to keep up with any load the relay can carry, small enough to be over soon.
 # Without an index each one reads the whole table.
 DELETE_ROWS = 50_000
@@ -79,6 +84,7 @@ VACUUM_ROWS = 50_000
 LOCK_WAIT = "5s"
 
 _DELETE = "DELETE FROM {table} WHERE {key} = ANY(%s::{type_of_key}[])"
+_SEE = "SELECT FROM {table} WHERE {key} = ANY(%s::{type_of_key}[]) LIMIT 1"
 _DELETE_DEAD = "DELETE FROM {table} WHERE {is_row}"
 # A row at '-infinity' waits for a poller's decision whether it is published: it is not known to be.
 _DELETE_MARKED = """
@@ -115,13 +121,15 @@ class Cleaner:
         # By UUIDs an index may help.
         key, kind = (table.outbox.sql("{id}"), "uuid") if table.has_uuids else (self._key, "bytea")
         self._delete = table.outbox.sql(_DELETE, key=key, type_of_key=sql.SQL(kind))
-        self._handed: set[bytes] = set()
+        self._see = table.outbox.sql(_SEE, key=key, type_of_key=sql.SQL(kind))
+        self._handed: dict[bytes, bytes] = {}
         self._unvacuumed = 0
         self._looked_at = self._snapshot_at = 0.0
         self._is_behind = False
         self._fingerprint: str | None = None
         self._waits: str | None = None
         self._cleans = False
+        self._begin_again_at = math.inf
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -134,8 +142,10 @@ class Cleaner:
                 return
             except RelayError as error:
                 self._source.find_gap(str(error))
-            except psycopg.Error:
-                pass  # the source reports database errors; here they mean to retry later
+            except psycopg.OperationalError:
+                pass  # the source reports that the database is away; here it means to retry later
+            except psycopg.Error as error:
+                self._source.find_gap(f"the outbox cannot be looked after: {one_line(error)}")
             self._gather()  # what waits is to take little memory
             self._stop.wait(AGAIN_AFTER_S)
 
@@ -146,7 +156,8 @@ class Cleaner:
             role = connection.info.user
             self._source.say(f"{role} may not DELETE from {self._outbox.label}: published rows stay there")  # noqa: S608 no query
         vacuum = self._cleans and bool(scalar(connection, self._outbox.sql(_MAY_VACUUM)))
-        while not self._stop.is_set():
+        self._begin_again_at = math.inf
+        while not self._stop.is_set() and time.monotonic() < self._begin_again_at:
             self._remove(connection)
             if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
                 measure(connection, self._outbox, self._source.gauges)
@@ -181,15 +192,26 @@ class Cleaner:
         try:
             # Planned for these IDs: as a constant they are looked up in a hash table.
             removed = connection.execute(self._delete, (chunk,), prepare=False).rowcount
-        except psycopg.errors.ObjectNotInPrerequisiteState as error:  # no key, and deletes are published
-            self._cleans = False
-            self._source.say(f"published rows stay in {self._outbox.label}: {error.diag.message_primary}")
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:  # a trigger, a foreign key, or no key where deletes are published
+            self._keep_rows(one_line(error))
             return
         self._count(removed)
         chunk.missing -= removed
         chunk.looks += 1
+        if chunk.missing > 0 and chunk.looks == LOOKS_MAX and self._are_there(connection, chunk):
+            self._keep_rows(IGNORED)
         if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
             self._source.handled.drop(chunk)
+
+    def _keep_rows(self, why: str) -> None:
+        """Published rows cannot be removed, so that those that are there are no sign of anything."""
+        self._cleans, self._begin_again_at = False, time.monotonic() + REMOVE_AGAIN_S
+        self._source.warn(f"published rows stay in {self._outbox.label}: {why}")
+
+    def _are_there(self, connection: psycopg.Connection[Any], chunk: Chunk) -> bool:
+        return connection.execute(self._see, (chunk,), prepare=False).fetchone() is not None
 
     def _count(self, removed: int) -> None:
         self._source.removed_rows += removed
@@ -260,7 +282,7 @@ class Cleaner:
                 if (key := key_of(row)) in known or row.aggregate_type in without_topic:
                     continue
                 if source.quarantined and source.quarantined.get(contents(row), 0.0) > self._snapshot_at:
-                    continue
+                    continue  # since the snapshot
                 if dead and contents(row) in dead:
                     dead_rows.append(row)
                     continue
@@ -277,10 +299,10 @@ class Cleaner:
                     handled.add(on_topic)
                     on_topic = []
                 if len(missing) >= HAND_OVER_ROWS:
-                    self._hand_over(missing)
+                    self._hand_over(self._to_publish(connection, missing))
                     missing = []
             handled.add(on_topic)
-            self._hand_over(missing)
+            self._hand_over(self._to_publish(connection, missing))
         self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
         if self._waits is not None:
             source.find_gap(self._waits)
@@ -296,6 +318,28 @@ class Cleaner:
             for *values, created_us in cursor:
                 yield row_of(values), created_us or 0
 
+    def _to_publish(self, connection: psycopg.Connection[Any], missing: list[Leftover]) -> list[Leftover]:
+        """Those of the missed rows that are to be published: all, if rows can be removed once they are.
+
+        Where a trigger or a foreign key keeps rows in the table, they may have been published long ago, and their
+        records have left the topics since. Then the rule for tables that keep their rows decides.
+
+        Raises:
+            SetupError: it cannot be determined which are to be published.
+        """
+        keys = [key for one in missing if (key := self._table.key(one.row)) is not None]
+        if not keys or (why := why_rows_stay(connection, self._delete, self._source.handled.chunk(keys))) is None:
+            return missing
+        self._keep_rows(why)
+        rule = initial.rule(self._source.settings, self._origin.now_us, keeps=True)
+        wanted = [one for one in missing if rule.wants(one.row, one.created_us or None)]
+        if rule.skipped:
+            self._source.warn(
+                "rows are not published that are older than what their topics hold, and cannot be removed",
+                rows=rule.skipped,
+            )
+        return wanted
+
     def _hand_over(self, missing: list[Leftover]) -> None:
         """Hand rows to the source for publication, and wait until they are acknowledged.
 
@@ -304,8 +348,9 @@ class Cleaner:
         """
         if not missing:
             return
-        keys = (self._table.key(one.row) for one in missing)
-        self._handed.update(key for key in keys if key is not None)
+        for one in missing:
+            if (key := self._table.key(one.row)) is not None:
+                self._handed[key] = contents(one.row)
         self._source.take_leftovers(missing)
         give_up = time.monotonic() + HAND_OVER_WAIT_S
         while self._handed:
@@ -320,7 +365,9 @@ class Cleaner:
         handled = self._source.handled
         handled.gather(DELETE_ROWS)
         if self._handed:
-            self._handed -= handled.keys()
+            done, dead = handled.keys(), self._source.quarantined
+            for key in [key for key, row in self._handed.items() if key in done or row in dead]:
+                del self._handed[key]
         return handled
 
     def _raise_if_stopped(self) -> None:

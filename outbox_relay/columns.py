@@ -58,9 +58,14 @@ def find_columns(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -
 
     Raises:
         OutboxMissingError: there is no such table (yet).
-        SetupError: a column that every record needs is missing, or one is of a type that makes no record.
+        SetupError: a column that every record needs is missing, or one is of a type that makes no record; or the
+            role may not look into the schema.
     """
-    found = connection.execute(outbox.sql(_COLUMNS)).fetchall()
+    try:
+        found = connection.execute(outbox.sql(_COLUMNS)).fetchall()
+    except psycopg.errors.InsufficientPrivilege as error:
+        grant = f"GRANT USAGE ON SCHEMA {quoted(outbox.schema)} TO {quoted(connection.info.user)}"
+        raise SetupError(f"{error.diag.message_primary}: let its owner run: {grant}") from None
     if not found:
         raise OutboxMissingError(f"there is no table {outbox.label} yet; waiting for the service's migration")
     kinds = {name: kind for name, _, kind in found}

@@ -300,6 +300,20 @@ class ConfigFile(_Table):
     source: tuple[SourceTable, ...] = Field((), strict=False)
 
 
+_LIST = "takes a list, as [ … ]"
+_LISTS = ("source", "outbox")
+_TABLE_TAKEN = "takes a table, as { key = value }"
+_TAKES = {
+    "tuple_type": _LIST,
+    "model_type": _TABLE_TAKEN,
+    "dict_type": _TABLE_TAKEN,
+    "bool_type": "takes true or false",
+    "string_type": "takes a text",
+    "int_type": "takes a number",
+    "float_type": "takes a number",
+}
+"""What of TOML a key takes, by pydantic's name of the error."""
+
 _TABLES: Mapping[str, type[BaseModel]] = {
     "kafka": KafkaTable,
     "http": HttpTable,
@@ -328,7 +342,7 @@ def read(path: Path) -> ConfigFile:
         others_read = bool(path.stat().st_mode & stat.S_IROTH)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # no TOML, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no TOML, or no UTF-8
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
     config = valid(ConfigFile, found, str(path))
     if others_read and config.http.token is not None and not has_placeholder(found["http"]["token"]):
@@ -391,7 +405,11 @@ def _what(details: Mapping[str, Any], kind: type[BaseModel]) -> str:
     if details["type"] == "missing":
         return "is missing"
     if details["type"] != "extra_forbidden":
-        return str(details["msg"]).removeprefix("Value error, ")
+        takes = _TAKES.get(details["type"], str(details["msg"]).removeprefix("Value error, "))
+        names = [part for part in details["loc"] if isinstance(part, str)]
+        return (
+            f"takes tables, each under [[{'.'.join(names)}]]" if takes == _LIST and names[-1] in _LISTS else takes
+        )
     *parents, key = (part for part in details["loc"] if isinstance(part, str))
     table = _TABLES[parents[-1]] if parents else kind
     keys = [field.alias or name for name, field in table.model_fields.items()]

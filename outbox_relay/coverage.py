@@ -17,10 +17,11 @@ from outbox_relay.table import Connection, Table
 
 # Only what a record is made of: to write out a timestamp for each row costs the server more than the rest of it.
 COLUMN_LISTS_SINCE = 150_000
+GENERATED_SINCE = 180_000
 
 _PUBLICATION = """
     SELECT p.pubinsert, p.pubviaroot OR c.relkind <> 'p', t.tablename IS NOT NULL, {attnames},
-        {rowfilter} IS NOT NULL
+        {rowfilter} IS NOT NULL, EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = c.oid)
     FROM pg_publication AS p
     JOIN pg_class AS c ON c.oid = {name}::regclass
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -29,7 +30,11 @@ _PUBLICATION = """
     WHERE p.pubname = {publication_name}
 """
 _KIND = """
-    SELECT c.relkind IN ('r', 'p'), c.relpersistence = 'u',
+    SELECT c.relkind IN ('r', 'p'), c.relpersistence = 'u', ARRAY(
+            SELECT attname::text FROM pg_attribute
+            WHERE attrelid = c.oid AND NOT attisdropped AND attgenerated <> ''
+                AND (attgenerated = 'v' OR current_setting('server_version_num')::int < {generated_since})
+        ),
         NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {publication_name})
     FROM pg_class AS c WHERE c.oid = {name}::regclass
 """
@@ -50,6 +55,7 @@ _SLOT = """
 """
 
 _SET = "ALTER PUBLICATION {publication} SET (publish = 'insert', publish_via_partition_root = true)"
+_GENERATED = "ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)"
 _DROP = "ALTER PUBLICATION {publication} DROP TABLE {table}"
 _ADD = "ALTER PUBLICATION {publication} ADD TABLE {table}{columns}"
 _CREATE = (
@@ -84,13 +90,20 @@ def publication_gap(connection: Connection, table: Table) -> Gap | None:
     """What the publication lacks; None where it has every row of the outbox with all that a record is made of."""
     outbox = table.outbox
     name, publication = outbox.label, quoted(outbox.publication_name)
-    is_table, is_unlogged, is_missing = _one(connection, outbox.sql(_KIND))
+    since = sql.Literal(GENERATED_SINCE)
+    is_table, is_unlogged, unwritten, is_missing = _one(connection, outbox.sql(_KIND, generated_since=since))
     if not is_table:
         return Gap(f"{name} is no table of this database: the log has nothing of it", is_missing=is_missing)
     if is_unlogged:
         return Gap(
             f"{name} is UNLOGGED: the log has nothing of it, and a crash of the server empties it; let the "
             f"table's owner run: ALTER TABLE {name} SET LOGGED",
+            is_missing=is_missing,
+        )
+    if unwritten := [one for one in published_columns(table) if one in unwritten]:
+        return Gap(
+            f"the log has nothing of the generated column {', '.join(unwritten)} of {name} (from PostgreSQL 18 on "
+            "it has those that are STORED): have a trigger fill a plain column, or set reader = polling",
             is_missing=is_missing,
         )
     with_lists = connection.info.server_version >= COLUMN_LISTS_SINCE
@@ -106,7 +119,7 @@ def publication_gap(connection: Connection, table: Table) -> Gap | None:
     if found is None:
         create = creation(table, with_list=with_lists)
         return Gap(f"there is no publication {publication}", (create,), is_missing=True)
-    inserts, via_root, is_member, columns, is_filtered = found
+    inserts, via_root, is_member, columns, is_filtered, is_listed = found
     flags = (outbox.text(_SET),)
     again = (outbox.text(_DROP), add := outbox.text(_ADD, columns=listed))
     if not inserts:
@@ -116,7 +129,9 @@ def publication_gap(connection: Connection, table: Table) -> Gap | None:
     if not is_member:
         return Gap(f"publication {publication} does not have the table {name}", (add,))
     if columns is not None and (missing := [one for one in published_columns(table) if one not in columns]):
-        return Gap(f"publication {publication} lacks the column {', '.join(missing)} of {name}", again)
+        # Of all tables, or of all of a schema: none can be taken out, and what is missing are generated columns.
+        mends = again if is_listed else (outbox.text(_GENERATED),)
+        return Gap(f"publication {publication} lacks the column {', '.join(missing)} of {name}", mends)
     if is_filtered:
         return Gap(f"publication {publication} has a row filter on {name}", again)
     return None

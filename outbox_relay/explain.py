@@ -1,7 +1,7 @@
 """The SQL that the owner of an outbox runs once: publication, role, rights, table of dead rows, marks of a poller.
 
 It is safe to repeat, and goes into ``psql`` as it is. Where the database answers, it fits the columns of the table
-and the server's version; else the table is taken to have all columns that are configured.
+and the server's version; else the publication has all columns of the table.
 """
 
 from collections.abc import Iterator
@@ -126,5 +126,6 @@ def _publication(outbox: Outbox, seen: _Seen) -> Iterator[str]:
             yield f"-- {seen.gap.reason}"
             yield from (f"{statement};" for statement in seen.gap.statements)
         return
-    create = creation(seen.table, with_list=seen.version >= COLUMN_LISTS_SINCE)
+    # A list that does not fit the table would be refused.
+    create = creation(seen.table, with_list=seen.why is None and seen.version >= COLUMN_LISTS_SINCE)
     yield outbox.text(_PUBLICATION, create=create)

@@ -103,6 +103,10 @@ class Handled:
 
     # Called by the thread that removes.
 
+    def chunk(self, keys: Sequence[bytes]) -> Chunk:
+        """Keys as a chunk that is none of those taken in."""
+        return Chunk(self.pack(keys), self._width)
+
     def gather(self, chunk_keys: int) -> None:
         """Collect the keys added since the last call, in chunks of so many; drop the oldest beyond the limit."""
         loose: list[bytes | None] = []

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 DECIDE_ROWS = 10_000
 LOCK_WAIT = "500ms"
 
-# Where a row lies: its place is unique within its partition only.
-PLACE = (sql.SQL("tableoid::regclass::text"), sql.SQL("ctid::text"))
+# Where a row lies: its place is unique within its partition only. Statements name no partitions, as those who may
+# write to the table need no rights on them.
+PLACE = (sql.SQL("tableoid::int8"), sql.SQL("ctid::text"))
 
 _ADD = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {published_at} timestamptz"
 _INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {table} ({id}) WHERE {published_at} IS NULL"
@@ -28,11 +29,11 @@ _ADD_UNDECIDED: LiteralString = _ADD + " DEFAULT '-infinity'"
 _DROP_DEFAULT = "ALTER TABLE {table} ALTER COLUMN {published_at} DROP DEFAULT"
 _UNDECIDED = "{published_at} = '-infinity'"
 _HAS_UNDECIDED = "SELECT FROM {table} WHERE {published_at} = '-infinity' LIMIT 1"
-_UNMARK = "UPDATE ONLY {partition} SET {published_at} = NULL WHERE ctid = ANY(%s::tid[])"
-MARK = "UPDATE ONLY {partition} SET {published_at} = now() WHERE ctid = ANY(%s::tid[])"
+_UNMARK = "UPDATE {table} SET {published_at} = NULL WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
+MARK = "UPDATE {table} SET {published_at} = now() WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
 
-Places = Iterable[tuple[str, str]]
-"""Partition, as SQL names it, and place within it."""
+Places = Iterable[tuple[int, str]]
+"""The partition's OID, and the place within it."""
 
 
 def statements(outbox: Outbox, *, keeps: bool) -> list[str]:
@@ -86,8 +87,8 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
     query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(DECIDE_ROWS))
     while rows := connection.execute(query, binary=True).fetchall():
         source.raise_if_stopped()
-        open_: list[tuple[str, str]] = []
-        done: list[tuple[str, str]] = []
+        open_: list[tuple[int, str]] = []
+        done: list[tuple[int, str]] = []
         for *values, created_us, partition, place in rows:
             row = row_of(values)
             (open_ if rule.wants(row, created_us) else done).append((partition, place))
@@ -112,7 +113,7 @@ def in_each_partition(
     by_partition = defaultdict(list)
     for partition, place in places:
         by_partition[partition].append(place)
+    query = outbox.sql(statement)
     for partition, there in by_partition.items():
-        query = outbox.sql(statement, partition=sql.SQL(partition))
-        done += connection.execute(query, (there,)).rowcount
+        done += connection.execute(query, (partition, there)).rowcount
     return done

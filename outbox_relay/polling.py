@@ -46,8 +46,8 @@ MEASURE_INTERVAL_S = 5.0
 
 _AND_NOT_DEAD = "AND ({id} IS NULL OR {bytes} NOT IN (SELECT textsend(id) FROM {dead} WHERE id IS NOT NULL))"
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-_MARKED = "SELECT tableoid::regclass::text, ctid::text FROM {table} WHERE {published_at} IS NOT NULL LIMIT %s"
-_REMOVE = "DELETE FROM ONLY {partition} WHERE ctid = ANY(%s::tid[]) AND {published_at} IS NOT NULL"
+_MARKED = "SELECT tableoid::int8, ctid::text FROM {table} WHERE {published_at} IS NOT NULL LIMIT %s"
+_REMOVE = "DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[]) AND {published_at} IS NOT NULL"
 _SLOT = """
     SELECT active, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
     FROM pg_replication_slots WHERE slot_name = %s
@@ -125,7 +125,7 @@ class _Worker:
         self._table = table
         self._acks = Acknowledgements(origin, source.waits)
         self._measured_at = 0.0
-        self._warned = False
+        self._warned, self._removes = False, True
         outbox = self._outbox = source.outbox
         not_dead = outbox.sql(_AND_NOT_DEAD, bytes=as_bytes("id", table.columns))
         self._not_dead = not_dead if has_dead(connection, outbox) else sql.SQL("")
@@ -148,6 +148,7 @@ class _Worker:
             for *values, created_us, partition, place, now_us in found:
                 row = row_of(values)
                 transaction = acks.begin(lsn, created_us or now_us)
+                transaction.written_us = created_us or 0
                 transaction.rows = 1
                 transaction.value_bytes = len(row.payload or b"")
                 publish(row, transaction, transaction.delivered)
@@ -155,7 +156,9 @@ class _Worker:
                 places.append((partition, place))
             self._wait_acknowledged()
             failpoints.hit("relay.acknowledged")
-            in_each_partition(self._connection, self._outbox, MARK, places)
+            if in_each_partition(self._connection, self._outbox, MARK, places) < len(places):
+                mark = self._outbox.columns.published_at
+                raise SetupError(f"a trigger or a rule of {self._outbox.label} ignores that {mark} is set")
         acks.reached(lsn)
         self._source.progress()
         return len(places)
@@ -166,7 +169,7 @@ class _Worker:
         All of it is one transaction: whoever is killed meanwhile begins anew.
         """
         source, connection, outbox, table = self._source, self._connection, self._outbox, self._table
-        open_places: list[tuple[str, str]] = []
+        open_places: list[tuple[int, str]] = []
         try:
             wanted = rewind.condition(connection, table, act.row_id, act.since)
         except SetupError as error:
@@ -221,10 +224,17 @@ class _Worker:
 
     def remove(self) -> bool:
         """Remove rows that are marked, up to a limit; whether there may be more."""
-        if not may_delete(self._connection, self._outbox):
+        if not self._removes or not may_delete(self._connection, self._outbox):
             return False
         places = self._connection.execute(self._outbox.sql(_MARKED), (REMOVE_ROWS,)).fetchall()
-        removed = in_each_partition(self._connection, self._outbox, _REMOVE, places)
+        try:
+            removed = in_each_partition(self._connection, self._outbox, _REMOVE, places)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:  # a trigger, a foreign key, or no key where deletes are published
+            self._removes = False
+            self._source.warn(f"published rows stay in {self._outbox.label}: {one_line(error)}")
+            return False
         self._source.removed_rows += removed
         return removed == REMOVE_ROWS
 

@@ -92,12 +92,13 @@ class Published:
         self._until_us = NEVER_US
         self._since_us = since_us
 
-    def holds(self, row: OutboxRow, committed_us: int, lsn: int) -> bool:
+    def holds(self, row: OutboxRow, written_us: int, lsn: int) -> bool:
         """Whether the row's topic has it. The first row for a topic waits while its tails are read.
 
         Args:
             row: which may have been published before.
-            committed_us: when; rows for the same topic that come later were committed no earlier.
+            written_us: when it was written, or earlier (0: not known); rows for the same topic that come later
+                were published no earlier.
             lsn: where it was committed.
 
         Raises:
@@ -105,11 +106,11 @@ class Published:
             TopicError: the topic does not exist, or may not be read.
             PublishError: Kafka does not answer.
         """
-        if committed_us > self._until_us or row.id is None:
+        if written_us > self._until_us or row.id is None:
             return False
         known = self._by_type.get(row.aggregate_type)
         if known is None:
-            known = self._look_at(topic_of(row, lsn, self._outbox), committed_us)
+            known = self._look_at(topic_of(row, lsn, self._outbox), written_us)
             if len(self._by_type) >= TYPES_MAX:
                 self._by_type.clear()
             self._by_type[row.aggregate_type] = known
@@ -120,12 +121,12 @@ class Published:
             return ids.remove(identity(row.id, topic, row.aggregate_id, row.event_type, row.payload))
         return ids.remove(identity(*self._former.contents(row, topic, lsn)))
 
-    def _look_at(self, topic: str, committed_us: int) -> tuple[str, "Ids"]:
+    def _look_at(self, topic: str, written_us: int) -> tuple[str, "Ids"]:
         """The identities at the end of a topic, which is read once."""
         ids = self._on_topic.get(topic)
         if ids is None:
             ids = Ids()
-            since_us = committed_us if self._since_us is None else self._since_us
+            since_us = written_us if self._since_us is None else self._since_us
             if self._outbox.sets_times:  # which say nothing of when they were written
                 since_us = 0
             since_us -= CLOCKS_OFF_US

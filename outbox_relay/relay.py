@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from types import FrameType
+from queue import SimpleQueue
 
 import structlog
 
@@ -70,12 +70,18 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        _log.info("stopping", signal=signal.Signals(number).name)
-        stop.set()
+    # A handler may be interrupted by the next signal, and neither the log nor an event can be entered twice by one
+    # thread; this queue can.
+    received: SimpleQueue[int] = SimpleQueue()
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    def stop_on_each() -> None:
+        while True:
+            _log.info("stopping", signal=signal.Signals(received.get()).name)
+            stop.set()
+
+    threading.Thread(target=stop_on_each, name="signals", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.put(number))
+    signal.signal(signal.SIGINT, lambda number, _frame: received.put(number))
 
 
 def _configure_logs() -> None:

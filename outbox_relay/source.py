@@ -79,13 +79,11 @@ class Source:
     Attributes:
         state, reason: where it stands, and why if it does not read.
         published_rows, published_bytes: acknowledged since the start of the process.
-        removed_rows: published rows taken out of the table since the start of the process.
-        recovered_rows: published from the table since the start of the process, as the log did not bring them.
+        removed_rows, recovered_rows: the same, taken out of the table; published as the log left them out.
         reconnects: how often it had to begin again.
         waits: how long rows took from commit to acknowledgement.
         acks: what is on its way.
-        handled: the keys of rows that may be removed from the table, and
-        key: what a row's key is.
+        handled, key: the keys of rows that may be removed from the table, and what a row's key is.
         leftovers: rows that the log did not bring, to be published.
         expects_leftovers: such rows are being looked for.
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
@@ -196,7 +194,7 @@ class Source:
             self.handled = Handled(uuids=table.has_uuids)
 
     def making_slot(self, slot: str) -> None:
-        """The database is asked for a slot, which can take as long as its longest transaction."""
+        """The database is asked for a slot, which takes as long as its longest transaction."""
         self.enter(State.FILLING, "making the slot; waits for transactions that are running", slot=slot)
 
     def filling(self, acks: Acknowledgements) -> None:

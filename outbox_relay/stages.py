@@ -23,7 +23,7 @@ def not_yet_published(
 
     def publish_new(row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
         try:
-            if published.holds(row, transaction.committed_us, transaction.commit_lsn):
+            if published.holds(row, transaction.written_us, transaction.commit_lsn):
                 transaction.skip(row)
             else:
                 publish(row, transaction, on_delivery)

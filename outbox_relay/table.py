@@ -19,6 +19,8 @@ from outbox_relay.row import OutboxRow
 
 Connection = psycopg.Connection[Any]
 
+IS_STANDBY = "the server is a standby, where nothing can be removed"
+GIVE_PRIMARY = "give the primary's address"
 _HIDES_ROWS = "SELECT row_security_active({name})"
 _ORIGIN = """
     SELECT c.system_identifier::text, d.oid::int8, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
@@ -51,8 +53,13 @@ _CREATED_US: dict[str, LiteralString] = {
     "timestamptz": "(extract(epoch FROM {created_at}) * 1000000)::int8",
     "timestamp": "((extract(epoch FROM {created_at}) - 14 * 3600) * 1000000)::int8",
 }
-# Whatever else somebody wrote there ('infinity') says nothing.
-_IF_SANE = "CASE WHEN {created_at} BETWEEN '1970-01-02' AND '9999-12-31' THEN {us} END"
+# Whatever else somebody wrote there ('infinity') says nothing, and neither does a time that is yet to come. A
+# clock that is ahead by less than a minute is made up for where it matters.
+_IF_SANE = """
+    CASE WHEN {created_at} BETWEEN '1970-01-02' AND '9999-12-31'
+        THEN CASE WHEN {us} < (extract(epoch FROM now()) + 60) * 1000000 THEN {us} END END
+"""
+_OLDEST_US = "SELECT CASE WHEN bool_and({us} IS NOT NULL) THEN min({us}) END FROM {table}"
 
 ALL_ROWS = sql.SQL("true")
 
@@ -140,7 +147,10 @@ def lock(connection: Connection, outbox: Outbox = OUTBOX) -> None:
 
     Raises:
         SlotBusyError: another relay holds it.
+        SetupError: the server is a standby, whose locks the relay of its primary knows nothing of.
     """
+    if scalar(connection, "SELECT pg_is_in_recovery()"):
+        raise SetupError(f"{IS_STANDBY}: {GIVE_PRIMARY}")
     if not scalar(connection, outbox.sql(_LOCK, key=_lock_key(outbox))):
         raise SlotBusyError("another relay reads this outbox; standing by")
 
@@ -203,10 +213,10 @@ def select_rows(
 
 
 def oldest_us(connection: Connection, table: Table) -> int:
-    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if unknown."""
+    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if unknown of one."""
     if table.created_us is None:
         return 0
-    query = table.outbox.sql("SELECT min({us}) FROM {table}", us=table.created_us)
+    query = table.outbox.sql(_OLDEST_US, us=table.created_us)
     row = connection.execute(query).fetchone()
     return (row[0] if row else 0) or 0
 

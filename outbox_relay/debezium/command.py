@@ -19,8 +19,8 @@ def import_debezium(
     connector: Annotated[
         Path,
         typer.Argument(
-            help="The connector: JSON for Kafka Connect's REST API or its config alone, a properties file, or "
-            "Debezium Server's application.properties; - is standard input.",
+            help="The connector: JSON of Kafka Connect's REST API or its config alone, a KafkaConnector as "
+            "JSON, a properties file, or Debezium Server's application.properties; - is standard input.",
         ),
     ],
     worker: Annotated[

@@ -1,7 +1,7 @@
 """A connector's settings from the file that its users have, by Kafka Connect's names.
 
-Three forms: what Connect's REST API takes (``{"name": …, "config": {…}}``), the bare map, as JSON or as a
-properties file, and Debezium Server's ``application.properties``, whose names are translated.
+What Connect's REST API takes and answers (``{"name": …, "config": {…}}``), the bare map, as JSON or as properties,
+Strimzi's ``KafkaConnector`` as JSON, and Debezium Server's ``application.properties``, whose names are translated.
 
 Source: java.util.Properties.load; Debezium documentation, "Debezium Server".
 """
@@ -25,6 +25,7 @@ _FORMATS = {
     "protobuf": "io.confluent.connect.protobuf.ProtobufConverter",
     "cloudevents": "io.debezium.converters.CloudEventsConverter",
 }
+_KUBERNETES = re.compile(r"^(apiVersion|kind):", re.MULTILINE)
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
 
@@ -38,7 +39,10 @@ def read(text: str) -> dict[str, str]:
     Raises:
         NoConnectorError: there are none; the text says why.
     """
-    settings = _from_json(text) if text.lstrip().startswith("{") else properties(text)
+    text = text.removeprefix("\ufeff")
+    if _KUBERNETES.search(text):
+        raise NoConnectorError("it is YAML: kubectl get kafkaconnector NAME -o json gives what can be read here")
+    settings = _from_json(text) if text.lstrip().startswith(("{", "[")) else properties(text)
     if any(name.startswith(f"{_SERVER}source.") for name in settings):
         settings = _from_server(settings)
     if not any(name.startswith(("transforms", "database.", "connector.")) for name in settings):
@@ -53,9 +57,29 @@ def _from_json(text: str) -> dict[str, str]:
         found = json.loads(text)
     except ValueError as error:
         raise NoConnectorError(f"it is no JSON: {error}") from None
-    if isinstance(found.get("config"), dict):
-        found = found["config"]
-    return {str(name): _text(value) for name, value in found.items() if value is not None}
+    return {str(name): _text(value) for name, value in _config(found).items() if value is not None}
+
+
+def _config(found: Any) -> dict[str, Any]:
+    """The map of settings in what REST API, its list of connectors, or Kubernetes (Strimzi) say of one.
+
+    Raises:
+        NoConnectorError: they say it of several.
+    """
+    if isinstance(found, list):
+        several = found
+    elif isinstance(found.get("items"), list):
+        several = found["items"]
+    elif found and all(isinstance(one, dict) and "info" in one for one in found.values()):
+        several = [one["info"] for one in found.values()]
+    else:
+        several = [found]
+    if len(several) > 1:
+        raise NoConnectorError(f"it has {len(several)} connectors: give one at a time")
+    one = several[0] if several and isinstance(several[0], dict) else {}
+    if isinstance(spec := one.get("spec"), dict) and isinstance(spec.get("config"), dict):
+        return {"connector.class": spec.get("class"), **spec["config"]}
+    return one["config"] if isinstance(one.get("config"), dict) else one
 
 
 def _text(value: Any) -> str:

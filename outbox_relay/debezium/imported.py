@@ -15,6 +15,7 @@ from outbox_relay.debezium.options import verdict
 from outbox_relay.debezium.regex import RegexError, router
 
 POSTGRES = "io.debezium.connector.postgresql.PostgresConnector"
+_ALIASES = ("PostgresConnector", "Postgres")
 _CONVERTERS = {
     "org.apache.kafka.connect.storage.StringConverter": "string",
     "org.apache.kafka.connect.json.JsonConverter": "json",
@@ -24,14 +25,14 @@ _CONVERTERS = {
     "io.debezium.converters.BinaryDataConverter": "bytes",
     "org.apache.kafka.connect.storage.SimpleHeaderConverter": "simple",
 }
-# What an integer's converter writes is its digits.
-_DIGITS = re.compile(r"org\.apache\.kafka\.connect\.converters\.(Short|Integer|Long)Converter")
 _REGEX_DEFAULT, _REPLACEMENT_DEFAULT = "(?<routedByValue>.*)", "outbox.event.${routedByValue}"
 _DECODE_MESSAGES = "io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent"
 _PREFIX = re.compile(r"[A-Za-z0-9_:/-]+")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$ -]+")
 _REFERENCE = re.compile(r"\$\{(?:(\w+):)?([^}]*)\}")
 _TRUE = "true"
+# As Debezium 1 called them.
+_RENAMED = {"table.whitelist": "table.include.list", "database.server.name": "topic.prefix"}
 _HEADERS = (headers.ID, headers.POSITION)
 _PLACEMENTS = ("header", "envelope", "partition")
 PASSWORD = "OUTBOX_PASSWORD"  # noqa: S105 the name of a variable
@@ -86,10 +87,13 @@ class _Settings:
     def take(self, name: str, default: str = "") -> str:
         return self._rest.pop(name, default).strip()
 
-    def inherited(self, name: str) -> str | None:
-        """A setting that a connector without it has from its worker."""
-        own = self._rest.pop(name, None)
-        return own if own is not None else self._worker.get(name)
+    def converter_of_worker(self, name: str) -> tuple[str, dict[str, str]]:
+        """The converter of a connector that names none, and its settings; the connector's do not count."""
+        self.below(f"{name}.")
+        prefix = f"{name}."
+        worker = self._worker.items()
+        settings = {key.removeprefix(prefix): value for key, value in worker if key.startswith(prefix)}
+        return self._worker.get(name, "").strip(), settings
 
     def below(self, prefix: str) -> dict[str, str]:
         """All settings with a prefix, without it."""
@@ -107,10 +111,10 @@ def imported(settings: dict[str, str], worker: dict[str, str]) -> Imported:
         settings: of the connector, by Kafka Connect's names.
         worker: the worker's, from which a connector has its converters where it names none.
     """
-    taking = _Settings(settings, worker)
+    taking = _Settings({_RENAMED.get(name, name): value for name, value in settings.items()}, worker)
     found = Imported()
     report = _reporter(found)
-    if (kind := taking.take("connector.class", POSTGRES)) != POSTGRES:
+    if (kind := taking.take("connector.class", POSTGRES)) not in (POSTGRES, *_ALIASES):
         report("connector.class", f"{kind} is not Debezium's connector for PostgreSQL", True)
     if (sink := taking.take("debezium.sink.type", "kafka")) != "kafka":
         report("debezium.sink.type", f"the relay publishes to Kafka, not to {sink}", True)
@@ -164,25 +168,27 @@ def _dsn(taking: _Settings, report: Report) -> str:
     }
     for keyword, value in parts.items():
         if reference := _REFERENCE.fullmatch(value):
-            parts[keyword] = f"${{{_variable(reference)}}}"
+            parts[keyword] = f"${{{_variable(reference, report)}}}"
     password = taking.take("database.password")
-    reference = _REFERENCE.fullmatch(password)
-    variable = _variable(reference) if reference else PASSWORD
-    if password and reference is None:
-        report("database.password", f"a password is not written into a file: set the variable {variable}", False)
-    if password:
-        parts["password"] = f"${{{variable}}}"
+    if reference := _REFERENCE.fullmatch(password):
+        parts["password"] = f"${{{_variable(reference, report)}}}"
+    elif password:
+        parts["password"] = f"${{{PASSWORD}}}"
+        report("database.password", f"a password is not written into a file: set the variable {PASSWORD}", False)
     return " ".join(f"{keyword}={_quoted(value)}" for keyword, value in parts.items() if value)
 
 
-def _variable(reference: re.Match[str]) -> str:
+def _variable(reference: re.Match[str], report: Report) -> str:
     """The variable for what Connect (``${env:NAME}``, ``${file:path:key}``) or Quarkus (``${NAME:…}``) fill in."""
     provider, rest = reference.groups()
     if provider is None or provider == "env":
         return rest
-    if provider in ("file", "dir", "directory", "secrets", "vault"):
-        return re.sub(r"\W", "_", rest.rpartition(":")[2] or rest).upper()
-    return provider
+    if provider.isupper():
+        return provider
+    name = re.sub(r"\W", "_", rest.rpartition(":")[2] or rest).upper()
+    name = name if "_" in name else f"OUTBOX_{name}"  # a shell has variables such as USER of its own
+    report(reference[0], f"the relay asks no provider of Connect's: set the variable {name}", False)
+    return name
 
 
 def _quoted(value: str) -> str:
@@ -372,23 +378,21 @@ def _shape(taking: _Settings, options: dict[str, str], found: Imported, report: 
 
 def _converter(part: str, taking: _Settings, report: Report) -> str:
     name = f"{part}.converter"
-    kind = taking.inherited(name)
-    settings = taking.below(f"{name}.")
-    if kind is None and part == "header":
+    own = taking.take(name)
+    kind, settings = (own, taking.below(f"{name}.")) if own else taking.converter_of_worker(name)
+    if not kind and part == "header":
         return "simple"
-    if kind is None:
+    if not kind:
         report(name, "the connector has its worker's, which is in no file given: name it by --worker", True)
         return "string"
-    kind = kind.strip()
     if settings.pop("delegate.converter.type", None) is not None:
         settings = {}  # it is for other records than the outbox's
-    found = "string" if _DIGITS.fullmatch(kind) else _CONVERTERS.get(kind)
+    found = _CONVERTERS.get(kind)
     if found is None:
         report(name, f"{kind} is not done by the relay; payloads that are in its form already need 'bytes'", True)
         return "bytes" if part == "value" else "string"
+    schemas = settings.pop("schemas.enable", _TRUE)  # of others it says nothing, and stands there all the same
     if found == "json":
-        inherited = taking.inherited(f"{name}.schemas.enable")
-        schemas = settings.pop("schemas.enable", inherited or _TRUE)
         settings.pop("schemas.cache.size", None)
         found = "json" if schemas.strip().lower() != _TRUE else "json-with-schemas"
     for other in settings:

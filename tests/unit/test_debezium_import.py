@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from outbox_relay import config
 from outbox_relay.debezium.command import import_debezium
-from outbox_relay.debezium.connector import read
+from outbox_relay.debezium.connector import NoConnectorError, read
 from outbox_relay.debezium.imported import PASSWORD, imported
 from outbox_relay.debezium.options import VERDICTS
 from outbox_relay.debezium.written import toml
@@ -151,6 +151,8 @@ def test_no_password_is_written():
     [
         ({"transforms": "outbox,mask", "transforms.mask.type": "X"}, "transforms.mask"),
         ({"value.converter": "io.confluent.connect.avro.AvroConverter"}, "value.converter"),
+        # Eight bytes, and not its digits.
+        ({"key.converter": "org.apache.kafka.connect.converters.LongConverter"}, "key.converter"),
         ({"table.include.list": "public.outbox_.*"}, "table.include.list"),
         ({"time.precision.mode": "connect"}, "time.precision.mode"),
         ({"column.mask.with.3.chars": "public.outbox.payload"}, "column.mask.with.3.chars"),
@@ -177,6 +179,7 @@ def test_what_changes_records_is_said_to(changes, setting):
         ({"snapshot.mode": "initial"}, "snapshot.mode"),
         ({OPTION + "table.op.invalid.behavior": "fatal"}, "table.op.invalid.behavior"),
         ({"plugin.name": "decoderbufs"}, "plugin.name"),
+        ({"internal.key.converter.schemas.enable": "false"}, "internal.key.converter.schemas.enable"),
         ({"table.include.list": "public.a,public.b"}, "slot.name"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -212,6 +215,26 @@ def test_converters_of_the_worker_are_those_of_a_connector_that_names_none():
     assert not found.changes_records
     assert found.outbox["record"] == {"key": "string", "value": "json", "headers": "simple"}
     assert found.kafka == {"bootstrap": "k:9092"}
+
+
+def test_settings_of_a_converter_are_those_of_whoever_names_it():
+    """Kafka Connect takes a converter and its settings from one place: the connector, or else the worker."""
+    without = {"value.converter.schemas.enable": "false"}
+    worker = {"key.converter": STRING, "value.converter": JSON}
+    assert (
+        imported(PLAIN | {"value.converter": JSON}, worker | without).outbox["record"]["value"]
+        == "json-with-schemas"
+    )
+    unnamed = {name: value for name, value in PLAIN.items() if not name.endswith("converter")}
+    found = imported(unnamed | without, worker)
+    assert found.outbox["record"]["value"] == "json-with-schemas"
+    assert not found.changes_records
+
+
+@pytest.mark.parametrize("kind", [STRING, "io.debezium.converters.BinaryDataConverter"])
+def test_whether_schemas_are_enabled_says_nothing_to_a_converter_that_has_none(kind):
+    settings = PLAIN | {"value.converter": kind, "value.converter.schemas.enable": "false"}
+    assert said(settings) == said(PLAIN)
 
 
 def test_debezium_servers_properties_are_taken_over():
@@ -263,11 +286,49 @@ def test_several_tables_are_several_outboxes(tmp_path, monkeypatch):
         ("${env:DB_PASSWORD}", "DB_PASSWORD"),
         ("${file:/run/secrets/db.properties:pass-word}", "PASS_WORD"),
         ("${DB_PASSWORD:x}", "DB_PASSWORD"),
+        # Not PASSWORD, and never USER: a shell has such variables of its own.
+        ("${file:/run/secrets/db.properties:password}", "OUTBOX_PASSWORD"),
+        ("${secrets:ns/db:user}", "OUTBOX_USER"),
     ],
 )
 def test_a_reference_to_a_secret_becomes_a_variable(password, variable):
     found = imported(PLAIN | {"database.password": password}, {})
     assert f"password=${{{variable}}}" in found.source["dsn"]
+    if variable != "DB_PASSWORD":
+        assert f"set the variable {variable}" in "".join(map(str, found.findings))
+
+
+def test_a_connector_is_found_wherever_its_users_have_it():
+    strimzi = {name: value for name, value in PLAIN.items() if name != "connector.class"}
+    resource = {
+        "kind": "KafkaConnector",
+        "spec": {"class": PLAIN["connector.class"], "tasksMax": 1, "config": strimzi},
+    }
+    answer = {"name": "x", "config": PLAIN, "tasks": [], "type": "source"}
+    for form in (resource, {"items": [resource]}, answer, {"x": {"info": answer}}, [answer]):
+        assert read(json.dumps(form)) == PLAIN
+    assert read("\ufeff" + json.dumps(PLAIN)) == PLAIN
+    for several in ({"items": [resource, resource]}, [answer, answer]):
+        with pytest.raises(NoConnectorError, match="2 connectors: give one"):
+            read(json.dumps(several))
+    for none in ([], {"items": []}, [1], {}):
+        with pytest.raises(NoConnectorError, match="no settings of a connector"):
+            read(json.dumps(none))
+
+
+def test_yaml_is_not_taken_for_properties():
+    with pytest.raises(NoConnectorError, match="kubectl get kafkaconnector NAME -o json"):
+        read('apiVersion: kafka.strimzi.io/v1beta2\nkind: KafkaConnector\nspec:\n  config:\n    a.b: "c"\n')
+
+
+def test_names_that_debezium_1_had_are_taken_for_those_of_today(tmp_path, monkeypatch):
+    renamed = {"table.include.list": "table.whitelist", "topic.prefix": "database.server.name"}
+    old = {
+        renamed.get(name, name): value for name, value in (PLAIN | {"table.include.list": "shop.events"}).items()
+    }
+    _, (outbox,) = outboxes(old, tmp_path, monkeypatch)
+    assert outbox.label == "shop.events"
+    assert not any(said(old).values())
 
 
 def run(tmp_path, text, argument=None):

@@ -117,7 +117,13 @@ PLACEMENTS = "Input should be 'header', 'partition', 'envelope', 'timestamp' or 
         ("[[source]]", ["relay.toml: source[0].dsn: is missing"]),
         ("[kafka]\nbootsrap = 'k'", ["relay.toml: kafka.bootsrap: there is no such key: did you mean bootstrap?"]),
         ("[http]\nport = 99999", ["relay.toml: http.port: Input should be less than or equal to 65535"]),
-        ("[http]\nport = '80'", ["relay.toml: http.port: Input should be a valid integer"]),
+        ("[http]\nport = '80'", ["relay.toml: http.port: takes a number"]),
+        ("[source]\ndsn = 'x'", ["relay.toml: source: takes tables, each under [[source]]"]),
+        (
+            "[[source]]\ndsn = 'dbname=x'\n[source.outbox]",
+            ["relay.toml: source[0].outbox: takes tables, each under [[source.outbox]]"],
+        ),
+        ("a = " + "[" * 5_000, ["relay.toml is not TOML: maximum recursion depth exceeded"]),
     ],
 )
 def test_a_wrong_file_is_refused(file, text, lines):
@@ -128,11 +134,11 @@ def test_a_wrong_file_is_refused(file, text, lines):
     ("key", "line"),
     [
         ("tabel = 'x'", "tabel: there is no such key: did you mean table?"),
-        ("table = 5", "table: Input should be a valid string"),
+        ("table = 5", "table: takes a text"),
         ("table = ''", "table: a name has at least one character, and no % among them"),
         ("table = '100%'", "table: a name has at least one character, and no % among them"),
         (f"schema = '{'s' * 64}'", "schema: PostgreSQL keeps 63 bytes of a name, and this one is longer"),
-        ("columns.id = false", "columns.id: Input should be a valid string"),
+        ("columns.id = false", "columns.id: takes a text"),
         ("columns.typ = 'x'", "columns.typ: there is no such key: did you mean type?"),
         ("slot = 'My slot'", "slot: the name of a slot has 1 to 63 of a-z, 0-9 and _"),
         ("route.topic = 'a b'", "route.topic: the name of a topic has 1 to 249 of a-z, A-Z, 0-9, ., _ and -"),
@@ -153,7 +159,9 @@ def test_a_wrong_file_is_refused(file, text, lines):
         ("reader = 'log'", "reader: Input should be 'wal' or 'polling'"),
         ("initial = 'some'", "initial: not all, none, or since=2026-11-28T10:00:00Z"),
         ("poll_interval_s = 0", "poll_interval_s: Input should be greater than 0"),
-        ("cleanup = 'no'", "cleanup: Input should be a valid boolean"),
+        ("cleanup = 'no'", "cleanup: takes true or false"),
+        ("columns = []", "columns: takes a table, as { key = value }"),
+        ("additional = { column = 'x' }", "additional: takes a list, as [ … ]"),
         ("additional = [{}]", "additional[0].column: is missing"),
         (
             "additional = [{ column = 'x', placement = 'key' }]",

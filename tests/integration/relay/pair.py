@@ -91,9 +91,13 @@ class Pair:
             host=HOST, port=port, user=USER, password=self._password, dbname=database, autocommit=True
         )
 
+    def session_on_standby(self):
+        """A session with the standby."""
+        return self.session(self._ports[1])
+
     def on_standby(self, query, *values):
         """The only row of a query on the standby."""
-        with self.session(self._ports[1]) as standby:
+        with self.session_on_standby() as standby:
             return standby.execute(query, values or None).fetchone()
 
     def fail_over(self):

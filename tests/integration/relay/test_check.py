@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from outbox_relay.coverage import GENERATED_SINCE
 from outbox_relay.outbox import Route
 from stack import ports
 from stack.postgres import programs
@@ -94,6 +95,54 @@ def test_what_is_explained_for_a_database_that_is_not_reached_fits_the_configura
     code, out, _ = relay(odd, "check", "--config", str(path))
     assert code == 1
     assert f"problem  {odd.name}." in out
+
+
+def lean_with_role(stack, **columns):
+    """One with these columns configured."""
+    lean = Shaped(stack, "lean")
+    lean.role = f"Relay of {lean.name}"
+    lean.connection.execute(f"""CREATE ROLE "{lean.role}" LOGIN REPLICATION PASSWORD '{PASSWORD}'""")
+    lean.description = replace(lean.description, columns=replace(lean.description.columns, **columns))
+    return lean
+
+
+def test_what_is_explained_for_a_table_that_cannot_be_looked_at_is_accepted_by_the_database(stack, tmp_path):
+    lean = lean_with_role(stack, traceparent="traceparent", tracestate="tracestate")  # which it has not
+    path = file_of(lean, tmp_path / "relay.toml")
+    lean.connection.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY")
+    assert "row-level security" in problems(lean, path)["table"]["text"]
+    run_as_owner(lean, relay(lean, "explain", "--config", str(path))[1])
+    lean.connection.execute("ALTER TABLE messages DISABLE ROW LEVEL SECURITY")
+    assert problems(lean, path) == {}
+
+
+def test_a_schema_that_the_role_may_not_look_into_is_named_with_its_grant(stack, tmp_path):
+    lean = lean_with_role(stack)
+    path = file_of(lean, tmp_path / "relay.toml")
+    assert "connection" not in problems(lean, path)  # what it may not read is said with the rights
+    lean.connection.execute("CREATE SCHEMA hidden; ALTER TABLE messages SET SCHEMA hidden")
+    lean.description = replace(lean.description, schema="hidden")
+    assert problems(lean, file_of(lean, path))["table"]["text"] == (
+        f'permission denied for schema hidden: let its owner run: GRANT USAGE ON SCHEMA hidden TO "{lean.role}"'
+    )
+
+
+def test_a_generated_column_that_the_log_has_not_is_named(stack, tmp_path):
+    lean = lean_with_role(stack, payload="body")
+    path = file_of(lean, tmp_path / "relay.toml")
+    lean.connection.execute("GRANT SELECT, DELETE ON messages TO PUBLIC")
+    has_stored = lean.connection.info.server_version >= GENERATED_SINCE
+    kind = "VIRTUAL" if has_stored else "STORED"
+    lean.connection.execute(f"ALTER TABLE messages ADD body bytea GENERATED ALWAYS AS (payload) {kind}")
+    found = problems(lean, path)["publication"]
+    assert found["text"].startswith("the log has nothing of the generated column body of public.messages ")
+    if not has_stored:
+        return
+    lean.connection.execute("ALTER TABLE messages DROP body")
+    lean.connection.execute("ALTER TABLE messages ADD body bytea GENERATED ALWAYS AS (payload) STORED")
+    lean.connection.execute("CREATE PUBLICATION settle_messages FOR ALL TABLES")
+    lean.connection.execute(problems(lean, path)["publication"]["remedy"])
+    assert "publication" not in problems(lean, path)
 
 
 def test_each_thing_that_is_wrong_is_named_with_what_to_do(shaped, tmp_path):

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+from outbox_relay.errors import SetupError
+from outbox_relay.table import lock
 from tests.integration.relay.outbox import Outbox, relay_process, wait_until
 from tests.integration.relay.pair import Pair
 
@@ -19,6 +21,8 @@ def test_a_promoted_standby_is_read_on_from_what_was_published(stack, tmp_path, 
     with Pair(tmp_path, synchronize_slots=synchronize_slots) as pair:
         state = SimpleNamespace(dsns={"account": pair.dsn})
         outbox = Outbox(SimpleNamespace(state=state, admin_bootstrap=stack.admin_bootstrap, data=stack.data))
+        with pair.session_on_standby() as standby, pytest.raises(SetupError, match="the server is a standby"):
+            lock(standby)
         with relay_process(outbox, dsn=outbox.dsn + PRIMARY):
             outbox.insert_many(1_000)
             outbox.wait_published(outbox.written())

@@ -150,12 +150,12 @@ def limited_role(outbox, rights, attributes="REPLICATION", *, publication=True):
     return make_conninfo(outbox.dsn, user=role, password="test")
 
 
-def relaying_as(dsn, outbox, http_port=0):
+def relaying_as(dsn, outbox, http_port=0, **reading):
     class Seen:
         bootstrap = outbox.bootstrap
 
     Seen.dsn = as_url(dsn)
-    return relaying(Seen, http_port=http_port)
+    return relaying(Seen, http_port=http_port, **reading)
 
 
 def as_url(conninfo):

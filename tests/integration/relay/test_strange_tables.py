@@ -1,0 +1,140 @@
+"""Outboxes with times, triggers, keys and partitions that nobody would choose; the promises are the same."""
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from outbox_relay import cleaner, published
+from outbox_relay.table import find_table, oldest_us
+from stack import ports
+from tests.integration.relay.outbox import answer, metric, relaying, wait_until
+from tests.integration.relay.test_coverage import PARTITIONED, forget
+from tests.integration.relay.test_table import limited_role, relaying_as
+
+# A trigger that refuses, one that ignores, and a foreign key that is looked at when a transaction ends.
+REFUSES = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'append only'; END $$;
+    CREATE TRIGGER refuse BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+IGNORES = """
+    CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+    CREATE TRIGGER ignore BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION ignore();
+"""
+REFERS = """
+    CREATE TABLE receipts (event uuid REFERENCES outbox DEFERRABLE INITIALLY DEFERRED);
+    CREATE FUNCTION receive() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO receipts VALUES (NEW.id); RETURN NULL; END $$;
+    CREATE TRIGGER receive AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION receive();
+"""
+UNMARK = "UPDATE outbox SET published_at = NULL"
+
+
+def lose_marks(outbox):
+    """As if the poller had died between the acknowledgement and its commit."""
+    with relaying(outbox, reader="polling", cleanup=False):
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 0, "marked")
+    outbox.connection.execute(UNMARK)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        "ALTER TABLE outbox DROP COLUMN created_at",
+        "ALTER TABLE outbox ALTER created_at SET DEFAULT now() + interval '1 day'",
+        "ALTER TABLE outbox ALTER created_at SET DEFAULT 'infinity'",
+    ],
+)
+def test_a_poller_publishes_no_row_twice_that_does_not_say_when_it_was_written(outbox, times, monkeypatch):
+    outbox.connection.execute(times)
+    lose_marks(outbox)
+    # As if the relay had been away for longer than clocks may be apart.
+    monkeypatch.setattr(published, "CLOCKS_OFF_US", -1_000_000)
+    with relaying(outbox, reader="polling", cleanup=False):
+        outbox.wait_published([outbox.insert()])
+    assert len(outbox.published()) == 11
+
+
+@pytest.mark.parametrize("unknown", ["infinity", "-infinity", "2199-01-01", None])
+def test_the_oldest_row_is_unknown_if_one_does_not_say_when_it_was_written(outbox, unknown):
+    with psycopg.connect(outbox.dsn, autocommit=True) as connection:
+        assert oldest_us(connection, find_table(connection)) == 0
+        outbox.insert()
+        assert oldest_us(connection, find_table(connection)) > 0
+        outbox.insert()
+        connection.execute("ALTER TABLE outbox ALTER created_at DROP NOT NULL")
+        last = "(SELECT id FROM written ORDER BY n DESC LIMIT 1)"
+        connection.execute(f"UPDATE outbox SET created_at = %s WHERE id = {last}", (unknown,))
+        assert oldest_us(connection, find_table(connection)) == 0
+
+
+def test_rights_on_a_partitioned_outbox_are_enough_for_a_poller(outbox):
+    outbox.connection.execute(PARTITIONED)
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    role = limited_role(outbox, "SELECT, UPDATE, DELETE")
+    with relaying_as(role, outbox, reader="polling"):
+        outbox.insert_many(100, keys=5)
+        outbox.wait_published(outbox.written())
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+    assert len(outbox.published()) == 100
+
+
+def test_a_poller_whose_marks_are_ignored_says_so_and_publishes_nothing_twice(outbox):
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    outbox.connection.execute(IGNORES.replace("DELETE", "UPDATE"))
+    port = ports.choose(taken=set())
+    with relaying(outbox, reader="polling", http_port=port):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: "ignores that published_at is set" in answer(port, "/readyz")[1], "it is told")
+        wait_until(lambda: "ignores that published_at is set" in answer(port, "/readyz")[1], "it is told")
+    assert len(outbox.published()) == 1
+
+
+@pytest.mark.parametrize("keeps", [REFUSES, IGNORES, REFERS])
+def test_a_row_that_cannot_be_removed_is_not_published_again_once_its_topic_has_forgotten_it(
+    outbox, keeps, monkeypatch
+):
+    monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(cleaner, "CLEAN_INTERVAL_S", 0.2)
+    outbox.connection.execute(keeps)
+
+    def told(text):
+        return any(text in one["event"] for one in said)
+
+    with capture_logs() as said, relaying(outbox):
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        outbox.wait_confirmed()
+        wait_until(lambda: told("published rows stay in public.outbox"), "the relay says so")
+    forget(outbox)
+    with capture_logs() as said, relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: told("older than what their topics hold, and cannot be removed"), "it is told")
+    # What the log does not bring is published all the same.
+    outbox.connection.execute("ALTER PUBLICATION settle_outbox SET (publish = 'update')")
+    late = outbox.insert()
+    with relaying(outbox):
+        outbox.wait_published([late])
+    assert len(outbox.published()) == 2
+
+
+def test_a_poller_goes_on_where_rows_cannot_be_removed(outbox):
+    outbox.connection.execute(REFUSES)
+    port = ports.choose(taken=set())
+    with relaying(outbox, reader="polling", http_port=port):
+        for _ in range(3):
+            outbox.wait_published([outbox.insert()])
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
+        assert metric(port, outbox, "reconnects_total") == 0
+
+
+def test_a_row_from_the_table_that_can_never_be_published_holds_up_nothing(outbox, monkeypatch):
+    monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+    outbox.connection.execute("ALTER PUBLICATION settle_outbox SET (publish = 'update')")
+    good = [outbox.insert(), outbox.insert()]
+    bad = outbox.insert(to="no topic")
+    with relaying(outbox):
+        outbox.wait_published(good)
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all are out of the table", 25)
+        assert outbox.one("SELECT array_agg(id) FROM outbox_dead") == [bad]

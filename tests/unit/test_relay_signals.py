@@ -1,0 +1,34 @@
+"""The relay ends on a signal, however many come at once."""
+
+import subprocess
+import sys
+
+# The second signal comes while the first one is being logged.
+TWICE = """
+import os, signal, threading, structlog
+from outbox_relay import relay
+
+class Log:
+    def __init__(self):
+        self.lines = 0
+
+    def write(self, text):
+        self.lines += 1
+        if self.lines == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def flush(self):
+        pass
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(Log()))
+stop = threading.Event()
+relay._stop_on_signals(stop)
+os.kill(os.getpid(), signal.SIGTERM)
+stop.wait()
+print("stopped")
+"""
+
+
+def test_a_second_signal_that_comes_while_the_first_is_logged_ends_the_relay_too():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "stopped\n"
