@@ -24,13 +24,13 @@ from api.problems import OF_A_BODY, Problem, problems
 from api.seen import Seen
 from contracts.events import CancelRequested
 from contracts.redaction import hide
-from contracts.services import NAMES
+from contracts.services import API, NAMES
 from operations.dead_letters.letters import Letter
 from operations.hold_ups import ANSWER_S, Found, Open, Pending, ServiceSays, find, found_of, service_says
 from operations.lost import Lost
 from operations.nudge import Nudged, nudge
 from operations.refused import refused_by_saga
-from operations.stuck import Stuck, known, listed, silent
+from operations.stuck import Silent, Stuck, known, listed, silent, unpublished, with_unpublished
 from operations.waits import as_open, waits_of
 from outbox_relay.errors import RelayError
 from processors.saga.status import status_of
@@ -125,7 +125,11 @@ async def stuck_ones(front: Front, seen: Seen, older_than_s: float, limit: int) 
     Raises:
         Problem: the saga service's database does not answer.
     """
-    rows = await front.readers.run(("saga",), silent, older_than_s, limit)
+    rows, accepted = await asyncio.gather(
+        front.readers.run(("saga",), silent, older_than_s, limit), _unpublished(front, older_than_s, limit)
+    )
+    known_ones = await _known(front, [one.payment_id for one in accepted])
+    rows = with_unpublished(rows, accepted, known_ones, limit)
     holds, refused = await asyncio.gather(
         hold_ups(front, seen, [row.as_open for row in rows]), _refused(front, seen)
     )
@@ -148,8 +152,21 @@ async def hold_ups(front: Front, seen: Seen, withdrawals: Sequence[Open]) -> Fou
 async def _refused(front: Front, seen: Seen) -> dict[UUID, list[Letter]]:
     """Open dead letters of requests that the saga service refused and does not know."""
     found = refused_by_saga(seen.kafka.letters)
-    known_ones = await front.readers.run(("saga",), known, list(found)) if found else ()
-    return {payment_id: letters for payment_id, letters in found.items() if payment_id not in {*known_ones}}
+    known_ones = await _known(front, list(found))
+    return {payment_id: letters for payment_id, letters in found.items() if payment_id not in known_ones}
+
+
+async def _unpublished(front: Front, older_than_s: float, limit: int) -> list[Silent]:
+    """Requests that wait to be published; none where the database is away: who asks for its outbox says so."""
+    try:
+        return await front.readers.run((API,), unpublished, older_than_s, limit, limit_s=ANSWER_S)
+    except Problem:
+        return []
+
+
+async def _known(front: Front, payment_ids: list[UUID]) -> set[UUID]:
+    """Which of some withdrawals the saga service knows."""
+    return {*await front.readers.run(("saga",), known, payment_ids)} if payment_ids else set()
 
 
 async def _service(front: Front, seen: Seen, name: str, withdrawals: Sequence[Open]) -> ServiceSays:

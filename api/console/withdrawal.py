@@ -41,10 +41,10 @@ ONE = f"{HOME}/{{payment_id:uuid}}"
 EVENTS_MAX = 200
 """Events that the page shows; a withdrawal has seven, unless somebody repeats its messages."""
 
-WAITS_S = 0.1
+WAITS_S = 0.06
 """How long the page waits for what a withdrawal waits for; then its stream tells."""
 
-TIMES_S = 0.08
+TIMES_S = 0.06
 """How long the page of one under way waits for the times of its records in Kafka; then its stream tells."""
 
 WAITS_EVERY_S = 5.0

@@ -60,9 +60,10 @@ def pre(page: Page) -> list[str]:
 def test_the_journal_has_every_event_with_the_time_of_its_record_in_kafka(
     front: Front, viewer: Pages, compensated
 ):
-    events = viewer.json(f"{WITHDRAWALS}/{compensated}/events")["events"]
+    events: list[dict[str, str]] = []
 
     def page_with_times() -> Page | None:
+        events[:] = viewer.json(f"{WITHDRAWALS}/{compensated}/events")["events"]  # its mail may come after its end
         page = viewer.get(f"{LIST}/{compensated}")
         bars = [about.get("class") for tag_, about in page.elements if tag_ == "rect"]
         # All but the last, which the saga service has stored before it was published; and the legend's own.
