@@ -97,6 +97,10 @@ def relay(
     slot: Annotated[
         str | None, typer.Option(help="The replication slot. Default: settle_outbox_<database>.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Over how many processes the sources are spread. Default: 1. SETTLE_RELAY_PROCESSES."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="check: print the findings as JSON.")] = False,
     show_version: Annotated[  # noqa: ARG001 - its callback ends the command
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -119,8 +123,9 @@ def relay(
         "relay_topic": topic,
         "relay_publication": publication,
         "relay_slot": slot,
+        "relay_processes": processes,
     }
-    given: dict[str, object] = {name: value for name, value in options.items() if value}
+    given: dict[str, object] = {name: value for name, value in options.items() if value not in (None, "")}
     try:
         begin(
             {"--source": "\n".join(source or ()), **({"SETTLE_KAFKA_BOOTSTRAP": bootstrap} if bootstrap else {})}

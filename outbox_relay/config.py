@@ -35,6 +35,7 @@ from outbox_relay.shape import Binary, CloudEvents, Converter, HeaderConverter, 
 from outbox_relay.topic import is_topic_name
 
 FILE_BYTES_MAX = 1_000_000
+PROCESSES_MAX = 64
 
 # The headers of a record that are made of columns with a role, which it need not have.
 _HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tracestate": headers.TRACESTATE}
@@ -258,6 +259,12 @@ class SourceTable(_Reading):
         return self
 
 
+class ProcessTable(_Table):
+    """How the relay runs."""
+
+    processes: int | None = Field(None, ge=1, le=PROCESSES_MAX)
+
+
 class HttpTable(_Table):
     """Where health pages and metrics answer."""
 
@@ -277,12 +284,14 @@ class ConfigFile(_Table):
 
     kafka: KafkaTable = KafkaTable()
     http: HttpTable = HttpTable()
+    relay: ProcessTable = ProcessTable()
     source: tuple[SourceTable, ...] = Field((), strict=False)
 
 
 _TABLES: Mapping[str, type[BaseModel]] = {
     "kafka": KafkaTable,
     "http": HttpTable,
+    "relay": ProcessTable,
     "source": SourceTable,
     "outbox": OutboxTable,
     "columns": Columns,

@@ -79,6 +79,9 @@ class Route:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_routed", router(self.regex, self.replacement))
 
+    def __reduce__(self) -> tuple[type["Route"], tuple[str | None, str, str]]:
+        return Route, (self.topic, self.regex, self.replacement)
+
     def name(self, value: str) -> str:
         """The topic's name, which need not be a valid one."""
         if self.topic is not None:

@@ -105,6 +105,7 @@ def _with(settings: RelaySettings, file: ConfigFile) -> RelaySettings:
     """The settings of the process, with what the file says where no variable or option does."""
     said = {
         "kafka_bootstrap": dict(file.kafka).get("bootstrap"),
+        "relay_processes": file.relay.processes,
         "http_host": file.http.host,
         "http_port": file.http.port,
     }

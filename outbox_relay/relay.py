@@ -1,30 +1,19 @@
-"""The relay process: a thread per source, the health pages, and an orderly shutdown."""
+"""The relay: its sources, in this process or spread over several, the health pages, and an orderly shutdown."""
 
-import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from types import FrameType
-
-import structlog
 
 import tracing
 from broker import security
-from contracts.redaction import hide_line
-from outbox_relay import health, polling, wal
+from outbox_relay import health
 from outbox_relay.plan import plan
+from outbox_relay.process import Carrier, carry, configure_logs, stop_on_signals
 from outbox_relay.settings import RelaySettings
-from outbox_relay.source import Read, Source, source_name
+from outbox_relay.source import source_name
 from outbox_relay.source_settings import SourceSettings
-
-READERS: dict[str, Read] = {"wal": wal.stream, "polling": polling.poll}
-"""The ways to read an outbox, by the name in ``SETTLE_RELAY_READER``."""
-
-# A source may be connecting, or flushing, when it is stopped.
-JOIN_WAIT_S = wal.STOP_WAIT_S + 5.0
-
-_log = structlog.get_logger(__name__)
+from outbox_relay.threads import Named, Threads
+from outbox_relay.workers import Workers
 
 
 def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> None:
@@ -40,26 +29,22 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
         AddressError: the address of the health pages cannot be had.
     """
     made = plan(settings)
-    settings, each = made.settings, made.sources
+    settings, sources = made.settings, named(made.sources)
     security.check(settings.kafka_bootstrap)
-    _configure_logs()
+    configure_logs()
     owns_process = stop is None
     stop = stop or threading.Event()
-    sources = [
-        Source(one, name, READERS[one.reader], stop, len(each))
-        for one, name in zip(each, _names(each), strict=True)
-    ]
+    carrier: Carrier
+    if min(settings.relay_processes, len(sources)) == 1:
+        carrier = Threads(sources, stop)
+    else:
+        carrier = Workers(sources, settings.relay_processes, stop)
     if owns_process:
-        _stop_on_signals(stop)
+        stop_on_signals(stop)
         tracing.configure("relay")
-    pages = health.serve(settings.http_host, settings.http_port, sources) if settings.http_port else None
+    pages = health.serve(settings.http_host, settings.http_port, carrier.reports) if settings.http_port else None
     try:
-        for source in sources:
-            source.start()
-        stop.wait()
-        stuck = [source.name for source in sources if not source.join(JOIN_WAIT_S)]
-        if stuck:
-            _log.warning("sources did not end in time; their last rows are published again", sources=stuck)
+        carry(carrier, stop)
     finally:
         stop.set()
         if pages is not None:
@@ -68,37 +53,13 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
             tracing.shutdown()
 
 
-def _names(each: Sequence[SourceSettings]) -> list[str]:
-    names = [one.name or source_name(one.dsn, one.outbox) for one in each]
+def named(sources: Sequence[SourceSettings]) -> tuple[Named, ...]:
+    """The sources with their names, each of which there is once."""
+    names = [one.name or source_name(one.dsn, one.outbox) for one in sources]
     times = Counter(names)
     # The same database name on several servers: number them in the order given.
-    return [
+    each = (
         name if times[name] == 1 else f"{name}-{names[: place + 1].count(name)}"
         for place, name in enumerate(names)
-    ]
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        _log.info("stopping", signal=signal.Signals(number).name)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-
-
-def _configure_logs() -> None:
-    if structlog.is_configured():
-        return
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            hide_line,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-            hide_line,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    return tuple(zip(each, sources, strict=True))

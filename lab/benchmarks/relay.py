@@ -23,7 +23,7 @@ from rich.table import Table
 from lab.benchmarks.machine import write
 from lab.benchmarks.relay_measures import Drain, Outbox, Raw, drain, latency, relay, wait_published
 from lab.cluster import Cluster
-from outbox_relay.relay import READERS
+from outbox_relay.threads import READERS
 from stack.supervisor import Stack
 
 CLUSTER_PARTITIONS = 12

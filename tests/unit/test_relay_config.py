@@ -111,7 +111,7 @@ PLACEMENTS = "Input should be 'header', 'partition', 'envelope', 'timestamp' or 
             "[[source]",
             ["relay.toml is not TOML: Expected ']]' at the end of an array declaration (at line 1, column 9)"],
         ),
-        ("x = 1", ["relay.toml: x: there is no such key; there are kafka, http, source"]),
+        ("x = 1", ["relay.toml: x: there is no such key; there are kafka, http, relay, source"]),
         ("[[source]]", ["relay.toml: source[0].dsn: is missing"]),
         ("[kafka]\nbootsrap = 'k'", ["relay.toml: kafka.bootsrap: there is no such key: did you mean bootstrap?"]),
         ("[http]\nport = 99999", ["relay.toml: http.port: Input should be less than or equal to 65535"]),
