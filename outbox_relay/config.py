@@ -32,6 +32,7 @@ from outbox_relay.outbox import Additional, ColumnNames, Outbox, Placement, Rout
 from outbox_relay.placeholders import filled_in, has_placeholder
 from outbox_relay.quoting import NAME_BYTES_MAX
 from outbox_relay.shape import Binary, CloudEvents, Converter, HeaderConverter, Shape
+from outbox_relay.share import SHARES_MAX, SUFFIX_LENGTH_MAX
 from outbox_relay.topic import is_topic_name
 
 FILE_BYTES_MAX = 1_000_000
@@ -43,6 +44,8 @@ _HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tra
 T = TypeVar("T", bound=BaseModel)
 
 PREFIX_LENGTH_MAX = 200
+SLOT_LENGTH_MAX = 63 - SUFFIX_LENGTH_MAX
+"""Of one that is the beginning of several."""
 ONCE = ("partition", "timestamp", "schema-version")
 """Placements that a record has one of."""
 SHAPED = ("envelope", "timestamp", "schema-version")
@@ -199,6 +202,7 @@ class OutboxTable(_Reading):
     publication: Name | None = None
     slot: SlotName | None = None
     dead_table: Name | None = None
+    split: int = Field(1, ge=1, le=SHARES_MAX)
 
     @model_validator(mode="after")
     def _has_a_route(self) -> Self:
@@ -214,6 +218,10 @@ class OutboxTable(_Reading):
             raise ValueError("dead_table is the outbox itself")
         if self.cloudevents is not None and self.columns.type is None:
             raise ValueError("a CloudEvent has a type: say columns.type")
+        if self.split > 1 and self.messages is not None:
+            raise ValueError("messages cannot be split, as no publication filters them")
+        if self.split > 1 and len(self.slot or "") > SLOT_LENGTH_MAX:
+            raise ValueError(f"slot has more than {SLOT_LENGTH_MAX} characters, and its shares need longer ones")
         places = [one.placement for one in self.additional]
         if twice := next((one for one in get_args(Placement) if one in ONCE and places.count(one) > 1), None):
             raise ValueError(f"additional has two columns for the {twice}")

@@ -34,7 +34,7 @@ TRANSACTION_TIMEOUT_MS = 60_000
 
 def transactional_id(origin: Origin) -> str:
     """What the producers of one source have in common, and no others."""
-    return f"settle-outbox-{origin.tag.decode()}"
+    return f"settle-outbox-{origin.name.decode()}"
 
 
 def fenced(identity: str) -> dict[str, str | int]:

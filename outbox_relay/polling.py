@@ -104,7 +104,7 @@ class _Worker:
         outbox = self._outbox = source.outbox
         not_dead = outbox.sql(_AND_NOT_DEAD, bytes=as_bytes("id", table.columns))
         condition = [
-            outbox.sql("{published_at} IS NULL"),
+            outbox.sql("{published_at} IS NULL AND {mine}", mine=table.mine),
             *([not_dead] if has_dead(connection, outbox) else []),
         ]
         order = order_of(connection, table)
