@@ -221,7 +221,7 @@ class OutboxTable(_Reading):
         if self.split > 1 and self.messages is not None:
             raise ValueError("messages cannot be split, as no publication filters them")
         if self.split > 1 and len(self.slot or "") > SLOT_LENGTH_MAX:
-            raise ValueError(f"slot has more than {SLOT_LENGTH_MAX} characters, and its shares need longer ones")
+            raise ValueError(f"slot has more than {SLOT_LENGTH_MAX} characters, and shares add some")
         places = [one.placement for one in self.additional]
         if twice := next((one for one in get_args(Placement) if one in ONCE and places.count(one) > 1), None):
             raise ValueError(f"additional has two columns for the {twice}")
