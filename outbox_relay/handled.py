@@ -20,8 +20,8 @@ from outbox_relay.identity import UUID_BYTES
 DIGEST_BYTES = 32
 # Most that is kept; of what is forgotten beyond it, the topics are asked.
 KEYS_MAX = 5_000_000
-# A plain key takes five times what a packed one does, and with a backlog a second's worth of them may wait; to pack
-# the few of a small transaction costs more than it saves.
+# A plain key takes five times what a packed one does, and with a backlog those of some seconds may wait for the
+# cleaner. To pack the few of a small transaction costs more than it saves.
 PACK_KEYS_MIN = 16
 
 # Of a binary array: number of dimensions, flags, type of the elements, how many they are, the first index.
@@ -139,5 +139,5 @@ class Handled:
         self._count -= len(chunk)
 
     def keys(self) -> Iterator[bytes]:
-        """All that have been taken in, as the table has them; a set of them takes eight times what they do here."""
+        """All that have been taken in, as the table has them; a set of them takes eight times the memory."""
         return (key for chunk in self._chunks for key in chunk.keys())  # noqa: SIM118 - no mapping
