@@ -1,5 +1,6 @@
 """The keys of rows that may be removed, and which rows from before a slot are published."""
 
+import sys
 from uuid import UUID, uuid4
 
 import pytest
@@ -46,6 +47,17 @@ def test_a_chunk_is_an_array_to_postgresql(array, keys):
     loader = Transformer().get_loader(types[array].array_oid, Format.BINARY)
     found = loader.load(ChunkDumper(Chunk).dump(store.chunks[0]))
     assert found == ([UUID(key.decode()) for key in keys] if array == "uuid" else keys)
+
+
+def test_keys_of_a_large_transaction_are_packed_at_once():
+    """With a backlog, those of some seconds wait until they are taken in."""
+    store = Handled(uuids=True)
+    keys = uuids(handled.PACK_KEYS_MIN)
+    used = [sys.getrefcount(key) for key in keys]
+    store.add(list(keys))
+    assert [sys.getrefcount(key) for key in keys] == used
+    store.gather(100)
+    assert set(store.keys()) == set(keys)
 
 
 def test_what_is_kept_has_a_limit(monkeypatch):
