@@ -39,8 +39,16 @@ class Origin:
             return False
 
     def is_of(self, position: bytes | None) -> bool:
-        """Whether a record with this header is of this outbox, whichever share it was of when it was written."""
-        return position is not None and position.startswith((self.tag + b":", self.tag + b"-"))
+        """Whether a record with this header may be of a row of this share.
+
+        It is, if it is of this share, of the outbox when it was not split, or of when it was split otherwise.
+        """
+        if position is None or not position.startswith((self.tag + b":", self.tag + b"-")):
+            return False
+        name = position.partition(b":")[0]
+        if name in (self.name, self.tag) or not self.share:
+            return True
+        return name.rpartition(b"of")[2] != self.share.rpartition("of")[2].encode()
 
 
 def tag(system_identifier: str, database_oid: int, outbox: str = "") -> bytes:

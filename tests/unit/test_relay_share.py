@@ -33,10 +33,11 @@ def test_a_share_looks_back_to_what_it_has_confirmed_itself():
     assert not Origin(TAG, 100, 0).has_confirmed(own.position(99))
 
 
-def test_a_record_is_of_the_outbox_whichever_share_it_was_of():
-    for origin in (Origin(TAG, 0, 0), Origin(TAG, 0, 0, "1of2"), Origin(TAG, 0, 0, "2of3")):
-        for written in (Origin(TAG, 0, 0), Origin(TAG, 0, 0, "1of2"), Origin(TAG, 0, 0, "3of4")):
+def test_a_record_may_be_of_a_row_of_this_share_unless_it_is_of_another_one_beside_it():
+    for origin in (Origin(TAG, 0, 0), Origin(TAG, 0, 0, "1of2"), Origin(TAG, 0, 0, "2of12")):
+        for written in (Origin(TAG, 0, 0), Origin(TAG, 0, 0, "1of2"), Origin(TAG, 0, 0, "3of4"), origin):
             assert origin.is_of(written.position(7))
+        assert not Origin(TAG, 0, 0, "1of2").is_of(Origin(TAG, 0, 0, "2of2").position(7))
         assert not origin.is_of(Origin(b"1f0c9a3f", 0, 0, "1of2").position(7))
         assert not origin.is_of(None)
 
