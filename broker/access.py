@@ -18,33 +18,38 @@ from broker.answers import REQUEST_S, answer
 from contracts.rights import KafkaUser
 
 TIMEOUT_S = 15.0
+TRANSACTIONS = "transactional-id"
 ITERATIONS = 4_096
 """Of the hash that Kafka keeps: its least, as the passwords are random."""
 
 
 class Right(NamedTuple):
-    """What a user may do with one topic or group: ``Read``, ``Write`` or ``Describe``, from any host."""
+    """What a user may do with one topic or group, or with transactional IDs that begin so, from any host."""
 
     user: str
     operation: str
     kind: str
     name: str
+    is_prefix: bool = False
 
     def __str__(self) -> str:
         """As arguments of Kafka's own command, ``kafka-acls.sh --bootstrap-server …``."""
-        return f"--add --allow-principal User:{self.user} --operation {self.operation} --{self.kind} {self.name}"
+        prefixed = " --resource-pattern-type prefixed" if self.is_prefix else ""
+        by = f"--add --allow-principal User:{self.user} --operation {self.operation}"
+        return f"{by} --{self.kind} {self.name}{prefixed}"
 
 
 def rights(users: Iterable[KafkaUser]) -> list[Right]:
     """What lets each user do what it may; who may read or write may describe as well."""
     return [
-        Right(user.name, operation, kind, name)
+        Right(user.name, operation, kind, name, kind == TRANSACTIONS)
         for user in users
         for operation, kind, names in (
             ("Read", "topic", user.reads),
             ("Write", "topic", user.writes),
             ("Read", "group", user.joins),
             ("Describe", "group", user.looks_at),
+            ("Write", TRANSACTIONS, user.transacts),
         )
         for name in names
     ]
@@ -89,9 +94,9 @@ def set_passwords(client: AdminClient, passwords: Mapping[str, str]) -> None:
 
 def _acl(right: Right) -> AclBinding:
     return AclBinding(
-        ResourceType[right.kind.upper()],
+        ResourceType[right.kind.upper().replace("-", "_")],
         right.name,
-        ResourcePatternType.LITERAL,
+        ResourcePatternType.PREFIXED if right.is_prefix else ResourcePatternType.LITERAL,
         f"User:{right.user}",
         "*",
         AclOperation[right.operation.upper()],

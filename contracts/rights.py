@@ -9,6 +9,9 @@ from contracts.topics import DEAD_LETTERS_HANDLED, WITHDRAWAL_REQUESTS, consumer
 RELAY, PRODUCER, VIEWER, OPERATOR = "relay", "producer", "viewer", "operator"
 """The users that are no service; each service's user has its name."""
 
+OUTBOX_TRANSACTIONS = "settle-outbox-"
+"""What the transactional IDs of relays begin with; then comes the outbox, which only its database tells."""
+
 SCAN = "scan"
 """In the name of the group of who reads whole topics."""
 
@@ -22,6 +25,7 @@ class KafkaUser:
         writes: the topics to which it may write.
         joins: the consumer groups of which it may be a member.
         looks_at: the consumer groups whose offsets and coordinator it may see.
+        transacts: what the transactional IDs begin with by which it may send, and fence off others.
     """
 
     name: str
@@ -29,6 +33,7 @@ class KafkaUser:
     writes: tuple[str, ...] = ()
     joins: tuple[str, ...] = ()
     looks_at: tuple[str, ...] = ()
+    transacts: tuple[str, ...] = ()
 
 
 def relay_of(service: str) -> str:
@@ -55,13 +60,20 @@ def kafka_users() -> tuple[KafkaUser, ...]:
         # The API shows what a viewer may see; what it writes, its relay publishes.
         KafkaUser(API, reads=everything, looks_at=groups),
         # A relay looks up what is on a topic already.
-        KafkaUser(RELAY, reads=emitted, writes=emitted, looks_at=(consumer_group(RELAY),)),
+        KafkaUser(
+            RELAY,
+            reads=emitted,
+            writes=emitted,
+            looks_at=(consumer_group(RELAY),),
+            transacts=(OUTBOX_TRANSACTIONS,),
+        ),
         *(
             KafkaUser(
                 relay_of(service.name),
                 reads=_names(topic.name for topic in service.emits),
                 writes=_names(topic.name for topic in service.emits),
                 looks_at=(consumer_group(RELAY),),
+                transacts=(OUTBOX_TRANSACTIONS,),
             )
             for service in SERVICES
         ),

@@ -152,10 +152,12 @@ def _server(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iter
         yield "replication", False, one_line(error), "pg_hba.conf and PgBouncer may refuse it too"
     name = slot_name(connection, source.outbox)
     has_slot = scalar(connection, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s", name)
-    if has_slot or free >= SLOTS_OF_A_START:
+    share = source.outbox.share
+    needed = SLOTS_OF_A_START + (share.of - share.number if share is not None else 0)
+    if has_slot or free >= needed:
         yield "slots", True, f"{name} {'is there' if has_slot else 'will be made'}", None
     else:
-        yield "slots", False, f"{free} are free, {SLOTS_OF_A_START} are needed", "raise max_replication_slots"
+        yield "slots", False, f"{free} are free, {needed} are needed", "raise max_replication_slots"
 
 
 def _rights(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterator[_Seen]:

@@ -262,7 +262,7 @@ class Cleaner:
         """Whether this transaction's snapshot shows a row that the log went past, and that was not handled."""
         query = self._outbox.sql(_SUSPECTS, key=self._key, condition=self._table.unpublished)
         found = {key for (key,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
-        return bool(found) and bool(found - self._gather().keys())
+        return bool(found) and bool(found.difference(self._gather().keys()))
 
     def _search(self, connection: psycopg.Connection[Any]) -> None:
         """Sort out the missed rows that are on their topics already, and hand over the others.
@@ -270,7 +270,7 @@ class Cleaner:
         Rows of a topic that does not exist wait for it without blocking others: their order is lost anyway.
         """
         source, handled, table = self._source, self._source.handled, self._table
-        known, key_of = handled.keys(), table.key
+        known, key_of = set(handled.keys()), table.key
         dead = {digest for _, digest in dead_since(connection, 0, self._outbox)}
         with closing(source.published(table, self._origin, self._raise_if_stopped)) as topics:
             topics.look_back_to(oldest_us(connection, table))
@@ -365,7 +365,7 @@ class Cleaner:
         handled = self._source.handled
         handled.gather(DELETE_ROWS)
         if self._handed:
-            done, dead = handled.keys(), self._source.quarantined
+            done, dead = set(handled.keys()), self._source.quarantined
             for key in [key for key, row in self._handed.items() if key in done or row in dead]:
                 del self._handed[key]
         return handled

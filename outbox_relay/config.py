@@ -32,9 +32,11 @@ from outbox_relay.outbox import Additional, ColumnNames, Outbox, Placement, Rout
 from outbox_relay.placeholders import filled_in, has_placeholder
 from outbox_relay.quoting import NAME_BYTES_MAX
 from outbox_relay.shape import Binary, CloudEvents, Converter, HeaderConverter, Shape
+from outbox_relay.share import SHARES_MAX, SUFFIX_LENGTH_MAX
 from outbox_relay.topic import is_topic_name
 
 FILE_BYTES_MAX = 1_000_000
+PROCESSES_MAX = 64
 
 # The headers of a record that are made of columns with a role, which it need not have.
 _HEADERS = {"type": headers.EVENT_TYPE, "traceparent": headers.TRACEPARENT, "tracestate": headers.TRACESTATE}
@@ -43,6 +45,7 @@ T = TypeVar("T", bound=BaseModel)
 
 PREFIX_LENGTH_MAX = 200
 TOKEN_LENGTH_MIN = 16
+SLOT_LENGTH_MAX = 63 - SUFFIX_LENGTH_MAX  # of one that is the beginning of several
 ONCE = ("partition", "timestamp", "schema-version")
 """Placements that a record has one of."""
 SHAPED = ("envelope", "timestamp", "schema-version")
@@ -212,6 +215,7 @@ class OutboxTable(_Reading):
     slot: SlotName | None = None
     dead_table: Name | None = None
     control_table: Name | None = None
+    split: int = Field(1, ge=1, le=SHARES_MAX)
 
     @model_validator(mode="after")
     def _has_a_route(self) -> Self:
@@ -223,14 +227,17 @@ class OutboxTable(_Reading):
         for one in self.additional:
             if one.placement == "header" and (name := one.name or one.column) in taken:
                 raise ValueError(f"the header {name} has a value already: give the column {one.column} another")
-        if self.dead_table == self.table or self.control_table == self.table:
-            raise ValueError(
-                f"{'dead' if self.dead_table == self.table else 'control'}_table is the outbox itself"
-            )
+        for what in ("dead_table", "control_table"):
+            if getattr(self, what) == self.table:
+                raise ValueError(f"{what} is the outbox itself")
         if self.control_table is not None and self.control_table == self.dead_table:
             raise ValueError("control_table is dead_table too")
         if self.cloudevents is not None and self.columns.type is None:
             raise ValueError("a CloudEvent has a type: say columns.type")
+        if self.split > 1 and self.messages is not None:
+            raise ValueError("messages cannot be split, as no publication filters them")
+        if self.split > 1 and len(self.slot or "") > SLOT_LENGTH_MAX:
+            raise ValueError(f"slot has more than {SLOT_LENGTH_MAX} characters, and shares add some")
         places = [one.placement for one in self.additional]
         if twice := next((one for one in get_args(Placement) if one in ONCE and places.count(one) > 1), None):
             raise ValueError(f"additional has two columns for the {twice}")
@@ -277,6 +284,12 @@ class SourceTable(_Reading):
         return self
 
 
+class ProcessTable(_Table):
+    """How the relay runs."""
+
+    processes: int | None = Field(None, ge=1, le=PROCESSES_MAX)
+
+
 class HttpTable(_Table):
     """Where health pages and metrics answer, and what whoever controls the relay there has to present."""
 
@@ -297,6 +310,7 @@ class ConfigFile(_Table):
 
     kafka: KafkaTable = KafkaTable()
     http: HttpTable = HttpTable()
+    relay: ProcessTable = ProcessTable()
     source: tuple[SourceTable, ...] = Field((), strict=False)
 
 
@@ -317,6 +331,7 @@ _TAKES = {
 _TABLES: Mapping[str, type[BaseModel]] = {
     "kafka": KafkaTable,
     "http": HttpTable,
+    "relay": ProcessTable,
     "source": SourceTable,
     "outbox": OutboxTable,
     "columns": Columns,

@@ -13,6 +13,7 @@ from psycopg import sql
 from outbox_relay.errors import SetupError
 from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.quoting import quoted
+from outbox_relay.share import same
 from outbox_relay.table import Connection, Table
 
 # Only what a record is made of: to write out a timestamp for each row costs the server more than the rest of it.
@@ -21,7 +22,7 @@ GENERATED_SINCE = 180_000
 
 _PUBLICATION = """
     SELECT p.pubinsert, p.pubviaroot OR c.relkind <> 'p', t.tablename IS NOT NULL, {attnames},
-        {rowfilter} IS NOT NULL, EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = c.oid)
+        {rowfilter}, EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = c.oid)
     FROM pg_publication AS p
     JOIN pg_class AS c ON c.oid = {name}::regclass
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -57,9 +58,9 @@ _SLOT = """
 _SET = "ALTER PUBLICATION {publication} SET (publish = 'insert', publish_via_partition_root = true)"
 _GENERATED = "ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)"
 _DROP = "ALTER PUBLICATION {publication} DROP TABLE {table}"
-_ADD = "ALTER PUBLICATION {publication} ADD TABLE {table}{columns}"
+_ADD = "ALTER PUBLICATION {publication} ADD TABLE {table}{columns}{filter}"
 _CREATE = (
-    "CREATE PUBLICATION {publication} FOR TABLE {table}{columns}"
+    "CREATE PUBLICATION {publication} FOR TABLE {table}{columns}{filter}"
     " WITH (publish = 'insert', publish_via_partition_root = true)"
 )
 
@@ -112,16 +113,17 @@ def publication_gap(connection: Connection, table: Table) -> Gap | None:
         outbox.sql(
             _PUBLICATION,
             attnames=sql.SQL("t.attnames::text[]" if with_lists else "NULL::text[]"),
-            rowfilter=sql.SQL("t.rowfilter" if with_lists else "NULL"),
+            rowfilter=sql.SQL("t.rowfilter" if with_lists else "NULL::text"),
         ),
     )
-    listed = column_list(table) if with_lists else ""
+    if outbox.share is not None and not with_lists:
+        return Gap(f"{name} cannot be split: PostgreSQL filters rows from version 15 on", is_missing=True)
     if found is None:
         create = creation(table, with_list=with_lists)
         return Gap(f"there is no publication {publication}", (create,), is_missing=True)
-    inserts, via_root, is_member, columns, is_filtered, is_listed = found
+    inserts, via_root, is_member, columns, row_filter, is_listed = found
     flags = (outbox.text(_SET),)
-    again = (outbox.text(_DROP), add := outbox.text(_ADD, columns=listed))
+    again = (outbox.text(_DROP), add := outbox.text(_ADD, **_of_a_member(table, with_list=with_lists)))
     if not inserts:
         return Gap(f"publication {publication} does not publish inserts", flags)
     if not via_root:
@@ -132,14 +134,22 @@ def publication_gap(connection: Connection, table: Table) -> Gap | None:
         # Of all tables, or of all of a schema: none can be taken out, and what is missing are generated columns.
         mends = again if is_listed else (outbox.text(_GENERATED),)
         return Gap(f"publication {publication} lacks the column {', '.join(missing)} of {name}", mends)
-    if is_filtered:
+    if outbox.share is None and row_filter is not None:
         return Gap(f"publication {publication} has a row filter on {name}", again)
+    if outbox.share is not None and (row_filter is None or not same(row_filter, table.mine.as_string())):
+        return Gap(f"publication {publication} does not filter the rows of share {outbox.share.name}", again)
     return None
 
 
 def creation(table: Table, *, with_list: bool) -> str:
     """The statement that creates the publication of an outbox, with or without a list of columns."""
-    return table.outbox.text(_CREATE, columns=column_list(table) if with_list else "")
+    return table.outbox.text(_CREATE, **_of_a_member(table, with_list=with_list))
+
+
+def _of_a_member(table: Table, *, with_list: bool) -> dict[str, str]:
+    """A publication's list of columns, and its row filter."""
+    row_filter = f" WHERE ({table.mine.as_string()})" if table.outbox.share is not None else ""
+    return {"columns": column_list(table) if with_list else "", "filter": row_filter}
 
 
 def published_columns(table: Table) -> list[str]:

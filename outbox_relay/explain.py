@@ -98,6 +98,11 @@ def _of(source: SourceSettings, *, several: bool) -> Iterator[str]:
         yield f"\\connect {quoted(parameters.get('dbname', 'postgres'))}"
     if seen.why is not None:
         yield f"-- The database could not be looked at, so this may not fit it: {seen.why}"
+    if outbox.share is not None and outbox.share.number > 1:  # the first one has the rest
+        if source.reader == "wal":
+            yield from _publication(outbox, seen)
+        yield ""
+        return
     yield _ROLE.format(**role).strip()
     if source.reader == "wal":
         yield _REPLICATION.format(**role).strip()

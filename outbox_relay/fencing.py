@@ -15,6 +15,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
+from contracts.rights import OUTBOX_TRANSACTIONS
 from outbox_relay.acknowledgements import DeliveryReport
 from outbox_relay.position import Origin
 
@@ -34,7 +35,7 @@ TRANSACTION_TIMEOUT_MS = 60_000
 
 def transactional_id(origin: Origin) -> str:
     """What the producers of one source have in common, and no others."""
-    return f"settle-outbox-{origin.tag.decode()}"
+    return f"{OUTBOX_TRANSACTIONS}{origin.name.decode()}"
 
 
 def fenced(identity: str) -> dict[str, str | int]:

@@ -20,6 +20,9 @@ from outbox_relay.identity import UUID_BYTES
 DIGEST_BYTES = 32
 # Most that is kept; of what is forgotten beyond it, the topics are asked.
 KEYS_MAX = 5_000_000
+# A plain key takes five times what a packed one does, and with a backlog those of some seconds may wait for the
+# cleaner. To pack the few of a small transaction costs more than it saves.
+PACK_KEYS_MIN = 16
 
 # Of a binary array: number of dimensions, flags, type of the elements, how many they are, the first index.
 _array_header = struct.Struct(">iiIii")
@@ -94,6 +97,8 @@ class Handled:
 
     def add(self, keys: Sequence[bytes | None], packed: Sequence[bytes] = ()) -> None:
         """Add keys of rows that need not be published any more: plain, and packed by :meth:`pack`."""
+        if len(keys) >= PACK_KEYS_MIN:
+            keys, packed = (), (*packed, self.pack(keys))
         self._incoming.append((keys, packed))
 
     def pack(self, keys: Sequence[bytes | None]) -> bytes:
@@ -137,6 +142,6 @@ class Handled:
         self._chunks.remove(chunk)
         self._count -= len(chunk)
 
-    def keys(self) -> set[bytes]:
-        """All that have been taken in, as the table has them."""
-        return {key for chunk in self._chunks for key in chunk.keys()}  # noqa: SIM118 - no mapping
+    def keys(self) -> Iterator[bytes]:
+        """All that have been taken in, as the table has them; a set of them takes eight times the memory."""
+        return (key for chunk in self._chunks for key in chunk.keys())  # noqa: SIM118 - no mapping

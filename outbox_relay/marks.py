@@ -27,8 +27,8 @@ _INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {table} ({id}) WHERE {published_
 # A default applies to all rows at once, without rewriting them: no writer is blocked.
 _ADD_UNDECIDED: LiteralString = _ADD + " DEFAULT '-infinity'"
 _DROP_DEFAULT = "ALTER TABLE {table} ALTER COLUMN {published_at} DROP DEFAULT"
-_UNDECIDED = "{published_at} = '-infinity'"
-_HAS_UNDECIDED = "SELECT FROM {table} WHERE {published_at} = '-infinity' LIMIT 1"
+_UNDECIDED = "{published_at} = '-infinity' AND {mine}"
+_HAS_UNDECIDED = "SELECT FROM {table} WHERE {published_at} = '-infinity' AND {mine} LIMIT 1"
 _UNMARK = "UPDATE {table} SET {published_at} = NULL WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
 MARK = "UPDATE {table} SET {published_at} = now() WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
 
@@ -79,11 +79,11 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
     """
     outbox = source.outbox
     table = find_table(connection, outbox)
-    if not table.is_marked or connection.execute(outbox.sql(_HAS_UNDECIDED)).fetchone() is None:
+    if not table.is_marked or connection.execute(outbox.sql(_HAS_UNDECIDED, mine=table.mine)).fetchone() is None:
         return False
     any_open = False
     rule = initial.rule(source.settings, find_origin(connection, outbox).now_us, keeps=keeps)
-    query = select_rows(table, order_of(connection, table), outbox.sql(_UNDECIDED), also=PLACE)
+    query = select_rows(table, order_of(connection, table), outbox.sql(_UNDECIDED, mine=table.mine), also=PLACE)
     query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(DECIDE_ROWS))
     while rows := connection.execute(query, binary=True).fetchall():
         source.raise_if_stopped()

@@ -10,10 +10,11 @@ from outbox_relay.source_settings import SourceSettings
 
 
 def source_name(dsn: str, outbox: Outbox = OUTBOX) -> str:
-    """What people call a source: the database's name, and where it is not ``public.outbox`` the table's too."""
+    """What people call a source: the database, the table where it is not ``public.outbox``, and which share."""
     parameters = effective(dsn)
     database = parameters.get("dbname") or parameters.get("user") or "postgres"
-    return database if outbox.is_standard else f"{database}.{outbox.label}"
+    whole = database if outbox.is_standard else f"{database}.{outbox.label}"
+    return whole if outbox.share is None else f"{whole}-{outbox.share.number}"
 
 
 def named(each: Sequence[SourceSettings]) -> tuple[SourceSettings, ...]:

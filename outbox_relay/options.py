@@ -69,6 +69,10 @@ def settings_of(
     slot: Annotated[
         str | None, typer.Option(help="The replication slot. Default: settle_outbox_<database>.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Over how many processes the sources are spread. Default: 1. SETTLE_RELAY_PROCESSES."),
+    ] = None,
 ) -> Settings:
     """What these options and the variables say; the process begins as any of ours does.
 
@@ -87,8 +91,9 @@ def settings_of(
         "relay_topic": topic,
         "relay_publication": publication,
         "relay_slot": slot,
+        "relay_processes": processes,
     }
-    given: dict[str, object] = {name: value for name, value in options.items() if value}
+    given: dict[str, object] = {name: value for name, value in options.items() if value not in (None, "")}
     begin({"--source": "\n".join(source or ()), **({"SETTLE_KAFKA_BOOTSTRAP": bootstrap} if bootstrap else {})})
     if source:
         given["relay_sources"] = [_checked(dsn) for dsn in source]

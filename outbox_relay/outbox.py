@@ -5,7 +5,7 @@ Everything that is named otherwise from one outbox to the next is here, once; th
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Final, Literal, LiteralString
 
@@ -14,6 +14,7 @@ from psycopg import sql
 from outbox_relay.debezium.regex import router
 from outbox_relay.quoting import quoted, shortened
 from outbox_relay.shape import CloudEvents, Shape
+from outbox_relay.share import Share
 
 ROLES: Final = ("id", "aggregatetype", "aggregateid", "type", "payload", "traceparent", "tracestate")
 """What a record is made of, in the order of :class:`outbox_relay.row.OutboxRow`."""
@@ -79,6 +80,9 @@ class Route:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_routed", router(self.regex, self.replacement))
 
+    def __reduce__(self) -> tuple[type["Route"], tuple[str | None, str, str]]:
+        return Route, (self.topic, self.regex, self.replacement)
+
     def name(self, value: str) -> str:
         """The topic's name, which need not be a valid one."""
         if self.topic is not None:
@@ -129,6 +133,7 @@ class Outbox:
         messages: the prefix of messages in the log that are rows of it too; None: only its table has rows.
         shape: of its records; None: what the columns hold, as it is.
         events: makes each record a CloudEvent; None: it is none.
+        share: which of its rows are meant, where it is split; None: all of them.
     """
 
     schema: str = "public"
@@ -143,6 +148,18 @@ class Outbox:
     messages: str | None = None
     shape: Shape | None = None
     events: CloudEvents | None = None
+    share: Share | None = None
+
+    def split(self, shares: int) -> tuple["Outbox", ...]:
+        """Its shares, each with a publication and a slot of its own; the outbox itself where it is one."""
+        if shares == 1:
+            return (self,)
+        return tuple(replace(self, share=Share(number, shares)) for number in range(1, shares + 1))
+
+    @property
+    def key_role(self) -> str:
+        """The role of the column that rows are split by: what keeps its order, or else each row by itself."""
+        return "aggregateid" if self.columns.aggregateid is not None else "id"
 
     @property
     def is_shaped(self) -> bool:
@@ -179,15 +196,19 @@ class Outbox:
     @cached_property
     def control_label(self) -> str:
         """The table of what is asked of its relay, as SQL and people write it."""
-        return f"{quoted(self.schema)}.{quoted(self.control_table or shortened(self.table, '_control'))}"
+        whole = self.control_table or shortened(self.table, "_control")
+        return f"{quoted(self.schema)}.{quoted(shortened(whole, self._suffix))}"
 
     @cached_property
     def publication_name(self) -> str:
         """The name of its publication."""
-        if self.publication is not None:
-            return self.publication
         schema = "" if self.schema == "public" else f"{self.schema}_"
-        return "settle_outbox" if self.is_standard else shortened(f"settle_{schema}{self.table}")
+        whole = self.publication or ("settle_outbox" if self.is_standard else f"settle_{schema}{self.table}")
+        return shortened(whole, self._suffix)
+
+    @property
+    def _suffix(self) -> str:
+        return f"_{self.share.name}" if self.share is not None else ""
 
     @property
     def required(self) -> tuple[str, ...]:

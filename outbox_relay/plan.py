@@ -14,6 +14,7 @@ from contracts.variables import FILE, PREFIX, is_secret
 from outbox_relay.config import ConfigFile, ConfigurationError, OutboxTable, SourceTable, read
 from outbox_relay.errors import RelayError
 from outbox_relay.names import named
+from outbox_relay.outbox import Outbox
 from outbox_relay.settings import OF_AN_OUTBOX, RelaySettings
 from outbox_relay.source_settings import SourceSettings
 
@@ -83,10 +84,11 @@ def _of_file(settings: RelaySettings, file: ConfigFile) -> Iterable[SourceSettin
         raise ConfigurationError(f"{settings.relay_config} has sources, so {names} (or the option) may not be set")
     for source in file.source:
         for one in source.outbox:
-            yield _merged(settings, source, one)
+            for share in one.outbox().split(one.split):
+                yield _merged(settings, source, one, share)
 
 
-def _merged(settings: RelaySettings, source: SourceTable, one: OutboxTable) -> SourceSettings:
+def _merged(settings: RelaySettings, source: SourceTable, one: OutboxTable, outbox: Outbox) -> SourceSettings:
     given = settings.model_fields_set
 
     def said(key: str) -> object:
@@ -98,9 +100,9 @@ def _merged(settings: RelaySettings, source: SourceTable, one: OutboxTable) -> S
     return SourceSettings(
         source.dsn,
         settings.kafka_bootstrap,
-        one.outbox(),
+        outbox,
         **{key: said(key) for key in ("reader", "cleanup", "fencing", "initial", "poll_interval_s")},  # type: ignore[arg-type]
-        name=one.name,
+        name=one.name if one.name is None or outbox.share is None else f"{one.name}-{outbox.share.number}",
     )
 
 
@@ -108,6 +110,7 @@ def _with(settings: RelaySettings, file: ConfigFile) -> RelaySettings:
     """The settings of the process, with what the file says where no variable or option does."""
     said = {
         "kafka_bootstrap": dict(file.kafka).get("bootstrap"),
+        "relay_processes": file.relay.processes,
         "http_host": file.http.host,
         "http_port": file.http.port,
         "relay_http_token": file.http.token,

@@ -129,7 +129,8 @@ class _Worker:
         outbox = self._outbox = source.outbox
         not_dead = outbox.sql(_AND_NOT_DEAD, bytes=as_bytes("id", table.columns))
         self._not_dead = not_dead if has_dead(connection, outbox) else sql.SQL("")
-        condition = sql.SQL("{} {}").format(outbox.sql("{published_at} IS NULL"), self._not_dead)
+        unpublished = outbox.sql("{published_at} IS NULL AND {mine}", mine=table.mine)
+        condition = sql.SQL("{} {}").format(unpublished, self._not_dead)
         order = order_of(connection, table)
         # When it was committed is not on record; when its transaction began mostly is.
         also = (*PLACE, _NOW_US)

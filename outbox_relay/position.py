@@ -12,28 +12,43 @@ class Origin:
         tag: eight hexadecimal digits that tell databases apart, and their outboxes.
         confirmed_lsn: rows committed before are not handed over again; 0 where that is not known.
         now_us: when this was asked, by the database's clock, microseconds since the Unix epoch.
+        share: which rows of the outbox are meant, as ``2of4``; nothing: all.
     """
 
     tag: bytes
     confirmed_lsn: int
     now_us: int
+    share: str = ""
+
+    @property
+    def name(self) -> bytes:
+        """What its positions begin with: the tag, and the share."""
+        return b"%b-%b" % (self.tag, self.share.encode()) if self.share else self.tag
 
     def position(self, lsn: int) -> bytes:
         """The header of a record whose row was committed at ``lsn``: ``1f0c9a3e:16/B374D848``."""
-        return b"%b:%b" % (self.tag, format_lsn(lsn).encode())
+        return b"%b:%b" % (self.name, format_lsn(lsn).encode())
 
     def has_confirmed(self, position: bytes | None) -> bool:
-        """Whether a record with this header is of this outbox, and its position confirmed."""
-        if position is None or not self.is_of(position):
+        """Whether a record with this header is of this share of the outbox, and its position confirmed."""
+        if position is None or not position.startswith(self.name + b":"):
             return False
         try:
-            return parse_lsn(position[len(self.tag) + 1 :].decode()) < self.confirmed_lsn
+            return parse_lsn(position[len(self.name) + 1 :].decode()) < self.confirmed_lsn
         except ValueError:  # no relay wrote that
             return False
 
     def is_of(self, position: bytes | None) -> bool:
-        """Whether a record with this header is of this outbox."""
-        return position is not None and position.startswith(self.tag + b":")
+        """Whether a record with this header may be of a row of this share.
+
+        It is, if it is of this share, of the outbox when it was not split, or of when it was split otherwise.
+        """
+        if position is None or not position.startswith((self.tag + b":", self.tag + b"-")):
+            return False
+        name = position.partition(b":")[0]
+        if name in (self.name, self.tag) or not self.share:
+            return True
+        return name.rpartition(b"of")[2] != self.share.rpartition("of")[2].encode()
 
 
 def tag(system_identifier: str, database_oid: int, outbox: str = "") -> bytes:

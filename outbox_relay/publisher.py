@@ -33,7 +33,6 @@ from outbox_relay.otherwise import (
 from outbox_relay.outbox import OUTBOX, Outbox
 from outbox_relay.published import TYPES_MAX
 from outbox_relay.row import OutboxRow
-from outbox_relay.stages import Publish
 from outbox_relay.topic import topic_of
 
 # What is on its way to Kafka is bounded, and the sources share it: with Kafka away and all queues full the relay
@@ -59,7 +58,6 @@ IN_FLIGHT_WAIT_S = 3.0
 # What confluent-kafka takes for the time of the call.
 NOW = 0
 NO_ID = "id is NULL, so nobody could tell a repeat"
-KAFKA_ASK_S = 5.0
 # A leader forgets a producer that has sent nothing for producer.id.expiration.ms, a day by default.
 KNOWN_S = 3_600.0
 KAFKA_PROBE_INTERVAL_S = 2.0
@@ -131,7 +129,7 @@ class Publisher:
         # None for the standard shape, which pays nothing for what others have.
         self._otherwise = Otherwise(outbox, self._partitions) if differs(outbox) else None
         self._former = former
-        self._first_batches = FirstBatches(self._partitions_of, self._await_first)
+        self._first_batches = FirstBatches(self._partitions_if_any, self._await_first)
         self._known_until = time.monotonic() + KNOWN_S
         queue_kib = min(QUEUE_KIB_MAX, QUEUE_KIB_ALL_SOURCES // sources)
         producer = idempotent_producer(
@@ -170,61 +168,30 @@ class Publisher:
             topic = self._topic_of(row, transaction.commit_lsn)
         if row_id is None:
             raise UnpublishableError(row, transaction.commit_lsn, NO_ID)
-        fields: Fields = [
-            (headers.ID, row_id),
-            (headers.EVENT_TYPE, event_type),
-            transaction.position,
-        ]
-        # What is no context is left out: for its sake no record is refused, nor a reader confused.
-        if traceparent is not None and len(traceparent) <= TRACEPARENT_BYTES_MAX and traceparent.isascii():
-            fields.append((headers.TRACEPARENT, traceparent))
-            if tracestate is not None and len(tracestate) <= TRACESTATE_BYTES_MAX and tracestate.isascii():
-                fields.append((headers.TRACESTATE, tracestate))
-        partition = ANY_PARTITION
-        if self._otherwise is not None:
-            partition = self._otherwise(row, topic, fields, transaction.commit_lsn)
         if self._one_by_one:
             on_delivery = naming(row, transaction, on_delivery)
+        partition, timestamp_ms = ANY_PARTITION, NOW
+        fields: Fields
+        if self._former is not None:
+            key, value, partition, timestamp_ms, fields = self._former(row, transaction)
+            if partition != ANY_PARTITION and self._otherwise is not None:
+                self._otherwise.check(row, topic, partition, transaction.commit_lsn)
+            if self._outbox.sets_times:
+                on_delivery = with_times(on_delivery)
+        else:
+            fields = [(headers.ID, row_id), (headers.EVENT_TYPE, event_type), transaction.position]
+            # What is no context is left out: for its sake no record is refused, nor a reader confused.
+            if traceparent is not None and len(traceparent) <= TRACEPARENT_BYTES_MAX and traceparent.isascii():
+                fields.append((headers.TRACEPARENT, traceparent))
+                if tracestate is not None and len(tracestate) <= TRACESTATE_BYTES_MAX and tracestate.isascii():
+                    fields.append((headers.TRACESTATE, tracestate))
+            if self._otherwise is not None:
+                partition = self._otherwise(row, topic, fields, transaction.commit_lsn)
         if topic not in self._first_batches.complete and self._fenced is None:
             partition, on_delivery = self._first_batches.admit(topic, key, partition, on_delivery)
         while True:
             try:
                 # By position: the same call with names takes twice as long.
-                self._produce(topic, value, key, partition, on_delivery, None, NOW, fields)
-                self._handed += 1
-                return
-            except BufferError:
-                self._wait_for_room()
-            except KafkaException as error:
-                raise self._refusal(error.args[0], row, transaction, topic) from None
-
-    @property
-    def stage(self) -> Publish:
-        """The stage that publishes rows of this outbox."""
-        return self.publish if self._former is None else self.publish_shaped
-
-    def publish_shaped(self, row: OutboxRow, transaction: Transaction, on_delivery: DeliveryReport, /) -> None:
-        """The same as :meth:`publish`, for records of a shape of their own.
-
-        Raises:
-            UnpublishableError: there can be no such record.
-            PublishError: the producer has stopped at a record that Kafka refused, or is cut off.
-        """
-        assert self._former is not None, "an outbox without a shape"
-        topic = self._topics.get(row.aggregate_type) or self._topic_of(row, transaction.commit_lsn)
-        if row.id is None:
-            raise UnpublishableError(row, transaction.commit_lsn, NO_ID)
-        key, value, partition, timestamp_ms, fields = self._former(row, transaction)
-        if partition != ANY_PARTITION and self._otherwise is not None:
-            self._otherwise.check(row, topic, partition, transaction.commit_lsn)
-        if self._one_by_one:
-            on_delivery = naming(row, transaction, on_delivery)
-        if self._outbox.sets_times:
-            on_delivery = with_times(on_delivery)
-        if topic not in self._first_batches.complete and self._fenced is None:
-            partition, on_delivery = self._first_batches.admit(topic, key, partition, on_delivery)
-        while True:
-            try:
                 self._produce(topic, value, key, partition, on_delivery, None, timestamp_ms, fields)
                 self._handed += 1
                 return
@@ -241,18 +208,27 @@ class Publisher:
         return topic
 
     def _partitions(self, topic: str) -> int:
-        """How many partitions a topic has.
+        """How many partitions a topic has, once Kafka says so.
 
         Raises:
-            TopicError: it does not exist, or Kafka does not answer.
+            TopicError: it does not exist, or may not be written.
         """
-        try:
-            found = self._producer.list_topics(topic, KAFKA_ASK_S).topics[topic]
-        except KafkaException as error:
-            raise TopicError(f"topic {topic} cannot be asked for: {error.args[0].str()}") from None
+        while True:
+            try:
+                found = self._producer.list_topics(topic, KAFKA_PROBE_TIMEOUT_S).topics[topic]
+                break
+            except KafkaException as error:
+                self._raise_if_cut(error)
+                self._wait_for_room()
         if found.error is not None:
             raise TopicError(f"topic {topic} cannot be written: {denied(found.error) or found.error.str()}")
         return len(found.partitions)
+
+    def _partitions_if_any(self, topic: str) -> int:
+        """The same; 0 for a topic that cannot be written, of which the delivery report says more."""
+        with suppress(TopicError):
+            return self._partitions(topic)
+        return 0
 
     def _wait_for_room(self) -> None:
         try:
@@ -261,15 +237,6 @@ class Publisher:
             raise self._stopped(error.args[0]) from None
         self._look_after_kafka()
         self._while_blocked()
-
-    def _partitions_of(self, topic: str) -> int:
-        """How many partitions a topic has, once Kafka says so; 0 if it does not exist."""
-        while True:
-            try:
-                return len(self._producer.list_topics(topic, KAFKA_PROBE_TIMEOUT_S).topics[topic].partitions)
-            except KafkaException as error:
-                self._raise_if_cut(error)
-                self._wait_for_room()
 
     def _await_first(self) -> None:
         self.push(ROOM_WAIT_S)

@@ -11,6 +11,7 @@ from contracts.dsn import Dsn, check_dsn, split_dsns
 from contracts.services import NAMES
 from contracts.settings import Settings
 from outbox_relay.config import (
+    PROCESSES_MAX,
     AdditionalTable,
     Columns,
     Initial,
@@ -86,6 +87,9 @@ class RelaySettings(_Databases):
     )
     relay_fencing: bool = Field(
         False, description="whether records are sent in transactions, which fence off a relay that froze"
+    )
+    relay_processes: int = Field(
+        1, ge=1, le=PROCESSES_MAX, description="over how many processes the sources are spread"
     )
     http_host: str = Field("127.0.0.1", description="where /healthz, /readyz and /metrics answer")
     http_port: int = Field(0, ge=0, le=65535, description="0: nowhere")

@@ -179,7 +179,7 @@ class Source:
         with publisher:
             self._publisher = publisher
             try:
-                yield publisher, traced(publisher.stage, self.outbox)
+                yield publisher, traced(publisher.publish, self.outbox)
             finally:
                 self._publisher = self._while_blocked = None
 

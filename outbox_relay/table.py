@@ -16,6 +16,7 @@ from outbox_relay.outbox import OUTBOX, ROLES, Outbox
 from outbox_relay.position import Origin, parse_lsn, tag
 from outbox_relay.quoting import quoted
 from outbox_relay.row import OutboxRow
+from outbox_relay.share import KINDS, condition
 
 Connection = psycopg.Connection[Any]
 
@@ -43,6 +44,19 @@ _IS_LOCKED = """
             AND (classid::int8 << 32) | objid::int8 = {key}::int8
     )
 """
+
+# Who reads a share keeps off who reads all, and who splits the outbox otherwise.
+_LOCK_SHARED = "SELECT pg_try_advisory_lock_shared({key})"
+_LOCK_KEY_OF_A_SHARE = "hashtextextended('settle-relay outbox ' || {identity} || ' ' || {share}, 0)"
+_SPLIT = "hashtext('settle-relay split ' || {identity})"
+_LOCK_SPLIT = f"SELECT pg_try_advisory_lock_shared({_SPLIT}, {{of}})"
+_IS_SPLIT_OTHERWISE = f"""
+    SELECT EXISTS (
+        SELECT FROM pg_locks JOIN pg_database ON oid = database AND datname = current_database()
+        WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = {_SPLIT}::oid
+            AND objid <> {{of}}::oid
+    )
+"""  # noqa: S608 made of constants
 
 # Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
 # started first inserted last; with other IDs the start of the transaction is the best there is.
@@ -103,9 +117,21 @@ class Table:
         return "published_at" in self.columns
 
     @property
+    def mine(self) -> sql.Composable:
+        """SQL for the rows of the outbox's share."""
+        share = self.outbox.share
+        if share is None:
+            return ALL_ROWS
+        found = condition(share, *self.columns[self.outbox.key_role])
+        assert found is not None, "a table that cannot be split"
+        return found
+
+    @property
     def unpublished(self) -> sql.Composable:
-        """SQL for the rows without such a mark."""
-        return self.outbox.sql("{published_at} IS NULL") if self.is_marked else ALL_ROWS
+        """SQL for those of them without such a mark."""
+        if not self.is_marked:
+            return self.mine
+        return self.outbox.sql("{published_at} IS NULL AND {mine}", mine=self.mine)
 
     @property
     def values(self) -> int:
@@ -127,12 +153,15 @@ def find_table(connection: Connection, outbox: Outbox = OUTBOX) -> Table:
 
     Raises:
         OutboxMissingError: there is no such table (yet).
-        SetupError: a column that every record needs is missing or of a type that makes no record, or rows are
-            hidden from the role.
+        SetupError: a column that every record needs is missing or of a type that makes no record, or by which
+            the outbox cannot be split, or rows are hidden from the role.
     """
     columns = find_columns(connection, outbox)
     facts = values.find(connection, outbox.label) if outbox.is_shaped else {}
     table = Table(outbox, columns, facts, Former(outbox, facts) if outbox.is_shaped else None)
+    name, kind = columns[outbox.key_role]
+    if outbox.share is not None and condition(outbox.share, name, kind) is None:
+        raise SetupError(f"{outbox.label} cannot be split: {quoted(name)} is of type {kind}, and not {KINDS}")
     if scalar(connection, outbox.sql(_HIDES_ROWS)):
         role, name = quoted(connection.info.user), outbox.label
         raise SetupError(
@@ -151,7 +180,17 @@ def lock(connection: Connection, outbox: Outbox = OUTBOX) -> None:
     """
     if scalar(connection, "SELECT pg_is_in_recovery()"):
         raise SetupError(f"{IS_STANDBY}: {GIVE_PRIMARY}")
-    if not scalar(connection, outbox.sql(_LOCK, key=_lock_key(outbox))):
+    whole, share = _lock_key(outbox), outbox.share
+    is_mine = scalar(connection, outbox.sql(_LOCK if share is None else _LOCK_SHARED, key=whole))
+    if is_mine and share is not None:
+        identity, of = sql.Literal(outbox.identity), sql.SQL(str(share.of))
+        key = sql.SQL(_LOCK_KEY_OF_A_SHARE).format(identity=identity, share=sql.Literal(share.name))
+        is_mine = (
+            scalar(connection, outbox.sql(_LOCK_SPLIT, identity=identity, of=of))
+            and not scalar(connection, outbox.sql(_IS_SPLIT_OTHERWISE, identity=identity, of=of))
+            and scalar(connection, outbox.sql(_LOCK, key=key))
+        )
+    if not is_mine:
         raise SlotBusyError("another relay reads this outbox; standing by")
 
 
@@ -169,7 +208,8 @@ def _lock_key(outbox: Outbox) -> sql.Composable:
 def find_origin(connection: Connection, outbox: Outbox = OUTBOX) -> Origin:
     """Which database and outbox this is, and that nothing is known to be confirmed."""
     system_identifier, oid, now_us = _one(connection, _ORIGIN)
-    return Origin(tag(system_identifier, oid, outbox.identity), 0, now_us)
+    share = outbox.share.name if outbox.share is not None else ""
+    return Origin(tag(system_identifier, oid, outbox.identity), 0, now_us, share)
 
 
 def current_lsn(connection: Connection) -> int:

@@ -27,7 +27,7 @@ from outbox_relay.replication import ReplicationConnection, ReplicationStream, c
 from outbox_relay.rewinding import rewinding
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.slot import Slot, drop_slot, find_slot, usable
-from outbox_relay.slot_name import slot_name
+from outbox_relay.slot_name import other_slots, slot_name
 from outbox_relay.source import Source
 from outbox_relay.stages import Publish, not_yet_published, or_quarantined
 from outbox_relay.table import Table, find_origin, find_table, lock
@@ -85,6 +85,7 @@ def stream(source: Source) -> None:
                 new = not_yet_published(publish, published, source.quarantine)
                 new = unless_skipped(new, skips, frozenset(), published, source.quarantine)
                 slot = fill(source, connection, table, name, origin, publisher, new)
+            _warn_of_others(source, connection)
             dead, bytea = dead_since(connection, slot.confirmed_lsn, outbox), bytea_types(connection)
             skipped = gone(connection, outbox, slot.confirmed_lsn)
             acks = Acknowledgements(
@@ -123,6 +124,17 @@ def stream(source: Source) -> None:
                     except PublicationMissingError as error:
                         source.lose_slot(str(error))
                         raise
+
+
+def _warn_of_others(source: Source, connection: ReplicationConnection) -> None:
+    """Report the slots that are left of when the outbox was split otherwise; their rows are in the table."""
+    if source.outbox.share is not None and source.outbox.share.number > 1:
+        return  # the first one says it
+    for name in other_slots(connection, source.outbox):
+        source.warn(
+            "a slot is left of when the outbox was split otherwise, and the server keeps its log for it: "
+            f"SELECT pg_drop_replication_slot('{name}')"
+        )
 
 
 def _ensure_publication(source: Source, connection: ReplicationConnection, table: Table) -> None:

@@ -5,6 +5,8 @@ broker and the relay); the clock runs from the first record that Kafka has to th
 the same rows read by ``pg_recvlogical`` and discarded, which is the most that the server can send. Latency is
 taken at a steady rate, from the commit of a row to the moment the relay knows that Kafka has it.
 
+Then Debezium in Kafka Connect drains backlogs of the same rows, where Maven is reached.
+
 Then the same on a cluster of three brokers, with a topic of 12 partitions, in turn from next to it and from far
 away: through proxies that delay each byte.
 """
@@ -20,10 +22,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lab.benchmarks.debezium import measure as measure_debezium
 from lab.benchmarks.machine import write
 from lab.benchmarks.relay_measures import Drain, Outbox, Raw, drain, latency, relay, wait_published
 from lab.cluster import Cluster
-from outbox_relay.relay import READERS
+from outbox_relay.threads import READERS
 from stack.supervisor import Stack
 
 CLUSTER_PARTITIONS = 12
@@ -74,6 +77,7 @@ def main(
             by_size[size] = drain(outbox, size)
         raw.close()
         outbox.close()
+        debezium = measure_debezium(stack, Path(folder) / "connect", rows, repeats, console.print)
         waits_ms = {}
         for reader in READERS:
             console.print(f"latency at {rate:.0f} rows/s, read by {reader}")
@@ -100,6 +104,7 @@ def main(
             str(size): {"events_per_second": round(one.events_per_second), "cpu_us": round(one.cpu_us, 2)}
             for size, one in by_size.items()
         },
+        "debezium": debezium,
         "cluster": cluster,
     }
     write(output, result)
@@ -182,6 +187,14 @@ def _print(console: Console, result: Mapping[str, Any]) -> None:
             f"{result[key]['p50']} ms",
         )
         table.add_row("  p99", f"{result[key]['p99']} ms")
+    debezium = result["debezium"]
+    if isinstance(debezium, str):
+        table.add_row("Debezium", debezium)
+    else:
+        table.add_row(
+            f"Debezium {debezium['version']}, events a second (median)", f"{debezium['events_per_second']:,}"
+        )
+        table.add_row("  of the worker's first backlog", f"{debezium['first']:,}")
     cluster = result["cluster"]
     for place, words in (("loopback", "on loopback"), ("delayed", f"{cluster['delay_ms']:g} ms away")):
         figures = cluster[place]

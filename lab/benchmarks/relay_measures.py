@@ -22,9 +22,9 @@ from contracts.postgres import session
 from lab.comparison.caller import wait_for
 from outbox_relay.acknowledgements import Waits
 from outbox_relay.outbox import OUTBOX
-from outbox_relay.relay import READERS
 from outbox_relay.source import Source
 from outbox_relay.source_settings import SourceSettings
+from outbox_relay.threads import READERS
 from stack.postgres import programs
 from stack.supervisor import Stack
 

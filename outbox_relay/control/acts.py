@@ -195,13 +195,14 @@ def skip(source: SourceSettings, asked: Asked, row_id: str) -> Result:
     return Result(_name(source), number, "asked", f"to be skipped, and quarantined in {outbox.dead_label}")
 
 
-_ROW = "SELECT bool_or({condition}) FROM {table} WHERE {bytes} = %s"
+_ROW = "SELECT bool_or({condition}) FROM {table} WHERE {bytes} = %s AND {mine}"
 
 
 def _check_unpublished(connection: psycopg.Connection[Any], found: Table, row_id: str) -> None:
     outbox = found.outbox
     bytes_of_id = as_bytes("id", found.columns)
-    is_open = scalar(connection, outbox.sql(_ROW, condition=found.unpublished, bytes=bytes_of_id), row_id.encode())
+    query = outbox.sql(_ROW, condition=found.unpublished, bytes=bytes_of_id, mine=found.mine)
+    is_open = scalar(connection, query, row_id.encode())
     if is_open is None and outbox.messages is None:
         raise RefusedError(
             "not-found", f"{outbox.label} has no such row: it was published and removed, or never written"

@@ -29,8 +29,11 @@ PUSH_WAIT_S = 0.1
 # The keys of rows under way are packed, and acknowledgements looked at, when there are so many.
 PACK_ROWS = 1_000
 
-_FROM_ROW = "({order}) >= (SELECT {order} FROM {table} WHERE {bytes} = {row_id} ORDER BY {order} LIMIT 1)"
-_HAS_ROW = "SELECT count(*) > 0 FROM {table} WHERE {bytes} = {row_id}"
+_SINCE = "{created_at} >= {since} AND {mine}"
+_FROM_ROW = """
+    ({order}) >= (SELECT {order} FROM {table} WHERE {bytes} = {row_id} ORDER BY {order} LIMIT 1) AND {mine}
+"""
+_HAS_ROW = "SELECT count(*) > 0 FROM {table} WHERE {bytes} = {row_id} AND {mine}"
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,9 @@ def condition(
                 f"{table.outbox.label} does not say exactly when its rows were written (it has no created_at of "
                 "type timestamptz): rewind to a row"
             )
-        return table.outbox.sql("{created_at} >= {since}", since=sql.Literal(since))
+        return table.outbox.sql(_SINCE, since=sql.Literal(since), mine=table.mine)
     row_id = sql.SQL("{}::bytea").format(sql.Literal(from_id.encode()))
-    row = {"bytes": as_bytes("id", table.columns), "row_id": row_id}
+    row = {"bytes": as_bytes("id", table.columns), "row_id": row_id, "mine": table.mine}
     (is_there,) = connection.execute(table.outbox.sql(_HAS_ROW, **row)).fetchone() or (False,)
     if not is_there:
         gone = "it was published and removed, or never was"
@@ -91,8 +94,9 @@ def held(connection: psycopg.Connection[Any], table: Table, wanted: sql.Composab
     column = table.columns.get("created_at")
     created_at = sql.Identifier(column.name) if column is not None else sql.SQL("NULL::timestamptz")
     query = table.outbox.sql(
-        "SELECT count(*) FILTER (WHERE {wanted}), count(*), min({created})::text FROM {table}",
+        "SELECT count(*) FILTER (WHERE {wanted}), count(*), min({created})::text FROM {table} WHERE {mine}",
         wanted=wanted,
+        mine=table.mine,
         created=created_at,
     )
     return Held(*(connection.execute(query).fetchone() or (0, 0, None)))

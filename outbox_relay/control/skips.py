@@ -94,7 +94,7 @@ def answer_late(
         if confirmed_lsn < act.position:
             continue
         if polls or not keeps:
-            condition = table.unpublished if polls else outbox.sql("true")
+            condition = table.unpublished if polls else table.mine
             query = outbox.sql(_IS_THERE, bytes=as_bytes("id", table.columns), condition=condition)
             if scalar(connection, query, row_id):
                 continue

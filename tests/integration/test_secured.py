@@ -24,7 +24,7 @@ from api.credentials import create_key, offer_sign_in
 from broker import security
 from broker.clients import admin, group_consumer, plain_producer
 from contracts.events import encode
-from contracts.rights import OPERATOR, PRODUCER, VIEWER, relay_of
+from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, relay_of
 from contracts.services import NAMES, PROCESSORS, SERVICES
 from contracts.topics import consumer_group
 from operations.audit.run import run as run_audit
@@ -231,6 +231,26 @@ def test_a_relay_of_events_writes_no_request_and_a_producer_nothing_else(safe: S
         error = safe.writes(user, topic)
         assert error is not None, (user, topic)
         assert error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+
+
+@pytest.mark.parametrize(
+    ("user", "transactions", "is_allowed"),
+    [
+        (RELAY, "settle-outbox-1f0c9a3e", True),
+        (relay_of("payment"), "settle-outbox-1f0c9a3e-2of4", True),
+        (relay_of("payment"), "another", False),
+        ("payment", "settle-outbox-1f0c9a3e", False),
+        (OPERATOR, "settle-outbox-1f0c9a3e", False),
+    ],
+)
+def test_only_a_relay_sends_in_transactions_of_outboxes(safe: Secured, user: str, transactions: str, is_allowed):
+    producer = plain_producer(safe.bootstrap, {"transactional.id": transactions}, identity=safe.identity(user))
+    if is_allowed:
+        producer.init_transactions(WAIT_S)
+        return
+    with pytest.raises(KafkaException) as refused:
+        producer.init_transactions(WAIT_S)
+    assert refused.value.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
 
 
 @pytest.mark.parametrize(

