@@ -24,13 +24,13 @@ from api.problems import OF_A_BODY, Problem, problems
 from api.seen import Seen
 from contracts.events import CancelRequested
 from contracts.redaction import hide
-from contracts.services import NAMES
+from contracts.services import API, NAMES
 from operations.dead_letters.letters import Letter
 from operations.hold_ups import ANSWER_S, Found, Open, Pending, ServiceSays, find, found_of, service_says
 from operations.lost import Lost
 from operations.nudge import Nudged, nudge
 from operations.refused import refused_by_saga
-from operations.stuck import Stuck, known, listed, silent
+from operations.stuck import Stuck, known, listed, silent, unpublished, with_unpublished
 from operations.waits import as_open, waits_of
 from outbox_relay.errors import RelayError
 from processors.saga.status import status_of
@@ -125,7 +125,14 @@ async def stuck_ones(front: Front, seen: Seen, older_than_s: float, limit: int) 
     Raises:
         Problem: the saga service's database does not answer.
     """
-    rows = await front.readers.run(("saga",), silent, older_than_s, limit)
+    rows, accepted = await asyncio.gather(
+        front.readers.run(("saga",), silent, older_than_s, limit),
+        front.readers.run((API,), unpublished, older_than_s, limit),
+    )
+    known_ones = (
+        await front.readers.run(("saga",), known, [one.payment_id for one in accepted]) if accepted else ()
+    )
+    rows = with_unpublished(rows, accepted, known_ones, limit)
     holds, refused = await asyncio.gather(
         hold_ups(front, seen, [row.as_open for row in rows]), _refused(front, seen)
     )
