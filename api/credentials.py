@@ -13,7 +13,6 @@ from hmac import compare_digest
 from http.cookies import CookieError, SimpleCookie
 
 import msgspec
-from litestar.datastructures import Cookie
 from psycopg import AsyncConnection
 
 from api import store
@@ -126,6 +125,7 @@ class Credentials:
 
     Attributes:
         cookie_name: of the cookie with a session's secret.
+        is_tls: whether that cookie is for TLS alone.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Credentials:
         is_tls: bool = False,
     ) -> None:
         self.cookie_name = COOKIE_OVER_TLS if is_tls else COOKIE
-        self._is_tls = is_tls
+        self.is_tls = is_tls
         self._connected = connected
         self._of_token = of_token
         self._remembered: dict[bytes, tuple[Caller | None, float]] = {}
@@ -164,18 +164,6 @@ class Credentials:
         async with self._connected() as connection:
             is_valid = await store.sign_in(connection, hashed(token), hashed(secret), SESSION_S)
         return secret if is_valid else None
-
-    def cookie(self, secret: str) -> Cookie:
-        """The cookie with a session's secret, which no script reads; an empty one takes it back."""
-        return Cookie(
-            self.cookie_name,
-            value=secret,
-            max_age=int(SESSION_S) if secret else 0,
-            path="/",
-            httponly=True,
-            samesite="strict",
-            secure=self._is_tls,
-        )
 
     async def sign_out(self, cookie: str | None) -> None:
         """End the session of a cookie; other processes know within :data:`REMEMBERED_S`.

@@ -8,6 +8,7 @@ from litestar.response import Redirect
 
 from api.bodies import StrictRequest
 from api.console.rendering import html, render
+from api.cookies import session_cookie
 from api.credentials import SIGN_IN
 from api.front import Front
 from api.guard import OPEN
@@ -40,7 +41,7 @@ async def sign_in(request: StrictRequest, token: str = "", sure: bool = False) -
     secret = await front.credentials.sign_in(token)
     if secret is None:
         raise Problem("unauthenticated", "the link has been used, or is too old: `settle up` prints a new one")
-    return Redirect(_wanted(request), status_code=303, cookies=[front.credentials.cookie(secret)])
+    return Redirect(_wanted(request), status_code=303, cookies=[session_cookie(front.credentials, secret)])
 
 
 @get("/", opt={OPEN: True}, include_in_schema=False, status_code=303)

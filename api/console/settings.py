@@ -10,6 +10,7 @@ from api import access
 from api.access import PERMISSIONS, ROLES
 from api.bodies import StrictRequest
 from api.console import frame
+from api.cookies import session_cookie
 from api.credentials import SESSION_S, SIGN_IN_S, ApiKey
 from api.front import Front
 from api.guard import PERMISSION, caller_of
@@ -77,7 +78,7 @@ async def sign_out(request: StrictRequest) -> Redirect:
     """End the session of whoever asks; without one, nothing ends. A form, so it needs no script."""
     front: Front = request.app.state.front
     await front.credentials.sign_out(request.headers.get("cookie"))
-    return Redirect(frame.HOME, status_code=303, cookies=[front.credentials.cookie("")])
+    return Redirect(frame.HOME, status_code=303, cookies=[session_cookie(front.credentials, "")])
 
 
 async def _keys(front: Front) -> tuple[Keys | None, str | None]:
