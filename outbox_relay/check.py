@@ -20,7 +20,7 @@ from outbox_relay.control import table as control
 from outbox_relay.dead import create_table, has_dead
 from outbox_relay.errors import OutboxMissingError, RelayError
 from outbox_relay.managed import logical_level
-from outbox_relay.names import one_line, source_name
+from outbox_relay.names import name_of, one_line
 from outbox_relay.outbox import Outbox
 from outbox_relay.plan import plan
 from outbox_relay.quoting import quoted
@@ -101,7 +101,7 @@ def check(settings: RelaySettings) -> Iterator[Finding]:
         except KafkaException as error:
             yield Finding("kafka", "connection", False, f"{bootstrap} lists no topics", error.args[0].str())
     for source in made.sources:
-        name = source.name or source_name(source.dsn, source.outbox)
+        name = name_of(source)
         for subject, is_ok, text, remedy in _source(source, topics):
             yield Finding(name, subject, is_ok, text, remedy)
 

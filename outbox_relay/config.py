@@ -46,10 +46,8 @@ T = TypeVar("T", bound=BaseModel)
 PREFIX_LENGTH_MAX = 200
 TOKEN_LENGTH_MIN = 16
 SLOT_LENGTH_MAX = 63 - SUFFIX_LENGTH_MAX  # of one that is the beginning of several
-ONCE = ("partition", "timestamp", "schema-version")
-"""Placements that a record has one of."""
-SHAPED = ("envelope", "timestamp", "schema-version")
-"""Placements of values that are not written as the column holds them."""
+ONCE = ("partition", "timestamp", "schema-version")  # placements that a record has one of
+SHAPED = ("envelope", "timestamp", "schema-version")  # of values that are not written as the column holds them
 
 _GROUP = re.compile(r"\$(?:\{\w+\}|\d)")
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")

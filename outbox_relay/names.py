@@ -17,9 +17,14 @@ def source_name(dsn: str, outbox: Outbox = OUTBOX) -> str:
     return whole if outbox.share is None else f"{whole}-{outbox.share.number}"
 
 
+def name_of(source: SourceSettings) -> str:
+    """The name that a source has, or else what people would call it."""
+    return source.name or source_name(source.dsn, source.outbox)
+
+
 def named(each: Sequence[SourceSettings]) -> tuple[SourceSettings, ...]:
     """The same sources, each with a name of its own."""
-    names = [one.name or source_name(one.dsn, one.outbox) for one in each]
+    names = [name_of(one) for one in each]
     times = Counter(names)
     # The same database name on several servers: number them in the order given.
     return tuple(

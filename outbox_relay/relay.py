@@ -6,7 +6,6 @@ import tracing
 from broker import security
 from outbox_relay import health
 from outbox_relay.control.pages import PREFIX, ControlPages
-from outbox_relay.names import source_name
 from outbox_relay.plan import plan
 from outbox_relay.process import Carrier, carry, configure_logs, stop_on_signals
 from outbox_relay.settings import RelaySettings
@@ -27,8 +26,7 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
         AddressError: the address of the health pages cannot be had.
     """
     made = plan(settings)
-    settings = made.settings
-    sources = [(one.name or source_name(one.dsn, one.outbox), one) for one in made.sources]
+    settings, sources = made.settings, made.sources
     security.check(settings.kafka_bootstrap)
     configure_logs()
     owns_process = stop is None
@@ -42,7 +40,7 @@ def run_relay(settings: RelaySettings, stop: threading.Event | None = None) -> N
         stop_on_signals(stop)
         tracing.configure("relay")
     control = ControlPages(
-        made.sources, settings.relay_http_token, lambda: {one.name: one.reason for one in carrier.reports()}
+        sources, settings.relay_http_token, lambda: {one.name: one.reason for one in carrier.reports()}
     )
     pages = None
     if settings.http_port:

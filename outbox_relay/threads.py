@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 
 from outbox_relay import polling, wal
+from outbox_relay.names import name_of
 from outbox_relay.report import Report, report_of
 from outbox_relay.source import Read, Source
 from outbox_relay.source_settings import SourceSettings
@@ -14,22 +15,17 @@ READERS: dict[str, Read] = {"wal": wal.stream, "polling": polling.poll}
 # A source may be connecting, or flushing, when it is stopped.
 JOIN_WAIT_S = wal.STOP_WAIT_S + 5.0
 
-Named = tuple[str, SourceSettings]
-"""A source's name, which only it has in the relay, and its settings."""
-
 
 class Threads:
     """Carries sources until told to stop.
 
     Args:
-        sources: which.
+        sources: which, each with a name of its own.
         stop: set when they shall end.
     """
 
-    def __init__(self, sources: Sequence[Named], stop: threading.Event) -> None:
-        self._sources = [
-            Source(settings, name, READERS[settings.reader], stop, len(sources)) for name, settings in sources
-        ]
+    def __init__(self, sources: Sequence[SourceSettings], stop: threading.Event) -> None:
+        self._sources = [Source(one, name_of(one), READERS[one.reader], stop, len(sources)) for one in sources]
 
     def start(self) -> None:
         """Begin."""

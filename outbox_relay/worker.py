@@ -16,7 +16,8 @@ from contracts import failpoints
 from contracts.redaction import guard_tracebacks, remember_passwords
 from contracts.variables import remember_secrets
 from outbox_relay.process import carry, configure_logs, stop_on_signals
-from outbox_relay.threads import Named, Threads
+from outbox_relay.source_settings import SourceSettings
+from outbox_relay.threads import Threads
 
 _log = structlog.get_logger(__name__)
 
@@ -32,11 +33,11 @@ def run(connection: "Connection[Any, Any]") -> None:
     configure_logs()
     failpoints.arm_from_environment()
     try:
-        sources: tuple[Named, ...] = connection.recv()
+        sources: tuple[SourceSettings, ...] = connection.recv()
     except (EOFError, OSError):
         return  # the supervisor was gone before it had said anything
-    for _, settings in sources:
-        remember_passwords(settings.dsn)
+    for one in sources:
+        remember_passwords(one.dsn)
     stop = threading.Event()
     stop_on_signals(stop, quietly=True)
     tracing.configure("relay")

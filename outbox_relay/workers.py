@@ -17,10 +17,12 @@ from typing import Any
 
 import structlog
 
+from outbox_relay.names import name_of
 from outbox_relay.report import Report
 from outbox_relay.source import BACKOFF_MAX_S, BACKOFF_MIN_S
+from outbox_relay.source_settings import SourceSettings
 from outbox_relay.state import State
-from outbox_relay.threads import JOIN_WAIT_S, Named
+from outbox_relay.threads import JOIN_WAIT_S
 
 # How long a worker that is stopped may take: its sources' time, and some for the interpreter.
 END_WAIT_S = JOIN_WAIT_S + 5.0
@@ -39,8 +41,8 @@ class Workers:
         stop: set when they shall end.
     """
 
-    def __init__(self, sources: Sequence[Named], processes: int, stop: threading.Event) -> None:
-        self._names = [name for name, _ in sources]
+    def __init__(self, sources: Sequence[SourceSettings], processes: int, stop: threading.Event) -> None:
+        self._names = [name_of(one) for one in sources]
         self._workers = [_Worker(number + 1, part, stop) for number, part in enumerate(spread(sources, processes))]
 
     def start(self) -> None:
@@ -63,7 +65,7 @@ class Workers:
         return [name for worker in self._workers for name in worker.join()]
 
 
-def spread(sources: Sequence[Named], processes: int) -> list[tuple[Named, ...]]:
+def spread(sources: Sequence[SourceSettings], processes: int) -> list[tuple[SourceSettings, ...]]:
     """Which sources each process has, in turn."""
     return [tuple(sources[number::processes]) for number in range(min(processes, len(sources)))]
 
@@ -71,7 +73,7 @@ def spread(sources: Sequence[Named], processes: int) -> list[tuple[Named, ...]]:
 class _Worker:
     """One worker, whichever process that is at the time."""
 
-    def __init__(self, number: int, sources: tuple[Named, ...], stop: threading.Event) -> None:
+    def __init__(self, number: int, sources: tuple[SourceSettings, ...], stop: threading.Event) -> None:
         self._sources = sources
         self._stop = stop
         self._log = _log.bind(worker=number)
@@ -80,7 +82,7 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         self._is_asked = False
-        self._last = [Report(name) for name, _ in sources]
+        self._last = [Report(name_of(one)) for one in sources]
         self._why = "starting"
 
     def start(self) -> None:
@@ -126,7 +128,7 @@ class _Worker:
             if self._process is not None:
                 self._process.kill()
         self._thread.join(END_WAIT_S)
-        return [name for name, _ in self._sources]
+        return [name_of(one) for one in self._sources]
 
     def _run(self) -> None:
         pause_s = BACKOFF_MIN_S
@@ -137,7 +139,7 @@ class _Worker:
                 return
             if time.monotonic() - began > BACKOFF_MAX_S:
                 pause_s = BACKOFF_MIN_S
-            names = [name for name, _ in self._sources]
+            names = [name_of(one) for one in self._sources]
             self._log.warning(f"a worker process {ended}: starting it again", sources=names, in_s=pause_s)
             self._stop.wait(pause_s)
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)

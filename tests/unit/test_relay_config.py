@@ -13,7 +13,6 @@ from outbox_relay.errors import RelayError, UnpublishableError
 from outbox_relay.outbox import OUTBOX, Additional, ColumnNames, Outbox, Route
 from outbox_relay.plan import plan
 from outbox_relay.quoting import quoted, shortened
-from outbox_relay.relay import named
 from outbox_relay.row import OutboxRow
 from outbox_relay.settings import RelaySettings
 from outbox_relay.topic import topic_named, topic_of
@@ -75,7 +74,7 @@ def test_a_split_outbox_is_as_many_sources_which_one_process_or_several_carry(fi
         """
     )
     made = plan(RelaySettings(relay_config=path))
-    assert [name for name, _ in named(made.sources)] == ["shop-1", "shop-2", "shop-3", "post-1", "post-2"]
+    assert [one.name for one in made.sources] == ["shop-1", "shop-2", "shop-3", "post-1", "post-2"]
     assert [one.outbox.share.name for one in made.sources] == ["1of3", "2of3", "3of3", "1of2", "2of2"]
     assert made.settings.relay_processes == 2
     assert plan(RelaySettings(relay_config=path, relay_processes=4)).settings.relay_processes == 4

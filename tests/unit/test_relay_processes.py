@@ -3,11 +3,11 @@
 import pickle
 import threading
 
+from outbox_relay.names import named
 from outbox_relay.outbox import Additional, Outbox, Route
-from outbox_relay.relay import named
 from outbox_relay.report import Report
-from outbox_relay.source import State
 from outbox_relay.source_settings import SourceSettings
+from outbox_relay.state import State
 from outbox_relay.workers import Workers, spread
 
 DSN = "postgresql://relay@db/shop"
@@ -22,7 +22,7 @@ def test_each_source_belongs_to_one_process_and_none_is_without():
         for processes in range(1, 5):
             parts = spread(sources(count), processes)
             assert len(parts) == min(count, processes)
-            assert sorted(one for part in parts for one in part) == sorted(sources(count))
+            assert sorted(one.name for part in parts for one in part) == sorted(one.name for one in sources(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 

@@ -6,7 +6,7 @@ import sys
 # The second signal comes while the first one is being logged.
 TWICE = """
 import os, signal, threading, structlog
-from outbox_relay import relay
+from outbox_relay import process
 
 class Log:
     def __init__(self):
@@ -22,7 +22,7 @@ class Log:
 
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(Log()))
 stop = threading.Event()
-relay._stop_on_signals(stop)
+process.stop_on_signals(stop)
 os.kill(os.getpid(), signal.SIGTERM)
 stop.wait()
 print("stopped")
