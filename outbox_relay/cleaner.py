@@ -39,7 +39,7 @@ from outbox_relay.names import one_line
 from outbox_relay.outbox import ROLES_CONTENTS
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
-from outbox_relay.removal import IGNORED, why_rows_stay
+from outbox_relay.removal import IGNORED, refusal, why_rows_stay
 from outbox_relay.replication import connect
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.source import Source
@@ -192,10 +192,8 @@ class Cleaner:
         try:
             # Planned for these IDs: as a constant they are looked up in a hash table.
             removed = connection.execute(self._delete, (chunk,), prepare=False).rowcount
-        except psycopg.OperationalError:
-            raise
-        except psycopg.Error as error:  # a trigger, a foreign key, or no key where deletes are published
-            self._keep_rows(one_line(error))
+        except psycopg.Error as error:
+            self._keep_rows(refusal(error))
             return
         self._count(removed)
         chunk.missing -= removed

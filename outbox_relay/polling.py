@@ -26,6 +26,7 @@ from outbox_relay.marks import MARK, PLACE, in_each_partition
 from outbox_relay.names import one_line
 from outbox_relay.position import Origin
 from outbox_relay.publisher import Publisher
+from outbox_relay.removal import refusal
 from outbox_relay.replication import connect
 from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import how_to_drop, slot_name
@@ -230,11 +231,9 @@ class _Worker:
         places = self._connection.execute(self._outbox.sql(_MARKED), (REMOVE_ROWS,)).fetchall()
         try:
             removed = in_each_partition(self._connection, self._outbox, _REMOVE, places)
-        except psycopg.OperationalError:
-            raise
-        except psycopg.Error as error:  # a trigger, a foreign key, or no key where deletes are published
-            self._removes = False
-            self._source.warn(f"published rows stay in {self._outbox.label}: {one_line(error)}")
+        except psycopg.Error as error:
+            why, self._removes = refusal(error), False
+            self._source.warn(f"published rows stay in {self._outbox.label}: {why}")
             return False
         self._source.removed_rows += removed
         return removed == REMOVE_ROWS

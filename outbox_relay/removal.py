@@ -13,6 +13,18 @@ IGNORED = "a trigger or a rule ignores that they are deleted"
 _IN_USE = (psycopg.errors.LockNotAvailable, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 
 
+def refusal(error: psycopg.Error) -> str:
+    """Why the database refuses to remove rows: a trigger, a foreign key, or no key where deletes are published.
+
+    Raises:
+        psycopg.OperationalError: it is away, or others are in the way; the error itself.
+    """
+    is_refusal = isinstance(error, psycopg.errors.ObjectNotInPrerequisiteState)
+    if isinstance(error, psycopg.OperationalError) and not is_refusal:
+        raise error
+    return one_line(error)
+
+
 def why_rows_stay(connection: psycopg.Connection[Any], delete: sql.Composed, rows: Chunk) -> str | None:
     """Why these rows, which are there, would stay in the table; None where they would not.
 
@@ -30,7 +42,5 @@ def why_rows_stay(connection: psycopg.Connection[Any], delete: sql.Composed, row
         return IGNORED if removed < len(set(rows.keys())) else None
     except _IN_USE:
         return None
-    except psycopg.OperationalError:
-        raise
     except psycopg.Error as error:
-        return one_line(error)
+        return refusal(error)

@@ -230,7 +230,7 @@ def metric_of_look(outbox):
     began = outbox.one("SELECT clock_timestamp()")
     query = """
         SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND query LIKE '%%pg_publication_rel%%' AND query_start > %s
+        WHERE datname = current_database() AND query LIKE '%%''member ''%%' AND query_start > %s
             AND pid <> pg_backend_pid()
     """
     return lambda: outbox.one(query, began)
