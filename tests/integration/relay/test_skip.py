@@ -192,12 +192,13 @@ def test_dead_rows_and_the_slot_are_acted_on_by_command_and_over_http(outbox, po
 
 
 def test_acts_of_a_relay_beyond_loopback_need_its_token(outbox, port, monkeypatch):
-    monkeypatch.setenv("SETTLE_HTTP_HOST", "0.0.0.0")
+    # As if it listened on all addresses; it does not, here.
+    monkeypatch.setattr("outbox_relay.control.pages.is_local", lambda _host: False)
     monkeypatch.setenv("SETTLE_RELAY_HTTP_TOKEN", "a-token-of-this-test")
     path = f"/v1/sources/{outbox.name}"
     with relaying(outbox, http_port=port):
         outbox.wait_published([outbox.insert()])
-        assert answer(port, "/readyz")[0] == 200
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it reads")
         assert metric(port, outbox, "paused") == 0
         assert http(port, path)[0] == 401
         assert http(port, f"{path}/pause", {"reason": WHY}, token="another-token-of-it")[0] == 401

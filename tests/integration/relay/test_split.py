@@ -217,6 +217,7 @@ def test_each_share_is_controlled_by_itself(outbox, configured, reader):
     assert "no such row" in ask("skip", row, "--only", f"{outbox.name}-1", "--wait", "0", code=1)
     ask("skip", row, *second, "--wait", "0")
     with running(RelaySettings(relay_config=path)):
+        wait_until(lambda: outbox.one("SELECT to_regclass('outbox_dead') IS NOT NULL"), "dead rows have a table")
         wait_until(lambda: outbox.one("SELECT count(*) FROM outbox_dead") == 1, "the row is skipped")
         others = [row_id for row_id in map(str, ids) if row_id != row]
         outbox.wait_published(others)
