@@ -200,10 +200,12 @@ async def get_dead_letter(
     return view(await front.operators.run(lambda: named(front.letters.read(), name)))
 
 
-async def among_recent(front: Front, find: Callable[[Sequence[Letter]], T]) -> tuple[T, datetime]:
+async def among_recent(
+    front: Front, find: Callable[[Sequence[Letter]], T], is_enough: Callable[[T], bool] = lambda _found: True
+) -> tuple[T, datetime]:
     """What a page finds among the dead letters of the last look, and when they were read.
 
-    Where that is old, or has no letter with an ID that is asked for, they are read now.
+    Where that is old, lacks an ID that is asked for, or what was found is not enough, they are read now.
 
     Raises:
         Problem: there is no such letter, or Kafka does not answer.
@@ -211,7 +213,9 @@ async def among_recent(front: Front, find: Callable[[Sequence[Letter]], T]) -> t
     await front.looks.within(0)  # so that there is a look for whoever comes next
     if (last := front.looks.letters()) is not None:
         try:
-            return await front.operators.run(find, last.letters), last.at
+            found = await front.operators.run(find, last.letters)
+            if is_enough(found):
+                return found, last.at
         except Problem as problem:
             if problem.kind != "not-found":
                 raise

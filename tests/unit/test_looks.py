@@ -4,10 +4,12 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from api import looks
+from api.dead_letters import among_recent
 from api.headline import Headline
 from api.looks import FRESH_S, RECENT_LOOKS, RECENT_S, Looks
 from api.problems import Problem
@@ -169,3 +171,23 @@ def test_an_outbox_is_searched_again_unless_all_was_in_flight_and_can_still_be()
     assert not seen().has_dead_rows("payment")
     assert seen(replace(STATUS, dead_rows=1)).has_dead_rows("payment")
     assert seen(None).has_dead_rows("payment")
+
+
+def test_where_the_last_look_has_none_of_the_letters_looked_for_they_are_read_now():
+    async def call(find, *given):
+        return find(*given)
+
+    async def within(_limit_s):
+        return None
+
+    def found_in(looked_at, kept):
+        last = SimpleNamespace(letters=looked_at, at=datetime.now(UTC))
+        front: Any = SimpleNamespace(
+            looks=SimpleNamespace(within=within, letters=lambda: last),
+            operators=SimpleNamespace(run=call),
+            letters=SimpleNamespace(read=lambda: kept),
+        )
+        return asyncio.run(among_recent(front, list, bool))[0]
+
+    assert found_in([], ["new"]) == ["new"]
+    assert found_in(["old"], ["new"]) == ["old"]

@@ -164,7 +164,7 @@ def test_a_client_enters_withdrawals_and_has_the_commands_that_ask(client, stack
 
 
 def test_a_client_is_told_which_extra_a_command_needs(client):
-    for command, extra in (("outbox", "relay"), ("migrate", "services"), ("up", "stack"), ("chaos", "lab")):
+    for command, extra in (("migrate", "services"), ("up", "stack"), ("chaos", "lab")):
         line = f"settle: {command} needs what is not installed here: pip install 'settle[{extra}]'\n"
         assert client.run("settle", command) == (2, "", line)
     line = "outbox-relay: the relay needs what is not installed here: pip install 'settle[relay]'\n"
