@@ -48,7 +48,7 @@ def test_what_it_keeps_is_seen_in_the_console_as_it_says(tmp_path):
             link = next(found[1] for text in up.stdout if (found := re.match(r"the console: (\S+)", text)))
             ca = Path(arguments[-1], "secrets", "ca.crt")
             with httpx.Client(verify=str(ca) if SECURE else True, follow_redirects=True, timeout=30) as browser:
-                page = browser.get(link)
+                page = browser.get(link, headers={"Sec-Fetch-Site": "none"})  # as a person opens it
                 assert (page.status_code, page.url.path) == (200, "/console")
                 found = browser.get(page.url.join("/v1/withdrawals?limit=500")).json()["withdrawals"]
                 assert len(found) == 20
