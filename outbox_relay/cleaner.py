@@ -363,9 +363,10 @@ class Cleaner:
         handled = self._source.handled
         handled.gather(DELETE_ROWS)
         if self._handed:
-            done, dead = set(handled.keys()), self._source.quarantined
-            for key in [key for key, row in self._handed.items() if key in done or row in dead]:
-                del self._handed[key]
+            for key in handled.keys():  # noqa: SIM118 - no mapping
+                self._handed.pop(key, None)
+            if dead := self._source.quarantined:
+                self._handed = {key: row for key, row in self._handed.items() if row not in dead}
         return handled
 
     def _raise_if_stopped(self) -> None:

@@ -20,7 +20,7 @@ from outbox_relay.control import rewind as rewinds
 from outbox_relay.control import table
 from outbox_relay.control.table import Act, Orders
 from outbox_relay.errors import RefusedError, RelayError, SetupError
-from outbox_relay.names import one_line
+from outbox_relay.names import name_of, one_line
 from outbox_relay.outbox import Outbox
 from outbox_relay.replication import connect
 from outbox_relay.slot import drop_slot as drop
@@ -111,9 +111,9 @@ def pause(source: SourceSettings, asked: Asked) -> Result:
     with _turn(source) as connection:
         before = table.orders(connection, source.outbox).pause
         if before is not None:
-            return Result(_name(source), before.number, "unchanged", f"paused already, by {before.by}")
+            return Result(name_of(source), before.number, "unchanged", f"paused already, by {before.by}")
         number = table.write(connection, source.outbox, table.PAUSE, asked.who, asked.why)
-    return Result(_name(source), number, "asked", "to be paused")
+    return Result(name_of(source), number, "asked", "to be paused")
 
 
 def resume(source: SourceSettings, asked: Asked) -> Result:
@@ -125,9 +125,9 @@ def resume(source: SourceSettings, asked: Asked) -> Result:
     with _turn(source) as connection:
         before = table.orders(connection, source.outbox).pause
         if before is None:
-            return Result(_name(source), None, "unchanged", "not paused")
+            return Result(name_of(source), None, "unchanged", "not paused")
         number = table.write(connection, source.outbox, table.RESUME, asked.who, asked.why)
-    return Result(_name(source), number, "asked", f"to go on; it was paused by {before.by}")
+    return Result(name_of(source), number, "asked", f"to go on; it was paused by {before.by}")
 
 
 def rewind(
@@ -165,7 +165,7 @@ def rewind(
             raise RefusedError("conflict", f"{outbox.label} holds no such row any more: {_what_is_gone(held)}")
         number = table.write(connection, outbox, table.REWIND, asked.who, asked.why, row_id=row_id, since=since)
     text = f"{held.rows:,} of {held.all_rows:,} rows of the table to be published again; {_what_is_gone(held)}"
-    return Result(_name(source), number, "asked", text)
+    return Result(name_of(source), number, "asked", text)
 
 
 def _what_is_gone(held: rewinds.Held) -> str:
@@ -187,12 +187,12 @@ def skip(source: SourceSettings, asked: Asked, row_id: str) -> Result:
         found = _table(connection, outbox)
         row_id = _row_id(found, row_id)
         if before := table.orders(connection, outbox).skips.get(row_id.encode()):
-            return Result(_name(source), before.number, "unchanged", f"to be skipped already, by {before.by}")
+            return Result(name_of(source), before.number, "unchanged", f"to be skipped already, by {before.by}")
         if found.has_uuids and any(row.id == row_id for row in dead.dead_rows(connection, outbox)):
             raise RefusedError("conflict", f"it is among the dead rows already, {outbox.dead_label}")
         _check_unpublished(connection, found, row_id)
         number = table.write(connection, outbox, table.SKIP, asked.who, asked.why, row_id=row_id)
-    return Result(_name(source), number, "asked", f"to be skipped, and quarantined in {outbox.dead_label}")
+    return Result(name_of(source), number, "asked", f"to be skipped, and quarantined in {outbox.dead_label}")
 
 
 _ROW = "SELECT bool_or({condition}) FROM {table} WHERE {bytes} = %s AND {mine}"
@@ -251,7 +251,7 @@ def _take_out(source: SourceSettings, asked: Asked, names: Sequence[str] | None,
         for one in taken:
             number = table.write(connection, outbox, act, asked.who, asked.why, row_id=one)
             table.answer(connection, outbox, number, table.DONE, was, who=asked.who)
-    return Result(_name(source), number, "done" if taken else "unchanged", text)
+    return Result(name_of(source), number, "done" if taken else "unchanged", text)
 
 
 def drop_slot(source: SourceSettings, asked: Asked) -> Result:
@@ -272,7 +272,7 @@ def drop_slot(source: SourceSettings, asked: Asked) -> Result:
         if not is_dropped:
             raise RefusedError("not-found", f"there is no slot {name}")
         table.answer(connection, outbox, number, table.DONE, f"slot {name} is dropped", who=asked.who)
-    return Result(_name(source), number, "done", f"slot {name} is dropped")
+    return Result(name_of(source), number, "done", f"slot {name} is dropped")
 
 
 def status(source: SourceSettings) -> SourceStatus:
@@ -290,9 +290,9 @@ def status(source: SourceSettings) -> SourceStatus:
                 f"there is no table {outbox.control_label}, which control needs: it is made when it is first used"
             )
     except (RelayError, psycopg.Error) as error:
-        return SourceStatus(_name(source), "unknown", None, (), None, None, one_line(error))
+        return SourceStatus(name_of(source), "unknown", None, (), None, None, one_line(error))
     return SourceStatus(
-        _name(source),
+        name_of(source),
         _state(orders, is_read=found.active),
         orders.pause,
         tuple(one for one in pending if one.act in (table.SKIP, table.REWIND)),
@@ -384,7 +384,3 @@ def _checked(what: str, text: str) -> None:
         raise RefusedError("invalid", f"{what} has more than {TEXT_LENGTH_MAX} characters")
     if not text.strip() or not text.isprintable():
         raise RefusedError("invalid", f"{what} is to be a line of text")
-
-
-def _name(source: SourceSettings) -> str:
-    return source.name or ""
