@@ -2,6 +2,7 @@
 
 import random
 import socket
+import sys
 
 from stack.errors import StackError
 
@@ -11,6 +12,10 @@ HOST = "127.0.0.1"
 # database while that is being restarted.
 PORTS = range(15_000, 32_000)
 TRIES_MAX = 200
+
+# Of this process until it ends. Between the choice and the moment when its server listens, seconds pass, in which
+# another stack that starts would find the port free too.
+_reserved: dict[int, socket.socket] = {}
 
 
 def is_free(port: int) -> bool:
@@ -27,17 +32,33 @@ def is_free(port: int) -> bool:
 def choose(preferred: int | None = None, *, taken: set[int] | None = None) -> int:
     """A free port: the preferred one if it still is, otherwise any; added to ``taken``.
 
+    On Linux it stays reserved until this process ends: no other process is given it here.
+
     Raises:
         StackError: none was found.
     """
     taken = set() if taken is None else taken
     tries = [preferred] if preferred is not None else []
-    tries += random.sample(PORTS, TRIES_MAX)
+    tries += [port for port in random.sample(PORTS, TRIES_MAX) if port not in _reserved]
     for port in tries:
-        if port not in taken and is_free(port):
+        if port not in taken and is_free(port) and _reserve(port):
             taken.add(port)
             return port
     raise StackError(f"no free port found on {HOST} between {PORTS.start} and {PORTS.stop}")
+
+
+def _reserve(port: int) -> bool:
+    """Whether the port is this process's, by an address that one process can have, and that ends with it."""
+    if port in _reserved or sys.platform != "linux":  # where there are no abstract addresses
+        return True
+    reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        reservation.bind(f"\0settle-port-{port}")
+    except OSError:
+        reservation.close()
+        return False
+    _reserved[port] = reservation
+    return True
 
 
 def accepts(port: int, timeout_s: float = 0.5) -> bool:

@@ -28,8 +28,11 @@ LOG_BYTES_MAX = 20_000_000
 LOG_BYTES_SEARCHED = 64_000
 """How far from the end of a log the line is looked for that says why its child ended."""
 
-# What Java writes behind the line that says what is wrong.
-_BESIDE = re.compile(r"at [\w$./<>@-]+\(|\.\.\. \d+ more|WARNING: ")
+# What Java and PostgreSQL write behind the line that says what is wrong.
+_BESIDE = re.compile(
+    r"at [\w$./<>@-]+\(|\.\.\. \d+ more|WARNING: |.* LOG:  database system is shut down$"
+    r"|.* FATAL:  could not create any TCP/IP sockets$|.* (WARNING:  could not create listen socket|HINT:  )"
+)
 
 UNPRIVILEGED_USER = "nobody"
 
@@ -78,7 +81,7 @@ class Child:
         return True
 
     def last_log_line(self) -> str:
-        """The last line in its log since its start, for an error message; of Java's trace, the error itself."""
+        """The last line of its log since its start, for an error message: the error where more follows it."""
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, self.log.stat().st_size - LOG_BYTES_SEARCHED))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]

@@ -48,12 +48,25 @@ class FakeChild(Child):
             + "\t... 9 more\nWARNING: A method in sun.misc.Unsafe has been called\n\n",
             "org.apache.kafka.common.config.ConfigException: PKIX path failed",
         ),
+        (
+            '2026 UTC [7]  LOG:  could not bind IPv4 address "127.0.0.1": Address already in use\n'
+            "2026 UTC [7]  HINT:  Is another postmaster already running on port 15001?\n"
+            '2026 UTC [7]  WARNING:  could not create listen socket for "127.0.0.1"\n'
+            "2026 UTC [7]  FATAL:  could not create any TCP/IP sockets\n"
+            "2026 UTC [7]  LOG:  database system is shut down\n",
+            '2026 UTC [7]  LOG:  could not bind IPv4 address "127.0.0.1": Address already in use',
+        ),
+        (
+            "2026 UTC [7]  FATAL:  could not create shared memory segment: No space left on device\n"
+            "2026 UTC [7]  LOG:  database system is shut down\n",
+            "2026 UTC [7]  FATAL:  could not create shared memory segment: No space left on device",
+        ),
         ("WARNING: Unknown module\n", "WARNING: Unknown module"),
         ("first\nat the end\n\n", "at the end"),
         ("", "it logged nothing"),
     ],
 )
-def test_the_line_that_says_why_a_child_ended_is_found_behind_javas_trace(tmp_path, log, said):
+def test_the_line_that_says_why_a_child_ended_is_found_among_those_that_follow(tmp_path, log, said):
     file = tmp_path / "kafka.log"
     file.write_text(f"of the start before\n{log}")
     with subprocess.Popen(["true"]) as process:
@@ -208,6 +221,19 @@ def test_no_two_parts_get_one_port() -> None:
     taken: set[int] = set()
     first = ports.choose(taken=taken)
     assert ports.choose(first, taken=taken) != first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no abstract addresses")
+def test_a_port_chosen_by_another_process_is_not_chosen_though_nobody_listens_yet() -> None:
+    program = "from stack import ports; print(ports.choose(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        port = int(other.stdout.readline())
+        assert ports.is_free(port)
+        assert ports.choose(port) != port
+        other.communicate("\n")
+    assert ports.choose(port) == port
 
 
 def test_a_stack_is_joined_by_variables(tmp_path: Path) -> None:
