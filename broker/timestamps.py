@@ -14,8 +14,10 @@ RecordPlace = tuple[str, int, int]
 """Topic, partition and offset."""
 
 
-def timestamps(bootstrap: str, places: Collection[RecordPlace], timeout_s: float) -> dict[RecordPlace, datetime]:
-    """When each of these records was produced, UTC; those that are not there any more, or not read in time, lack.
+def timestamps(
+    bootstrap: str, places: Collection[RecordPlace], timeout_s: float
+) -> dict[RecordPlace, datetime | None]:
+    """When each of these records was produced, UTC; None if it is not there; what is not read in time lacks.
 
     Each record is fetched by itself: those of one withdrawal may be far apart.
 
@@ -27,7 +29,7 @@ def timestamps(bootstrap: str, places: Collection[RecordPlace], timeout_s: float
     Raises:
         KafkaException: Kafka does not answer, or a topic may not be read.
     """
-    found: dict[RecordPlace, datetime] = {}
+    found: dict[RecordPlace, datetime | None] = {}
     left = sorted(set(places))
     properties = {"enable.partition.eof": True, "auto.offset.reset": "error", "fetch.wait.max.ms": 10}
     consumer = reader(bootstrap, "settle-scan", {**properties, "fetch.message.max.bytes": 16_384})
@@ -52,9 +54,12 @@ def timestamps(bootstrap: str, places: Collection[RecordPlace], timeout_s: float
                     kind, at_ms = message.timestamp()
                     if error is None and offset == wanted and kind != TIMESTAMP_NOT_AVAILABLE:
                         found[topic, partition, wanted] = datetime.fromtimestamp(at_ms / 1_000, UTC)
+                    elif error is None or error.code() in _NOT_THERE:
+                        found[topic, partition, wanted] = None
     finally:
         consumer.close()
     return found
 
 
+_NOT_THERE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._PARTITION_EOF})
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._ALL_BROKERS_DOWN})

@@ -44,8 +44,8 @@ EVENTS_MAX = 200
 WAITS_S = 0.06
 """How long the page waits for what a withdrawal waits for; then its stream tells."""
 
-TIMES_S = 0.06
-"""How long the page of one under way waits for the times of its records in Kafka; then its stream tells."""
+TIMES_S = 0.1
+"""How long the page waits for the times of its records in Kafka; then its stream tells."""
 
 WAITS_EVERY_S = 5.0
 
@@ -56,7 +56,7 @@ TRACE_S = 5.0
 """For Jaeger's answer."""
 
 TIMES_MAX = 20_000
-"""Times that are remembered: a record's never changes."""
+"""Times that are remembered: a record's never changes, nor that it is gone."""
 
 
 class Tab(NamedTuple):
@@ -77,7 +77,7 @@ TABS = (
 
 TabName = Literal["journal", "events", "ledger", "attempts", "trace", "json"]
 
-_times: OrderedDict[RecordPlace, datetime] = OrderedDict()
+_times: OrderedDict[RecordPlace, datetime | None] = OrderedDict()
 _asking: set[asyncio.Task[None]] = set()
 
 
@@ -87,10 +87,9 @@ async def withdrawal_page(request: StrictRequest, payment_id: UUID, tab: TabName
     front: Front = request.app.state.front
     status = await standing(front, caller_of(request), payment_id)
     events = await front.readers.run(("saga",), events_of, payment_id, 0, EVENTS_MAX)
-    wait_s = None if status.state in FINISHED else TIMES_S
     waits, parts, of_tab = await asyncio.gather(
         _waits(front, status) if tab != "attempts" else _nothing(),
-        _parts(front, status, events, wait_s),
+        _parts(front, status, events, TIMES_S),
         _of_tab(front, tab, status),
     )
     return await frame.page(
@@ -225,7 +224,8 @@ async def _published(
         task.add_done_callback(_asking.discard)
         _, left = await asyncio.wait([task], timeout=wait_s)
         is_asked = bool(left)
-    return {number: _times[place] for number, place in places.items() if place in _times}, is_asked
+    known = ((number, _times.get(place)) for number, place in places.items())
+    return {number: at for number, at in known if at is not None}, is_asked
 
 
 async def _ask_times(front: Front, asked: Collection[RecordPlace]) -> None:

@@ -127,6 +127,7 @@ async def _pages(stack: Stack, requests: int, letter: str, audit_id: str) -> dic
             "of both": f"{LIST}?state=completed&account_id={account}",
             "silent for a minute": f"{LIST}?silent_s=60",
             **{f"one: {tab.name}": f"{LIST}/{one['payment_id']}?tab={tab.name}" for tab in TABS},
+            "one, never shown yet": "",
             "one under way": "",
             "search": f"{HOME}/search?q={account}",
             "stuck": f"{HOME}/stuck",
@@ -145,6 +146,8 @@ async def _pages(stack: Stack, requests: int, letter: str, audit_id: str) -> dic
             for name, page in paths.items():
                 if name == "one under way":
                     page = f"{LIST}/{await _under_way(client)}"
+                elif name == "one, never shown yet":
+                    page = f"{LIST}/{(await _completed(client))['payment_id']}"
                 began = time.perf_counter()
                 answer = await client.get(page, headers={"Accept": "text/html"})
                 took[name].append((time.perf_counter() - began) * 1_000)

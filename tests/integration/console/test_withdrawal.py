@@ -69,7 +69,7 @@ def test_the_journal_has_every_event_with_the_time_of_its_record_in_kafka(
         # All but the last, which the saga service has stored before it was published; and the legend's own.
         return page if bars.count("waited") == len(events) - 1 + 1 else None
 
-    page = wait_until(page_with_times, "Kafka has told the times")  # in time, that is
+    page = wait_until(page_with_times, "Kafka has told the times")  # which the page does not wait for
     for event in events:
         assert event["type"] in page.text
     assert "not known any more" not in page.text
@@ -87,7 +87,10 @@ def test_where_kafka_has_a_record_no_more_the_page_says_so(front: Front, viewer:
     front.execute("saga", "ALTER TABLE event_store DISABLE TRIGGER USER")
     try:
         assert front.query("saga", moved, payment_id)
-        assert "not known any more" in viewer.get(f"{LIST}/{payment_id}").text
+        wait_until(
+            lambda: "not known any more" in viewer.get(f"{LIST}/{payment_id}").text,
+            "Kafka has said that it is gone",
+        )
         assert front.query("saga", moved.replace("+", "-"), payment_id)
     finally:
         front.execute("saga", "ALTER TABLE event_store ENABLE TRIGGER USER")
