@@ -13,7 +13,7 @@ from contracts.topics import PAYMENT_EVENTS
 from processors.account.decide import Account, Decision, LogEntry
 from processors.runtime import outbox_rows
 from processors.runtime.messages import Message
-from processors.runtime.rows import Rows, Write, write_rows
+from processors.runtime.rows import Rows, Write, uuid_array, write_rows
 from tracing import TraceContext
 
 _LOCK_ACCOUNTS = """
@@ -22,7 +22,8 @@ WHERE account_id = ANY(%b) ORDER BY account_id FOR UPDATE
 """
 
 _READ_LOG = """
-SELECT payment_id, account_id, amount_minor, currency, status, reason FROM saga_log WHERE payment_id = ANY(%b)
+SELECT payment_id, account_id, amount_minor, currency, status, reason FROM saga_log
+WHERE payment_id = ANY(%t::uuid[])
 """
 
 _SET_BALANCES = """
@@ -128,7 +129,7 @@ async def lock_and_read(
     Accounts are locked in one order everywhere, so there are no deadlocks; the log is read under the locks.
     """
     accounts = await connection.execute(_LOCK_ACCOUNTS, (sorted(account_ids),))
-    log = await connection.execute(_READ_LOG, (payment_ids,))
+    log = await connection.execute(_READ_LOG, (uuid_array(payment_ids),))
     return (
         {row[0]: Account(*row) for row in await accounts.fetchall()},
         {row[0]: LogEntry(*row) for row in await log.fetchall()},

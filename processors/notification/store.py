@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from processors.notification.decide import Notification
 from processors.runtime import outbox_rows
 from processors.runtime.messages import Emitted
-from processors.runtime.rows import Rows, Write, write_rows
+from processors.runtime.rows import Rows, Write, uuid_array, write_rows
 from tracing import TraceContext
 
 Key = tuple[UUID, str]
@@ -21,7 +21,7 @@ payment_id, template, account_id, amount_minor, currency, recipient, status, rea
 traceparent, tracestate
 """
 
-_KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(%b)"
+_KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(%t::uuid[])"
 
 # As text: in binary format an empty array has no element type.
 _KEYS = "SELECT * FROM unnest(%t::uuid[], %t::text[])"
@@ -46,11 +46,6 @@ UPDATE notifications SET reason = %b, next_attempt_at = %b, updated_at = now()
 WHERE payment_id = %b AND template = %b AND status = 'pending'
 """
 
-_UNNEST = """
-unnest(%b::uuid[], %b::text[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[],
-       %b::smallint[], %b::timestamptz[], %b::text[], %b::text[])
-"""
-
 _NOTIFICATIONS = Rows(
     "notifications",
     payment_id="uuid",
@@ -67,16 +62,18 @@ _NOTIFICATIONS = Rows(
     tracestate="text",
 )
 
-_UPDATE = f"""
+_UPDATE = """
 UPDATE notifications p SET status = n.status, reason = n.reason, attempts = n.attempts,
     next_attempt_at = n.next_attempt_at, updated_at = now()
-FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id AND p.template = n.template
-"""  # noqa: S608 made of constants
+FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::smallint[], %b::timestamptz[])
+    AS n (payment_id, template, status, reason, attempts, next_attempt_at)
+WHERE p.payment_id = n.payment_id AND p.template = n.template
+"""
 
 
 async def known(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set[tuple[UUID, str]]:
     """Payment ID and template of the existing notifications."""
-    cursor = await connection.execute(_KNOWN, (payment_ids,))
+    cursor = await connection.execute(_KNOWN, (uuid_array(payment_ids),))
     return {(row[0], row[1]) for row in await cursor.fetchall()}
 
 
@@ -132,7 +129,7 @@ async def update(
     connection: AsyncConnection, notifications: Sequence[Notification], emitted: Sequence[Emitted]
 ) -> None:
     """Write the outcomes of pending notifications, and their events."""
-    rows = [_row(notification) for notification in notifications]
+    rows = [(n.payment_id, n.template, n.status, n.reason, n.attempts, n.next_attempt_at) for n in notifications]
     await write_rows(connection, Write(_UPDATE, rows), outbox_rows.insert("notification", emitted))
 
 

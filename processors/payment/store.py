@@ -11,7 +11,7 @@ from processors.payment.decide import Payment
 from processors.runtime import outbox_rows
 from processors.runtime.database import LostRace
 from processors.runtime.messages import Emitted
-from processors.runtime.rows import Rows, Write, columns, write_rows
+from processors.runtime.rows import Rows, Write, columns, uuid_array, write_rows
 from tracing import TraceContext
 
 _COLUMNS = """
@@ -19,7 +19,7 @@ payment_id, account_id, amount_minor, currency, status, provider_reference, reas
 deadline_at, void_reason, cancel_refused, traceparent, tracestate
 """
 
-_READ = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ANY(%b)"  # noqa: S608 made of constants
+_READ = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ANY(%t::uuid[])"  # noqa: S608 made of constants
 
 _LOCK = f"{_READ} ORDER BY payment_id FOR UPDATE"
 
@@ -46,13 +46,16 @@ _PAYMENTS = Rows(
     tracestate="text",
 )
 
-_SET_OUTCOME = """
-SET status = n.status, provider_reference = n.provider_reference, reason = n.reason, attempts = n.attempts,
-    next_attempt_at = n.next_attempt_at, deadline_at = n.deadline_at, void_reason = n.void_reason,
-    cancel_refused = n.cancel_refused, claim = NULL, updated_at = now()
+_UPDATE = """
+UPDATE payments p SET status = n.status, provider_reference = n.provider_reference, reason = n.reason,
+    attempts = n.attempts, next_attempt_at = n.next_attempt_at, deadline_at = n.deadline_at,
+    void_reason = n.void_reason, cancel_refused = n.cancel_refused, claim = NULL, updated_at = now()
+FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::smallint[], %b::timestamptz[], %b::timestamptz[],
+            %b::text[], %b::boolean[])
+    AS n (payment_id, status, provider_reference, reason, attempts, next_attempt_at, deadline_at, void_reason,
+          cancel_refused)
+WHERE p.payment_id = n.payment_id
 """
-
-_UPDATE = f"UPDATE payments p {_SET_OUTCOME} FROM {_UNNEST} AS n ({_COLUMNS}) WHERE p.payment_id = n.payment_id"
 
 _COMPLETE_AWAITED = f"""
 UPDATE payments p SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
@@ -109,13 +112,13 @@ _NOTE_REFUSED = "UPDATE payments SET cancel_refused = true, updated_at = now() W
 
 async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
     """The known payments."""
-    cursor = await connection.execute(_READ, (payment_ids,))
+    cursor = await connection.execute(_READ, (uuid_array(payment_ids),))
     return {row[0]: _payment(row) for row in await cursor.fetchall()}
 
 
 async def lock(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
     """The same, locked in a fixed order until the transaction ends."""
-    cursor = await connection.execute(_LOCK, (payment_ids,))
+    cursor = await connection.execute(_LOCK, (uuid_array(payment_ids),))
     return {row[0]: _payment(row) for row in await cursor.fetchall()}
 
 
@@ -208,7 +211,7 @@ async def release(connection: AsyncConnection, token: UUID) -> None:
 
 async def update(connection: AsyncConnection, payments: Sequence[Payment], emitted: Sequence[Emitted]) -> None:
     """Write the outcomes of pending payments, release their claims, and write events to the outbox."""
-    rows = [_row(payment) for payment in payments]
+    rows = [_outcome(payment) for payment in payments]
     await write_rows(connection, Write(_UPDATE, rows), outbox_rows.insert("payment", emitted))
 
 
@@ -228,6 +231,20 @@ def _row(payment: Payment) -> tuple[object, ...]:
         payment.cancel_refused,
         payment.context.traceparent,
         payment.context.tracestate,
+    )
+
+
+def _outcome(payment: Payment) -> tuple[object, ...]:
+    return (
+        payment.payment_id,
+        payment.status,
+        payment.provider_reference,
+        payment.reason,
+        payment.attempts,
+        payment.next_attempt_at,
+        payment.deadline_at,
+        payment.void_reason,
+        payment.cancel_refused,
     )
 
 

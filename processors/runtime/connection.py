@@ -158,9 +158,9 @@ class PromptConnection(AsyncConnection):
         prompt_ms: how long waiting for one answer may block the event loop, milliseconds.
         lock_s: how long a statement waits for a lock, seconds.
         answer_s: how long an answer is waited for, seconds, if the server says nothing of its time limits itself.
-        fit: False once the database has refused something for another reason than the values. The session may be
-            the reason (a server that has become read-only, a plan or a right that has changed), which no retry
-            within it would fix.
+        fit: False once the database has refused something for another reason than the values or a lost race. The
+            session may be the reason (a server that has become read-only, a plan or a right that has changed),
+            which no retry within it would fix.
     """
 
     prompt_ms = PROMPT_MS
@@ -175,6 +175,14 @@ class PromptConnection(AsyncConnection):
             self._pipeline = _GatheringPipeline(self)
         async with super().pipeline() as pipeline:
             yield pipeline
+
+    async def command(self, text: bytes) -> None:
+        """Run a statement that has neither parameters nor rows; in a pipeline, with none of a cursor's cost.
+
+        Raises:
+            psycopg.Error: it fails; in a pipeline only when an answer is asked for.
+        """
+        await self.wait(self._exec_command(text))
 
     async def wait(self, gen: PQGen[Result], *args: Any, **limits: Any) -> Result:
         """Run a psycopg operation to its end; like the base class but for the way of waiting."""
@@ -196,7 +204,7 @@ class PromptConnection(AsyncConnection):
                 return await super().wait(_from(state, gen), *args, **limits)
             finally:
                 silent.cancel()
-        except (psycopg.DataError, psycopg.IntegrityError):
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.SerializationFailure):
             raise
         except psycopg.Error:
             self.fit = False

@@ -146,11 +146,11 @@ class Database:
                 async with AsyncExitStack() as stack:
                     if messages < MANY:
                         await stack.enter_async_context(connection.pipeline())
-                    await connection.execute("BEGIN")
+                    await connection.command(b"BEGIN")
                     yield connection
-                    ended = await connection.execute("COMMIT")
-                if ended.statusmessage != "COMMIT":  # an error that was swallowed inside the block
-                    raise psycopg.InternalError(f"the transaction ended in {ended.statusmessage}")
+                    if connection.info.transaction_status == TransactionStatus.INERROR:
+                        raise psycopg.InternalError("an error was swallowed inside the transaction")
+                    await connection.command(b"COMMIT")
             except BaseException:
                 await self._undo(connection)
                 raise

@@ -7,8 +7,9 @@ of its own but writes a page's rows as one record of the write-ahead log instead
 read again by the relay's walsender of each database of the server.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 from psycopg import AsyncConnection
@@ -22,6 +23,11 @@ def columns(rows: Sequence[Row]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
+def uuid_array(ids: Iterable[UUID]) -> str:
+    """IDs as the text of an array, for ``%t::uuid[]``: psycopg takes longer to make one of a list."""
+    return f"{{{','.join(map(str, ids))}}}"
+
+
 class Write(NamedTuple):
     """A statement that writes rows.
 
@@ -31,6 +37,8 @@ class Write(NamedTuple):
         parameters: makes those of the rows; as it is, an array for each of their columns.
         copy: a statement that does the same by COPY, for many rows, and
         types: of its columns.
+        counted: it ends in ``RETURNING 1``, and a row that it does not find is a lost race. The statement itself
+            ends the transaction then (``LOST_RACE_V1`` of the schema), so nobody waits for its answer to commit.
     """
 
     statement: str
@@ -38,6 +46,7 @@ class Write(NamedTuple):
     parameters: Callable[[Sequence[Row]], list[Any]] = columns
     copy: str | None = None
     types: Sequence[str] = ()
+    counted: bool = False
 
 
 class Rows:
@@ -78,20 +87,17 @@ async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
     """Write disjoint sets of rows; their order, and whether one write sees another's rows, is undefined.
 
     Raises:
-        psycopg.Error: the database refused one of them. In pipeline mode this may only be raised at its end.
+        psycopg.errors.SerializationFailure: a counted write has not found each of its rows.
+        psycopg.Error: the database refused one of them. In pipeline mode either may only be raised at its end.
     """
     wanted = [one for one in writes if one.rows]
     if connection.pgconn.pipeline_status != PipelineStatus.OFF:
         if wanted:
-            *others, last = (one.statement for one in wanted)
-            also = ", ".join(f"w{number} AS ({statement})" for number, statement in enumerate(others))
-            statement = f"WITH {also} {last}" if also else last
-            values = [value for one in wanted for value in one.parameters(one.rows)]
-            await connection.execute(statement, values)
+            await connection.execute(*_together(wanted))
         return
     for one in wanted:
         if one.copy is None:
-            await connection.execute(one.statement, one.parameters(one.rows))
+            await connection.execute(*_together([one]))
             continue
         async with connection.cursor().copy(one.copy) as copy:
             copy.set_types(one.types)
@@ -99,3 +105,14 @@ async def write_rows(connection: AsyncConnection, *writes: Write) -> None:
             for data in map(copy.formatter.write_row, one.rows):
                 if data:
                     await copy.write(data)
+
+
+def _together(writes: Sequence[Write]) -> tuple[str, list[Any]]:
+    """One statement for all, and its parameters."""
+    statements = [one.statement for one in writes]
+    values = [value for one in writes for value in one.parameters(one.rows)]
+    counts = {f"w{number}": len(one.rows) for number, one in enumerate(writes) if one.counted}
+    found = " AND ".join(f"(SELECT count(*) FROM {name}) = %b" for name in counts)  # noqa: S608 made of constants
+    last = f"SELECT CASE WHEN NOT ({found}) THEN settle_lost_race() END" if counts else statements.pop()
+    before = ", ".join(f"w{number} AS ({statement})" for number, statement in enumerate(statements))
+    return f"WITH {before} {last}" if before else last, [*values, *counts.values()]

@@ -111,6 +111,14 @@ OUTBOX_CONTROL_V1 = f"""
     {append_only_v1("outbox_control")}
 """
 
+LOST_RACE_V1 = """
+    -- Ends the transaction of whoever finds, in one of its statements, that a row has changed since it was read.
+    CREATE FUNCTION settle_lost_race() RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE serialization_failure USING MESSAGE = 'a row has changed since it was read';
+    END $$
+"""
+
 WITH_OUTBOX_V2 = "; ".join((WITH_OUTBOX_V1, OUTBOX_CONTROL_V1))
 """What the first migration of a service creates that emits and reads no topic, beside its own tables."""
 

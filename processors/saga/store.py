@@ -1,7 +1,8 @@
 """All SQL of the saga service's batches: reads and writes of the event store and the withdrawals' states."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -9,8 +10,7 @@ from psycopg import AsyncConnection
 
 from contracts.events import encode
 from processors.runtime import outbox_rows
-from processors.runtime.database import LostRace
-from processors.runtime.rows import Rows, columns, write_rows
+from processors.runtime.rows import Row, Rows, Write, columns, uuid_array, write_rows
 from processors.saga.decide import Standing, StoredEvent, Transitions
 
 _COLUMNS = """
@@ -18,7 +18,7 @@ payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, f
 requested_at
 """
 
-_READ = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%b)"  # noqa: S608 made of constants
+_READ = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%t::uuid[])"  # noqa: S608 made of constants
 
 _WITHDRAWALS = Rows(
     "withdrawals",
@@ -44,31 +44,27 @@ WHERE finished_at IS NULL GROUP BY state
 # `seen` only grows, so it serves as the version (optimistic locking): no lock is held while the batch is decided.
 # `finished_in`, which new rows have by default, is the transaction of the end, for operations/endings.py.
 _UPDATE = """
-WITH updated AS (
-    UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
-        state = n.state, seen = n.seen, reason = n.reason, trace_id = n.trace_id, finished_at = n.finished_at,
-        finished_by = n.finished_by, requested_at = n.requested_at, updated_at = now(),
-        finished_in = CASE WHEN w.finished_at IS NULL AND n.finished_at IS NOT NULL THEN pg_current_xact_id()
-            ELSE w.finished_in END
-    FROM unnest(
-        %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
-        %b::timestamptz[], %b::text[], %b::timestamptz[], %b::integer[])
-        AS n (payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at,
-              finished_by, requested_at, seen_before)
-    WHERE w.payment_id = n.payment_id AND w.seen = n.seen_before RETURNING 1)
-SELECT count(*) FROM updated
+UPDATE withdrawals w SET account_id = n.account_id, amount_minor = n.amount_minor, currency = n.currency,
+    state = n.state, seen = n.seen, reason = n.reason, trace_id = n.trace_id, finished_at = n.finished_at,
+    finished_by = n.finished_by, requested_at = n.requested_at, updated_at = now(),
+    finished_in = CASE WHEN w.finished_at IS NULL AND n.finished_at IS NOT NULL THEN pg_current_xact_id()
+        ELSE w.finished_in END
+FROM unnest(
+    %b::uuid[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
+    %b::timestamptz[], %b::text[], %b::timestamptz[], %b::integer[])
+    AS n (payment_id, account_id, amount_minor, currency, state, seen, reason, trace_id, finished_at,
+          finished_by, requested_at, seen_before)
+WHERE w.payment_id = n.payment_id AND w.seen = n.seen_before RETURNING 1
 """
 
 # Most withdrawals of a batch advance in one of a few ways: one statement for each, to which only IDs travel.
 _ADVANCE = """
-WITH updated AS (
-    UPDATE withdrawals w SET state = n.state, seen = n.seen, finished_at = n.finished_at,
-        finished_by = n.finished_by, updated_at = now(),
-        finished_in = CASE WHEN w.finished_at IS NULL AND n.finished_at IS NOT NULL THEN pg_current_xact_id()
-            ELSE w.finished_in END
-    FROM (VALUES (%b::text, %b::integer, %b::timestamptz, %b::text)) AS n (state, seen, finished_at, finished_by)
-    WHERE payment_id = ANY(%b) AND w.seen = %b RETURNING 1)
-SELECT count(*) FROM updated
+UPDATE withdrawals w SET state = n.state, seen = n.seen, finished_at = n.finished_at,
+    finished_by = n.finished_by, updated_at = now(),
+    finished_in = CASE WHEN w.finished_at IS NULL AND n.finished_at IS NOT NULL THEN pg_current_xact_id()
+        ELSE w.finished_in END
+FROM (VALUES (%b::text, %b::integer, %b::timestamptz, %b::text)) AS n (state, seen, finished_at, finished_by)
+WHERE payment_id = ANY(%t::uuid[]) AND w.seen = %b RETURNING 1
 """
 
 _EVENTS = Rows(
@@ -101,7 +97,7 @@ FROM again JOIN missing USING (payment_id, event_id, type)
 
 async def read(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Standing]:
     """The states of these withdrawals."""
-    cursor = await connection.execute(_READ, (payment_ids,))
+    cursor = await connection.execute(_READ, (uuid_array(payment_ids),))
     standings = [Standing(*row) for row in await cursor.fetchall()]
     for standing in standings:
         standing.seen_before, standing.contents_before = standing.seen, standing.contents
@@ -119,24 +115,17 @@ async def write(connection: AsyncConnection, transitions: Transitions) -> None:
 
     Raises:
         psycopg.errors.UniqueViolation: another instance inserted one of these withdrawals first.
-        LostRace: another instance has updated one of them meanwhile.
+        psycopg.errors.SerializationFailure: another instance has updated one of them meanwhile.
     """
-    old = [standing for standing in transitions.standings if standing.seen_before is not None]
-    updates = [await connection.execute(statement, values) for statement, values in _updates(old)]
     await write_rows(
         connection,
-        _WITHDRAWALS.insert([_row(s) for s in transitions.standings if s.seen_before is None]),
-        _EVENTS.insert([_event(s) for s in transitions.stored]),
+        *_updates(one for one in transitions.standings if one.seen_before is not None),
+        _WITHDRAWALS.insert([_row(one) for one in transitions.standings if one.seen_before is None]),
+        _EVENTS.insert([_event(one) for one in transitions.stored]),
         outbox_rows.insert("withdrawal", transitions.emitted),
     )
     if transitions.stored_again:
         await _store_missing(connection, transitions.stored_again)
-    updated = 0
-    for update in updates:  # read last: in pipeline mode their results arrive with the others
-        row = await update.fetchone()
-        updated += row[0] if row is not None else 0
-    if updated != len(old):
-        raise LostRace(f"not all of {len(old)} withdrawals are as they were read")
 
 
 async def _store_missing(connection: AsyncConnection, stored: Sequence[StoredEvent]) -> None:
@@ -150,20 +139,24 @@ async def _store_missing(connection: AsyncConnection, stored: Sequence[StoredEve
     await connection.execute(_STORE_MISSING, (*columns([_event(one) for one in stored]), payment_ids))
 
 
-def _updates(standings: Iterable[Standing]) -> Iterable[tuple[str, Sequence[Any]]]:
-    """Statements, each with its values, that update standings which are as they were read."""
-    advanced = defaultdict[tuple[object, ...], list[UUID]](list)
+def _updates(standings: Iterable[Standing]) -> Iterator[Write]:
+    """Updates of standings that are as they were read."""
+    advanced = defaultdict[tuple[object, ...], list[tuple[UUID]]](list)
     changed = []
     for standing in standings:
         if standing.contents == standing.contents_before:
             way = (standing.state, standing.seen, standing.finished_at, standing.finished_by, standing.seen_before)
-            advanced[way].append(standing.payment_id)
+            advanced[way].append((standing.payment_id,))
         else:
             changed.append((*_row(standing), standing.seen_before))
-    for (*to, seen_before), payment_ids in advanced.items():
-        yield _ADVANCE, (*to, payment_ids, seen_before)
-    if changed:
-        yield _UPDATE, columns(changed)
+    for alike, rows in advanced.items():
+        yield Write(_ADVANCE, rows, partial(_advance, alike), counted=True)
+    yield Write(_UPDATE, changed, counted=True)
+
+
+def _advance(way: tuple[object, ...], rows: Sequence[Row]) -> list[Any]:
+    *to, seen_before = way
+    return [*to, uuid_array(payment_id for (payment_id,) in rows), seen_before]
 
 
 def _row(standing: Standing) -> tuple[object, ...]:

@@ -27,7 +27,7 @@ from psycopg import AsyncConnection
 from contracts.services import PROVIDER
 from processors.payment.gateway import Charge, Declined, Outcome, Paid, Unavailable, Voided
 from processors.runtime.database import MANY, Database
-from processors.runtime.rows import Row, Rows, write_rows
+from processors.runtime.rows import Row, Rows, uuid_array, write_rows
 from processors.runtime.settings import ServiceSettings
 
 CENTS_DECLINED = 5
@@ -51,7 +51,7 @@ _CHARGES = Rows(
 
 _COLUMNS = "payment_id, account_id, amount_minor, currency, status, reference, reason"
 
-_LOOK_UP = f"SELECT {_COLUMNS} FROM charges WHERE payment_id = ANY(%b)"  # noqa: S608 made of constants
+_LOOK_UP = f"SELECT {_COLUMNS} FROM charges WHERE payment_id = ANY(%t::uuid[])"  # noqa: S608 made of constants
 
 _LEDGER = f"SELECT {_COLUMNS} FROM charges WHERE payment_id > %b ORDER BY payment_id LIMIT %b"  # noqa: S608 made of constants
 
@@ -138,7 +138,7 @@ class SimulatedProvider:
             psycopg.OperationalError: the ledger's database does not answer.
         """
         async with self._lock:
-            cursor = await (await self._database.connect()).execute(_LOOK_UP, ([payment_id],))
+            cursor = await (await self._database.connect()).execute(_LOOK_UP, (uuid_array([payment_id]),))
             row = await cursor.fetchone()
         return Entry(*row) if row else None
 
@@ -181,7 +181,7 @@ class SimulatedProvider:
             new = await _insert(connection, rows)
             outcomes: dict[UUID, Outcome] = {payment_id: decided[payment_id][1] for payment_id in new}
             if len(new) < len(decided):
-                cursor = await connection.execute(_LOOK_UP, ([p for p in decided if p not in new],))
+                cursor = await connection.execute(_LOOK_UP, (uuid_array(p for p in decided if p not in new),))
                 for entry in (Entry(*row) for row in await cursor.fetchall()):
                     charge = decided[entry.payment_id][0]
                     same = (entry.account_id, entry.amount_minor, entry.currency) == (
