@@ -59,11 +59,9 @@ def test_a_path_with_a_slash_at_its_end_is_answered_alike(front: Front):
         for one in wrong:
             short, long = (asked(path, **one) for path in (WITHDRAWALS, f"{WITHDRAWALS}/"))
             assert short.status_code >= 400
-            assert (short.status_code, short.json(), {*short.headers}) == (
-                long.status_code,
-                long.json(),
-                {*long.headers},
-            )
+            assert (short.status_code, short.json()) == (long.status_code, long.json())
+            # A body that is not whole when it is refused ends the connection, which is a matter of packets.
+            assert {*short.headers} ^ {*long.headers} <= {"connection"}
         same = {"Idempotency-Key": new_key()}
         first, again = asked(WITHDRAWALS, headers=same), asked(f"{WITHDRAWALS}/", headers=same)
         assert (first.status_code, first.json()) == (again.status_code, again.json())
