@@ -42,6 +42,7 @@ from api.console import withdrawals as withdrawals_page
 from api.front import Front
 from api.guard import guarded
 from api.instrumentation import measured
+from api.short import shortened
 
 PARTS = (
     withdrawals,
@@ -88,7 +89,7 @@ def make_app(front: Front, further: Sequence[HTTPRouteHandler] = ()) -> ASGIApp:
         front: what the handlers share.
         further: handlers beside the API's own.
     """
-    return measured(make_litestar(front, further=further))
+    return measured(shortened(make_litestar(front, further=further)))
 
 
 def make_litestar(

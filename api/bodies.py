@@ -7,8 +7,7 @@ from typing import Any, NoReturn
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import InternalServerException
-from litestar.types import Empty
+from litestar.types import Empty, Receive
 
 from api.problems import Problem
 
@@ -20,6 +19,8 @@ LIST_BYTES_MAX = 512 * 1024
 
 BODY_S_MAX = 10.0
 """How long a body may take to arrive."""
+
+TOO_LARGE = "the body is larger than the API takes"
 
 DIGITS_MAX = 4_000
 """Of a number; Python's own limit is that of a process, and its error speaks of Python."""
@@ -34,42 +35,82 @@ class StrictRequest(Request[Any, Any, Any]):
         """The body as it was sent.
 
         Raises:
-            Problem: it is too late, or ends before it is whole.
+            Problem: it is too large, too late, or ends before it is whole.
         """
-        if self._body is not Empty:  # Litestar asks more than once
-            return await super().body()
-        try:
-            async with asyncio.timeout(BODY_S_MAX):
-                return await super().body()
-        except TimeoutError:
-            raise Problem("too-slow", f"the body did not arrive within {BODY_S_MAX:g} s") from None
-        except InternalServerException:  # Litestar's word for a client that leaves
-            raise Problem("malformed", "the body ended before it was whole") from None
+        if self._body is Empty:  # Litestar asks more than once
+            most = self.route_handler.resolve_request_max_body_size() or BODY_BYTES_MAX
+            self._body = await read_body(self.receive, self.headers.get("content-length"), most)
+        return self._body
 
     async def json(self) -> Any:
         """The body, as what its handler takes it for.
 
         Raises:
-            Problem: it is too late, of another media type, not such JSON, or none that its handler takes.
+            Problem: it is too large, too late, of another media type, not such JSON, or none of the handler's.
         """
-        media_type = self.content_type[0]
-        if media_type not in _JSON:
-            raise Problem("unsupported-media-type", "Content-Type has to be application/json")
-        if self.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Problem("unsupported-media-type", "a body is taken as it is, without a Content-Encoding")
-        body = await self.body()
-        try:
-            found = _DECODER.decode(body.decode())
-        except RecursionError:
-            raise Problem("malformed", "the body is nested too deeply") from None
-        except UnicodeDecodeError:
-            raise Problem("malformed", "the body is not UTF-8") from None
-        except ValueError as error:
-            raise Problem("malformed", f"the body is not JSON: {error}") from None
-        return _taken(found, self.scope["route_handler"].parsed_fn_signature.parameters["data"].annotation)
+        check_media_type(self.headers.get("content-type"), self.headers.get("content-encoding"))
+        kind = self.scope["route_handler"].parsed_fn_signature.parameters["data"].annotation
+        return taken(await self.body(), kind)
 
 
-def _taken(found: Any, kind: Any) -> Any:
+async def read_body(receive: Receive, length: str | None, bytes_max: int) -> bytes:
+    """The body of a request as it was sent.
+
+    Args:
+        receive: of ASGI.
+        length: that its head says, if it does; the server has checked that it is a number.
+        bytes_max: how large it may be.
+
+    Raises:
+        Problem: it is too large, too late, or ends before it is whole.
+    """
+    if length is not None and int(length) > bytes_max:
+        raise Problem("too-large", TOO_LARGE)
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            while more:
+                message: Any = await receive()
+                if message["type"] != "http.request":
+                    raise Problem("malformed", "the body ended before it was whole")
+                body, more = body + message.get("body", b""), message.get("more_body", False)
+                if len(body) > bytes_max:
+                    raise Problem("too-large", TOO_LARGE)
+    except TimeoutError:
+        raise Problem("too-slow", f"the body did not arrive within {BODY_S_MAX:g} s") from None
+    return body
+
+
+def check_media_type(content_type: str | None, encoding: str | None) -> None:
+    """Refuse what says to be no plain JSON.
+
+    Raises:
+        Problem: it does.
+    """
+    if (content_type or "").partition(";")[0].strip().lower() not in _JSON:
+        raise Problem("unsupported-media-type", "Content-Type has to be application/json")
+    if (encoding or "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "a body is taken as it is, without a Content-Encoding")
+
+
+def taken(body: bytes, kind: Any) -> Any:
+    """A body as the type that a handler takes.
+
+    Raises:
+        Problem: it is not such JSON, or not of this type.
+    """
+    try:
+        found = _DECODER.decode(body.decode())
+    except RecursionError:
+        raise Problem("malformed", "the body is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise Problem("malformed", "the body is not UTF-8") from None
+    except ValueError as error:
+        raise Problem("malformed", f"the body is not JSON: {error}") from None
+    return _converted(found, kind)
+
+
+def _converted(found: Any, kind: Any) -> Any:
     """A body as the type that a handler takes, here as Litestar would take "1" for 1."""
     try:
         return msgspec.convert(found, kind, strict=True)

@@ -28,10 +28,15 @@ class Encoded(Response[T]):
             {"type": "http.response.body", "body": body, "more_body": False},
         )
 
-    def to_asgi_response(self, *_args: Any, **_options: Any) -> ASGIApp:  # type: ignore[override]  # it needs none
-        """The response as an application."""
-        return self._answer
-
-    async def _answer(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def send(self, send: Send) -> None:
+        """Send it."""
         for message in self._messages:
             await send(message)
+
+    def to_asgi_response(self, *_args: Any, **_options: Any) -> ASGIApp:  # type: ignore[override]  # it needs none
+        """The response as an application."""
+
+        async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await self.send(send)
+
+        return answer

@@ -18,6 +18,9 @@ OPEN = "open"
 PERMISSION = "permission"
 """In a handler's ``opt``: which permission it asks for. A handler with neither is for nobody."""
 
+FAILED = "failed"
+"""In a scope's ``state``: an error that a way around Litestar has met, which Litestar is to answer."""
+
 _SINGLE = frozenset((b"authorization", b"content-type", b"idempotency-key", b"last-event-id"))
 """Headers that say one thing: with two, another program on the way may have read the other."""
 
@@ -35,16 +38,18 @@ def guarded(app: ASGIApp) -> ASGIApp:
     """
 
     async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _headers(scope)
+        if (error := scope["state"].get(FAILED)) is not None:
+            raise error
+        headers = first_headers(scope)
         if not _is_as_documented(scope):
             raise Problem("path-unknown", "the path is unknown, written like this: a slash or a % too many")
         if scope.get("method") == "OPTIONS":  # Litestar's own handler, which knows only some of a path's methods
             raise MethodNotAllowedException
         handler = scope["route_handler"]
         if not handler.opt.get(OPEN):
-            scope["user"] = await _allowed(scope, headers, handler.opt.get(PERMISSION))
-        is_documented = isinstance(handler, HTTPRouteHandler) and handler.resolve_include_in_schema()
-        if scope["query_string"] and is_documented:
+            front: Front = scope["litestar_app"].state.front
+            scope["user"] = await allowed(front, scope, headers, handler.opt.get(PERMISSION))
+        if scope["query_string"] and isinstance(handler, HTTPRouteHandler) and handler.resolve_include_in_schema():
             parameters.check(handler, scope["query_string"])
         await app(scope, receive, send)
 
@@ -67,7 +72,7 @@ def _is_as_documented(scope: Scope) -> bool:
     )
 
 
-def _headers(scope: Scope) -> dict[bytes, str]:
+def first_headers(scope: Scope) -> dict[bytes, str]:
     """The first header of each name.
 
     Raises:
@@ -82,13 +87,12 @@ def _headers(scope: Scope) -> dict[bytes, str]:
     return found
 
 
-async def _allowed(scope: Scope, headers: dict[bytes, str], permission: str | None) -> Caller:
-    """Who sends a request.
+async def allowed(front: Front, scope: Scope, headers: dict[bytes, str], permission: str | None) -> Caller:
+    """Who sends a request with these headers, and may what it asks for.
 
     Raises:
         Problem: nobody is known by its credentials, its caller comes too often, or may not do that.
     """
-    front: Front = scope["litestar_app"].state.front
     caller = await front.credentials.caller_of(headers.get(b"authorization"), headers.get(b"cookie"))
     if caller is None:
         raise Problem("unauthenticated", "send an API key that is valid: Authorization: Bearer settle_…")

@@ -14,14 +14,14 @@ from processors.runtime.rows import columns
 from tracing import TraceContext
 
 # One statement is one transaction: of the requests that arrived together, each is stored with its outbox row, or
-# not at all because its key or its payment ID is known.
+# not at all because its key or its payment ID is known. It has them as one document (processors.runtime.rows).
 _ACCEPT = f"""
 WITH asked AS (
-    SELECT * FROM unnest(
-        %b::uuid[], %b::text[], %b::text[], %b::boolean[], %b::text[], %b::bigint[], %b::text[], %b::timestamptz[],
-        %b::text[], %b::text[], %b::uuid[], %b::text[]
-    ) AS n (payment_id, caller, idempotency_key, names_payment, account_id, amount_minor, currency, requested_at,
-        traceparent, tracestate, message_id, payload)
+    SELECT * FROM json_to_recordset(%t::json) AS n (
+        payment_id uuid, caller text, idempotency_key text, names_payment boolean, account_id text,
+        amount_minor bigint, currency text, requested_at timestamptz, traceparent text, tracestate text,
+        message_id uuid, payload json
+    )
 ), accepted AS (
     INSERT INTO withdrawals
         (payment_id, caller, idempotency_key, names_payment, account_id, amount_minor, currency, requested_at,
@@ -32,7 +32,7 @@ WITH asked AS (
 ), sent AS (
     INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
     SELECT message_id, '{WITHDRAWAL_REQUESTS.aggregate}', account_id, '{WithdrawalRequested.__name__}',
-        payload::json, traceparent, tracestate
+        payload, traceparent, tracestate
     FROM asked JOIN accepted USING (payment_id)
 )
 SELECT payment_id FROM accepted
@@ -79,6 +79,9 @@ RETURNING caller
 """
 
 _SIGN_OUT = "DELETE FROM sessions WHERE session_hash = %b"
+
+
+_ENCODER = msgspec.json.Encoder()
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -128,7 +131,8 @@ async def accept(connection: AsyncConnection, batch: Sequence[Asked]) -> set[UUI
     Returns:
         The payment IDs of those that are stored now.
     """
-    cursor = await connection.execute(_ACCEPT, columns([_row(asked) for asked in batch]))
+    document = _ENCODER.encode([_row(asked) for asked in batch]).decode()
+    cursor = await connection.execute(_ACCEPT, (document,))
     return {payment_id for (payment_id,) in await cursor.fetchall()}
 
 
@@ -191,9 +195,26 @@ async def _stored(connection: AsyncConnection, query: str, values: Sequence[Any]
     return [msgspec.structs.replace(one, requested_at=one.requested_at.astimezone(UTC)) for one in found]
 
 
-def _row(asked: Asked) -> tuple[Any, ...]:
+class _Row(msgspec.Struct, frozen=True, gc=False):
+    """What a request becomes; each field is a column of the statement's document."""
+
+    payment_id: UUID
+    caller: str
+    idempotency_key: str
+    names_payment: bool
+    account_id: str
+    amount_minor: int
+    currency: str
+    requested_at: datetime
+    traceparent: str | None
+    tracestate: str | None
+    message_id: str
+    payload: msgspec.Raw
+
+
+def _row(asked: Asked) -> _Row:
     request, context = asked.request, asked.context
-    return (
+    return _Row(
         request.payment_id,
         asked.caller,
         asked.key,
@@ -204,6 +225,6 @@ def _row(asked: Asked) -> tuple[Any, ...]:
         request.occurred_at,
         context.traceparent,
         context.tracestate,
-        UUID(request_id(request)),
-        encode(request).decode(),
+        request_id(request),
+        msgspec.Raw(encode(request)),
     )

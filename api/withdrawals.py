@@ -12,6 +12,7 @@ from litestar.params import Parameter
 
 import tracing
 from api import access
+from api.access import Caller
 from api.batching import UnavailableError
 from api.bodies import StrictRequest
 from api.decide import Accepted, KeyReused, Outcome, PaymentTaken
@@ -111,15 +112,39 @@ async def request_withdrawal(
 ) -> Response[AcceptedWithdrawal]:
     """Store a request; from then on it is carried out, also if Kafka is away now."""
     front: Front = request.app.state.front
+    context = request.headers.get("traceparent"), request.headers.get("tracestate")
+    return await answered(front, caller_of(request), data, idempotency_key, context, request.scope["scheme"])
+
+
+async def answered(
+    front: Front,
+    caller: Caller,
+    data: WithdrawalRequest,
+    idempotency_key: str | None,
+    context: tuple[str | None, str | None],
+    scheme: str,
+) -> Encoded[AcceptedWithdrawal]:
+    """The answer to a request for a withdrawal, once it is stored.
+
+    Args:
+        front: what the handlers share.
+        caller: who asks, and may.
+        data: what for.
+        idempotency_key: of the request.
+        context: its headers ``traceparent`` and ``tracestate``.
+        scheme: ``http`` or ``https``.
+
+    Raises:
+        Problem: it is refused, or nothing can be stored now.
+    """
     key = _checked(idempotency_key)
     try:
         event = new_request(data.account_id, data.amount, currency=data.currency, payment_id=data.payment_id)
     except InvalidRequestError as error:
         raise Problem("invalid", str(error)) from None
-    headers = request.headers
-    context = tracing.read_context(_bytes(headers.get("traceparent")), _bytes(headers.get("tracestate")))
-    spans = AskedSpans(event, context, PATH, request.scope["scheme"])
-    asked = Asked(caller_of(request).name, key, data.payment_id is not None, event, spans.context)
+    traceparent, tracestate = map(_bytes, context)
+    spans = AskedSpans(event, tracing.read_context(traceparent, tracestate), PATH, scheme)
+    asked = Asked(caller.name, key, data.payment_id is not None, event, spans.context)
     try:
         outcome = await front.batches.submit(asked)
     except UnavailableError as error:
@@ -145,7 +170,7 @@ def _accepted(outcome: Outcome) -> Accepted:
             raise Problem("still-running", "wait for its answer, or repeat this request", RETRY_S)
 
 
-def _answer(stored: Stored, *, replayed: bool) -> Response[AcceptedWithdrawal]:
+def _answer(stored: Stored, *, replayed: bool) -> Encoded[AcceptedWithdrawal]:
     about = [(b"location", f"{PATH}/{stored.payment_id}".encode())]
     if replayed:
         about.append(_REPLAYED)

@@ -37,6 +37,37 @@ def test_what_is_not_there_or_not_so_is_a_problem_too(front: Front):
         assert set(refused.headers["allow"].replace(" ", "").split(",")) >= {"GET", "POST"}
 
 
+def test_a_path_with_a_slash_at_its_end_is_answered_alike(front: Front):
+    """It goes all the way through Litestar; one without takes the short way."""
+    key, account = front.key(), front.open_account()
+    right = json.dumps(body(account)).encode()
+    wrong = (
+        {"content": b"{"},
+        {"content": b"{}"},
+        {"content": right.replace(b"1.00", b"1.001")},
+        {"content": b"x" * 20_000},
+        {"headers": {"Content-Type": "text/plain"}},
+        {"headers": {"Idempotency-Key": ""}},
+        {"headers": {"Authorization": "Bearer settle_none_none"}},
+    )
+    with front.http(key) as client:
+
+        def asked(path: str, content: bytes = right, headers: dict[str, str] | None = None):
+            fields = {"Content-Type": JSON, "Idempotency-Key": new_key(), **(headers or {})}
+            return client.post(path, content=content, headers=fields)
+
+        for one in wrong:
+            short, long = (asked(path, **one) for path in (WITHDRAWALS, f"{WITHDRAWALS}/"))
+            assert short.status_code >= 400
+            assert (short.status_code, short.json()) == (long.status_code, long.json())
+            # A body that is not whole when it is refused ends the connection, which is a matter of packets.
+            assert {*short.headers} ^ {*long.headers} <= {"connection"}
+        same = {"Idempotency-Key": new_key()}
+        first, again = asked(WITHDRAWALS, headers=same), asked(f"{WITHDRAWALS}/", headers=same)
+        assert (first.status_code, first.json()) == (again.status_code, again.json())
+        assert again.headers["idempotent-replayed"] == "true"
+
+
 def test_an_encoded_body_is_not_taken_for_what_it_is_not(front: Front):
     with front.http(front.key()) as client:
         for encoding, status in (("gzip", 415), ("br", 415), ("identity", 202)):
