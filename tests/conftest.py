@@ -367,3 +367,4 @@ def running(data: Path, **variables: str) -> Iterator[Settle]:
             ):
                 yield settle
             tracing.shutdown()
+            stack.hurry()  # how it stops in order is a test's of its own; nobody needs what is in it any more

@@ -163,3 +163,4 @@ def running_with_api(data: Path, **variables: str) -> Iterator[Front]:
             ):
                 front.jaeger = jaeger
                 yield front
+            stack.hurry()
