@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 STACK := $(VENV)/.stack
 # Each has a stack of its own; most tests wait for something most of the time.
 WORKERS ?= 4
+# Also where the environment says otherwise: each process that a test starts would compile what it imports again.
+test test-secure: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-secure test-compose mutate lint chaos compare bench bench-against bench-api bench-console \

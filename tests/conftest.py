@@ -104,6 +104,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def pytest_collection_finish() -> None:
+    """What is there now stays. To look at it again would take a quarter of a second after each module."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def clients_are_gone() -> Iterator[None]:
     """Kafka's clients end when they are collected, which is late: each has threads, and looks for its broker."""
@@ -362,3 +367,4 @@ def running(data: Path, **variables: str) -> Iterator[Settle]:
             ):
                 yield settle
             tracing.shutdown()
+            stack.hurry()  # how it stops in order is a test's of its own; nobody needs what is in it any more

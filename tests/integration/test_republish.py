@@ -98,6 +98,7 @@ def lossy(tmp_path_factory):
         closing(Lossy(stack, arming, None, client)) as lossy,
     ):
         yield lossy
+        stack.hurry()
 
 
 def test_what_was_lost_before_anybody_read_it_is_published_from_the_tables(lossy: Lossy):

@@ -24,7 +24,7 @@ from api.oidc import LEEWAY_S
 from api.settings import ApiSettings
 from stack.ports import choose
 from tests.conftest import WAIT_S, wait_until
-from tests.integration.api.front import WITHDRAWALS, Front, ask, streams_that_end
+from tests.integration.api.front import WITHDRAWALS, Front, any_authority, ask, streams_that_end
 
 AUDIENCE = "settle"
 ROLE = "settle_role"
@@ -86,7 +86,8 @@ class Api:
         self.url = url
 
     def http(self, token: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=WAIT_S)
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=WAIT_S, verify=any_authority())
 
     def status_with(self, token: str) -> int:
         with self.http(token) as client:

@@ -17,6 +17,7 @@ def stack(tmp_path_factory):
     settings = {"fsync": "off", "max_replication_slots": "500", "max_wal_senders": "30"}
     with Stack(folder, services=(), postgres_settings=settings, secure=SECURE) as running:
         yield running
+        running.hurry()
 
 
 @pytest.fixture

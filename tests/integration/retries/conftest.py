@@ -28,3 +28,4 @@ def retrying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retrying]:
         closing(Retrying(stack, arming, None, client)) as retrying,  # type: ignore[arg-type]  # nothing is traced
     ):
         yield retrying
+        stack.hurry()
