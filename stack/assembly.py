@@ -46,14 +46,19 @@ class Assembly:
     state: stack_json.State
 
 
-def assemble(home: Home, jars: Path, options: Options) -> Assembly:
+def assemble(home: Home, jars: Path, options: Options, taken: set[int]) -> Assembly:
     """Configure the parts, on the ports that they had last time where those are free.
+
+    Args:
+        home: of the stack.
+        jars: of Kafka.
+        options: of the stack.
+        taken: its ports, which are added to it.
 
     Raises:
         StackError: there is no free port.
     """
     old_ports = stack_json.last_ports(home.data)
-    taken: set[int] = set()
 
     def port(part: str) -> int:
         return ports.choose(old_ports.get(part), taken=taken)

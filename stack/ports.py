@@ -13,8 +13,8 @@ HOST = "127.0.0.1"
 PORTS = range(15_000, 32_000)
 TRIES_MAX = 200
 
-# Of this process until it ends. Between the choice and the moment when its server listens, seconds pass, in which
-# another stack that starts would find the port free too.
+# Of this process, until it ends or gives them back. It takes seconds until its server listens; another stack
+# that starts meanwhile would find the port free too.
 _reserved: dict[int, socket.socket] = {}
 
 
@@ -32,7 +32,7 @@ def is_free(port: int) -> bool:
 def choose(preferred: int | None = None, *, taken: set[int] | None = None) -> int:
     """A free port: the preferred one if it still is, otherwise any; added to ``taken``.
 
-    On Linux it stays reserved until this process ends: no other process is given it here.
+    On Linux it stays reserved until this process ends or gives it back: no other process is given it here.
 
     Raises:
         StackError: none was found.
@@ -45,6 +45,14 @@ def choose(preferred: int | None = None, *, taken: set[int] | None = None) -> in
             taken.add(port)
             return port
     raise StackError(f"no free port found on {HOST} between {PORTS.start} and {PORTS.stop}")
+
+
+def give_back(given: set[int]) -> None:
+    """Let others choose these ports again, and empty the set."""
+    for port in given:
+        if (reservation := _reserved.pop(port, None)) is not None:
+            reservation.close()
+    given.clear()
 
 
 def _reserve(port: int) -> bool:

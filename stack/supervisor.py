@@ -15,6 +15,7 @@ from typing import Any, Self
 from broker.security import assume
 from contracts.rights import OPERATOR
 from contracts.services import API, DATABASES, READ_BY
+from stack import ports
 from stack import state as stack_json
 from stack.assembly import FIRST, Options, assemble
 from stack.errors import ChildFailed, StackError
@@ -95,6 +96,7 @@ class Stack:
         )
         self._note = note
         self._lock: FolderLock | None = None
+        self._ports: set[int] = set()
         self._thread: threading.Thread | None = None
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._supervised: dict[str, Supervised] = {}
@@ -186,6 +188,7 @@ class Stack:
         atexit.unregister(self.stop)
         if self._lock is not None:
             self._lock.close()
+        ports.give_back(self._ports)
         if stopped.done():
             stopped.result()
         if interrupted:
@@ -229,8 +232,7 @@ class Stack:
 
     def pid(self, name: str) -> int:
         """The process ID of a part that runs."""
-        pid = self._status(name).pid
-        if pid is None:
+        if (pid := self._status(name).pid) is None:
             raise StackError(f"{name} is not running")
         return pid
 
@@ -314,7 +316,7 @@ class Stack:
         home = Home(self.data, self._lock.children_fd)
         if self._options.secure:
             make_secrets(self.data)
-        parts = assemble(home, jars, self._options)
+        parts = assemble(home, jars, self._options, self._ports)
         servers, kafka, self._state = parts.servers, parts.kafka, parts.state
         self._admin_bootstrap = kafka.admin_address
         assume(kafka.address, stack_json.environment(self._state))
@@ -372,12 +374,11 @@ class Stack:
             waiting = [supervised for supervised in waiting if supervised.status().state != "ready"]
             self._publish()
             for supervised in waiting:
-                if time.monotonic() - started > supervised.part.start_timeout_s:
-                    seconds = supervised.part.start_timeout_s
+                if time.monotonic() - started > (limit_s := supervised.part.start_timeout_s):
                     log = supervised.child.log if supervised.child else "its log"
                     why = supervised.status().waits_for or "it has not been asked"
                     raise ChildFailed(
-                        f"{supervised.part.name} was not ready within {seconds:g} s: {why} (see {log})"
+                        f"{supervised.part.name} was not ready within {limit_s:g} s: {why} (see {log})"
                     )
             if waiting:
                 time.sleep(START_POLL_S)

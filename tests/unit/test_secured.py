@@ -72,7 +72,7 @@ def parts(tmp_path, monkeypatch):
         if secure:
             make_secrets(tmp_path)
         options = Options(SERVICES, DATABASES, {}, {}, (), 4, lambda name: [name], secure)
-        return assemble(Home(tmp_path, 0), tmp_path / "jars", options)
+        return assemble(Home(tmp_path, 0), tmp_path / "jars", options, set())
 
     return parts
 

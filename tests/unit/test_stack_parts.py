@@ -225,15 +225,27 @@ def test_no_two_parts_get_one_port() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there are no abstract addresses")
 def test_a_port_chosen_by_another_process_is_not_chosen_though_nobody_listens_yet() -> None:
-    program = "from stack import ports; print(ports.choose(), flush=True); input()"
+    program = """
+from stack import ports
+taken = set()
+print(ports.choose(taken=taken), flush=True)
+input()
+ports.give_back(taken)
+print(flush=True)
+input()
+"""
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
         port = int(other.stdout.readline())
         assert ports.is_free(port)
         assert ports.choose(port) != port
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline() == "\n"
+        assert ports.choose(port) == port  # given back
         other.communicate("\n")
-    assert ports.choose(port) == port
 
 
 def test_a_stack_is_joined_by_variables(tmp_path: Path) -> None:
