@@ -181,13 +181,15 @@ def test_a_stop_in_good_order_under_load_loses_and_doubles_nothing(settle: Settl
         load.wait_sent(0.5)
         settle.stack.stop_service(service)
         try:
-            load.wait_sent(1.0)
+            late = Load(settle, 30, rate=250, duplicates=0)  # all of the other may be done before it is stopped
+            late.wait_sent(1.0)
             # What was done was also confirmed: a stop leaves nothing to be repeated but what was not begun.
             wait_until(lambda one=service: unconfirmed(settle, one)[0], "something came while it was stopped")
             assert not unconfirmed(settle, service)[1]
         finally:
             settle.stack.start_service(service)
-        load.finish()
+        for one in (load, late):
+            one.finish()
     for service, log in logs.items():
         assert b"Traceback" not in log.read_bytes()[before[service] :]
 
