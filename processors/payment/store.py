@@ -216,22 +216,9 @@ async def update(connection: AsyncConnection, payments: Sequence[Payment], emitt
 
 
 def _row(payment: Payment) -> tuple[object, ...]:
-    return (
-        payment.payment_id,
-        payment.account_id,
-        payment.amount_minor,
-        payment.currency,
-        payment.status,
-        payment.provider_reference,
-        payment.reason,
-        payment.attempts,
-        payment.next_attempt_at,
-        payment.deadline_at,
-        payment.void_reason,
-        payment.cancel_refused,
-        payment.context.traceparent,
-        payment.context.tracestate,
-    )
+    payment_id, *outcome = _outcome(payment)
+    about = (payment_id, payment.account_id, payment.amount_minor, payment.currency)
+    return *about, *outcome, payment.context.traceparent, payment.context.tracestate
 
 
 def _outcome(payment: Payment) -> tuple[object, ...]:
