@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.benchmarks.debezium import measure as measure_debezium
+from lab.benchmarks.load import in_turn
 from lab.benchmarks.machine import write
 from lab.benchmarks.relay_measures import Drain, Outbox, Raw, drain, latency, relay, wait_published
 from lab.cluster import Cluster
@@ -139,7 +140,8 @@ def on_cluster(
                 wait_published(outbox, 1_000)
         for number in range(repeats):
             console.print(f"three brokers, backlog of {rows:,} rows, {number + 1} of {repeats}")
-            for place, outbox in outboxes.items():
+            for place in in_turn(tuple(outboxes), number):
+                outbox = outboxes[place]
                 outbox.write(rows)
                 drains[place].append(drain(outbox, rows))
                 outbox.connection.execute("TRUNCATE outbox")
