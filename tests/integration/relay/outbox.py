@@ -126,18 +126,23 @@ class Outbox:
         """Where the log ends now."""
         return self.one("SELECT pg_current_wal_lsn()::text")
 
-    def confirmed_passes(self, lsn):
+    def confirmed_passes(self, lsn, slot=None):
         """Whether the slot's confirmed position is at or past ``lsn``."""
         return bool(
             self.one(
                 "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
                 lsn,
-                self.slot,
+                slot or self.slot,
             )
         )
 
     def drop_slot(self, name=None):
-        """Drop the slot; a walsender takes a moment to notice that its relay is gone."""
+        """Drop the slot; a walsender takes a moment to notice that its relay is gone.
+
+        A relay that was stopped while it filled has made none: ``wait_confirmed`` before it is stopped.
+        """
+        there = self.one("SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s", name or self.slot)
+        assert there, "there is no such slot: its relay was stopped before it was made"
         drop = (
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
             " WHERE slot_name = %s AND NOT active"
@@ -215,10 +220,10 @@ class Outbox:
             consumer.assign(self.partitions())
             wait_until(published, f"{len(missing)} rows are published", deadline_s)
 
-    def wait_confirmed(self, deadline_s=DEADLINE_S):
+    def wait_confirmed(self, deadline_s=DEADLINE_S, slot=None):
         """Wait until the slot has confirmed all that is committed now."""
-        lsn = self.lsn()
-        wait_until(lambda: self.confirmed_passes(lsn), "the confirmed position passes the log's end", deadline_s)
+        lsn, what = self.lsn(), "the confirmed position passes the log's end"
+        wait_until(lambda: self.confirmed_passes(lsn, slot), what, deadline_s)
 
     def assert_exactly_once_in_order(self):
         """Topic against table, row by row: none missing, none doubled, those of a key in their order."""

@@ -154,11 +154,12 @@ def test_a_publication_that_leaves_rows_out_is_mended_and_they_are_published(sha
 
 
 def test_a_slot_that_is_dropped_is_made_anew_and_nothing_is_published_twice(shaped, file_of):
-    described = shaped.description
+    slot = slot_name(shaped.connection, shaped.description)
     with carrying(file_of(shaped, cleanup=False)):
         first = shaped.put()
         shaped.wait_published([first])
-    shaped.drop_slot(slot_name(shaped.connection, described))
+        shaped.wait_confirmed(slot=slot)
+    shaped.drop_slot(slot)
     second = shaped.put()
     with carrying(file_of(shaped, cleanup=False, initial="all")):
         shaped.wait_published([second])

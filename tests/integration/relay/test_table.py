@@ -212,6 +212,7 @@ def test_a_dead_row_stays_dead_after_a_restart_and_a_lost_slot(stack):
     with relaying(outbox, cleanup=False):
         second = outbox.insert()
         outbox.wait_published([second])
+        outbox.wait_confirmed()
     outbox.drop_slot()
     with relaying(outbox, cleanup=False):
         third = outbox.insert()
