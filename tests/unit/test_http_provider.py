@@ -157,12 +157,12 @@ def test_a_rate_limit_is_not_ended_by_the_answer_to_an_earlier_call():
 
 def test_silence_ends_after_the_time_limit():
     async def silent(_request):
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
         return web.Response()
 
     started = time.monotonic()
     assert outcome_of(silent, provider_timeout_s=0.1) == Unavailable("provider_timeout")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 def test_a_connection_that_breaks_leaves_the_outcome_unknown():

@@ -48,7 +48,7 @@ OF_TIME = [
 
 @pytest.fixture
 def root(front: Front) -> Iterator[httpx.Client]:
-    with front.http(front.key("root", "admin"), timeout=5) as client:
+    with front.http(front.key("root", "admin")) as client:
         yield client
 
 
