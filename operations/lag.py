@@ -112,8 +112,12 @@ def consumer_lag(
     Raises:
         KafkaException: Kafka does not answer a query within ``timeout_s`` seconds.
     """
-    found = progress(sample(bootstrap, services, timeout_s))
-    return sorted((one.service, one.topic, one.lag) for one in found if one.lag)
+    return behind(sample(bootstrap, services, timeout_s))
+
+
+def behind(now: Sample) -> list[tuple[str, str, int]]:
+    """Records that a service has not committed yet, as (service, topic, records), where there are any."""
+    return sorted((one.service, one.topic, one.lag) for one in progress(now) if one.lag)
 
 
 def without_members(bootstrap: str, services: Collection[str], timeout_s: float) -> set[str]:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg.errors import LockNotAvailable
 from uuid_utils.compat import uuid7
 
 from contracts.postgres import session
@@ -33,6 +34,9 @@ TABLE_V1 = """
     CREATE INDEX audits_newest ON audits (started_at, audit_id)
 """
 """For a migration of that database; a change is a new version."""
+
+GIVEN_BACK_S = 5
+"""How long an audit that has ended may take to give its lock back."""
 
 # An arbitrary number, the same for every process that runs an audit.
 _LOCK = 0x5E77A0
@@ -99,8 +103,7 @@ def begun(dsn: str, started_by: str) -> Iterator[tuple[UUID, Callable[[Audit | E
         psycopg.OperationalError: the database does not answer.
     """
     with session(dsn, autocommit=True) as connection:
-        (is_ours,) = connection.execute("SELECT pg_try_advisory_lock(%s::bigint)", (_LOCK,)).fetchone() or (False,)
-        if not is_ours:
+        if not _locked(connection):
             raise AuditRunningError("an audit is running already; its result is the newest of the history")
         audit_id = uuid7()
         connection.execute(_BEGIN, (audit_id, started_by))
@@ -113,6 +116,23 @@ def begun(dsn: str, started_by: str) -> Iterator[tuple[UUID, Callable[[Audit | E
             connection.execute(_END, (result, error, audit_id))
 
         yield audit_id, end
+
+
+def _locked(connection: psycopg.Connection[Any]) -> bool:
+    """Whether this session has the lock now. One whose result is there gives it back a moment later."""
+    row = connection.execute("SELECT pg_try_advisory_lock(%s::bigint)", (_LOCK,)).fetchone()
+    if row is not None and row[0]:
+        return True
+    newest = connection.execute("SELECT finished_at FROM audits ORDER BY started_at DESC LIMIT 1").fetchone()
+    if newest is not None and newest[0] is None:
+        return False
+    try:
+        with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{GIVEN_BACK_S}s",))
+            connection.execute("SELECT pg_advisory_lock(%s::bigint)", (_LOCK,))
+    except LockNotAvailable:
+        return False
+    return True
 
 
 def audit(dsn: str, started_by: str, dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
@@ -139,14 +159,22 @@ def audit(dsn: str, started_by: str, dsns: Mapping[str, str], bootstrap: str, wa
 
 def find(connection: psycopg.Connection[Any], audit_id: UUID) -> AuditRun | None:
     """One audit; None where none has this ID."""
-    row = utc.cursor(connection).execute(_FIND, (audit_id,)).fetchone()
-    return _run_of(row) if row is not None else None
+    return next(iter(_looked_at(connection, _FIND, (audit_id,))), None)
 
 
 def history(connection: psycopg.Connection[Any], limit: int, before: UUID | None = None) -> list[AuditRun]:
     """The audits, the newest first; with ``before``, those that began before that one."""
-    rows = utc.cursor(connection).execute(_HISTORY, {"limit": limit, "before": before}).fetchall()
-    return [_run_of(row) for row in rows]
+    return _looked_at(connection, _HISTORY, {"limit": limit, "before": before})
+
+
+def _looked_at(connection: psycopg.Connection[Any], query: str, values: Any) -> list[AuditRun]:
+    """The audits of a query. The lock is looked at after the rows: one that ends meanwhile is looked at again."""
+    known: set[UUID] = set()
+    while True:
+        found = [_run_of(row) for row in utc.cursor(connection).execute(query.encode(), values).fetchall()]
+        if all(run.audit_id in known for run in found if run.state == "interrupted"):
+            return found
+        known.update(run.audit_id for run in found)
 
 
 def _run_of(row: tuple[Any, ...]) -> AuditRun:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 import psycopg
 
+from broker.offsets import Place
 from contracts.postgres import session
 from contracts.services import NAMES, READ_BY
 from operations.audit import story
@@ -14,7 +15,7 @@ from operations.audit.arrivals import differences, unpublished
 from operations.audit.offenders import Offenders
 from operations.audit.sides import stories
 from operations.dead_letters.letters import count_open
-from operations.lag import consumer_lag, deleted_unread
+from operations.lag import behind, deleted_unread, sample
 from outbox_relay.slot_name import SLOT_PREFIX
 from outbox_relay.status import paused
 from processors.runtime.gaps import Gap, noted_gaps
@@ -108,10 +109,7 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
         psycopg.OperationalError: a database does not answer.
         KafkaException: Kafka does not answer.
     """
-    deadline = time.monotonic() + wait_s
-    consumed = _consumed(bootstrap, deadline)
-    _wait_until_quiet(dsns["saga"], deadline)
-    published = _published(dsns, max(deadline, time.monotonic() + CONFIRM_S))
+    consumed, published = _settled(dsns, bootstrap, time.monotonic() + wait_s)
     offenders = {name: Offenders() for name in story.CHECKS}
     outcomes: Counter[str] = Counter()
     # While withdrawals are under way an event may be late rather than lost.
@@ -157,13 +155,37 @@ def _wait_until_quiet(dsn: str, deadline: float) -> None:
             time.sleep(POLL_S)
 
 
-def _consumed(bootstrap: str, deadline: float) -> Check:
-    """Whether every record is consumed: a request that no service has read yet is in no database."""
+def _settled(dsns: Mapping[str, str], bootstrap: str, deadline: float) -> tuple[Check, Check]:
+    """Wait for what is under way, also what follows an end, such as a mail; whether all is consumed and published.
+
+    What is consumed makes events to publish, and what is published waits to be consumed. Nothing does any more
+    once all is consumed, then published, and no record was written meanwhile.
+    """
+    consumed, ends = _consumed(bootstrap, deadline)
+    _wait_until_quiet(dsns["saga"], deadline)
+    deadline = max(deadline, time.monotonic() + CONFIRM_S)
     while True:
-        behind = consumer_lag(bootstrap)
-        if not behind or time.monotonic() >= deadline:
-            found = Offenders(f"{service}: {lag} records of {topic}" for service, topic, lag in behind)
-            return _check(CHECK_CONSUMED, found)
+        published, before = _published(dsns, deadline), ends
+        if not (consumed.ok and published.ok):
+            return consumed, published
+        consumed, ends = _consumed(bootstrap, deadline)
+        if ends == before:
+            return consumed, published
+        if time.monotonic() >= deadline:
+            return _check(CHECK_CONSUMED, Offenders(["records are being written all the time"])), published
+
+
+def _consumed(bootstrap: str, deadline: float) -> tuple[Check, Mapping[Place, int]]:
+    """Whether every record is consumed, and where the topics end.
+
+    A request that no service has read yet is in no database.
+    """
+    while True:
+        now = sample(bootstrap)
+        unread = behind(now)
+        if not unread or time.monotonic() >= deadline:
+            found = Offenders(f"{service}: {lag} records of {topic}" for service, topic, lag in unread)
+            return _check(CHECK_CONSUMED, found), now.end
         time.sleep(POLL_S)
 
 

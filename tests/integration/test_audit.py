@@ -12,7 +12,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from operations.audit.run import run
-from tests.conftest import OPENING_MINOR, Settle, wait_until
+from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until
 from tests.integration.test_withdrawals import request
 
 
@@ -24,6 +24,12 @@ def completed(settle: Settle) -> tuple[UUID, str]:
     assert settle.finished(payment_id).state == "completed"
     settle.audit()
     return payment_id, account
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """The time that the relay has for itself is long: how soon it confirms is up to the machine."""
+    monkeypatch.setattr("operations.audit.run.CONFIRM_S", WAIT_S)
 
 
 def off(settle: Settle, wait_s: float) -> dict[str, str]:
@@ -99,7 +105,7 @@ def test_a_refund_of_what_was_paid(settle: Settle, completed):
         assert "MoneyRefunded is missing" in said["events"]
 
 
-def test_an_outbox_row_that_was_lost_before_it_was_published(settle: Settle):
+def test_an_outbox_row_that_was_lost_before_it_was_published(settle: Settle, patient):
     account = settle.open_account()
     settle.execute(
         "payment",
@@ -109,9 +115,9 @@ def test_an_outbox_row_that_was_lost_before_it_was_published(settle: Settle):
     )
     payment_id = settle.client.request(account, "100.00").payment_id
     try:
-        wait_until(
-            lambda: settle.query("payment", "SELECT FROM payments WHERE payment_id = %s", payment_id), "it is paid"
-        )
+        paid = "SELECT FROM payments WHERE payment_id = %s AND status = 'processed'"
+        wait_until(lambda: settle.query("payment", paid, payment_id), "it is paid")
+        settle.all_read()
         said = off(settle, 2.0)
         assert set(said) == {"events", "finished"}
         assert f"{payment_id}: PaymentProcessed is missing: the payment service did it" in said["events"]
@@ -207,7 +213,7 @@ def test_a_row_that_the_relay_put_aside(settle: Settle, completed):
         assert said == {"outbox": f"{payment_id}: PaymentProcessed of payment can never be published: too large"}
 
 
-def test_a_hole_in_a_story(settle: Settle):
+def test_a_hole_in_a_story(settle: Settle, patient):
     """A request that only the saga service has heard of: money asked for, and nobody decides."""
     one = request(settle.open_account())
     settle.execute(
@@ -232,7 +238,7 @@ def test_a_log_that_the_server_keeps_in_memory(settle: Settle, completed):
             assert off(settle, 0.0) == {}
 
 
-def test_the_relay_has_time_of_its_own(settle: Settle, monkeypatch):
+def test_the_relay_has_time_of_its_own(settle: Settle, patient, monkeypatch):
     """A withdrawal that never ends takes all the time there is: what is written is confirmed nevertheless."""
     relay = psutil.Process(settle.stack.pid("relay"))
 
