@@ -46,6 +46,21 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path, after):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_killed_itself_it_leaves_nothing_that_runs(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(COMMAND, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert any("killed when" in line for line in process.stdout)
+        demo = psutil.Process(process.pid)
+
+        def its_relay():
+            return any("outbox_relay" in " ".join(child.cmdline()) for child in demo.children())
+
+        wait_until(its_relay, "the next relay runs")
+        children = demo.children(recursive=True)
+        process.kill()
+        wait_until(lambda: not any(child.is_running() for child in children), "its processes are gone")
+
+
 @pytest.mark.parametrize("numbers", [[1, 2, 3, 3], [1, 3], [2, 1, 3]], ids=["doubled", "lost", "out of order"])
 def test_a_topic_that_is_not_as_promised_is_told(monkeypatch, numbers):
     monkeypatch.setattr(relay_demo, "ROWS", 3)
