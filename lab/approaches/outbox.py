@@ -160,13 +160,13 @@ class PollingWorker:
         self._producer = idempotent_producer(bootstrap)
 
     def run(self, stop: threading.Event) -> None:
-        """Publish until stopped, also while the database is away."""
+        """Publish until stopped, also while the database or Kafka is away."""
         while not stop.is_set():
             try:
                 if self._db.closed:
                     self._db = connect(self._dsn)
                 full = self.publish_once() == ROWS_MAX
-            except OperationalError:
+            except (OperationalError, KafkaException):
                 full = False
             if not full:
                 stop.wait(self._poll_every_s)
@@ -224,18 +224,22 @@ class PaymentService:
         self._start_over()
 
     def run(self, stop: threading.Event) -> None:
-        """Pay until stopped, also while the database is away."""
+        """Pay until stopped, also while the database or Kafka is away."""
+        has_failed = False
         while not stop.is_set():
-            # Wait for one, then take what has arrived: waiting for a full batch would delay the first one.
-            found = self._consumer.consume(1, CONSUME_S)
-            found += self._consumer.consume(ROWS_MAX - 1, 0) if found else []
-            messages = [message for message in found if message.error() is None]
             try:
+                if has_failed:
+                    self._start_over()
+                    has_failed = False
+                # Wait for one, then take what has arrived: waiting for a full batch would delay the first one.
+                found = self._consumer.consume(1, CONSUME_S)
+                found += self._consumer.consume(ROWS_MAX - 1, 0) if found else []
+                messages = [message for message in found if message.error() is None]
                 if messages:
                     self.handle(messages)
-            except OperationalError:
+            except (OperationalError, KafkaException):
+                has_failed = True
                 stop.wait(CONSUME_S)
-                self._start_over()
         self._consumer.close()
 
     def handle(self, messages: list[Message]) -> None:

@@ -19,7 +19,13 @@ _END_SESSIONS: LiteralString = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()
 """
 _PREPARED: LiteralString = "SELECT gid FROM pg_prepared_xacts WHERE database = %s"
+_SESSIONS: LiteralString = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = ANY(%s))"
 _SLOTS: LiteralString = "SELECT slot_name FROM pg_replication_slots WHERE database = %s"
+# A walsender whose relay has gone notices it a moment later.
+_END_READERS: LiteralString = """
+SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
+WHERE database = %s AND active_pid IS NOT NULL
+"""
 
 
 class Server:
@@ -81,8 +87,15 @@ class Server:
     def drop_slots(self, name: str) -> None:
         """Drop a database's replication slots, which nobody reads any more."""
         with self._admin() as admin:
+            admin.execute(_END_READERS, (name,))
             for (slot,) in admin.execute(_SLOTS, (name,)).fetchall():
                 admin.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+
+    def has_sessions(self, names: Sequence[str]) -> bool:
+        """Whether a session of one of these databases has not ended yet."""
+        with self._admin() as admin:
+            row = admin.execute(_SESSIONS, (list(names),)).fetchone()
+        return row is not None and bool(row[0])
 
     def close(self, name: str) -> None:
         """Make a database unavailable: its sessions end as in a crash, and new ones are refused."""

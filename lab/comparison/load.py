@@ -53,8 +53,12 @@ class Meter:
         return Written((fsyncs - self._before[0]) / count, (position - self._before[1]) / count)
 
     def _now(self) -> tuple[int, int]:
-        if self._site.spec.processes:
-            # Closed clients' backends have reported their counts. Workers' backends report when they work again.
+        site = self._site
+        if not site.spec.processes:
+            # The backends of closed clients report their counts as they end.
+            names = [site.database(role) for role in site.spec.databases]
+            wait_for(lambda: not site.server.has_sessions(names), "the clients' sessions have ended")
+        else:  # workers' backends report when they work again
             time.sleep(STATISTICS_S)
             with closing(self._site.client()) as client:
                 one = new_request(self._account, amount_minor=AMOUNT_MINOR)

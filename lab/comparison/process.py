@@ -16,7 +16,7 @@ from contracts import failpoints
 from contracts.events import WithdrawalRequested, decode, encode
 
 READY = "ready"
-STOP_S = 15.0
+STOP_S = 60.0
 
 
 class DiedAtStartError(Exception):

@@ -18,7 +18,11 @@ from lab.comparison.sites import site
 from lab.comparison.specs import SPECS
 from tests.conftest import Settle
 
-PLAN = QUICK._replace(withdrawals=60)
+# Long enough that a process may stand still for a moment, and that the worker that polls each second polls amid
+# those that are watched.
+PLAN = QUICK._replace(
+    withdrawals=60, watched=30, watched_per_second=20.0, faults=QUICK.faults._replace(halfway_s=5.0)
+)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -82,7 +86,8 @@ def test_an_outbox_alone_leaves_refused_payments_to_a_person(by_name: dict[str, 
 def test_the_reader_sees_a_window_where_there_is_one(by_name: dict[str, Result]):
     seen = {name: one.consistency for name, one in by_name.items()}
     assert seen["monolith"].seen == 0
-    assert seen["outbox_polling"].seen == PLAN.watched
+    # Those just before a poll may be paid before the next look.
+    assert seen["outbox_polling"].seen > PLAN.watched / 2
     for name in ("saga", "outbox_wal"):
         # Some are shorter than a look; all are where a busy machine takes 5 ms and more for one.
         assert seen[name].seen > 0 or seen[name].resolution_ms > 5
@@ -90,13 +95,15 @@ def test_the_reader_sees_a_window_where_there_is_one(by_name: dict[str, Result])
     assert seen["outbox_polling"].longest_ms > 500  # it polls each second
 
 
-def test_the_advice_follows_from_the_figures(found: Comparison):
+def test_the_advice_follows_from_the_figures(found: Comparison, by_name: dict[str, Result]):
     """Where a machine is so slow that callers waited, that follows from them too: nothing is advised."""
     fitting = {
         "one database holds everything": "monolith",
         "services with databases of their own": "saga",
         "an audit trail, the balance of any day": "event_sourcing",
-        "others must hear of it through a queue": "outbox_wal",
+        "others must hear of it through a queue": min(
+            ("outbox_polling", "outbox_wal"), key=lambda name: by_name[name].load.finished.p50_ms
+        ),
     }
     advised = {one.need: one.name for one in found.advice}
     assert advised.items() <= fitting.items()
