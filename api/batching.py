@@ -41,11 +41,13 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._running: set[tuple[str, str]] = set()
         self._arrived = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin, on the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="batches")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name="batches")
 
     async def close(self) -> None:
         """Stop; what still waits is not stored."""
@@ -66,7 +68,7 @@ class Batcher:
             return StillRunning()
         if len(self._waiting) >= WAITING_MAX:
             raise UnavailableError(f"{WAITING_MAX:,} requests are waiting already")
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._running.add(key)
         self._waiting.append((asked, outcome))
         self._arrived.set()

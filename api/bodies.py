@@ -39,7 +39,8 @@ class StrictRequest(Request[Any, Any, Any]):
         """
         if self._body is Empty:  # Litestar asks more than once
             most = self.route_handler.resolve_request_max_body_size() or BODY_BYTES_MAX
-            self._body = await read_body(self.receive, self.headers.get("content-length"), most)
+            loop = asyncio.get_running_loop()
+            self._body = await read_body(loop, self.receive, self.headers.get("content-length"), most)
         return self._body
 
     async def json(self) -> Any:
@@ -53,10 +54,13 @@ class StrictRequest(Request[Any, Any, Any]):
         return taken(await self.body(), kind)
 
 
-async def read_body(receive: Receive, length: str | None, bytes_max: int) -> bytes:
+async def read_body(
+    loop: asyncio.AbstractEventLoop, receive: Receive, length: str | None, bytes_max: int
+) -> bytes:
     """The body of a request as it was sent.
 
     Args:
+        loop: that runs; to ask for it is a system call in Python 3.11.
         receive: of ASGI.
         length: that its head says, if it does; the server has checked that it is a number.
         bytes_max: how large it may be.
@@ -66,18 +70,29 @@ async def read_body(receive: Receive, length: str | None, bytes_max: int) -> byt
     """
     if length is not None and int(length) > bytes_max:
         raise Problem("too-large", TOO_LARGE)
+    task, is_late = asyncio.current_task(loop), False
+
+    def give_up() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()  # type: ignore[union-attr]  # it runs in one
+
     body, more = b"", True
+    limit = loop.call_later(BODY_S_MAX, give_up)  # asyncio.timeout asks the system who we are, thrice
     try:
-        async with asyncio.timeout(BODY_S_MAX):
-            while more:
-                message: Any = await receive()
-                if message["type"] != "http.request":
-                    raise Problem("malformed", "the body ended before it was whole")
-                body, more = body + message.get("body", b""), message.get("more_body", False)
-                if len(body) > bytes_max:
-                    raise Problem("too-large", TOO_LARGE)
-    except TimeoutError:
+        while more:
+            message: Any = await receive()
+            if message["type"] != "http.request":
+                raise Problem("malformed", "the body ended before it was whole")
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+            if len(body) > bytes_max:
+                raise Problem("too-large", TOO_LARGE)
+    except asyncio.CancelledError:
+        if not is_late or task.uncancel():  # type: ignore[union-attr]
+            raise
         raise Problem("too-slow", f"the body did not arrive within {BODY_S_MAX:g} s") from None
+    finally:
+        limit.cancel()
     return body
 
 

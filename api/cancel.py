@@ -13,10 +13,9 @@ from api.access import Caller
 from api.bodies import StrictRequest
 from api.front import Front
 from api.guard import PERMISSION, caller_of
-from api.journal import written_down
+from api.journal import Reason, written_down
 from api.problems import OF_A_BODY, Problem, problems
 from api.statuses import unknown, visible
-from api.stuck import Why
 from api.withdrawals import PATH
 from contracts.events import CancelRequested, follow
 from operations.accepted import ACCEPTED
@@ -24,6 +23,12 @@ from operations.errors import FinishedError
 from processors.saga.decide import INCOMPLETE
 from processors.saga.status import status_of
 from tracing import new_unsampled
+
+
+class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a withdrawal is cancelled; who cancels another's has to say it."""
+
+    reason: Reason | None = None
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -42,16 +47,18 @@ class Cancelled(msgspec.Struct, frozen=True):
     opt={PERMISSION: access.CANCEL},
     responses=problems(*OF_A_BODY, "not-found", "finished"),
 )
-async def cancel_withdrawal(request: StrictRequest, payment_id: UUID, data: Why | None = None) -> Cancelled:
+async def cancel_withdrawal(
+    request: StrictRequest, payment_id: UUID, data: Cancellation | None = None
+) -> Cancelled:
     """Ask the payment service not to pay. Repeating it is harmless, so it needs no idempotency key.
 
-    A client cancels its own without a body; whoever cancels another's says why, for the log of what operators do.
+    A client cancels its own without a reason; who cancels another's says why, for the log of what operators do.
     """
     front: Front = request.app.state.front
     caller = caller_of(request)
     if caller.sees_only_its_own:
         return await _cancel(front, caller, payment_id)
-    if data is None:
+    if data is None or data.reason is None:
         raise Problem("invalid", 'say why, for the log of what operators do: {"reason": "…"}')
     async with written_down(request, "cancel", payment_id, data.reason) as action:
         action.result = result = await _cancel(front, caller, payment_id)

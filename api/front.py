@@ -41,7 +41,12 @@ class Front:
 
     Args:
         settings: of this process.
+
+    Attributes:
+        loop: the event loop, once it is started.
     """
+
+    loop: asyncio.AbstractEventLoop
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
@@ -67,6 +72,7 @@ class Front:
 
     def start(self) -> None:
         """Begin, on the running event loop."""
+        self.loop = asyncio.get_running_loop()
         self.batches.start()
 
     async def close(self) -> None:

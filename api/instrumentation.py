@@ -2,7 +2,7 @@
 
 import random
 import time
-from functools import cache
+from functools import cache, lru_cache
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -61,11 +61,8 @@ def measured(app: ASGIApp) -> ASGIApp:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = [*message["headers"]]
-                said = {name.lower() for name, _ in own}
-                further = [*_HEADERS, _TLS_HEADER] if scope["scheme"] == "https" else _HEADERS
-                if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
-                    further = [*further, _LAST]
-                message["headers"] = [*own, *(header for header in further if header[0] not in said)]
+                in_chunks = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+                message["headers"] = own + _further(tuple(name for name, _ in own), scope["scheme"], in_chunks)
             await send(message)
 
         try:
@@ -77,6 +74,14 @@ def measured(app: ASGIApp) -> ASGIApp:
             seconds.observe(time.perf_counter() - started)
 
     return answer
+
+
+@lru_cache
+def _further(said: tuple[bytes, ...], scheme: str, in_chunks: bool) -> list[tuple[bytes, bytes]]:
+    """What an answer with headers of these names says besides."""
+    names = {name.lower() for name in said}
+    further = [*_HEADERS, *([_TLS_HEADER] if scheme == "https" else []), *([_LAST] if in_chunks else [])]
+    return [header for header in further if header[0] not in names]
 
 
 @cache

@@ -52,6 +52,7 @@ async def _answer(front: Front, scope: Scope, receive: Receive) -> Encoded[Accep
     headers = first_headers(scope)
     caller = await allowed(front, scope, headers, access.REQUEST)
     check_media_type(headers.get(b"content-type"), headers.get(b"content-encoding"))
-    data = taken(await read_body(receive, headers.get(b"content-length"), BODY_BYTES_MAX), WithdrawalRequest)
+    body = await read_body(front.loop, receive, headers.get(b"content-length"), BODY_BYTES_MAX)
+    data = taken(body, WithdrawalRequest)
     context = headers.get(b"traceparent"), headers.get(b"tracestate")
     return await answered(front, caller, data, headers.get(b"idempotency-key"), context, scope["scheme"])

@@ -15,7 +15,7 @@ from contracts.services import NAMES
 from operations.dead_letters.letters import read_letters
 from operations.outboxes import all_dead
 from processors.account.accounts import open_accounts
-from tests.conftest import wait_until
+from tests.conftest import WAIT_S, wait_until
 from tests.integration.api.front import Front, ask, running_with_api
 from tests.integration.api.test_commands import NOWHERE
 
@@ -283,7 +283,8 @@ def test_accounts_are_opened_alike(front: Front, run):
 def test_a_withdrawal_is_asked_for_and_followed_alike(front: Front, things: Things, run):
     words, fields = [], []
     for through_api in BOTH:
-        done = run(through_api, "request", "--account", things.account, "--amount", "2.00", "--wait")
+        patience = ("--wait", "--timeout", f"{WAIT_S:g}")
+        done = run(through_api, "request", "--account", things.account, "--amount", "2.00", *patience)
         assert done.exit_code == 0, done.stderr
         # Without IDs, times of steps, and their order: which topic is first to tell of its event differs.
         lines = [re.sub(r"[0-9a-f-]{32,}|[+-][0-9.]+", "", line).split() for line in done.stdout.splitlines()]
@@ -294,7 +295,7 @@ def test_a_withdrawal_is_asked_for_and_followed_alike(front: Front, things: Thin
         found = json.loads(run(through_api, *arguments).stdout)
         assert (found["payment_id"], found["topic"]) == (named, "withdrawal.requests")
         fields.append(list(found))
-        again = json.loads(run(through_api, *arguments, "--wait").stdout)
+        again = json.loads(run(through_api, *arguments, *patience).stdout)
         assert (again["payment_id"], again["state"]) == (named, "completed")
         assert run(through_api, "request", "--account", "a b", "--amount", "2.00").exit_code == 2
         assert run(through_api, "request", "--account", "acc-1", "--amount", "0").exit_code == 2
@@ -388,13 +389,22 @@ def test_a_withdrawal_is_cancelled_alike(tmp_path):
         account = front.open_account()
         for through_api in BOTH:
             payment_id = front.client.request(account, "2.00").payment_id
-            wait_until(lambda of=payment_id: front.events(of)[-1:] == ["MoneyDeducted"], "it is deducted")
-            shown = [run(way, "status", str(payment_id), "--json").stdout for way in BOTH]
-            assert shown[0] == shown[1]
-            assert json.loads(shown[0])["waiting_for"]
-            done = run(through_api, "cancel", str(payment_id), *(WHY if through_api else ()))
+            wait_until(
+                lambda of=payment_id: (found := front.status(of)) and found.state == "deducted", "it is deducted"
+            )
+
+            def alike(of=payment_id):
+                shown = [run(way, "status", str(of), "--json").stdout for way in BOTH]
+                # The first attempt may be made between the two.
+                return shown[0] if shown[0] == shown[1] else None
+
+            assert json.loads(wait_until(alike, "both say the same"))["waiting_for"]
+            why = WHY if through_api else ()
+            done = run(through_api, "cancel", str(payment_id), "--timeout", f"{WAIT_S:g}", *why)
             assert done.exit_code == 0, done.stderr
             assert re.fullmatch(rf"cancelled: 2.00 USD (is back on|goes back to) {account}\n", done.stdout)
             front.finished(payment_id)
+            # The customer is told of the refund after the end, and the audit looks for that event too.
+            wait_until(lambda of=payment_id: "NotificationSent" in front.events(of), "the customer is told")
         front.audit()
         assert log_has(front, "cancel")
