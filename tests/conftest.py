@@ -36,6 +36,7 @@ from contracts.topics import consumer_group
 from lab.chaos.arming import Arming
 from operations.audit.run import Audit
 from operations.audit.run import run as run_audit
+from operations.lag import consumer_lag
 from processors.account.accounts import open_accounts, show_account
 from processors.saga.status import Status, status_of
 from producers.client import WithdrawalClient
@@ -73,6 +74,8 @@ OWN_STACKS = (
 worker's shared stack, which costs something at rest too, starts when it is needed."""
 LONGEST_SHARED = ("test_faults.py", "test_crashes.py", "test_compare.py")
 OPENING_MINOR = 1_000_000
+PATIENT_EXPORT = {"OTEL_EXPORTER_OTLP_TIMEOUT": f"{WAIT_S:g}"}
+"""Spans that the collector does not take in time are lost: one test has it hang while withdrawals pass."""
 
 # No broker here lives long enough for Java's optimizing compiler to give back what it takes.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
@@ -192,6 +195,16 @@ class Settle:
         assert audit.ok, [check for check in audit.checks if not check.ok]
         return audit
 
+    def all_read(self) -> None:
+        """Wait until every service has read, and done, all that is on its topics."""
+        wait_until(lambda: not consumer_lag(self.bootstrap), "everything is read")
+
+    def mail(self, payment_id: UUID, template: str) -> str:
+        """A mail, once it is sent: what ends a withdrawal and the mail about it do not wait for each other."""
+        path = self.stack.data / "mail" / f"{payment_id}.{template}.eml"
+        wait_until(path.exists, f"mail {path.name}")
+        return path.read_text()
+
     def query(self, database: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         return self._on(database, lambda connection: connection.execute(sql, values or None).fetchall())  # type: ignore[arg-type]
 
@@ -289,7 +302,7 @@ class Settle:
             # Refused while the group still counts its old member.
             (future,) = admin.alter_consumer_group_offsets([request]).values()
             try:
-                return all(place.error is None for place in future.result(timeout=10).topic_partitions)
+                return all(place.error is None for place in future.result(timeout=WAIT_S).topic_partitions)
             except KafkaException:
                 return False
 
@@ -333,7 +346,10 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Sequence[Rea
 
 def trace_requests(collector: SpanCollector) -> None:
     """Have this process send the spans of its requests where the services send theirs."""
-    tracing.configure("producer", settings=TracingSettings(exporter_otlp_endpoint=collector.endpoint))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PATIENT_EXPORT.items():
+            patch.setenv(name, value)
+        tracing.configure("producer", settings=TracingSettings(exporter_otlp_endpoint=collector.endpoint))
 
 
 @pytest.fixture(autouse=True)
@@ -356,7 +372,7 @@ def settle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settle]:
 def running(data: Path, **variables: str) -> Iterator[Settle]:
     """A stack on a folder, with further variables."""
     with SpanCollector() as collector:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **variables}
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **PATIENT_EXPORT, **variables}
         arming = Arming()
         with Stack(data, services=SERVICES, environment=environment, command=arming, secure=SECURE) as stack:
             trace_requests(collector)

@@ -79,7 +79,8 @@ def test_what_holds_a_withdrawal_up_leads_to_its_dead_letter(front: Front, shop,
         alice.open(f"{LIST}/{payment_id}")
         alice.sees("a dead letter: the saga service refused it; its dead letter says why")
         assert "`" not in alice.main.inner_text()
-        alice.page.get_by_role("link", name="its dead letter").click()
+        with alice.page.expect_navigation():
+            alice.page.get_by_role("link", name="its dead letter").click()
         expect(alice.main).to_contain_text("PaymentProcessed")
         assert f"payment_id={payment_id}" in alice.path
     front.finished(payment_id)

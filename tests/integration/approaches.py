@@ -45,5 +45,4 @@ def settled(place: Site, account_id: str, asked_minor: int) -> None:
     wait_until(
         lambda: verdict(place.books, [account_id], asked_minor).right,
         f"taken and paid is what was asked for: {verdict(place.books, [account_id], asked_minor)}",
-        15,
     )

@@ -57,7 +57,7 @@ class Server:
     def settle(self, role, *arguments):
         environment = clean_environment() | self.dsns(role) | {"SETTLE_KAFKA_BOOTSTRAP": self.bootstrap}
         command = [sys.executable, "-m", "cli", *arguments]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 

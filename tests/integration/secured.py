@@ -5,6 +5,7 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import trustme
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from broker.clients import admin
 from broker.lifeline import why_unanswered
+from broker.security import properties
 from stack.jars import kafka_jars
 from stack.kafka import Kafka
 from stack.ports import HOST, choose
@@ -157,6 +159,15 @@ class SecuredKafka:
             wanted = UserScramCredentialUpsertion(user, ScramCredentialInfo(mechanism, 4096), password.encode())
             (future,) = client.alter_user_scram_credentials([wanted]).values()
             future.result(30)
+        # The controller has it; the broker takes it a moment later.
+        identity = properties(variables=self.identity(SCRAM, user, password))
+        wait_until(lambda: self._takes(identity), f"{user} is taken with its password")
+
+    def _takes(self, identity):
+        try:
+            return admin(self.address[SCRAM], identity=identity).list_topics(timeout=5).brokers
+        except KafkaException:
+            return None
 
     def allow(self, user, kind, name, *operations):
         """Let a user do something with a ``TOPIC`` or a consumer ``GROUP``; ``*`` is all of them."""
@@ -184,6 +195,16 @@ class SecuredKafka:
             mechanism = {SCRAM: "SCRAM-SHA-512", PLAIN: "PLAIN", OAUTH: "OAUTHBEARER"}[listener]
             found |= {"SASL_MECHANISM": mechanism, "SASL_USERNAME": user, "SASL_PASSWORD": password}
         return {f"SETTLE_KAFKA_{name}": str(value) for name, value in (found | others).items()}
+
+
+def unanswered(address, said):
+    """Why a new client gets no answer, once that begins as it should.
+
+    It gives Kafka a second: a refusal that comes later than that is not heard.
+    """
+    return wait_until(
+        lambda: next((line for line in [why_unanswered(address)] if (line or "").startswith(said)), None), said
+    )
 
 
 def _any_of(user):

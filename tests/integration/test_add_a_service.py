@@ -92,12 +92,12 @@ def copy(tree: Path, tmp_path_factory: pytest.TempPathFactory):
         assert stack.stdout.readline() == "up\n"
         yield copy
     finally:
-        stack.communicate(timeout=60)
+        stack.communicate(timeout=120)
 
 
 def test_a_service_is_added_by_its_folder_and_one_line(copy: Copy):
     copy.settle("accounts open acc-1 --balance 1000.00")
-    asked = json.loads(copy.settle("request --account acc-1 --amount 100.00 --wait --json"))
+    asked = json.loads(copy.settle("request --account acc-1 --amount 100.00 --wait --timeout 60 --json"))
     state = json.loads((copy.data / "stack.json").read_text())
 
     def checked():

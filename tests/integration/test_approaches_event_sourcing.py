@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import psycopg
 import pytest
@@ -14,7 +14,7 @@ from lab.approaches.event_sourcing import SNAPSHOT_EVERY, EventSourced, balance,
 from lab.approaches.withdrawal import ACCEPTED, COMPLETED
 from lab.comparison.books import balances
 from lab.comparison.sites import Site, site
-from tests.conftest import Settle, wait_until
+from tests.conftest import WAIT_S, Settle, wait_until
 from tests.integration.approaches import HUNDRED, OPENING_MINOR, REFUSED, account, request, settled, withdraw
 
 PROJECTIONS = (
@@ -85,11 +85,18 @@ def test_a_projection_rebuilt_under_load_misses_nothing(place: Site, db: Connect
                 number += 1
         return number
 
+    def rebuilt() -> int | None:
+        with suppress(psycopg.errors.LockNotAvailable):  # an append took longer than it waits for one
+            return rebuild(place.addresses["account"])
+        return None
+
     with ThreadPoolExecutor(3) as pool:
         counts = [pool.submit(ask, name) for name in names]
-        for _ in range(5):
-            rebuild(place.addresses["account"])
-        done.set()
+        try:
+            for _ in range(5):
+                wait_until(rebuilt, "the projections are rebuilt")
+        finally:
+            done.set()
     for name, count in zip(names, counts, strict=True):
         assert balances(place.books, [name]) == [(OPENING_MINOR, OPENING_MINOR - 100 * count.result())]
         assert balance(db, name).balance_minor == OPENING_MINOR - 100 * count.result()
@@ -141,13 +148,15 @@ def test_two_who_decided_on_the_same_version_cannot_both_append(place: Site, mon
         found = read(db, account_id)
         if first.setdefault(threading.get_ident(), True):
             first[threading.get_ident()] = False
-            both.wait(10)
+            both.wait(WAIT_S)
         return found
 
     monkeypatch.setattr(event_sourcing, "balance", read_together)
 
     def ask(_: int) -> tuple[str, int]:
         with closing(EventSourced(place.addresses["account"], place.addresses["payment"])) as client:
+            # The second waits for the first to commit, however long that takes.
+            client._db.execute("SET lock_timeout = 0")
             return client.withdraw(request(name)).state, client.conflicts
 
     with ThreadPoolExecutor(2) as pool:

@@ -157,28 +157,18 @@ async def _until_blocked(dsn):
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-def soon(monkeypatch):
-    """All limits of a connection are short, but for the one of a whole transaction."""
-    short = re.sub(r"'\d+s'", "'1s'", connection._SESSION)
-    short = short.replace("SET transaction_timeout = '1s'", "SET transaction_timeout = '60s'")
-    monkeypatch.setattr(connection, "_SESSION", short)
-    monkeypatch.setattr(connection.PromptConnection, "answer_s", 1)
-
-
 FROZEN = """
 import asyncio, sys
-from processors.runtime import connection
 from processors.runtime.database import Database, is_transient
 
 async def main():
     async with Database(sys.argv[1], "frozen").transaction(1000) as open:
         await open.execute("INSERT INTO numbers VALUES (1)")
+        await open.execute(sys.argv[2])
         print("written", flush=True)
         sys.stdin.readline()
         await open.execute("INSERT INTO numbers VALUES (2)")
 
-connection._SESSION = sys.argv[2]
 try:
     asyncio.run(main())
 except Exception as error:
@@ -186,9 +176,11 @@ except Exception as error:
 """
 
 
-def test_an_instance_that_is_frozen_in_a_transaction_lets_go_of_its_rows(dsn, soon):
+def test_an_instance_that_is_frozen_in_a_transaction_lets_go_of_its_rows(dsn):
+    # Its limits are short once it has written; who waits for it has the usual ones.
+    soon = re.sub(r"'\d+s'", "'1s'", connection._SESSION)
     frozen = subprocess.Popen(
-        [sys.executable, "-c", FROZEN, dsn, connection._SESSION],
+        [sys.executable, "-c", FROZEN, dsn, soon],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -209,12 +201,16 @@ def test_an_instance_that_is_frozen_in_a_transaction_lets_go_of_its_rows(dsn, so
     assert numbers(dsn) == [1]
 
 
-def test_an_instance_that_is_frozen_in_a_copy_lets_go_of_its_rows(dsn, soon):
+def test_an_instance_that_is_frozen_in_a_copy_lets_go_of_its_rows(dsn, monkeypatch):
     """No limit of PostgreSQL's ends a COPY whose client neither sends nor leaves."""
+    soon = re.sub(r"interval '\d+s'", "interval '1s'", connection._SESSION)
+    monkeypatch.setattr(connection, "_SESSION", soon)
 
     async def work(database):
         frozen = Database(dsn, "frozen")
         try:
+            # Who connects ends what is frozen: the one that is to wait is connected before.
+            await (await database.connect()).execute("SET statement_timeout = '1s'")
             session = await frozen.connect()
             await session.execute("BEGIN")
             await session.execute(ADD, (1,))
@@ -235,12 +231,13 @@ def test_an_instance_that_is_frozen_in_a_copy_lets_go_of_its_rows(dsn, soon):
     assert numbers(dsn) == [1]
 
 
-def test_a_server_that_says_nothing_is_hung_up_on(dsn, soon):
+def test_a_server_that_says_nothing_is_hung_up_on(dsn, monkeypatch):
     async def work(database):
         backend = (await database.connect()).info.backend_pid
         os.kill(backend, signal.SIGSTOP)
         try:
-            with pytest.raises(psycopg.OperationalError):
+            with monkeypatch.context() as soon, pytest.raises(psycopg.OperationalError):
+                soon.setattr(connection.PromptConnection, "answer_s", 1)
                 await add(database, 1, 1)
             await add(database, 1, 2)
         finally:

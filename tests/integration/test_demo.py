@@ -59,5 +59,5 @@ def test_what_it_keeps_is_seen_in_the_console_as_it_says(tmp_path):
                 assert "acc-1" in browser.get(page.url.join("/console/accounts/acc-1")).text
         finally:
             up.send_signal(signal.SIGINT)
-            up.communicate(timeout=60)
+            up.communicate(timeout=120)
     assert up.returncode == 0

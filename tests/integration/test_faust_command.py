@@ -29,7 +29,7 @@ def test_fausts_own_command_runs_a_service(settle: Settle, tmp_path: Path):
             settle.client.send(one, lambda _: None)
             settle.client.flush()
             assert settle.finished(one.payment_id).finished_by == "WithdrawalCompleted"
-            with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as page:
+            with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=WAIT_S) as page:
                 assert page.read() == b"ok\n"
             listening = [at for at in psutil.Process(worker.pid).net_connections() if at.status == "LISTEN"]
             assert [at.laddr.port for at in listening] == [port]  # no web server of Faust's own

@@ -58,6 +58,20 @@ async def take(dsn, *events):
         pass
 
 
+def endings_of(reader, after_that, *wishes):
+    """The endings after a position, once those of these withdrawals are among them.
+
+    A transaction of any database of the server holds them back.
+    """
+    wanted = {wish.payment_id for wish in wishes}
+
+    def all_there():
+        found = endings_after(reader, after_that, 10)
+        return found if wanted <= {one.payment_id for one in found} else None
+
+    return wait_until(all_there, "they are in the stream")
+
+
 def rejected(wish):
     return wish, after(wish, WithdrawalRejected, reason="insufficient_funds")
 
@@ -71,7 +85,7 @@ def test_an_ending_that_commits_late_is_not_passed_over(dsn, reader):
             await take(dsn, *rejected(second))
             # It is committed, but an earlier transaction may still bring an ending that belongs before it.
             assert endings_after(reader, begin, 10) == []
-        found = endings_after(reader, begin, 10)
+        found = endings_of(reader, begin, first, second)
         assert [one.payment_id for one in found] == [first.payment_id, second.payment_id]
         assert [one.state for one in found] == ["rejected", "rejected"]
         assert [one.payment_id for one in endings_after(reader, found[0].id, 10)] == [second.payment_id]
@@ -93,7 +107,7 @@ def test_an_ending_has_the_place_of_the_transaction_that_ends_it(dsn, reader, la
         else:
             await take(dsn, *rejected(other))
             await take(dsn, *rejected(early))
-        before = [one.payment_id for one in endings_after(reader, begin, 10)]
+        before = [one.payment_id for one in endings_of(reader, begin, early, other)]
         # What is learned of it afterwards changes no place.
         await take(dsn, after(other, PaymentFailed, reason="late"))
         await take(dsn, after(other, BalanceChecked))
@@ -105,7 +119,7 @@ def test_an_ending_has_the_place_of_the_transaction_that_ends_it(dsn, reader, la
 
 def test_followers_see_every_ending_of_concurrent_writers_once(dsn, reader):
     wishes = [[request() for _ in range(EACH)] for _ in range(WRITERS)]
-    position, seen, done = latest(reader), [], threading.Event()
+    position, seen = latest(reader), []
 
     def write(mine):
         async def each():
@@ -120,15 +134,15 @@ def test_followers_see_every_ending_of_concurrent_writers_once(dsn, reader):
         found = endings_after(reader, position, 7)
         seen.extend(one.payment_id for one in found)
         position = found[-1].id if found else position
-        return done.is_set() and not found
+        return len(seen) >= WRITERS * EACH
 
     writers = [threading.Thread(target=write, args=(mine,)) for mine in wishes]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
         follow()
-    done.set()
     wait_until(follow, "all is read")
+    follow()
     assert sorted(seen) == sorted(one.payment_id for mine in wishes for one in mine)
 
 

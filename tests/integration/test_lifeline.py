@@ -48,10 +48,10 @@ def is_not_answered(consumer: BatchConsumer, times: int) -> None:
 
 def test_a_client_that_is_cut_off_delivers_the_next_request(settle: Settle, nowhere: str):
     account = settle.open_account()
-    with WithdrawalClient(settle.bootstrap, delivery_timeout_s=5) as client:
+    with WithdrawalClient(settle.bootstrap, delivery_timeout_s=WAIT_S) as client:
         client.request(account, "1.00")
-        client._producer = idempotent_producer(nowhere, client._config)
-        with pytest.raises(NotDeliveredError, match="no confirmation within 5 s"):
+        client._producer = idempotent_producer(nowhere, {**client._config, "delivery.timeout.ms": 5_000})
+        with pytest.raises(NotDeliveredError, match="no confirmation within"):
             client.request(account, "2.00")
         receipt = client.request(account, "3.00")
     assert settle.finished(receipt.payment_id).state == "completed"
@@ -72,6 +72,7 @@ def test_a_consumer_that_is_not_answered_where_others_are_says_so(
     settle: Settle, lost: BatchConsumer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(lifeline, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(lifeline, "ANSWER_S", WAIT_S)
     monkeypatch.setattr(lost, "_lifeline", lifeline.Lifeline(settle.bootstrap))
     is_not_answered(lost, lifeline.ANSWERS_TO_OTHERS - 1)
     with pytest.raises(CutOffError, match="answers others"):

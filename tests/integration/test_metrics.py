@@ -16,7 +16,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 def samples(settle: Settle, service: str):
     """The samples of a service's page, by name and labels."""
     address = f"http://127.0.0.1:{settle.stack.state.http[service]}/metrics"
-    with urlopen(Request(address, headers={"Accept": OPENMETRICS}), timeout=10) as page:
+    with urlopen(Request(address, headers={"Accept": OPENMETRICS}), timeout=WAIT_S) as page:
         assert page.headers["Content-Type"].startswith(OPENMETRICS)
         families = text_string_to_metric_families(page.read().decode())
         return {(s.name, *sorted(s.labels.values())): s for family in families for s in family.samples}
@@ -36,10 +36,10 @@ def test_a_service_tells_of_its_work_its_lag_and_its_connections(settle: Settle,
         found = samples(settle, service)
         lags = [("settle_consumer_lag", topic.name) for topic in READ_BY[service]]
         exported = found["settle_spans_exported_total",].value > 0
-        return found if exported and all(lag in found for lag in lags) else None
+        ready = found["settle_ready",].value == 1
+        return found if ready and exported and all(lag in found for lag in lags) else None
 
-    found = wait_until(told, "its lag, and spans that the collector took")
-    assert found["settle_ready",].value == 1
+    found = wait_until(told, "that it is ready, its lag, and spans that the collector took")
     assert found["settle_batch_seconds_count",].value > 0
     assert found["settle_batch_messages_sum",].value > 0
     assert found["settle_database_connections", service].value == 1
@@ -78,7 +78,8 @@ def test_a_collector_that_hangs_holds_up_no_withdrawal_and_its_spans_wait(settle
         wait_until(spans_wait, "spans wait")
     whole = sum(HOPS["completed"].values())
     for receipt in receipts:
-        assert len(settle.collector.wait_for(receipt.trace_id, whole, timeout_s=WAIT_S)) == whole
+        # More where a batch came twice, which it may.
+        assert len(settle.collector.wait_for(receipt.trace_id, whole, timeout_s=WAIT_S)) >= whole
     wait_until(lambda: samples(settle, "account")["settle_spans_queued",].value == 0, "no span waits")
 
 

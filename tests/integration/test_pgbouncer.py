@@ -38,7 +38,7 @@ def pgbouncer(folder, dsn, mode):
             return True
 
     try:
-        wait_until(answers, "PgBouncer answers", 20)
+        wait_until(answers, "PgBouncer answers")
         yield through
     finally:
         process.terminate()

@@ -43,7 +43,7 @@ from tests.integration.test_withdrawals import request
 
 COUNT = 300
 BALANCE_MINOR = 1_000_000
-REFUSED_S = 20.0
+REFUSED_S = WAIT_S
 
 
 class Secured:
@@ -58,7 +58,9 @@ class Secured:
 
     def writes(self, user: str, topic: str, value: bytes = b"{}", **headers: str) -> KafkaError | None:
         """The error of a user's write, None if it is done."""
-        producer = plain_producer(self.bootstrap, {"delivery.timeout.ms": 20_000}, identity=self.identity(user))
+        producer = plain_producer(
+            self.bootstrap, {"delivery.timeout.ms": int(REFUSED_S * 1_000)}, identity=self.identity(user)
+        )
         found: list[KafkaError | None] = []
         try:
             producer.produce(
@@ -66,7 +68,7 @@ class Secured:
             )
         except KafkaException as error:
             return error.args[0]
-        producer.flush(REFUSED_S)
+        producer.flush(REFUSED_S + 10)  # by then it is timed out at the latest
         return found[0]
 
     def reads(self, user: str, group: str, topic: str) -> KafkaError | None:
@@ -122,7 +124,7 @@ def test_the_api_speaks_tls_alone_and_what_it_takes_is_carried_out(safe: Secured
     asked = {"account_id": "acc-1", "amount": "1.00", "currency": "USD"}
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "secured"}
     ca = ssl.create_default_context(cafile=safe.stack.data / "secrets" / "ca.crt")
-    answer = httpx.post(f"{state.api_url}/v1/withdrawals", json=asked, headers=headers, verify=ca)
+    answer = httpx.post(f"{state.api_url}/v1/withdrawals", json=asked, headers=headers, verify=ca, timeout=WAIT_S)
     assert answer.status_code == 202, answer.text
     assert answer.headers["strict-transport-security"]
     payment_id = UUID(answer.json()["payment_id"])
@@ -133,7 +135,7 @@ def test_the_api_speaks_tls_alone_and_what_it_takes_is_carried_out(safe: Secured
 
     wait_until(is_finished, "it is carried out")
     token = offer_sign_in(state.dsns["api"], "alice", "viewer")
-    with httpx.Client(base_url=state.api_url, verify=ca) as browser:
+    with httpx.Client(base_url=state.api_url, verify=ca, timeout=WAIT_S) as browser:
         cookie = browser.get("/v1/sign-in", params={"token": token}, headers={"Sec-Fetch-Site": "none"}).headers[
             "set-cookie"
         ]
@@ -202,7 +204,7 @@ def test_a_relay_that_is_killed_goes_on_where_it_was(safe: Secured):
 
 
 def test_commands_on_the_data_folder_find_who_they_are(safe: Secured):
-    asked = safe.settle("request", "--account", "acc-1", "--amount", "1.00", "--wait", "--json")
+    asked = safe.settle("request", "--account", "acc-1", "--amount", "1.00", "--wait", "--timeout", "90", "--json")
     assert asked.returncode == 0, asked.stderr
     payment_id = json.loads(asked.stdout)["payment_id"]
     for command in (["status", payment_id], ["stuck"], ["audit", "--wait", "60"], ["dead-letters", "list"]):
@@ -327,7 +329,7 @@ def test_a_relay_of_one_outbox_publishes_nothing_for_another_service_and_says_so
             )
         finally:
             relay.terminate()
-            relay.wait(30)
+            relay.wait(WAIT_S)
     assert length(safe, "account.events") == before
 
 
@@ -386,7 +388,7 @@ def answers(safe: Secured, port: int, certificate: str | None) -> bool:
         context.load_cert_chain(folder / f"{certificate}.crt", folder / f"{certificate}.key")
     try:
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
         ):
             connection.sendall(b"\0\0\0\x0a\0\x12\0\0\0\0\0\1\xff\xff")
@@ -426,9 +428,11 @@ def test_it_stays_secured_and_its_users_work_after_a_restart(safe: Secured):
         try:
             assert up.stdout is not None
             assert any(line.startswith("ready, secured;") for line in up.stdout)
-            done = safe.settle("request", "--account", "acc-1", "--amount", "1.00", "--wait", "--json")
+            done = safe.settle(
+                "request", "--account", "acc-1", "--amount", "1.00", "--wait", "--timeout", "90", "--json"
+            )
             assert done.returncode == 0, done.stderr
         finally:
             up.send_signal(signal.SIGINT)
-            up.communicate(timeout=60)
+            up.communicate(timeout=3 * WAIT_S)
     assert up.returncode == 0

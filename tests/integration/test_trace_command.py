@@ -30,7 +30,7 @@ def test_trace_draws_the_tree_and_links_to_it(settle: Settle, run):
     receipt = settle.client.request(settle.open_account(), "100.00")
     settle.finished(receipt.payment_id)
 
-    result = run(str(receipt.payment_id))
+    result = run(str(receipt.payment_id), "--wait", "60")
 
     assert result.exit_code == 0, result.output
     drawn = re.search(r"(\d+) spans of 6 services", result.output)
@@ -51,11 +51,11 @@ def test_check_finds_all_whole_and_one_lost_span(settle: Settle, jaeger, run):
     for receipt in receipts:
         settle.finished(receipt.payment_id)
 
-    result = run("check", "--last", "3")
+    result = run("check", "--last", "3", "--wait", "60")
     assert result.exit_code == 0, result.output
     assert "3 of 3 traces are whole (100.0%)" in " ".join(result.output.split())
 
-    result = run("check", "--last", "3", "--sampled")
+    result = run("check", "--last", "3", "--sampled", "--wait", "60")
     assert result.exit_code == 0, result.output
 
     jaeger.lost = lambda span: span.name == "charge provider" and span.trace_id == receipts[1].trace_id

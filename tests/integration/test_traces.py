@@ -6,16 +6,43 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from operations.trace_check import HOPS, hops_of, what_is_missing
-from tests.conftest import WAIT_S, Settle, wait_until
+from tests.conftest import Settle, wait_until
+from tracing.attributes import ATTEMPT, NOT_TRIED, RETRY
 
 COMPLETED, REJECTED, COMPENSATED = HOPS["completed"], HOPS["rejected"], HOPS["compensated"]
 KINDS = {"process": "CONSUMER", "send": "PRODUCER", "transaction": "CLIENT", "charge": "CLIENT"}
 
 
+def spans_of(settle: Settle, trace_id: str, hops):
+    """The spans of a trace, once every hop is among them; what is beside them says that a step was tried again.
+
+    A machine that is slow for a moment puts a call off, and its outcome is then written in another transaction.
+    """
+
+    def all_hops():
+        spans = settle.collector.trace(trace_id)
+        return spans if not hops - hops_of(spans) else None
+
+    spans = wait_until(all_hops, f"every hop of trace {trace_id}")
+    if again := hops_of(spans) - hops:
+        assert all(name.startswith(("transaction ", "charge ", "send mail")) for _, name, _ in again), again
+        assert any(span.error or any(map(is_again, span.events)) for span in spans), again
+    return spans
+
+
+def is_again(event: str) -> bool:
+    return event.startswith((RETRY, NOT_TRIED))
+
+
+def calls_of(spans):
+    """The calls of the provider that were made."""
+    return [span for span in spans if span.name == "charge provider" and ATTEMPT in span.attributes]
+
+
 def trace_of(settle: Settle, amount: str, hops):
     receipt = settle.client.request(settle.open_account(), amount)
     settle.finished(receipt.payment_id)
-    return receipt, settle.collector.wait_for(receipt.trace_id, sum(hops.values()), timeout_s=WAIT_S)
+    return receipt, spans_of(settle, receipt.trace_id, hops)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +51,6 @@ def trace_of(settle: Settle, amount: str, hops):
 )  # fmt: skip
 def test_the_whole_tree_is_there(settle: Settle, amount, hops):
     receipt, spans = trace_of(settle, amount, hops)
-    assert hops_of(spans) == hops
     status = settle.status(receipt.payment_id)
     assert what_is_missing(spans, status.state, status.reason) is None
     assert len({span.span_id for span in spans}) == len(spans)
@@ -33,9 +59,9 @@ def test_the_whole_tree_is_there(settle: Settle, amount, hops):
 
 def test_a_compensation_says_why_at_each_step(settle: Settle):
     _, spans = trace_of(settle, "100.07", COMPENSATED)
-    (charge,) = [span for span in spans if span.name == "charge provider"]
+    (charge,) = calls_of(spans)
     assert charge.error == "the provider declined: account_closed"
-    said = {(span.service, event) for span in spans for event in span.events}
+    said = {(span.service, event) for span in spans for event in span.events if not is_again(event)}
     assert said == {
         ("settle-payment", "PaymentFailed: account_closed"),
         ("settle-account", "MoneyRefunded: account_closed"),
@@ -52,10 +78,10 @@ def test_a_dead_letter_is_an_error_in_its_trace(settle: Settle):
 
     def dead():
         spans = settle.collector.trace(receipt.trace_id)
-        return [span for span in spans if span.name == "send withdrawal.requests.dlq"]
+        sends = [span for span in spans if span.name == "send withdrawal.requests.dlq"]
+        return [(send, span) for send in sends for span in spans if span.span_id == send.parent_id]
 
-    (send,) = wait_until(dead, "the sending of the dead letter")
-    (process,) = [s for s in settle.collector.trace(receipt.trace_id) if s.span_id == send.parent_id]
+    ((send, process),) = wait_until(dead, "the sending of the dead letter, and what sent it")
     assert process.service == send.service == "settle-account"
     assert process.error == f"conflict: payment {payment_id} is known with other contents"
     assert process.attributes["error.type"] == "conflict"
@@ -68,7 +94,7 @@ def test_each_hop_hangs_below_the_hop_that_sent_it(settle: Settle):
     def parent_of(service, name, event_type=None):
         (span,) = [
             s
-            for s in spans
+            for s in (calls_of(spans) if name == "charge provider" else spans)
             if (s.service, s.name) == (f"settle-{service}", name)
             and event_type in (None, s.attributes.get("settle.event_type"))
         ]
@@ -119,8 +145,7 @@ def test_a_payment_tried_again_stays_in_its_trace(settle: Settle):
     )
     _, spans = trace_of(settle, "100.13", hops)
     found = Counter(span.name for span in spans)
-    assert found["charge provider"] == 2
-    first, second = (span for span in spans if span.name == "charge provider")
+    first, second = calls_of(spans)
     assert first.error == "no answer: provider_unavailable; it is asked again, or voided"
     assert first.events == ["retry: provider_unavailable, provider_unavailable"]
     assert second.error is None
@@ -140,14 +165,19 @@ def test_a_batch_of_traced_withdrawals_links_them_all_and_mixes_none(settle: Set
     settle.client.flush()
     for receipt in receipts:
         settle.finished(receipt.payment_id)
-        spans = settle.collector.wait_for(receipt.trace_id, sum(COMPLETED.values()), timeout_s=WAIT_S)
-        assert len(spans) == sum(COMPLETED.values())
-    batches = [
-        span
-        for trace_id in settle.collector.trace_ids()
-        for span in settle.collector.trace(trace_id)
-        if span.service == "settle-account" and span.name.startswith("process batch")
-    ]
-    linked = {trace_id for span in batches for trace_id, _ in span.links}
+        spans_of(settle, receipt.trace_id, COMPLETED)
+    ours = {receipt.trace_id for receipt in receipts}
+
+    def linking_ours():
+        """A batch ends after the spans in it, and may be exported a second later."""
+        return [
+            span
+            for trace_id in settle.collector.trace_ids()
+            for span in settle.collector.trace(trace_id)
+            if span.service == "settle-account"
+            and span.name.startswith("process batch")
+            and ours & {trace_id for trace_id, _ in span.links}
+        ]
+
+    batches = wait_until(linking_ours, "a batch of them")
     assert any(len(span.links) > 1 for span in batches)
-    assert {r.trace_id for r in receipts} & linked

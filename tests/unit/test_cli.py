@@ -231,7 +231,7 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
     os.close(reading)
     with open(writing, "wb") as gone:
         result = subprocess.run(
-            [*SETTLE, *arguments.split()], stdout=gone, stderr=subprocess.PIPE, text=True, timeout=30
+            [*SETTLE, *arguments.split()], stdout=gone, stderr=subprocess.PIPE, text=True, timeout=60
         )
 
     assert (result.returncode, result.stderr) == (NOT_READ, "")
@@ -240,7 +240,7 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
 def test_output_that_cannot_be_written_is_said_in_one_line():
     with open("/dev/full", "wb") as full:
         result = subprocess.run(
-            [*SETTLE, "failpoints"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+            [*SETTLE, "failpoints"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
         )
 
     assert (result.returncode, result.stderr) == (1, "settle: [Errno 28] No space left on device\n")
@@ -248,7 +248,7 @@ def test_output_that_cannot_be_written_is_said_in_one_line():
 
 def test_an_argument_that_is_not_utf_8_is_refused():
     command = [*(word.encode() for word in SETTLE), b"accounts", b"show", b"acc-\xff"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "settle: acc-\\udcff is not UTF-8\n"
@@ -256,7 +256,7 @@ def test_an_argument_that_is_not_utf_8_is_refused():
 
 def test_a_terminal_without_a_character_gets_its_code():
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "SETTLE_CACHE": "25 €"}
-    result = subprocess.run([*SETTLE, "settings"], env=environment, capture_output=True, text=True, timeout=30)
+    result = subprocess.run([*SETTLE, "settings"], env=environment, capture_output=True, text=True, timeout=60)
 
     assert result.stderr == ""
     assert "SETTLE_CACHE=25 \\u20ac\n" in result.stdout
@@ -295,7 +295,7 @@ def test_without_a_command_the_help_page_is_shown(arguments):
 def test_without_kafka_a_command_fails_and_names_the_address(arguments):
     variables = {"SETTLE_KAFKA_BOOTSTRAP": NOBODY, "SETTLE_DELIVERY_TIMEOUT_S": "0.5"}
     result = subprocess.run(
-        [*SETTLE, *arguments.split()], env=os.environ | variables, capture_output=True, text=True, timeout=30
+        [*SETTLE, *arguments.split()], env=os.environ | variables, capture_output=True, text=True, timeout=60
     )
 
     assert result.returncode == 1
@@ -366,7 +366,7 @@ def test_a_service_whose_port_is_taken_says_so_in_one_line(service):
         port = taken.getsockname()[1]
         variables = {"SETTLE_HTTP_PORT": str(port), "SETTLE_ACCOUNT_DSN": f"postgresql://settle@{NOBODY}/account"}
         result = subprocess.run(
-            [*SETTLE, "run", service], env=os.environ | variables, capture_output=True, text=True, timeout=30
+            [*SETTLE, "run", service], env=os.environ | variables, capture_output=True, text=True, timeout=60
         )
 
     assert result.returncode == 1
@@ -385,7 +385,7 @@ def test_a_variable_that_is_wrong_is_named(monkeypatch):
 
 @pytest.mark.parametrize("command", [["cli", "run", "relay"], ["outbox_relay"]])
 def test_a_relay_without_a_source_does_not_start_and_says_so(command):
-    result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=60)
 
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
@@ -443,7 +443,7 @@ class CtrlC:
 sys.meta_path.insert(0, CtrlC())
 cli.start()
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 
@@ -470,7 +470,7 @@ def test_running_a_service_does_not_wait_for_what_other_commands_need():
         "import sys; from cli.main import app; app(['run', '--help'], standalone_mode=False);"
         f"print([module for module in {HEAVY} if module in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert result.stdout.splitlines()[-1] == "[]"
 
@@ -488,7 +488,7 @@ def test_env_is_for_a_shell_and_says_what_stack_json_says(tmp_path):
     shown = "SETTLE_KAFKA_BOOTSTRAP SETTLE_SAGA_DSN SETTLE_DATA SETTLE_KAFKA_PID SETTLE_SAGA_HTTP PGPORT"
     script = f'{result.stdout}\nfor name in {shown}; do eval "echo \\"\\$$name\\""; done'
 
-    found = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, timeout=30)
+    found = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, timeout=60)
 
     assert found.stdout.splitlines() == [
         "127.0.0.1:1111",

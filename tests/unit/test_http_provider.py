@@ -35,8 +35,15 @@ def ask(answer: Answer, wanted, *, url=None, **settings):
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        about = {"provider_url": url or f"http://{host}:{port}", "retry_backoff_s": (0.1,), **settings}
-        provider = HttpProvider(ServiceSettings(**about))
+        about = {
+            "provider_url": url or f"http://{host}:{port}",
+            "provider_timeout_s": 60,
+            "retry_backoff_s": (0.1,),
+            **settings,
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(http, "BUDGET_S", 60.0)  # where a test stands still, that takes none of it
+            provider = HttpProvider(ServiceSettings(**about))
         try:
             return await wanted(provider)
         finally:
@@ -226,8 +233,7 @@ def test_a_rate_limit_is_kept_by_all_for_as_long_as_the_provider_says():
     assert capacity == 0
 
 
-def test_a_provider_that_is_down_is_probed_and_then_used_again(monkeypatch):
-    monkeypatch.setattr(http, "BUDGET_S", 60.0)
+def test_a_provider_that_is_down_is_probed_and_then_used_again():
     state = {"down": True, "asked": 0}
 
     async def answer(_request):
@@ -237,10 +243,11 @@ def test_a_provider_that_is_down_is_probed_and_then_used_again(monkeypatch):
         return web.json_response({"status": "paid", "reference": "r"})
 
     async def wanted(provider):
+        provider._breaker._clock = lambda: 0.0
         first = await provider.charge(charges(50), probe=False)
         asked_first = state["asked"]
         assert provider.capacity(500) == 0
-        provider._breaker._clock = lambda: time.monotonic() + 60  # its rest is over
+        provider._breaker._clock = lambda: 60.0  # its rest is over
         assert provider.capacity(500) == 1
         assert set((await provider.charge(charges(3), probe=False)).values()) == {NotTried()}
         state["down"] = False

@@ -9,6 +9,7 @@ import pytest
 from contracts.topics import Topic
 from processors.runtime import app as runtime
 from processors.runtime.settings import ServiceSettings
+from tests.conftest import WAIT_S
 
 
 class Away:
@@ -48,8 +49,8 @@ def test_the_end_while_the_database_is_away_is_no_crash(monkeypatch):
         settings = ServiceSettings(account_dsn="postgresql://a@127.0.0.1:1/account")
         intake = runtime.Intake(app, Idle(), processor, settings)
         await intake.start()
-        await asyncio.wait_for(processor.asked.wait(), 10)
-        await asyncio.wait_for(intake.stop(), 20)
+        await asyncio.wait_for(processor.asked.wait(), WAIT_S)
+        await asyncio.wait_for(intake.stop(), WAIT_S)
         return intake.crashed, intake._consumer
 
     assert asyncio.run(run()) == (False, None)

@@ -17,7 +17,7 @@ from api.seen import Flow, Outbox, Seen
 from operations.hold_ups import LATE_S, KafkaSays
 from outbox_relay.status import OutboxStatus
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class World:

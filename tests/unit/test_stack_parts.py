@@ -294,7 +294,7 @@ def test_a_data_folder_is_given_back_when_the_last_process_is_gone(
     orphan = subprocess.Popen(sleep, pass_fds=(lock.children_fd,))
     try:
         lock.close()
-        assert orphan.wait(5) == -signal.SIGKILL
+        assert orphan.wait(60) == -signal.SIGKILL
     finally:
         orphan.kill()
 

@@ -10,7 +10,7 @@ from api.problems import Problem
 from api.watch import WATCHERS_MAX, Look, News, Watch
 
 TABS = 50
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class World:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from api.access import ADMIN, OPERATOR, VIEWER
+from tests.conftest import PATIENT_EXPORT
 from tests.integration.api.conftest import RATE
 from tests.integration.api.front import Front, running_with_api
 from tests.integration.console.pages import Pages
@@ -17,7 +18,7 @@ STUCK_S = 1.0
 @pytest.fixture(scope="package")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     variables = {"SETTLE_API_RATE": str(RATE), "SETTLE_STUCK_S": str(STUCK_S), "SETTLE_RETRY_BACKOFF_S": "[3600]"}
-    with running_with_api(tmp_path_factory.mktemp("console"), **variables) as front:
+    with running_with_api(tmp_path_factory.mktemp("console"), **variables, **PATIENT_EXPORT) as front:
         yield front
 
 

@@ -121,7 +121,7 @@ class Pages:
 
 
 def fragments(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """The fragments by name, for a bounded time: a stream says now and then that it is there."""
+    """The fragments by name, waited for a bounded time in all: a stream says now and then that it is there."""
     name, data, give_up = "", list[str](), time.monotonic() + WAIT_S
     for line in lines:
         assert time.monotonic() < give_up, "what is waited for does not come"
@@ -132,7 +132,9 @@ def fragments(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
             data.append(line.removeprefix("data:").removeprefix(" "))
         elif not line and name:
             if name != "beat":
+                given_at = time.monotonic()
                 yield name, "\n".join(data)
+                give_up += time.monotonic() - given_at
             name, data = "", []
 
 

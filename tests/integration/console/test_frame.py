@@ -243,7 +243,7 @@ def test_search_that_finds_nothing_says_so(viewer: Pages, text):
 
 
 def looks(front: Front, name: str) -> float:
-    with urlopen(f"http://127.0.0.1:{front.stack.state.http['api']}/metrics", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{front.stack.state.http['api']}/metrics", timeout=WAIT_S) as answer:
         text = answer.read().decode()
     found = re.search(rf'settle_console_looks_total\{{look="{name}"\}} (\S+)', text)
     return float(found[1]) if found else 0.0

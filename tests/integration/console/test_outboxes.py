@@ -29,8 +29,11 @@ def row(front: Front) -> Iterator[int]:
 
 
 def test_it_says_what_the_json_says(front: Front, viewer: Pages):
-    wait_until(lambda: words(viewer.get(HOME)).count("as it should be") == len(NAMES), "all are well")
-    page, found = viewer.get(HOME), viewer.json("/v1/outboxes")["outboxes"]
+    page = wait_until(
+        lambda: one if words(one := viewer.get(HOME)).count("as it should be") == len(NAMES) else None,
+        "all are well",
+    )
+    found = viewer.json("/v1/outboxes")["outboxes"]
     for outbox in found:
         assert outbox["slot"] in page.text
         assert f"outbox-{outbox['source']}" in page.places

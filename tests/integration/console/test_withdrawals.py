@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.integration.api.front import WITHDRAWALS, Front, requested
 from tests.integration.console.conftest import STUCK_S
-from tests.integration.console.pages import Page, Pages, without
+from tests.integration.console.pages import Page, Pages, deducted, without
 
 LIST = "/console/withdrawals"
 
@@ -75,6 +75,7 @@ def test_a_stuck_one_is_behind_its_shortcut_and_its_row_changes_in_place(front: 
     name = front.open_account()
     with without(front, "payment") as start:
         payment_id = requested(shop, name)
+        deducted(front, payment_id)  # nothing more happens to it then
         stuck = f"account_id={name}&silent_s={STUCK_S:g}"
         wait_until(lambda: shown(viewer.get(f"{LIST}?{stuck}")) == [str(payment_id)], "it is stuck")
         assert [one["payment_id"] for one in viewer.json(f"{WITHDRAWALS}?{stuck}")["withdrawals"]] == [

@@ -8,16 +8,21 @@ from types import SimpleNamespace
 from typer.testing import CliRunner
 
 from outbox_relay.control.command import app
+from tests.integration.relay.outbox import DEADLINE_S
 
 WAYS = [("http", "wal"), ("command", "polling")]
 """How somebody asks, and how the outbox is read; each both ways."""
 
 WHY = "the consumer is being mended"
+WAITS = ("pause", "resume", "rewind", "skip")
+"""What a command waits for until a relay has done it."""
 
 
 def command(outbox, *words, reason=WHY, reader="wal", code=0, **variables):
     """What a command printed, from JSON where it was asked for that."""
     words = [*words, "--reason", reason] if reason is not None else list(words)
+    if words[0] in WAITS and "--wait" not in words:
+        words += ["--wait", str(DEADLINE_S)]
     sources = getattr(outbox, "dsn", outbox)
     environment = {"SETTLE_RELAY_SOURCES": sources, "SETTLE_RELAY_READER": reader, **variables}
     done = CliRunner().invoke(app, words, env=environment)
@@ -37,7 +42,7 @@ def http(port, path, body=None, *, method=None, token=None, host=None, headers=N
         method=method,
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         text = error.read().decode()

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 
@@ -344,11 +345,13 @@ def writing(outbox, rows=20):
 
 def answer(port, path):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        try:
+            response = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=DEADLINE_S)
+        except urllib.error.HTTPError as error:
+            response = error  # whose text may be cut off as well
+        with response:
             return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return 0, str(error)
 
 

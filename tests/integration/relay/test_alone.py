@@ -56,7 +56,7 @@ def built(copy, project, packages):
 def pip(*arguments):
     """Runs this environment's pip, without any index."""
     command = [sys.executable, "-m", "pip", "--quiet", "--no-input", *arguments, "--no-index"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * DEADLINE_S)
     assert done.returncode == 0, done.stderr
 
 

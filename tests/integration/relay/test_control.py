@@ -39,25 +39,27 @@ def test_a_paused_source_publishes_nothing_says_so_and_goes_on_where_it_was(outb
     person = Person(outbox, by, port, reader)
     with relaying(outbox, http_port=port, reader=reader):
         outbox.wait_published([outbox.insert()])
+        if reader == "wal":
+            outbox.wait_confirmed()  # without a slot there is no lag
         person.do("pause")
-        wait_until(lambda: person.status()["state"] == "paused", "it is paused", 5)
+        wait_until(lambda: person.status()["state"] == "paused", "it is paused")
+        wait_until(lambda: metric(port, outbox, "paused") == 1, "the relay says so")
         ids = [outbox.insert() for _ in range(50)]
         lsn = outbox.lsn()
         if reader == "wal":
-            wait_until(lambda: metric(port, outbox, "lag_bytes") > 0, "it measures what it holds back", 10)
+            wait_until(lambda: metric(port, outbox, "lag_bytes"), "it measures what it holds back")
             assert not outbox.confirmed_passes(lsn)
         status, text = answer(port, "/readyz")
         assert status == 200
         assert WHY in text
         assert "bytes of log" in text
-        assert metric(port, outbox, "paused") == 1
         assert metric(port, outbox, "active") == 0
         found = person.status()
         assert (found["paused"]["why"], found["outbox"]["rows"] >= 50) == (WHY, True)
         assert not set(ids) & set(outbox.published())
         person.do("resume", reason=None)
-        outbox.wait_published(ids, 10)
-        wait_until(lambda: acts_of(outbox) == [("pause", "done"), ("resume", "done")], "both are answered", 5)
+        outbox.wait_published(ids)
+        wait_until(lambda: acts_of(outbox) == [("pause", "done"), ("resume", "done")], "both are answered")
         assert metric(port, outbox, "paused") == 0
     outbox.assert_exactly_once_in_order()
 
@@ -69,7 +71,7 @@ def test_a_source_can_be_paused_again_and_again_and_whenever_it_is_idle(outbox, 
             assert command(outbox, "pause", "--json")["state"] == "unchanged"
             row_id = outbox.insert()
             assert command(outbox, "resume", "--json", reason=None)["state"] == "done"
-            outbox.wait_published([row_id], 10)
+            outbox.wait_published([row_id])
         assert command(outbox, "resume", "--json", reason=None)["state"] == "unchanged"
     outbox.assert_exactly_once_in_order()
 
@@ -121,14 +123,15 @@ def test_a_pause_holds_after_kill_9_and_for_whoever_takes_over(outbox, port, rea
             if (
                 reader == "polling"
             ):  # where the log is read, it is killed before it can have noticed, or just after
-                wait_until(lambda: acts_of(outbox) == [("pause", "done")], "the first is paused", 10)
-                assert metric(port, outbox, "standby") == 1
+                wait_until(lambda: acts_of(outbox) == [("pause", "done")], "it is paused")
+                # Either may hold the outbox now: the first one lets go of it before it holds it.
+                assert metric(port, outbox, "active") == 0
             first.send_signal(signal.SIGKILL)
-            wait_until(lambda: metric(port, outbox, "paused") == 1, "the second is paused", 10)
+            wait_until(lambda: metric(port, outbox, "paused") == 1, "the second is paused")
             ids = [outbox.insert() for _ in range(10)]
             assert "taken over" in answer(port, "/readyz")[1]
         with relaying(outbox, http_port=port, reader=reader):
-            wait_until(lambda: metric(port, outbox, "paused") == 1, "it is paused after a restart", 10)
+            wait_until(lambda: metric(port, outbox, "paused") == 1, "it is paused after a restart")
             assert len(outbox.published()) == 1
             command(outbox, "resume", reason=None, reader=reader)
             outbox.wait_published(ids)
@@ -161,12 +164,12 @@ def test_a_source_is_paused_in_the_midst_of_what_was_there_before_its_slot(outbo
     outbox.insert_many(100_000)
     with relaying(outbox, http_port=port), outbox.consumer() as topic:
         wait_until(lambda: outbox.length(topic) > 0, "rows from before the slot are published")
-        assert command(outbox, "pause", "--wait", "20", "--json")["state"] == "done"
+        assert command(outbox, "pause", "--json")["state"] == "done"
         length = outbox.length(topic)
         assert command(outbox, "status", "--json", reason=None)[0]["state"] == "paused"
         assert outbox.length(topic) == length
         command(outbox, "resume", "--wait", "0", reason=None)
-        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all are published, and removed")
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all are published, and removed", 240)
     outbox.assert_exactly_once_in_order()
 
 
@@ -182,14 +185,14 @@ def test_whoever_may_not_make_the_table_or_read_it_is_told_what_to_run(outbox, p
         # Made, and not granted: what it reads it goes on to read, and says that it does not hear.
         outbox.connection.execute(table.create_table(OUTBOX))
         grant = f"GRANT SELECT, INSERT ON public.outbox_control TO relay_{outbox.name}"
-        wait_until(lambda: grant in answer(port, "/readyz")[1], "it says so", 10)
+        wait_until(lambda: grant in answer(port, "/readyz")[1], "it says so")
         outbox.wait_published([outbox.insert()])
         outbox.connection.execute(grant)
         assert command(role, "pause", "--json")["state"] == "done"
     outbox.connection.execute(f"REVOKE SELECT ON public.outbox_control FROM relay_{outbox.name}")
     with relaying_as(role, outbox, port):
         # One that begins does not: the outbox may be paused.
-        wait_until(lambda: grant in answer(port, "/readyz")[1], "it waits for the right", 10)
+        wait_until(lambda: grant in answer(port, "/readyz")[1], "it waits for the right")
         assert answer(port, "/readyz")[0] == 503
 
 
@@ -214,4 +217,4 @@ def test_acts_at_the_same_moment_leave_one_state_that_all_agree_on(outbox, port)
         )
         acts.resume(source, Asked("a test"))
         outbox.wait_published([outbox.insert()])
-        wait_until(lambda: all(ended for _, ended in acts_of(outbox)), "each act is answered", 5)
+        wait_until(lambda: all(ended for _, ended in acts_of(outbox)), "each act is answered")

@@ -12,6 +12,8 @@ from tests.integration.relay.pair import Pair
 
 IS_SYNCED = "SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = %s"
 PRIMARY = "?target_session_attrs=read-write"
+# At rest a standby looks for slots every 30 s, and keeps one once the primary's has moved on.
+SYNCED_S = 150
 
 
 @pytest.mark.parametrize("synchronize_slots", [True, False], ids=["slot synchronised", "slot left behind"])
@@ -27,7 +29,11 @@ def test_a_promoted_standby_is_read_on_from_what_was_published(stack, tmp_path, 
             outbox.insert_many(1_000)
             outbox.wait_published(outbox.written())
             if synchronize_slots:
-                wait_until(lambda: pair.on_standby(IS_SYNCED, outbox.slot) == (True,), "the standby has the slot")
+                wait_until(
+                    lambda: pair.on_standby(IS_SYNCED, outbox.slot) == (True,),
+                    "the standby has the slot",
+                    SYNCED_S,
+                )
             outbox.insert_many(5_000)  # some of which are on their way
             pair.fail_over()
             outbox.connection = psycopg.connect(outbox.dsn, autocommit=True)

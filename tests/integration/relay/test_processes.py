@@ -45,7 +45,8 @@ def test_sources_are_spread_over_processes_that_are_started_again_and_end_in_ord
     log = tmp_path / "log"
     with relay(pair, log) as (process, port, each):
         assert len(each) == 2
-        assert answer(port, "/readyz") == (200, "ready\n")
+        # A process that does not answer for a second is not ready.
+        wait_until(lambda: answer(port, "/readyz") == (200, "ready\n"), "both are ready at the same time")
         with writing(first), writing(second):
             wait_until(lambda: all(metric(port, one, "events_published_total") for one in pair), "both publish")
             killed = each[0]
@@ -57,14 +58,14 @@ def test_sources_are_spread_over_processes_that_are_started_again_and_end_in_ord
         for one in pair:
             one.wait_published(one.written())
             one.wait_confirmed()
-            assert metric(port, one, "active") == 1
+            wait_until(lambda one=one: metric(port, one, "active") == 1, "it reads")
         # One that hangs is told from one that works, and holds up no page.
         hanging = next(one for one in workers(process) if one in each)
         hanging.suspend()
-        status, text = wait_until(
-            lambda: (found := answer(port, "/readyz"))[0] == 503 and found, "a worker that hangs is not ready"
+        status, _ = wait_until(
+            lambda: (found := answer(port, "/readyz"))[1].count("its process does not answer") == 1 and found,
+            "a worker that hangs is not ready, and the other one is",
         )
-        assert text.count("its process does not answer") == 1
         assert metric(port, second, "events_published_total") > 0
         hanging.resume()
         wait_until(lambda: answer(port, "/readyz")[0] == 200, "it goes on")

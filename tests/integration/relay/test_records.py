@@ -8,7 +8,15 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.relay.outbox import Outbox, header, names, relay_process, relaying, wait_until
+from tests.integration.relay.outbox import (
+    DEADLINE_S,
+    Outbox,
+    header,
+    names,
+    relay_process,
+    relaying,
+    wait_until,
+)
 
 READERS = ["wal", "polling"]
 
@@ -37,7 +45,7 @@ def test_a_row_becomes_the_record_that_debezium_makes_of_it(outbox, origin):
 def test_the_mark_of_a_polling_relay_is_waited_for_by_the_relay_and_by_no_writer(outbox):
     with psycopg.connect(outbox.dsn) as long, capture_logs() as logs:
         rows = [outbox.insert(connection=long)]
-        outbox.connection.execute("SET statement_timeout = '20s'")
+        outbox.connection.execute(f"SET statement_timeout = '{DEADLINE_S}s'")
         with relaying(outbox, reader="polling"):
             wait_until(lambda: any("hold the table" in str(line) for line in list(logs)), "it waits for the table")
             rows += [outbox.insert() for _ in range(3)]
@@ -149,7 +157,7 @@ def test_200_000_rows_of_one_transaction_go_through_in_little_memory(outbox):
         outbox.wait_confirmed()
         outbox.insert_many(200_000)
         peak_kb = 0
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 4 * DEADLINE_S
         lsn = outbox.lsn()
         while not outbox.confirmed_passes(lsn):
             assert time.monotonic() < deadline
@@ -164,12 +172,14 @@ def test_a_sampled_row_is_published_in_a_span_of_its_trace(outbox, spans):
     sampled, unsampled = f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'d' * 16}-00"
     with relaying(outbox):
         outbox.wait_confirmed()
+        began = time.time()
         ids = [
             outbox.insert(traceparent=sampled, tracestate="v=1"),
             outbox.insert(traceparent=unsampled),
             outbox.insert(),
         ]
         outbox.wait_published(ids)
+        took_ms = (time.time() - began) * 1_000
     (span,) = spans()
     first, second, third = outbox.records()
     assert span.name == f"send {outbox.topic}"
@@ -181,7 +191,7 @@ def test_a_sampled_row_is_published_in_a_span_of_its_trace(outbox, spans):
     assert span.attributes["messaging.kafka.message.key"] == "acc-1"
     assert span.attributes["messaging.destination.partition.id"] == str(first.partition())
     assert span.attributes["messaging.kafka.offset"] == first.offset()
-    assert 0 <= span.attributes["settle.outbox.wait_ms"] < 5_000
+    assert 0 <= span.attributes["settle.outbox.wait_ms"] < took_ms
     assert span.attributes["settle.outbox.lsn"] == header(first, "position").partition(":")[2]
     assert header(second, "traceparent") == unsampled
     assert names(third) == ["id", "eventType", "position"]

@@ -121,20 +121,24 @@ def test_a_poller_goes_on_where_rows_cannot_be_removed(outbox):
     outbox.connection.execute(REFUSES)
     port = ports.choose(taken=set())
     with relaying(outbox, reader="polling", http_port=port):
+        outbox.wait_published([outbox.insert()])
+        reconnects = metric(port, outbox, "reconnects_total")  # one, if the broker did not know the new topic yet
         for _ in range(3):
             outbox.wait_published([outbox.insert()])
         wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
-        assert metric(port, outbox, "reconnects_total") == 0
+        assert metric(port, outbox, "reconnects_total") == reconnects
 
 
 def test_a_row_from_the_table_that_can_never_be_published_holds_up_nothing(outbox, monkeypatch):
     monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(cleaner, "HAND_OVER_WAIT_S", 3_600)  # for as long it would hold up the others
     with relaying(outbox):
         outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()  # there is a slot, which does not bring what follows
     outbox.connection.execute("ALTER PUBLICATION settle_outbox SET (publish = 'update')")
     good = [outbox.insert(), outbox.insert()]
     bad = outbox.insert(to="no topic")
     with relaying(outbox):
         outbox.wait_published(good)
-        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all are out of the table", 25)
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all are out of the table")
         assert outbox.one("SELECT array_agg(id) FROM outbox_dead") == [bad]

@@ -28,16 +28,29 @@ def test_published_rows_are_removed(outbox, reader):
 def test_a_log_that_the_server_keeps_in_memory_does_not_keep_rows_back(outbox):
     """A walsender sends what is on disk; what no commit follows is there by chance: the server's own snapshot."""
     more = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 100))"
+    # A relay that has the log written does it with a message of its own.
+    slot = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', true)::text"
+    by_relay = """
+        SELECT count(*) FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL,
+            'proto_version', '1', 'publication_names', 'settle_outbox', 'messages', 'true')
+        WHERE position('settle-relay'::bytea IN data) > 0
+    """
     with (
         outbox.server_setting("bgwriter_delay", "10s"),
         relaying(outbox),
         psycopg.connect(outbox.dsn) as under_way,
     ):
         outbox.wait_confirmed()
-        for _ in range(3):
+        outbox.one(slot, f"{outbox.slot}_seen")
+
+        def removed_by_relay():
             outbox.wait_published([outbox.insert()])
             under_way.execute(more)
-            wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed", 9)
+            wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+            return outbox.one(by_relay, f"{outbox.slot}_seen")
+
+        wait_until(removed_by_relay, "the relay has the log written")
+        outbox.one("SELECT pg_drop_replication_slot(%s)::text", f"{outbox.slot}_seen")
 
 
 def test_rows_that_are_not_published_stay_even_those_of_a_transaction_that_was_numbered_first(outbox):
@@ -59,13 +72,19 @@ def test_a_row_that_is_published_before_others_see_it_is_removed_in_the_end(outb
     with relaying(outbox), psycopg.connect(outbox.dsn, autocommit=True) as unseen:
         outbox.wait_confirmed()
         unseen.execute("SET synchronous_commit = on")
-        commit = threading.Thread(target=outbox.insert, kwargs={"connection": unseen})
+        waiting = threading.Event()
+
+        def insert():
+            while not waiting.is_set():
+                outbox.insert(connection=unseen)
+
+        commit = threading.Thread(target=insert)
         waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
         with outbox.server_setting("synchronous_standby_names", "nobody"):
-            wait_until(lambda: outbox.one("SHOW synchronous_standby_names"), "the server waits for standbys")
-            commit.start()
+            commit.start()  # commits wait once the checkpointer has heard of it, whatever a session shows
             wait_until(lambda: outbox.one(waits, unseen.info.backend_pid), "the commit waits for a standby")
-            wait_until(outbox.published, "its row is published")
+            waiting.set()
+            wait_until(lambda: set(outbox.published()) - set(outbox.written()), "its row is published")
             outbox.insert()
             wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "the row that is seen is removed")
         commit.join()

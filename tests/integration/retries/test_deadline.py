@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from contracts.events import MoneyDeducted
+from processors.saga.status import Status
 from tests.conftest import wait_until
 from tests.instance import another_instance
 from tests.integration.retries.stack import TIMEOUT_S, Retrying
@@ -28,8 +29,11 @@ def test_what_waited_out_an_outage_is_paid_and_what_was_tried_for_too_long_is_no
     retrying.stack.stop_service("payment")
     waited, redriven = retrying.ask(), retrying.ask()
 
+    def deducted_at(status: Status) -> list[datetime]:
+        return [step.at for step in status.steps if step.event == MoneyDeducted.__name__]
+
     def age_s(payment_id) -> float:
-        said = [step.at for step in retrying.status(payment_id).steps if step.event == MoneyDeducted.__name__]
+        said = deducted_at(retrying.status(payment_id))
         return (datetime.now(UTC) - said[0]).total_seconds() if said else 0.0
 
     for one in (waited, redriven):
@@ -44,13 +48,12 @@ def test_what_waited_out_an_outage_is_paid_and_what_was_tried_for_too_long_is_no
             status = retrying.finished(tried)
     assert (status.state, status.reason) == ("compensated", "deadline")
     assert retrying.at_provider(tried) == ["voided"]
-    ((attempts, took_s),) = retrying.query(
-        "payment",
-        "SELECT attempts, extract(epoch FROM updated_at - created_at) FROM payments WHERE payment_id = %s",
-        tried,
+    ((attempts, ended_at),) = retrying.query(
+        "payment", "SELECT attempts, updated_at FROM payments WHERE payment_id = %s", tried
     )
-    assert attempts > 1
-    assert took_s > 0.5 * DEADLINE_S
+    # A first attempt that takes long is the only one; but none is given up before its time.
+    assert attempts >= 1
+    assert (ended_at - deducted_at(status)[0]).total_seconds() > 0.5 * DEADLINE_S
     retrying.stack.start_service("payment")
     retrying.stack.wait_ready("payment")
     retrying.audit()

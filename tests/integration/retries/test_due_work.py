@@ -23,7 +23,7 @@ def change(retrying: Retrying, database: str, sql: str, *values: object) -> None
 
 
 def seen_as_stuck(retrying: Retrying, payment_id: UUID) -> str:
-    shown = retrying.settle("stuck", "--older-than", "0", "--limit", "1000").stdout
+    shown = retrying.told("stuck", "--older-than", "0", "--limit", "1000").stdout
     return " ".join(shown.partition(str(payment_id))[2].split())
 
 

@@ -45,7 +45,8 @@ def test_a_refund_that_the_database_refuses_is_tried_until_it_succeeds(retrying:
         wait_until(lambda: (retrying.query("account", tries, payment_id) or [[0]])[0][0] > 1, "tried twice")
         # Those behind it go on meanwhile.
         assert retrying.finished(retrying.client.request(account, "1.00").payment_id).state == "completed"
-        shown = retrying.settle("nudge", str(payment_id))
+        wait_until(lambda: "PaymentFailed" in retrying.events(payment_id), "the saga service knows that it failed")
+        shown = retrying.told("nudge", str(payment_id))
         assert "it waits for the account service to refund" in shown.stdout
         assert "CheckViolation" in shown.stdout or "check constraint" in shown.stdout
     finally:
@@ -61,29 +62,31 @@ def test_a_refund_that_the_database_refuses_is_tried_until_it_succeeds(retrying:
 def test_what_makes_no_progress_is_listed_with_what_it_waits_for(retrying: Retrying):
     with retrying.faults(error_share=1, voids=False):
         payment_id = retrying.ask()
-        retrying.waiting(payment_id)
-        shown = retrying.settle("stuck", "--older-than", "0")
+        _, reason, *_ = retrying.waiting(payment_id)
+        with urlopen(f"http://127.0.0.1:{retrying.stack.state.http['saga']}/metrics", timeout=WAIT_S) as page:
+            assert 'settle_stuck_withdrawals{state="deducted"} 0.0' in page.read().decode()  # not for a minute yet
+        shown = retrying.told("stuck", "--older-than", "0")
         assert shown.returncode == 0
         assert str(payment_id) in shown.stdout
         assert "the payment service to pay" in shown.stdout
-        assert "3 attempts, last: provider_error_503; next at" in shown.stdout
+        assert f"3 attempts, last: {reason}; next at" in shown.stdout
         assert max(map(len, shown.stdout.splitlines())) <= 80
-        (listed,) = json.loads(retrying.settle("stuck", "--older-than", "0", "--json").stdout)
+        (listed,) = json.loads(retrying.told("stuck", "--older-than", "0", "--json").stdout)
         assert (listed["payment_id"], listed["state"]) == (str(payment_id), "deducted")
         assert listed["pending"]["attempts"] == 3
-        found = waits.look(retrying.dsns, retrying.bootstrap, payment_id, retrying.status(payment_id))
-        assert found.pending is not None
-        assert found.pending.next_attempt_at == datetime.fromisoformat(listed["pending"]["next_attempt_at"])
-        with urlopen(f"http://127.0.0.1:{retrying.stack.state.http['saga']}/metrics", timeout=10) as page:
-            assert 'settle_stuck_withdrawals{state="deducted"} 0.0' in page.read().decode()  # not for a minute yet
-        nudged = retrying.settle("nudge", str(payment_id))
+        status = retrying.status(payment_id)
+        pending = wait_until(  # each database has two seconds to answer
+            lambda: waits.look(retrying.dsns, retrying.bootstrap, payment_id, status).pending, "it is in hand"
+        )
+        assert pending.next_attempt_at == datetime.fromisoformat(listed["pending"]["next_attempt_at"])
+        nudged = retrying.told("nudge", str(payment_id))
         assert nudged.returncode == 0
         assert "republished on account.events: MoneyDeducted" in nudged.stdout
         assert "which is in hand: 3 attempts" in nudged.stdout
     retrying.due_now(payment_id)
     assert retrying.finished(payment_id).state == "completed"
     assert retrying.at_provider(payment_id) == ["paid"]
-    quiet = retrying.settle("stuck")
+    quiet = retrying.told("stuck")
     assert quiet.stdout.startswith("nothing is stuck")
     again = retrying.settle("nudge", str(payment_id))
     assert (again.returncode, again.stdout) == (2, "")
@@ -102,7 +105,9 @@ def test_a_nudge_mends_a_story_with_holes_and_is_harmless_when_repeated(retrying
     for topic in ("account.events", "payment.events", "notification.events"):
         with retrying.reader(topic) as consumer:
             places = consumer.assignment()
-            ends += [TopicPartition(topic, p.partition, consumer.get_watermark_offsets(p, 10)[1]) for p in places]
+            ends += [
+                TopicPartition(topic, p.partition, consumer.get_watermark_offsets(p, WAIT_S)[1]) for p in places
+            ]
     retrying.set_offsets("saga", ends)
     retrying.stack.start_service("saga")
     for payment_id in ids:
