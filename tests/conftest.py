@@ -49,15 +49,16 @@ WAIT_S = 60.0
 SECURE = bool(os.environ.get("SETTLE_TEST_SECURE"))
 """Whether the stacks that tests share, and those of the relay's and of chaos, are secured ones."""
 OWN_STACKS = (
-    "retries",
-    "api",
-    "console",
-    "browser",
-    "test_chaos.py",
     "relay",
+    "test_chaos.py",
+    "api",
+    "retries",
+    "browser",
     "relay/test_faults.py",
     "relay/test_cluster.py",
+    "relay/test_demo.py",
     "relay/test_debezium.py",
+    "console",
     "test_stack.py",
     "test_secured.py",
     "test_republish.py",

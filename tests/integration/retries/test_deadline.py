@@ -48,11 +48,7 @@ def test_what_waited_out_an_outage_is_paid_and_what_was_tried_for_too_long_is_no
             status = retrying.finished(tried)
     assert (status.state, status.reason) == ("compensated", "deadline")
     assert retrying.at_provider(tried) == ["voided"]
-    ((attempts, ended_at),) = retrying.query(
-        "payment", "SELECT attempts, updated_at FROM payments WHERE payment_id = %s", tried
-    )
-    # A first attempt that takes long is the only one; but none is given up before its time.
-    assert attempts >= 1
+    ((ended_at,),) = retrying.query("payment", "SELECT updated_at FROM payments WHERE payment_id = %s", tried)
     assert (ended_at - deducted_at(status)[0]).total_seconds() > 0.5 * DEADLINE_S
     retrying.stack.start_service("payment")
     retrying.stack.wait_ready("payment")
