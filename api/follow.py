@@ -28,6 +28,9 @@ FOLLOWERS_MAX = 3_000
 PAGE_MAX = 500
 """Events that a follower is given at once."""
 
+FAILED_S = 5.0
+"""The pause after a query that failed for another reason than that the database is away."""
+
 CROWDED_S = 10
 """When somebody may try again who found no room."""
 
@@ -172,6 +175,11 @@ class Follow:
                 place = await self._poll_endings(place) if self._of_all else None
             except Problem as problem:
                 log.warning("streams wait for the database", reason=problem.detail)
+                if problem.kind == "invalid":  # another server: each who follows is told by its own look
+                    place = None
+            except Exception:
+                log.exception("streams cannot be looked after")
+                await asyncio.sleep(FAILED_S)
 
     async def _poll_withdrawals(self) -> None:
         places: dict[UUID, int] = {}

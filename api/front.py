@@ -35,6 +35,9 @@ PATIENCE_S = 5.0
 
 PAUSE_S = 0.2
 
+TURN_S = 5.0
+"""How long a single request waits for those before it, which take milliseconds unless the database hangs."""
+
 
 class Front:
     """What handlers share, from ``start`` to ``close``.
@@ -92,13 +95,21 @@ class Front:
         """The connection to the API's database for short statements of single requests, one request at a time.
 
         Raises:
-            Problem: the database does not answer; whether the last statement took effect is not known.
+            Problem: the database does not answer, this request or those before it; whether the last statement took
+                effect is not known.
         """
         try:
-            async with self._one_by_one, self._singles.connected() as connection:
+            async with asyncio.timeout(TURN_S):
+                await self._one_by_one.acquire()
+        except TimeoutError:
+            raise Problem("unavailable", "the database does not answer", RETRY_S) from None
+        try:
+            async with self._singles.connected() as connection:
                 yield connection
         except psycopg.OperationalError as error:
             raise Problem("unavailable", f"the database {unavailable(error)}", RETRY_S) from error
+        finally:
+            self._one_by_one.release()
 
     async def _accept(self, batch: Sequence[Asked]) -> list[Outcome]:
         """Store a batch, also through a short outage: what an earlier attempt has committed is known then.

@@ -207,12 +207,20 @@ async def _of_one(front: Front, caller: Caller, payment_id: UUID, after: int) ->
     asked_at = float("-inf")
     async with aclosing(front.follow.withdrawal(payment_id, after, CHECK_S)) as followed:
         async for events in followed:
-            yield _messages([(str(event.id), event.type, event) for event in shown_to(caller, events)])
+            yield _shown(caller, events)
+            after = events[-1].id if events else after
             if events[-1].type in _MAY_END if events else time.monotonic() - asked_at >= HEARTBEAT_S:
                 asked_at = time.monotonic()
                 status = await front.readers.run(("saga",), status_of, payment_id)
                 if status is not None and status.finished:
+                    # Its last events may have been stored since the look before.
+                    rest = await front.readers.run(("saga",), events_of, payment_id, after)
+                    yield _shown(caller, rest)
                     return
+
+
+def _shown(caller: Caller, events: Sequence[Recorded]) -> bytes:
+    return _messages([(str(event.id), event.type, event) for event in shown_to(caller, events)])
 
 
 async def _of_all(

@@ -1,5 +1,7 @@
 """The benchmark of the API: accepted requests a second beside an empty endpoint and beside a row for each request.
 
+A row for each request is measured twice: written the same way around the framework, and in a handler of it.
+
 All in one run, in turn: first the API and its database alone, then with the whole pipeline on the same cores,
 which carries out what is accepted. `wrk` sends the load (Debian: wrk).
 """
@@ -25,6 +27,7 @@ from rich.console import Console
 from uuid_utils.compat import uuid7
 
 from api.credentials import create_key
+from api.withdrawals import PATH
 from contracts.postgres import session
 from lab.benchmarks.api_server import EMPTY
 from lab.benchmarks.load import ACCOUNTS, FINISH_S, in_turn, open_all, wait_quiet
@@ -37,7 +40,10 @@ from stack.service import LISTEN
 from stack.supervisor import SERVICES, Stack
 
 RESULTS = Path(__file__).parent / "results" / "api.json"
-KINDS = ("empty", "one by one", "batches")
+KINDS = ("empty", "handler, one by one", "one by one", "batches")
+PATHS = {"empty": EMPTY, "handler, one by one": f"{PATH}/"}
+"""With a slash more, a request goes through the framework (:mod:`api.short`)."""
+
 ENVIRONMENT = {"SETTLE_MAILER": "off", "SETTLE_API_RATE": "1000000"}
 RATE_QUIET = 200.0
 ROUNDS_QUIET = 3
@@ -52,7 +58,7 @@ function request()
   requests = requests + 1
   local body = string.format('{{"account_id":"acc-%d","amount":"{amount}","currency":"USD"}}',
     math.random({accounts}))
-  return wrk.format("POST", "/v1/withdrawals", {{["Authorization"]="Bearer {key}",
+  return wrk.format("POST", "{path}", {{["Authorization"]="Bearer {key}",
     ["Content-Type"]="application/json", ["Idempotency-Key"]="{run}-" .. number .. "-" .. requests}}, body)
 end
 """
@@ -90,10 +96,11 @@ def main(
         for kind in KINDS:
             one = figures[kind]
             console.print(
-                f"  {kind:<12} {one['per_s']:>9,.0f}/s   p50 {one['p50_ms']:.1f} ms   p99 {one['p99_ms']:.1f} ms"
+                f"  {kind:<20} {one['per_s']:>9,.0f}/s   p50 {one['p50_ms']:.1f} ms   p99 {one['p99_ms']:.1f} ms"
             )
         rate = figures["batches"]["per_s"]
-        console.print(f"  batches: {rate / figures['one by one']['per_s']:.2f} times a row for each request")
+        same, handler = (rate / figures[kind]["per_s"] for kind in ("one by one", "handler, one by one"))
+        console.print(f"  batches: {same:.2f} times a row for each request, {handler:.2f} times one in a handler")
         console.print(f"  batches: {rate / figures['empty']['per_s']:.0%} of the empty endpoint")
     if quiet:
         for who, ms in at_rest.items():
@@ -120,7 +127,7 @@ def _in_turn(
     key = _key(stack)
     for number in range(rounds):
         for kind in in_turn(KINDS, number):
-            with _server(stack, one_by_one=kind == "one by one") as url:
+            with _server(stack, one_by_one=kind.endswith("one by one")) as url:
                 found[kind].append(_wrk(url, kind, key, connections, window))
             if drain:
                 _drain(stack)
@@ -160,9 +167,10 @@ def _answers(url: str) -> bool:
 def _wrk(url: str, kind: str, key: str, connections: int, window_s: float) -> dict[str, float]:
     command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{window_s:.0f}s"]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT.format(amount=AMOUNT, accounts=ACCOUNTS, key=key, run=uuid7()))
+        path = PATHS.get(kind, PATH)
+        script.write(_SCRIPT.format(path=path, amount=AMOUNT, accounts=ACCOUNTS, key=key, run=uuid7()))
         script.flush()
-        command += [f"{url}{EMPTY}"] if kind == "empty" else [f"-s{script.name}", url]
+        command += [f"{url}{path}"] if kind == "empty" else [f"-s{script.name}", url]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     # A timeout is a latency of more than two seconds, which the percentiles have.
     if "Non-2xx" in said or re.search(r"Socket errors: (?!connect 0, read 0, write 0)", said):

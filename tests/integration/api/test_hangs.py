@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psutil
@@ -13,6 +14,10 @@ from tests.integration.api.front import BUSY_S, WITHDRAWALS, Front, ask
 
 LIMIT_S = 15.0 + BUSY_S
 """Of an answer: twice a connection attempt and a wait for its answer, and the load of a test machine."""
+
+
+CALLERS = 20
+"""At once; if each took its turn, the last one would be told after more than a minute."""
 
 
 @contextmanager
@@ -50,3 +55,17 @@ def test_a_database_that_hangs_is_told_within_seconds(front: Front, database):
                 assert answer.headers["retry-after"]
         wait_until(lambda: http.get(WITHDRAWALS).status_code == 200, "lists are answered again")
         wait_until(lambda: ask(http, account).status_code == 202, "withdrawals are accepted again")
+
+
+def test_nobody_waits_for_those_before_it(front: Front):
+    """Each needs a statement of its own at the API's database, as its key is not known yet."""
+    with frozen(front, "api"), ThreadPoolExecutor(CALLERS) as callers:
+
+        def asked(number: int) -> tuple[int, float]:
+            with front.http(f"settle_{number:016x}_{'x' * 43}") as http:
+                began = time.monotonic()
+                return http.get(WITHDRAWALS).status_code, time.monotonic() - began
+
+        answers = [*callers.map(asked, range(CALLERS))]
+    assert {status for status, _ in answers} == {503}
+    assert max(took_s for _, took_s in answers) < LIMIT_S
