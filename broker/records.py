@@ -6,6 +6,7 @@ from uuid import UUID
 import msgspec
 
 from contracts import headers
+from contracts.foreign import UNREADABLE
 from tracing import TraceContext, read_context
 
 
@@ -46,7 +47,7 @@ class Record(msgspec.Struct, frozen=True):
         """The payment ID of its withdrawal, where the body can be decoded that far."""
         try:
             found = _BODY.decode(self.value or b"").payment_id
-        except (msgspec.MsgspecError, RecursionError):
+        except UNREADABLE:
             return None
         return found if isinstance(found, str) else None
 
@@ -68,5 +69,5 @@ def payment_id_of(record: Record) -> UUID | None:
     """The payment ID in a record's body, even if all else in it is invalid; None where there is none."""
     try:
         return _ABOUT.decode(record.value or b"").payment_id
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None

@@ -21,8 +21,9 @@ from uuid import UUID
 
 import httpx
 import msgspec
-from httpx_sse import EventSource, ServerSentEvent
+from httpx_sse import EventSource, ServerSentEvent, SSEError
 
+from contracts.foreign import UNREADABLE
 from producers import calls
 from producers.calls import TIMEOUT_S, Call
 from producers.errors import NotAnsweredError, RefusedError
@@ -121,12 +122,20 @@ class _Attempts:
 
     def __init__(self, give_up_s: float) -> None:
         self._give_up_s = give_up_s
-        self.restart()
+        self._until = time.monotonic() + give_up_s
+        self._answered = False
+        self.go_on()
 
-    def restart(self) -> None:
-        """The API has answered."""
-        self._until = time.monotonic() + self._give_up_s
+    def go_on(self) -> None:
+        """What was asked for has arrived: the pauses begin anew."""
         self._pauses = iter(PAUSES_S)
+
+    def answered(self) -> None:
+        """A stream has begun: with its end, the time in which the API has to answer again begins anew.
+
+        Not so the pauses: a server that ends each stream at once is not asked in a busy loop.
+        """
+        self._answered = True
 
     def pause_s(self, answer: Answer) -> float | None:
         """How long to wait before the next attempt, seconds; None where this is the answer.
@@ -135,6 +144,9 @@ class _Attempts:
             NotAnsweredError: it has been tried for too long.
         """
         pause = next(self._pauses, PAUSES_S[-1])
+        if self._answered and not isinstance(answer, SSEError):  # that is no stream, but somebody else's page
+            self._until = time.monotonic() + self._give_up_s
+        self._answered = False
         if isinstance(answer, httpx.TransportError):
             why = calls.why_unsent(answer)
         elif answer.status_code in _AGAIN or _problem_of(answer).type == _URN + _STILL_RUNNING:
@@ -155,7 +167,8 @@ class ApiClient:
         url: of the API, such as ``https://settle.example``.
         key: an API key (``settle api-keys create``).
         timeout_s: for one answer, seconds.
-        give_up_s: how long a request is repeated before :class:`NotAnsweredError`, seconds.
+        give_up_s: how long a request is repeated before :class:`NotAnsweredError`, seconds; with the end of a
+            stream it begins anew.
         options: of ``httpx.Client``, such as ``verify`` or ``transport``.
 
     Every method raises :class:`RefusedError` and :class:`NotAnsweredError`.
@@ -235,10 +248,11 @@ class ApiClient:
                     if answer.status_code == httpx.codes.NO_CONTENT:
                         return
                     if answer.is_success:
+                        attempts.answered()
                         for message in EventSource(answer).iter_sse():
-                            if (event := _event(message)) is not None:
+                            if (event := _event(answer, message)) is not None:
                                 after = event.id
-                                attempts.restart()
+                                attempts.go_on()
                                 yield event
                         answer = _ENDED
                     else:
@@ -323,10 +337,11 @@ class AsyncApiClient:
                     if answer.status_code == httpx.codes.NO_CONTENT:
                         return
                     if answer.is_success:
+                        attempts.answered()
                         async for message in EventSource(answer).aiter_sse():
-                            if (event := _event(message)) is not None:
+                            if (event := _event(answer, message)) is not None:
                                 after = event.id
-                                attempts.restart()
+                                attempts.go_on()
                                 yield event
                         answer = _ENDED
                     else:
@@ -355,9 +370,9 @@ class AsyncApiClient:
             await asyncio.sleep(pause)
 
 
-def _event(message: ServerSentEvent) -> Event | None:
+def _event(answer: httpx.Response, message: ServerSentEvent) -> Event | None:
     """The event of a message; None for one that only tells that the stream is alive, or how far it is."""
-    return msgspec.json.decode(message.data, type=Event) if message.data else None
+    return _read(answer, message.data, Event) if message.data else None
 
 
 def _accepted(answer: Answer) -> httpx.Response:
@@ -367,9 +382,13 @@ def _accepted(answer: Answer) -> httpx.Response:
 
 
 def _decoded(answer: httpx.Response, kind: type[T]) -> T:
+    return _read(answer, answer.content, kind)
+
+
+def _read(answer: httpx.Response, body: bytes | str, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(answer.content, type=kind)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(body, type=kind)
+    except UNREADABLE as error:
         raise RefusedError(
             f"somebody else than the API answers at {answer.url.host}: {error}", answer.status_code, ""
         ) from None
@@ -377,7 +396,7 @@ def _decoded(answer: httpx.Response, kind: type[T]) -> T:
 
 def _problem_of(answer: httpx.Response) -> _Problem:
     """The problem details of an answer; empty where it has none, as that of a proxy."""
-    with suppress(msgspec.DecodeError):
+    with suppress(*UNREADABLE):
         return msgspec.json.decode(answer.content, type=_Problem)
     return _Problem()
 

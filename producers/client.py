@@ -191,8 +191,8 @@ class WithdrawalClient:
         self._serve(self._producer.poll, timeout_s)
         for producer in [*self._retired]:
             self._serve(producer.poll, 0)
-            if not len(producer):
-                with suppress(ValueError):  # another thread was first
+            with self._renewing:
+                if not len(producer) and producer in self._retired:  # else another thread was first
                     self._retired.remove(producer)
 
     def flush(self) -> None:
@@ -246,7 +246,14 @@ class WithdrawalClient:
                     raise
                 self.poll(WAIT_S)
             else:
+                self._keep(producer)
                 return
+
+    def _keep(self, producer: Producer) -> None:
+        """See to the report of what was just queued, if other threads have replaced and dropped its producer."""
+        with self._renewing:
+            if producer is not self._producer and producer not in self._retired:
+                self._retired.append(producer)
 
     def _renew(self) -> None:
         with self._renewing:

@@ -121,6 +121,14 @@ def test_what_others_have_written_is_text(front: Front, viewer: Pages):
     assert viewer.get(f"{HOME}/{name}").text.count("<script>alert(1)</script>'\"&\\u202e") >= 3
 
 
+def test_a_payment_id_that_is_not_utf_8_leaves_the_list_and_its_page_as_they_are(front: Front, viewer: Pages):
+    name = refused(front, b'{"payment_id": "\xff"}')
+    listed = viewer.json(f"{JSON}?id={quote(name)}")["dead_letters"]
+    assert [(one["id"], one["payment_id"]) for one in listed] == [(name, None)]
+    assert shown(viewer.get(f"{HOME}?id={quote(name)}")) == [name]
+    assert name in viewer.get(f"{HOME}/{name}").text
+
+
 def test_its_withdrawal_is_a_link_where_it_is_one(front: Front, viewer: Pages):
     payment_id = uuid7()
     name = refused(front, json.dumps({"payment_id": str(payment_id)}).encode())

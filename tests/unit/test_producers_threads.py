@@ -1,0 +1,100 @@
+"""A client shared by threads reports on each request, also while one of them replaces the producer."""
+
+import threading
+from typing import Any
+
+from confluent_kafka import Producer
+
+from producers.client import OnDelivery, WithdrawalClient
+from producers.errors import NotDeliveredError
+from producers.requests import new_request
+
+NOBODY = "127.0.0.1:9"
+WAIT_S = 10.0
+
+
+def renew(client: WithdrawalClient) -> None:
+    """Replace its producer, as after credentials have changed on disk."""
+    client._spent = True
+    client._renew()
+
+
+class Overtaken(WithdrawalClient):
+    """Each request is overtaken by other threads, which replace its producer and find the old one to be empty."""
+
+    def _produce(self, producer: Producer, *message: Any) -> None:
+        def others() -> None:
+            renew(self)
+            self.poll()
+            assert self._retired == []
+
+        other = threading.Thread(target=others)
+        other.start()
+        other.join()
+        super()._produce(producer, *message)
+
+
+def test_a_request_through_a_producer_that_was_dropped_meanwhile_is_reported_on() -> None:
+    reports: list[Any] = []
+    client = Overtaken(NOBODY, delivery_timeout_s=0.5)
+    client.send(new_request("acc-1", "1.00"), reports.append)
+    client.flush()
+    assert [type(report) for report in reports] == [NotDeliveredError]
+    assert client._retired == []
+
+
+class Watched:
+    """A lock that says when somebody has to wait for it."""
+
+    def __init__(self, waits: threading.Event) -> None:
+        self._lock = threading.Lock()
+        self._waits = waits
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._waits.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Emptied:
+    """A producer that a request is sent through right after it was found to be empty."""
+
+    def __init__(self, producer: Producer, send: threading.Thread, sent: threading.Event) -> None:
+        self._producer = producer
+        self._send = send
+        self._sent = sent
+
+    def __len__(self) -> int:
+        length = len(self._producer)
+        if self._send.ident is None:
+            self._send.start()
+            assert self._sent.wait(WAIT_S)  # all of it, or as far as it gets
+        return length
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+
+def test_a_producer_is_not_dropped_while_a_request_is_sent_through_it() -> None:
+    reports: list[Any] = []
+    sent = threading.Event()
+    client = WithdrawalClient(NOBODY, delivery_timeout_s=0.5)
+    client._renewing = Watched(sent)  # type: ignore[assignment]
+
+    def produce(old: Any, on_delivery: OnDelivery) -> None:
+        """What `send` does once it has seen the producer."""
+        client._produce(old, "acc-1", b"{}", [], lambda error, _: on_delivery(NotDeliveredError(str(error))))
+        sent.set()
+
+    thread = threading.Thread(target=lambda: produce(old, reports.append))
+    old: Any = Emptied(client._producer, thread, sent)
+    client._producer = old
+    renew(client)
+    client.poll()
+    thread.join()
+    client.flush()
+    assert [type(report) for report in reports] == [NotDeliveredError]
+    assert client._retired == []
