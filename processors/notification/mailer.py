@@ -1,7 +1,7 @@
 """Mailers: each sends a batch of mails and returns the outcome of each.
 
-A mail can be sent twice: this service can die between the mail server's acceptance and the commit.
-The ``Message-ID`` is the same both times, so that mail systems can deduplicate.
+A mail can be sent twice: this service can die between the mail server's acceptance and the commit, or the server
+can accept it after the time limit. The ``Message-ID`` is the same both times, so mail systems can deduplicate.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import gc
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from email.message import EmailMessage
 from itertools import count
 from pathlib import Path
@@ -36,6 +37,9 @@ log = structlog.get_logger()
 
 SMTP_CONNECTIONS_MAX = 8
 """Mails sent concurrently."""
+
+QUIT_S = 1.0
+"""How long the answer to a goodbye is waited for; the mail's outcome is known by then."""
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -162,7 +166,7 @@ class FileMailer:
 
 
 class SmtpMailer:
-    """Sends through an SMTP server."""
+    """Sends through an SMTP server; ``timeout_s`` is for a mail as a whole, from connecting to acceptance."""
 
     def __init__(self, host: str, port: int, sender: str, timeout_s: float, backoff_s: Sequence[float]) -> None:
         self._host, self._port, self._sender, self._timeout_s = host, port, sender, timeout_s
@@ -190,13 +194,7 @@ class SmtpMailer:
             self._breaker.released()
             return composed
         try:
-            await aiosmtplib.send(
-                composed.message,
-                recipients=[mail.recipient],
-                hostname=self._host,
-                port=self._port,
-                timeout=self._timeout_s,
-            )
+            await self._hand_over(composed.message, mail.recipient)
         # Only an answer to the recipient (RCPT) or the content (DATA) is about this mail.
         except aiosmtplib.SMTPRecipientsRefused as error:
             self._breaker.succeeded()
@@ -221,6 +219,24 @@ class SmtpMailer:
             return _unexpected(mail, error)
         self._breaker.succeeded()
         return Delivered()
+
+    async def _hand_over(self, message: EmailMessage, recipient: str) -> None:
+        """Send a message on a connection of its own; the server has accepted it when this returns.
+
+        Raises:
+            aiosmtplib.SMTPException: the server cannot be reached, or refuses something.
+            TimeoutError: the server has not accepted it in time, but it may yet.
+        """
+        with closing(aiosmtplib.SMTP(hostname=self._host, port=self._port, timeout=None)) as client:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await client.connect()
+                    await client.send_message(message, recipients=[recipient])
+            except TimeoutError:
+                raise TimeoutError(f"the mail was not accepted within {self._timeout_s:g} s") from None
+            finally:
+                with suppress(aiosmtplib.SMTPException):
+                    await client.quit(timeout=QUIT_S)
 
 
 def mailer_for(settings: ServiceSettings) -> Mailer:

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from uuid import UUID
 
 import psycopg
 import structlog
@@ -14,7 +13,7 @@ from contracts.services import READ_BY
 from processors.notification import store
 from processors.notification.decide import Notification, admit, conclude
 from processors.notification.instrumentation import MAIL, InstrumentedMailer
-from processors.notification.mailer import Delivery, Mailer, mailer_for
+from processors.notification.mailer import Delivery, Mailer, NotTried, mailer_for
 from processors.runtime import metrics
 from processors.runtime.app import create_app
 from processors.runtime.batch import Batch
@@ -48,8 +47,9 @@ class NotificationProcessor(Processor):
         self._due_database = Database(settings.dsn(self.name), "notification-due")
         self._deferred: Deferred[store.Key] = Deferred()
         # Outcomes of mails that are not committed yet: a batch that is retried, as the database became unavailable
-        # or refused one of its rows, sends none of them a second time.
-        self._fates: dict[tuple[UUID, str], Delivery] = {}
+        # or refused one of its rows, sends none of them a second time. Each with the attempts before it: where the
+        # answer to a COMMIT was lost, what is due next is another attempt.
+        self._fates: dict[store.Key, tuple[int, Delivery]] = {}
 
     async def process(self, batch: Batch) -> None:
         """Admit, send, write."""
@@ -115,16 +115,20 @@ class NotificationProcessor(Processor):
     async def _attempt(self, notifications: Sequence[Notification], *, probe: bool) -> list[Emitted]:
         if not notifications:
             return []
-        known = {n.key: self._fates[n.key] for n in notifications if n.key in self._fates}
-        new = [n for n in notifications if n.key not in known]
-        deliveries = await self._mailer.send([n.mail() for n in new], probe=probe)
-        fates = known | dict(zip((n.key for n in new), deliveries, strict=True))
+        fates = {
+            one.key: fate
+            for one in notifications
+            if (fate := self._fates.get(one.key)) is not None and fate[0] == one.attempts
+        }
+        new = [one for one in notifications if one.key not in fates]
+        deliveries = await self._mailer.send([one.mail() for one in new], probe=probe)
+        fates |= {one.key: (one.attempts, delivery) for one, delivery in zip(new, deliveries, strict=True)}
         if len(self._fates) > FATES_MAX:
             self._fates.clear()
-        self._fates |= fates
+        self._fates |= {key: fate for key, fate in fates.items() if not isinstance(fate[1], NotTried)}
         failpoints.hit("notification.mail-sent")
         now = self.clock.now()
-        concluded = (conclude(one, fates[one.key], now, self._policy) for one in notifications)
+        concluded = (conclude(one, fates[one.key][1], now, self._policy) for one in notifications)
         return [event for event in concluded if event is not None]
 
     def _forget(self, notifications: Sequence[Notification]) -> None:

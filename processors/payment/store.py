@@ -98,7 +98,8 @@ SELECT payment_id, void_reason FROM payments WHERE payment_id = ANY(%b) AND clai
 ORDER BY payment_id FOR UPDATE
 """
 
-_RELEASE = "UPDATE payments SET claim = NULL, next_attempt_at = now() WHERE claim = %b"
+# Only a pending payment has a claim; the condition is that of the partial index.
+_RELEASE = "UPDATE payments SET claim = NULL, next_attempt_at = now() WHERE status = 'pending' AND claim = %b"
 
 # The instance that holds a claim finds the reason when it writes the outcome; unclaimed payments are due at once.
 _REQUEST_VOID = """

@@ -125,6 +125,7 @@ class Intake(Service):
         self._under_way: _Delivery | None = None
         self._due_work: asyncio.Future[int] | None = None
         self._due_trouble: str | None = None
+        self._gap_trouble: str | None = None
         self._readiness = Readiness(settings.dsn(processor.name), processor.name)
         self._pages: HealthServer | None = None
 
@@ -194,10 +195,12 @@ class Intake(Service):
                     for gap in found:
                         metrics.MISSED.labels(gap.topic).inc(gap.until - gap.first)
                         log.error("Kafka deleted records before they were read", **msgspec.structs.asdict(gap))
-                return
+                break
             except (KafkaException, psycopg.Error) as error:
+                self._gap_trouble = f"it cannot note what was deleted unread: {first_line(error)}"
                 log.warning("what was deleted unread is not noted yet, waiting", error=str(error).strip())
             await self.sleep(BATCH_RETRY_S[-1])
+        self._gap_trouble = None
 
     async def _open(self) -> None:
         told: str | None = None
@@ -245,7 +248,7 @@ class Intake(Service):
         return [*self._readiness.waits_for, *self._ask_itself()]
 
     def _ask_itself(self) -> Iterator[str]:
-        for trouble in (self._due_trouble, self._pipeline.trouble):
+        for trouble in (self._due_trouble, self._gap_trouble, self._pipeline.trouble):
             if trouble is not None:
                 yield trouble
         under_way = self._under_way

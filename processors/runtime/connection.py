@@ -34,7 +34,11 @@ LOCK_S = 10
 """For a lock: rows that another instance holds, or a table that a migration alters. Then the batch is retried."""
 
 IDLE_IN_TRANSACTION_S = 10
-"""Between two statements of a transaction, where a service only decides: releases the rows of a frozen service."""
+"""Between two statements of a transaction, where a service only decides: releases a frozen service's rows.
+
+In pipeline mode PostgreSQL begins to count only where the pipeline ends: there :data:`TRANSACTION_S` does, or who
+waits for the rows.
+"""
 
 TRANSACTION_S = 60
 """For a transaction as a whole: it also ends one whose client reads no answers any more. Since PostgreSQL 17."""
@@ -48,8 +52,9 @@ PROBES = 3
 PROBE_S = 5.0
 
 # Rows are found by key: for a table that is still empty PostgreSQL would choose a sequential scan, and keep that
-# plan while the table grows. The last statement ends what none of the server's limits does: a COPY whose client
-# froze in the middle of it. A service that timed out waiting for its rows reconnects, and so runs this.
+# plan while the table grows. The last statement ends what the server's limits do not, or later: a session whose
+# client froze in the middle of a COPY or of a pipeline. A service that timed out waiting for its rows reconnects,
+# and so runs this. A mail may not take longer: its row stays locked meanwhile, in a pipeline.
 _SESSION = f"""
 SET statement_timeout = '{STATEMENT_S}s';
 SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s';

@@ -13,10 +13,12 @@ from psycopg import AsyncConnection
 
 from contracts.postgres import session
 
-# The same gap is found again if the offsets behind it were not committed, and may have grown meanwhile.
+# The same gap is found again if the offsets behind it were not committed, and may have grown meanwhile: what was
+# acknowledged was a smaller one.
 _WRITE = """
 INSERT INTO gaps (topic, "partition", first, until) VALUES (%s, %s, %s, %s)
-ON CONFLICT (topic, "partition", first) DO UPDATE SET until = excluded.until WHERE gaps.until < excluded.until
+ON CONFLICT (topic, "partition", first) DO UPDATE SET until = excluded.until, acknowledged_at = NULL, note = NULL
+WHERE gaps.until < excluded.until
 """
 
 _READ = """
@@ -51,7 +53,7 @@ class NotedGap(msgspec.Struct, frozen=True):
 
 
 async def write(connection: AsyncConnection, gaps: Sequence[Gap]) -> None:
-    """Record gaps; a known one is not recorded twice.
+    """Record gaps; a known one is not recorded twice, but one that has grown is to be acknowledged again.
 
     Raises:
         psycopg.Error: they are not written.

@@ -17,12 +17,12 @@ from contracts.postgres import session
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
-_STANDING = """
-SELECT state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by
-FROM withdrawals WHERE payment_id = %s
+# One statement is one snapshot: what a withdrawal waits for and its steps are of the same moment.
+_STATUS = """
+SELECT state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by,
+    type, payload::text, recorded_at
+FROM withdrawals LEFT JOIN event_store USING (payment_id) WHERE payment_id = %s ORDER BY sequence
 """
-
-_STEPS = "SELECT type, payload::text, recorded_at FROM event_store WHERE payment_id = %s ORDER BY sequence"
 
 # By the time of the end and not by payment ID: an ID chosen by its sender need not be time-ordered.
 _ENDED = """
@@ -73,12 +73,11 @@ def find_status(dsn: str, payment_id: UUID) -> Status | None:
 
 def status_of(connection: psycopg.Connection, payment_id: UUID) -> Status | None:
     """The same on an open connection, for repeated queries."""
-    with connection.transaction():
-        row = utc.cursor(connection).execute(_STANDING, (payment_id,)).fetchone()
-        if row is None:
-            return None
-        steps = [_step(*stored) for stored in utc.cursor(connection).execute(_STEPS, (payment_id,))]
-    state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by = row
+    rows = utc.cursor(connection).execute(_STATUS, (payment_id,)).fetchall()
+    if not rows:
+        return None
+    state, seen, account_id, amount_minor, currency, reason, trace_id, finished_at, finished_by = rows[0][:9]
+    steps = [_step(*row[9:]) for row in rows if row[9] is not None]
     return Status(
         payment_id=payment_id,
         state=state,

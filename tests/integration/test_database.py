@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import asynccontextmanager, suppress
 
 import psycopg
 import pytest
@@ -201,8 +202,27 @@ def test_an_instance_that_is_frozen_in_a_transaction_lets_go_of_its_rows(dsn):
     assert numbers(dsn) == [1]
 
 
-def test_an_instance_that_is_frozen_in_a_copy_lets_go_of_its_rows(dsn, monkeypatch):
-    """No limit of PostgreSQL's ends a COPY whose client neither sends nor leaves."""
+@asynccontextmanager
+async def in_a_copy(session):
+    await session.execute("BEGIN")
+    await session.execute(ADD, (1,))
+    session.pgconn.send_query(b"COPY numbers FROM STDIN")
+    session.pgconn.flush()
+    yield
+
+
+@asynccontextmanager
+async def between_two_statements_of_a_pipeline(session):
+    with suppress(psycopg.OperationalError):  # it was ended
+        async with session.pipeline():
+            await session.command(b"BEGIN")
+            await (await session.execute(f"{ADD} RETURNING number", (1,))).fetchone()
+            yield
+
+
+@pytest.mark.parametrize("freeze", [in_a_copy, between_two_statements_of_a_pipeline])
+def test_an_instance_that_is_frozen_and_not_idle_lets_go_of_its_rows(dsn, monkeypatch, freeze):
+    """To PostgreSQL it is active: only a limit of the whole transaction ends it, or who waits for its rows."""
     soon = re.sub(r"interval '\d+s'", "interval '1s'", connection._SESSION)
     monkeypatch.setattr(connection, "_SESSION", soon)
 
@@ -212,17 +232,15 @@ def test_an_instance_that_is_frozen_in_a_copy_lets_go_of_its_rows(dsn, monkeypat
             # Who connects ends what is frozen: the one that is to wait is connected before.
             await (await database.connect()).execute("SET statement_timeout = '1s'")
             session = await frozen.connect()
-            await session.execute("BEGIN")
-            await session.execute(ADD, (1,))
-            session.pgconn.send_query(b"COPY numbers FROM STDIN")
-            session.pgconn.flush()
+            await session.execute("SET idle_in_transaction_session_timeout = '100ms'")
             failures = 0
-            while not numbers(dsn):
-                try:
-                    await add(database, 1, 1)
-                except psycopg.OperationalError as error:
-                    assert is_transient(error)
-                    failures += 1
+            async with freeze(session):
+                while not numbers(dsn):
+                    try:
+                        await add(database, 1, 1)
+                    except psycopg.OperationalError as error:
+                        assert is_transient(error)
+                        failures += 1
             assert 0 < failures < 5
         finally:
             await frozen.close()

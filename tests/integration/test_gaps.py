@@ -1,5 +1,6 @@
 """Whoever missed what Kafka deleted says so until a person has seen to it; offsets without records are no loss."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from contracts.services import TOPICS
 from contracts.topics import WITHDRAWAL_REQUESTS
 from operations.audit.run import run
 from operations.lag import consumer_lag, deleted_unread
+from processors.runtime.database import Database
+from processors.runtime.gaps import Gap, write
 from stack.state import environment
 from tests.conftest import WAIT_S, Settle, wait_until
+from tests.integration.test_faults import not_ready
 from tests.integration.test_withdrawals import request
 
 REQUESTS = WITHDRAWAL_REQUESTS.name
@@ -214,6 +218,8 @@ def test_what_cannot_be_noted_is_not_confirmed(settle: Settle):
         payment_id = settle.client.request(account, "1.00").payment_id
         log = settle.stack.data / "logs" / "account.log"
         wait_until(lambda: "what was deleted unread is not noted yet" in log.read_text(), "it says so")
+        cannot = 'it cannot note what was deleted unread: relation "gaps" does not exist'
+        wait_until(lambda: cannot in (not_ready(settle, "account") or ""), "it is not ready")
         assert settle.query("account", "SELECT FROM saga_log WHERE payment_id = %s", payment_id) == []
         # The saga service has read them, or has noted that it could not.
         wait_until(
@@ -223,5 +229,35 @@ def test_what_cannot_be_noted_is_not_confirmed(settle: Settle):
         settle.execute("account", "ALTER TABLE gaps_aside RENAME TO gaps")
     assert settle.finished(payment_id).state == "completed"
     assert settle.query("account", "SELECT count(*) FROM gaps")[0][0] == noted + 1
+    wait_until(lambda: not_ready(settle, "account") is None, "it is ready again")
     gaps(settle, "acknowledge", "--note", "planted")
     settle.audit()
+
+
+def test_a_gap_that_has_grown_since_it_was_acknowledged_is_another(settle: Settle):
+    """It is noted again where a service dies before it has committed the offsets behind it."""
+    first = 1_000_000_000
+
+    def note(count: int) -> None:
+        async def in_transaction() -> None:
+            database = Database(settle.dsns["account"], "test")
+            try:
+                async with database.transaction() as connection:
+                    await write(connection, [Gap(REQUESTS, 0, first, first + count)])
+            finally:
+                await database.close()
+
+        asyncio.run(in_transaction())
+
+    note(3)
+    assert gaps(settle, "acknowledge", "--note", "three are resent") == "1 gap acknowledged\n"
+    note(3)
+    settle.audit()
+    note(5)
+    assert f"account: 5 offsets from {REQUESTS}/0@{first} on were deleted unread" in said(settle, 0.0)["gaps"]
+    assert gaps(settle, "acknowledge", "--note", "all are resent") == "1 gap acknowledged\n"
+    note(4)
+    settle.audit()
+    assert settle.query("account", "SELECT until, note FROM gaps WHERE first = %s", first) == [
+        (first + 5, "all are resent")
+    ]

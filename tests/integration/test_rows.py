@@ -9,16 +9,18 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.events import (
+    EVENT_TYPES,
     BalanceChecked,
     MoneyDeducted,
     PaymentFailed,
     PaymentProcessed,
     WithdrawalRejected,
 )
+from processors.payment import store as payments
 from processors.runtime.database import MANY, Database
 from processors.runtime.rows import Rows, Write, write_rows
-from processors.saga import store
-from processors.saga.decide import decide
+from processors.saga import status, store
+from processors.saga.decide import BITS, decide
 from processors.saga.status import find_status
 from tests.conftest import wait_until
 from tests.unit.messages import after, message, request
@@ -213,3 +215,32 @@ def test_rows_of_an_empty_table_are_found_by_key(dsn):
         return (await cursor.fetchone())[0]
 
     assert "withdrawals_pkey" in run(dsn, SMALL, explain)
+
+
+def test_a_claim_is_found_by_an_index_however_many_payments_there_are(settle):
+    async def explain(connection):
+        cursor = await connection.execute(f"EXPLAIN {payments._RELEASE}", (uuid7(),))
+        return " ".join(line for (line,) in await cursor.fetchall())
+
+    plan = run(settle.new_database("payment", "claims"), SMALL, explain)
+    assert "payments_due" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_a_status_is_of_one_moment_however_often_the_database_is_read_for_it(dsn, monkeypatch):
+    first = request()
+    to_come = iter([first, after(first, MoneyDeducted), after(first, PaymentProcessed)])
+    cursor = status.utc.cursor
+
+    async def go_on(connection, event):
+        known = await store.read(connection, [first.payment_id])
+        await store.write(connection, decide([message(event)], known, datetime.now(UTC)))
+
+    def go_on_and_read(connection):
+        run(dsn, SMALL, lambda other: go_on(other, next(to_come)))
+        return cursor(connection)
+
+    monkeypatch.setattr(status.utc, "cursor", go_on_and_read)
+    for _ in range(2):
+        found = find_status(dsn, first.payment_id)
+        assert sum({BITS[EVENT_TYPES[step.event]] for step in found.steps}) == found.seen

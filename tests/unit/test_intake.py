@@ -5,6 +5,7 @@ import asyncio
 import faust
 import psycopg
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from contracts.topics import Topic
 from processors.runtime import app as runtime
@@ -78,3 +79,36 @@ def test_what_a_service_waits_for_at_its_start_is_logged_once_and_as_what_it_is(
         ("database does not answer, waiting", "connection refused"),
         ("database turns this service away, waiting", "FATAL: password authentication failed"),
     ]
+
+
+def test_a_service_that_cannot_note_what_was_deleted_unread_is_not_ready_until_it_can(monkeypatch):
+    errors = [
+        KafkaException(KafkaError(KafkaError.COORDINATOR_NOT_AVAILABLE, "no coordinator")),
+        psycopg.errors.InsufficientPrivilege("permission denied for table gaps"),
+    ]
+    waits_for = []
+    monkeypatch.setattr(runtime, "BATCH_RETRY_S", (0.0,))
+
+    async def run():
+        intake = runtime.Intake(
+            faust.App("misses", broker="kafka://127.0.0.1:1"), Idle(), Away(), ServiceSettings()
+        )
+
+        class Behind:
+            jumped = True
+
+            def gaps(self):
+                waits_for.append("; ".join(intake._ask_itself()))
+                if errors:
+                    raise errors.pop(0)
+                return []
+
+        await intake._note_gaps(Behind())
+        waits_for.append("; ".join(intake._ask_itself()))
+
+    asyncio.run(run())
+    start, kafka, database, end = waits_for
+    assert (start, end) == ("", "")
+    assert "cannot note what was deleted unread" in kafka
+    assert "no coordinator" in kafka
+    assert database == "it cannot note what was deleted unread: permission denied for table gaps"

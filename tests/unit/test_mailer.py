@@ -46,46 +46,58 @@ def time_enough(monkeypatch):
     monkeypatch.setattr(mailer, "BUDGET_S", 60.0)
 
 
+SILENCE = b"nothing at all"
+
+
 def mail_to(address):
     return Mail(uuid4(), "withdrawal_paid", address, "Your withdrawal", "1.00 USD\n")
 
 
 class SmtpServer:
-    """Takes mail as a server at the outer edge would; answers that are no yes are given by what they answer."""
+    """Takes mail as a server at the outer edge would; answers that are no yes are given by what they answer.
 
-    def __init__(self, **answers):
-        self.answers, self.recipients, self.mails = answers, [], []
+    Each answer takes ``answer_s`` seconds.
+    """
+
+    def __init__(self, answer_s=0.0, **answers):
+        self.answer_s, self.answers = answer_s, answers
+        self.said, self.recipients, self.mails = [], [], []
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_):
         self.server.close()
         await self.server.wait_closed()
 
-    def mailer(self):
+    def mailer(self, timeout_s=60.0):
         """Whose circuit breaker rests for as long as the test lasts."""
-        mailer = SmtpMailer("127.0.0.1", self.server.sockets[0].getsockname()[1], SENDER, 60.0, (1.0,))
+        mailer = SmtpMailer("127.0.0.1", self.port, SENDER, timeout_s, (1.0,))
         mailer._breaker._clock = lambda: 0.0
         return mailer
 
-    def _answer(self, word, yes=b"250 ok"):
-        return self.answers.get(word, yes) + b"\r\n"
+    async def _answer(self, writer, word, yes=b"250 ok"):
+        await asyncio.sleep(self.answer_s)
+        writer.write(self.answers.get(word, yes) + b"\r\n")
 
     async def _talk(self, reader, writer):
-        writer.write(self._answer("connect", b"220 test"))
+        await self._answer(writer, "connect", b"220 test")
         while line := await reader.readline():
             word = line[:4].strip().upper().decode()
             if word == "RCPT":
                 self.recipients.append(line[len("RCPT TO:") :].split(b" ")[0].strip())
             elif word == "DATA":
-                writer.write(self._answer("DATA", b"354 go on"))
+                await self._answer(writer, "DATA", b"354 go on")
                 if "DATA" in self.answers:
                     continue
                 self.mails.append(await reader.readuntil(b"\r\n.\r\n"))
                 word = "end"
-            writer.write(self._answer(word))
+            self.said.append(word)
+            if self.answers.get(word) == SILENCE:
+                continue
+            await self._answer(writer, word)
             if word == "QUIT":
                 break
         writer.close()
@@ -177,19 +189,19 @@ def test_only_what_is_answered_to_recipient_or_content_refuses_a_mail(word, answ
 
 def test_a_mail_that_fails_unexpectedly_repeats_no_other_of_its_batch(tmp_path, monkeypatch):
     mails = [mail_to(address) for address in ("a@b", "broken@b", "c@d")]
-    send, replace = aiosmtplib.send, mailer.os.replace
+    send, replace = aiosmtplib.SMTP.send_message, mailer.os.replace
 
-    async def send_or_break(message, **about):
-        if "broken" in about["recipients"][0]:
+    async def send_or_break(client, message, recipients):
+        if "broken" in recipients[0]:
             raise ZeroDivisionError("no\0thing")
-        return await send(message, **about)
+        return await send(client, message, recipients=recipients)
 
     def replace_or_break(source, target):
         if str(mails[1].payment_id) in str(source):
             raise ZeroDivisionError("no\0thing")
         return replace(source, target)
 
-    monkeypatch.setattr(mailer.aiosmtplib, "send", send_or_break)
+    monkeypatch.setattr(aiosmtplib.SMTP, "send_message", send_or_break)
     monkeypatch.setattr(mailer.os, "replace", replace_or_break)
 
     async def both():
@@ -217,3 +229,26 @@ def test_a_server_that_is_away_is_worth_another_attempt():
     (outcome,) = asyncio.run(SmtpMailer("127.0.0.1", 9, SENDER, 5.0, (1.0,)).send([mail_to("a@b")]))
     assert isinstance(outcome, Undelivered)
     assert "127.0.0.1:9" in outcome.reason
+
+
+def test_the_time_limit_is_for_a_mail_as_a_whole_however_prompt_each_answer_is():
+    async def send():
+        async with SmtpServer(answer_s=0.2) as server:
+            mailer = server.mailer(timeout_s=0.7)
+            outcomes = await mailer.send([mail_to("a@b")] * FAILURES_MAX)
+            return outcomes, mailer.capacity(10), server.port
+
+    outcomes, capacity, port = asyncio.run(send())
+    assert outcomes == [Undelivered(f"127.0.0.1:{port}: the mail was not accepted within 0.7 s")] * FAILURES_MAX
+    assert capacity == 0
+
+
+def test_a_mail_that_was_accepted_has_left_whether_or_not_the_server_says_goodbye(monkeypatch):
+    monkeypatch.setattr(mailer, "QUIT_S", 0.1)
+
+    async def send():
+        async with SmtpServer(QUIT=SILENCE) as server:
+            return await server.mailer(timeout_s=5.0).send([mail_to("a@b")]), server.said
+
+    outcomes, said = asyncio.run(send())
+    assert (outcomes, said[-1]) == ([Delivered()], "QUIT")

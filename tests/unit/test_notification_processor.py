@@ -2,14 +2,16 @@
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from unittest.mock import AsyncMock
 
 import pytest
 
 from contracts.events import PaymentProcessed
 from processors.notification import store
-from processors.notification.mailer import Delivered, Undelivered
+from processors.notification.mailer import Delivered, NotTried, Undelivered
 from processors.notification.processor import NotificationProcessor
 from processors.runtime.batch import Batch
+from processors.runtime.clock import DatabaseClock
 from processors.runtime.settings import ServiceSettings
 from tests.unit.messages import after, message, request
 
@@ -40,6 +42,9 @@ class Mailbox:
         self.sent = []
         self._deliveries = iter(deliveries)
 
+    def capacity(self, at_most):
+        return at_most
+
     async def send(self, mails, *, probe):
         self.sent += mails
         return [next(self._deliveries, Delivered()) for _ in mails]
@@ -61,10 +66,15 @@ def written(monkeypatch):
     return rows
 
 
-def attempt(mailbox, refusals, *batches):
-    """Try to process these one after the other; the first of them are refused."""
+def processor_of(mailbox, refusals):
     processor = NotificationProcessor(ServiceSettings(), mailbox)
     processor.database = Refusing(refusals)
+    return processor
+
+
+def attempt(mailbox, refusals, *batches):
+    """Try to process these one after the other; the first of them are refused."""
+    processor = processor_of(mailbox, refusals)
 
     async def all_of_them():
         for messages in batches:
@@ -96,3 +106,40 @@ def test_what_was_committed_is_not_remembered(written):
     attempt(mailbox, 0, messages, messages)
     assert len(mailbox.sent) == 2
     assert written == [("sent", 1), "NotificationSent"]
+
+
+def test_after_a_commit_whose_answer_was_lost_the_next_attempt_is_made_and_not_only_counted(monkeypatch):
+    """The rows are there, though the transaction failed: what is due is not the attempt that is remembered."""
+    rows = []
+
+    async def insert(_connection, notifications, _emitted):
+        rows.extend(notifications)
+
+    async def update(_connection, notifications, _emitted):
+        assert notifications is rows
+
+    async def known(_connection, _payment_ids):
+        return {row.key for row in rows}
+
+    async def lock_due(_connection, **_which):
+        return rows
+
+    for stands_in in (known, insert, lock_due, update):
+        monkeypatch.setattr(store, stands_in.__name__, stands_in)
+    monkeypatch.setattr(DatabaseClock, "look", AsyncMock())
+    messages = [message(after(request(), PaymentProcessed)) for _ in range(2)]
+    mailbox = Mailbox(Undelivered("away"), NotTried("it rests"))
+    processor = processor_of(mailbox, refusals=1)
+    processor._due_database = Refusing(0)
+
+    async def lose_an_answer():
+        with pytest.raises(ValueError, match="refused"):
+            await processor.process(Batch(messages))
+        await processor.process(Batch(messages))
+        before = [(row.status, row.attempts) for row in rows]
+        await processor.work_due()
+        return before
+
+    assert asyncio.run(lose_an_answer()) == [("pending", 1), ("pending", 0)]
+    assert [mail.attempt for mail in mailbox.sent] == [1, 1, 2, 1]
+    assert [(row.status, row.attempts) for row in rows] == [("sent", 2), ("sent", 1)]

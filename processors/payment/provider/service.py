@@ -27,6 +27,7 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 
+from contracts.foreign import UNREADABLE
 from contracts.production import is_production
 from contracts.variables import EnvironmentRefusedError
 from processors.payment.gateway import Charge, Outcome, Unavailable
@@ -139,7 +140,7 @@ class Bank:
     async def _decide(self, request: web.Request, operation: str) -> web.Response:
         try:
             charge = msgspec.json.decode(await request.read(), type=Charge)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             return _refusal(400, str(error))
         faults = Faults() if operation == "void" and not self._faults.voids else self._faults
         if faults.delay_s:
@@ -181,7 +182,7 @@ class Bank:
         """Misbehave differently."""
         try:
             self._faults = msgspec.json.decode(await request.read(), type=Faults)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             return _refusal(400, str(error))
         log.warning("faults", **msgspec.structs.asdict(self._faults))
         return _json(self._faults)
