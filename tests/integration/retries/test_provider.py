@@ -1,8 +1,10 @@
 """Whatever the provider does, a withdrawal is paid once or refunded, and never both."""
 
 import time
+from urllib.error import HTTPError
 
 import psutil
+import pytest
 
 from producers.requests import new_request
 from tests.conftest import OPENING_MINOR, wait_until
@@ -160,3 +162,10 @@ def test_a_payment_that_the_database_refuses_holds_no_other_back(retrying: Retry
         retrying.execute("payment", "ALTER TABLE payments DROP CONSTRAINT jammed")
     retrying.due_now(ids[1])  # as if its claim had run out
     assert retrying.finished(ids[1]).state == "completed"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"account_id": "\xff"}', b'{"account_id": ' + b"[" * 100_000])
+def test_what_is_no_charge_is_refused(retrying: Retrying, body):
+    with pytest.raises(HTTPError) as told:
+        retrying._ask("POST", "/charges", body)
+    assert told.value.code == 400
