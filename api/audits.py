@@ -23,7 +23,7 @@ from contracts.services import API
 from operations.audit import history
 from operations.audit.history import AuditRun, AuditRunningError
 from operations.audit.run import Audit, run
-from processors.runtime.database import unavailable
+from processors.runtime.database import is_refusal, unavailable
 
 PATH = "/v1/audits"
 WAIT_S_MAX = 600.0
@@ -101,9 +101,19 @@ def _audit(operators: Operators, caller: str, wait_s: float, begun: "asyncio.Fut
             end(found)
     except AuditRunningError as error:
         loop.call_soon_threadsafe(tell, Problem("audit-running", str(error)))
-    except psycopg.OperationalError as error:
-        problem = Problem("unavailable", f"the database {unavailable(error)}", RETRY_S)
-        loop.call_soon_threadsafe(tell, problem)
+    except Exception as error:
+        # Also what is not foreseen: who asked waits for an answer, or once it has begun, for a result.
+        log.error("an audit cannot be recorded", caller=caller, reason=" ".join(str(error).split()))
+        loop.call_soon_threadsafe(tell, _problem(error))
+
+
+def _problem(error: Exception) -> Problem:
+    """Why an audit cannot begin."""
+    if is_refusal(error):
+        return Problem("unavailable", "the database is read-only, or lacks a migration or a right", RETRY_S)
+    if isinstance(error, psycopg.OperationalError):
+        return Problem("unavailable", f"the database {unavailable(error)}", RETRY_S)
+    return Problem("internal", "the audit did not begin; the log says why")
 
 
 @get(

@@ -48,6 +48,7 @@ TARGETS = {
     "operations/audit/sides.py": ("tests/unit/test_audit_sides.py",),
     "operations/audit/arrivals.py": ("tests/unit/test_audit_arrivals.py",),
     "operations/audit/run.py": ("tests/unit/test_audit_run.py",),
+    "operations/audit/again.py": ("tests/unit/test_audit_run.py",),
     "operations/lag.py": ("tests/unit/test_audit_run.py",),
     "operations/audit/offenders.py": ("tests/unit/test_audit_run.py",),
     "operations/audit/spill.py": ("tests/unit/test_audit_arrivals.py",),

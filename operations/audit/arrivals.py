@@ -7,7 +7,7 @@ Topics and event store are each read once, in any order; what is compared is spi
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from struct import Struct
@@ -26,6 +26,7 @@ from contracts.events import EVENT_TYPES, WithdrawalRequested
 from contracts.postgres import session
 from contracts.services import NAMES, READ_BY
 from contracts.topics import WITHDRAWAL_EVENTS, consumer_group
+from operations.audit.again import lasting
 from operations.audit.offenders import Offenders
 from operations.audit.sides import FETCH_ROWS
 from operations.audit.spill import BUCKETS, ID_BYTES, Spill
@@ -33,6 +34,9 @@ from processors.runtime.messages import Message, read_record
 
 CLOCKS_OFF_S = 300.0
 """The largest difference allowed between the clocks of the saga service and the relay."""
+
+NO_WITHDRAWAL = "no withdrawal"
+"""What is said of a row that has no payment ID."""
 
 UNSTORED_MAX = 50_000
 """Records missing from the event store that are read again in one pass."""
@@ -93,44 +97,69 @@ class _Retained(NamedTuple):
         return offset < self.first.get(place, 0)
 
 
-def unpublished(dsns: Mapping[str, str]) -> Offenders:
-    """Outbox rows whose event is not in the event store, one line each.
+class _Row(NamedTuple):
+    """A row of an outbox; the payment ID as far as it is one."""
 
-    Published rows may have been removed from the outbox; what is still there must have arrived. Rows that the
-    relay has quarantined, as Kafka will never accept them, have not. Rows of types that the saga does not read, or
-    that are not Settle's, do not concern it.
+    id: UUID
+    payment_id: UUID | None
+    event_type: str
+    service: str
+
+
+class _Lost(NamedTuple):
+    """A stored event that is on no topic, and what is said of it."""
+
+    event_id: bytes
+    words: str
+
+
+def unpublished(dsns: Mapping[str, str]) -> Offenders:
+    """Outbox rows whose event does not arrive in the event store, one line each.
+
+    Published rows may have been removed from the outbox; what is still there must arrive within moments. Rows that
+    the relay has quarantined, as Kafka will never accept them, do not. Rows of types that the saga does not read,
+    or that are not Settle's, do not concern it.
 
     Args:
         dsns: by service, of :data:`contracts.services.NAMES`; the API's is missing where there is none.
+
+    Raises:
+        psycopg.OperationalError: a database does not answer.
     """
     found = Offenders()
-    with session(dsns["saga"]) as saga:
-        for service in (name for name in NAMES if name in dsns):
-            with session(dsns[service]) as connection:
-                cursor = connection.cursor("audit_outbox")
-                cursor.itersize = FETCH_ROWS
-                cursor.execute(_OUTBOX, (_STORED_TYPES,))
-                while rows := cursor.fetchmany(FETCH_ROWS):
-                    events = [(row_id, _uuid(payment_id), event_type) for row_id, payment_id, event_type in rows]
-                    missing = _not_stored(saga, events)
-                    for row_id, payment_id, event_type in rows:
-                        if row_id in missing:
-                            found.add(
-                                f"{payment_id}: {event_type} is in the outbox of {service}, but did not arrive"
-                            )
-                for payload, event_type, reason in connection.execute(_DEAD):
-                    found.add(
-                        f"{_payment_id(payload)}: {event_type} of {service} can never be published: {reason}"
-                    )
+    with session(dsns["saga"], autocommit=True) as saga:
+        for row in lasting(_not_arrived(dsns, saga), lambda rows: _missing(saga, rows)):
+            whose = row.payment_id or NO_WITHDRAWAL
+            found.add(f"{whose}: {row.event_type} is in the outbox of {row.service}, but did not arrive")
+    for service in (name for name in NAMES if name in dsns):
+        with session(dsns[service]) as connection:
+            for payload, event_type, reason in connection.execute(_DEAD):
+                whose = _payment_id(payload) or NO_WITHDRAWAL
+                found.add(f"{whose}: {event_type} of {service} can never be published: {reason}")
     return found
 
 
-def _payment_id(payload: bytes | None) -> str:
-    """The payment ID of a dead row, as far as it can be read: it may hold anything."""
+def _not_arrived(dsns: Mapping[str, str], saga: psycopg.Connection) -> Iterator[_Row]:
+    for service in (name for name in NAMES if name in dsns):
+        with session(dsns[service]) as connection:
+            cursor = connection.cursor("audit_outbox")
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(_OUTBOX, (_STORED_TYPES,))
+            while rows := cursor.fetchmany(FETCH_ROWS):
+                yield from _missing(saga, [_Row(one, _uuid(whose), what, service) for one, whose, what in rows])
+
+
+def _missing(saga: psycopg.Connection, rows: Sequence[_Row]) -> list[_Row]:
+    missing = _not_stored(saga, [row[:3] for row in rows])
+    return [row for row in rows if row.id in missing]
+
+
+def _payment_id(payload: bytes | None) -> UUID | None:
+    """The payment ID of a dead row, as far as it is one: it may hold anything."""
     try:
-        return str(json.loads(payload or b"")["payment_id"])
+        return _uuid(json.loads(payload or b"")["payment_id"])
     except (ValueError, LookupError, TypeError, RecursionError):
-        return "no withdrawal"
+        return None
 
 
 def differences(saga_dsn: str, bootstrap: str) -> Offenders:
@@ -150,16 +179,17 @@ def differences(saga_dsn: str, bootstrap: str) -> Offenders:
         Spill(_STORED.size) as in_store,
         Spill(_ON_TOPIC.size) as on_topics,
     ):
-        # Events first: what is stored by now is on its topic when that is read after it.
+        # Events first: what is stored by now is on its topic when that is read after it, or comes soon.
         for entry in _events(connection, _retained(bootstrap)):
             in_store.add(entry)
+        ends = Offsets(bootstrap).end(_TOPICS)
         for record in scan(bootstrap, _TOPICS):
             if (message_id := _message_id(record)) is not None:
                 topic, partition, offset = _place(record)
                 on_topics.add(_ON_TOPIC.pack(message_id.bytes, _TOPICS.index(topic), partition, offset))
         kept = _retained(bootstrap)
-        for words in _lost(in_store, on_topics, kept):
-            found.add(words)
+        for one in lasting(_lost(in_store, on_topics, kept), _still_lost(bootstrap, ends)):
+            found.add(one.words)
         confirmed = Offsets(bootstrap).confirmed(consumer_group("saga"), _TOPICS)
         unstored = _unstored(in_store, on_topics, confirmed)
         while places := list(islice(unstored, UNSTORED_MAX)):
@@ -199,7 +229,7 @@ def _events(connection: psycopg.Connection, kept: _Retained) -> Iterator[bytes]:
     cursor.close()
 
 
-def _lost(in_store: Spill, on_topics: Spill, kept: _Retained) -> Iterator[str]:
+def _lost(in_store: Spill, on_topics: Spill, kept: _Retained) -> Iterator[_Lost]:
     """Stored events that are on no topic."""
     for number in range(BUCKETS):
         there = {entry[0] for entry in _ON_TOPIC.iter_unpack(on_topics.bucket(number))}
@@ -210,7 +240,25 @@ def _lost(in_store: Spill, on_topics: Spill, kept: _Retained) -> Iterator[str]:
             if not kept.dropped(place, offset, UUID(bytes=event_id)):
                 what = _TYPES[kind] if kind >= 0 else "an event"
                 where = f"its topic ({place[0]}/{place[1]}@{offset})" if place else _OWN
-                yield f"{UUID(bytes=payment_id)}: {what} is in the event store, but not on {where}"
+                words = f"{UUID(bytes=payment_id)}: {what} is in the event store, but not on {where}"
+                yield _Lost(event_id, words)
+
+
+def _still_lost(bootstrap: str, ends: Mapping[Place, int]) -> Callable[[list[_Lost]], list[_Lost]]:
+    """Those that do not come at the topics' ends either; each call reads on where the last one ended."""
+    read_to = dict(ends)
+
+    def still_lost(lost: list[_Lost]) -> list[_Lost]:
+        wanted, until = {one.event_id for one in lost}, Offsets(bootstrap).end(_TOPICS)
+        starts = {place: read_to.get(place, 0) for place, end in until.items() if end > read_to.get(place, 0)}
+        if starts:
+            for record in scan(bootstrap, {topic for topic, _ in starts}, starts, until):
+                if (message_id := _message_id(record)) is not None:
+                    wanted.discard(message_id.bytes)
+        read_to.update(until)
+        return [one for one in lost if one.event_id in wanted]
+
+    return still_lost
 
 
 def _unstored(in_store: Spill, on_topics: Spill, confirmed: Mapping[Place, int]) -> Iterator[tuple[str, int, int]]:
@@ -282,10 +330,10 @@ def _message_id(record: KafkaMessage) -> UUID | None:
         return None
 
 
-def _uuid(text: str | None) -> UUID | None:
+def _uuid(text: Any) -> UUID | None:
     try:
         return UUID(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError):
         return None
 
 

@@ -4,6 +4,7 @@ One runs at a time: its session holds an advisory lock of that database until it
 died is known as interrupted at once, whoever asks, and the next one can begin.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,11 +13,13 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+import structlog
 from psycopg.errors import LockNotAvailable
 from uuid_utils.compat import uuid7
 
 from contracts.postgres import session
 from contracts.redaction import hide
+from contracts.text import clean
 from operations.audit.run import Audit, run
 from processors.runtime import utc
 
@@ -37,6 +40,9 @@ TABLE_V1 = """
 
 GIVEN_BACK_S = 5
 """How long an audit that has ended may take to give its lock back."""
+
+TEXT_MAX = 10_000
+"""Characters of what one check found, or of why an audit failed, that are kept."""
 
 # An arbitrary number, the same for every process that runs an audit.
 _LOCK = 0x5E77A0
@@ -63,7 +69,12 @@ ORDER BY started_at DESC, audit_id DESC LIMIT %(limit)s
 
 _BEGIN = "INSERT INTO audits (audit_id, started_by, started_at) VALUES (%s, %s, clock_timestamp())"
 
-_END = "UPDATE audits SET finished_at = clock_timestamp(), result = %s::text::json, error = %s WHERE audit_id = %s"
+_END = """
+UPDATE audits SET finished_at = clock_timestamp(), result = %s::text::json, error = %s
+WHERE audit_id = %s AND finished_at IS NULL
+"""
+
+log = structlog.get_logger()
 
 State = Literal["running", "holds", "does not hold", "failed", "interrupted"]
 
@@ -109,13 +120,31 @@ def begun(dsn: str, started_by: str) -> Iterator[tuple[UUID, Callable[[Audit | E
         connection.execute(_BEGIN, (audit_id, started_by))
 
         def end(found: Audit | Exception) -> None:
-            result = msgspec.json.encode(found).decode() if isinstance(found, Audit) else None
-            error = (
-                None if isinstance(found, Audit) else hide(" ".join(str(found).split()) or type(found).__name__)
-            )
-            connection.execute(_END, (result, error, audit_id))
+            result, error = (_kept(found), None) if isinstance(found, Audit) else (None, _reason(found))
+            values = result, error, audit_id
+            try:
+                connection.execute(_END, values)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as lost:
+                # It is idle for as long as an audit takes: meanwhile the database may have been restarted.
+                log.warning("an audit has lost its session", audit=str(audit_id), reason=_reason(lost))
+                with session(dsn, autocommit=True) as another:
+                    another.execute(_END, values)
 
         yield audit_id, end
+
+
+def _kept(found: Audit) -> str:
+    """A result as JSON that PostgreSQL takes and can look into, whatever texts the audit has found."""
+    checks = [msgspec.structs.replace(check, detail=clean(check.detail, TEXT_MAX)) for check in found.checks]
+    dead_letters: Counter[str] = Counter()
+    for service, count in found.dead_letters.items():
+        dead_letters[clean(service, TEXT_MAX)] += count
+    kept = msgspec.structs.replace(found, checks=checks, dead_letters=dict(dead_letters))
+    return msgspec.json.encode(kept).decode()
+
+
+def _reason(error: Exception) -> str:
+    return clean(hide(" ".join(str(error).split()) or type(error).__name__), TEXT_MAX)
 
 
 def _locked(connection: psycopg.Connection[Any]) -> bool:

@@ -2,7 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -11,6 +13,7 @@ from broker.offsets import Place
 from contracts.postgres import session
 from contracts.services import NAMES, READ_BY
 from operations.audit import story
+from operations.audit.again import lasting
 from operations.audit.arrivals import differences, unpublished
 from operations.audit.offenders import Offenders
 from operations.audit.sides import stories
@@ -103,22 +106,17 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
         dsns: of ``account``, ``payment``, ``notification``, ``saga`` and ``provider``.
         bootstrap: Kafka, ``host:port``.
         wait_s: how long to wait for withdrawals under way to end before they count as unfinished, seconds. The
-            relay has at least ``CONFIRM_S`` at the end of it.
+            relay has at least ``CONFIRM_S`` at the end of it. What seems off is looked at again after that; see
+            :mod:`operations.audit.again`.
 
     Raises:
         psycopg.OperationalError: a database does not answer.
         KafkaException: Kafka does not answer.
     """
     consumed, published = _settled(dsns, bootstrap, time.monotonic() + wait_s)
-    offenders = {name: Offenders() for name in story.CHECKS}
-    outcomes: Counter[str] = Counter()
     # While withdrawals are under way an event may be late rather than lost.
     quiet = consumed.ok and published.ok
-    for one in stories(dsns):
-        state = one.saga.state if one.saga else None
-        outcomes[state or "requested"] += 1
-        for check, reason in story.faults(one, quiet):
-            offenders[check].add(f"{one.payment_id}: {reason}")
+    offenders, outcomes = _offenders(dsns, quiet)
     checks = [
         _balances(dsns["account"]),
         *(_check(name, offenders[name]) for name in story.CHECKS),
@@ -130,6 +128,41 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
     ]
     ok = all(check.ok for check in checks)
     return Audit(ok, checks, outcomes.total(), dict(outcomes), count_open(bootstrap))
+
+
+class _Told(NamedTuple):
+    """A withdrawal's state, and its faults: pairs of check and reason."""
+
+    payment_id: UUID
+    state: str
+    faults: Sequence[tuple[str, str]]
+
+
+def _offenders(dsns: Mapping[str, str], quiet: bool) -> tuple[dict[str, Offenders], Counter[str]]:
+    """The faults of all withdrawals by check, and how many withdrawals there are by state."""
+    offenders = {name: Offenders() for name in story.CHECKS}
+    outcomes: Counter[str] = Counter()
+
+    def told(ids: Sequence[UUID] | None = None) -> Iterator[_Told]:
+        for one in stories(dsns, ids):
+            state = one.saga.state if one.saga else None
+            outcomes[state or "requested"] += 1
+            if found := list(story.faults(one, quiet)):
+                yield _Told(one.payment_id, state or "requested", found)
+
+    def again(before: list[_Told]) -> list[_Told]:
+        outcomes.subtract(one.state for one in before)
+        off = {one.payment_id: {check for check, _ in one.faults} for one in before}
+        still = (
+            one._replace(faults=[fault for fault in one.faults if fault[0] in off[one.payment_id]])
+            for one in told(list(off))
+        )
+        return [one for one in still if one.faults]
+
+    for one in lasting(told(), again):
+        for check, reason in one.faults:
+            offenders[check].add(f"{one.payment_id}: {reason}")
+    return offenders, +outcomes
 
 
 def _check(name: str, found: Offenders) -> Check:

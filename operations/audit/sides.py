@@ -5,7 +5,7 @@ payment ID meet here.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from typing import Any
@@ -23,35 +23,40 @@ PAYMENT_ID_OF_ROW = _PAYMENT_ID.format("payload::text")
 PAYMENT_ID_OF_DEAD = _PAYMENT_ID.format("encode(payload, 'escape')")
 """SQL for the payment ID, as text, in a row of ``outbox_dead``, whatever else it holds."""
 
+# ``{which}`` stands for the condition on payment IDs, where only some are wanted.
 _ACCOUNT = """
 SELECT payment_id, l.account_id, l.amount_minor, l.currency, l.status,
     coalesce(b.deductions, 0), coalesce(b.refunds, 0), coalesce(b.net, 0)::bigint
-FROM saga_log l FULL JOIN (
+FROM (SELECT * FROM saga_log {which}) l FULL JOIN (
     SELECT payment_id, count(*) FILTER (WHERE kind = 'deduction') AS deductions,
         count(*) FILTER (WHERE kind = 'refund') AS refunds, sum(amount_minor) AS net
-    FROM ledger GROUP BY payment_id) b USING (payment_id)
+    FROM ledger {which} GROUP BY payment_id) b USING (payment_id)
 ORDER BY payment_id
 """
 
-_PAYMENT = "SELECT payment_id, account_id, amount_minor, currency, status FROM payments ORDER BY payment_id"
+_PAYMENT = """
+SELECT payment_id, account_id, amount_minor, currency, status FROM payments {which} ORDER BY payment_id
+"""
 
 _NOTIFICATION = """
 SELECT payment_id, count(*) FILTER (WHERE status = 'sent'), count(*) FILTER (WHERE status = 'failed')
-FROM notifications GROUP BY payment_id ORDER BY payment_id
+FROM notifications {which} GROUP BY payment_id ORDER BY payment_id
 """
 
 _PROVIDER = """
 SELECT payment_id, account_id, amount_minor, currency, status, count(*) OVER (PARTITION BY payment_id)
-FROM charges ORDER BY payment_id
+FROM charges {which} ORDER BY payment_id
 """
 
 _SAGA = """
-SELECT payment_id, w.account_id, w.amount_minor, w.currency, w.state, coalesce(e.types, '{}')
-FROM withdrawals w FULL JOIN (
-    SELECT payment_id, array_agg(type ORDER BY type) AS types FROM event_store GROUP BY payment_id) e
+SELECT payment_id, w.account_id, w.amount_minor, w.currency, w.state, coalesce(e.types, ARRAY[]::text[])
+FROM (SELECT * FROM withdrawals {which}) w FULL JOIN (
+    SELECT payment_id, array_agg(type ORDER BY type) AS types FROM event_store {which} GROUP BY payment_id) e
     USING (payment_id)
 ORDER BY payment_id
 """
+
+_SOME = "WHERE payment_id = ANY(%(ids)s::uuid[])"
 
 # Later services first: whatever they have, the earlier ones must have when they are read after them.
 _SOURCES = (
@@ -63,11 +68,12 @@ _SOURCES = (
 )
 
 
-def stories(dsns: Mapping[str, str]) -> Iterator[Story]:
+def stories(dsns: Mapping[str, str], ids: Sequence[UUID] | None = None) -> Iterator[Story]:
     """The story of every withdrawal in any database, by ascending payment ID.
 
     Args:
         dsns: of ``account``, ``payment``, ``notification``, ``provider`` and ``saga``.
+        ids: payment IDs, where only some withdrawals are wanted.
 
     Raises:
         psycopg.OperationalError: a database does not answer.
@@ -79,7 +85,7 @@ def stories(dsns: Mapping[str, str]) -> Iterator[Story]:
             # A server-side cursor sees the database as it is now, however long the reading takes.
             cursor = connection.cursor(f"audit_{name}")
             cursor.itersize = FETCH_ROWS
-            cursor.execute(query)
+            cursor.execute(query.format(which="" if ids is None else _SOME).encode(), {"ids": ids})
             streams.append(_tagged(place, cursor))
         merged = heapq.merge(*streams, key=lambda item: item[0])
         for payment_id, rows in groupby(merged, key=lambda item: item[0]):

@@ -7,9 +7,11 @@ names the place of a different message (a topic made anew counts from 0 again, a
 by its own place, so that it hides no other, and steers no redrive elsewhere.
 """
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from uuid import UUID
 
 import msgspec
@@ -25,6 +27,9 @@ from processors.runtime import utc
 
 DEAD_LETTERS = tuple(topic.dead_letters for topic in TOPICS)
 """The topics that have them."""
+
+NAMES_S_MAX = 2.0
+"""Time limit for reading dead letters to name some of them."""
 
 _OURS = "dlq."
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
@@ -115,21 +120,57 @@ class Wanted(msgspec.Struct, frozen=True):
         return any(self.reason.casefold() in text.casefold() for text in said)
 
 
+class Names:
+    """Names of dead letters, each given in the order of its topic; memory holds a digest and a name of each."""
+
+    def __init__(self) -> None:
+        self._there: defaultdict[str, list[tuple[bytes | None, str]]] = defaultdict(list)
+
+    def give(self, message: Message) -> Letter:
+        """A record of a dead-letter topic as a letter with one refusal, under its name."""
+        letter = letter_of(message)
+        there, digest = self._there[letter.id], _digest(letter.record)
+        number = _number_of(digest, there)
+        if number is None:
+            letter.id = place_of(message) if there else letter.id
+            there.append((digest, letter.id))
+        else:
+            known, letter.id = there[number]
+            there[number] = digest or known, letter.id
+        return letter
+
+    def of(self, letter: Letter) -> str:
+        """The name of a letter as :func:`letter_of` has read it."""
+        there = self._there.get(letter.id, [])
+        number = _number_of(_digest(letter.record), there)
+        return letter.id if number is None else there[number][1]
+
+
+def _digest(record: Record) -> bytes | None:
+    """What distinguishes the records that one place may have had; None for a stub, which may be any of them."""
+    if record.lacks is not None:
+        return None
+    return sha256(msgspec.msgpack.encode((record.key, record.value, record.headers))).digest()
+
+
+def _number_of(digest: bytes | None, there: Sequence[tuple[bytes | None, str]]) -> int | None:
+    """Which of the letters of a place it is: a stub is incomplete, whole ones must be equal."""
+    return next((n for n, (other, _) in enumerate(there) if None in (digest, other) or digest == other), None)
+
+
 class Gathered:
     """Dead letters as they are made of records, each added in the order of its topic."""
 
     def __init__(self) -> None:
-        self._letters: defaultdict[str, list[Letter]] = defaultdict(list)
+        self._names = Names()
+        self._letters: dict[str, Letter] = {}
 
     def add(self, message: Message) -> Letter:
         """Take a record of a dead-letter topic in; the letter that it alone would be."""
-        letter = letter_of(message)
-        there = self._letters[letter.id]
-        known = next((one for one in there if _is_one(one.record, letter.record)), None)
+        letter = self._names.give(message)
+        known = self._letters.get(letter.id)
         if known is None:
-            if there:
-                letter.id = place_of(message)
-            there.append(letter)
+            self._letters[letter.id] = msgspec.structs.replace(letter, refusals=[*letter.refusals])
             return letter
         known.refusals += letter.refusals
         if letter.record.lacks is None:
@@ -140,8 +181,7 @@ class Gathered:
         """Those so far, the oldest refusal first, with the last action on each; they stay as they are now."""
         found = [
             Letter(letter.id, letter.record, [*letter.refusals], handled.get(letter.id))
-            for there in self._letters.values()
-            for letter in there
+            for letter in self._letters.values()
         ]
         return sorted(found, key=_age)
 
@@ -173,15 +213,15 @@ def named(letters: Iterable[Letter], name: str) -> Letter:
 
 
 def count_open(bootstrap: str) -> dict[str, int]:
-    """How many open dead letters each service has refused; keeps no letter in memory.
+    """How many open dead letters each service has refused; memory holds their names.
 
     Raises:
         KafkaException: Kafka does not answer.
     """
     handled = read_handled(bootstrap)
-    counted: set[tuple[str, str]] = set()
+    names, counted = Names(), set[tuple[str, str]]()
     for message in scan(bootstrap, DEAD_LETTERS):
-        letter = letter_of(message)
+        letter = names.give(message)
         letter.handled = handled.get(letter.id)
         if letter.open:
             counted.add((letter.refusals[-1].service, letter.id))
@@ -206,27 +246,35 @@ def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:
     return list(chosen.values())
 
 
-def still_open(bootstrap: str, letters: Iterable[Letter]) -> list[Letter]:
-    """Those of the letters that are still open now, read afresh.
-
-    Raises:
-        KafkaException: Kafka does not answer.
-    """
-    handled = read_handled(bootstrap)
-    letters = [msgspec.structs.replace(letter, handled=handled.get(letter.id)) for letter in letters]
-    return [letter for letter in letters if letter.open]
-
-
 def still_open_of(bootstrap: str, letters: Mapping[UUID, list[Letter]]) -> dict[UUID, list[Letter]]:
-    """The letters of each withdrawal that are still open now; only those withdrawals that have any.
+    """The letters of each withdrawal that are still open now, under their names; only withdrawals that have any.
+
+    All letters of their topics are read: only who knows the others of a place can name one, and an action on one
+    of them says nothing about the others.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        letters: of each withdrawal, as :func:`letter_of` has read them.
 
     Raises:
         KafkaException: Kafka does not answer.
+        TimeoutError: there are too many dead letters.
     """
-    every = [letter for some in letters.values() for letter in some]
-    opened = {letter.id for letter in still_open(bootstrap, every)} if every else set()
-    still = {key: [letter for letter in some if letter.id in opened] for key, some in letters.items()}
-    return {key: some for key, some in still.items() if some}
+    if not letters:
+        return {}
+    handled, names = read_handled(bootstrap), Names()
+    give_up = time.monotonic() + NAMES_S_MAX
+    for message in scan(bootstrap, {f"{one.record.topic}.dlq" for some in letters.values() for one in some}):
+        if time.monotonic() > give_up:
+            raise TimeoutError("dead letters are too many to look through; `settle dead-letters list` has time")
+        names.give(message)
+    still = {}
+    for key, some in letters.items():
+        named = [(letter, names.of(letter)) for letter in some]
+        found = [msgspec.structs.replace(one, id=name, handled=handled.get(name)) for one, name in named]
+        if opened := [letter for letter in found if letter.open]:
+            still[key] = opened
+    return still
 
 
 def _names(letter: Letter) -> set[str | None]:
@@ -237,11 +285,6 @@ def _age(letter: Letter) -> tuple[datetime, str, int, int]:
     at = letter.refusals[0].at
     record = letter.record
     return at or _NO_TIME, record.topic, record.partition, record.offset
-
-
-def _is_one(one: Record, other: Record) -> bool:
-    """Whether two records of one place can be the same: a stub is incomplete, whole ones must be equal."""
-    return one.lacks is not None or other.lacks is not None or one == other
 
 
 def letter_of(message: Message) -> Letter:

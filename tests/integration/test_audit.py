@@ -11,6 +11,8 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
+from operations.audit import again
+from operations.audit import run as audit_run
 from operations.audit.run import run
 from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until
 from tests.integration.test_withdrawals import request
@@ -251,5 +253,30 @@ def test_the_relay_has_time_of_its_own(settle: Settle, patient, monkeypatch):
     try:
         settle.open_account()
         assert "published" not in off(settle, 0.0)
+    finally:
+        relay.resume()
+
+
+def test_a_withdrawal_that_comes_while_the_audit_reads(settle: Settle, monkeypatch):
+    """All was quiet when it began; then money is taken, and the event is published once it has looked."""
+    relay, settled, account = psutil.Process(settle.stack.pid("relay")), audit_run._settled, settle.open_account()
+
+    def quiet_for_a_moment(*about):
+        found = settled(*about)
+        relay.suspend()
+        payment_id = settle.client.request(account, "100.00").payment_id
+        taken = "SELECT FROM saga_log WHERE payment_id = %s"
+        wait_until(lambda: settle.query("account", taken, payment_id), "the money is taken")
+        return found
+
+    def first_wait(seconds: float) -> None:
+        relay.resume()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(audit_run, "_settled", quiet_for_a_moment)
+    monkeypatch.setattr(again, "AGAIN_S", WAIT_S)
+    monkeypatch.setattr(again, "time", SimpleNamespace(monotonic=time.monotonic, sleep=first_wait))
+    try:
+        assert off(settle, WAIT_S) == {}
     finally:
         relay.resume()

@@ -135,6 +135,20 @@ def test_what_makes_no_sense_is_discarded_and_may_be_redriven_yet(settle: Settle
     assert times_on_topic(settle, letter.record) == 2
 
 
+def test_a_payment_id_that_is_not_utf_8_hinders_nobody(settle: Settle):
+    account, ids = settle.open_account(), []
+    for body in (b'{"payment_id": "\xff"}', b'{"payment_id": ["\xff"]}', b"another"):
+        partition, offset = settle.send(
+            "account.events", body, account, id=str(uuid7()), eventType="MoneyDeducted"
+        )
+        ids.append(letter_of(settle, f"account.events/{partition}@{offset}").id)
+    listed = cli(settle, "list", *ids, "--json").stdout
+    assert {one["id"]: one["payment_id"] for one in json.loads(listed)} == dict.fromkeys(ids)
+    for one in reversed(ids):
+        assert f"dead letter {one}" in cli(settle, "show", one).stdout
+        assert cli(settle, "discard", one).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

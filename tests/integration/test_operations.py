@@ -200,6 +200,33 @@ def test_one_audit_runs_at_a_time_and_one_that_died_is_known_as_interrupted(audi
         assert ids == [second, first]
 
 
+def test_the_result_of_an_audit_outlives_its_session(audits):
+    """The database is restarted while it runs; what another process has written is not overwritten."""
+    dsn, connection = audits
+    holds, other = Audit(True, [Check("balances", True, "")], 1, {"completed": 1}), Audit(False, [], 0, {})
+    with history.begun(dsn, "ada") as (audit_id, end):
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        end(holds)
+        assert history.find(connection, audit_id).result == holds
+        end(other)
+    assert history.find(connection, audit_id).result == holds
+
+
+def test_whatever_texts_an_audit_finds_its_result_can_be_read(audits):
+    dsn, connection = audits
+    with history.begun(dsn, "ada") as (_, end):
+        end(Audit(True, [Check("outbox", True, "a\ud800b\0c\nd")], 0, {}, {"x\0": 1, "x\ud800": 2}))
+    (run, *_) = history.history(connection, 10)
+    assert (run.state, run.result.checks[0].detail, run.result.dead_letters) == ("holds", "a?b?c d", {"x?": 3})
+    with history.begun(dsn, "ada") as (_, end):
+        end(ValueError("a\ud800b\0c"))
+    (run, *_) = history.history(connection, 10)
+    assert (run.state, run.error) == ("failed", "a?b?c")
+
+
 def test_an_audit_that_cannot_look_fails_with_the_reason_and_no_secret(settle: Settle, audits, monkeypatch):
     dsn, connection = audits
     monkeypatch.setenv("SETTLE_SAGA_DSN", NOWHERE)

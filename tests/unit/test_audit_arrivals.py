@@ -9,13 +9,22 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.services import NAMES
-from operations.audit import arrivals
+from operations.audit import again, arrivals
 from operations.audit.arrivals import _ON_TOPIC, _STORED, _STORED_TYPES, _TOPICS, _TYPES, _Retained
 from operations.audit.spill import BUCKETS, PAGE_ENTRIES, Spill
 
 REQUESTS, OWN = "withdrawal.requests", "withdrawal.events"
 KEPT = _Retained({}, 0.0)
 PAYMENT = uuid7()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Time passes by sleeping only."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr(again, "time", clock)
+    return clock
 
 
 class Record:
@@ -111,7 +120,7 @@ def test_lost_events_are_named_with_their_place():
         (own, "WithdrawalCompleted", None, -1, -1),
         (new, "New", None, -1, -1),
     )
-    assert set(arrivals._lost(events, on_topic(), KEPT)) == {
+    assert {one.words for one in arrivals._lost(events, on_topic(), KEPT)} == {
         f"{PAYMENT}: WithdrawalRequested is in the event store, but not on its topic ({REQUESTS}/2@3)",
         f"{PAYMENT}: WithdrawalCompleted is in the event store, but not on {OWN}",
         f"{PAYMENT}: an event is in the event store, but not on {OWN}",
@@ -119,7 +128,7 @@ def test_lost_events_are_named_with_their_place():
 
 
 def test_the_first_type_and_topic_are_told_from_none():
-    (said,) = arrivals._lost(stored((uuid7(), _TYPES[0], _TOPICS[0], 0, 0)), on_topic(), KEPT)
+    ((_, said),) = arrivals._lost(stored((uuid7(), _TYPES[0], _TOPICS[0], 0, 0)), on_topic(), KEPT)
     assert said == f"{PAYMENT}: {_TYPES[0]} is in the event store, but not on its topic ({_TOPICS[0]}/0@0)"
 
 
@@ -305,7 +314,7 @@ class Outboxes:
     """The services' databases: rows in outboxes, rows that were put aside, and events that the saga lacks."""
 
     def __init__(self, monkeypatch, rows=(), dead=(), missing=()):
-        self._rows, self._dead, self._missing = dict(rows), dict(dead), set(missing)
+        self.rows, self._dead, self.missing = dict(rows), dict(dead), set(missing)
         self.looked_for = []
         monkeypatch.setattr(arrivals, "session", lambda dsn, **_: nullcontext(Outbox(self, dsn)))
 
@@ -321,7 +330,7 @@ class Outbox:
         self._world, self._name = world, name
 
     def cursor(self, _):
-        rows = list(self._world._rows.get(self._name, ()))
+        rows = list(self._world.rows.get(self._name, ()))
 
         def execute(query, values):
             assert query == arrivals._OUTBOX
@@ -339,7 +348,7 @@ class Outbox:
         assert (self._name, query) == ("saga", arrivals._NOT_STORED)
         asked = list(zip(*values, strict=True))
         self._world.looked_for += asked
-        return [(one[0],) for one in asked if one in self._world._missing]
+        return [(one[0],) for one in asked if one in self._world.missing]
 
 
 def test_nothing_is_said_of_outboxes_whose_rows_have_arrived(monkeypatch):
@@ -364,10 +373,29 @@ def test_each_row_of_an_outbox_that_did_not_arrive_is_named(monkeypatch):
     count, said = world.found()
     assert count == 6
     assert said.split("; ")[:3] == [
-        "7: MoneyDeducted is in the outbox of payment, but did not arrive",
-        "None: MoneyDeducted is in the outbox of payment, but did not arrive",
+        "no withdrawal: MoneyDeducted is in the outbox of payment, but did not arrive",
+        "no withdrawal: MoneyDeducted is in the outbox of payment, but did not arrive",
         f"{PAYMENT}: MoneyRefunded is in the outbox of payment, but did not arrive",
     ]
+
+
+def test_a_row_that_arrives_while_the_audit_reads_did_arrive(monkeypatch, clock):
+    """The saga receives one row with each look; what has not come in five seconds did not arrive."""
+    missing = [(uuid4(), PAYMENT, "MoneyDeducted") for _ in range(5)]
+    rows = [(one, str(whose), what) for one, whose, what in missing]
+    world = Outboxes(monkeypatch, {"account": rows[:3], "payment": rows[3:4]}, missing=missing[:4])
+
+    def sleep(seconds):
+        clock.now += seconds
+        world.missing.discard(missing.pop(0))
+
+    clock.sleep, advance = sleep, clock.sleep
+    assert world.found() == (0, "")
+    assert clock.now == 4 * again.POLL_S
+    clock.sleep = advance
+    world.rows["saga"], world.missing = [rows[4]], {*missing}
+    assert world.found() == (1, f"{PAYMENT}: MoneyDeducted is in the outbox of saga, but did not arrive")
+    assert clock.now >= 4 * again.POLL_S + again.AGAIN_S
 
 
 @pytest.mark.parametrize(
@@ -377,11 +405,23 @@ def test_each_row_of_an_outbox_that_did_not_arrive_is_named(monkeypatch):
         (b"{}", "no withdrawal"),
         (b"[]", "no withdrawal"),
         (b"junk", "no withdrawal"),
+        (b'{"payment_id": 7}', "no withdrawal"),
+        (rb'{"payment_id": "a\ud800\u0000"}', "no withdrawal"),
         (b"\xff", "no withdrawal"),
         (b"[" * 100_000, "no withdrawal"),
         (None, "no withdrawal"),
     ],
-    ids=["whole", "of nobody", "no object", "no JSON", "no text", "nested", "nothing"],
+    ids=[
+        "whole",
+        "of nobody",
+        "no object",
+        "no JSON",
+        "a number",
+        "half characters",
+        "no text",
+        "nested",
+        "nothing",
+    ],
 )
 def test_a_row_that_can_never_be_published_is_named_whatever_it_holds(monkeypatch, payload, whose):
     world = Outboxes(monkeypatch, dead={"account": [(payload, "MoneyDeducted", "too large")]})
@@ -391,8 +431,9 @@ def test_a_row_that_can_never_be_published_is_named_whatever_it_holds(monkeypatc
 class Everything:
     """The saga's event store, and the topics: first offset of each partition, what is confirmed, what is there."""
 
-    def __init__(self, monkeypatch, events=(), records=(), first=(), confirmed=()):
-        self.records, self._events, self._first, self._confirmed = list(records), events, first, confirmed
+    def __init__(self, monkeypatch, events=(), records=(), first=(), confirmed=(), late=()):
+        self._records, self._events, self._first, self._confirmed = list(records), events, first, confirmed
+        self._late = late
         self.asked, self.scans = None, []
         monkeypatch.setattr(arrivals, "session", lambda *_, **__: nullcontext(self))
         monkeypatch.setattr(arrivals, "Offsets", lambda _: self)
@@ -405,9 +446,23 @@ class Everything:
         assert group == "settle-saga"
         return dict(self._confirmed)
 
+    @property
+    def records(self):
+        """What is there; what is late is there once time has passed."""
+        return [*self._records, *(self._late if again.time.now else ())]
+
+    def end(self, _):
+        found = {}
+        for record in self.records:
+            found[record.topic(), record.partition()] = record.offset() + 1
+        return found
+
     def _scan(self, _, names, starts=None, ends=None):
         self.scans.append(starts)
-        return (record for record in self.records if record.topic() in names)
+        for record in self.records:
+            place = record.topic(), record.partition()
+            if place[0] in names and (starts is None or record.offset() >= starts.get(place, 10_000)):
+                yield record
 
     def cursor(self, _, **__):
         return Stored(self)
@@ -467,6 +522,20 @@ def test_what_only_one_of_topics_and_event_store_holds_is_named(monkeypatch):
         f"{PAYMENT}: WithdrawalRequested is in the event store, but not on its topic ({REQUESTS}/0@0); "
         f"{PAYMENT}: WithdrawalRequested is on {REQUESTS}/0@1, but not in the event store",
     )
+
+
+def test_an_event_that_comes_to_its_topic_while_the_audit_reads_is_there(monkeypatch):
+    """The saga's own are stored first, and published a moment later. Only what is new is read again."""
+    here, late, lost = uuid7(), uuid7(), uuid7()
+    coming = [a_record(late, 1), a_record(uuid7(), 0, 1), Record(REQUESTS, 1, 1)]
+    world = Everything(monkeypatch, map(an_event, (here, late)), [a_record(here)], late=coming)
+    assert world.found() == (0, "")
+    assert world.scans == [None, {(REQUESTS, 0): 1, (REQUESTS, 1): 0}]
+    again.time.now = 0.0
+    world = Everything(monkeypatch, map(an_event, (here, lost, late)), [a_record(here)], late=coming)
+    assert world.found()[0] == 1
+    assert again.time.now >= again.AGAIN_S
+    assert len(world.scans) == 2
 
 
 def test_however_many_records_the_event_store_lacks_a_bounded_number_is_read_again_in_one_go(monkeypatch):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from contracts.services import READ_BY
 from operations import lag
-from operations.audit import run
+from operations.audit import again, run
 from operations.audit.offenders import EXAMPLES_MAX, Offenders
 from operations.audit.story import AccountSide, NotificationSide, SagaSide, Story
 from processors.runtime.gaps import Gap, NotedGap
@@ -57,9 +57,10 @@ class World:
         self.stories = [whole()]
         self.outbox, self.topics = [], []
         self.dead_letters = {}
-        self.asked = []
+        self.asked, self.read = [], []
         self.clock = Clock()
         monkeypatch.setattr(run, "time", self.clock)
+        monkeypatch.setattr(again, "time", self.clock)
         monkeypatch.setattr(run, "session", partial(Connection, self))
         monkeypatch.setattr(run, "paused", lambda connection: self.paused.get(connection._name))
         monkeypatch.setattr(run, "sample", lambda _: SimpleNamespace(end=value_of(self.ends)))
@@ -68,10 +69,14 @@ class World:
         monkeypatch.setattr(
             run, "noted_gaps", lambda dsns: self.noted if dsns == {s: s for s in PROCESSORS} else None
         )
-        monkeypatch.setattr(run, "stories", lambda _: iter(self.stories))
+        monkeypatch.setattr(run, "stories", self._read)
         monkeypatch.setattr(run, "count_open", lambda _: self.dead_letters)
         monkeypatch.setattr(run, "unpublished", lambda _: self._look("outbox"))
         monkeypatch.setattr(run, "differences", lambda *_: self._look("topics"))
+
+    def _read(self, _, ids=None):
+        self.read.append(ids)
+        return (one for one in value_of(self.stories) if ids is None or one.payment_id in ids)
 
     def _look(self, name):
         self.asked.append(name)
@@ -174,15 +179,73 @@ def test_what_a_service_missed_is_off_until_it_is_acknowledged(world):
 
 
 def test_faults_of_a_withdrawal_are_off_under_their_check(world):
-    good = whole()
-    bad = good._replace(account=good.account._replace(refunds=1))
-    world.stories = [good, bad, good._replace(saga=None)]
+    bad, late = whole(), whole()._replace(saga=None)
+    bad = bad._replace(account=bad.account._replace(refunds=1))
+    world.stories = [whole(), bad, late]
     off = world.off()
     assert off == {
         "ledger": f"{bad.payment_id}: rejected, but the ledger has 0 deductions, 1 refunds, net 0",
-        "finished": f"{good.payment_id}: rejected, not yet known to the saga",
+        "finished": f"{late.payment_id}: rejected, not yet known to the saga",
     }
     assert run.run(DSNS, "").outcomes == {"rejected": 2, "requested": 1}
+
+
+def under_way():
+    """A withdrawal whose money is taken, as the account service, which is read last, says already."""
+    contents = ("acc-1", 100, "USD")
+    saga = SagaSide(contents, "requested", ["WithdrawalRequested"])
+    return Story(uuid4(), AccountSide(contents, "deducted", 1, 0, -100), saga=saga)
+
+
+def test_what_comes_right_while_the_audit_reads_is_no_fault(world):
+    one = under_way()
+    ended = whole()._replace(payment_id=one.payment_id)
+    world.stories = lambda: [whole(), one if world.clock.now < 2.0 else ended]
+    found = run.run(DSNS, "kafka:9092")
+    assert (found.ok, found.outcomes) == (True, {"rejected": 2})
+    assert world.clock.now == 2.0
+    assert {tuple(ids) for ids in world.read[1:]} == {(one.payment_id,)}
+
+
+def test_what_is_off_in_another_way_each_time_is_not_lost(world):
+    """A withdrawal goes on: its next event is under way when that of the first look has come."""
+    one = under_way()
+    seen = one._replace(saga=one.saga._replace(types=[*one.saga.types, "BalanceChecked", "MoneyDeducted"]))
+    world.stories = lambda: [one if world.clock.now != 1.0 else seen]
+    assert set(world.off()) == {"finished"}
+
+
+def test_what_stays_off_is_named_after_five_seconds_as_it_is_then(world):
+    one = under_way()
+    world.stories = lambda: [one, *([] if world.clock.now else [under_way() for _ in range(5)])]
+    off = world.off()
+    assert off["finished"] == f"{one.payment_id}: deducted, waits for payment; {one.payment_id}: requested"
+    assert f"{one.payment_id}: MoneyDeducted is missing" in off["events"]
+    assert again.AGAIN_S <= world.clock.now <= again.AGAIN_S + again.POLL_S
+
+
+def test_so_many_faults_are_no_coincidence_and_count_at_once(world, monkeypatch):
+    monkeypatch.setattr(again, "AGAIN_MAX", 9)
+    world.stories = [under_way() for _ in range(10)]
+    found = run.run(DSNS, "kafka:9092")
+    assert (found.withdrawals, found.outcomes) == (10, {"requested": 10})
+    assert {check.name: check.detail for check in found.checks}["finished"].endswith("; and 15 more")
+    assert (world.clock.now, world.read) == (0.0, [None])
+    world.stories = world.stories[1:]
+    assert not run.run(DSNS, "kafka:9092").ok
+    assert world.clock.now >= again.AGAIN_S
+
+
+def test_no_look_is_the_last_before_its_time_however_slow_it_is(world):
+    looks = []
+
+    def look(found):
+        looks.append(world.clock.now)
+        world.clock.sleep(4.0)
+        return found
+
+    assert list(again.lasting([1], look)) == [1]
+    assert looks[-1] >= again.AGAIN_S
 
 
 @pytest.mark.parametrize(
@@ -363,7 +426,7 @@ def test_open_dead_letters_are_told_also_those_of_a_service_that_it_does_not_kno
     assert "`settle dead-letters list`" in shown
 
 
-def test_who_does_not_ask_it_to_wait_does_not_wait(world):
+def test_who_does_not_ask_it_to_wait_does_not_wait_for_what_is_under_way(world):
     world.lag, world.open = [("saga", "account.events", 7)], 1
     assert not run.run(DSNS, "kafka:9092").ok
     assert world.clock.now == 0.0

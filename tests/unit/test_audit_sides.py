@@ -16,12 +16,14 @@ QUERIES = dict(sides._SOURCES)
 class Cursor(list):
     """Rows that come where the service's own query is asked for, a bounded number at a time."""
 
-    def __init__(self, service, rows):
+    def __init__(self, service, rows, ids):
         super().__init__(rows)
-        self._service = service
+        self._service, self._ids = service, ids
 
-    def execute(self, query):
-        assert query == QUERIES[self._service]
+    def execute(self, query, values):
+        which = sides._SOME if self._ids is not None else ""
+        assert query.decode() == QUERIES[self._service].replace("{which}", which)
+        assert values == {"ids": self._ids}
         assert self.itersize == sides.FETCH_ROWS
 
 
@@ -29,15 +31,15 @@ class Cursor(list):
 def stories(monkeypatch):
     """The stories that databases with these rows tell; the order in which they were asked."""
 
-    def stories(**rows):
+    def stories(ids=None, **rows):
         asked = []
 
         def session(service):
             asked.append(service)
-            return nullcontext(SimpleNamespace(cursor=lambda _: Cursor(service, rows.get(service, ()))))
+            return nullcontext(SimpleNamespace(cursor=lambda _: Cursor(service, rows.get(service, ()), ids)))
 
         monkeypatch.setattr(sides, "session", session)
-        return list(sides.stories({service: service for service in QUERIES})), asked
+        return list(sides.stories({service: service for service in QUERIES}, ids)), asked
 
     return stories
 
@@ -83,3 +85,11 @@ def test_bookings_and_events_without_a_standing_have_no_contents(stories):
 
 def test_later_services_are_read_before_those_that_must_know_as_much(stories):
     assert stories() == ([], ["saga", "notification", "provider", "payment", "account"])
+
+
+def test_where_only_some_are_wanted_each_table_is_asked_for_those(stories):
+    found, _ = stories([FIRST], notification=[(FIRST, 1, 0)])
+    assert found == [Story(FIRST, notification=NotificationSide(1, 0))]
+    tables = {"saga": 2, "account": 2}
+    for service, query in QUERIES.items():
+        assert query.count("{which}") == tables.get(service, 1)

@@ -60,6 +60,57 @@ def test_open_dead_letters_are_counted_once_by_the_service_that_refused_them(top
     assert letters.count_open("kafka:9092") == {"account": 1, "fraud": 1, "saga": 1}
 
 
+def at(record, offset, key=b"acc-2"):
+    """A record as it is after its topic was made anew: of another message, further on among the dead letters."""
+    record.offset, record.key = lambda: offset, lambda: key
+    return record
+
+
+def test_a_new_dead_letter_at_the_place_of_one_that_was_handled_is_open(topics, listed):
+    """A topic that was made anew counts from 0 again."""
+    old, new = "withdrawal.requests/0@1", "withdrawal.requests.dlq/0@8"
+    topics.records = [dead("saga", 1, KNOWN), at(dead("saga", 1), 8), at(dead("account", 1), 9)]
+    topics.handled = {old: Handled("discarded", AT)}
+    assert letters.count_open("kafka:9092") == {"account": 1, "saga": 1}
+    assert [one.payment_id for one in listed()[0]] == [UNKNOWN]
+    found = hold_ups_of(topics.records, UNKNOWN, KNOWN)
+    assert {key: [one.id for one in some] for key, some in found.items()} == {UNKNOWN: [new, new]}
+
+    topics.handled = {new: Handled("discarded", AT)}
+    assert letters.count_open("kafka:9092") == {"saga": 1}
+    assert listed()[0] == []
+    found = hold_ups_of(topics.records, UNKNOWN, KNOWN)
+    assert {key: [one.id for one in some] for key, some in found.items()} == {KNOWN: [old]}
+
+
+def hold_ups_of(records, *payment_ids):
+    """The open dead letters of some withdrawals, where only theirs were read at first."""
+    found = {one: [] for one in payment_ids}
+    for record in records:
+        letter = letters.letter_of(record)
+        found[UUID(letter.payment_id)].append(letter)
+    return letters.still_open_of("kafka:9092", found)
+
+
+def test_a_letter_that_is_only_a_stub_is_the_one_whose_whole_is_there(topics):
+    stub = at(dead("account", 1), 9)
+    fields = [*stub.headers(), (headers.DEAD_LETTER_CUT, b"its value")]
+    stub.headers = lambda: fields
+    for records in ([dead("saga", 1), stub], [stub, dead("saga", 1)]):
+        gathered = letters.Gathered()
+        assert {gathered.add(record).id for record in records} == {"withdrawal.requests/0@1"}
+        (one,) = gathered.letters({})
+        assert (one.record.lacks, len(one.refusals)) == (None, 2)
+
+
+def test_too_many_letters_to_be_named_are_said(topics, listed, monkeypatch):
+    monkeypatch.setattr(letters, "NAMES_S_MAX", -1.0)
+    topics.records = [dead("saga", 1)]
+    nothing, found = listed()
+    assert nothing == []
+    assert "too many" in str(found.unasked["Kafka"])
+
+
 def test_a_dead_letter_goes_back_to_the_topic_whose_dead_letters_hold_it_whatever_it_claims():
     forged = dead("account", 5)
     forged.topic = lambda: "payment.requests.dlq"  # it claims to come from withdrawal.requests
