@@ -164,7 +164,7 @@ def test_a_payment_that_the_database_refuses_holds_no_other_back(retrying: Retry
     assert retrying.finished(ids[1]).state == "completed"
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"account_id": "\xff"}', b'{"account_id": ' + b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b'{"account_id": "\xff"}', b'{"account_id": ' + b"[" * 5_000])
 def test_what_is_no_charge_is_refused(retrying: Retrying, body):
     with pytest.raises(HTTPError) as told:
         retrying._ask("POST", "/charges", body)
