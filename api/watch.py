@@ -2,12 +2,13 @@
 
 A view is something that a page shows: a look, which finds out about some of its keys, and one of these keys. Each
 look is taken each second, or as often as it says, for the keys of all who watch, and only while somebody does; its
-fragments, texts by name, go to all of them. So a fragment does not depend on who watches.
+fragments, texts by name, go to all of them. So a fragment does not depend on who watches. A key that a look fails
+with is the trouble of those who watch it, and of nobody else.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ WATCHERS_MAX = 1_000
 CROWDED_S = 10
 """When somebody may try again who found no room."""
 
+FAILS = "the API fails to look; its log has more"
+
 Fragments = Mapping[str, str]
 Key = Any
 """Of a view: hashable."""
@@ -33,7 +36,7 @@ class Look(NamedTuple):
 
     Attributes:
         name: of the metric.
-        find: what is shown of some keys, given the API's front; it may raise Problem.
+        find: what is shown of some keys, given the API's front; it may raise Problem, "unavailable" for all keys.
         every_s: from the beginning of one to that of the next, seconds.
     """
 
@@ -52,7 +55,7 @@ class News(msgspec.Struct, frozen=True):
 
     Attributes:
         fragments: those that differ from what was given before.
-        trouble: why a look finds nothing now; None while all do. What was given is of an earlier moment then.
+        trouble: why a view is not found now; None while all are. What was given is of an earlier moment then.
     """
 
     fragments: dict[str, str]
@@ -78,7 +81,7 @@ class Watch:
         self._watchers: set[_Watcher] = set()
         self._tasks: dict[Look, asyncio.Task[None]] = {}
         self._found: dict[View, Fragments] = {}
-        self._troubles: dict[Look, str | None] = {}
+        self._troubles: dict[View, str] = {}
 
     async def close(self) -> None:
         """Stop."""
@@ -118,8 +121,12 @@ class Watch:
         finally:
             self._watchers.discard(watcher)
             OPEN_PAGES.dec()
-            for view in {*views} - {view for one in self._watchers for view in one.views}:
+            for view in {*views} - self._watched():
                 self._found.pop(view, None)
+                self._troubles.pop(view, None)
+
+    def _watched(self) -> set[View]:
+        return {view for one in self._watchers for view in one.views}
 
     def _news(self, watcher: _Watcher) -> News:
         changed = {
@@ -129,29 +136,48 @@ class Watch:
             if watcher.given.get(name) != text
         }
         watcher.given |= changed
-        troubles = (self._troubles.get(look) for look, _ in watcher.views)
-        return News(changed, next((trouble for trouble in troubles if trouble is not None), None))
+        troubles = (self._troubles[view] for view in watcher.views if view in self._troubles)
+        return News(changed, next(troubles, None))
 
     async def _poll(self, look: Look) -> None:
         """Look for all who watch, until nobody does."""
         try:
-            while keys := {key for one in self._watchers for its, key in one.views if its == look}:
+            while keys := [key for its, key in self._watched() if its == look]:
                 began = time.monotonic()
                 LOOKS.labels(look.name).inc()
-                try:
-                    found = await look.find(self._front, keys)
-                    self._troubles[look] = None
-                    for key in keys:
-                        self._found[look, key] = found.get(key, {})
-                except Problem as problem:
-                    self._troubles[look] = problem.detail
-                except Exception:
-                    log.exception("a look fails", look=look.name)
-                    self._troubles[look] = "the API fails to look; its log has more"
+                self._keep(look, await self._find(look, keys))
                 for one in self._watchers:
                     if any(its == look for its, _ in one.views):
                         one.news.set()
                 await asyncio.sleep(max(look.every_s - (time.monotonic() - began), 0.05))
         finally:
             del self._tasks[look]
-            self._troubles.pop(look, None)
+
+    async def _find(self, look: Look, keys: Sequence[Key]) -> dict[Key, Fragments | str]:
+        """What is shown of each key, or why it is not found; halves tell with which of them a look fails."""
+        try:
+            found = await look.find(self._front, keys)
+            return {key: found.get(key, {}) for key in keys}
+        except Problem as problem:
+            if problem.kind == "unavailable" or len(keys) == 1:
+                return dict.fromkeys(keys, problem.detail)
+        except Exception:
+            if len(keys) == 1:
+                if self._troubles.get((look, keys[0])) != FAILS:  # else the log has it already
+                    log.exception("a look fails", look=look.name)
+                return dict.fromkeys(keys, FAILS)
+        half = len(keys) // 2
+        return await self._find(look, keys[:half]) | await self._find(look, keys[half:])
+
+    def _keep(self, look: Look, found: Mapping[Key, Fragments | str]) -> None:
+        """Keep it for those who watch still: what somebody has left meanwhile, nobody would remove."""
+        watched = self._watched()
+        for key, shown in found.items():
+            view = look, key
+            if view not in watched:
+                continue
+            if isinstance(shown, str):
+                self._troubles[view] = shown
+            else:
+                self._found[view] = shown
+                self._troubles.pop(view, None)

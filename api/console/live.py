@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 from litestar.response import Stream
 
-from api import streams
+from api import parameters, streams
 from api.bodies import StrictRequest
 from api.console.rendering import render
 from api.front import Front
+from api.problems import Problem
 from api.streams import CHECK_S
 from api.watch import View
 
@@ -27,9 +28,12 @@ def stream(request: StrictRequest, *views: View) -> Stream:
     """What a page shows, from now on.
 
     Raises:
-        Problem: too many pages are open.
+        Problem: too many pages are open, or the query has a parameter or value that no page gives its stream.
     """
     front: Front = request.app.state.front
+    parameters.check(request.route_handler, request.scope["query_string"])
+    if any("\0" in value for _, value in request.query_params.multi_items()):
+        raise Problem("invalid", "a value has the character U+0000, so nothing has it")
     streams.check_room(request)
     front.watch.check_room()
     return streams.stream(request, _messages(front, views), BEAT, BEAT_S)

@@ -109,6 +109,11 @@ class Pages:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def status(self, path: str) -> int:
+        """Of an answer that may be a stream, which does not end."""
+        with self.client.stream("GET", path) as answer:
+            return answer.status_code
+
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[tuple[str, str]]]:
         """The fragments of a stream, by name, as they come."""

@@ -69,6 +69,11 @@ def test_balances_change_in_place_and_new_accounts_wait_behind_a_bar(front: Fron
     assert "7.50" in changed[name]
 
 
+@pytest.mark.parametrize("query", ["newest=2026-01-01T00:00:00", "newest=noon", "prefix=%00", "cursor=x"])
+def test_a_stream_of_what_is_no_list_is_refused(viewer: Pages, query):
+    assert viewer.status(f"{LIST}/stream?{query}") == 422
+
+
 def test_an_account_called_as_a_page_has_one_all_the_same(front: Front, viewer: Pages):
     opened(front, "stream")
     (path,) = shown(viewer.get(f"{LIST}?prefix=stream"))

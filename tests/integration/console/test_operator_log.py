@@ -163,6 +163,11 @@ def test_what_is_no_filter_is_an_error_in_words(viewer: Pages, query):
     viewer.get(f"{LIST}?{query}", 422)
 
 
+@pytest.mark.parametrize("query", ["newest=0&caller=%00", "newest=-1", "open=x", "newest=0&since=noon"])
+def test_a_stream_of_what_is_no_filter_is_refused(viewer: Pages, query):
+    assert viewer.status(f"{LIST}/stream?{query}") == 422
+
+
 def test_a_viewer_sees_it_and_a_client_does_not(front: Front, viewer: Pages, operator: Pages):
     assert LIST in viewer.get(LIST).links
     assert operator.client.get(LIST).status_code == 200
