@@ -11,6 +11,7 @@ The same thread checks whether the publication still covers the table, and measu
 """
 
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from broker.security import KafkaSettingsError
 from outbox_relay import coverage, initial
 from outbox_relay.columns import is_row
 from outbox_relay.dead import dead_since
@@ -132,21 +134,27 @@ class Cleaner:
         self._begin_again_at = math.inf
 
     def _run(self) -> None:
+        with self._source.cleaning:  # the last session's may be at work still
+            self._clean()
+
+    def _clean(self) -> None:
         while not self._stop.is_set():
             try:
+                self._gather()  # what waited meanwhile is to take little memory
                 with closing(connect(self._source.dsn, replication=False)) as connection:
                     connection.adapters.register_dumper(Chunk, ChunkDumper)
                     connection.execute(f"SET lock_timeout = '{LOCK_WAIT}'".encode())
                     self._work(connection)
             except StopRequestedError:
                 return
-            except RelayError as error:
+            except (RelayError, KafkaSettingsError) as error:
                 self._source.find_gap(str(error))
             except psycopg.OperationalError:
                 pass  # the source reports that the database is away; here it means to retry later
-            except psycopg.Error as error:
+            except (psycopg.Error, sqlite3.Error) as error:
                 self._source.find_gap(f"the outbox cannot be looked after: {one_line(error)}")
-            self._gather()  # what waits is to take little memory
+            except Exception as error:
+                self._source.find_gap(f"a bug in the relay: {one_line(error)}", exc_info=True)
             self._stop.wait(AGAIN_AFTER_S)
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
@@ -346,6 +354,7 @@ class Cleaner:
         """
         if not missing:
             return
+        self._raise_if_stopped()  # the next session's rows would be doubled
         for one in missing:
             if (key := self._table.key(one.row)) is not None:
                 self._handed[key] = contents(one.row)

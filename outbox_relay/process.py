@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from contracts import standard_error
 from contracts.redaction import hide_line
 from outbox_relay.report import Report
 
@@ -47,9 +48,9 @@ def stop_on_signals(stop: threading.Event, *, quietly: bool = False) -> None:
     def stop_on_each() -> None:
         while True:
             number = received.get()
+            stop.set()  # before the line, which may wait for whoever reads it
             if not quietly:
                 _log.info("stopping", signal=signal.Signals(number).name)
-            stop.set()
 
     threading.Thread(target=stop_on_each, name="signals", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda number, _frame: received.put(number))
@@ -70,5 +71,5 @@ def configure_logs() -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
             hide_line,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(standard_error.for_logs()),
     )

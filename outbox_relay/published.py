@@ -62,6 +62,7 @@ class Published:
         origin: the outbox of the rows.
         meanwhile: callback, called repeatedly while a topic is read; may raise to give up.
         former: what makes the records, where they have a shape of their own.
+        behind_us: how far the clock that gave records their times is behind the database's, microseconds.
 
     Attributes:
         meanwhile: as given.
@@ -73,6 +74,7 @@ class Published:
         origin: Origin,
         meanwhile: Callable[[], None] = lambda: None,
         former: Former | None = None,
+        behind_us: int = 0,
     ) -> None:
         self.meanwhile = meanwhile
         # In transactions: those of aborted ones are not there.
@@ -81,6 +83,7 @@ class Published:
         self._outbox = settings.outbox
         self._origin = origin
         self._former = former
+        self._clocks_off_us = CLOCKS_OFF_US + behind_us
         self._until_us = origin.now_us + CLOCKS_OFF_US
         self._since_us: int | None = None
         self._on_topic: dict[str, Ids] = {}
@@ -129,7 +132,7 @@ class Published:
             since_us = written_us if self._since_us is None else self._since_us
             if self._outbox.sets_times:  # which say nothing of when they were written
                 since_us = 0
-            since_us -= CLOCKS_OFF_US
+            since_us -= self._clocks_off_us
             ids.add(
                 tail_ids(
                     self._bootstrap, topic, self._origin, since_us, self._meanwhile, committed=self._committed
@@ -145,6 +148,11 @@ class Published:
         """Forget them."""
         for ids in self._on_topic.values():
             ids.close()
+
+
+def behind_us(origin: Origin) -> int:
+    """How far this machine's clock is behind the database's that was asked a moment ago, microseconds."""
+    return max(0, origin.now_us - int(time.time() * 1e6))
 
 
 class Ids:

@@ -38,7 +38,7 @@ from outbox_relay.identity import Key, contents
 from outbox_relay.instrumentation import traced
 from outbox_relay.names import one_line
 from outbox_relay.position import Origin, format_lsn
-from outbox_relay.published import Published
+from outbox_relay.published import CLOCKS_OFF_US, Published, behind_us
 from outbox_relay.publisher import Publisher
 from outbox_relay.row import Leftover
 from outbox_relay.source_settings import SourceSettings
@@ -89,6 +89,7 @@ class Source:
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
         lost_slot: why the slot has to be recreated, if so.
         confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
+        cleaning: held by whoever looks after the table: one session's thread at a time.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
         control: what people ask of it.
         quarantined: when rows were, by their contents: whoever looks at an older snapshot sees them as they were.
@@ -105,10 +106,8 @@ class Source:
         self.stop = stop
         self.state = State.STARTING
         self.reason = "starting"
-        self.published_rows = 0
-        self.published_bytes = 0
-        self.removed_rows = 0
-        self.recovered_rows = 0
+        self.published_rows = self.published_bytes = 0
+        self.removed_rows = self.recovered_rows = 0
         self.reconnects = 0
         self.waits = Waits()
         self.acks = Acknowledgements(Origin(b"", 0, 0))
@@ -119,6 +118,7 @@ class Source:
         self.gap: str | None = None
         self.lost_slot: str | None = None
         self.confirmed_lsn: int | None = None
+        self.cleaning = threading.Lock()
         self.gauges = {"lag_bytes": 0, "slot_retained_bytes": 0, "dead_rows": 0}
         self.quarantined: dict[bytes, float] = {}
         self._read = read
@@ -127,11 +127,10 @@ class Source:
         self._publisher: Publisher | None = None
         self._rotation: Rotation | None = None
         self._while_blocked: Callable[[], None] | None = None
-        self._reading_since = 0.0
+        self._reading_since = self._ask_kafka_at = 0.0
         self._counted = (0, 0)
-        self._one_by_one_until = 0
+        self._one_by_one_until = self._behind_us = 0
         self._looked = self._keeps_rows = self._again = self._has_read = False
-        self._ask_kafka_at = 0.0
         self._quarantine = Quarantine(settings.dsn, settings.outbox)
         self._table: Table | None = None
         self.control = Control(settings, name, stop, self._what_is_read)
@@ -166,6 +165,9 @@ class Source:
         """Kafka, and the stage that publishes rows of a table to it, for the length of a session."""
         settings = self.settings
         self._rotation = Rotation(settings.bootstrap, self.warn)
+        before_us, self._behind_us = self._behind_us, behind_us(origin)
+        if before_us <= CLOCKS_OFF_US < self._behind_us:
+            self.warn("this clock is behind the database's: set it right", seconds=self._behind_us // 1_000_000)
         publisher = Publisher(
             settings.bootstrap,
             self.name,
@@ -185,7 +187,7 @@ class Source:
 
     def published(self, table: Table, origin: Origin, meanwhile: Callable[[], None]) -> Published:
         """What the topics have of a table's rows; ``meanwhile`` is called while they are read."""
-        return Published(self.settings, origin, meanwhile, table.former)
+        return Published(self.settings, origin, meanwhile, table.former, self._behind_us)
 
     def has_table(self, table: Table) -> None:
         """Record the table's description."""
@@ -237,10 +239,10 @@ class Source:
 
     # What is found out beside the session, by the thread that looks after the table.
 
-    def find_gap(self, gap: str | None) -> None:
+    def find_gap(self, gap: str | None, **context: Any) -> None:
         """Record why the log does not bring all rows; None: it does."""
         if gap is not None and gap != self.gap:
-            self._log.warning(gap)
+            self._log.warning(gap, **context)
         elif gap is None and self.gap is not None:
             self._log.info("the log brings all rows again")
         self.gap = gap
@@ -277,14 +279,15 @@ class Source:
     def enter(self, state: State, reason: str, **context: Any) -> None:
         """Enter a state; log it if it is new. An error that recurs at every attempt is logged once."""
         news = (state, reason) != (self.state, self.reason) and reason != self._trouble
-        if news and not (state is State.FILLING and self._trouble):
-            say = self._log.warning if state is State.WAITING else self._log.info
-            say(reason, state=state.name.lower(), **context)
+        is_said = news and not (state is State.FILLING and self._trouble)
         if state is State.WAITING:
             self._trouble = reason
         elif state is State.READING:
             self._trouble = None
         self.state, self.reason = state, reason
+        if is_said:
+            say = self._log.warning if state is State.WAITING else self._log.info
+            say(reason, state=state.name.lower(), **context)
 
     def quarantine(self, error: UnpublishableError) -> None:
         """Quarantine a row that can never be published.
@@ -372,6 +375,7 @@ class Source:
     def _session(self) -> bool:
         """One session; whether the next may begin at once."""
         self._again = self._has_read = False
+        self.acks.refusal = None  # the last session's, which was seen to
         try:
             self._read(self)
         except _RestartError:
@@ -396,9 +400,7 @@ class Source:
     def _blocked(self) -> None:
         self._say_how_it_goes()
         if self.stop.is_set():
-            raise StopRequestedError(
-                "stopped while Kafka takes no records; they will be published after the start"
-            )
+            raise StopRequestedError("stopped while Kafka takes no records; they are published after the start")
         if self.control.is_called:
             raise _RestartError
         if self._while_blocked is not None:

@@ -57,8 +57,8 @@ def _answer(connection: "Connection[Any, Any]", threads: Threads, stop: threadin
             connection.send(threads.reports())
     except (EOFError, OSError):
         if not stop.is_set():
-            _log.warning("the relay's supervisor is gone: stopping")
             stop.set()
+            _log.warning("the relay's supervisor is gone: stopping")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Workers:
     def __init__(self, sources: Sequence[SourceSettings], processes: int, stop: threading.Event) -> None:
         self._names = [name_of(one) for one in sources]
         self._workers = [_Worker(number + 1, part, stop) for number, part in enumerate(spread(sources, processes))]
+        self._asking = threading.Lock()
 
     def start(self) -> None:
         """Begin."""
@@ -52,10 +53,11 @@ class Workers:
 
     def reports(self) -> Sequence[Report]:
         """The report of each source, in the order given; of a worker that does not answer, what it said last."""
-        give_up = time.monotonic() + ANSWER_WAIT_S
-        for worker in self._workers:
-            worker.ask()
-        found = {one.name: one for worker in self._workers for one in worker.answer(give_up)}
+        with self._asking:  # or one who asks would take the answer to another
+            give_up = time.monotonic() + ANSWER_WAIT_S
+            for worker in self._workers:
+                worker.ask()
+            found = {one.name: one for worker in self._workers for one in worker.answer(give_up)}
         return [found[name] for name in self._names]
 
     def join(self) -> Sequence[str]:
@@ -146,15 +148,9 @@ class _Worker:
 
     def _one_process(self) -> str:
         """Start a process and wait for its end; how it ended."""
-        ours, theirs = Pipe()
-        command = [sys.executable, "-P", "-m", "outbox_relay.worker", str(theirs.fileno())]
         try:
-            with theirs:
-                process = subprocess.Popen(  # noqa: S603 our own module
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-                )
+            process, ours = _started()
         except OSError as error:
-            ours.close()
             return f"cannot be started ({error.strerror or error})"
         with self._lock:
             self._process, self._connection, self._is_asked = process, ours, False
@@ -176,3 +172,22 @@ class _Worker:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _started() -> "tuple[subprocess.Popen[bytes], Connection[Any, Any]]":
+    """A new process, and the connection to it.
+
+    Raises:
+        OSError: there can be none now.
+    """
+    ours, theirs = Pipe()
+    command = [sys.executable, "-P", "-m", "outbox_relay.worker", str(theirs.fileno())]
+    try:
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 our own module
+                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            )
+    except OSError:
+        ours.close()
+        raise
+    return process, ours

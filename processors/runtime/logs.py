@@ -13,6 +13,7 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
 from broker.records import Record, context_of_record, payment_id_of
+from contracts import standard_error
 from contracts.redaction import hide_line
 from tracing import TraceContext
 
@@ -56,7 +57,7 @@ def configure_logs(service: str) -> None:
     structlog.configure(
         processors=[*_SHARED, hide_line, _renderer(), hide_line],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(standard_error.for_logs()),
         cache_logger_on_first_use=True,
     )
     logging.config.dictConfig(library_logs())

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from broker import lifeline
@@ -137,6 +139,17 @@ def test_a_transaction_that_takes_long_is_not_taken_for_kafka_that_acknowledges_
     assert len(acknowledged) < 5
 
 
+def test_a_relay_whose_log_nobody_reads_publishes_and_ends_on_a_signal(outbox):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with relay_process(outbox, stderr=writer) as relay:
+        os.close(writer)
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        relay.send_signal(signal.SIGTERM)
+        assert relay.wait(DEADLINE_S) == 0
+
+
 def test_a_lost_slot_is_made_anew_and_each_row_is_published_once(outbox):
     with relaying(outbox):
         outbox.wait_published([outbox.insert() for _ in range(200)])
@@ -160,6 +173,26 @@ def test_a_slot_that_was_lost_with_rows_on_the_way_repeats_none_of_those_on_the_
     with relaying(outbox):
         outbox.wait_published(outbox.written())
     outbox.assert_exactly_once_in_order()
+
+
+def test_the_clock_of_a_relay_that_is_minutes_behind_the_databases_doubles_nothing(outbox, monkeypatch):
+    behind_s = 600
+    now_ms = int((time.time() - behind_s) * 1_000)
+    monkeypatch.setattr(publisher, "NOW", now_ms)  # the time of its records
+    clock = SimpleNamespace(time=lambda: time.time() - behind_s, monotonic=time.monotonic, sleep=time.sleep)
+    monkeypatch.setattr(published, "time", clock)
+    with capture_logs() as said:
+        with relaying(outbox, cleanup=False):
+            outbox.wait_published([outbox.insert() for _ in range(100)])
+            outbox.wait_confirmed()
+        assert {record.timestamp()[1] for record in outbox.records()} == {now_ms}
+        outbox.drop_slot()
+        with relaying(outbox, cleanup=False):
+            outbox.wait_published([outbox.insert()])
+    outbox.assert_exactly_once_in_order()
+    lines = [line["seconds"] for line in said if "behind the database's" in line["event"]]
+    assert len(lines) == 2, "once for each relay"
+    assert all(behind_s - 30 < seconds < behind_s + 30 for seconds in lines)
 
 
 def test_a_slot_that_the_server_invalidated_is_made_anew(outbox):

@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -98,3 +99,12 @@ def test_workers_end_with_their_supervisor_however_that_ends(pair, tmp_path):
         assert process.wait(DEADLINE_S) == 0
     for one in pair:
         assert one.assert_exactly_once_in_order() > 0
+
+
+def test_workers_are_started_again_though_no_line_can_be_logged(pair):
+    with relay(pair, Path("/dev/full")) as (process, port, each):
+        each[0].kill()
+        wait_until(lambda: len(workers(process)) == 2 and each[0] not in workers(process), "it is started again")
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "the relay is ready again")
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
