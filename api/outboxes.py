@@ -45,6 +45,7 @@ class ShownRow(msgspec.Struct, frozen=True):
         service: whose outbox; with the number it names the row.
         source: its database's name.
         name: as the commands name it.
+        position: where it was committed in the log, as PostgreSQL writes it.
     """
 
     service: str
@@ -58,6 +59,7 @@ class ShownRow(msgspec.Struct, frozen=True):
     payload_bytes: int | None
     reason: str
     died_at: datetime
+    position: str
 
 
 class ShownRows(msgspec.Struct, frozen=True):

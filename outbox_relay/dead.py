@@ -5,7 +5,7 @@ quarantined; all other errors are waited for. Later rows are published, so its o
 whether it is still published. The table accepts any content of a row: text of any length, bytes, NULL.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from outbox_relay.acknowledgements import DeliveryReport, Transaction
 from outbox_relay.columns import Columns, find_columns, is_row
 from outbox_relay.control.table import DONE, LenientLoader, answer
 from outbox_relay.errors import RelayError, SetupError, SkippedError, UnpublishableError
-from outbox_relay.identity import contents
+from outbox_relay.identity import contents, key_in_table
 from outbox_relay.outbox import OUTBOX, ROLES, ROLES_CONTENTS, Outbox
 from outbox_relay.position import format_lsn, parse_lsn
 from outbox_relay.quoting import quoted
 from outbox_relay.replication import connect
 from outbox_relay.row import OutboxRow
 from outbox_relay.stages import Publish
-from outbox_relay.table import scalar
+from outbox_relay.table import ALL_ROWS, Table, scalar
 
 CREATE_TABLE = """
     CREATE TABLE IF NOT EXISTS {dead} (
@@ -65,17 +65,21 @@ _IS_NEW = """
     SELECT atttypid = 'bytea'::regtype FROM pg_attribute
     WHERE attrelid = to_regclass({dead_name}) AND attname = 'payload'
 """
-_CONTENTS = " || ".join(f"coalesce(sha256(textsend({name})), '-')" for name in ROLES[: ROLES_CONTENTS - 1])
+_CONTENTS = " || ".join(
+    f"coalesce(sha256({name}), '-')"
+    for name in (*(f"textsend({name})" for name in ROLES[: ROLES_CONTENTS - 1]), "{bytes}")
+)
 _SINCE = f"""
-    SELECT position::text, {_CONTENTS} || coalesce(sha256({{bytes}}), '-')
-    FROM {{dead}} WHERE position >= {{lsn}}::pg_lsn
+    SELECT position::text, {_CONTENTS} FROM {{dead}} WHERE position >= {{lsn}}::pg_lsn
 """  # noqa: S608 made of constants
+_LIVING = "coalesce({key} NOT IN (SELECT {key_of_dead} FROM {dead} WHERE {key_of_dead} IS NOT NULL), true)"
 _INSERT_DEAD = f"""
     INSERT INTO {{dead}} ({", ".join(ROLES)}, position, reason{{name_of_more}})
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s{{more}})
 """  # noqa: S608 made of constants
 _LIST = """
-    SELECT number, id, aggregatetype, aggregateid, type, octet_length(payload) AS payload_bytes, reason, died_at
+    SELECT number, id, aggregatetype, aggregateid, type, octet_length(payload) AS payload_bytes, reason, died_at,
+        position::text
     FROM {dead} ORDER BY died_at, number
 """
 _TAKE = f"""
@@ -100,7 +104,11 @@ DeadRows = AbstractSet[tuple[int, bytes]]
 
 @dataclass(frozen=True)
 class DeadRow:
-    """A row that could not be published, as a person sees it; whatever was NULL is None."""
+    """A row that could not be published, as a person sees it; whatever was NULL is None.
+
+    Attributes:
+        position: where it was committed in the log, as PostgreSQL writes it.
+    """
 
     number: int
     id: str | None
@@ -110,6 +118,7 @@ class DeadRow:
     payload_bytes: int | None
     reason: str
     died_at: datetime
+    position: str
 
     @property
     def name(self) -> str:
@@ -185,9 +194,23 @@ def dead_since(connection: psycopg.Connection[Any], lsn: int, outbox: Outbox = O
     is_new = scalar(connection, outbox.sql(_IS_NEW))
     if is_new is None:
         return set()
-    payload = sql.SQL("payload" if is_new else "textsend(payload::text)")
-    query = outbox.sql(_SINCE, bytes=payload, lsn=sql.Literal(format_lsn(lsn)))
+    query = outbox.sql(_SINCE, bytes=_payload(is_new=is_new), lsn=sql.Literal(format_lsn(lsn)))
     return {(parse_lsn(position), digest) for position, digest in connection.execute(query)}
+
+
+def living(connection: psycopg.Connection[Any], table: Table) -> sql.Composable:
+    """SQL for whether a row of the table is not among the dead: by its UUID, or else by its contents."""
+    is_new = scalar(connection, table.outbox.sql(_IS_NEW))
+    if is_new is None:
+        return ALL_ROWS
+    key = sql.SQL("textsend(id)" if table.has_uuids else f"sha256({_CONTENTS})")
+    of_dead = key.format(bytes=_payload(is_new=is_new))
+    return table.outbox.sql(_LIVING, key=key_in_table(table.columns), key_of_dead=of_dead)
+
+
+def _payload(*, is_new: bool) -> sql.SQL:
+    """SQL for the bytes of a dead row's payload."""
+    return sql.SQL("payload" if is_new else "textsend(payload::text)")
 
 
 def not_dead(publish: Publish, dead: DeadRows) -> Publish:
@@ -272,7 +295,7 @@ def retry(
     Raises:
         RelayError: the outbox does not take one of them; then all are still dead.
     """
-    return _take_out(connection, outbox, names, "put back", RETRY_FUNCTION, _insert)
+    return [row.name for row in take_out(connection, names, outbox, puts_back=True)]
 
 
 def discard(
@@ -288,18 +311,25 @@ def discard(
     Raises:
         RelayError: the role may not; then all are still there.
     """
-    return _take_out(connection, outbox, names, "discarded", DISCARD_FUNCTION, None)
+    return [row.name for row in take_out(connection, names, outbox, puts_back=False)]
 
 
-def _take_out(
-    connection: psycopg.Connection[Any],
-    outbox: Outbox,
-    names: Collection[str | int] | None,
-    what: str,
-    function: str,
-    then: Callable[[psycopg.Cursor[Any], Outbox, Columns, tuple[Any, ...]], None] | None,
-) -> list[str]:
-    """Take rows out of the table of dead rows, and out of the outbox where they still stand: all or none."""
+def take_out(
+    connection: psycopg.Connection[Any], names: Collection[str | int] | None, outbox: Outbox, *, puts_back: bool
+) -> list[DeadRow]:
+    """Take rows out of the table of dead rows, and out of the outbox where they still stand: all or none.
+
+    Args:
+        connection, names, outbox: as of :func:`retry` and :func:`discard`.
+        puts_back: whether they are inserted into the outbox again.
+
+    Returns:
+        Those that were taken.
+
+    Raises:
+        RelayError: as of these.
+    """
+    what, function = ("put back", RETRY_FUNCTION) if puts_back else ("discarded", DISCARD_FUNCTION)
     wanted = set(names) if names is not None else None
     chosen = [
         dead
@@ -319,19 +349,19 @@ def _take_out(
             try:
                 if call is not None:
                     (is_taken,) = cursor.execute(call.encode(), (dead.number,)).fetchone() or (False,)
-                    taken += [dead.name] if is_taken else []
+                    taken += [dead] if is_taken else []
                     continue
                 row = cursor.execute(take, (dead.number,)).fetchone()
                 if row is None or forget is None:
                     continue  # somebody else took it
                 cursor.execute(forget, row[:ROLES_CONTENTS])
-                if then is not None:
-                    then(cursor, outbox, columns, row)
+                if puts_back:
+                    _insert(cursor, outbox, columns, row)
             except psycopg.OperationalError:
                 raise
             except psycopg.Error as error:
                 raise RelayError(f"row {dead.name} is not {what}: {error.diag.message_primary}") from None
-            taken.append(dead.name)
+            taken.append(dead)
     return taken
 
 

@@ -16,11 +16,10 @@ from psycopg import sql
 from contracts import failpoints
 from outbox_relay import marks
 from outbox_relay.acknowledgements import Acknowledgements
-from outbox_relay.columns import as_bytes
 from outbox_relay.control import rewind
 from outbox_relay.control.skips import unless_skipped
 from outbox_relay.control.table import DONE, REFUSED, Act, answer
-from outbox_relay.dead import bring_up_to_date, has_dead
+from outbox_relay.dead import bring_up_to_date, living
 from outbox_relay.errors import PublishError, SetupError
 from outbox_relay.marks import MARK, PLACE, in_each_partition
 from outbox_relay.names import one_line
@@ -45,10 +44,14 @@ REMOVE_ROWS = 10_000
 # How often the log retained by an unused slot is measured.
 MEASURE_INTERVAL_S = 5.0
 
-_AND_NOT_DEAD = "AND ({id} IS NULL OR {bytes} NOT IN (SELECT textsend(id) FROM {dead} WHERE id IS NOT NULL))"
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-_MARKED = "SELECT tableoid::int8, ctid::text FROM {table} WHERE {published_at} IS NOT NULL LIMIT %s"
-_REMOVE = "DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[]) AND {published_at} IS NOT NULL"
+# A row at '-infinity' waits for a decision whether it is published, maybe by the session of another share.
+_MARKED = """
+    SELECT tableoid::int8, ctid::text FROM {table} WHERE {published_at} > '-infinity' AND {mine} LIMIT %s
+"""
+_REMOVE = """
+    DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[]) AND {published_at} > '-infinity'
+"""
 _SLOT = """
     SELECT active, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
     FROM pg_replication_slots WHERE slot_name = %s
@@ -101,6 +104,8 @@ def poll(source: Source) -> None:
                     if act is not None:
                         worker.rewind(act)
                         return
+                    source.has_looked(keeps_rows=keeps)
+                    source.progress()
                     if not (settings.cleanup and worker.remove()):
                         source.control.rest(settings.poll_interval_s)
 
@@ -127,11 +132,10 @@ class _Worker:
         self._acks = Acknowledgements(origin, source.waits)
         self._measured_at = 0.0
         self._warned, self._removes = False, True
-        outbox = self._outbox = source.outbox
-        not_dead = outbox.sql(_AND_NOT_DEAD, bytes=as_bytes("id", table.columns))
-        self._not_dead = not_dead if has_dead(connection, outbox) else sql.SQL("")
-        unpublished = outbox.sql("{published_at} IS NULL AND {mine}", mine=table.mine)
-        condition = sql.SQL("{} {}").format(unpublished, self._not_dead)
+        self._marked = source.outbox.sql(_MARKED, mine=table.mine)
+        self._outbox = source.outbox
+        self._living = living(connection, table)
+        condition = sql.SQL("{} AND {}").format(table.unpublished, self._living)
         order = order_of(connection, table)
         # When it was committed is not on record; when its transaction began mostly is.
         also = (*PLACE, _NOW_US)
@@ -193,7 +197,7 @@ class _Worker:
 
         source.say("publishing rows again", asked_by=act.by)
         also = (*PLACE, outbox.sql("{published_at} IS NULL"))
-        condition = sql.SQL("({}) {}").format(wanted, self._not_dead)
+        condition = sql.SQL("({}) AND {}").format(wanted, self._living)
         with connection.transaction(), connection.cursor(name="again") as cursor:
             lsn = current_lsn(connection)
             cursor.itersize = POLL_ROWS
@@ -228,7 +232,7 @@ class _Worker:
         """Remove rows that are marked, up to a limit; whether there may be more."""
         if not self._removes or not may_delete(self._connection, self._outbox):
             return False
-        places = self._connection.execute(self._outbox.sql(_MARKED), (REMOVE_ROWS,)).fetchall()
+        places = self._connection.execute(self._marked, (REMOVE_ROWS,)).fetchall()
         try:
             removed = in_each_partition(self._connection, self._outbox, _REMOVE, places)
         except psycopg.Error as error:

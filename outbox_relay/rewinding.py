@@ -10,12 +10,12 @@ from psycopg import sql
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.control import rewind
 from outbox_relay.control.skips import unless_skipped
-from outbox_relay.control.table import DONE, REFUSED, Act, answer
+from outbox_relay.control.table import DONE, Act, answer
 from outbox_relay.dead import dead_since, not_dead
 from outbox_relay.errors import SetupError
 from outbox_relay.names import one_line
 from outbox_relay.publisher import Publisher
-from outbox_relay.replication import connect
+from outbox_relay.replication import ReplicationConnection, connect
 from outbox_relay.slot import NewSlot, new_slot
 from outbox_relay.source import Source
 from outbox_relay.stages import Publish
@@ -76,30 +76,37 @@ class Rewinding:
 
 
 @contextmanager
-def rewinding(source: Source, table: Table, slot: str) -> Iterator[Rewinding | None]:
+def rewinding(
+    source: Source, reading: ReplicationConnection, table: Table, slot: str
+) -> Iterator[Rewinding | None]:
     """What a session is to publish again, if anything; what cannot be done is answered, and nothing waits for it.
 
     Args:
         source: which reads.
+        reading: the session's connection, which can read even where the server takes no further ones.
         table: its outbox.
         slot: the name of its slot.
+
+    Raises:
+        psycopg.Error: the server is away.
     """
     act, outbox = source.control.orders.rewind, source.outbox
     if act is None:
         yield None
         return
     with ExitStack() as stack:
-        ordinary = stack.enter_context(closing(connect(source.dsn, replication=False)))
+        made = None
         try:
+            ordinary = stack.enter_context(closing(connect(source.dsn, replication=False)))
             if (reason := rewind.refusal(outbox)) is not None:
                 raise SetupError(reason)
             wanted = rewind.condition(ordinary, table, act.row_id, act.since)
             source.making_slot(slot)
             connection = stack.enter_context(closing(connect(source.dsn)))
             made = stack.enter_context(new_slot(connection, table, slot))
-        except (SetupError, psycopg.errors.ConfigurationLimitExceeded) as error:
-            answer(ordinary, outbox, act.number, REFUSED, one_line(error))
+        except (SetupError, psycopg.OperationalError) as error:
+            reading.execute("SELECT")  # or else nothing can be read either, and the rewind waits
+            source.control.refuse(act, one_line(error))
             source.warn("a rewind is not done", why=one_line(error))
             source.begin_again("what else is asked")
-            made = None
         yield Rewinding(source, ordinary, act, wanted, made) if made is not None else None

@@ -24,7 +24,7 @@ _STATUS = """
         s.confirmed_flush_lsn::text AS confirmed_lsn,
         greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn))::int8 AS lag_bytes,
         greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn))::int8 AS retained_bytes,
-        (SELECT count(*) FROM {table})::int8 AS rows,
+        (SELECT count(*) FROM {table} WHERE {mine})::int8 AS rows,
         pg_total_relation_size({name})::int8 AS table_bytes,
         {dead_rows} AS dead_rows,
         %s::text AS gap
@@ -48,7 +48,7 @@ class OutboxStatus:
         confirmed_lsn: everything before it is published.
         lag_bytes: log that is not confirmed.
         retained_bytes: log that the server keeps for the slot.
-        rows: in the table now: not published yet, or not removed yet.
+        rows: in the table now, of the share where it is split: not published yet, or not removed yet.
         table_bytes: with indexes, and with the space of rows that were removed.
         dead_rows: quarantined, as they can never be published.
         gap: why the log does not bring all rows to a relay that reads it, and what mends that; None where it does.
@@ -89,7 +89,7 @@ def outbox_status(
     gap = coverage.slot_gap(connection, name) or coverage.publication_gap(connection, table)
     dead_rows = outbox.sql(_DEAD_ROWS if has_dead(connection, outbox) else "0::int8")
     with connection.cursor(row_factory=class_row(OutboxStatus)) as cursor:
-        query = outbox.sql(_STATUS, dead_rows=dead_rows, is_locked=is_locked(outbox))
+        query = outbox.sql(_STATUS, dead_rows=dead_rows, is_locked=is_locked(outbox), mine=table.mine)
         row = cursor.execute(query, (str(gap) if gap is not None else None, name)).fetchone()
     assert row is not None
     row = replace(row, paused=paused(connection, outbox))

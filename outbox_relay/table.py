@@ -73,7 +73,7 @@ _IF_SANE = """
     CASE WHEN {created_at} BETWEEN '1970-01-02' AND '9999-12-31'
         THEN CASE WHEN {us} < (extract(epoch FROM now()) + 60) * 1000000 THEN {us} END END
 """
-_OLDEST_US = "SELECT CASE WHEN bool_and({us} IS NOT NULL) THEN min({us}) END FROM {table}"
+_OLDEST_US = "SELECT CASE WHEN bool_and({us} IS NOT NULL) THEN min({us}) END FROM {table} WHERE {mine}"
 
 ALL_ROWS = sql.SQL("true")
 
@@ -184,19 +184,26 @@ def lock(connection: Connection, outbox: Outbox = OUTBOX) -> None:
     is_mine = scalar(connection, outbox.sql(_LOCK if share is None else _LOCK_SHARED, key=whole))
     if is_mine and share is not None:
         identity, of = sql.Literal(outbox.identity), sql.SQL(str(share.of))
-        key = sql.SQL(_LOCK_KEY_OF_A_SHARE).format(identity=identity, share=sql.Literal(share.name))
         is_mine = (
             scalar(connection, outbox.sql(_LOCK_SPLIT, identity=identity, of=of))
             and not scalar(connection, outbox.sql(_IS_SPLIT_OTHERWISE, identity=identity, of=of))
-            and scalar(connection, outbox.sql(_LOCK, key=key))
+            and scalar(connection, outbox.sql(_LOCK, key=_own_key(outbox)))
         )
     if not is_mine:
         raise SlotBusyError("another relay reads this outbox; standing by")
 
 
 def is_locked(outbox: Outbox) -> sql.Composable:
-    """SQL for whether somebody has that lock."""
-    return outbox.sql(_IS_LOCKED, key=_lock_key(outbox))
+    """SQL for whether somebody has that lock; of a share, its own."""
+    return outbox.sql(_IS_LOCKED, key=_own_key(outbox))
+
+
+def _own_key(outbox: Outbox) -> sql.Composable:
+    """The key that one relay alone has: of the share, or of the whole outbox where it is not split."""
+    if outbox.share is None:
+        return _lock_key(outbox)
+    identity, share = sql.Literal(outbox.identity), sql.Literal(outbox.share.name)
+    return sql.SQL(_LOCK_KEY_OF_A_SHARE).format(identity=identity, share=share)
 
 
 def _lock_key(outbox: Outbox) -> sql.Composable:
@@ -253,10 +260,10 @@ def select_rows(
 
 
 def oldest_us(connection: Connection, table: Table) -> int:
-    """When the oldest row was written, microseconds since the Unix epoch; 0 without rows, or if unknown of one."""
+    """When the oldest of its rows was written, microseconds since the Unix epoch; 0: none, or unknown of one."""
     if table.created_us is None:
         return 0
-    query = table.outbox.sql(_OLDEST_US, us=table.created_us)
+    query = table.outbox.sql(_OLDEST_US, us=table.created_us, mine=table.mine)
     row = connection.execute(query).fetchone()
     return (row[0] if row else 0) or 0
 

@@ -95,7 +95,7 @@ def stream(source: Source) -> None:
             is_there = partial(is_read_by, source.dsn, slot.name, backend_pid)
             from_log = logged.decoder(outbox, uuids=table.has_uuids) if outbox.messages is not None else None
             with (
-                rewinding(source, table, slot.name) as again,
+                rewinding(source, connection, table, slot.name) as again,
                 ReplicationStream(
                     connection, slot.name, outbox.publication_name, is_there, messages=from_log is not None
                 ) as stream,

@@ -22,6 +22,7 @@ from outbox_relay.control.table import Act, Orders
 from outbox_relay.errors import RefusedError, RelayError, SetupError
 from outbox_relay.names import name_of, one_line
 from outbox_relay.outbox import Outbox
+from outbox_relay.position import parse_lsn
 from outbox_relay.replication import connect
 from outbox_relay.slot import drop_slot as drop
 from outbox_relay.slot_name import slot_name
@@ -142,13 +143,14 @@ def rewind(
         row_id: this row, and those after it in the order of the table.
 
     Raises:
-        RefusedError: not one of both is given, the table holds nothing of it, or there is nothing to rewind.
+        RefusedError: not one of both is given, no rows can be of that time, the table holds nothing of it, or
+            there is nothing to rewind.
     """
     asked.with_reason()
     if (since is None) == (row_id is None):
         raise RefusedError("invalid", "to which place? Say either a time or a row")
-    if since is not None and since.tzinfo is None:
-        raise RefusedError("invalid", "the time has no zone, as in 2026-11-28T10:00:00Z")
+    if since is not None:
+        _check_time(since)
     outbox = source.outbox
     if (reason := rewinds.refusal(outbox)) is not None:
         raise RefusedError("conflict", reason)
@@ -166,6 +168,13 @@ def rewind(
         number = table.write(connection, outbox, table.REWIND, asked.who, asked.why, row_id=row_id, since=since)
     text = f"{held.rows:,} of {held.all_rows:,} rows of the table to be published again; {_what_is_gone(held)}"
     return Result(name_of(source), number, "asked", text)
+
+
+def _check_time(since: datetime) -> None:
+    if since.tzinfo is None:
+        raise RefusedError("invalid", "the time has no zone, as in 2026-11-28T10:00:00Z")
+    if not table.TIME_MIN <= since <= table.TIME_MAX:
+        raise RefusedError("invalid", f"the time is not between {table.TIME_MIN:%F} and {table.TIME_MAX:%F}")
 
 
 def _what_is_gone(held: rewinds.Held) -> str:
@@ -240,17 +249,18 @@ def _take_out(source: SourceSettings, asked: Asked, names: Sequence[str] | None,
         known |= {f"{dead.NUMBER}{row.number}": row.number for row in rows}
         if unknown := [name for name in names or () if name not in known]:
             raise RefusedError("not-found", f"not among the dead rows: {', '.join(unknown[:3])}")
-        take = dead.retry if act == table.RETRY else dead.discard
         try:
             chosen = [known[name] for name in names] if names is not None else None
-            taken = take(connection, chosen, outbox)
+            taken = dead.take_out(connection, chosen, outbox, puts_back=act == table.RETRY)
         except RelayError as error:
             raise RefusedError("conflict", str(error)) from None
         text = f"{len(taken):,} row{'s' if len(taken) != 1 else ''} {was}"
         number = None
         for one in taken:
-            number = table.write(connection, outbox, act, asked.who, asked.why, row_id=one)
-            table.answer(connection, outbox, number, table.DONE, was, who=asked.who)
+            number = table.write(connection, outbox, act, asked.who, asked.why, row_id=one.name)
+            # The log may bring the row once more, which is neither among the dead nor published.
+            lsn = parse_lsn(one.position)
+            table.answer(connection, outbox, number, table.DONE, was, who=asked.who, lsn=lsn)
     return Result(name_of(source), number, "done" if taken else "unchanged", text)
 
 

@@ -11,7 +11,7 @@ import psycopg
 import structlog
 
 from outbox_relay.control.skips import answer_late
-from outbox_relay.control.table import NOTHING, Act, answer_switch
+from outbox_relay.control.table import NOTHING, REFUSED, Act, answer, answer_switch
 from outbox_relay.control.watch import Watch
 from outbox_relay.errors import SetupError
 from outbox_relay.measures import measure
@@ -66,6 +66,15 @@ class Control:
     def is_called(self) -> bool:
         """Whether the session is to end: something was asked that it does not know yet, or the relay shall end."""
         return self._watch.newest > self.orders.newest or self._stop.is_set()
+
+    def refuse(self, act: Act, why: str) -> None:
+        """Answer that an act is not done, over the connection that looks for what is asked.
+
+        Raises:
+            SetupError: the role may not.
+            psycopg.Error: the database does not answer.
+        """
+        self._watch.ask(lambda connection: answer(connection, self._outbox, act.number, REFUSED, why))
 
     @property
     def trouble(self) -> str | None:

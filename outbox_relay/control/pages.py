@@ -182,7 +182,7 @@ def _body(request: Request) -> Body:
         raise ProblemError(415, "the body is JSON: Content-Type: application/json")
     try:
         return msgspec.json.decode(request.body or b"{}", type=Body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProblemError(422, f"the body is wrong: {error}") from None
     except RecursionError:
         raise ProblemError(422, "the body is wrong: it is too deep") from None

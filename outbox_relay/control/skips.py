@@ -36,7 +36,8 @@ def unless_skipped(
     Args:
         publish: the stage.
         skips: what is asked, by the IDs of rows; each is taken out once its row has come.
-        gone: rows that were skipped before, and may come again: where they were committed, and their IDs.
+        gone: rows that were skipped before, or taken out of the dead rows, and may come again: where they were
+            committed, and their IDs.
         published: tells which rows are on their topics already; None where none of them can be.
         quarantine: takes the rows.
     """

@@ -46,7 +46,7 @@ CREATE_TABLE: LiteralString = """
     )
 """
 """``about``: of an outcome (``done``, ``refused``), the number of the act; ``position``: where the log ended then,
-or where the row that was skipped had been committed."""
+or where the row that was skipped, or taken out of the dead rows, had been committed."""
 
 _IS_THERE = "SELECT to_regclass({control_name}) IS NOT NULL"
 _MAY = "SELECT has_table_privilege({control_name}, 'SELECT'), has_table_privilege({control_name}, 'INSERT')"
@@ -54,19 +54,24 @@ _MAY = "SELECT has_table_privilege({control_name}, 'SELECT'), has_table_privileg
 _NEWEST = """
     SELECT number FROM {control} WHERE act IN ('pause', 'resume', 'rewind', 'skip') ORDER BY number DESC LIMIT 1
 """
-_ACTS = """
-    SELECT a.number, a.at, a.act, a.who, a.why, a.role, a.row_id, a.since, a.position::text AS lsn,
-        o.act AS ended, o.outcome, o.at AS ended_at
-    FROM {control} AS a LEFT JOIN LATERAL (
-        SELECT act, outcome, at FROM {control} WHERE about = a.number ORDER BY number LIMIT 1
+TIME_MIN, TIME_MAX = datetime(1970, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+"""Of an act. PostgreSQL has times beyond, which Python cannot read."""
+# Whoever may write to the table can write any time; the nearest that can be read is taken for it.
+_READABLE = f"CASE WHEN {{0}} IS NOT NULL THEN least(greatest({{0}}, '{TIME_MIN}'), '{TIME_MAX}') END"
+_ACTS = f"""
+    SELECT a.number, {_READABLE.format("a.at")} AS at, a.act, a.who, a.why, a.role, a.row_id,
+        {_READABLE.format("a.since")} AS since, a.position::text AS lsn,
+        o.act AS ended, o.outcome, {_READABLE.format("o.at")} AS ended_at
+    FROM {{control}} AS a LEFT JOIN LATERAL (
+        SELECT act, outcome, at FROM {{control}} WHERE about = a.number ORDER BY number LIMIT 1
     ) AS o ON true
-    WHERE a.about IS NULL AND {condition} ORDER BY a.number DESC LIMIT {limit}
-"""
+    WHERE a.about IS NULL AND {{condition}} ORDER BY a.number DESC LIMIT {{limit}}
+"""  # noqa: S608 made of constants
 _SWITCHES: LiteralString = "a.act IN ('pause', 'resume')"
 _PENDING: LiteralString = "a.act IN ('skip', 'rewind') AND o.act IS NULL"
 _GONE = """
     SELECT o.position::text, a.row_id FROM {control} AS a JOIN {control} AS o ON o.about = a.number
-    WHERE a.act = 'skip' AND o.act = 'done' AND o.position >= {lsn}::pg_lsn
+    WHERE a.act IN ('skip', 'retry', 'discard') AND o.act = 'done' AND o.position >= {lsn}::pg_lsn
 """
 _INSERT = """
     INSERT INTO {control} (act, about, who, why, row_id, since, position, outcome)
@@ -256,7 +261,11 @@ def find(connection: psycopg.Connection[Any], outbox: Outbox, number: int) -> Ac
 
 
 def gone(connection: psycopg.Connection[Any], outbox: Outbox, lsn: int) -> set[tuple[int, bytes]]:
-    """The rows that were skipped among those committed at ``lsn`` or later: where each was, and its ID."""
+    """The rows that were skipped, or taken out of the dead rows, among those committed at ``lsn`` or later.
+
+    Returns:
+        Where each was committed, and its ID.
+    """
     with connection.cursor() as cursor:
         if not has_table(connection, outbox):
             return set()
@@ -307,7 +316,7 @@ def answer(
         ended: ``done`` or ``refused``.
         outcome: in one line.
         who: says so.
-        lsn: where the row that was skipped had been committed.
+        lsn: where the row that was skipped, or taken out of the dead rows, had been committed.
 
     Raises:
         SetupError: the role may not.

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import psycopg
 
 from outbox_relay.control.table import Orders, newest, orders
-from outbox_relay.errors import RelayError
 from outbox_relay.names import one_line
 from outbox_relay.outbox import Outbox
 from outbox_relay.replication import connect
@@ -62,22 +61,29 @@ class Watch:
             SetupError: the role may not read it.
             psycopg.Error: the database does not answer.
         """
-        with self._lock:
-            found = self._with_connection(lambda connection: orders(connection, self._outbox))
+        found = self.ask(lambda connection: orders(connection, self._outbox))
         self.trouble = None
         return found
+
+    def ask(self, ask: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """What a question to the database gives, over the connection that looks.
+
+        Raises:
+            psycopg.Error: it does not answer.
+        """
+        with self._lock:
+            return self._with_connection(ask)
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_INTERVAL_S):
             try:
-                with self._lock:
-                    self.newest = self._with_connection(self._look)
+                self.newest = self.ask(self._look)
             except psycopg.Error:
                 continue  # the source reports that its database is away
-            except RelayError as error:
-                if self.trouble is None:
+            except Exception as error:
+                is_new, self.trouble = self.trouble is None, one_line(error)
+                if is_new:
                     self._warn(str(error))
-                self.trouble = one_line(error)
             else:
                 self.trouble = None
         self._close()

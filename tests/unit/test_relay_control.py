@@ -3,12 +3,13 @@
 import threading
 import time
 from collections import deque
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 
 from outbox_relay.acknowledgements import Acknowledgements
-from outbox_relay.control import control
+from outbox_relay.control import acts, control
 from outbox_relay.control.acts import Asked
 from outbox_relay.control.control import Control
 from outbox_relay.control.table import Orders
@@ -55,6 +56,16 @@ def test_who_and_why_are_lines_of_text(text):
     for one in (("who", text), (text, "why")):
         with pytest.raises(RefusedError):
             Asked(*one)
+
+
+@pytest.mark.parametrize(
+    "since",
+    ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-10:00", "1969-12-31T23:59:59Z", "2026-11-28T10:00:00"],
+)
+def test_a_rewind_to_a_time_that_no_row_can_be_of_or_without_a_zone_is_refused(since):
+    source = SourceSettings("dbname=x", "nowhere:1")
+    with pytest.raises(RefusedError, match=r"not between 1970-01-01 and 9998-12-31|has no zone"):
+        acts.rewind(source, Asked("somebody", "why"), since=datetime.fromisoformat(since))
 
 
 class Stream:

@@ -153,6 +153,7 @@ def test_sources_are_found_by_their_names_and_no_others(done, path, status):
         (b"[]", 422),
         (b"{", 422),
         (b"\xff", 422),
+        (b'{"reason": "\xff"}', 422),
         (b"[" * 60_000, 422),
         ({"reason": 7}, 422),
         ({"reasn": "x"}, 422),

@@ -1,5 +1,6 @@
 """Nothing committed stays unpublished, whatever people do to table, publication and slot."""
 
+import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
@@ -7,12 +8,16 @@ from itertools import pairwise
 import psycopg
 import pytest
 
-from outbox_relay import coverage, published
+from broker.security import KafkaSettingsError
+from outbox_relay import cleaner, coverage, published
+from outbox_relay.dead import dead_rows
 from outbox_relay.errors import SetupError
+from outbox_relay.measures import measure
 from outbox_relay.replication import connect
 from outbox_relay.status import outbox_status
 from stack import ports
 from tests.conftest import kafka
+from tests.integration.relay.controlled import command
 from tests.integration.relay.outbox import (
     DEADLINE_S,
     Outbox,
@@ -35,6 +40,11 @@ PARTITIONED = """
     CREATE TABLE outbox_0 PARTITION OF outbox FOR VALUES WITH (MODULUS 2, REMAINDER 0);
     CREATE TABLE outbox_1 PARTITION OF outbox FOR VALUES WITH (MODULUS 2, REMAINDER 1);
     CREATE TRIGGER note AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION note(); COMMIT
+"""
+SLOW_DELETE = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock(17); RETURN OLD; END $$;
+    CREATE TRIGGER wait BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION wait();
 """
 PUBLISH = "ALTER PUBLICATION settle_outbox SET (publish = '{}')"
 DROP, ADD = "ALTER PUBLICATION settle_outbox DROP TABLE outbox", "ALTER PUBLICATION settle_outbox ADD TABLE "
@@ -177,6 +187,71 @@ def test_a_row_that_did_not_come_and_has_no_topic_is_told_and_holds_up_no_other(
         wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "and none is left in the table")
     assert later.published() == [waits]
     assert len(outbox.published()) == len(set(outbox.published())) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            sqlite3.OperationalError("database or disk is full"),
+            "the outbox cannot be looked after: database or disk",
+        ),
+        (KafkaSettingsError("no such file: ca.pem"), "no such file: ca.pem"),
+        (ValueError("deque.remove(x): x not in deque"), "a bug in the relay: deque.remove"),
+    ],
+    ids=["disk", "settings", "bug"],
+)
+def test_whatever_goes_wrong_beside_the_log_is_told_and_done_again(outbox, monkeypatch, error, said):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cleaner, "AGAIN_AFTER_S", 0.1)
+    monkeypatch.setattr(cleaner, "measure", fail)
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: said in answer(port, "/readyz")[1], "it is told")
+        monkeypatch.setattr(cleaner, "measure", measure)
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready again")
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+
+
+def test_a_session_that_begins_while_rows_of_the_last_are_being_removed_waits_for_that(outbox, monkeypatch):
+    at_work, most, begun = [], [], []
+    work, enter = cleaner.Cleaner._work, cleaner.Cleaner.__enter__
+
+    def counted(one, connection):
+        at_work.append(one)
+        most.append(len(at_work))
+        try:
+            work(one, connection)
+        finally:
+            at_work.remove(one)
+
+    def entered(one):
+        begun.append(one)
+        return enter(one)
+
+    monkeypatch.setattr(cleaner.Cleaner, "_work", counted)
+    monkeypatch.setattr(cleaner.Cleaner, "__enter__", entered)
+    monkeypatch.setattr(cleaner, "AGAIN_AFTER_S", 0.1)  # how long its end is waited for, too
+    monkeypatch.setattr(cleaner, "LOCK_WAIT", "60s")
+    outbox.connection.execute(SLOW_DELETE)
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid"
+    waits += " FROM pg_database WHERE datname = current_database())"
+    reader = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
+    with psycopg.connect(outbox.dsn, autocommit=True) as other, relaying(outbox):
+        other.execute("SELECT pg_advisory_lock(17)")
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: outbox.one(waits) == 1, "its row is being removed")
+        outbox.one("SELECT pg_terminate_backend(%s)", outbox.one(reader, outbox.slot))
+        wait_until(lambda: len(begun) == 2, "the next session has begun")
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        other.execute("SELECT pg_advisory_unlock(17)")
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "all rows are removed")
+    assert max(most) == 1
+    outbox.assert_exactly_once_in_order()
 
 
 def test_the_columns_of_a_trace_that_are_added_later_are_published(outbox):
@@ -362,6 +437,31 @@ def test_a_table_that_counts_anew_loses_no_row(outbox):
             wait_until(lambda: outbox.length(topic) == 40, "so are the second one's")
             wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "they are removed")
         assert outbox.length(topic) == 40
+
+
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+def test_a_table_that_counts_anew_beside_dead_rows_loses_no_row_and_repeats_it_if_asked(outbox, reader):
+    """An ID that says nothing by itself is among the dead, with other contents."""
+    outbox.connection.execute(
+        "DROP TABLE outbox; CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+        "aggregatetype text, aggregateid text, type text, payload json, created_at timestamptz DEFAULT now())"
+    )
+    insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES (%s, 'k', 'T', '{}')"
+    with relaying(outbox, reader=reader, cleanup=False):
+        outbox.connection.execute(insert, ("no such topic",))
+        outbox.connection.execute(insert, (outbox.name,))
+        outbox.wait_published(["2"])
+        assert [row.id for row in dead_rows(outbox.connection)] == ["1"]
+    with outbox.consumer() as topic:
+        outbox.connection.execute("TRUNCATE outbox RESTART IDENTITY")
+        with relaying(outbox, reader=reader, cleanup=False):
+            outbox.connection.execute(insert, (outbox.name,))
+            wait_until(lambda: outbox.length(topic) == 2, "the row with the dead one's ID is published")
+            if reader == "polling":
+                wait_until(lambda: outbox.one("SELECT published_at IS NOT NULL FROM outbox"), "it is marked")
+            command(outbox, "rewind", "--row", "1", reader=reader)
+            assert outbox.length(topic) == 3
+    assert sorted(outbox.published()) == ["1", "1", "2"]
 
 
 def test_rows_that_row_level_security_hides_are_no_empty_table(outbox):

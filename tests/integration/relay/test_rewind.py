@@ -1,15 +1,17 @@
 """Rows that the table still holds are published again, in their order and with their IDs; what is gone is said."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
 from contracts.failpoints import EXIT_CODE
 from outbox_relay.control import table
 from outbox_relay.outbox import OUTBOX
+from outbox_relay.replication import connect
 from stack import ports
-from tests.integration.relay.controlled import WAYS, Person, command
+from tests.integration.relay.controlled import WAYS, WHY, Person, command, http
 from tests.integration.relay.outbox import DEADLINE_S, header, relay_process, relaying, wait_until, writing
 from tests.integration.relay.shaped import Shaped, toml
 from tests.integration.relay.test_control import acts_of
@@ -103,6 +105,50 @@ def test_what_a_table_that_is_cleaned_has_lost_is_said(outbox, port):
         wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "they are removed")
     # They had not been published before: once in their turn, and once more.
     assert ids_of(outbox, "acc-1") == [*ids, *left, *left]
+
+
+def test_a_rewind_for_which_the_server_takes_no_further_connection_is_refused_and_reading_goes_on(outbox):
+    with relaying(outbox, cleanup=False), ExitStack() as stack:
+        row_id = outbox.insert()
+        outbox.wait_published([row_id])
+        outbox.wait_confirmed()
+        with pytest.raises(psycopg.OperationalError):
+            while True:  # until no walsender is left
+                stack.enter_context(closing(connect(outbox.dsn)))
+        refused = command(outbox, "rewind", "--row", row_id, code=1)
+        assert "max_wal_senders" in refused
+        last = outbox.insert()
+        outbox.wait_published([last])
+    assert outbox.published() == [row_id, last]
+    assert acts_of(outbox) == [("rewind", "refused")]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_times_that_python_does_not_have_are_refused_and_where_they_stand_hold_nothing_up(outbox, port, reader):
+    with relaying(outbox, http_port=port, reader=reader, cleanup=False):
+        ids = [outbox.insert() for _ in range(2)]
+        marked(outbox, reader)
+        for since in BEYOND:
+            assert "the time is not between" in command(outbox, "rewind", "--since", since, code=1, reader=reader)
+            body = {"since": since, "reason": WHY}
+            assert http(port, f"/v1/sources/{outbox.name}/rewind", body)[0] == 422
+        table.ensure(outbox.connection, OUTBOX)
+        write = "INSERT INTO outbox_control (act, who, since, at) VALUES ('rewind', 'x', %s, %s)"
+        for since in (*BEYOND, "-infinity", "infinity", "0044-03-15 BC", "294276-12-31"):
+            outbox.connection.execute(write, (since, since))
+        outbox.connection.execute("UPDATE outbox_control SET at = 'infinity' WHERE about IS NOT NULL")
+        wait_until(lambda: {ended for _, ended in acts_of(outbox)} == {"done"}, "all are done")
+        command(outbox, "pause", reader=reader)
+        command(outbox, "resume", reader=reader)
+        (status,) = command(outbox, "status", "--json", reason=None, reader=reader)
+        assert status["state"] == "reading"
+        last = outbox.insert()
+        outbox.wait_published([last])
+    # What is too early begins with the first row, what is too late after the last.
+    assert ids_of(outbox, "acc-1") == [*ids * 4, last]
+
+
+BEYOND = ("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-10:00")
 
 
 @pytest.mark.parametrize("reader", READERS)

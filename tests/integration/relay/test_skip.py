@@ -196,6 +196,26 @@ def test_dead_rows_and_the_slot_are_acted_on_by_command_and_over_http(outbox, po
     assert sorted(outbox.published()) == sorted(set(outbox.written()) - set(dead[:2]))
 
 
+@pytest.mark.parametrize(("act", "dead"), [("discard", 0), ("retry", 1)])
+def test_a_dead_row_that_was_taken_out_does_not_come_again_with_the_log(outbox, act, dead):
+    with relay_process(outbox):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+    with outbox.connection.transaction():  # which is confirmed as a whole
+        row_id = outbox.insert(to="no such topic")
+        last = outbox.insert()
+    with relay_process(outbox, SETTLE_FAILPOINT="relay.acknowledged") as relay:
+        assert relay.wait(DEADLINE_S) == EXIT_CODE
+    assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
+    command(outbox, "dead", act, row_id)
+    with relaying(outbox):
+        outbox.wait_published([last, outbox.insert()])
+        outbox.wait_confirmed()
+    # What was put back cannot be published now either.
+    assert len(dead_rows(outbox.connection)) == dead
+    assert row_id not in outbox.published()
+
+
 def test_acts_of_a_relay_beyond_loopback_need_its_token(outbox, port, monkeypatch):
     # As if it listened on all addresses; it does not, here.
     monkeypatch.setattr("outbox_relay.control.pages.is_local", lambda _host: False)

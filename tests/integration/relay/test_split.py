@@ -142,6 +142,46 @@ def test_a_poller_reads_its_share_only_and_rows_without_a_key_have_one(outbox, c
     assert sorted(outbox.published()) == sorted(outbox.written())
 
 
+@pytest.mark.parametrize("rule", ["all", "since=2020-01-01T00:00:00Z"])
+def test_a_poller_removes_no_row_that_another_share_has_yet_to_decide_on(outbox, configured, rule):
+    outbox.insert_many(300, keys=20)
+    first, second = (find_table(outbox.connection, share) for share in OUTBOX.split(2))
+    path = configured(2, f'reader = "polling"\npoll_interval_s = 0.05\ninitial = "{rule}"')
+
+    def left(table):
+        return outbox.one(table.outbox.sql("SELECT count(*) FROM {table} WHERE {mine}", mine=table.mine))
+
+    of_second = left(second)
+    assert 0 < of_second < 300
+    with closing(connect(outbox.dsn, replication=False)) as other:
+        lock(other, second.outbox)  # its share does not begin yet
+        with running(RelaySettings(relay_config=path)):
+            wait_until(lambda: left(first) == 0, "what the first share has published is removed")
+            assert left(second) == of_second
+            other.close()
+            outbox.wait_published(outbox.written())
+            wait_until(lambda: empty(outbox), "so is what the second has")
+    assert outbox.assert_exactly_once_in_order() == 300
+
+
+def test_a_share_whose_relay_is_gone_is_away_whoever_reads_the_others(outbox, configured):
+    outbox.insert_many(300, keys=20)
+    path = configured(2)
+
+    def statuses():
+        return command(
+            outbox, "status", "--json", reason=None, SETTLE_RELAY_SOURCES="", SETTLE_RELAY_CONFIG=str(path)
+        )
+
+    with closing(connect(outbox.dsn, replication=False)) as reader:
+        lock(reader, OUTBOX.split(2)[0])
+        first, second = statuses()
+    assert (first["state"], second["state"]) == ("reading", "away")
+    counts = [one["outbox"]["rows"] for one in (first, second)]
+    assert all(counts)
+    assert sum(counts) == 300
+
+
 KINDS = {
     "text": "'a'",
     "varchar(10)": "'a'",

@@ -8,7 +8,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from outbox_relay import source
 from outbox_relay.dead import dead_rows, retry
+from outbox_relay.publisher import Publisher
 from stack import ports
 from tests.integration.relay.outbox import Outbox, answer, metric, relay_process, relaying, wait_until, writing
 
@@ -202,6 +204,23 @@ def test_a_row_that_can_never_be_published_is_put_aside_and_the_rest_goes_on(sta
         if reader == "wal":
             wait_until(lambda: metric(port, outbox, "dead_rows") == 1, "it is counted")
     assert outbox.published() == [before, *after]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_after_a_refused_batch_rows_are_sent_in_batches_again(stack, reader, monkeypatch):
+    outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
+    made = []
+
+    def publisher(*about, one_by_one, **more):
+        made.append(one_by_one)
+        return Publisher(*about, one_by_one=one_by_one, **more)
+
+    monkeypatch.setattr(source, "Publisher", publisher)
+    with relaying(outbox, reader=reader):
+        outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
+        wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
+        wait_until(lambda: True in made and not made[-1], "there are batches again")
+        outbox.wait_published([outbox.insert()])
 
 
 @pytest.mark.parametrize("reader", READERS)
