@@ -91,15 +91,18 @@ class Front:
         await self._singles.close()
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator[psycopg.AsyncConnection]:
+    async def connected(self, turn_s: float | None = TURN_S) -> AsyncIterator[psycopg.AsyncConnection]:
         """The connection to the API's database for short statements of single requests, one request at a time.
+
+        Args:
+            turn_s: how long to wait for those before it, seconds; None for what has to be written.
 
         Raises:
             Problem: the database does not answer, this request or those before it; whether the last statement took
                 effect is not known.
         """
         try:
-            async with asyncio.timeout(TURN_S):
+            async with asyncio.timeout(turn_s):
                 await self._one_by_one.acquire()
         except TimeoutError:
             raise Problem("unavailable", "the database does not answer", RETRY_S) from None

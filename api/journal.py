@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 from api import access
 from api.access import Caller
 from api.bodies import StrictRequest
-from api.front import Front
+from api.front import TURN_S, Front
 from api.guard import PERMISSION, caller_of
 from api.pages import PAGE_SIZE, Cursor, Limit, opened, sealed
 from api.problems import Problem, problems
@@ -166,9 +166,11 @@ def _checked(reason: str, subject: object) -> str:
 async def _write(
     front: Front, request_id: UUID, caller: Caller, action: str, subject: str, reason: str, result: object
 ) -> None:
+    # What came of it is written down, however long that takes.
+    turn_s = TURN_S if result is None else None
     # JSON may escape U+0000, which no column of PostgreSQL takes.
     encoded = None if result is None else msgspec.json.encode(result).decode().replace("\\u0000", "\\ufffd")
-    async with front.connected() as connection:
+    async with front.connected(turn_s) as connection:
         await connection.execute(
             _WRITE,
             (request_id, caller.name, caller.role, action, subject, reason, encoded),

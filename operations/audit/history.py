@@ -197,13 +197,13 @@ def history(connection: psycopg.Connection[Any], limit: int, before: UUID | None
 
 
 def _looked_at(connection: psycopg.Connection[Any], query: str, values: Any) -> list[AuditRun]:
-    """The audits of a query. The lock is looked at after the rows: one that ends meanwhile is looked at again."""
+    """The audits of a query. The lock is looked at after the rows: what seems interrupted is so if it is twice."""
     known: set[UUID] = set()
     while True:
         found = [_run_of(row) for row in utc.cursor(connection).execute(query.encode(), values).fetchall()]
         if all(run.audit_id in known for run in found if run.state == "interrupted"):
             return found
-        known.update(run.audit_id for run in found)
+        known.update(run.audit_id for run in found if run.state == "interrupted")
 
 
 def _run_of(row: tuple[Any, ...]) -> AuditRun:

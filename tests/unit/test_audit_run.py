@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -46,7 +45,6 @@ class World:
 
     def __init__(self, monkeypatch):
         self.lag = []
-        self.ends = {}
         self.unnoticed = []
         self.noted = []
         self.balances = []
@@ -63,7 +61,7 @@ class World:
         monkeypatch.setattr(again, "time", self.clock)
         monkeypatch.setattr(run, "session", partial(Connection, self))
         monkeypatch.setattr(run, "paused", lambda connection: self.paused.get(connection._name))
-        monkeypatch.setattr(run, "sample", lambda _: SimpleNamespace(end=value_of(self.ends)))
+        monkeypatch.setattr(run, "sample", lambda _: lag.Sample(NOW, {}, {}))
         monkeypatch.setattr(run, "behind", lambda _: value_of(self.lag))
         monkeypatch.setattr(run, "deleted_unread", lambda _: self.unnoticed)
         monkeypatch.setattr(
@@ -273,25 +271,33 @@ def test_it_waits_until_everything_is_read(world):
     assert world.clock.now == 5.0
 
 
-def test_what_was_published_meanwhile_is_read_before_stories_are_told(world):
+def sampled(monkeypatch, *ends_and_reads):
+    """Samples of one partition that the saga service reads: where it ends, and where the service is."""
+    place = ("notification.events", 0)
+    samples = iter([lag.Sample(NOW, {place: end}, {("saga", place): read}) for end, read in ends_and_reads])
+    monkeypatch.setattr(run, "sample", lambda _: next(samples))
+    monkeypatch.setattr(run, "behind", lag.behind)
+    return samples
+
+
+def test_what_was_published_meanwhile_is_read_before_stories_are_told(world, monkeypatch):
     """An event that follows an end, such as a mail, may leave its outbox after all was read."""
-    ends, lags = iter([1, 2, 2]), iter([[], [("saga", "notification.events", 1)], [], []])
-    world.ends = lambda: next(ends, 2)
-    world.lag = lambda: next(lags)
-    world.stories = iter([whole()])
+    samples = sampled(monkeypatch, (1, 1), (2, 1), (2, 1), (2, 2))
     assert world.off(wait_s=3.0) == {}
-    assert next(lags, None) is None
+    assert next(samples, None) is None
     assert world.clock.now == run.POLL_S
 
 
-@pytest.mark.parametrize("wait_s", [0.0, 10.0])
-def test_while_records_are_written_nothing_is_called_lost(world, wait_s):
-    numbers = count()
-    world.ends = lambda: world.clock.sleep(1.0) or next(numbers)
-    world.outbox = world.topics = ["late"]
-    assert world.off(wait_s=wait_s) == {"consumed": "records are being written all the time"}
+def test_what_comes_while_it_waits_does_not_matter(world, monkeypatch):
+    sampled(monkeypatch, (1, 1), (2, 1), (3, 2))
+    assert world.off() == {}
+    assert world.asked == ["outbox", "topics"]
+
+
+def test_what_was_published_last_and_is_not_read_is_told(world, monkeypatch):
+    sampled(monkeypatch, *[(1, 1)], *[(2, 1)] * 100)
+    assert world.off(wait_s=1.0) == {"consumed": "saga: 1 records of notification.events"}
     assert world.asked == []
-    assert max(wait_s, run.CONFIRM_S) <= world.clock.now <= max(wait_s, run.CONFIRM_S) + 2.0
 
 
 def test_it_waits_until_withdrawals_have_ended(world):

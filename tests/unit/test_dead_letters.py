@@ -103,12 +103,12 @@ def test_a_letter_that_is_only_a_stub_is_the_one_whose_whole_is_there(topics):
         assert (one.record.lacks, len(one.refusals)) == (None, 2)
 
 
-def test_too_many_letters_to_be_named_are_said(topics, listed, monkeypatch):
+def test_where_there_are_too_many_letters_each_has_the_name_of_its_place(topics, listed, monkeypatch):
     monkeypatch.setattr(letters, "NAMES_S_MAX", -1.0)
     topics.records = [dead("saga", 1)]
-    nothing, found = listed()
-    assert nothing == []
-    assert "too many" in str(found.unasked["Kafka"])
+    assert [one.payment_id for one in listed()[0]] == [UNKNOWN]
+    found = hold_ups_of(topics.records, UNKNOWN)
+    assert [one.id for one in found[UNKNOWN]] == ["withdrawal.requests/0@1"]
 
 
 def test_a_dead_letter_goes_back_to_the_topic_whose_dead_letters_hold_it_whatever_it_claims():
