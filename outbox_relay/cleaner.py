@@ -62,6 +62,7 @@ CLEAN_INTERVAL_S = 1.0
 # How often table, publication and slot are looked at, and rows are looked for that did not come.
 LOOK_INTERVAL_S = 5.0
 AGAIN_AFTER_S = 5.0
+TURN_S = 0.1
 # How long a snapshot is held while the relay is behind; a longer one would keep dead rows of the whole database.
 CAUGHT_UP_WAIT_S = 1.0
 CAUGHT_UP_LOOK_S = 0.02
@@ -134,8 +135,12 @@ class Cleaner:
         self._begin_again_at = math.inf
 
     def _run(self) -> None:
-        with self._source.cleaning:  # the last session's may be at work still
-            self._clean()
+        while not self._stop.is_set():
+            if self._source.cleaning.acquire(timeout=TURN_S):  # the last session's may be at work still
+                try:
+                    self._clean()
+                finally:
+                    self._source.cleaning.release()
 
     def _clean(self) -> None:
         while not self._stop.is_set():

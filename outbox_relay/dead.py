@@ -19,7 +19,7 @@ from psycopg.adapt import Dumper
 from psycopg.rows import class_row
 
 from outbox_relay.acknowledgements import DeliveryReport, Transaction
-from outbox_relay.columns import Columns, find_columns, is_row
+from outbox_relay.columns import Columns, as_bytes, find_columns, is_row
 from outbox_relay.control.table import DONE, LenientLoader, answer
 from outbox_relay.errors import RelayError, SetupError, SkippedError, UnpublishableError
 from outbox_relay.identity import contents, key_in_table
@@ -199,13 +199,18 @@ def dead_since(connection: psycopg.Connection[Any], lsn: int, outbox: Outbox = O
 
 
 def living(connection: psycopg.Connection[Any], table: Table) -> sql.Composable:
-    """SQL for whether a row of the table is not among the dead: by its UUID, or else by its contents."""
+    """SQL for whether a row of the table is not among the dead: by its UUID, or else by its ID and contents."""
     is_new = scalar(connection, table.outbox.sql(_IS_NEW))
     if is_new is None:
         return ALL_ROWS
-    key = sql.SQL("textsend(id)" if table.has_uuids else f"sha256({_CONTENTS})")
-    of_dead = key.format(bytes=_payload(is_new=is_new))
-    return table.outbox.sql(_LIVING, key=key_in_table(table.columns), key_of_dead=of_dead)
+    outbox, by_id = table.outbox, {"key": as_bytes("id", table.columns), "key_of_dead": sql.SQL("textsend(id)")}
+    if table.has_uuids:
+        return outbox.sql(_LIVING, **by_id)
+    # Contents may be large: they are looked at only where a row's ID stands among the dead.
+    of_dead = sql.SQL(f"sha256({_CONTENTS})").format(bytes=_payload(is_new=is_new))
+    by_contents = outbox.sql(_LIVING, key=key_in_table(table.columns), key_of_dead=of_dead)
+    has_id = sql.SQL("{} IS NOT NULL").format(by_id["key"])
+    return sql.SQL("({} AND {} OR {})").format(has_id, outbox.sql(_LIVING, **by_id), by_contents)
 
 
 def _payload(*, is_new: bool) -> sql.SQL:

@@ -256,10 +256,12 @@ def _take_out(source: SourceSettings, asked: Asked, names: Sequence[str] | None,
             raise RefusedError("conflict", str(error)) from None
         text = f"{len(taken):,} row{'s' if len(taken) != 1 else ''} {was}"
         number = None
+        # The log may bring a row once more, which is neither among the dead nor published. An ID alone says which
+        # one that is only if it is a UUID.
+        comes_again = bool(taken) and _table(connection, outbox).has_uuids
         for one in taken:
             number = table.write(connection, outbox, act, asked.who, asked.why, row_id=one.name)
-            # The log may bring the row once more, which is neither among the dead nor published.
-            lsn = parse_lsn(one.position)
+            lsn = parse_lsn(one.position) if comes_again else None
             table.answer(connection, outbox, number, table.DONE, was, who=asked.who, lsn=lsn)
     return Result(name_of(source), number, "done" if taken else "unchanged", text)
 

@@ -7,6 +7,7 @@ can accept it after the time limit. The ``Message-ID`` is the same both times, s
 import asyncio
 import gc
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -175,6 +176,7 @@ class SmtpMailer:
             names.SERVER_ADDRESS: host,
             names.SERVER_PORT: port,
         }
+        self._own_name: str | None = None
         self._breaker = Breaker(backoff_s)
         metrics.CIRCUIT_OPEN.labels("smtp").set_function(lambda: not self._breaker.is_closed)
         self._calls = Calls(SMTP_CONNECTIONS_MAX, BUDGET_S, self._breaker)
@@ -227,7 +229,10 @@ class SmtpMailer:
             aiosmtplib.SMTPException: the server cannot be reached, or refuses something.
             TimeoutError: the server has not accepted it in time, but it may yet.
         """
-        with closing(aiosmtplib.SMTP(hostname=self._host, port=self._port, timeout=None)) as client:
+        if self._own_name is None:
+            self._own_name = await asyncio.to_thread(socket.getfqdn)  # which may take long, once
+        client = aiosmtplib.SMTP(hostname=self._host, port=self._port, local_hostname=self._own_name, timeout=None)
+        with closing(client):
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await client.connect()

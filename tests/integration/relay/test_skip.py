@@ -216,6 +216,18 @@ def test_a_dead_row_that_was_taken_out_does_not_come_again_with_the_log(outbox, 
     assert row_id not in outbox.published()
 
 
+def test_by_an_id_that_is_no_uuid_no_row_is_kept_off_as_another_may_have_it(outbox):
+    for name in ("written", "outbox"):
+        outbox.connection.execute(f"ALTER TABLE {name} ALTER id DROP DEFAULT, ALTER id TYPE text")
+    outbox.connection.execute("ALTER TABLE outbox ALTER id SET DEFAULT uuidv7()::text")
+    with relaying(outbox):
+        row_id = outbox.insert(to="no such topic")
+        (dead,) = wait_until(lambda: dead_rows(outbox.connection), "it is quarantined")
+        command(outbox, "dead", "discard", row_id)
+    kept_off = "SELECT count(*) FROM outbox_control WHERE act = 'done' AND position = %s::pg_lsn"
+    assert outbox.one(kept_off, dead.position) == 0
+
+
 def test_acts_of_a_relay_beyond_loopback_need_its_token(outbox, port, monkeypatch):
     # As if it listened on all addresses; it does not, here.
     monkeypatch.setattr("outbox_relay.control.pages.is_local", lambda _host: False)
