@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from contracts.foreign import UNREADABLE
+
 HEX_BYTES_MAX = 4_096
 TEXT_MAX = 200_000
 """Characters of JSON that are shown; Kafka takes bodies of a megabyte."""
@@ -32,7 +34,7 @@ def body(value: bytes | None) -> Contents:
         return _nothing(value)
     try:
         text = msgspec.json.format(value, indent=2).decode()
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         dump = "\n".join(
             _line(at, value[at : at + _LINE]) for at in range(0, min(len(value), HEX_BYTES_MAX), _LINE)
         )

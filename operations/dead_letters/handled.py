@@ -20,6 +20,7 @@ from broker.provision import ensure_topics
 from broker.records import Record
 from broker.scan import scan
 from contracts import headers
+from contracts.foreign import UNREADABLE
 from contracts.topics import DEAD_LETTERS_HANDLED
 
 DELIVERY_TIMEOUT_S = 30.0
@@ -73,7 +74,7 @@ def take(found: dict[str, Handled], message: Message) -> None:
     key, value = message.key(), message.value()
     if key is None or value is None:
         return
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    with suppress(*UNREADABLE):
         found[key.decode()] = _HANDLED.decode(value)
 
 

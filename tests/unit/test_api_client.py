@@ -14,6 +14,7 @@ import pytest
 from producers import api as producers_api
 from producers.api import PAUSES_S, ApiClient, AsyncApiClient, Event
 from producers.errors import InvalidRequestError, NotAnsweredError, RefusedError
+from tests.clock import Clock
 
 KEY = "settle_0123456789ab_secret"
 URL = "http://settle.example"
@@ -66,22 +67,6 @@ def test_an_answer_that_cannot_be_read_is_refused_in_one_line(body: bytes) -> No
         with ApiClient(URL, KEY, transport=transport) as api, pytest.raises(RefusedError, match=says) as refused:
             api.status(uuid4())
         assert refused.value.status == status
-
-
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-    async def asleep(self, seconds: float) -> None:
-        self.sleep(seconds)
 
 
 @pytest.fixture

@@ -3,46 +3,12 @@
 import subprocess
 import sys
 
-# The second signal comes while the first one is being logged.
-TWICE = """
+PROGRAM = """
 import os, signal, threading, structlog
 from outbox_relay import process
 
 class Log:
-    def __init__(self):
-        self.lines = 0
-
-    def write(self, text):
-        self.lines += 1
-        if self.lines == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def flush(self):
-        pass
-
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(Log()))
-stop = threading.Event()
-process.stop_on_signals(stop)
-os.kill(os.getpid(), signal.SIGTERM)
-stop.wait()
-print("stopped")
-"""
-
-
-def test_a_second_signal_that_comes_while_the_first_is_logged_ends_the_relay_too():
-    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "stopped\n"
-
-
-# Standard error waits for somebody who does not read it.
-UNREAD = """
-import os, signal, threading, structlog
-from outbox_relay import process
-
-class Log:
-    def write(self, text):
-        threading.Event().wait()
-
+{log}
     def flush(self):
         pass
 
@@ -52,10 +18,39 @@ process.stop_on_signals(stop)
 os.kill(os.getpid(), signal.SIGTERM)
 stop.wait()
 print("stopped", flush=True)
-os._exit(0)
 """
+
+# The second signal comes while the first one is being logged.
+TWICE = PROGRAM.format(
+    log="""
+    def __init__(self):
+        self.lines = 0
+
+    def write(self, text):
+        self.lines += 1
+        if self.lines == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+)
+
+# Standard error waits for somebody who does not read it, so the thread that writes to it does not end.
+UNREAD = PROGRAM.format(
+    log="""
+    def write(self, text):
+        threading.Event().wait()
+"""
+)
+
+
+def ended(program: str) -> str:
+    """What a program has printed by its end."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_a_second_signal_that_comes_while_the_first_is_logged_ends_the_relay_too():
+    assert ended(TWICE) == "stopped\n"
 
 
 def test_a_relay_whose_log_cannot_be_written_ends_all_the_same():
-    done = subprocess.run([sys.executable, "-c", UNREAD], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "stopped\n"
+    assert ended(f"{UNREAD}os._exit(0)\n") == "stopped\n"

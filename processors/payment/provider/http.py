@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
+from contracts.foreign import UNREADABLE
 from contracts.text import REASON_MAX, REFERENCE_MAX, clean
 from processors.payment.gateway import Charge, Declined, NotTried, Outcome, Paid, Unavailable, Voided
 from processors.runtime import metrics
@@ -190,7 +191,7 @@ def _outcome(status: int, body: bytes | None) -> Outcome:
         return Unavailable("provider_answer_too_long")
     try:
         answer = _ANSWER.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Unavailable("provider_answer_unreadable")
     match answer:
         case Answer("paid", str(reference)):

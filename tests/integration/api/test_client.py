@@ -17,6 +17,7 @@ import pytest
 from producers import api as producers_api
 from producers.api import Accepted, ApiClient, AsyncApiClient, Event, Status, Step
 from producers.errors import NotAnsweredError, RefusedError
+from tests.clock import Clock
 from tests.conftest import WAIT_S
 from tests.integration.api.front import WITHDRAWALS, Front
 
@@ -136,19 +137,6 @@ def test_what_is_refused_is_not_repeated(front: Front):
     ):
         nobody.request(account, "1.00")
     assert refused.value.kind == "unauthenticated"
-
-
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
 
 
 @pytest.mark.parametrize("answer", [503, httpx.ConnectError("refused")])
