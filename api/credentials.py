@@ -148,15 +148,18 @@ class Credentials:
             Problem: the database does not answer.
         """
         if authorization is not None:
-            scheme, _, key = authorization.partition(" ")
-            if scheme.lower() != "bearer":
+            if (key := _bearer(authorization)) is None:
                 return None
-            key = key.strip()
-            if self._of_token is not None and not key.startswith(f"{PREFIX}_"):
+            if self._of_token is not None and self.is_of_provider(authorization):
                 return await self._remember(key, self._of_token)
             return await self._remember(key, self._of_key) if len(key) <= TEXT_MAX else None
         secret = self._session_of(cookie) if cookie is not None else None
         return await self._remember(secret, self._of_session) if secret else None
+
+    def is_of_provider(self, authorization: str) -> bool:
+        """Whether the credentials of a request are to be a token of the OpenID provider."""
+        key = _bearer(authorization)
+        return self._of_token is not None and key is not None and not key.startswith(f"{PREFIX}_")
 
     async def sign_in(self, token: str) -> str | None:
         """A new session's secret for a one-time token; None where that is not valid, or was used."""
@@ -214,3 +217,9 @@ class Credentials:
         except CookieError:
             return None
         return found.value[:TEXT_MAX] if found is not None else None
+
+
+def _bearer(authorization: str) -> str | None:
+    """The credentials of a request, where they are a bearer's."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None

@@ -95,7 +95,7 @@ async def allowed(front: Front, scope: Scope, headers: dict[bytes, str], permiss
     """
     caller = await front.credentials.caller_of(headers.get(b"authorization"), headers.get(b"cookie"))
     if caller is None:
-        raise Problem("unauthenticated", "send an API key that is valid: Authorization: Bearer settle_…")
+        raise _nobody(front, headers.get(b"authorization"))
     if (wait_s := front.limit.wait_s(caller.name)) is not None:
         raise Problem("too-many-requests", f"more than {front.settings.api_rate:g} requests a second", wait_s)
     is_safe = scope.get("method") in _SAFE
@@ -105,6 +105,17 @@ async def allowed(front: Front, scope: Scope, headers: dict[bytes, str], permiss
     if permission is None or permission not in caller.permissions:
         raise Problem("forbidden", f"{caller.role} {caller.name} lacks the permission {permission}")
     return caller
+
+
+def _nobody(front: Front, authorization: str | None) -> Problem:
+    """The problem of a request whose credentials are nobody's."""
+    if authorization is not None and front.credentials.is_of_provider(authorization):
+        found = Problem("unauthenticated", "the token is not one that is taken here; the API's log says why")
+    else:
+        found = Problem("unauthenticated", "send an API key that is valid: Authorization: Bearer settle_…")
+    if authorization is not None:
+        found.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'  # RFC 6750, 3.1
+    return found
 
 
 def caller_of(connection: Connection) -> Caller:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator, model_validator
+from pydantic import AnyHttpUrl, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from contracts.production import is_local
 from processors.runtime.settings import ServiceSettings
@@ -35,8 +35,8 @@ class ApiSettings(ServiceSettings):
     @classmethod
     def _is_a_url_that_can_be_trusted(cls, issuer: str | None) -> str | None:
         if issuer is not None:
-            url = _URL.validate_python(issuer)
-            if url.scheme != "https" and not is_local(url.host or ""):
+            _URL.validate_python(issuer)
+            if not can_be_trusted(issuer):
                 raise ValueError("not an https:// URL: others could answer with keys of their own")
         return issuer
 
@@ -63,3 +63,12 @@ class ApiSettings(ServiceSettings):
     def api_port(self) -> int:
         """Its port."""
         return int(self.api_listen.rpartition(":")[2])
+
+
+def can_be_trusted(url: object) -> bool:
+    """Whether nobody else can answer at a URL: it is ``https://``, or of this machine."""
+    try:
+        found = _URL.validate_python(url)
+    except ValidationError:
+        return False
+    return found.scheme == "https" or is_local(found.host or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -12,6 +13,7 @@ from contracts.variables import value
 from producers.errors import InvalidRequestError
 
 KEY = "SETTLE_API_KEY"
+CA = "SETTLE_API_CA"
 TIMEOUT_S = 60.0
 
 LONG_S = 600.0
@@ -89,12 +91,12 @@ def ask(
         headers["Idempotency-Key"] = key
     parameters = {name: given for name, given in query.items() if given is not None}
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=patience_s) as client:
+        with httpx.Client(base_url=url, headers=headers, timeout=patience_s, verify=_trusted()) as client:
             answer = client.request(method, path, json=body, params=parameters)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise BadInputError(f"--api {url} is not a URL such as https://127.0.0.1:8000: {error}") from None
     except httpx.TransportError as error:
-        raise CommandError(f"the API at {url} does not answer: {error or type(error).__name__}") from None
+        raise CommandError(_why_unanswered(url, error)) from None
     try:
         found = answer.json()
     except ValueError:
@@ -107,6 +109,33 @@ def ask(
     if answer.is_server_error:
         raise CommandError(line)
     raise RefusedError(line, str(found.get("type")).removeprefix(_URN))
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """What the API's certificate is verified by: the authorities in a file, or those that are generally known.
+
+    Raises:
+        BadInputError: the file has none.
+    """
+    if (name := value(CA)) is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=name)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{CA}: {name} holds no certificates: {error}") from None
+
+
+def _why_unanswered(url: str, error: Exception) -> str:
+    """One line about an exchange that has failed below HTTP."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return f"the certificate of {url} is not trusted: {cause.verify_message}; {CA} names its authority's file"
+    said = str(error) or type(error).__name__
+    if url.lower().startswith("http://") and type(error).__name__ == "RemoteProtocolError":
+        return f"what answers at {url} does not speak HTTP; is it https://? ({said})"
+    return f"the API at {url} does not answer: {said}"
 
 
 def entries(

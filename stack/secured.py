@@ -48,7 +48,7 @@ def kafka_settings(data: Path, port: int, internal_port: int, controller_port: i
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(secrets_folder(data) / pair_file(BROKER)),
         "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(secrets_folder(data) / CA),
+        "ssl.truststore.location": ca_file(data),
         **{f"listener.name.{name}.ssl.client.auth": "required" for name in mutual},
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
@@ -56,12 +56,17 @@ def kafka_settings(data: Path, port: int, internal_port: int, controller_port: i
     }
 
 
+def ca_file(data: Path) -> str:
+    """The file with the authority of a stack's certificates."""
+    return str(secrets_folder(data) / CA)
+
+
 def admin_variables(data: Path) -> dict[str, str]:
     """The environment variables of a client at the internal listener that may do everything."""
     folder = secrets_folder(data)
     return {
         "SETTLE_KAFKA_SECURITY_PROTOCOL": "SSL",
-        "SETTLE_KAFKA_SSL_CA": str(folder / CA),
+        "SETTLE_KAFKA_SSL_CA": ca_file(data),
         "SETTLE_KAFKA_SSL_CERTIFICATE": str(folder / certificate_file(ADMIN)),
         "SETTLE_KAFKA_SSL_KEY": str(folder / key_file(ADMIN)),
     }
@@ -74,7 +79,7 @@ def user_variables(data: Path, user: str = OPERATOR) -> dict[str, str]:
         "SETTLE_KAFKA_SASL_MECHANISM": MECHANISM,
         "SETTLE_KAFKA_SASL_USERNAME": user,
         "SETTLE_KAFKA_SASL_PASSWORD_FILE": str(secrets_folder(data) / password_file(user)),
-        "SETTLE_KAFKA_SSL_CA": str(secrets_folder(data) / CA),
+        "SETTLE_KAFKA_SSL_CA": ca_file(data),
     }
 
 
@@ -97,7 +102,7 @@ POSTGRES_SETTINGS: Mapping[str, str] = {
 
 def postgres_parameters(data: Path) -> str:
     """The end of a database's URL: the server's certificate is verified."""
-    about = {"sslmode": "verify-full", "sslrootcert": str(secrets_folder(data) / CA)}
+    about = {"sslmode": "verify-full", "sslrootcert": ca_file(data)}
     return f"?{urlencode(about, quote_via=quote)}"
 
 

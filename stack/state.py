@@ -111,6 +111,8 @@ def environment(state: State, dsns: Mapping[str, str] | None = None, user: str =
     variables = {f"SETTLE_{name.upper()}_DSN": dsn for name, dsn in (dsns or state.dsns).items()}
     identity = secured.user_variables(Path(state.data), user) if state.secured else {}
     api = {"SETTLE_API_URL": state.api_url} if state.api_url else {}
+    if api and state.secured:
+        api["SETTLE_API_CA"] = secured.ca_file(Path(state.data))
     return {
         "SETTLE_KAFKA_BOOTSTRAP": state.kafka_bootstrap,
         **identity,

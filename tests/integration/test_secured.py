@@ -35,6 +35,7 @@ from producers.client import WithdrawalClient
 from producers.load import run_load
 from producers.plan import LoadPlan, plan_load
 from stack import secured
+from stack import state as stack_json
 from stack.ports import choose
 from stack.provision import migrate
 from stack.supervisor import Stack
@@ -210,6 +211,28 @@ def test_commands_on_the_data_folder_find_who_they_are(safe: Secured):
     for command in (["status", payment_id], ["stuck"], ["audit", "--wait", "60"], ["dead-letters", "list"]):
         done = safe.settle(*command)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
+def test_a_command_trusts_the_api_by_the_authority_that_settle_env_names(safe: Secured):
+    state = safe.stack.state
+    exported = stack_json.environment(state)
+    key = create_key(state.dsns["api"], "ops", "viewer")
+
+    def stuck(url: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cli", "stuck", "--api", url]
+        environment = {**os.environ, "SETTLE_API_KEY": key, **variables}
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
+
+    found = stuck(exported["SETTLE_API_URL"], SETTLE_API_CA=exported["SETTLE_API_CA"])
+    assert found.returncode == 0, found.stderr
+    not_trusted = stuck(exported["SETTLE_API_URL"])
+    assert not_trusted.returncode == 1
+    assert "is not trusted: unable to get local issuer certificate; SETTLE_API_CA names" in not_trusted.stderr
+    plain = stuck(exported["SETTLE_API_URL"].replace("https", "http"))
+    assert plain.returncode == 1
+    assert "does not speak HTTP; is it https://?" in plain.stderr
 
 
 @pytest.mark.parametrize("user", [*NAMES, PRODUCER, VIEWER, *map(relay_of, NAMES)])

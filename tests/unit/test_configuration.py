@@ -29,6 +29,7 @@ OTHERS = {
     "SETTLE_FAILPOINT": "",
     "SETTLE_API_URL": "",
     "SETTLE_API_KEY": "",
+    "SETTLE_API_CA": "",
     "SETTLE_JAEGER_URL": DEFAULT_URL,
     "SETTLE_JAEGER_LINK": "the same",
 }

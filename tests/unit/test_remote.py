@@ -47,6 +47,16 @@ def test_a_key_that_is_none_is_not_sent(monkeypatch, key):
         remote.ask("http://127.0.0.1:9", "GET", "/v1/stuck")
 
 
+@pytest.mark.parametrize("text", [None, "", "no certificate"])
+def test_a_file_without_authorities_is_refused_by_name(monkeypatch, tmp_path, text):
+    file = tmp_path / "ca.crt"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setenv("SETTLE_API_CA", str(file))
+    with pytest.raises(BadInputError, match=r"SETTLE_API_CA: .*ca\.crt holds no certificates"):
+        remote.ask("https://127.0.0.1:9", "GET", "/v1/stuck")
+
+
 def test_what_one_request_names_is_what_the_api_takes():
     assert remote.AT_ONCE == LETTERS_MAX == ROWS_MAX == WITHDRAWALS_MAX
     assert remote.PAGE == PAGE_MAX

@@ -1,5 +1,6 @@
 """Tokens of an OpenID provider: taken from the real flow, and refused in every way in which one can be forged."""
 
+import asyncio
 import hmac
 import json
 import os
@@ -11,16 +12,21 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Timer
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from joserfc import jwt
+from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, RSAKey
 from oidc_provider_mock import User, run_server_in_thread
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
-from api.oidc import KEYS_AGAIN_S, LEEWAY_S
+from api.access import Caller
+from api.oidc import KEYS_AGAIN_S, KEYS_S, LEEWAY_S, Tokens
+from api.problems import Problem
 from api.settings import ApiSettings
 from stack.ports import choose
 from tests.conftest import WAIT_S, wait_until
@@ -37,21 +43,34 @@ class Provider:
         url: its name.
         keys: what it publishes.
         asked: how often it was asked for them.
+        beside: what else it publishes as keys.
+        text: what it answers instead of its keys.
+        keys_url: where it says that its keys are; None: where they are.
+        may_answer: it answers once this is set.
     """
 
     def __init__(self) -> None:
         self.keys: list[RSAKey | ECKey] = [RSAKey.generate_key(2048, {"kid": "one", "use": "sig"})]
         self.asked = 0
+        self.beside: object = []
+        self.keys_url: str | None = None
+        self.text: str | None = None
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                provider.may_answer.wait(WAIT_S)
                 if self.path == "/.well-known/openid-configuration":
-                    found: object = {"issuer": provider.url, "jwks_uri": f"{provider.url}/keys"}
+                    url = provider.keys_url or f"{provider.url}/keys"
+                    found: object = {"issuer": provider.url, "jwks_uri": url}
                 else:
                     provider.asked += 1
-                    found = {"keys": [key.as_dict(private=False) for key in provider.keys]}
+                    found = {"keys": [*provider.beside, *(key.as_dict(private=False) for key in provider.keys)]}
                 text = json.dumps(found).encode()
+                if provider.text is not None and self.path == "/keys":
+                    text = provider.text.encode(errors="surrogateescape")
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -72,11 +91,13 @@ class Provider:
         now = int(time.time())
         return {"iss": self.url, "aud": AUDIENCE, "sub": "shop", "exp": now + 600, ROLE: "client", **other}
 
-    def token(self, key=None, alg: str = "RS256", kid: str | None = "one", **other: object) -> str:
+    def token(
+        self, key=None, alg: str = "RS256", kid: str | None = "one", typ: str | None = None, **other: object
+    ) -> str:
         key = key or self.keys[0]
-        header = {"alg": alg, **({"kid": kid} if kid else {})}
+        header = {"alg": alg, **({"kid": kid} if kid else {}), **({"typ": typ} if typ else {})}
         claims = {name: value for name, value in self.claims(**other).items() if value is not None}
-        return jwt.encode(header, claims, key, algorithms=[alg])
+        return jws.serialize_compact(header, json.dumps(claims).encode(), key, algorithms=[alg])
 
 
 class Api:
@@ -209,6 +230,10 @@ FORGED = {
     "of another provider": lambda p: p.token(iss="https://evil.example"),
     "of nobody": lambda p: p.token(sub=None),
     "of a number": lambda p: p.token(sub=7),
+    "of a name too long": lambda p: p.token(sub="x" * 256),
+    "of a name that cannot be written": lambda p: p.token(sub="\ud800"),
+    "of a name with a line break": lambda p: p.token(sub="shop\n"),
+    "to sign out": lambda p: p.token(typ="logout+jwt"),
     "without a role": lambda p: p.token(**{ROLE: None}),
     "with a role that is none": lambda p: p.token(**{ROLE: ["root", {"admin": 1}]}),
     "of a key that is unknown": lambda p: p.token(kid="two"),
@@ -225,6 +250,19 @@ def test_a_forged_token_is_nobodys(api: Api, provider: Provider, forged):
         assert ask(client, "acc-1").status_code in (401, 431)
 
 
+@pytest.mark.parametrize("typ", ["JWT", "at+jwt", "application/at+jwt", "application/okta-internal-at+jwt"])
+def test_a_token_says_in_several_ways_what_it_is_for(api: Api, provider: Provider, typ: str):
+    assert api.status_with(provider.token(typ=typ, sub="x" * 255)) == 200
+
+
+def test_a_refusal_is_one_of_a_token_and_nothing_more(api: Api, provider: Provider):
+    with api.http(provider.token(aud="another-service")) as client:
+        refused = client.get(WITHDRAWALS)
+    assert refused.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert refused.json()["detail"] == "the token is not one that is taken here; the API's log says why"
+    assert httpx.get(f"{api.url}{WITHDRAWALS}", timeout=WAIT_S).headers["WWW-Authenticate"] == "Bearer"
+
+
 def test_a_new_key_is_taken_up_and_the_provider_is_not_asked_for_each_unknown_one(api: Api, provider: Provider):
     assert api.status_with(provider.token()) == 200
     before, began = provider.asked, time.monotonic()
@@ -236,6 +274,118 @@ def test_a_new_key_is_taken_up_and_the_provider_is_not_asked_for_each_unknown_on
         "the new key is known",
     )
     assert api.status_with(provider.token(provider.keys[1])) == 200
+
+
+def judged(provider: Provider, *tokens: str) -> list[object]:
+    """What a process that has just started makes of tokens that come at once: whose they are, or the problem."""
+
+    async def judge() -> list[object]:
+        judge = Tokens(ApiSettings(api_oidc_issuer=provider.url))
+        try:
+            return await asyncio.gather(*map(judge.caller_of, tokens), return_exceptions=True)
+        finally:
+            await judge.close()
+
+    return asyncio.run(judge())
+
+
+@pytest.fixture
+def publisher() -> Iterator[Provider]:
+    provider = Provider()
+    yield provider
+    provider.close()
+
+
+def test_why_a_token_is_refused_is_said_once(publisher: Provider):
+    wrong = publisher.token(aud="another-service")
+    with capture_logs() as logged:
+        assert judged(publisher, wrong, wrong, publisher.token(**{ROLE: "root"})) == [None] * 3
+    assert [line["why"] for line in logged] == [
+        "invalid_claim: Invalid claim: 'aud'",
+        "its claim settle_role names no role: client, viewer, operator, admin",
+    ]
+
+
+def test_tokens_that_come_while_the_keys_do_wait_for_them(publisher: Provider):
+    publisher.may_answer.clear()
+    Timer(0.3, publisher.may_answer.set).start()
+    callers = judged(publisher, *(publisher.token(sub=f"shop-{number}") for number in range(5)))
+    assert [getattr(caller, "name", caller) for caller in callers] == [
+        f"oidc:shop-{number}" for number in range(5)
+    ]
+    assert publisher.asked == 1
+
+
+def test_tokens_of_a_new_key_that_come_while_it_is_fetched_wait_for_it(
+    publisher: Provider, monkeypatch: pytest.MonkeyPatch
+):
+    async def judge() -> None:
+        tokens = Tokens(ApiSettings(api_oidc_issuer=publisher.url))
+        assert await tokens.caller_of(publisher.token()) is not None
+        monkeypatch.setattr("api.oidc.KEYS_AGAIN_S", 0.0)
+        publisher.keys.insert(0, ECKey.generate_key("P-256", {"kid": "new", "use": "sig"}))
+        new = [publisher.token(alg="ES256", kid="new", sub=f"shop-{number}") for number in range(3)]
+        assert None not in await asyncio.gather(*map(tokens.caller_of, new))
+        await tokens.close()
+
+    asyncio.run(judge())
+    assert publisher.asked == 2
+
+
+def test_old_keys_are_used_while_a_provider_hangs(publisher: Provider, monkeypatch: pytest.MonkeyPatch):
+    async def judge() -> None:
+        tokens = Tokens(ApiSettings(api_oidc_issuer=publisher.url))
+        assert await tokens.caller_of(publisher.token()) is not None
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + KEYS_S + 1)
+        monkeypatch.setattr("api.oidc.time", clock)
+        monkeypatch.setattr("api.oidc.STALE_PATIENCE_S", 0.01)
+        publisher.may_answer.clear()
+        assert await tokens.caller_of(publisher.token()) is not None
+        monkeypatch.setattr("api.oidc.TIMEOUT_S", 0.01)
+        clock.monotonic = lambda: time.monotonic() + 2 * KEYS_S + 1
+        with pytest.raises(Problem):
+            await tokens.caller_of(publisher.token())
+        publisher.may_answer.set()
+        await tokens.close()
+
+    asyncio.run(judge())
+
+
+UNUSABLE = [
+    {"kty": "EC", "crv": "BP-256", "x": "AA", "y": "AA", "kid": "brainpool"},
+    {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"},
+    {},
+    {"kid": 7},
+    7,
+    None,
+    {"kty": "RSA", "n": "AQAB", "e": "AQ"},
+    {"kty": "RSA", "n": "AQAB", "e": "AQAB", "use": "wrap"},
+]
+
+
+def test_a_key_that_cannot_be_used_is_in_the_way_of_no_other(publisher: Provider):
+    publisher.beside = UNUSABLE
+    with capture_logs() as logged:
+        (caller,) = judged(publisher, publisher.token())
+    assert isinstance(caller, Caller), caller
+    assert "brainpool: " in logged[0]["first"][0]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "<html>", '{"keys": 7}', '{"keys": []}', '["keys"]', "\udcff"])
+def test_keys_that_cannot_be_read_are_said_not_to_be_had(publisher: Provider, text: str):
+    publisher.text = text
+    with capture_logs() as logged:
+        (problem,) = judged(publisher, publisher.token())
+    assert isinstance(problem, Problem) and problem.kind == "unavailable"
+    assert [line["event"] for line in logged] == ["the OpenID provider's keys are not to be had"]
+
+
+def test_keys_that_others_could_replace_are_not_asked_for(publisher: Provider):
+    publisher.keys_url = "http://idp.example/keys"
+    with capture_logs() as logged:
+        (problem,) = judged(publisher, publisher.token())
+    assert isinstance(problem, Problem) and problem.kind == "unavailable"
+    assert "which is not https" in logged[0]["error"]
 
 
 def test_an_issuer_whose_keys_others_could_replace_is_refused():
