@@ -38,7 +38,7 @@ def check(handler: BaseRouteHandler, query: bytes) -> None:
             raise Problem("invalid", f"{name[:_SHOWN]!r} is no query parameter of this route: {there_are}")
         if name in seen and not known[name].is_list:
             raise Problem("invalid", f"{name}: given more than once, and it takes one value")
-        if known[name].is_time and not _ZONED.search(value):
+        if known[name].is_time and not _ZONED.fullmatch(value):
             said = "a time has a date and a zone, such as 2026-11-30T02:15:00Z; in a URL, the + of a zone is %2B"
             raise Problem("invalid", f"{name}: {said}")
         seen.add(name)
@@ -60,7 +60,7 @@ def known_to(handler: BaseRouteHandler) -> dict[str, Known]:
     return found
 
 
-_ZONED = re.compile(r"\d[Tt ]\d.*(?:[Zz]|[+-]\d\d:?\d\d)$")
+_ZONED = re.compile(r"(?>.*?\d[Tt ]\d).*(?:[Zz]|[+-]\d\d:?\d\d)")
 _IN_PATH = re.compile(r"\{(\w+)")
 _GIVEN = frozenset({"request", "data"})
 """What a handler takes that is no parameter."""

@@ -240,7 +240,8 @@ def _check_amount(event: Event) -> None:
         raise msgspec.ValidationError(f"Expected `int` <= {most} - at `$.amount_minor`")
 
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+# What it has taken it keeps, and a string without an end goes to the end: no part of a body is read twice.
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def _is_nested_too_deeply(text: str) -> bool:

@@ -17,7 +17,8 @@ _LATER = re.compile(rb"(?!00|ff)[0-9a-f]{2}-(%b)(?:-.*)?" % _IDS, re.DOTALL)
 
 _KEY = rb"[a-z0-9][a-z0-9_*/-]{0,255}(?:@[a-z][a-z0-9_*/-]{0,13})?"
 _VALUE = rb"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
-_MEMBER = rb"[ \t]*(?:%b=%b)?[ \t]*" % (_KEY, _VALUE)
+# The first blanks are kept once they are taken: two runs with nothing between could share them in many ways.
+_MEMBER = rb"[ \t]*+(?:%b=%b)?[ \t]*" % (_KEY, _VALUE)
 _STATE = re.compile(rb"%b(?:,%b){0,31}" % (_MEMBER, _MEMBER))
 
 

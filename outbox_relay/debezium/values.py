@@ -38,7 +38,7 @@ _COLUMNS = """
     FROM types JOIN pg_type ON oid = type AND typtype <> 'd'
 """
 
-_FUNCTION = re.compile(r"[(]?[A-Za-z0-9_.]+\((?:.+(?:, ?.+)*)?\)")
+_FUNCTION = re.compile(r"[(]?[A-Za-z0-9_.]+\(.*\)")
 _NOW = frozenset(("current_timestamp", "current_time", "current_date", "localtime", "localtimestamp"))
 _LITERAL = re.compile(r"'(.*?)'")
 # What stands for a default that a function gives.
