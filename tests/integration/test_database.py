@@ -312,8 +312,11 @@ async def its_stream(dsn):
     return postgres.relay_connection(dsn, replication=True)
 
 
+ON_THE_SERVER = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+
+
 def found(connect, dsn):
-    """What a connection has become: its socket's options, and how it is called and encoded."""
+    """What a connection has become: its socket's options on both sides, and how it is called and encoded."""
 
     async def look():
         opened = await connect(dsn)
@@ -326,9 +329,12 @@ def found(connect, dsn):
                 "keepalives_count": ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
                 "tcp_user_timeout": ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
             }
+        asked = ", ".join(f"current_setting('{name}')" for name in ON_THE_SERVER)
+        answer = opened.pgconn.exec_(f"SELECT {asked}".encode())
+        server = [answer.get_value(0, number).decode() for number in range(len(ON_THE_SERVER))]
         name, encoding = map(opened.info.parameter_status, ("application_name", "client_encoding"))
         opened.pgconn.finish()
-        return limits, name, encoding
+        return limits, server, name, encoding
 
     return asyncio.run(look())
 
@@ -337,7 +343,7 @@ ALL = pytest.mark.parametrize("connect", [a_service, a_command, the_relay, its_s
 
 
 @ALL
-def test_every_connection_notices_that_its_host_has_vanished_and_says_whose_it_is(dsn, connect):
+def test_every_connection_notices_on_both_sides_that_a_host_has_vanished_and_says_whose_it_is(dsn, connect):
     limits = {
         "connect_timeout": 5,
         "keepalives": 1,
@@ -347,8 +353,10 @@ def test_every_connection_notices_that_its_host_has_vanished_and_says_whose_it_i
         # A server that reads through the log takes in nothing meanwhile: this would call it vanished.
         "tcp_user_timeout": 0 if connect is its_stream else 20_000,
     }
+    # Its locks are to be free when others are; two hours later by default.
+    server = ["10", "5", "3", "20s" if connect is the_relay else "0"]
     name = {a_service: "settle-test", a_command: "settle"}.get(connect, "settle-relay")
-    assert found(connect, f"{dsn}?client_encoding=latin1") == (limits, name, "UTF8")
+    assert found(connect, f"{dsn}?client_encoding=latin1") == (limits, server, name, "UTF8")
 
 
 @ALL
@@ -361,8 +369,9 @@ def test_what_a_dsn_says_of_its_limits_counts(dsn, connect):
         "keepalives_count": 4,
         "tcp_user_timeout": 11_000,
     }
-    limits, _, _ = found(connect, f"{dsn}?" + "&".join(f"{name}={value}" for name, value in said.items()))
+    limits, server, *_ = found(connect, f"{dsn}?" + "&".join(f"{name}={value}" for name, value in said.items()))
     assert limits == said
+    assert server == ["7", "6", "4", "11s" if connect is the_relay else "0"]
 
 
 def test_a_command_may_take_its_time_and_be_called_otherwise(dsn):

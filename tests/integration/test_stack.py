@@ -268,6 +268,25 @@ def test_settle_up_stops_in_order_when_told_to() -> None:
         assert max(map(len, lines)) <= 81
 
 
+def test_settle_up_goes_on_when_nobody_reads_what_it_prints() -> None:
+    with tempfile.TemporaryDirectory() as folder, settle_up(folder) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("ready"):
+            assert process.poll() is None
+        process.stdout.close()
+        first = stack_json.running(Path(folder)).pids["postgres-account"]
+        os.kill(first, signal.SIGKILL)
+
+        def started_again() -> bool:
+            pid = stack_json.running(Path(folder)).pids.get("postgres-account", first)
+            return pid != first and psutil.pid_exists(pid)
+
+        eventually(started_again, "the server is started again")
+        process.send_signal(signal.SIGTERM)
+        process.wait(WAIT_S)
+        assert stack_json.read_state(Path(folder)).pids == {}  # type: ignore[union-attr]
+
+
 def test_settle_up_ends_however_often_ctrl_c_is_pressed_while_it_starts() -> None:
     with tempfile.TemporaryDirectory() as folder, settle_up(folder) as process:
         assert process.stdout is not None

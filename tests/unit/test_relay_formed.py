@@ -143,6 +143,15 @@ def test_a_row_at_which_debezium_ends_is_unpublishable(kind, payload, shape):
         made(former(kind, shape=shape), row(payload))
 
 
+@pytest.mark.parametrize("value", ["json", "json-with-schemas"])
+def test_json_that_is_nested_too_deeply_is_unpublishable(value):
+    of = former("text", shape=Shape(value=value, expand_json=True))
+    deep = row(b'{"a":' * 600 + b"1" + b"}" * 600)
+    for make in (lambda: made(of, deep), lambda: of.contents(deep, "t", 7)):
+        with pytest.raises(UnpublishableError, match="no record can be made of it: it is nested too deeply"):
+            make()
+
+
 def test_a_time_that_no_record_can_have_is_unpublishable():
     places, columns = [Additional("at", "timestamp")], {"at": Column("at", "timestamp")}
     with pytest.raises(UnpublishableError):

@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from stack.lock import FolderLock
 from stack.process import Child, Home
 from stack.state import State
 from stack.supervised import HEALTHY_AFTER_S, PAUSE_MAX_S, Supervised, pause_s
+from stack.supervisor import Stack
 
 
 class FakeChild(Child):
@@ -178,6 +180,40 @@ def test_a_part_that_cannot_be_asked_or_started_is_shown_and_tried_again(bench: 
     assert bench.notes[-1] == "fake ended (KeyError('a bug')); it starts again in 1 s"
     bench.part.launch = launch  # type: ignore[method-assign]
     assert bench.after(1) == "starting"
+
+
+def test_a_line_that_cannot_be_printed_ends_nothing(tmp_path: Path, bench: Bench) -> None:
+    def full(line: str) -> NoReturn:
+        raise OSError(errno.ENOSPC, f"no space left for {line}")
+
+    stack = Stack(tmp_path, note=full)
+    supervised = Supervised(bench.part, stack._note, clock=lambda: bench.now_s)
+    supervised.launch()
+    bench.part.children[0].code = 1
+    supervised.tick()
+    assert supervised.status().state == "restarting"
+    bench.now_s += 1
+    supervised.tick()
+    assert len(bench.part.children) == 2
+
+
+def test_what_nobody_thought_of_ends_no_thread(bench: Bench) -> None:
+    def fails() -> NoReturn:
+        raise KeyError("a bug")
+
+    bench.supervised.launch()
+    bench.part.children[0].ending = fails  # type: ignore[method-assign]
+    bench.part.children[0].code = -1
+    bench.after(0)
+    assert bench.supervised.status().waits_for == "it cannot be supervised: KeyError('a bug')"
+
+
+def test_how_a_child_ended_is_said_also_of_a_signal_without_a_name(tmp_path: Path) -> None:
+    endings = {"exit 3": "exit code 3", "kill -9 $$": "SIGKILL", "kill -40 $$": "signal 40"}
+    for script, said in endings.items():
+        with subprocess.Popen(["/bin/sh", "-c", script]) as process:
+            process.wait()
+            assert Child("sh", process, tmp_path, 0).ending() == said
 
 
 def test_a_stopped_part_stays_stopped(bench: Bench) -> None:

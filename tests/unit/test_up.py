@@ -1,6 +1,7 @@
 """What ``settle up`` shows of its parts fits a terminal of 80 columns."""
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from cli.screen import Screen
 from contracts.services import DATABASES, NAMES
 from stack.part import PartStatus
 
+WITHOUT_ROOM = "/dev/full"
 PARTS = [*(f"postgres-{name}" for name in DATABASES), "kafka", "relay", *NAMES]
 
 
@@ -24,3 +26,16 @@ def test_the_table_of_parts_fits_80_columns(state):
     assert [row.split() for row in rows] == [
         [name, state, "http://127.0.0.1:65535", "4194304", "1234"] for name in PARTS
     ]
+
+
+@pytest.mark.skipif(not Path(WITHOUT_ROOM).exists(), reason="only Linux has it")
+def test_lines_that_cannot_be_printed_are_dropped(tmp_path):
+    kept = tmp_path / "up.log"
+    with open(WITHOUT_ROOM, "w") as full, kept.open("w") as roomy:
+        screen = up._Lasting(file=full, width=80)
+        screen.print("nobody reads this")
+        screen.print(up._table(()))
+        screen.file = roomy
+        screen.print("there is room again")
+        full.detach()
+    assert kept.read_text() == "there is room again\n"

@@ -113,16 +113,18 @@ def test_a_row_of_which_no_record_can_be_made_does_not_block_the_others(counted,
         insert(counted, 4, at="infinity")
         insert(counted, 5, at="2100-01-01")
         insert(counted, 6, at="1950-01-01")
-        insert(counted, 7, part=2, at=None)
+        insert(counted, 7, payload='{"a":' * 600 + "1" + "}" * 600)
+        insert(counted, 8, part=2, at=None)
         wait_for_records(counted, 2)
-        wait_until(lambda: len(dead_rows(counted.connection)) == 5, "five rows are quarantined")
-    assert [(record.partition(), header(record, "id")) for record in counted.records()] == [(2, "7"), (3, "1")]
+        wait_until(lambda: len(dead_rows(counted.connection)) == 6, "six rows are quarantined")
+    assert [(record.partition(), header(record, "id")) for record in counted.records()] == [(2, "8"), (3, "1")]
     assert {dead.id: dead.reason for dead in dead_rows(counted.connection)} == {
         "2": f"part is 4, and {counted.topic} has no such partition",
         "3": "no record can be made of it: Debezium has no form for an array as a whole payload",
         "4": "no record can be made of it: Invalid isoformat string: 'infinity'",
         "5": f"Kafka refused it for {counted.topic}: its time is too far from that of the broker",
         "6": "no record can be made of it: at is 1950-01-01 00:00:00, and no record is as old as that",
+        "7": "no record can be made of it: it is nested too deeply",
     }
 
 
