@@ -203,7 +203,7 @@ def count_attempt(payment: Payment, outcome: Outcome, policy: RetryPolicy, deadl
         policy: how many charges there are.
         deadline_at: the payment's deadline, if this was the first charge: it counts from the first attempt.
     """
-    if isinstance(outcome, NotTried):
+    if isinstance(outcome, NotTried) or (isinstance(outcome, Unavailable) and not outcome.counts):
         return False
     payment.attempts += 1
     if payment.attempts == 1:

@@ -48,10 +48,18 @@ class Voided(msgspec.Struct, frozen=True):
 
 
 class Unavailable(msgspec.Struct, frozen=True):
-    """No answer: it may have been paid or not. To be retried or voided, never treated as a refusal."""
+    """No answer: it may have been paid or not. To be retried or voided, never treated as a refusal.
+
+    Attributes:
+        reason: why, for people.
+        retry_after_s: when the provider wants to be asked again, seconds.
+        counts: as an attempt. Not where the provider takes no more calls just now: it did nothing then, and after
+            an outage that would use up the attempts of payments which lack nothing but their turn.
+    """
 
     reason: str
     retry_after_s: float = 0.0
+    counts: bool = True
 
 
 class NotTried(msgspec.Struct, frozen=True):

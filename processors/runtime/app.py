@@ -218,7 +218,7 @@ class Intake(Service):
     async def _due(self) -> None:
         while not self.should_stop:
             worked = 0
-            if self._consumer is not None and self._consumer.assigned:
+            if self._consumer is not None and self._consumer.was_assigned:
                 self._due_work = asyncio.ensure_future(self._processor.work_due())
                 try:
                     worked = await self._due_work
@@ -297,14 +297,16 @@ class Intake(Service):
             if consumer is None or self.should_stop:
                 continue
             taken = Tally(record.topic for record in under_way.records) if under_way is not None else Tally[str]()
-            # While a batch waits nothing is fetched, so the end offsets from the last fetch are outdated.
-            stalled = under_way is not None and under_way is before
+            # While a batch waits, or none comes, the end offsets from the last fetch are outdated.
+            stalled = under_way is before
             before = under_way
             loop = asyncio.get_running_loop()
             try:
                 behind = await loop.run_in_executor(self._thread, consumer.lag, stalled)
             except KafkaException:
                 continue  # unknown just now; readiness reports the cause
+            if not consumer.assigned:
+                continue  # what it reads no more is not known to be read
             for topic in self._processor.topics:
                 metrics.LAG.labels(topic.name).set(behind.get(topic.name, 0) + taken[topic.name])
 

@@ -26,6 +26,7 @@ from contracts.topics import DEAD_LETTER_BYTES_MAX
 from processors.runtime.gaps import Gap
 from processors.runtime.membership import CONSUMER, Protocol, membership, unsupported
 from processors.runtime.pacing import ENOUGH_RECORDS, Pace
+from processors.runtime.reading import Reading
 
 POLL_S = 0.5
 """How long a poll waits for a first record; also the delay until a stop is noticed."""
@@ -55,6 +56,8 @@ RENEW_S = 5.0
 
 LEAVE_S = 5.0
 """How long a consumer that is replaced may take to commit its offsets and leave the group."""
+
+LOST = "partitions are lost: Kafka's coordinator of the group does not answer"
 
 log = structlog.get_logger()
 
@@ -103,7 +106,7 @@ class BatchConsumer:
         self._refused: dict[str, str] = {}
         self._dead: str | None = None
         self._renew_at = 0.0
-        self.assigned = False
+        self.assigned = self.was_assigned = self._has_lost = False
         self._reached: dict[Place, int] = {}
         self._stored: dict[Place, int] = {}
         self._jumps: list[tuple[Place, int | None, int]] = []
@@ -143,17 +146,28 @@ class BatchConsumer:
             },
         )
         self._pass_over = PassOver(self._consumer)
-        self._consumer.subscribe(list(self._topics), on_assign=self._on_assign)
+        self._reading = Reading(self._consumer)
+        self._consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_lost=self._on_lost)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if consumer is not self._consumer:
             return
-        self.assigned = True
+        self.assigned, self.was_assigned, self._has_lost = True, True, False
         self._refused.pop(self._group, None)
         for place in partitions:  # another member may have read on meanwhile
             self._reached.pop((place.topic, place.partition), None)
             self._stored.pop((place.topic, place.partition), None)
         log.info("partitions assigned", partitions=len(partitions))
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """The group's coordinator was not reached for too long: others may have them, and this one reads none.
+
+        Not so where partitions are revoked in order: a member without any has nothing to read, and is well.
+        """
+        if consumer is not self._consumer:
+            return
+        self.assigned, self._has_lost = False, True
+        log.warning(LOST, partitions=len(partitions))
 
     def _on_error(self, generation: int, error: KafkaError) -> None:
         if generation != self._generation:
@@ -168,7 +182,7 @@ class BatchConsumer:
         leaving = threading.Thread(target=self._consumer.close, name="leave", daemon=True)
         leaving.start()
         leaving.join(LEAVE_S)
-        self.assigned = False
+        self.assigned = self._has_lost = False
         for known in (self._reached, self._stored, self._topic_errors):
             known.clear()
         self._jumps.clear()
@@ -217,7 +231,7 @@ class BatchConsumer:
                 count += 1
                 if record is not None:
                     records.append(record)
-                    length = len(record.value or b"") + len(record.key or b"")
+                    length = _bytes_of(record)
                     size += length
                     if length > largest:
                         largest = length
@@ -305,7 +319,7 @@ class BatchConsumer:
             KafkaException: Kafka does not answer; call again before the offsets are stored.
         """
         unknown = [TopicPartition(*place) for place, before, _ in self._jumps if before is None]
-        confirmed = self._confirmed(unknown) if unknown else {}
+        confirmed = self._reading.confirmed(unknown) if unknown else {}
         first: dict[Place, int] = {}
         found = []
         for place, before, offset in self._jumps:
@@ -316,14 +330,6 @@ class BatchConsumer:
                 first[place], _ = self._consumer.get_watermark_offsets(TopicPartition(*place), WATERMARK_TIMEOUT_S)
             if first[place] > since:
                 found.append(Gap(*place, since, min(first[place], offset)))
-        return found
-
-    def _confirmed(self, places: list[TopicPartition]) -> dict[Place, int]:
-        found = {}
-        for place in self._consumer.committed(places, WATERMARK_TIMEOUT_S):
-            if place.error is not None:
-                raise KafkaException(place.error)
-            found[place.topic, place.partition] = max(place.offset, 0)  # below zero: nothing yet
         return found
 
     def store_offsets(self) -> None:
@@ -341,25 +347,8 @@ class BatchConsumer:
         self._jumps.clear()
 
     def lag(self, ask_kafka: bool) -> dict[str, int]:
-        """Records that have not been taken yet, of the assigned partitions, by topic.
-
-        Args:
-            ask_kafka: query the end offsets; otherwise the last fetch has them, which costs nothing, but fetches
-                stop while a batch waits.
-
-        Raises:
-            KafkaException: it does not answer.
-        """
-        behind: dict[str, int] = {}
-        for place in self._consumer.position(self._consumer.assignment()):
-            if ask_kafka:
-                _, high = self._consumer.get_watermark_offsets(place, timeout=WATERMARK_TIMEOUT_S)
-            else:
-                _, high = self._consumer.get_watermark_offsets(place, cached=True)
-            next_offset = max(place.offset, self._reached.get((place.topic, place.partition), place.offset))
-            taken = high - next_offset if high > next_offset >= 0 else 0
-            behind[place.topic] = behind.get(place.topic, 0) + taken
-        return behind
+        """Records that have not been taken yet, of the assigned partitions, by topic: :meth:`Reading.lag`."""
+        return self._reading.lag(self._reached, ask_kafka=ask_kafka)
 
     def waits_for(self, timeout_s: float) -> str | None:
         """What keeps records from arriving, as text; None if nothing does. Queries Kafka.
@@ -380,13 +369,15 @@ class BatchConsumer:
             return f"Kafka does not answer: {self._troubles.text or self._lifeline.why or error.args[0].str()}"
         self._lifeline.holds()
         self._troubles.over()
+        silent = self._reading.what_is_silent(timeout_s)
         for topic, wrong in self._topic_errors.items():
             if wrong is not None and (reason := denied(wrong)) is not None:
                 self._refuse(topic, reason)
         return (
             _what_cannot_be_read(self._topic_errors)
             or "; ".join(self._refused.values())
-            or (None if self.assigned else "partitions are not assigned yet")
+            or (None if self.assigned else LOST if self._has_lost else "partitions are not assigned yet")
+            or silent
         )
 
     def _ask_about_topics(self, timeout_s: float) -> None:
@@ -424,3 +415,10 @@ def _place(message: Message) -> tuple[str, int, int]:
     assert partition is not None
     assert offset is not None
     return topic, partition, offset
+
+
+def _bytes_of(record: Record) -> int:
+    size = len(record.value or b"") + len(record.key or b"")
+    for name, value in record.headers:
+        size += len(name) + len(value or b"")
+    return size

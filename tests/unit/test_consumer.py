@@ -83,7 +83,7 @@ class Kafka:
     def get_watermark_offsets(self, _place, **_):
         return 0, self._end()
 
-    def subscribe(self, topics, on_assign):
+    def subscribe(self, topics, on_assign, on_lost):
         on_assign(self, [])
 
     def list_topics(self, topic, timeout):

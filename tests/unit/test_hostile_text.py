@@ -1,7 +1,7 @@
 """Text that was made to be read again and again from each of its characters: it must be read in one go.
 
-What reads it holds the interpreter meanwhile, health pages included, so here it does so in a process of its own: each of
-these took hours, or would never have ended.
+What reads it holds the interpreter meanwhile, health pages included, so here it does so in a process of its own:
+each of these took hours, or would never have ended.
 """
 
 import subprocess

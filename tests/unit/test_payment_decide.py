@@ -133,6 +133,14 @@ def test_a_provider_that_asks_for_time_gets_it():
     assert one.next_attempt_at == NOW + timedelta(seconds=30)
 
 
+def test_a_provider_that_takes_no_more_calls_just_now_uses_up_no_attempt():
+    one = payment()
+    for _ in range(100):
+        assert charge(one, Unavailable("rate_limit", 3.0, counts=False)) == (False, [])
+    assert (one.attempts, one.void_reason, one.reason) == (0, None, "rate_limit")
+    assert one.next_attempt_at == NOW + timedelta(seconds=3)
+
+
 @pytest.mark.parametrize(("drawn", "share"), [(0.0, 0.8), (0.5, 1.0), (1.0, 1.2)])
 def test_pauses_are_off_by_the_jitter(drawn, share):
     policy = RetryPolicy(BACKOFF_S, 0.2, lambda: drawn)

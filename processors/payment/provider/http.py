@@ -138,7 +138,7 @@ class HttpProvider:
         retry_after_s = _retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
         if response.status_code == TOO_MANY_REQUESTS:
             self._breaker.retry_after(retry_after_s or 1.0)
-            return Unavailable("provider_rate_limit", retry_after_s)
+            return Unavailable("provider_rate_limit", retry_after_s, counts=False)
         outcome = _outcome(response.status_code, body)
         if isinstance(outcome, Unavailable):
             self._breaker.failed()
