@@ -12,6 +12,9 @@ from broker.unreadable import UNREADABLE, PassOver
 FETCH_RECORDS = 5_000
 FETCH_BYTES = 262_144
 FETCH_AHEAD_KIB = 16_384
+FETCH_AHEAD_RECORDS = 10_000
+"""Beside their bytes, of which librdkafka counts those of bodies alone."""
+
 POLL_S = 0.5
 
 
@@ -47,6 +50,7 @@ def scan(
             # Small fetches per partition: partitions advance about evenly, and prefetched bytes are bounded.
             "fetch.message.max.bytes": FETCH_BYTES,
             "queued.max.messages.kbytes": FETCH_AHEAD_KIB,
+            "queued.min.messages": FETCH_AHEAD_RECORDS,
         },
     )
     try:
@@ -61,13 +65,14 @@ def _read(
     left = {place for place, end in until.items() if end > starts.get(place, 0)}
     consumer.assign([TopicPartition(*place, starts.get(place, 0)) for place in left])
     pass_over = PassOver(consumer)
-    heard = time.monotonic()
+    silent_since = time.monotonic()
     while left:
         found = consumer.consume(1, POLL_S)
         if found:
             found += consumer.consume(FETCH_RECORDS, 0)
-            heard = time.monotonic()
-        elif time.monotonic() - heard > TIMEOUT_S:
+        # What comes of partitions that are read to their end says nothing of those that are not.
+        is_heard = any((message.topic(), message.partition()) in left for message in found)
+        if not is_heard and time.monotonic() - silent_since > TIMEOUT_S:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "Kafka sends nothing"))
         for message in found:
             error = message.error()
@@ -78,6 +83,7 @@ def _read(
             assert partition is not None
             assert offset is not None
             place = topic, partition
+            is_at_end = False
             if error is not None:
                 if error.code() in UNREADABLE:
                     offset = pass_over(topic, partition, offset)
@@ -86,8 +92,11 @@ def _read(
                 elif error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
                 else:
-                    left.discard(place)
+                    is_at_end = True
             elif offset < until[place]:
                 yield message
-            if offset >= until[place] - 1:
+            if place in left and (is_at_end or offset >= until[place] - 1):
                 left.discard(place)
+                consumer.pause([TopicPartition(*place)])
+        if is_heard:
+            silent_since = time.monotonic()

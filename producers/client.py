@@ -6,6 +6,7 @@
         receipt = client.request("acc-1", "100.00")
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -115,6 +116,8 @@ class WithdrawalClient:
         self._spent = False
         self._retired: list[Producer] = []
         self._renewing = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._under_way: dict[int, None] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -176,8 +179,10 @@ class WithdrawalClient:
             self._spent = True
         if self._spent:
             self._renew()
-        producer = self._producer
-        report = partial(self._report, producer, request.payment_id, context.trace_id or "", spans, on_delivery)
+        producer, number = self._producer, next(self._numbers)
+        self._under_way[number] = None
+        about = (number, producer, request.payment_id, context.trace_id or "", spans)
+        report = partial(self._report, *about, on_delivery)
         try:
             self._produce(producer, request.account_id, events.encode(request), carried, report)
         except BufferError:
@@ -196,9 +201,13 @@ class WithdrawalClient:
                     self._retired.remove(producer)
 
     def flush(self) -> None:
-        """Wait for the delivery report of every request sent, which the delivery timeout bounds."""
+        """Wait for the delivery report of every request sent so far, which the delivery timeout bounds.
+
+        What other threads send meanwhile is not waited for.
+        """
         deadline = time.monotonic() + self._delivery_timeout_s + FLUSH_GRACE_S
-        while len(self._producer) or self._retired:
+        latest = next(self._numbers)
+        while (len(self._producer) or self._retired) and min([*self._under_way], default=latest) < latest:
             self._serve(self._producer.flush, WAIT_S)
             self.poll(WAIT_S if self._retired else 0.0)
             if time.monotonic() > deadline:
@@ -264,6 +273,7 @@ class WithdrawalClient:
 
     def _report(
         self,
+        number: int,
         producer: Producer,
         payment_id: UUID,
         trace_id: str,
@@ -272,6 +282,7 @@ class WithdrawalClient:
         error: KafkaError | None,
         message: Message | None,
     ) -> None:
+        self._under_way.pop(number, None)
         if error is not None and error.code() in SPENT and producer is self._producer:
             self._spent = True
         if error is not None or message is None:

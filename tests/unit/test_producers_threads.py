@@ -5,7 +5,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from producers.client import OnDelivery, WithdrawalClient
+from producers.client import WithdrawalClient
 from producers.errors import NotDeliveredError
 from producers.requests import new_request
 
@@ -41,6 +41,31 @@ def test_a_request_through_a_producer_that_was_dropped_meanwhile_is_reported_on(
     client.flush()
     assert [type(report) for report in reports] == [NotDeliveredError]
     assert client._retired == []
+
+
+class Busy:
+    """A producer that always has a request under way: others send through it."""
+
+    def __init__(self) -> None:
+        self.is_purged = False
+
+    def __len__(self) -> int:
+        return not self.is_purged
+
+    def flush(self, _timeout_s: float) -> int:
+        return len(self)
+
+    poll = flush
+
+    def purge(self) -> None:
+        self.is_purged = True
+
+
+def test_what_others_send_meanwhile_is_neither_waited_for_nor_given_up() -> None:
+    client = WithdrawalClient(NOBODY, delivery_timeout_s=0.1)
+    client._producer = busy = Busy()  # type: ignore[assignment]
+    client.flush()
+    assert not busy.is_purged
 
 
 class Watched:
@@ -84,12 +109,17 @@ def test_a_producer_is_not_dropped_while_a_request_is_sent_through_it() -> None:
     client = WithdrawalClient(NOBODY, delivery_timeout_s=0.5)
     client._renewing = Watched(sent)  # type: ignore[assignment]
 
-    def produce(old: Any, on_delivery: OnDelivery) -> None:
+    def produce(old: Any) -> None:
         """What `send` does once it has seen the producer."""
-        client._produce(old, "acc-1", b"{}", [], lambda error, _: on_delivery(NotDeliveredError(str(error))))
+        client._under_way[0] = None
+        client._produce(old, "acc-1", b"{}", [], report)
         sent.set()
 
-    thread = threading.Thread(target=lambda: produce(old, reports.append))
+    def report(error: Any, _message: Any) -> None:
+        client._under_way.pop(0)
+        reports.append(NotDeliveredError(str(error)))
+
+    thread = threading.Thread(target=lambda: produce(old))
     old: Any = Emptied(client._producer, thread, sent)
     client._producer = old
     renew(client)

@@ -1,9 +1,11 @@
-"""A read of whole topics goes on where its user has no right to the group whose name it bears."""
+"""A read of whole topics goes on where it can, and ends where nothing comes of what it still wants."""
 
 from types import SimpleNamespace
 
-from confluent_kafka import KafkaError
+import pytest
+from confluent_kafka import KafkaError, KafkaException
 
+from broker import scan
 from broker.scan import _read
 
 
@@ -16,5 +18,24 @@ def test_a_missing_right_to_the_group_does_not_end_it():
     denied = message(error=KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
     record = message("withdrawal.requests", 0, 0)
     batches = iter([[denied], [], [record], []])
-    consumer = SimpleNamespace(assign=lambda places: None, consume=lambda *_: next(batches))
+    consumer = SimpleNamespace(
+        assign=lambda places: None, consume=lambda *_: next(batches), pause=lambda places: None
+    )
     assert list(_read(consumer, {("withdrawal.requests", 0): 1}, {})) == [record]
+
+
+def test_what_comes_of_other_partitions_keeps_no_silent_one_waiting(monkeypatch):
+    now = 0.0
+
+    def consume(*_):
+        nonlocal now
+        now += 1.0
+        # The first partition is read to its end, and goes on being written to.
+        return [message("withdrawal.requests", 0, int(now))]
+
+    paused = []
+    consumer = SimpleNamespace(assign=lambda places: None, consume=consume, pause=paused.extend)
+    monkeypatch.setattr(scan, "time", SimpleNamespace(monotonic=lambda: now))
+    with pytest.raises(KafkaException, match="Kafka sends nothing"):
+        list(_read(consumer, {("withdrawal.requests", 0): 1, ("withdrawal.requests", 1): 1}, {}))
+    assert [(place.topic, place.partition) for place in paused] == [("withdrawal.requests", 0)]
