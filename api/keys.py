@@ -9,7 +9,7 @@ from litestar import get, post
 from api import access
 from api.bodies import StrictRequest
 from api.credentials import ApiKey, create_key, list_keys, revoke_key
-from api.guard import PERMISSION
+from api.guard import PERMISSION, caller_of
 from api.journal import Reason, written_down
 from api.operators import Operators
 from api.problems import OF_A_BODY, Problem, problems
@@ -93,6 +93,12 @@ async def post_key(request: StrictRequest, data: KeyRequest) -> NewKey:
     operators = request.app.state.front.operators
     if (wrong := access.complaint(data.caller, data.role, data.scopes)) is not None:
         raise Problem("invalid", wrong)
+    # Nobody gives away what it lacks: a key that is limited to the management of keys would be limited to nothing.
+    giver = caller_of(request)
+    if lacking := sorted(access.permissions(data.role, data.scopes) - giver.permissions):
+        raise Problem(
+            "forbidden", f"{giver.role} {giver.name} lacks the permission {lacking[0]}, and gives it to nobody"
+        )
     subject = {"caller": data.caller, "role": data.role, "scopes": data.scopes, "expires_s": data.expires_s}
     async with written_down(request, "create key", subject, data.reason) as action:
         key = await operators.run(
