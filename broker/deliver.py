@@ -1,6 +1,6 @@
 """Delivery of records to Kafka, each with its own result: the stored record, or why Kafka refuses it for good."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import inf
 
@@ -26,6 +26,18 @@ REFUSALS = frozenset(
 """Permanent errors about the record itself; others (no broker, no right, no topic) pass, or an operator acts."""
 
 
+class NotAllWrittenError(KafkaException):
+    """Some of the records are not known to be written, for a reason that passes or that an operator can mend.
+
+    Attributes:
+        written: the numbers of those that are.
+    """
+
+    def __init__(self, cause: KafkaException, written: Iterable[int]) -> None:
+        super().__init__(*cause.args)
+        self.written = frozenset(written)
+
+
 def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | KafkaError]:
     """Write records to their topics and partitions, and wait until Kafka has them.
 
@@ -37,13 +49,17 @@ def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Kaf
         For each record the message as Kafka stored it, or one of :data:`REFUSALS`.
 
     Raises:
-        KafkaException: another error; some of the records may have been written.
+        NotAllWrittenError: another error.
     """
     results = _deliver(producer, records)
     if len(records) > 1:
         for number, result in enumerate(results):
             if isinstance(result, KafkaError):  # perhaps because of another record in its batch
-                (results[number],) = _deliver(producer, [records[number]])
+                try:
+                    (results[number],) = _deliver(producer, [records[number]])
+                except NotAllWrittenError as error:
+                    written = (one for one, found in enumerate(results) if not isinstance(found, KafkaError))
+                    raise NotAllWrittenError(error, written) from None
     return results
 
 
@@ -76,5 +92,7 @@ def _deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Ka
     for number, result in results.items():
         if isinstance(result, KafkaError) and result.code() not in REFUSALS:
             is_denied = result.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
-            raise refused(records[number].topic) if is_denied else KafkaException(result)
+            cause = refused(records[number].topic) if is_denied else KafkaException(result)
+            written = (one for one, found in results.items() if not isinstance(found, KafkaError))
+            raise NotAllWrittenError(cause, written)
     return [results[number] for number in range(len(records))]

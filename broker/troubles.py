@@ -204,17 +204,19 @@ def _handshake(bootstrap: str, found: Properties | None) -> Exception | None:
     Args:
         found: whom to trust; None: whoever it is.
     """
-    refused: Exception | None = OSError("nobody listens")
+    refused: Exception = OSError("nobody listens")
     for host, port in _places(bootstrap):
         try:
             with socket.create_connection((host, port), PROBE_S) as connection:
                 _context(found).wrap_socket(connection, server_hostname=host).close()
             return None
         except ssl.SSLError as error:
-            return error
+            refused = error
+            break
         except OSError as error:
             refused = error
-    return refused
+    # Its frames hold this result, and the client that asked: as a cycle they would stay until the next collection.
+    return refused.with_traceback(None)
 
 
 def _places(bootstrap: str) -> Iterator[tuple[str, int]]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from broker.clients import idempotent_producer
-from broker.deliver import ANY_PARTITION, deliver
+from broker.deliver import ANY_PARTITION, NotAllWrittenError, deliver
 from broker.records import Record
 from broker.rotation import Rotation
 from contracts import headers
@@ -29,6 +29,9 @@ STUB_BYTES_MAX = 1_000_000
 STUB_BYTES_MIN = 1_000
 """If not even this is accepted, the original's bytes are not the cause, and no smaller stub is tried."""
 
+ADDED = "dlq."
+"""With what the names begin of the headers that a dead letter adds."""
+
 KEY_BYTES_MAX = 1_024
 HEADERS_BYTES_MAX = 16_384
 BESIDE_BODY_BYTES = 32_768
@@ -43,12 +46,13 @@ class DeadLetters:
         self._service = service
         self._producer: Producer | None = None
         self._rotation = Rotation(bootstrap)
+        self._written: set[str] = set()
 
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
         """Publish the letters, or stubs of them, and wait until all are acknowledged.
 
         Raises:
-            KafkaException: at least one was not delivered; publish all again (duplicates are possible then).
+            KafkaException: at least one was not delivered; publish all again: those that were are left out.
         """
         if letters:
             await asyncio.to_thread(self._publish, letters)
@@ -72,11 +76,24 @@ class DeadLetters:
             raise
 
     def _deliver(self, producer: Producer, letters: Sequence[DeadLetter]) -> None:
-        about = [self._about(letter) for letter in letters]
-        whole = [_whole(letter.record, fields) for letter, fields in zip(letters, about, strict=True)]
-        for letter, fields, result in zip(letters, about, deliver(producer, whole), strict=True):
+        left = [letter for letter in letters if letter.record.place not in self._written]
+        about = [self._about(letter) for letter in left]
+        whole = [_whole(letter.record, fields) for letter, fields in zip(left, about, strict=True)]
+        try:
+            results = deliver(producer, whole)
+        except NotAllWrittenError as error:
+            self._written.update(left[number].record.place for number in error.written)
+            raise
+        stubs = []
+        for letter, fields, result in zip(left, about, results, strict=True):
             if isinstance(result, KafkaError):
-                _deliver_stub(producer, letter.record, fields, result)
+                stubs.append((letter.record, fields, result))
+            else:
+                self._written.add(letter.record.place)
+        for record, fields, refusal in stubs:
+            _deliver_stub(producer, record, fields, refusal)
+            self._written.add(record.place)
+        self._written.clear()
 
     def _about(self, letter: DeadLetter) -> headers.Headers:
         record = letter.record
@@ -92,8 +109,13 @@ class DeadLetters:
         ]
 
 
+def of_the_original(fields: headers.Headers) -> headers.Headers:
+    """The headers of a message but for those that a dead letter adds, which a foreign message may have, too."""
+    return [(name, value) for name, value in fields if not name.startswith(ADDED)]
+
+
 def _whole(record: Record, about: headers.Headers) -> Record:
-    fields = [*record.headers, *about]
+    fields = [*of_the_original(record.headers), *about]
     if record.lacks is not None:
         fields.append((headers.DEAD_LETTER_CUT, record.lacks.encode()))
     return _addressed(record, record.key, record.value, fields)
@@ -129,7 +151,8 @@ def _stub(record: Record, about: headers.Headers, room: int) -> Record:
     key = record.key if len(record.key or b"") <= KEY_BYTES_MAX else None
     kept: headers.Headers = []
     left = min(HEADERS_BYTES_MAX, room // 4)
-    for name, value in record.headers:
+    fields = of_the_original(record.headers)
+    for name, value in fields:
         if (size := len(name.encode()) + len(value or b"")) <= left:
             kept.append((name, value))
             left -= size
@@ -137,7 +160,7 @@ def _stub(record: Record, about: headers.Headers, room: int) -> Record:
     if body is not None:
         body = body[: max(room - BESIDE_BODY_BYTES, room // 2)]
     lacks = f"holds {len(body or b'')} of {len(record.value or b'')} bytes of the body"
-    lacks += f", {len(kept)} of {len(record.headers)} headers{', no key' if key is not record.key else ''}"
+    lacks += f", {len(kept)} of {len(fields)} headers{', no key' if key is not record.key else ''}"
     return _addressed(record, key, body, [*kept, *about, (headers.DEAD_LETTER_CUT, lacks.encode())])
 
 

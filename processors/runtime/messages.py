@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from broker.records import Record
 from contracts import headers
-from contracts.events import ContractError, Event, decode
+from contracts.events import EVENT_TYPES, ContractError, Event, decode
 from tracing import TraceContext, read_context
 
 
@@ -51,7 +51,10 @@ class Unhandled(msgspec.Struct, frozen=True):
 
 
 def read_record(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadLetter:
-    """Decode a record once, if its type is one of those handled here."""
+    """Decode a record once, if its type is one of those handled here.
+
+    A type is believed on its own topic alone: who may write a topic may not write any event.
+    """
     if record.lacks is not None:
         return DeadLetter(record, record.lacks)
     fields = dict(record.headers)
@@ -62,6 +65,8 @@ def read_record(record: Record, handled: frozenset[str]) -> Message | Unhandled 
         event_type = type_bytes.decode()
         if event_type not in handled:
             return Unhandled(event_type)
+        if EVENT_TYPES[event_type].topic != record.topic:
+            return DeadLetter(record, f"{event_type} does not belong on {record.topic}")
         if id_bytes is None:
             return DeadLetter(record, f"header {headers.ID} is missing")
         if record.value is None:

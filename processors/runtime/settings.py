@@ -78,7 +78,7 @@ class ServiceSettings(_Databases):
     smtp_host: str | None = Field(None, description="SMTP server")
     smtp_port: int = Field(25, ge=1, le=65535, description="its port")
     # Its row is locked meanwhile, which the database ends soon after.
-    smtp_timeout_s: float = Field(10.0, gt=0, le=25, description="for one mail, seconds")
+    smtp_timeout_s: float = Field(10.0, gt=0, le=25, allow_inf_nan=False, description="for one mail, seconds")
     mail_from: str = Field("settle@localhost", description="sender of mails")
     mail_to: str = Field("{account_id}@localhost", description="recipient; {account_id} is filled in")
 

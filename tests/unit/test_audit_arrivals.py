@@ -279,10 +279,19 @@ def test_a_request_that_contradicts_its_withdrawal_is_excused(monkeypatch, conte
 def test_another_event_that_contradicts_is_not(monkeypatch):
     one = uuid4()
     headers = [("eventType", b"MoneyDeducted"), ("id", one.hex.encode())]
-    record = Record(headers=headers, value=body(balance_minor=1))
+    record = Record("account.events", headers=headers, value=body(balance_minor=1))
     saga = Saga([one], [(PAYMENT, "acc-2", 100, "USD")])
-    found, _ = strangers(monkeypatch, saga, [record], [(REQUESTS, 0, 0)])
+    found, _ = strangers(monkeypatch, saga, [record], [("account.events", 0, 0)])
     assert len(found) == 1
+
+
+def test_an_event_on_a_topic_of_others_is_nobodys(monkeypatch):
+    """Every service refuses it, whatever it says."""
+    one = uuid4()
+    headers = [("eventType", b"MoneyDeducted"), ("id", one.hex.encode())]
+    record = Record(REQUESTS, headers=headers, value=body(balance_minor=1))
+    found, _ = strangers(monkeypatch, Saga([one]), [record], [(REQUESTS, 0, 0)])
+    assert found == []
 
 
 def test_from_when_on_the_sagas_own_events_must_be_there(monkeypatch):

@@ -1,7 +1,12 @@
 """The rule by which a client is taken for one that will never find Kafka again."""
 
+import gc
+import socket
+import weakref
+
 from confluent_kafka import KafkaError
 
+from broker import clients, lifeline
 from broker.lifeline import ANSWERS_TO_OTHERS, ASK_EVERY_S, Lifeline
 
 UNCONNECTED, UNANSWERED = KafkaError(KafkaError._TRANSPORT), KafkaError(KafkaError._TIMED_OUT)
@@ -64,3 +69,24 @@ def test_a_client_that_is_connected_is_not_cut_off_however_long_it_waits():
     assert not any(kafka.after(ASK_EVERY_S) for _ in range(ANSWERS_TO_OTHERS - 1))
     assert not kafka.after(ASK_EVERY_S, UNANSWERED)
     assert not any(kafka.after(ASK_EVERY_S) for _ in range(ANSWERS_TO_OTHERS - 1))
+
+
+def test_a_client_that_asked_in_vain_is_gone_without_a_collection(monkeypatch):
+    """Each holds threads and files, and services collect rarely."""
+    asked = []
+
+    def admin(*arguments):
+        client = clients.admin(*arguments)
+        asked.append(weakref.ref(client))
+        return client
+
+    monkeypatch.setattr(lifeline, "admin", admin)
+    with socket.socket() as refuses:
+        refuses.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{refuses.getsockname()[1]}"
+        gc.disable()
+        try:
+            assert lifeline.why_unanswered(address) is not None
+            assert [client() for client in asked] == [None]
+        finally:
+            gc.enable()

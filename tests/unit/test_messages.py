@@ -3,9 +3,9 @@ from uuid import uuid4
 import pytest
 
 from broker.records import Record
-from contracts.events import encode
+from contracts.events import EVENT_TYPES, WithdrawalRequested, encode
 from processors.runtime.messages import DeadLetter, Message, Unhandled, read_record
-from tests.unit.messages import request
+from tests.unit.messages import after, request
 from tracing import TraceContext
 
 HANDLED = frozenset({"WithdrawalRequested"})
@@ -28,6 +28,22 @@ def test_a_good_record_is_an_event_with_its_context():
     assert found.event == one
     assert found.context == TraceContext(PARENT, "a=b")
     assert found.context.trace_id == PARENT[3:35]
+
+
+@pytest.mark.parametrize("topic", sorted({event_type.topic for event_type in EVENT_TYPES.values()}))
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_a_type_is_believed_on_its_own_topic_alone(name, topic):
+    """Who may write requests could have a payment refunded that is then paid, or paid that was never deducted."""
+    event_type = EVENT_TYPES[name]
+    one = request() if event_type is WithdrawalRequested else after(request(), event_type)
+    fields = good(eventType=name.encode())
+    found = read_record(Record(topic, 1, 2, b"acc-1", encode(one), list(fields.items())), frozenset(EVENT_TYPES))
+    if topic == EVENT_TYPES[name].topic:
+        assert isinstance(found, Message)
+        assert found.event == one
+    else:
+        assert isinstance(found, DeadLetter)
+        assert found.reason == f"{name} does not belong on {topic}"
 
 
 def test_a_record_without_trace_context_is_an_event_all_the_same():

@@ -24,7 +24,7 @@ from processors.runtime.hops import transaction_spans
 from processors.runtime.messages import Emitted
 from processors.runtime.pipeline import Pipeline
 from processors.runtime.settings import ServiceSettings
-from tests.unit.messages import NOW, request
+from tests.unit.messages import NOW, after, request
 from tests.unit.test_http_provider import ask, says
 from tracing import LINKS_MAX, TraceContext
 from tracing.attributes import brokers
@@ -36,14 +36,15 @@ def parent(number, sampled=True):
     return TraceContext(f"00-{number + 1:032x}-{number + 1:016x}-0{int(sampled)}")
 
 
-def record(number, *, value=None, topic=TOPIC, sampled=True):
+def record(number, *, value=None, event=None, sampled=True):
     context = parent(number, sampled)
+    event = event or request()
     fields = [
-        (headers.EVENT_TYPE, b"WithdrawalRequested"),
+        (headers.EVENT_TYPE, type(event).__name__.encode()),
         (headers.ID, f"00000000-0000-7000-8000-{number:012x}".encode()),
         (headers.TRACEPARENT, context.traceparent.encode()),
     ]
-    return Record(topic, 0, number, b"acc-1", value if value is not None else encode(request()), fields)
+    return Record(event.topic, 0, number, b"acc-1", value if value is not None else encode(event), fields)
 
 
 class Service:
@@ -130,7 +131,10 @@ def test_a_batch_links_every_message_that_it_carries_and_each_of_them_the_batch(
 
 def test_a_batch_of_several_topics_names_none_and_its_links_are_bounded(run):
     numbers = range(LINKS_MAX + 5)
-    found = run(Service(), *(record(number, topic=f"t{number % 2}") for number in numbers))
+    events = (request(), after(request(), PaymentFailed))
+    service = Service()
+    service.handles = tuple(map(type, events))
+    found = run(service, *(record(number, event=events[number % 2]) for number in numbers))
     batch = named(found, "process batch")
     assert "messaging.destination.name" not in batch.attributes
     assert len(batch.links) == LINKS_MAX
