@@ -1,8 +1,12 @@
 """The listening socket of the API, and the files that a process with many connections may open."""
 
+import asyncio
+import os
 import resource
 import socket
+import time
 
+import structlog
 from granian.net import SocketHolder  # type: ignore[attr-defined]  # its stubs leave out half of it
 from granian.server.embed import Server
 
@@ -14,6 +18,17 @@ SEND_BUFFER_BYTES = 256 * 1024
 
 OTHER_FILES = 256
 """Beside clients' connections: those to databases, libraries, the health pages and their clients."""
+
+FILES_MAX = 131_072
+"""What the limit of open files is raised to, where it may be. Over TLS the server takes every connection at once,
+also beyond those that it serves, and gives a silent one up after ten seconds."""
+
+FILES_LOOK_S = 5.0
+FULL_S = 15.0
+"""How long the process may be unable to open a file. Where that happens to its listener, it takes no connection
+and gives up no silent one any more, and nothing but its end helps."""
+
+log = structlog.get_logger()
 
 
 class Listening(Server):
@@ -34,8 +49,22 @@ class Listening(Server):
 def connections_possible(wanted: int) -> int:
     """How many connections this process may have, up to those wanted, once its limit of open files is raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < FILES_MAX:
+        soft = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(soft - OTHER_FILES, 1))
+
+
+async def end_when_full() -> None:
+    """End the process once it can open no file for :data:`FULL_S`: whoever supervises it starts another."""
+    full_since: float | None = None
+    while True:
+        await asyncio.sleep(FILES_LOOK_S)
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+            full_since = None
+        except OSError as error:
+            full_since = full_since or time.monotonic()
+            if time.monotonic() - full_since >= FULL_S:
+                log.critical("no file can be opened any more, ending: too many connections?", error=str(error))
+                os._exit(1)

@@ -5,9 +5,12 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 import uvloop
+from cryptography import x509
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from litestar.handlers import HTTPRouteHandler
@@ -17,7 +20,7 @@ from prometheus_client import REGISTRY
 import tracing
 from api.app import make_app
 from api.front import Front
-from api.listening import Listening, connections_possible
+from api.listening import Listening, connections_possible, end_when_full
 from api.settings import ApiSettings
 from contracts.health import AddressError, HealthServer, Page, check_address
 from contracts.services import API
@@ -84,12 +87,16 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     pages = _pages(settings, readiness) if settings.http_port else None
-    looking = loop.create_task(_look(readiness))
+    looking, watching = loop.create_task(_look(readiness)), loop.create_task(end_when_full())
+    certificate = settings.api_tls_certificate
+    if certificate is not None and (ended := expired_at(certificate)) is not None:
+        log.warning("the certificate has expired", file=str(certificate), expired_at=str(ended))
     try:
-        log.info("service starts", listens=settings.api_listen, tls=settings.api_tls_certificate is not None)
+        log.info("service starts", listens=settings.api_listen, tls=certificate is not None)
         await server.serve()
     finally:
         looking.cancel()
+        watching.cancel()
         if pages is not None:
             pages.close()
         await readiness.close()
@@ -117,6 +124,15 @@ def _server(settings: ApiSettings, app: ASGIApp) -> Listening:
     )
     server.workers_kill_timeout = STOP_S
     return server
+
+
+def expired_at(certificate: Path) -> datetime | None:
+    """When the certificate in a file expired, the first where there is a chain; None if it has not."""
+    try:
+        ends = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except ValueError:  # OpenSSL, which has taken it, is less strict
+        return None
+    return ends if ends < datetime.now(UTC) else None
 
 
 def _pages(settings: ApiSettings, readiness: Readiness) -> HealthServer:

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from api import listening
-from api.listening import OTHER_FILES, SEND_BUFFER_BYTES, UNREAD_S_MAX, Listening, connections_possible
+from api.listening import FILES_MAX, OTHER_FILES, SEND_BUFFER_BYTES, UNREAD_S_MAX, Listening, connections_possible
 
 NONE = resource.RLIM_INFINITY
 WANTED = 4_096
@@ -15,12 +15,13 @@ WANTED = 4_096
 @pytest.mark.parametrize(
     ("soft", "hard", "raised_to", "connections"),
     [
-        (1_024, 1_048_576, WANTED + OTHER_FILES, WANTED),
-        (1_024, NONE, WANTED + OTHER_FILES, WANTED),
+        (1_024, 1_048_576, FILES_MAX, WANTED),
+        (1_024, NONE, FILES_MAX, WANTED),
         (1_024, 4_096, 4_096, 4_096 - OTHER_FILES),
         (1_024, 1_024, 1_024, 1_024 - OTHER_FILES),
         (1_024, WANTED + OTHER_FILES, WANTED + OTHER_FILES, WANTED),
-        (20_000, 20_000, None, WANTED),  # enough is left as it is
+        (20_000, 1_048_576, FILES_MAX, WANTED),
+        (FILES_MAX, 1_048_576, None, WANTED),  # enough is left as it is
         (NONE, NONE, None, WANTED),
         (100, 100, 100, 1),
     ],

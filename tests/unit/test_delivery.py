@@ -1,4 +1,4 @@
-"""Dead letters that one topic takes and another does not are written once, however often a batch is tried again."""
+"""Dead letters that one topic takes and another does not are written once, however often they are tried again."""
 
 import asyncio
 from collections import Counter
