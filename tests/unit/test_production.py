@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from cli.main import app
 from contracts.production import DEVELOPMENT_DEFAULT, is_local, refuse_unsafe
 from contracts.variables import EnvironmentRefusedError
+from processors.payment.provider import gateway_for
 from processors.payment.provider.service import run_provider
 from processors.runtime.settings import ServiceSettings
 
@@ -228,3 +230,14 @@ def test_the_simulated_bank_whose_faults_anybody_can_set_does_not_run_in_product
     result = CliRunner().invoke(app, ["run", "provider"])
     assert result.exit_code == 2
     assert "/faults" in result.stderr
+
+
+@pytest.mark.parametrize(("environment", "warned"), [("production", True), ("development", False)])
+def test_simulated_payments_are_warned_of_in_production(monkeypatch, environment, warned):
+    monkeypatch.setenv("SETTLE_ENV", environment)
+    with capture_logs() as logged:
+        gateway_for(ServiceSettings())
+    assert any("payments are simulated" in line["event"] for line in logged) == warned
+    with capture_logs() as logged:
+        gateway_for(ServiceSettings(provider_url="https://bank.example"))
+    assert logged == []
