@@ -4,11 +4,12 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import httpx
 import structlog
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import JWKRegistry, Key, KeySet
 
@@ -43,6 +44,11 @@ REFUSALS_S = 60.0
 REASONS_MAX = 20
 REASON_MAX = 200
 KEYS_SHOWN = 3
+
+KEYS_TRIED_MAX = 8
+"""How many keys are tried for a token that may be of several."""
+
+_UNREADABLE = (JoseError, ValueError, TypeError, LookupError, RecursionError)
 
 _SUBJECT = re.compile("[\x20-\x7e]{1,255}")
 """What a ``sub`` may be (OpenID Connect Core 1.0, 2: at most 255 ASCII characters)."""
@@ -225,13 +231,49 @@ class Tokens:
 
 
 def _decoded(token: str, keys: KeySet) -> dict[str, Any]:
-    try:
-        found = jwt.decode(token, keys, algorithms=ALGORITHMS)
-    except (JoseError, ValueError, TypeError, LookupError, RecursionError) as error:
-        raise _Refused(f"its signature is not known: {error}"[:REASON_MAX]) from None
+    found = _signed(token, keys)
     if "crit" in found.header:
         raise _Refused("it has extensions that are critical")
     kind = found.header.get("typ", "JWT")
     if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
         raise _Refused("its typ is not that of a token for access")
     return found.claims
+
+
+def _signed(token: str, keys: KeySet) -> jwt.Token:
+    """Header and claims of a token with a valid signature of one of these keys.
+
+    Raises:
+        _Refused: it has none.
+    """
+    why: Exception | None = None
+    try:
+        for key in _fitting(token, keys):
+            try:
+                return jwt.decode(token, key, algorithms=ALGORITHMS)
+            except _UNREADABLE as error:
+                why = error
+    except _UNREADABLE as error:
+        why = error
+    raise _Refused(f"its signature is not known: {why or 'no key fits its kid and alg'}"[:REASON_MAX])
+
+
+def _fitting(token: str, keys: KeySet) -> list[Key]:
+    """The keys that a token may be signed with, by its header, :data:`KEYS_TRIED_MAX` of them at the most.
+
+    It need not name one (RFC 7515, 4.1.4), and several may have the same name (RFC 7517, 4.5).
+    """
+    header = jws.extract_compact(token.encode()).headers()
+    kid, algorithm = header.get("kid"), header["alg"]
+    if algorithm not in ALGORITHMS:
+        raise ValueError("its alg is none of those that are taken")
+    kind = jws.JWSRegistry.algorithms[algorithm].key_type
+    fitting = (
+        key
+        for key in keys
+        if kid in (None, key.kid)
+        and key.key_type == kind
+        and key.get("use") in (None, "sig")
+        and key.get("alg") in (None, algorithm)
+    )
+    return [*islice(fitting, KEYS_TRIED_MAX)]

@@ -1,5 +1,6 @@
 """The API's settings: those of every service, where it listens, and what it allows. From the environment."""
 
+import ssl
 from pathlib import Path
 from typing import Self
 
@@ -48,10 +49,33 @@ class ApiSettings(ServiceSettings):
             raise ValueError("not an address such as 127.0.0.1:8000")
         return listen
 
+    @field_validator("api_tls_certificate", "api_tls_key")
+    @classmethod
+    def _is_a_pem_file(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                text = path.read_text(errors="replace")
+            except OSError as error:
+                raise ValueError(str(error.strerror or error)) from None
+            if "-----BEGIN " not in text:
+                raise ValueError("not a PEM file")
+            if "ENCRYPTED" in text:
+                raise ValueError("its private key is encrypted; the API takes one that is not")
+        return path
+
     @model_validator(mode="after")
-    def _has_both_or_none(self) -> Self:
-        if (self.api_tls_certificate is None) != (self.api_tls_key is None):
+    def _has_a_certificate_with_its_key(self) -> Self:
+        certificate, key = self.api_tls_certificate, self.api_tls_key
+        if (certificate is None) != (key is None):
             raise ValueError("SETTLE_API_TLS_CERTIFICATE and SETTLE_API_TLS_KEY belong together")
+        if certificate is not None and key is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"SETTLE_API_TLS_KEY={key} is not the key of SETTLE_API_TLS_CERTIFICATE={certificate}: "
+                    f"{getattr(error, 'reason', None) or error}"
+                ) from None
         return self
 
     @property

@@ -125,7 +125,7 @@ async def stuck_ones(front: Front, seen: Seen, older_than_s: float, limit: int) 
     Raises:
         Problem: the saga service's database does not answer.
     """
-    rows, accepted = await asyncio.gather(
+    rows, (accepted, away) = await asyncio.gather(
         front.readers.run(("saga",), silent, older_than_s, limit), _unpublished(front, older_than_s, limit)
     )
     known_ones = await _known(front, [one.payment_id for one in accepted])
@@ -133,6 +133,8 @@ async def stuck_ones(front: Front, seen: Seen, older_than_s: float, limit: int) 
     holds, refused = await asyncio.gather(
         hold_ups(front, seen, [row.as_open for row in rows]), _refused(front, seen)
     )
+    if away is not None:
+        holds.unasked.setdefault("the api database", away)
     found = listed(rows, holds, refused, older_than_s, limit)
     return StuckWithdrawals(found, sorted(holds.idle), _said(holds.unasked), seen.flow.at)
 
@@ -156,12 +158,13 @@ async def _refused(front: Front, seen: Seen) -> dict[UUID, list[Letter]]:
     return {payment_id: letters for payment_id, letters in found.items() if payment_id not in known_ones}
 
 
-async def _unpublished(front: Front, older_than_s: float, limit: int) -> list[Silent]:
-    """Requests that wait to be published; none where the database is away: who asks for its outbox says so."""
+async def _unpublished(front: Front, older_than_s: float, limit: int) -> tuple[list[Silent], Exception | None]:
+    """Requests that wait to be published, and why the API's database could not be asked for them, if so."""
     try:
-        return await front.readers.run((API,), unpublished, older_than_s, limit, limit_s=ANSWER_S)
-    except Problem:
-        return []
+        return await front.readers.run((API,), unpublished, older_than_s, limit, limit_s=ANSWER_S), None
+    except Problem as problem:
+        error = problem.__cause__
+        return [], error if isinstance(error, Exception) else problem
 
 
 async def _known(front: Front, payment_ids: list[UUID]) -> set[UUID]:
@@ -229,7 +232,7 @@ async def waiting(front: Front, seen: Seen, payment_id: UUID, *, cancelled: bool
 )
 async def nudge_withdrawal(request: StrictRequest, payment_id: UUID, data: Why) -> NudgeResult:
     """Republish the event that its next step acts on and those that a service lacks; harmless when repeated."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.acting
     timeout_s = ProducerSettings().delivery_timeout_s
     async with written_down(request, "nudge", payment_id, data.reason) as action:
         done: Nudged = await operators.run(nudge, operators.dsns, operators.bootstrap, payment_id, timeout_s)

@@ -1,7 +1,8 @@
 """What keeps a client from Kafka, as one line that names the variable to look at.
 
 librdkafka tells little: every certificate that it does not trust is the same to it, and a client that speaks plain
-text to a TLS port is only disconnected. So where it is not clear, a TLS handshake is tried to find out.
+text to a TLS port is only disconnected. So where it is not clear, a TLS handshake is tried, and a request in plain
+text. Only an answer proves anything: a broker that is slow, starts or stops gives none.
 """
 
 import socket
@@ -17,7 +18,7 @@ from broker.security import KafkaSettingsError, Properties, protocol_of, variabl
 from contracts.kafka_config import CONFIG
 
 PROBE_S = 0.5
-"""Time limit of a handshake with one broker."""
+"""Time limit of a handshake with one broker, or of its answer."""
 
 PROBE_AGAIN_S = 2.0
 """A client that is not connected reports an error some twenty times a second."""
@@ -32,6 +33,10 @@ DENIED = {
 
 _PRODUCER_ID = "idempotence PID"
 """In an error of an idempotent producer, as librdkafka calls what it lacks."""
+
+_ASKS_VERSIONS = bytes.fromhex("0000000a 0012 0000 5e771e00 ffff")
+"""ApiVersions, which every listener answers before it knows who asks: https://kafka.apache.org/protocol#The_Messages_ApiVersions.
+Length, key 18, version 0, a number that the answer repeats, and no client ID."""
 
 # Of OpenSSL: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
 _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 10, 62, 64
@@ -143,7 +148,7 @@ def _unauthenticated(text: str, found: Properties) -> str:
     return f"Kafka refuses the user or its password; look at {USER} ({_cause(text)})"
 
 
-def _untrusted(text: str, bootstrap: str, found: Properties) -> str:
+def _untrusted(text: str, bootstrap: str, found: Properties) -> str | None:
     authority = variable_of("ssl.ca.location")
     refused = _handshake(bootstrap, found)
     if isinstance(refused, ssl.SSLCertVerificationError):
@@ -156,14 +161,18 @@ def _untrusted(text: str, bootstrap: str, found: Properties) -> str:
         return f"Kafka's certificate is not trusted: {reason}; look at {where}"
     if "certificate verify failed" in text:
         return f"Kafka's certificate is not trusted; look at {authority}"
-    return f"Kafka speaks no TLS on this port, or another kind of it; look at {PROTOCOL}: {_cause(text)}"
+    if _speaks_plain_text(bootstrap):
+        return f"Kafka speaks no TLS on this port; look at {PROTOCOL}, which is {protocol_of(found)}"
+    if isinstance(refused, ssl.SSLError) and not isinstance(refused, ssl.SSLEOFError):
+        return f"Kafka speaks another kind of TLS on this port, or none; look at {PROTOCOL}: {_cause(text)}"
+    return None
 
 
 def _other_protocol(bootstrap: str, found: Properties) -> str | None:
     """That one side speaks TLS and the other does not: then they only hang up on each other."""
     protocol = protocol_of(found)
     if protocol.endswith("SSL"):
-        if _listens(bootstrap) and not _speaks_tls(bootstrap):
+        if _speaks_plain_text(bootstrap):
             return f"Kafka speaks no TLS on this port; look at {PROTOCOL}, which is {protocol}"
     elif _speaks_tls(bootstrap):
         return f"Kafka speaks TLS on this port; look at {PROTOCOL}, which is {protocol}"
@@ -173,7 +182,8 @@ def _other_protocol(bootstrap: str, found: Properties) -> str | None:
 def unexplained(bootstrap: str) -> str | None:
     """That somebody listens where a new client was not answered at all, and what that may be; None: nobody does.
 
-    Such a port wants a user of somebody who has none, or the other way about, and hangs up on anything else.
+    Such a port may want a user of somebody who has none, and hang up on anything else. Kafka tells whoever has one
+    that it wants none.
     """
     try:
         protocol = protocol_of(security.properties(bootstrap))
@@ -181,7 +191,10 @@ def unexplained(bootstrap: str) -> str | None:
         return str(wrong)
     if not _listens(bootstrap):
         return None
-    return f"somebody listens there and does not answer; if Kafka runs, look at {PROTOCOL}, which is {protocol}"
+    line = "somebody listens there and does not answer"
+    return (
+        line if protocol.startswith("SASL_") else f"{line}; if Kafka runs, look at {PROTOCOL}, which is {protocol}"
+    )
 
 
 def _listens(bootstrap: str) -> bool:
@@ -196,6 +209,16 @@ def _speaks_tls(bootstrap: str) -> bool:
     refused = _handshake(bootstrap, None)
     # Of plain Kafka a handshake is a message without sense: it hangs up, or waits for the rest.
     return refused is None or (isinstance(refused, ssl.SSLError) and "ALERT" in str(refused.reason or ""))
+
+
+def _speaks_plain_text(bootstrap: str) -> bool:
+    """Whether a broker there answers without TLS."""
+    for host, port in _places(bootstrap):
+        with suppress(OSError), socket.create_connection((host, port), PROBE_S) as connection:
+            connection.sendall(_ASKS_VERSIONS)
+            with connection.makefile("rb") as answer:
+                return answer.read(8)[4:] == _ASKS_VERSIONS[8:12]
+    return False
 
 
 def _handshake(bootstrap: str, found: Properties | None) -> Exception | None:

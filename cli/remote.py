@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from functools import cache
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from cli.errors import BadInputError, CommandError
+from cli.text import complain
+from contracts.production import HTTP, TRUSTED_NETWORK, is_local, is_production
 from contracts.variables import value
 from producers.errors import InvalidRequestError
 
@@ -74,15 +78,16 @@ def ask(
         query: parameters; those that are None are left out.
 
     Raises:
-        BadInputError: the URL is none.
+        BadInputError: the URL is none, or others could read the key on the way there.
         RefusedError: the API refuses what was asked for.
-        CommandError: it does not answer, or cannot carry it out now.
+        CommandError: it does not answer, or cannot carry it out now, or something else answers.
     """
     import httpx
 
     from producers.calls import authorization
 
     own = value(KEY)
+    _check(url, has_key=own is not None)
     try:
         headers = authorization(own) if own else {}
     except InvalidRequestError as error:
@@ -101,14 +106,58 @@ def ask(
         found = answer.json()
     except ValueError:
         raise CommandError(f"what answers at {url} is not the API: {answer.status_code}, no JSON") from None
+    if not isinstance(found, dict) or not (answer.is_success or str(found.get("type")).startswith(_URN)):
+        raise CommandError(f"what answers at {url} is not the API: {answer.status_code}, other JSON")
     if answer.is_success:
-        return found
+        return _Answer(url, found)
     line = f"the API at {url} refuses: {found.get('title')}: {found.get('detail')}"
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         line += f" ({KEY})"
     if answer.is_server_error:
         raise CommandError(line)
     raise RefusedError(line, str(found.get("type")).removeprefix(_URN))
+
+
+class _Answer(dict[str, Any]):
+    """What the API answers, or something else that answers with JSON as well."""
+
+    def __init__(self, url: str, found: dict[str, Any]) -> None:
+        super().__init__(found)
+        self._url = url
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise CommandError(f"what answers at {self._url} is not the API, or one of another version: no {name!r}")
+
+
+def _check(url: str, *, has_key: bool) -> None:
+    """Refuse a URL with which the key would not be sent, or in production, where others could read it, be sent.
+
+    Elsewhere that is a warning.
+
+    Raises:
+        BadInputError: the URL is like that.
+        EnvironmentRefusedError: ``SETTLE_ENV`` is wrong.
+    """
+    import httpx
+
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        return  # whoever asks there says so
+    if parts.userinfo:
+        raise BadInputError(f"--api takes no user and no password in the URL: the API key is in {KEY}")
+    if not has_key or parts.scheme != "http" or is_local(parts.host):
+        return
+    if HTTP in (word.strip() for word in os.environ.get(TRUSTED_NETWORK, "").split(",")):
+        return
+    if is_production():
+        raise BadInputError(f"--api {url} without TLS: others can read {KEY} on the way, so use https://")
+    _warn(url)
+
+
+@cache
+def _warn(url: str) -> None:
+    complain(f"warning: --api {url} without TLS: others can read {KEY} on the way")
 
 
 def _trusted() -> ssl.SSLContext | bool:

@@ -3,6 +3,8 @@
 In this order: ``--data`` names a running stack; environment variables; the stack that runs on the default data
 folder; the defaults of the services. So ``settle up`` in one terminal and ``settle request`` in another need no
 exports, and a machine without an embedded stack is configured like the services.
+
+All are of one system: where a stack runs, variables that name another one for some of them alone are refused.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from contracts.variables import TREASURER_DSN, value
 if TYPE_CHECKING:
     from stack.state import State
 
+KAFKA = "SETTLE_KAFKA_BOOTSTRAP"
+
 DataOption = Annotated[
     Path | None,
     typer.Option(
@@ -32,12 +36,14 @@ def kafka_bootstrap(data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
+        BadInputError: it would be another system's than the databases are.
         KafkaSettingsError: nobody can connect to it as the variables say.
     """
     from broker import security
     from producers.settings import ProducerSettings
 
-    found = _named("SETTLE_KAFKA_BOOTSTRAP", data)
+    _refuse_mixture(KAFKA, data)
+    found = _named(KAFKA, data)
     if found is None and (state := _running_stack(data)) is not None:
         from stack.state import environment
 
@@ -54,12 +60,13 @@ def dsn(database: str, data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
-        BadInputError: the variable is not a valid DSN.
+        BadInputError: the variable is not a valid DSN, or it would be another system's than the rest.
     """
     from contracts.dsn import check_dsn
     from processors.runtime.settings import ServiceSettings
 
-    name = f"SETTLE_{database.upper()}_DSN"
+    name = _variable(database)
+    _refuse_mixture(name, data)
     found = _named(name, data)
     if found is None and (state := _running_stack(data)) is not None:
         found = state.dsns.get(database)
@@ -97,9 +104,9 @@ def there(databases: Iterable[str], data: Path | None = None) -> list[str]:
 def _has_api(data: Path | None) -> bool:
     from contracts.services import API, PROCESSORS
 
-    if _named(f"SETTLE_{API.upper()}_DSN", data) is not None:
+    if _named(_variable(API), data) is not None:
         return True
-    if any(_named(f"SETTLE_{service.name.upper()}_DSN", data) is not None for service in PROCESSORS):
+    if any(_named(_variable(service.name), data) is not None for service in PROCESSORS):
         return False
     state = _running_stack(data)
     return state is None or API in state.dsns
@@ -114,7 +121,9 @@ def treasurer_dsn(data: Path | None = None) -> str:
     """
     from contracts.dsn import check_dsn
 
-    found = value(TREASURER_DSN) if data is None else None
+    found = _named(TREASURER_DSN, data)
+    if found is not None:
+        _refuse_mixture(TREASURER_DSN, data)
     try:
         return check_dsn(found) if found is not None else dsn("account", data)
     except ValueError as error:
@@ -133,6 +142,36 @@ def api_url(data: Path | None = None) -> str:
     if not found:
         raise BadInputError("where the API answers is not known: --url, or SETTLE_API_URL")
     return found.rstrip("/")
+
+
+def _refuse_mixture(name: str, data: Path | None) -> None:
+    """Refuse variables that name another system than the stack that runs here, unless they name all of it.
+
+    Of a system without an API nothing names the API's database.
+    """
+    from contracts.services import API, DATABASES
+    from stack import state
+    from stack.errors import NotRunning
+
+    if data is not None:
+        return
+    try:
+        running = state.running(state.default_data_folder().expanduser().resolve())
+    except (NotRunning, RuntimeError):  # the latter where a user has no home
+        return
+    own = {KAFKA: running.kafka_bootstrap} | {_variable(name): dsn for name, dsn in running.dsns.items()}
+    said = {variable: value(variable) for variable in (KAFKA, *map(_variable, DATABASES), name)}
+    elsewhere = [variable for variable, text in said.items() if text not in (None, own.get(variable))]
+    unsaid = [one for one in own if said.get(one) is None and (one == name or one != _variable(API))]
+    if elsewhere and unsaid:
+        raise BadInputError(
+            f"{elsewhere[0]} names another system than the stack that runs on {running.data}, and {unsaid[0]} "
+            f"is not set: --data {running.data} for the stack, or set all of them"
+        )
+
+
+def _variable(database: str) -> str:
+    return f"SETTLE_{database.upper()}_DSN"
 
 
 def _named(name: str, data: Path | None) -> str | None:

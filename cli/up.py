@@ -4,8 +4,9 @@ import queue
 import shlex
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn, Self
+from typing import Annotated, Any, NoReturn, Self
 
 import typer
 from rich.live import Live
@@ -36,7 +37,7 @@ SecureOption = Annotated[
 
 def up(data: DataOption = None, secure: SecureOption = False) -> None:
     """Start Kafka, PostgreSQL, the relay and every processor; keep them running until Ctrl-C."""
-    console = Screen(soft_wrap=not sys.stdout.isatty())
+    console = _Lasting(soft_wrap=not sys.stdout.isatty())
     on_end()
     folder = data or stack_json.default_data_folder()
     stack = Stack(folder, secure=secure, note=lambda line: console.print(line, style="dim"))
@@ -89,6 +90,18 @@ def _fail(error: StackError) -> NoReturn:
     raise typer.Exit(2 if isinstance(error, AlreadyRunning) else 1)
 
 
+class _Lasting(Screen):
+    """Standard output of a command that a full disk, or a reader that has gone, does not end."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print a line, or a table; what cannot be printed is dropped."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            with suppress(OSError), self.capture():  # else it would be kept, and printed with the next line
+                pass
+
+
 class _Display:
     """Shows the status of the parts: a live table on a terminal, otherwise a line for each change."""
 
@@ -115,7 +128,7 @@ class _Display:
 
     def catch_up(self) -> None:
         """Show the current status."""
-        with self._showing:
+        with self._showing, suppress(OSError):  # a terminal may be gone
             self._show(self._shown, self._stack.statuses())
 
     def _follow(self) -> None:

@@ -63,8 +63,8 @@ def refuse_unsafe(given: Mapping[str, str] | None = None) -> None:
     variables = {**os.environ, **secrets(), **(given or {})}
     if found := sorted(_known_passwords(variables)):
         raise EnvironmentRefusedError(
-            f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}: "
-            "everybody knows the password there, so give one of your own"
+            f"SETTLE_ENV=production refuses the development defaults of {', '.join(found)}; "
+            "everybody knows the password there, so give one of your own"  # "PASSWORD: word" would be hidden
         )
     rules = ((POSTGRES, _plain_postgres), (KAFKA, _plain_kafka), (HTTP, _open_http), (HTTP, _plain_api))
     for subject, rule in rules:

@@ -28,9 +28,11 @@ def password_file(user: str) -> str:
 
 
 def write_secret(file: Path, contents: bytes) -> None:
-    """Write a file that only its owner may read, in one step."""
+    """Write a file that only its owner may read, in one step, also where the power fails."""
     unfinished = file.with_name(f"{file.name}.new")
     unfinished.unlink(missing_ok=True)
     with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
         new.write(contents)
+        new.flush()
+        os.fsync(new.fileno())
     unfinished.rename(file)

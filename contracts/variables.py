@@ -6,7 +6,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contracts.redaction import HIDDEN, hide, remember, remember_passwords
 
@@ -136,14 +136,14 @@ def complaint(error: ValidationError) -> str:
     """One line that names the invalid variables, and why; no secret's value is in it."""
     prefix = PREFIXES.get(error.title, PREFIX)
     # Only the first error of each variable: the others follow from it.
-    wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
-    return hide(
-        "; ".join(
-            _named(f"{prefix}{name}".upper(), details["input"])
-            + f" is wrong: {details['msg'].removeprefix('Value error, ')}"
-            for name, details in reversed(wrong.items())
-        )
-    )
+    wrong = {str(details["loc"][0] if details["loc"] else ""): details for details in reversed(error.errors())}
+    return hide("; ".join(_reason(prefix, name, details) for name, details in reversed(wrong.items())))
+
+
+def _reason(prefix: str, name: str, details: Mapping[str, Any]) -> str:
+    """What is wrong with a variable; without its name, with several together, which the reason names."""
+    reason = details["msg"].removeprefix("Value error, ")
+    return f"{_named(f'{prefix}{name}'.upper(), details['input'])} is wrong: {reason}" if name else reason
 
 
 def _named(name: str, given: object) -> str:

@@ -71,4 +71,4 @@ def _below(
 
 if __name__ == "__main__":
     trace_id, url = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "http://127.0.0.1:16686"
-    draw(traces(url, [trace_id])[trace_id])
+    draw(traces(url, [trace_id])[trace_id] or ())

@@ -27,7 +27,8 @@ def make(
 ) -> None:
     """Make a CA, certificates and passwords in a folder; what it has already stays as it is.
 
-    Where one certificate is missing all are made anew: there is no key left to sign it with.
+    A certificate that is missing, as one that a new version adds, is made by a further CA, trusted beside the
+    first, whose key is gone: what runs goes on with what it has. Without a CA all are made anew.
 
     Args:
         folder: gets mode 0700; its files are readable by the owner alone.
@@ -40,13 +41,21 @@ def make(
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    if not all((folder / file).exists() for file in (CA, *map(certificate_file, certificates))):
-        (folder / CA).unlink(missing_ok=True)  # it is written last
-        _make_certificates(folder, certificates, timedelta(days=days))
+    missing = {name: hosts for name, hosts in certificates.items() if not _is_there(folder, name)}
+    if missing:
+        _make_certificates(folder, missing, timedelta(days=days))
     for user in users:
         file = folder / password_file(user)
         if not file.exists():
             write_secret(file, secrets.token_urlsafe(PASSWORD_BYTES).encode())
+
+
+def _files(name: str) -> list[str]:
+    return [certificate_file(name), key_file(name), pair_file(name)]
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return all((folder / file).exists() for file in (CA, *_files(name)))
 
 
 def _make_certificates(folder: Path, certificates: Mapping[str, Sequence[str]], valid: timedelta) -> None:
@@ -55,7 +64,13 @@ def _make_certificates(folder: Path, certificates: Mapping[str, Sequence[str]], 
     ca = _begun(ca_name, ca_key.public_key(), valid).issuer_name(ca_name)
     ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     ca = ca.add_extension(_usage(signs_certificates=True), critical=True)
-    ca_certificate = ca.sign(ca_key, hashes.SHA256())
+    ca_certificate = ca.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    # However this is interrupted, what is not whole is missing the next time, and what is there is trusted.
+    for name in certificates:
+        for file in _files(name):
+            (folder / file).unlink(missing_ok=True)
+    trusted = (folder / CA).read_bytes() if (folder / CA).exists() else b""
+    write_secret(folder / CA, trusted + ca_certificate)
     for name, hosts in certificates.items():
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _begun(_named(name), key.public_key(), valid).issuer_name(ca_name)
@@ -75,7 +90,6 @@ def _make_certificates(folder: Path, certificates: Mapping[str, Sequence[str]], 
         write_secret(folder / certificate_file(name), public)
         write_secret(folder / key_file(name), private)
         write_secret(folder / pair_file(name), private + public)
-    write_secret(folder / CA, ca_certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _begun(name: x509.Name, key: ec.EllipticCurvePublicKey, valid: timedelta) -> x509.CertificateBuilder:

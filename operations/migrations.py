@@ -1,10 +1,13 @@
 """Migrations: each database's schema by Alembic, each service with versions of its own."""
 
+import time
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 import processors
@@ -19,9 +22,28 @@ VERSIONS = {name: _ROOT.joinpath(*folder.split("."), "migrations") for name, fol
 # An arbitrary number, the same for every process that migrates a Settle database.
 _MIGRATION_LOCK = 0x5E771E
 
+LOCK_WAIT_S = 2
+"""How long a version waits for a table's lock: whatever a service does to that table waits behind it."""
+PAUSE_S = 5.0
+"""Between two attempts: what waited behind one gets done."""
+GIVE_UP_AFTER_S = 300.0
+
+_OLDEST = """
+SELECT format('the oldest transaction in the way is that of process %s (%s, %s, %s, for %s s): when it has ended, '
+              'or SELECT pg_terminate_backend(%s) has ended it, migrate again',
+              pid, usename, coalesce(nullif(application_name, ''), 'no name'), state,
+              extract(epoch FROM clock_timestamp() - xact_start)::bigint, pid)
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'relation' AND granted AND relation >= 16384)
+ORDER BY xact_start LIMIT 1
+"""
+
 
 def migrate(service: str, dsn: str) -> None:
     """Bring the database of a service to the newest version; safe to run again, and by several at once.
+
+    Where a table is in use by a transaction that stays, it is tried again and again, and services work in between.
 
     Args:
         service: one of :data:`VERSIONS`.
@@ -29,7 +51,21 @@ def migrate(service: str, dsn: str) -> None:
 
     Raises:
         sqlalchemy.exc.OperationalError: the database does not answer.
+        psycopg.errors.LockNotAvailable: a table has been in use for :data:`GIVE_UP_AFTER_S`.
     """
+    deadline = time.monotonic() + GIVE_UP_AFTER_S
+    while True:
+        try:
+            return _upgrade(service, dsn)
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable):
+                raise
+        if time.monotonic() > deadline:
+            raise LockNotAvailable(f"{service}: a table could not be locked; {_in_the_way(dsn)}")
+        time.sleep(PAUSE_S)
+
+
+def _upgrade(service: str, dsn: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(_ROOT / "processors" / "runtime" / "alembic"))
     config.set_main_option("version_locations", str(VERSIONS[service]))
@@ -38,5 +74,12 @@ def migrate(service: str, dsn: str) -> None:
     engine = create_engine("postgresql+psycopg://", creator=lambda: session(dsn), poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _in_the_way(dsn: str) -> str:
+    with session(dsn) as connection:
+        row = connection.execute(_OLDEST).fetchone()
+    return str(row[0]) if row else "what was in the way has just ended: migrate again"

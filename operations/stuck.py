@@ -74,9 +74,13 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
     """
     with session(dsns["saga"]) as connection:
         rows = silent(connection, older_than_s, limit)
-    rows = with_unpublished(rows, *_unpublished(dsns, older_than_s, limit), limit)
+    accepted, away = _unpublished(dsns, older_than_s, limit)
+    known_ones = {*_known(dsns["saga"], [one.payment_id for one in accepted])} if accepted else set()
+    rows = with_unpublished(rows, accepted, known_ones, limit)
     others = {name: dsn for name, dsn in dsns.items() if name != "saga"}
     found = find(others, bootstrap, [row.as_open for row in rows])
+    if away is not None:
+        found.unasked.setdefault("the api database", away)
     try:
         refused = refused_requests(bootstrap, lambda payment_ids: _known(dsns["saga"], payment_ids))
     except (KafkaException, TimeoutError) as error:
@@ -175,19 +179,17 @@ def with_unpublished(
     return sorted([*rows, *others], key=lambda row: row.updated_at)[:limit]
 
 
-def _unpublished(dsns: Mapping[str, str], older_than_s: float, limit: int) -> tuple[list[Silent], set[UUID]]:
-    """Requests that wait to be published, and which of them the saga service knows.
-
-    None where the API's database does not answer: who asks for its outbox says so.
-    """
+def _unpublished(
+    dsns: Mapping[str, str], older_than_s: float, limit: int
+) -> tuple[list[Silent], psycopg.Error | None]:
+    """Requests that wait to be published, and why the API's database could not be asked for them, if so."""
     if "api" not in dsns:
-        return [], set()
+        return [], None
     try:
         with session(dsns["api"]) as connection:
-            found = unpublished(connection, older_than_s, limit)
-    except psycopg.Error:
-        return [], set()
-    return found, {*_known(dsns["saga"], [one.payment_id for one in found])} if found else set()
+            return unpublished(connection, older_than_s, limit), None
+    except psycopg.Error as error:
+        return [], error
 
 
 def _known(dsn: str, payment_ids: Collection[UUID]) -> list[UUID]:

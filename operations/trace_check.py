@@ -6,7 +6,7 @@ of chaos runs.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from producers.spans import ROOT
 from tracing import attributes as names
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from tracing.collector import CollectedSpan
 
 _OURS = "settle-"
@@ -107,11 +109,31 @@ def hops_of(spans: Iterable[CollectedSpan]) -> Counter[Hop]:
     )
 
 
+def of_withdrawal(spans: Sequence[CollectedSpan], payment_id: UUID) -> list[CollectedSpan]:
+    """Its spans among those of a trace: all, or where a caller has put several withdrawals into one, those below
+    its own root.
+    """
+    own = str(payment_id)
+    roots = [span for span in spans if span.name == ROOT and span.service.startswith(_OURS)]
+    if all(span.attributes.get(names.PAYMENT_ID, own) == own for span in roots):
+        return list(spans)
+    children = defaultdict(list)
+    for span in spans:
+        children[span.parent_id].append(span)
+    found = {span.span_id: span for span in roots if span.attributes.get(names.PAYMENT_ID) == own}
+    below = list(found)
+    while below:
+        new = [span for span in children[below.pop()] if span.span_id not in found]
+        found |= {span.span_id: span for span in new}
+        below += [span.span_id for span in new]
+    return sorted(found.values(), key=lambda span: span.start_ns)
+
+
 def what_is_missing(spans: Sequence[CollectedSpan], state: str, reason: str | None = None) -> str | None:
     """Why a trace is not whole, in words; None if it is. Retried hops may appear more often.
 
     Args:
-        spans: of one trace.
+        spans: of one withdrawal.
         state: the withdrawal's outcome: ``completed``, ``rejected`` or ``compensated``.
         reason: why, where it did not complete.
     """

@@ -15,6 +15,7 @@ from typing import Any
 
 import platformdirs
 
+from stack.durable import sync
 from stack.errors import StackError
 
 KAFKA_VERSION = "4.1.0"
@@ -101,6 +102,7 @@ def _cached(name: str, title: str, fetch: Callable[["_Maven", Path], None], note
                         fetch(maven, new)
                     except Exception as error:  # jgo raises what its HTTP client and parsers raise
                         raise StackError(f"{title} could not be fetched from {maven.hosts}: {error}") from None
+                    sync(new)
                     new.rename(folder)
     except OSError as error:
         raise StackError(f"cache folder {folder.parent} cannot be used: {error}") from None

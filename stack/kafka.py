@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 from broker import security
 from broker.lifeline import why_unanswered
 from stack import secured
+from stack.durable import sync
 from stack.errors import StackError
 from stack.part import Part
 from stack.ports import HOST, accepts
@@ -144,6 +145,8 @@ class Kafka(Part):
 
     def prepared(self) -> None:
         """Mark the folder as formatted."""
+        if not self._formatted.exists():
+            sync(self._folder)
         self._formatted.touch()
 
     def launch(self) -> Child:

@@ -21,6 +21,8 @@ LEFTOVERS_KILL_WAIT_S = 5.0
 ORPHANS_WAIT_S = 5.0
 """How long a child's own children may take to end after it."""
 POLL_S = 0.05
+LOOK_WAIT_S = 1.0
+"""Who only looks whether a stack runs has the lock for a moment."""
 
 
 class FolderLock:
@@ -37,7 +39,7 @@ class FolderLock:
             self._supervisor_fd = _open(data / "supervisor.lock")
         except OSError as error:
             raise StackError(f"data folder {data} cannot be used: {error.strerror}") from None
-        if not _try_lock(self._supervisor_fd):
+        if not _lock_within(self._supervisor_fd, LOOK_WAIT_S):
             holder = os.pread(self._supervisor_fd, 20, 0).decode().strip() or "unknown"
             os.close(self._supervisor_fd)
             raise AlreadyRunning(f"a stack is already running on {data} (process {holder})")

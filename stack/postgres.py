@@ -200,8 +200,25 @@ class Postgres(Part):
             self.name,
             [str(folder / "postgres"), "-D", str(self._folder)],
             death_signal=self.stop_signal,
+            environment={"PG_GRANDPARENT_PID": self._former_pid()},
             unprivileged=True,
         )
+
+    def _former_pid(self) -> str:
+        """The process ID that a server left in its lock file when it was killed, or empty.
+
+        The folder's lock says that it has ended, but somebody else may have the number by now. PostgreSQL takes it
+        for its own where it is ``PG_GRANDPARENT_PID``, and still looks for processes that use the data.
+        """
+        lock = self._folder / "postmaster.pid"
+        try:
+            pid = lock.read_text(errors="replace").partition("\n")[0].strip().removeprefix("-")  # single-user mode
+        except FileNotFoundError:
+            return ""
+        if not pid.isdecimal():  # it was killed before it had written it, and no server starts beside such a file
+            lock.unlink()
+            return ""
+        return pid
 
     def _programs(self) -> Path:
         version = self._version()

@@ -31,7 +31,8 @@ LOG_BYTES_SEARCHED = 64_000
 # What Java and PostgreSQL write behind the line that says what is wrong.
 _BESIDE = re.compile(
     r"at [\w$./<>@-]+\(|\.\.\. \d+ more|WARNING: |.* LOG:  database system is shut down$"
-    r"|.* FATAL:  could not create any TCP/IP sockets$|.* (WARNING:  could not create listen socket|HINT:  )"
+    r"|.* FATAL:  could not create any TCP/IP sockets$"
+    r"|.* (WARNING:  could not create listen socket|HINT:  |DETAIL:  )"
 )
 
 UNPRIVILEGED_USER = "nobody"
@@ -93,7 +94,10 @@ class Child:
         code = self.exit_code()
         if code is None:
             return "still running"
-        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        if code >= 0:
+            return f"exit code {code}"
+        # Not all signals have a name.
+        return signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
 
 
 def start(

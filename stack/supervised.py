@@ -71,13 +71,10 @@ class Supervised:
         """Supervise it: detect its end, restart it after its pause, check its readiness. Raises nothing."""
         if self._state in ("pending", "stopped"):
             return
-        if self.child is None:
-            if self._clock() >= self._act_at:
-                self._restart()
-        elif self.child.exit_code() is not None:
-            self._died(self.child.ending())
-        else:
-            self._ask()
+        try:
+            self._supervise()
+        except Exception as error:  # an exception in this thread would end every part
+            self._waits_for = f"it cannot be supervised: {error!r}"
 
     def kill(self) -> None:
         """End it as a crash would; the next ticks start it again."""
@@ -109,6 +106,15 @@ class Supervised:
             self.child.signal(signal.SIGKILL)
             self.child.wait(KILL_WAIT_S)
             self.gone()
+
+    def _supervise(self) -> None:
+        if self.child is None:
+            if self._clock() >= self._act_at:
+                self._restart()
+        elif self.child.exit_code() is not None:
+            self._died(self.child.ending())
+        else:
+            self._ask()
 
     def _ask(self) -> None:
         now = self._clock()

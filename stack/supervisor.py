@@ -22,6 +22,7 @@ from stack.errors import ChildFailed, StackError
 from stack.jars import kafka_jars, postgres_with_tls
 from stack.lock import FolderLock
 from stack.names import SERVERS
+from stack.notes import unfailing
 from stack.part import PartStatus, Preparation
 from stack.postgres import Clusters
 from stack.process import Child, Home
@@ -64,8 +65,7 @@ class Stack:
         partitions: of each topic that is created.
         command: how a service is run.
         secure: TLS everywhere, a Kafka user for each service, and ACLs; a data folder that was secured stays so.
-        note: called with a line that a person may want to read: a download, a restart, a child that had to be
-        killed.
+        note: called with a line that a person may want to read, of a restart for example; it may raise anything.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Stack:
             command,
             secure or stack_json.was_secured(self.data),
         )
-        self._note = note
+        self._note = unfailing(note)
         self._lock: FolderLock | None = None
         self._ports: set[int] = set()
         self._thread: threading.Thread | None = None

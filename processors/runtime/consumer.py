@@ -103,6 +103,7 @@ class BatchConsumer:
         self._lifeline = Lifeline(bootstrap)
         self._rotation = Rotation(bootstrap, log.warning)
         self._troubles = Troubles(bootstrap, _tell)
+        self._is_away = False  # as it was logged
         self._refused: dict[str, str] = {}
         self._dead: str | None = None
         self._renew_at = 0.0
@@ -173,7 +174,8 @@ class BatchConsumer:
         if generation != self._generation:
             return
         self._troubles.note(error)
-        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._troubles.text is None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._troubles.text is None and not self._is_away:
+            self._is_away = True
             log.warning("no Kafka broker answers, waiting", error=error.str())
 
     def _renew(self) -> None:
@@ -369,6 +371,7 @@ class BatchConsumer:
             return f"Kafka does not answer: {self._troubles.text or self._lifeline.why or error.args[0].str()}"
         self._lifeline.holds()
         self._troubles.over()
+        self._is_away = False
         silent = self._reading.what_is_silent(timeout_s)
         for topic, wrong in self._topic_errors.items():
             if wrong is not None and (reason := denied(wrong)) is not None:

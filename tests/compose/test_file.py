@@ -27,6 +27,12 @@ def test_no_port_is_reachable_from_outside(services):
     assert {port["host_ip"] for port in published} == {"127.0.0.1"}
 
 
+def test_each_of_several_instances_of_the_api_can_have_a_port(engine):
+    several = Compose("settle-test-file", API_PORT="8000-8009")
+    (port,) = json.loads(several("config", "--format=json"))["services"]["api"]["ports"]
+    assert (port["published"], port["target"]) == ("8000-8009", 8000)
+
+
 def test_every_container_has_a_memory_limit_and_bounded_logs(services):
     assert [name for name, service in services.items() if not int(service.get("mem_limit", 0))] == []
     assert [name for name, service in services.items() if "max-size" not in service["logging"]["options"]] == []
@@ -67,6 +73,7 @@ def test_what_shows_pages_reaches_neither_kafka_nor_a_database(services):
         assert networks[name]
         assert not networks[name] & guarded
     assert {name for name, found in networks.items() if "web" in found} == SHOW_PAGES
+    assert {name for name, found in networks.items() if "front" in found} == {"api"}
     assert {name for name, service in services.items() if service.get("network_mode") == "none"} == {
         "preflight",
         "secrets",

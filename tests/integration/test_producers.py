@@ -297,7 +297,8 @@ def test_a_request_that_does_not_finish_in_time_says_what_it_waits_for(command, 
     # With what other tests sent before it, it would wait for that.
     wait_until(lambda: not any(one.lag for one in progress(sample(settle.bootstrap))), "all services are idle")
 
-    process = command("request --account nobody --amount 1.00 --wait --timeout 0.5", SETTLE_SAGA_DSN=quiet)
+    variables = {**settle.stack.environment(), "SETTLE_SAGA_DSN": quiet}
+    process = command("request --account nobody --amount 1.00 --wait --timeout 0.5", **variables)
     code, stdout, stderr = outcome_of(process)
 
     payment_id = stdout.splitlines()[0].split()[-1]

@@ -222,6 +222,16 @@ def test_a_service_is_stopped_and_started_on_demand(stack: Stack) -> None:
     stack.wait_ready("account", timeout=WAIT_S)
 
 
+@pytest.mark.parametrize("left", ["{pid}\n", ""], ids=["somebody else's number by now", "nothing"])
+def test_what_a_killed_server_left_in_its_lock_file_keeps_no_server_from_starting(stack: Stack, left: str) -> None:
+    stack.stop_service("postgres-account")
+    lock = stack.data / "postgres-account" / "postmaster.pid"
+    assert not lock.exists()
+    lock.write_text(left.format(pid=stack.pid("postgres-payment")))
+    stack.start_service("postgres-account")
+    stack.wait_ready("postgres-account", timeout=WAIT_S)
+
+
 def test_a_service_that_cannot_start_is_named_and_nothing_is_left() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(

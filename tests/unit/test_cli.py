@@ -502,12 +502,60 @@ def test_env_is_for_a_shell_and_says_what_stack_json_says(tmp_path):
 
 def test_a_variable_counts_more_than_the_stack_on_the_default_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "elsewhere:9092")
-    monkeypatch.setenv("SETTLE_SAGA_DSN", "postgresql://elsewhere/saga")
+    for name in set(DATABASES) - {"api"}:  # which that system may be without
+        monkeypatch.setenv(f"SETTLE_{name.upper()}_DSN", f"postgresql://elsewhere/{name}")
 
     with a_stack_on(tmp_path, 1111):
         assert settings.kafka_bootstrap() == "elsewhere:9092"
         assert settings.dsn("saga") == "postgresql://elsewhere/saga"
-        assert settings.dsn("account") == "postgresql://settle@127.0.0.1:1111/account"
+        assert set(settings.dsns(DATABASES)) == set(DATABASES) - {"api"}
+        with pytest.raises(BadInputError, match="SETTLE_API_DSN is not set"):
+            settings.dsn("api")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ["SETTLE_KAFKA_BOOTSTRAP"],
+        ["SETTLE_SAGA_DSN"],
+        [f"SETTLE_{name.upper()}_DSN" for name in DATABASES],
+        ["SETTLE_TREASURER_DSN"],
+    ],
+    ids=["Kafka", "a database", "all databases", "the treasurer's database"],
+)
+def test_no_command_takes_some_of_its_addresses_from_a_stack_and_some_from_variables(tmp_path, monkeypatch, named):
+    for name in named:
+        monkeypatch.setenv(name, "elsewhere:9092" if "KAFKA" in name else "postgresql://elsewhere/x")
+    commands = ["accounts open --count 1 --balance 1"]
+    if "SETTLE_TREASURER_DSN" not in named:
+        commands += ["request --account acc-1 --amount 1", "accounts list", "stuck", "audit", "api-keys list"]
+
+    with a_stack_on(tmp_path, 1111):
+        for command in commands:
+            done = settle(*command.split())
+            assert (done.exit_code, done.stdout) == (2, ""), command
+            (line,) = done.stderr.splitlines()
+            assert line.startswith(
+                f"settle: {named[0]} names another system than the stack that runs on {tmp_path}"
+            )
+            assert f"--data {tmp_path}" in line
+        assert settings.dsn("saga", tmp_path) == "postgresql://settle@127.0.0.1:1111/saga"
+
+
+def test_variables_that_name_the_stack_that_runs_are_no_mixture(tmp_path, monkeypatch):
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "127.0.0.1:1111")
+
+    with a_stack_on(tmp_path, 1111):
+        assert settings.kafka_bootstrap() == "127.0.0.1:1111"
+        assert settings.dsn("saga") == "postgresql://settle@127.0.0.1:1111/saga"
+
+
+def test_single_variables_count_where_no_stack_runs(tmp_path, monkeypatch):
+    a_stack_was_on(tmp_path, 1111)
+    monkeypatch.setenv("SETTLE_KAFKA_BOOTSTRAP", "elsewhere:9092")
+
+    assert settings.kafka_bootstrap() == "elsewhere:9092"
+    assert settings.dsn("saga") == "postgresql://settle@127.0.0.1:5432/saga"
 
 
 def test_a_folder_that_is_named_counts_more_than_a_variable(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
+from structlog.testing import capture_logs
 
 from contracts import headers
 from processors.runtime import consumer, pacing
@@ -155,6 +156,17 @@ def test_topics_that_are_missing_are_named_from_the_first_answer_on_until_they_a
     kafka.topics = set(TOPICS)
     answers = [batches.waits_for(1.0) for _ in TOPICS]
     assert answers[-1] is None
+
+
+def test_kafka_that_is_away_is_logged_once_until_it_has_answered(kafka):
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    away = KafkaError(KafkaError._ALL_BROKERS_DOWN)
+    with capture_logs() as logged:
+        for _ in range(3):
+            batches._on_error(batches._generation, away)
+        assert batches.waits_for(1.0) is None
+        batches._on_error(batches._generation, away)
+    assert [line["event"] for line in logged] == ["no Kafka broker answers, waiting"] * 2
 
 
 def test_a_topic_deleted_later_is_noticed_and_each_look_asks_about_one(kafka):

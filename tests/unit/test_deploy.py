@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 import api.instrumentation
 import processors.runtime.metrics
 import tracing.delivery
+from contracts.services import NAMES
 from outbox_relay.health import SourceMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -140,6 +141,11 @@ def test_prometheus_scrapes_every_service_by_name():
     assert set(found["names"]) == {"account", "payment", "notification", "saga", "api", "relay"}
     assert (found["type"], found["port"]) == ("A", 8080)
     assert {"source_labels": ["__meta_dns_name"], "target_label": "service"} in job["relabel_configs"]
+
+
+def test_a_service_that_is_gone_is_missed_by_name():
+    (expression,) = (rule["expr"] for rule in rules() if rule["alert"] == "SettleServiceDown")
+    assert re.findall(r'absent\(up\{job="settle", service="(\w+)"\}\)', expression) == [*NAMES, "relay"]
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")

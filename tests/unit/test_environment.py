@@ -37,7 +37,14 @@ def test_production_refuses_development_defaults(monkeypatch, command):
     assert result.exit_code == 2, result.exception
     (line,) = result.stderr.splitlines()
     assert "SETTLE_ENV=production refuses the development defaults of POSTGRES_PASSWORD, SETTLE_SAGA_DSN" in line
-    assert line.endswith(": everybody knows the password there, so give one of your own")
+    assert line.endswith("; everybody knows the password there, so give one of your own")
+
+
+def test_no_word_of_the_refusal_is_taken_for_a_password(monkeypatch):
+    monkeypatch.setenv("SETTLE_ENV", "production")
+    monkeypatch.setenv("SETTLE_TREASURER_PASSWORD", DEVELOPMENT_DEFAULT)
+    (line,) = settle("settings").stderr.splitlines()
+    assert "SETTLE_TREASURER_PASSWORD; everybody knows" in line
 
 
 @pytest.mark.parametrize(
@@ -111,6 +118,14 @@ def test_whatever_compose_reads_is_explained_with_its_default():
 
     read = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):-([^}]*)\}", compose))
     assert read == dict(re.findall(r"^([A-Z_]+)=(.*)$", example, re.MULTILINE))
+
+
+def test_what_the_docs_change_in_env_is_there_to_be_changed():
+    example = (ROOT / ".env.example").read_text()
+    changed = re.findall(r"s/\^([A-Z_]+)=", (ROOT / "docs" / "operations.md").read_text())
+
+    assert changed
+    assert [name for name in changed if not re.search(rf"^{name}=", example, re.MULTILINE)] == []
 
 
 def test_the_first_look_sees_every_secret():

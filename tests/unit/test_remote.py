@@ -1,7 +1,9 @@
 """What commands share that ask the API, and that none which could has been left out."""
 
+import httpx
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from api.dead_letters import LETTERS_MAX
 from api.outboxes import ROWS_MAX
@@ -11,6 +13,7 @@ from api.texts import amount_text
 from cli import gaps, remote
 from cli.commands import COMMANDS, LazyCommands
 from cli.errors import BadInputError
+from cli.main import app
 
 OF_A_SYSTEM_OF_ONES_OWN = {
     "up", "env", "demo", "migrate", "secrets", "run", "settings", "load", "compare", "2pc", "chaos", "failpoints"
@@ -45,6 +48,77 @@ def test_a_key_that_is_none_is_not_sent(monkeypatch, key):
     monkeypatch.setenv("SETTLE_API_KEY", key)
     with pytest.raises(BadInputError, match="SETTLE_API_KEY: that is no API key"):
         remote.ask("http://127.0.0.1:9", "GET", "/v1/stuck")
+
+
+FAR = "http://settle.example:8000"
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The headers of what is sent, to whatever host; the answer is one of the API."""
+    found = []
+
+    def answer(request):
+        found.append(request.headers)
+        return httpx.Response(200, json={"withdrawals": []})
+
+    client = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **of: client(**of, transport=httpx.MockTransport(answer)))
+    for name in ("SETTLE_ENV", "SETTLE_TRUSTED_NETWORK", "SETTLE_API_CA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SETTLE_API_KEY", "settle_a_b")
+    remote._warn.cache_clear()
+    return found
+
+
+def test_production_sends_no_key_that_others_could_read(monkeypatch, sent):
+    monkeypatch.setenv("SETTLE_ENV", "production")
+    with pytest.raises(
+        BadInputError, match="without TLS: others can read SETTLE_API_KEY on the way, so use https"
+    ):
+        remote.ask(FAR, "GET", "/v1/stuck")
+    assert not sent
+    for url in ("https://settle.example:8000", "http://127.0.0.1:8000", "http://[::1]:8000", "http://localhost"):
+        assert remote.ask(url, "GET", "/v1/stuck") == {"withdrawals": []}
+    monkeypatch.setenv("SETTLE_TRUSTED_NETWORK", "kafka, http")
+    assert remote.ask(FAR, "GET", "/v1/stuck") == {"withdrawals": []}
+
+
+def test_elsewhere_a_key_that_others_could_read_is_a_warning_once(sent, capsys):
+    for _ in range(2):
+        remote.ask(FAR, "GET", "/v1/stuck")
+    assert [headers["authorization"] for headers in sent] == ["Bearer settle_a_b"] * 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"settle: warning: --api {FAR} without TLS: others can read SETTLE_API_KEY on the way"
+
+
+@pytest.mark.parametrize("url", ["https://user:hunter2@settle.example", "http://user@127.0.0.1:8000"])
+def test_a_user_in_the_url_does_not_replace_the_key(sent, url):
+    with pytest.raises(BadInputError) as refused:
+        remote.ask(url, "GET", "/v1/stuck")
+    assert not sent
+    assert str(refused.value) == "--api takes no user and no password in the URL: the API key is in SETTLE_API_KEY"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"keys": []}),
+        (200, []),
+        (200, "text"),
+        (404, {"detail": "Not Found"}),
+        (404, ["not here"]),
+        (502, {"message": "no upstream"}),
+    ],
+)
+def test_something_else_that_answers_with_json_is_not_taken_for_the_api(monkeypatch, status, body):
+    client = httpx.Client
+    there = httpx.MockTransport(lambda _: httpx.Response(status, json=body))
+    monkeypatch.setattr(httpx, "Client", lambda **of: client(**of, transport=there))
+    done = CliRunner().invoke(app, ["stuck", "--api", "http://127.0.0.1:8000"])
+    assert done.exit_code == 1, done.exception
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("settle: what answers at http://127.0.0.1:8000 is not the API")
 
 
 @pytest.mark.parametrize("text", [None, "", "no certificate"])

@@ -2,6 +2,7 @@
 
 import ssl
 import stat
+from contextlib import suppress
 
 import pytest
 from cryptography import x509
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 from broker import security
 from cli.main import app
 from contracts.rights import kafka_users
+from contracts.secret_files import write_secret
+from operations import certificates as certificates_of_ours
 from operations.certificates import make
 
 CONTAINERS = ("admin", "kafka", "payment", "operator")
@@ -51,6 +54,67 @@ def test_a_second_time_changes_none(folder):
     before = contents(folder)
     lay_out(folder)
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("suffix", ["crt", "key", "pem"])
+def test_a_certificate_that_is_missing_is_made_and_all_others_stay(tmp_path, suffix):
+    """As that of a new version is, beside a broker that runs."""
+    made = tmp_path / "made"
+    make(made, {"kafka": ["127.0.0.1"], "admin": []})
+    before = contents(made)
+    make(made, {"kafka": ["127.0.0.1"], "admin": [], "api": ["localhost"]})
+    first_ca = before.pop(made.joinpath("ca.crt").relative_to(made))
+    assert {path: contents(made)[path] for path in before} == before
+    shakes_hands(made, "api", "localhost")
+    (made / f"api.{suffix}").unlink()
+    make(made, {"kafka": ["127.0.0.1"], "admin": [], "api": ["localhost"]})
+    assert {path: contents(made)[path] for path in before} == before
+    assert (made / "ca.crt").read_bytes().startswith(first_ca)
+    for name, host in (("api", "localhost"), ("kafka", "127.0.0.1")):
+        shakes_hands(made, name, host)
+
+
+def shakes_hands(folder, name, host):
+    """A server with a certificate, and a client that trusts the folder's authorities, agree."""
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
+    server.load_cert_chain(folder / f"{name}.pem")
+    client = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=host),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    while ends:
+        try:
+            ends[0].do_handshake()
+            ends.pop(0)
+        except ssl.SSLWantReadError:
+            ends.reverse()
+
+
+@pytest.mark.parametrize("lost", ["ca.crt", "api.crt", "kafka.key", "admin.pem"])
+def test_whatever_is_interrupted_is_whole_the_next_time(tmp_path, monkeypatch, lost):
+    certificates = {"kafka": ["127.0.0.1"], "admin": [], "api": ["localhost"]}
+    write = write_secret
+    for most in range(10):
+        made = tmp_path / str(most)
+        make(made, certificates)
+        (made / lost).unlink()
+        left = iter(range(most))
+
+        def dies(file, text, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            write(file, text)
+
+        monkeypatch.setattr(certificates_of_ours, "write_secret", dies)
+        with suppress(KeyboardInterrupt):
+            make(made, certificates)
+        monkeypatch.setattr(certificates_of_ours, "write_secret", write)
+        make(made, certificates)
+        for name, host in (("api", "localhost"), ("kafka", "127.0.0.1")):
+            shakes_hands(made, name, host)
 
 
 def test_an_interrupted_time_is_begun_again(folder):

@@ -94,6 +94,15 @@ def test_compose_has_a_server_for_each_database(database):
     assert f"postgres-{database}" in COMPOSE["prepare"]["depends_on"]
 
 
+@pytest.mark.parametrize("name", ["api", "settle"])
+def test_compose_has_audits_compare_on_disk(name):
+    part = COMPOSE[name]
+    folder = part["environment"]["TMPDIR"]
+    (volume,) = (volume for volume in part["volumes"] if volume.endswith(f":{folder}"))
+    assert not volume.startswith((".", "/"))
+    assert not any(place.startswith(folder) for place in part["tmpfs"])
+
+
 def test_prometheus_asks_each_service():
     asked = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]
     assert asked["dns_sd_configs"][0]["names"] == [*NAMES, "relay"]

@@ -1,4 +1,5 @@
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -8,9 +9,11 @@ from typing import NoReturn
 
 import pytest
 
-from stack import ports
+from contracts.secret_files import write_secret
+from stack import lock, ports
 from stack import state as stack_json
 from stack.errors import AlreadyRunning, ChildFailed, NotRunning
+from stack.jars import _cached
 from stack.kafka import Kafka, _cluster_id, _escaped, training
 from stack.lock import FolderLock
 from stack.process import Child, Home
@@ -62,6 +65,12 @@ class FakeChild(Child):
             "2026 UTC [7]  FATAL:  could not create shared memory segment: No space left on device\n"
             "2026 UTC [7]  LOG:  database system is shut down\n",
             "2026 UTC [7]  FATAL:  could not create shared memory segment: No space left on device",
+        ),
+        (
+            '2026 UTC [7]  FATAL:  private key file "../secrets/postgres.key" has group or world access\n'
+            "2026 UTC [7]  DETAIL:  File must have permissions u=rw (0600) or less if owned by the user.\n"
+            "2026 UTC [7]  LOG:  database system is shut down\n",
+            '2026 UTC [7]  FATAL:  private key file "../secrets/postgres.key" has group or world access',
         ),
         ("WARNING: Unknown module\n", "WARNING: Unknown module"),
         ("first\nat the end\n\n", "at the end"),
@@ -195,14 +204,16 @@ def test_a_line_that_cannot_be_printed_ends_nothing(tmp_path: Path, bench: Bench
     bench.now_s += 1
     supervised.tick()
     assert len(bench.part.children) == 2
+    supervised.force("did not stop")
+    assert bench.part.children[1].signals == [signal.SIGKILL]
 
 
-def test_what_nobody_thought_of_ends_no_thread(bench: Bench) -> None:
+def test_what_nobody_thought_of_ends_no_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> NoReturn:
         raise KeyError("a bug")
 
     bench.supervised.launch()
-    bench.part.children[0].ending = fails  # type: ignore[method-assign]
+    monkeypatch.setattr(bench.part.children[0], "ending", fails)
     bench.part.children[0].code = -1
     bench.after(0)
     assert bench.supervised.status().waits_for == "it cannot be supervised: KeyError('a bug')"
@@ -313,26 +324,65 @@ def test_an_unreadable_stack_json_is_no_stack(tmp_path: Path, content: str | Non
 def test_a_data_folder_has_one_supervisor(tmp_path: Path) -> None:
     notes: list[str] = []
     note: Callable[[str], None] = notes.append
-    lock = FolderLock(tmp_path, note)
+    held = FolderLock(tmp_path, note)
     with pytest.raises(AlreadyRunning, match=r"already running on .* \(process \d+\)"):
         FolderLock(tmp_path, note)
-    lock.close()
+    held.close()
     FolderLock(tmp_path, note).close()
     assert notes == []
+
+
+def test_who_looks_whether_a_stack_runs_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FolderLock(tmp_path, print).close()
+    looks = lock._open(tmp_path / "supervisor.lock")
+    assert lock._try_lock(looks)
+    monkeypatch.setattr("stack.lock.time.sleep", lambda _: os.close(looks))
+    FolderLock(tmp_path, print).close()
 
 
 def test_a_data_folder_is_given_back_when_the_last_process_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stack.lock.ORPHANS_WAIT_S", 0.1)
-    lock = FolderLock(tmp_path, lambda _: None)
+    held = FolderLock(tmp_path, lambda _: None)
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-    orphan = subprocess.Popen(sleep, pass_fds=(lock.children_fd,))
+    orphan = subprocess.Popen(sleep, pass_fds=(held.children_fd,))
     try:
-        lock.close()
+        held.close()
         assert orphan.wait(60) == -signal.SIGKILL
     finally:
         orphan.kill()
+
+
+def test_nothing_says_that_it_is_complete_before_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETTLE_CACHE", str(tmp_path))
+    secret, fetched, formatted = tmp_path / "password", tmp_path / "kafka-0", tmp_path / "kafka" / "formatted"
+    synced: set[int] = set()
+
+    def spy(descriptor: int) -> None:
+        synced.update({os.fstat(descriptor).st_ino} if due and not due[0].exists() else ())
+
+    def fetch(_maven: object, folder: Path) -> None:
+        (folder / "lib").mkdir()
+        (folder / "lib" / "a.jar").write_text("a")
+        (folder / "link").symlink_to("nowhere")
+
+    monkeypatch.setattr(os, "fsync", spy)
+    due = [secret]
+    write_secret(secret, b"it")
+    due = [fetched]
+    _cached("kafka-0", "Kafka", fetch, lambda _: None)
+    meta = formatted.parent / "meta.properties"
+    meta.parent.mkdir()
+    meta.write_text("formatted")
+    due = [formatted]
+    Kafka(Home(tmp_path, 0), tmp_path, 1, 2).prepared()
+    assert formatted.exists()
+    assert {path.stat().st_ino for path in (secret, fetched / "lib", fetched / "lib" / "a.jar", meta)} <= synced
 
 
 def test_the_data_folder_is_found_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

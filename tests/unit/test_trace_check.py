@@ -3,11 +3,15 @@
 import socket
 import threading
 from contextlib import contextmanager
+from uuid import UUID
 
 import pytest
 
-from operations.trace_check import HOPS, what_is_missing
+from operations import traces as of_withdrawals
+from operations.trace_check import HOPS, of_withdrawal, what_is_missing
+from processors.saga.status import Status
 from producers.spans import ROOT
+from tests.integration.jaeger import FakeJaeger
 from tracing import jaeger
 from tracing.collector import CollectedSpan
 from tracing.jaeger import JaegerError, _read, latest, traces
@@ -79,6 +83,32 @@ def test_a_trace_may_go_on_above_the_withdrawal_where_others_have_begun_it():
     assert what_is_missing([caller, *spans, span(99, "saga", "late", parent=1234)], "completed") is not None
     two = [*spans, span(97, "api", ROOT)]
     assert what_is_missing(two, "completed") == "roots are withdraw-money, withdraw-money"
+
+
+def shared(payment_id, first):
+    """The spans of one of several withdrawals below one span of their caller's."""
+    root, *others = spans_of("completed")
+    root = root._replace(parent_id="c" * 16, attributes={"settle.payment_id": str(payment_id)})
+    number = {one.span_id: f"{first + int(one.span_id, 16):016x}" for one in (root, *others)}
+    return [
+        one._replace(span_id=number[one.span_id], parent_id=number.get(one.parent_id, one.parent_id))
+        for one in (root, *others)
+    ]
+
+
+def test_of_a_trace_with_several_withdrawals_each_is_judged_by_its_own_spans():
+    caller = span(98, "x", "checkout", parent=None)._replace(service="shop", span_id="c" * 16)
+    whole, holed = shared(UUID(int=1), 1_000), shared(UUID(int=2), 2_000)
+    lost = holed.pop(next(n for n, one in enumerate(holed) if one.name == "charge provider"))
+    trace = [caller, *whole, *holed]
+    assert of_withdrawal(trace, UUID(int=1)) == whole
+    assert what_is_missing(of_withdrawal(trace, UUID(int=1)), "completed") is None
+    assert what_is_missing(of_withdrawal(trace, UUID(int=2)), "completed") == "payment charge provider missing"
+    assert of_withdrawal([*trace, lost], UUID(int=3)) == []
+    assert of_withdrawal(holed, UUID(int=1)) == []
+    assert of_withdrawal([caller, *whole], UUID(int=1)) == [caller, *whole]
+    in_a_circle = [one._replace(parent_id=whole[-1].span_id) if one is whole[0] else one for one in trace]
+    assert of_withdrawal(in_a_circle, UUID(int=1))[1:] == whole[1:]
 
 
 def test_an_orphan_is_a_fault():
@@ -202,6 +232,36 @@ def test_a_jaeger_that_is_silent_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(jaeger, "TIMEOUT_S", 0.2)
     with answering(None) as url, pytest.raises(JaegerError, match="does not answer: timed out"):
         latest(url, "producer", "request", 1)
+
+
+class Kept:
+    """Some traces, as a collector has them."""
+
+    def __init__(self, **sizes):
+        self._sizes = {name * 32: size for name, size in sizes.items()}
+        self.asked = []
+
+    def trace(self, trace_id):
+        self.asked.append(trace_id)
+        return [span(number, "saga", "x")._replace(trace_id=trace_id) for number in range(self._sizes[trace_id])]
+
+
+def test_a_trace_that_is_too_large_is_not_read_and_keeps_no_other_from_being_read(monkeypatch):
+    monkeypatch.setattr(jaeger, "ANSWER_BYTES_MAX", 10_000)
+    trace_ids = ["a" * 32, "b" * 32, "c" * 32, "a" * 32]
+    with FakeJaeger(Kept(a=3, b=1_000, c=2)) as server:
+        found = traces(server.url, trace_ids)
+        assert {name[0]: spans and len(spans) for name, spans in found.items()} == {"a": 3, "b": None, "c": 2}
+        status = Status(UUID(int=1), "paid", False, None, [], None, "b" * 32, "acc-1", 1, "USD", None, None, 0)
+        with pytest.raises(JaegerError, match=f"more spans than can be read here.*{server.url}/trace/{'b' * 32}"):
+            of_withdrawals.trace_of(server.url, status)
+
+
+def test_a_trace_of_many_withdrawals_is_asked_for_once():
+    kept = Kept(a=3)
+    with FakeJaeger(kept) as server:
+        assert len(traces(server.url, ["a" * 32] * 30)["a" * 32]) == 3
+    assert kept.asked == ["a" * 32]
 
 
 def test_traces_that_jaeger_does_not_know_are_none():

@@ -69,3 +69,16 @@ def test_nobody_waits_for_those_before_it(front: Front):
         answers = [*callers.map(asked, range(CALLERS))]
     assert {status for status, _ in answers} == {503}
     assert max(took_s for _, took_s in answers) < LIMIT_S
+
+
+def test_stuck_withdrawals_are_not_all_where_the_database_of_the_api_hangs(front: Front):
+    with front.http(front.key(role="admin")) as http:
+
+        def unasked() -> dict[str, str]:
+            assert http.get(WITHDRAWALS).status_code == 200  # the key is known for some seconds from now on
+            with frozen(front, "api"):
+                answer = http.get("/v1/stuck", params={"older_than_s": 3_600})
+            return answer.json().get("unasked", {})
+
+        # What nobody has published yet is known to that database alone.
+        wait_until(lambda: "the api database" in unasked(), "it is named")

@@ -19,13 +19,13 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from joserfc import jws
-from joserfc.jwk import ECKey, OctKey, RSAKey
+from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from oidc_provider_mock import User, run_server_in_thread
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from api.access import Caller
-from api.oidc import KEYS_AGAIN_S, KEYS_S, LEEWAY_S, Tokens
+from api.oidc import KEYS_AGAIN_S, KEYS_S, KEYS_TRIED_MAX, LEEWAY_S, Tokens
 from api.problems import Problem
 from api.settings import ApiSettings
 from stack.ports import choose
@@ -50,7 +50,7 @@ class Provider:
     """
 
     def __init__(self) -> None:
-        self.keys: list[RSAKey | ECKey] = [RSAKey.generate_key(2048, {"kid": "one", "use": "sig"})]
+        self.keys: list[RSAKey | ECKey | OKPKey] = [RSAKey.generate_key(2048, {"kid": "one", "use": "sig"})]
         self.asked = 0
         self.beside: object = []
         self.keys_url: str | None = None
@@ -294,6 +294,37 @@ def publisher() -> Iterator[Provider]:
     provider = Provider()
     yield provider
     provider.close()
+
+
+def test_a_token_need_not_name_its_key_though_there_are_several(publisher: Provider):
+    publisher.keys += [
+        RSAKey.generate_key(2048, {"kid": "two"}),
+        ECKey.generate_key("P-256", {"kid": "curve"}),
+        OKPKey.generate_key("Ed25519", {"kid": "edwards"}),
+    ]
+    others = [RSAKey.generate_key(2048) for _ in range(3)]
+    of_other_use = zip(others, ({"use": "enc"}, {"alg": "PS256"}), strict=False)
+    publisher.beside = [{**key.as_dict(private=False), **use} for key, use in of_other_use]
+    good = [*zip(publisher.keys, ("RS256", "RS256", "ES256", "EdDSA"), strict=True)]
+    bad = [(key, "RS256") for key in others]
+    callers = judged(publisher, *(publisher.token(key, alg, kid=None) for key, alg in [*good, *bad]))
+    assert [getattr(caller, "name", caller) for caller in callers] == ["oidc:shop"] * 4 + [None] * 3
+
+
+def test_of_keys_with_one_name_each_that_fits_is_tried(publisher: Provider):
+    publisher.keys += [RSAKey.generate_key(2048, {"kid": "one"}), ECKey.generate_key("P-256", {"kid": "one"})]
+    algorithms = ("RS256", "RS256", "ES256")
+    tokens = [publisher.token(key, alg) for key, alg in zip(publisher.keys, algorithms, strict=True)]
+    forged = [publisher.token(RSAKey.generate_key(2048)), publisher.token(publisher.keys[1], kid="two")]
+    callers = judged(publisher, *tokens, *forged)
+    assert [getattr(caller, "name", caller) for caller in callers] == ["oidc:shop"] * 3 + [None] * 2
+
+
+def test_only_so_many_keys_are_tried_for_a_token_that_names_none(publisher: Provider):
+    publisher.keys += [RSAKey.generate_key(2048, {"kid": f"{number}"}) for number in range(KEYS_TRIED_MAX)]
+    last = publisher.keys[-1]
+    callers = judged(publisher, publisher.token(last, kid=None), publisher.token(last, kid=last.kid))
+    assert [getattr(caller, "name", caller) for caller in callers] == [None, "oidc:shop"]
 
 
 def test_why_a_token_is_refused_is_said_once(publisher: Provider):
