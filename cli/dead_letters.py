@@ -16,6 +16,7 @@ from cli.remote import PAGE, ApiOption, WhyOption, ask, entries, portions
 from cli.remote import reason as because
 from cli.settings import DataOption
 from cli.text import plain, say, say_json
+from operations.dead_letters.warning import UNVERIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +110,7 @@ def redrive(
     event_type: TypeOption = None,
     reason: ReasonOption = None,
     everything: AllOption = False,
+    unverified: Annotated[bool, typer.Option("--unverified", help=UNVERIFIED)] = False,
     yes: YesOption = False,
     api: ApiOption = None,
     why: WhyOption = None,
@@ -122,12 +124,15 @@ def redrive(
 
     failpoints.arm_from_environment()
     note = because(why) if api is not None else None
-    names = _agreed("redrive", _wanted(ids, topic, event_type, reason), everything, yes, data, api)
+    warning = UNVERIFIED if unverified else None
+    names = _agreed("redrive", _wanted(ids, topic, event_type, reason), everything, yes, data, api, warning)
     console = Screen()
     columns = (TextColumn("redriving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(names))
-        done = _act("redrive", names, note, data, api, lambda count: progress.advance(task, count))
+        done = _act(
+            "redrive", names, note, data, api, lambda count: progress.advance(task, count), unverified=unverified
+        )
     earlier = sum(one.earlier for one in done)
     console.print(
         f"{counted(sum(one.error is None for one in done) - earlier)} redriven"
@@ -223,6 +228,8 @@ def _act(
     data: Path | None,
     api: str | None,
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    unverified: bool = False,
 ) -> list[Done]:
     """What came of each of these letters; no other is touched."""
     import msgspec
@@ -230,10 +237,11 @@ def _act(
     from operations.dead_letters.actions import Done, act
 
     if api is None:
-        return act(settings.kafka_bootstrap(data), action, names, note, progress)
+        return act(settings.kafka_bootstrap(data), action, names, note, progress, unverified=unverified)
+    more = {"unverified": True} if unverified else {}
     found: list[Any] = []
     for some in portions(names):
-        found += ask(api, "POST", f"{PATH}/{action}", {"ids": some, "reason": note})["results"]
+        found += ask(api, "POST", f"{PATH}/{action}", {"ids": some, "reason": note, **more})["results"]
         progress(len(some))
     return msgspec.convert(found, list[Done])
 
@@ -246,22 +254,40 @@ def _refuse_errors(done: list[Done]) -> None:
 
 
 def _agreed(
-    verb: str, wanted: Wanted, everything: bool, yes: bool, data: Path | None, api: str | None
+    verb: str,
+    wanted: Wanted,
+    everything: bool,
+    yes: bool,
+    data: Path | None,
+    api: str | None,
+    warning: str | None = None,
 ) -> list[str]:
-    """The letters to act on: those named, or the open ones that match, once a person has confirmed."""
+    """The letters to act on: those named, or the open ones that match, once a person has confirmed.
+
+    Args:
+        verb: the action.
+        wanted: the filter.
+        everything: whether it may be empty.
+        yes: whether it was confirmed on the command line.
+        data: of the local stack.
+        api: URL of the API that is asked instead.
+        warning: what has to be confirmed also of letters that are named.
+    """
     from cli.confirm import confirm
     from operations.dead_letters.errors import DeadLetterError
     from operations.dead_letters.pages import ALL, OPEN
 
     if wanted.anything and not everything:
         raise DeadLetterError("say which dead letters: IDs, --topic, --type, --reason, or --all")
-    if wanted.ids:
-        return [letter.id for letter in _find(wanted, ALL, None, data, api).letters]
-    letters = _find(wanted, OPEN, None, data, api).letters
-    if not letters or yes:
+    letters = _find(wanted, ALL if wanted.ids else OPEN, None, data, api).letters
+    if not letters or yes or (wanted.ids and warning is None):
         return [letter.id for letter in letters]
     _print_summary(letters)
+    if warning is not None:
+        say(warning)
     confirm(f"{verb} {counted(len(letters))}", yes=yes)
+    if wanted.ids:
+        return [letter.id for letter in letters]
     # Newer letters were not shown; those that somebody else has handled since are not touched again.
     still_open = {letter.id for letter in _find(wanted, OPEN, None, data, api).letters}
     return [letter.id for letter in letters if letter.id in still_open]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import settings
+from cli.confirm import YesOption, confirm
 from cli.errors import BadInputError
 from cli.remote import ApiOption, ask, portions
 from cli.settings import DataOption
@@ -47,15 +48,24 @@ def acknowledge(
         str,
         typer.Option("--note", "--why", help="What was done about it; kept with the gaps.", show_default=False),
     ],
+    yes: YesOption = False,
     api: ApiOption = None,
     data: DataOption = None,
 ) -> None:
-    """Say what became of the gaps that are listed, so that the audit holds again."""
+    """Say what became of the gaps that it shows, so that the audit holds again; asks first."""
     if not note.strip():
         raise BadInputError("--note is empty; say what was done, for the record")
     found = [noted for noted in _noted(data, api) if noted.acknowledged_at is None]
-    count = _acknowledge(found, note, data, api)
-    say(f"{count:,} gap{'s' if count != 1 else ''} acknowledged")
+    if found and not yes:
+        _print(found)
+        confirm(f"acknowledge {_counted(len(found))}", yes=yes)
+    # A gap that is noted meanwhile was not shown, and stays.
+    count = _acknowledge(found, note, data, api) if found else 0
+    say(f"{_counted(count)} acknowledged")
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} gap{'s' if count != 1 else ''}"
 
 
 def _acknowledge(found: list[NotedGap], note: str, data: Path | None, api: str | None) -> int:

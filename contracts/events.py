@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import msgspec
 import uuid_utils
@@ -362,3 +362,8 @@ def request_id(request: WithdrawalRequested) -> str:
     """
     contents = f"{request.account_id}|{request.amount_minor}|{request.currency}"
     return str(uuid_utils.uuid5(uuid_utils.UUID(int=request.payment_id.int), contents))
+
+
+def made_again_id(payment_id: UUID, event_type: str) -> UUID:
+    """The message ID of an event that is rebuilt, as the original's is lost; the same each time."""
+    return uuid5(payment_id, event_type)

@@ -24,7 +24,9 @@ TRACESTATE = "tracestate"
 POSITION = "position"
 """Source database of the row and its position (LSN) there: ``1f0c9a3e:16/B374D848``. Only the relay reads it."""
 
-# On a message of a dead-letter topic, beside the original's own headers.
+DEAD_LETTER = "dlq."
+"""With what the names begin that a message of a dead-letter topic has beside the original's own headers."""
+
 DEAD_LETTER_REASON = "dlq.reason"
 DEAD_LETTER_ERROR = "dlq.error"
 """The last line of the stack trace, where an exception was the cause."""
@@ -73,6 +75,11 @@ def of(message: object) -> Headers | None:
     except SystemError:
         return None
     return found
+
+
+def of_the_original(headers: Headers) -> Headers:
+    """The headers of a message but for those that a dead letter adds, which a foreign message may have, too."""
+    return [(name, value) for name, value in headers if not name.startswith(DEAD_LETTER)]
 
 
 def last(headers: Headers | None, name: str) -> bytes | None:

@@ -12,7 +12,9 @@ is after all that was read. (A timestamp or a sequence does not do: a lower one 
 What it costs: a transaction that stays open in the saga service's server, and has written something, holds the
 stream back until it ends. A transaction ID means something in one server only: after a dump and restore into
 another one, earlier endings have IDs of its future. :func:`endings_after` refuses a position of the future, so
-that nobody waits there for ever, and docs/operations.md says how to take those out of the stream.
+that nobody waits there for ever, and docs/operations.md says how to take those out of the stream. A server that
+took over without the last transactions (an asynchronous standby, a restore to a point in time) gives their IDs
+again: a position among them then looks like one of its own, and what ended in between is not told.
 """
 
 from datetime import datetime

@@ -47,7 +47,8 @@ class Lost(msgspec.Struct, frozen=True):
     """An event to be republished.
 
     Attributes:
-        message_id: the original's; where that is lost, one derived from payment ID and type.
+        message_id: the original's, if only from its dead letter; where that is lost, one derived from payment ID
+            and type.
         key: of the record.
         body: JSON text, the original's where that is known.
         made_again: whether it was rebuilt from its service's tables.

@@ -7,7 +7,7 @@ request from its contents, as producers do.
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from contracts.events import (
     BalanceChecked,
@@ -23,6 +23,7 @@ from contracts.events import (
     WithdrawalRequested,
     encode,
     follow,
+    made_again_id,
     request_id,
 )
 from contracts.postgres import session
@@ -93,7 +94,7 @@ def _made(event: Event, traceparent: str | None = None, tracestate: str | None =
     if isinstance(event, WithdrawalRequested):
         message_id = UUID(request_id(event))
     else:
-        message_id = uuid5(event.payment_id, event_type)
+        message_id = made_again_id(event.payment_id, event_type)
     body = encode(event).decode()
     return Lost(
         event.payment_id, event_type, message_id, event.account_id, body, traceparent, tracestate, made_again=True

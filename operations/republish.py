@@ -2,17 +2,17 @@
 
 The event store has most of them whole, with their message IDs. Those that the saga service never received are
 looked for in the outboxes and on the topics, where they may be unread, and otherwise rebuilt from the service's
-tables, under a message ID that is the same each time, so that consumers can deduplicate. No service acts on a
-payment ID twice anyway.
+tables: under the ID of a dead letter that one became, so that a later redrive is a duplicate, else under one
+that is the same each time, so that consumers can deduplicate. No service acts on a payment ID twice anyway.
 """
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import cache
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,9 @@ from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
 from contracts.postgres import session
 from contracts.services import PROCESSORS, READ_BY, WRITTEN_BY
+from contracts.topics import dead_letter_topic
 from operations.audit.sides import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
+from operations.dead_letters.letters import letter_of
 from operations.functions import REPUBLISH_FUNCTION
 from operations.lost import Known, Lost
 from operations.rebuild import rebuild
@@ -284,28 +286,37 @@ def _waiting(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[
 def _on_topics(
     bootstrap: str, missing: Mapping[UUID, set[str]], again: Mapping[UUID, Mapping[str, Lost]]
 ) -> Iterator[tuple[UUID, str, Lost]]:
-    """The missing events that are on the topics although the saga service has not stored them."""
+    """The missing events that are on the topics, or their dead letters, although the saga service lacks them."""
     types = frozenset[str]().union(*missing.values())
     topics = {EVENT_TYPES[event_type].topic for event_type in types}
-    for record in scan(bootstrap, topics):
-        topic, partition, offset = record.topic(), record.partition(), record.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
-        fields = headers.of(record) or []
-        message = read_record(Record(topic, partition, offset, record.key(), record.value(), fields), types)
+    for record, is_letter in chain(_records(bootstrap, topics), _refused(bootstrap, topics)):
+        message = read_record(record, types)
         if not isinstance(message, Message):
             continue
         event, event_type = message.event, type(message.event).__name__
         made = again.get(event.payment_id, {}).get(event_type)
-        if made is None or EVENT_TYPES[event_type].topic != topic:
+        if made is None or EVENT_TYPES[event_type].topic != record.topic:
             continue
         # A record with other contents is not this withdrawal's.
         if same_withdrawal(event, decode(event_type, made.body.encode())):
             context = message.context.traceparent, message.context.tracestate
-            body = (record.value() or b"").decode()
-            yield (
-                event.payment_id,
-                event_type,
-                Lost(event.payment_id, event_type, message.id, made.key, body, *context),
-            )
+            # Who may write dead letters may not write events: only its ID is taken from one.
+            body = made.body if is_letter else (record.value or b"").decode()
+            one = Lost(event.payment_id, event_type, message.id, made.key, body, *context, made_again=is_letter)
+            yield event.payment_id, event_type, one
+
+
+def _records(bootstrap: str, topics: Iterable[str]) -> Iterator[tuple[Record, bool]]:
+    for message in scan(bootstrap, topics):
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        assert topic is not None
+        assert partition is not None
+        assert offset is not None
+        fields = headers.of(message) or []
+        yield Record(topic, partition, offset, message.key(), message.value(), fields), False
+
+
+def _refused(bootstrap: str, topics: Iterable[str]) -> Iterator[tuple[Record, bool]]:
+    """The originals of the dead letters of topics, whatever was done about them."""
+    for message in scan(bootstrap, [dead_letter_topic(topic) for topic in topics]):
+        yield letter_of(message).record, True

@@ -8,11 +8,11 @@ import msgspec
 
 from contracts.services import API
 from contracts.variables import value
-from operations.trace_check import HOPS, what_is_missing
+from operations.trace_check import HOPS, of_withdrawal, what_is_missing
 from processors.saga.status import Status, ended
 from producers.spans import ROOT
 from tracing.collector import CollectedSpan
-from tracing.jaeger import latest, traces
+from tracing.jaeger import JaegerError, latest, traces
 
 DEFAULT_URL = "http://127.0.0.1:16686"
 
@@ -21,6 +21,8 @@ POLL_S = 0.5
 _ROOTS = ("settle-producer", f"settle-{API}")
 """Who begins the trace of a withdrawal."""
 
+_TOO_LARGE = "has more spans than can be read here, and Jaeger shows it"
+
 
 class Trace(msgspec.Struct, frozen=True):
     """The trace of a withdrawal.
@@ -28,7 +30,7 @@ class Trace(msgspec.Struct, frozen=True):
     Attributes:
         state: of the withdrawal.
         trace_id: None for a request that came without a trace context.
-        spans: those that Jaeger has, by start.
+        spans: those that Jaeger has of it, by start.
         missing: why it is not whole, in words; None where it is, or has not ended.
     """
 
@@ -71,10 +73,13 @@ def trace_of(url: str, status: Status) -> Trace:
         status: of the withdrawal.
 
     Raises:
-        JaegerError: it does not answer.
+        JaegerError: it does not answer, or the trace is too large.
     """
     trace_id = status.trace_id
     spans = traces(url, [trace_id]).get(trace_id, []) if trace_id is not None else []
+    if spans is None:
+        raise JaegerError(f"the trace {_TOO_LARGE}: {jaeger_link(url)}/trace/{trace_id}")
+    spans = of_withdrawal(spans, status.payment_id)
     missing = what_is_missing(spans, status.state, status.reason) if status.state in HOPS else None
     return Trace(status.state, trace_id, spans, missing)
 
@@ -101,8 +106,9 @@ def check(
     found = traces(url, [one.trace_id for one in withdrawals if one.trace_id])
     checked = []
     for one in withdrawals:
-        spans = found.get(one.trace_id or "", [])
-        missing = what_is_missing(spans, one.state, one.reason)
+        known = found.get(one.trace_id or "", [])
+        spans = of_withdrawal(known or (), one.payment_id)
+        missing = what_is_missing(spans, one.state, one.reason) if known is not None else f"it {_TOO_LARGE}"
         checked.append(Checked(one.payment_id, one.state, one.trace_id, len(spans), missing))
     return checked
 

@@ -49,9 +49,12 @@ FROM charges {which} ORDER BY payment_id
 """
 
 _SAGA = """
-SELECT payment_id, w.account_id, w.amount_minor, w.currency, w.state, coalesce(e.types, ARRAY[]::text[])
+SELECT payment_id, w.account_id, w.amount_minor, w.currency, w.state, coalesce(e.types, ARRAY[]::text[]),
+    coalesce(e.derived, ARRAY[]::uuid[])
 FROM (SELECT * FROM withdrawals {which}) w FULL JOIN (
-    SELECT payment_id, array_agg(type ORDER BY type) AS types FROM event_store {which} GROUP BY payment_id) e
+    SELECT payment_id, array_agg(type ORDER BY type) AS types, array_agg(event_id) FILTER (
+        WHERE get_byte(uuid_send(event_id), 6) >> 4 = 5 AND type <> 'WithdrawalRequested') AS derived
+    FROM event_store {which} GROUP BY payment_id) e
     USING (payment_id)
 ORDER BY payment_id
 """

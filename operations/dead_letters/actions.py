@@ -43,6 +43,8 @@ def act(
     ids: Sequence[str],
     note: str | None = None,
     progress: Progress = lambda _: None,
+    *,
+    unverified: bool = False,
 ) -> list[Done]:
     """Redrive or discard exactly these letters; what cannot be done for one is its error, and the others are done.
 
@@ -54,6 +56,7 @@ def act(
         ids: of the letters, or of their messages.
         note: why they are discarded.
         progress: called after each step of a redrive.
+        unverified: whether a redrive also sends what :data:`operations.dead_letters.warning.UNVERIFIED` says.
 
     Raises:
         KafkaException: Kafka does not answer; what was done until then is on record.
@@ -64,7 +67,7 @@ def act(
     letters = [letter for letter in letters if letter.id not in refused]
     places, earlier = dict[str, str](), frozenset[str]()
     if letters and action == REDRIVE:
-        result = send_back(bootstrap, letters, progress)
+        result = send_back(bootstrap, letters, progress, also_unverified=unverified)
         places, refused, earlier = result.places, refused | result.stay, result.earlier
     elif letters:
         discard(bootstrap, letters, note)

@@ -8,10 +8,11 @@ by its own place, so that it hides no other, and steers no redrive elsewhere.
 """
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -31,7 +32,6 @@ DEAD_LETTERS = tuple(topic.dead_letters for topic in TOPICS)
 NAMES_S_MAX = 2.0
 """Time limit for reading dead letters to name some of them."""
 
-_OURS = "dlq."
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
 _DIGITS_MAX = 18
 
@@ -121,29 +121,50 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Names:
-    """Names of dead letters, each given in the order of its topic; memory holds a digest and a name of each."""
+    """Names of dead letters; memory holds the place, a digest and an order of each.
+
+    Of several messages that had one place, the first to be refused has the place as its name, whatever order the
+    topic's partitions are read in. So all dead letters of a topic are taken in before any is named.
+    """
 
     def __init__(self) -> None:
-        self._there: defaultdict[str, list[tuple[bytes | None, str]]] = defaultdict(list)
+        self._there: dict[str, dict[bytes, _Order]] = {}
 
-    def give(self, message: Message) -> Letter:
-        """A record of a dead-letter topic as a letter with one refusal, under its name."""
+    def add(self, message: Message) -> tuple[Letter, bytes | None]:
+        """Take a record of a dead-letter topic in: a letter with one refusal, yet without its name; its digest."""
         letter = letter_of(message)
-        there, digest = self._there[letter.id], _digest(letter.record)
-        number = _number_of(digest, there)
-        if number is None:
-            letter.id = place_of(message) if there else letter.id
-            there.append((digest, letter.id))
-        else:
-            known, letter.id = there[number]
-            there[number] = digest or known, letter.id
-        return letter
+        digest = _digest(letter.record)
+        if digest is not None:
+            there, order = self._there.setdefault(letter.id, {}), _order(message)
+            there[digest] = min(there.get(digest, order), order)
+        return letter, digest
+
+    def name(self, place: str, digest: bytes | None) -> str:
+        """The name of a letter of that place; a stub is the first one's."""
+        there = self._there.get(place, {})
+        if digest not in there or there[digest] == min(there.values()):
+            return place
+        return there[digest].place
 
     def of(self, letter: Letter) -> str:
         """The name of a letter as :func:`letter_of` has read it."""
-        there = self._there.get(letter.id, [])
-        number = _number_of(_digest(letter.record), there)
-        return letter.id if number is None else there[number][1]
+        return self.name(letter.id, _digest(letter.record))
+
+
+class _Order(NamedTuple):
+    """When a dead letter was written, and where: the partitions of a topic have no order between them."""
+
+    at_ms: int
+    partition: int
+    offset: int
+    place: str
+
+
+def _order(message: Message) -> _Order:
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None
+    assert offset is not None
+    return _Order(message.timestamp()[1], partition, offset, place_of(message))
 
 
 def _digest(record: Record) -> bytes | None:
@@ -153,37 +174,36 @@ def _digest(record: Record) -> bytes | None:
     return sha256(msgspec.msgpack.encode((record.key, record.value, record.headers))).digest()
 
 
-def _number_of(digest: bytes | None, there: Sequence[tuple[bytes | None, str]]) -> int | None:
-    """Which of the letters of a place it is: a stub is incomplete, whole ones must be equal."""
-    return next((n for n, (other, _) in enumerate(there) if None in (digest, other) or digest == other), None)
-
-
 class Gathered:
-    """Dead letters as they are made of records, each added in the order of its topic."""
+    """Dead letters as they are made of records, in whatever order these are read."""
 
     def __init__(self) -> None:
         self._names = Names()
-        self._letters: dict[str, Letter] = {}
+        self._letters: dict[tuple[str, bytes | None], Letter] = {}
 
     def add(self, message: Message) -> Letter:
         """Take a record of a dead-letter topic in; the letter that it alone would be."""
-        letter = self._names.give(message)
-        known = self._letters.get(letter.id)
+        letter, digest = self._names.add(message)
+        known = self._letters.get((letter.id, digest))
         if known is None:
-            self._letters[letter.id] = msgspec.structs.replace(letter, refusals=[*letter.refusals])
-            return letter
-        known.refusals += letter.refusals
-        if letter.record.lacks is None:
-            known.record = letter.record
+            self._letters[letter.id, digest] = msgspec.structs.replace(letter, refusals=[*letter.refusals])
+        else:
+            known.refusals += letter.refusals
         return letter
 
     def letters(self, handled: Mapping[str, Handled]) -> list[Letter]:
         """Those so far, the oldest refusal first, with the last action on each; they stay as they are now."""
-        found = [
-            Letter(letter.id, letter.record, [*letter.refusals], handled.get(letter.id))
-            for letter in self._letters.values()
-        ]
-        return sorted(found, key=_age)
+        found: dict[str, Letter] = {}
+        for (place, digest), letter in self._letters.items():
+            name = self._names.name(place, digest)
+            known = found.get(name)
+            if known is None:
+                found[name] = Letter(name, letter.record, [*letter.refusals], handled.get(name))
+                continue
+            known.refusals += letter.refusals
+            if letter.record.lacks is None:
+                known.record = letter.record
+        return sorted(found.values(), key=_age)
 
 
 def read_letters(bootstrap: str) -> list[Letter]:
@@ -219,13 +239,13 @@ def count_open(bootstrap: str) -> dict[str, int]:
         KafkaException: Kafka does not answer.
     """
     handled = read_handled(bootstrap)
-    names, counted = Names(), set[tuple[str, str]]()
+    names, refused = Names(), set[tuple[str, str, bytes | None]]()
     for message in scan(bootstrap, DEAD_LETTERS):
-        letter = names.give(message)
-        letter.handled = handled.get(letter.id)
-        if letter.open:
-            counted.add((letter.refusals[-1].service, letter.id))
-    return dict(Counter(service for service, _ in sorted(counted)))
+        letter, digest = names.add(message)
+        refused.add((letter.refusals[-1].service, letter.id, digest))
+    counted = {(service, names.name(place, digest)) for service, place, digest in refused}
+    final = {name for name, action in handled.items() if action.final}
+    return dict(Counter(service for service, name in sorted(counted) if name not in final))
 
 
 def choose(letters: Iterable[Letter], wanted: Wanted) -> list[Letter]:
@@ -268,7 +288,7 @@ def still_open_of(bootstrap: str, letters: Mapping[UUID, list[Letter]]) -> dict[
         if time.monotonic() > give_up:
             names = Names()
             break
-        names.give(message)
+        names.add(message)
     still = {}
     for key, some in letters.items():
         named = [(letter, names.of(letter)) for letter in some]
@@ -292,7 +312,7 @@ def letter_of(message: Message) -> Letter:
     """A record of a dead-letter topic as a letter with one refusal."""
     found = headers.of(message) or []
     about: Mapping[str, str | None] = {
-        name: headers.text(found, name) for name, _ in found if name.startswith(_OURS)
+        name: headers.text(found, name) for name, _ in found if name.startswith(headers.DEAD_LETTER)
     }
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
@@ -310,7 +330,7 @@ def letter_of(message: Message) -> Letter:
         offset if place[1] is None else place[1],
         message.key(),
         message.value(),
-        [(name, value) for name, value in found if not name.startswith(_OURS)],
+        headers.of_the_original(found),
         about.get(headers.DEAD_LETTER_CUT),
     )
     refusal = Refusal(

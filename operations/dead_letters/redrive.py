@@ -1,5 +1,8 @@
 """Redrive of dead letters, each once: record the intention, send the original back, record that it is done.
 
+What is sent is on the topic already, at the place that the letter names: that is looked at first. A letter that
+cannot be verified so is sent only where a person wants that.
+
 A process that dies between two of these steps leaves an intention. The next redrive looks for the original in its
 partition, from the offset that the intention names: if it is there it is recorded as done, else it is sent. So
 nothing is lost, and nothing is sent twice, unless two people redrive the same letter in the same second; then
@@ -18,6 +21,7 @@ from broker.scan import scan
 from contracts import failpoints
 from operations.dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
 from operations.dead_letters.letters import Letter
+from operations.dead_letters.originals import unverified
 
 CHUNK = 500
 """Letters that share one intention record and one flush."""
@@ -40,13 +44,20 @@ class Redriven(NamedTuple):
     earlier: frozenset[str]
 
 
-def send_back(bootstrap: str, letters: Sequence[Letter], progress: Progress = lambda _: None) -> Redriven:
+def send_back(
+    bootstrap: str,
+    letters: Sequence[Letter],
+    progress: Progress = lambda _: None,
+    *,
+    also_unverified: bool = False,
+) -> Redriven:
     """Send originals back, byte for byte, to their partition.
 
     Args:
         bootstrap: Kafka, ``host:port``.
         letters: open or discarded ones; none was redriven before.
         progress: called after each step.
+        also_unverified: whether those are sent, too, that :func:`unverified` names.
 
     Raises:
         KafkaException: Kafka does not answer; what was sent until then is recorded.
@@ -56,6 +67,10 @@ def send_back(bootstrap: str, letters: Sequence[Letter], progress: Progress = la
         progress(len(arrived))
         waiting = [letter for letter in letters if letter.id not in arrived]
         places, stay = dict(arrived), dict[str, str]()
+        if not also_unverified:
+            stay = unverified(bootstrap, [letter for letter in waiting if letter.record.lacks is None])
+            waiting = [letter for letter in waiting if letter.id not in stay]
+            progress(len(stay))
         for first in range(0, len(waiting), CHUNK):
             chunk = waiting[first : first + CHUNK]
             sent, refused = _send(bootstrap, writer, chunk)

@@ -29,9 +29,6 @@ STUB_BYTES_MAX = 1_000_000
 STUB_BYTES_MIN = 1_000
 """If not even this is accepted, the original's bytes are not the cause, and no smaller stub is tried."""
 
-ADDED = "dlq."
-"""With what the names begin of the headers that a dead letter adds."""
-
 KEY_BYTES_MAX = 1_024
 HEADERS_BYTES_MAX = 16_384
 BESIDE_BODY_BYTES = 32_768
@@ -109,13 +106,8 @@ class DeadLetters:
         ]
 
 
-def of_the_original(fields: headers.Headers) -> headers.Headers:
-    """The headers of a message but for those that a dead letter adds, which a foreign message may have, too."""
-    return [(name, value) for name, value in fields if not name.startswith(ADDED)]
-
-
 def _whole(record: Record, about: headers.Headers) -> Record:
-    fields = [*of_the_original(record.headers), *about]
+    fields = [*headers.of_the_original(record.headers), *about]
     if record.lacks is not None:
         fields.append((headers.DEAD_LETTER_CUT, record.lacks.encode()))
     return _addressed(record, record.key, record.value, fields)
@@ -151,7 +143,7 @@ def _stub(record: Record, about: headers.Headers, room: int) -> Record:
     key = record.key if len(record.key or b"") <= KEY_BYTES_MAX else None
     kept: headers.Headers = []
     left = min(HEADERS_BYTES_MAX, room // 4)
-    fields = of_the_original(record.headers)
+    fields = headers.of_the_original(record.headers)
     for name, value in fields:
         if (size := len(name.encode()) + len(value or b"")) <= left:
             kept.append((name, value))

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from uuid_utils.compat import uuid7
 from operations.audit import again
 from operations.audit import run as audit_run
 from operations.audit.run import run
+from operations.lag import consumer_lag
 from tests.conftest import OPENING_MINOR, WAIT_S, Settle, wait_until
 from tests.integration.test_withdrawals import request
 
@@ -255,6 +258,25 @@ def test_the_relay_has_time_of_its_own(settle: Settle, patient, monkeypatch):
         assert "published" not in off(settle, 0.0)
     finally:
         relay.resume()
+
+
+def test_traffic_of_which_something_is_always_unread(settle: Settle, patient):
+    """Each record is unread until its reader has confirmed it, which it does twice a second."""
+    account, enough = settle.open_account(), Event()
+
+    def steadily() -> None:
+        while not enough.wait(0.01):
+            settle.send("withdrawal.requests", b"", account, id=str(uuid7()), eventType="SomebodyElses")
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(steadily)
+        try:
+            wait_until(lambda: consumer_lag(settle.bootstrap), "something is unread")
+            consumed, published = audit_run._settled(settle.dsns, settle.bootstrap, time.monotonic() + WAIT_S)
+        finally:
+            enough.set()
+        sending.result()
+    assert (consumed.ok, published.ok) == (True, True), (consumed, published)
 
 
 def test_a_withdrawal_that_comes_while_the_audit_reads(settle: Settle, monkeypatch):

@@ -13,9 +13,13 @@ from uuid_utils.compat import uuid7
 
 from broker.scan import scan
 from cli.main import app
+from contracts.events import encode
 from contracts.failpoints import EXIT_CODE, VARIABLE
+from operations.dead_letters import originals
+from operations.dead_letters.actions import act
 from operations.dead_letters.handled import same
 from operations.dead_letters.letters import Wanted, choose, read_letters
+from operations.dead_letters.warning import UNVERIFIED
 from tests.conftest import Settle, wait_until
 from tests.integration.test_withdrawals import request
 
@@ -147,6 +151,70 @@ def test_a_payment_id_that_is_not_utf_8_hinders_nobody(settle: Settle):
     for one in reversed(ids):
         assert f"dead letter {one}" in cli(settle, "show", one).stdout
         assert cli(settle, "discard", one).exit_code == 0
+
+
+def test_what_a_dead_letter_makes_up_is_not_redriven_beside_what_is_on_its_topic(settle: Settle):
+    """Who may write dead letters may write no events: not of another key, body, header or place either."""
+    account, reason = settle.open_account(), f"fails {uuid4()}"
+    poisoned = Poisoned(settle, 3)
+    place = poisoned.letters[0].record
+    event = encode(request(account))
+    true = settle.send("account.events", b"no event", account, id=str(uuid7()), eventType="MoneyDeducted")
+    honest = letter_of(settle, f"account.events/{true[0]}@{true[1]}")
+    fields = {name: value or b"" for name, value in place.headers}
+    claims = {"dlq.topic": place.topic, "dlq.partition": str(place.partition), "dlq.offset": str(place.offset)}
+    claims |= {"dlq.service": "account", "dlq.reason": reason}
+    key = (place.key or b"").decode()
+    forged = [
+        (event, key, {**fields, **claims}),
+        (place.value, "another", {**fields, **claims}),
+        (place.value, key, {**fields, "id": str(uuid7()), **claims}),
+        (place.value, key, {**fields, **claims, "dlq.offset": str(10**9)}),
+        (event, key, {**fields, "dlq.reason": reason}),
+    ]
+    for body, its_key, more in forged:
+        settle.send("withdrawal.requests.dlq", body, its_key, **more)
+
+    def ours():
+        letters = [one for one in read_letters(settle.bootstrap) if one.refusals[0].reason == reason]
+        return len(letters) == len(forged) and letters
+
+    letters = wait_until(ours, "the forged letters are there")
+    before = settle.length("withdrawal.requests")
+    poisoned.mend()
+    chosen = [*letters, *poisoned.letters, honest]
+    done = {one.id: one for one in act(settle.bootstrap, "redrive", [one.id for one in chosen])}
+    assert all(done[one.id].error.startswith("unverified: ") for one in letters)
+    assert {done[one.id].error for one in (*poisoned.letters, honest)} == {None}
+    assert settle.length("withdrawal.requests") == before + len(poisoned.letters)
+    assert all(one.handled is None for one in ours())
+    for one in poisoned.requests:
+        assert settle.finished(one.payment_id).state == "completed"
+    listed = cli(settle, "redrive", "--reason", reason, "--unverified")
+    assert listed.exit_code == 2
+    assert UNVERIFIED in " ".join(listed.stdout.split())
+    assert "to redrive 5 dead letters without a terminal to ask at, pass --yes" in listed.stderr
+    assert cli(settle, "redrive", letters[0].id, "--unverified").exit_code == 2
+    assert cli(settle, "discard", "--reason", reason, "--yes").exit_code == 0
+    assert settle.length("withdrawal.requests") == before + len(poisoned.letters)
+
+
+def test_originals_far_from_each_other_are_read_without_what_is_between(settle: Settle, monkeypatch):
+    monkeypatch.setattr(originals, "BETWEEN_MAX", 1)
+    account, name = settle.open_account(), str(uuid4())
+    places = [
+        settle.send("account.events", f"{name} {number}".encode(), account, id=name, eventType="MoneyDeducted")
+        for number in range(8)
+    ]
+    letters = [letter_of(settle, f"account.events/{partition}@{offset}") for partition, offset in places]
+    chosen = [letters[number] for number in (0, 1, 4, 7)]
+    assert originals.unverified(settle.bootstrap, chosen) == {}
+    read = []
+    monkeypatch.setattr(originals, "scan", lambda *words: (read.append(one) or one for one in scan(*words)))
+    assert originals.unverified(settle.bootstrap, chosen) == {}
+    wanted = [(one.record.partition, one.record.offset) for one in chosen]
+    assert sorted((one.partition(), one.offset()) for one in read) == sorted(wanted)
+    act(settle.bootstrap, "discard", [letter.id for letter in letters])
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,16 @@ def test_a_dead_letter_that_kafka_does_not_take_is_cut_until_it_does(settle: Set
     assert found[5].refusals[0].reason == r"\ud800 is no text"
 
 
+def test_a_producers_own_headers_of_a_dead_letter_are_not_taken_for_what_the_service_says(settle: Settle):
+    """As of a dead letter that somebody has copied back to its topic; it says that it is not whole."""
+    foreign = [("dlq.cut", b"holds its place only"), ("dlq.error", b"OldError"), ("dlq.more", b"x"), ID, TYPE]
+    partition, offset = settle.send(REQUESTS, b"nothing", settle.open_account(), **dict(foreign))
+    letter = letters_of(settle, {"copied": f"{REQUESTS}/{partition}@{offset}"})["copied"]
+    assert (letter.record.lacks, letter.record.headers) == (None, [ID, TYPE])
+    assert {refusal.error for refusal in letter.refusals} == {None}
+    assert send_back(settle.bootstrap, [letter]).stay == {}
+
+
 def test_a_dead_letter_that_kafka_takes_in_no_size_leaves_its_place(settle: Settle):
     topic = new_topic(settle, ".dlq", cleanup_policy="compact").removesuffix(".dlq")
     keyless = DeadLetter(Record(topic, 0, 4, None, b"a body", [ID]), "it has no key")
@@ -167,7 +177,7 @@ def test_a_redrive_is_not_stopped_by_a_letter_that_its_topic_no_longer_takes(set
     noise = os.urandom(200_000)
     records = [Record(topic, 0, n, b"k", value, [ID]) for n, value in enumerate([b"a", noise, b"b"])]
     letters = [Letter(record.place, record, []) for record in records]
-    done = send_back(settle.bootstrap, letters)
+    done = send_back(settle.bootstrap, letters, also_unverified=True)
     assert list(done.places) == [letters[0].id, letters[2].id]
     ((name, why),) = done.stay.items()
     assert name == f"{topic}/0@1"

@@ -67,14 +67,19 @@ def said(settle: Settle, wait_s: float = WAIT_S) -> dict[str, str]:
     return {check.name: check.detail for check in audit.checks if not check.ok}
 
 
-def gaps(settle: Settle, *arguments: str) -> str:
-    result = subprocess.run(
+def said_of(settle: Settle, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "cli", "gaps", *arguments],
         env={**environment(settle.stack.state), "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def gaps(settle: Settle, *arguments: str) -> str:
+    result = said_of(settle, *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -194,12 +199,20 @@ def test_requests_that_were_deleted_unread_are_missed_until_a_person_has_seen_to
     assert f"saga: {until - since} offsets from {REQUESTS}/{partition}@{since} on were deleted" in off["gaps"]
     assert f"{REQUESTS}/{partition}@{first} to {until - 1}" in gaps(settle, "list")
 
-    assert gaps(settle, "acknowledge", "--note", "asked [bold]the\x1bbank") == "2 gaps acknowledged\n"
+    unasked = said_of(settle, "acknowledge", "--note", "of those that are shown")
+    assert (unasked.returncode, unasked.stderr) == (
+        2,
+        "settle: to acknowledge 2 gaps without a terminal to ask at, pass --yes\n",
+    )
+    assert f"{REQUESTS}/{partition}@{first} to {until - 1}" in unasked.stdout
+    assert {noted["acknowledged_at"] for noted in json.loads(gaps(settle, "list", "--json"))} == {None}
+    done = gaps(settle, "acknowledge", "--yes", "--note", "asked [bold]the\x1bbank")
+    assert done == "2 gaps acknowledged\n"
 
     settle.audit()
     assert {noted["note"] for noted in json.loads(gaps(settle, "list", "--json"))} == {"asked [bold]the\x1bbank"}
     assert "asked [bold]the\\x1bbank" in " ".join(gaps(settle, "list").split())
-    assert gaps(settle, "acknowledge", "--note", "again") == "0 gaps acknowledged\n"
+    assert gaps(settle, "acknowledge", "--yes", "--note", "again") == "0 gaps acknowledged\n"
 
 
 def test_what_cannot_be_noted_is_not_confirmed(settle: Settle):
@@ -230,7 +243,7 @@ def test_what_cannot_be_noted_is_not_confirmed(settle: Settle):
     assert settle.finished(payment_id).state == "completed"
     assert settle.query("account", "SELECT count(*) FROM gaps")[0][0] == noted + 1
     wait_until(lambda: not_ready(settle, "account") is None, "it is ready again")
-    gaps(settle, "acknowledge", "--note", "planted")
+    gaps(settle, "acknowledge", "--yes", "--note", "planted")
     settle.audit()
 
 
@@ -250,12 +263,12 @@ def test_a_gap_that_has_grown_since_it_was_acknowledged_is_another(settle: Settl
         asyncio.run(in_transaction())
 
     note(3)
-    assert gaps(settle, "acknowledge", "--note", "three are resent") == "1 gap acknowledged\n"
+    assert gaps(settle, "acknowledge", "--yes", "--note", "three are resent") == "1 gap acknowledged\n"
     note(3)
     settle.audit()
     note(5)
     assert f"account: 5 offsets from {REQUESTS}/0@{first} on were deleted unread" in said(settle, 0.0)["gaps"]
-    assert gaps(settle, "acknowledge", "--note", "all are resent") == "1 gap acknowledged\n"
+    assert gaps(settle, "acknowledge", "--yes", "--note", "all are resent") == "1 gap acknowledged\n"
     note(4)
     settle.audit()
     assert settle.query("account", "SELECT until, note FROM gaps WHERE first = %s", first) == [

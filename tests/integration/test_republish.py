@@ -15,11 +15,15 @@ from typer.testing import CliRunner
 
 from broker.scan import scan
 from cli.main import app
+from contracts.events import made_again_id
 from contracts.services import TOPICS
 from contracts.topics import ACCOUNT_EVENTS, NOTIFICATION_EVENTS, PAYMENT_EVENTS, WITHDRAWAL_REQUESTS
 from lab.chaos.arming import Arming
 from operations import lost
 from operations.audit.run import run as run_audit
+from operations.dead_letters.letters import read_letters
+from operations.dead_letters.warning import UNVERIFIED
+from operations.lag import consumer_lag
 from operations.republish import find, republish
 from producers.client import WithdrawalClient
 from stack.supervisor import SERVICES, Stack
@@ -274,6 +278,55 @@ def test_what_the_relay_put_aside_is_put_back_by_a_person_and_made_by_nobody_els
     assert put_back.stdout == "1 row put back\n"
     lossy.end({payment_id: "completed"})
     assert Counter(lossy.events(payment_id))["PaymentProcessed"] == 1
+
+
+def test_an_event_made_again_beside_its_dead_letter_is_the_one_that_comes_back(lossy: Lossy):
+    """The saga service refused it, and its topic has lost it since: a nudge first, its redrive later."""
+    lossy.stack.stop_service("payment")
+    payment_id = lossy.client.request(lossy.open_account(), "100.00").payment_id
+    condition = f"type <> 'PaymentProcessed' OR payment_id <> '{payment_id}'"
+    lossy.execute("saga", f"ALTER TABLE event_store ADD CONSTRAINT jammed CHECK ({condition}) NOT VALID")
+    lossy.stack.start_service("payment")
+
+    def refused():
+        letters = [one for one in read_letters(lossy.bootstrap) if one.payment_id == str(payment_id)]
+        return [one for one in letters if one.event_type == "PaymentProcessed"]
+
+    (letter,) = wait_until(refused, "the saga service has refused the payment's event")
+    lossy.execute("saga", "ALTER TABLE event_store DROP CONSTRAINT jammed")
+    lossy.lose(PAYMENT_EVENTS)
+    lossy.execute("payment", "DELETE FROM outbox")
+    (rebuilt,) = [one for one in lossy.lacking([payment_id]) if one.event_type == "PaymentProcessed"]
+    assert (rebuilt.made_again, str(rebuilt.message_id)) == (True, letter.message_id)
+    nudged = lossy.cli("nudge", str(payment_id))
+    assert nudged.returncode == 0, nudged.stderr
+    assert lossy.finished(payment_id).state == "completed"
+    gone = lossy.cli("dead-letters", "redrive", letter.id)
+    said = "unverified: its original is gone from payment.events"
+    assert (gone.returncode, gone.stderr) == (2, f"settle: dead letter {letter.id}: {said}\n")
+    asked = lossy.cli("dead-letters", "redrive", letter.id, "--unverified")
+    assert (asked.returncode, "without a terminal" in asked.stderr) == (2, True)
+    assert UNVERIFIED in " ".join(asked.stdout.split())
+    redriven = lossy.cli("dead-letters", "redrive", letter.id, "--unverified", "--yes")
+    assert redriven.returncode == 0, redriven.stderr
+    wait_until(lambda: not consumer_lag(lossy.bootstrap), "the redriven letter is read")
+    lossy.end({payment_id: "completed"})
+    assert Counter(lossy.events(payment_id))["PaymentProcessed"] == 1
+
+
+def test_an_original_that_comes_back_after_it_was_made_again_is_one_event(lossy: Lossy):
+    """As from a backup of its topic: nothing was known of it any more when it was rebuilt."""
+    payment_id = lossy.client.request(lossy.open_account(), "100.00").payment_id
+    lossy.end({payment_id: "completed"})
+    mine = str(payment_id).encode()
+    records = [one for one in scan(lossy.bootstrap, [PAYMENT_EVENTS.name]) if mine in one.value()]
+    ((original, stored),) = [(one, dict(one.headers())) for one in records]
+    again = str(made_again_id(payment_id, "PaymentProcessed"))
+    assert again != stored["id"].decode()
+    key = original.key().decode()
+    lossy.send(PAYMENT_EVENTS.name, original.value(), key, id=again, eventType="PaymentProcessed")
+    wait_until(lambda: Counter(lossy.events(payment_id))["PaymentProcessed"] == 2, "both are stored")
+    lossy.end({payment_id: "completed"})
 
 
 def test_what_is_still_in_an_outbox_is_not_put_there_again(lossy: Lossy):

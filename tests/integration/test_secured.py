@@ -320,7 +320,10 @@ def test_a_forged_dead_letter_steers_no_redrive_to_another_topic(safe: Secured):
     (letter,) = wait_until(
         lambda: [one for one in read_letters(safe.bootstrap) if one.refusals[0].reason == mark], "it is there"
     )
-    done = safe.settle("dead-letters", "redrive", letter.id)
+    refused = safe.settle("dead-letters", "redrive", letter.id)
+    assert (refused.returncode, refused.stdout) == (2, "0 dead letters redriven\n")
+    assert "unverified: " in refused.stderr
+    done = safe.settle("dead-letters", "redrive", letter.id, "--unverified", "--yes")
     assert done.returncode == 0, done.stderr
     assert length(safe, "payment.requests") == before
     assert letter.record.topic == "account.events"

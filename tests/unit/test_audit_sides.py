@@ -49,7 +49,7 @@ def test_what_every_database_says_of_a_withdrawal_is_one_story(stories):
         account=[(FIRST, "a", 1, "USD", "deducted", 1, 2, -3)],
         payment=[(FIRST, "b", 2, "EUR", "paid")],
         provider=[(FIRST, "c", 3, "GBP", "declined", 4)],
-        saga=[(FIRST, "d", 4, "JPY", "completed", ["MoneyDeducted"])],
+        saga=[(FIRST, "d", 4, "JPY", "completed", ["MoneyDeducted"], [SECOND])],
         notification=[(FIRST, 5, 6)],
     )
     assert found == [
@@ -58,7 +58,7 @@ def test_what_every_database_says_of_a_withdrawal_is_one_story(stories):
             AccountSide(("a", 1, "USD"), "deducted", 1, 2, -3),
             PaymentSide(("b", 2, "EUR"), "paid"),
             ProviderSide(("c", 3, "GBP"), "declined", 4),
-            SagaSide(("d", 4, "JPY"), "completed", ["MoneyDeducted"]),
+            SagaSide(("d", 4, "JPY"), "completed", ["MoneyDeducted"], [SECOND]),
             NotificationSide(5, 6),
         )
     ]
@@ -78,9 +78,9 @@ def test_a_withdrawal_that_only_some_databases_know_has_its_story_in_the_order_o
 
 def test_bookings_and_events_without_a_standing_have_no_contents(stories):
     ((found,), _) = stories(
-        account=[(FIRST, None, None, None, None, 1, 0, -1)], saga=[(FIRST, None, None, None, None, ["New"])]
+        account=[(FIRST, None, None, None, None, 1, 0, -1)], saga=[(FIRST, None, None, None, None, ["New"], [])]
     )
-    assert found == Story(FIRST, AccountSide(None, None, 1, 0, -1), saga=SagaSide(None, None, ["New"]))
+    assert found == Story(FIRST, AccountSide(None, None, 1, 0, -1), saga=SagaSide(None, None, ["New"], []))
 
 
 def test_later_services_are_read_before_those_that_must_know_as_much(stories):

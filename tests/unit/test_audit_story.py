@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 
+from contracts.events import made_again_id
 from operations.audit.story import (
     AccountSide,
     NotificationSide,
@@ -46,6 +47,25 @@ def story(state, *more):
 @pytest.mark.parametrize("more", [(), ("WithdrawalRequested",), ("WithdrawalRequested", "WithdrawalRequested")])
 def test_a_request_may_be_told_again(state, more):
     assert list(faults(story(state, *more))) == []
+
+
+@pytest.mark.parametrize("state", TYPES)
+def test_an_event_that_was_made_again_and_its_original_are_one(state):
+    for twice in TYPES[state]:
+        one = story(state, twice)
+        made = made_again_id(one.payment_id, twice)
+        assert list(faults(one._replace(saga=one.saga._replace(derived=[uuid4(), made])))) == []
+        three = one.saga._replace(types=[*one.saga.types, twice], derived=[made])
+        if (state, twice) != ("rejected", "BalanceChecked"):
+            ((_, reason),) = faults(one._replace(saga=three))
+            assert reason.startswith(f"{twice} is stored 2 times")
+
+
+@pytest.mark.parametrize("state", TYPES)
+def test_an_event_that_was_made_again_and_has_no_other_is_still_one(state):
+    one = story(state)
+    derived = [made_again_id(one.payment_id, event_type) for event_type in TYPES[state]]
+    assert list(faults(one._replace(saga=one.saga._replace(derived=derived)))) == []
 
 
 @pytest.mark.parametrize("state", TYPES)

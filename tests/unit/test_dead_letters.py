@@ -1,6 +1,7 @@
 """Which dead letters still wait for somebody, and which withdrawals are known by their dead letters only."""
 
 from datetime import UTC, datetime
+from itertools import permutations
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -81,6 +82,33 @@ def test_a_new_dead_letter_at_the_place_of_one_that_was_handled_is_open(topics, 
     assert listed()[0] == []
     found = hold_ups_of(topics.records, UNKNOWN, KNOWN)
     assert {key: [one.id for one in some] for key, some in found.items()} == {KNOWN: [old]}
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_of_two_letters_of_one_place_each_keeps_its_name_in_whatever_order_partitions_are_read(topics, order):
+    """The older one is in the partition of another key; its stub is of a second service."""
+    place, its_own = "withdrawal.requests/0@1", "withdrawal.requests.dlq/0@8"
+    older, newer, again = dead("saga", 1, KNOWN), at(dead("saga", 1), 8), at(dead("account", 1), 9)
+    older.partition, older.timestamp = lambda: 3, lambda: (1, 1_000)
+    newer.timestamp = again.timestamp = lambda: (1, 2_000)
+    stub = at(dead("account", 1, KNOWN), 2)
+    fields = [*stub.headers(), (headers.DEAD_LETTER_CUT, b"its value")]
+    stub.headers, stub.timestamp = lambda: fields, lambda: (1, 1_500)
+    topics.records = [(older, newer, again, stub)[number] for number in order]
+    topics.handled = {place: Handled("discarded", AT)}
+    found = {one.id: one for one in letters.read_letters("kafka:9092")}
+    assert {name: (one.payment_id, one.open, len(one.refusals)) for name, one in found.items()} == {
+        place: (str(KNOWN), False, 2),
+        its_own: (str(UNKNOWN), True, 2),
+    }
+    assert letters.count_open("kafka:9092") == {"account": 1, "saga": 1}
+    opened = hold_ups_of(topics.records, UNKNOWN, KNOWN)
+    assert {key: {one.id for one in some} for key, some in opened.items()} == {UNKNOWN: {its_own}}
+    gathered = letters.Gathered()
+    for record in topics.records:
+        gathered.add(record)
+        gathered.letters({})  # as a process does that reads on
+    assert {one.id: one.payment_id for one in gathered.letters({})} == {place: str(KNOWN), its_own: str(UNKNOWN)}
 
 
 def hold_ups_of(records, *payment_ids):

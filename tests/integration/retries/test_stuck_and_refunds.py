@@ -12,6 +12,7 @@ from contracts.events import PaymentFailed, encode, follow
 from operations import lost, waits
 from operations.audit.run import run as run_audit
 from operations.republish import find, republish
+from operations.stuck import stuck
 from producers.requests import new_request
 from tests.conftest import OPENING_MINOR, WAIT_S, wait_until
 from tests.integration.retries.stack import Retrying
@@ -92,6 +93,13 @@ def test_what_makes_no_progress_is_listed_with_what_it_waits_for(retrying: Retry
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.count("\n") == 1
     assert retrying.settle("nudge", str(uuid7())).returncode == 2
+
+
+def test_a_database_of_the_api_that_is_away_is_named_though_the_saga_service_knows_of_nothing(retrying: Retrying):
+    dsns = {**retrying.dsns, "api": "postgresql://nobody@127.0.0.1:1/api"}
+    found, holds = stuck(dsns, retrying.bootstrap, older_than_s=3_600, limit=50)
+    assert found == []
+    assert "the api database" in holds.unasked
 
 
 def test_a_nudge_mends_a_story_with_holes_and_is_harmless_when_repeated(retrying: Retrying):
