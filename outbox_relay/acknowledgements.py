@@ -40,6 +40,7 @@ class Transaction:
         end_lsn: what to confirm once it is done; 0 while rows may still come.
         rows, value_bytes: how much it has published.
         acknowledged: how many of them Kafka has.
+        is_leftover: its rows are from the table, as the log did not bring them.
         keys: of its rows, those too that need not be published; None for a row without one.
     """
 
@@ -49,6 +50,7 @@ class Transaction:
         "commit_lsn",
         "committed_us",
         "end_lsn",
+        "is_leftover",
         "keys",
         "packed",
         "position",
@@ -63,6 +65,7 @@ class Transaction:
         self.committed_us = self.written_us = committed_us
         self.position = (headers.POSITION, position)
         self.end_lsn = 0
+        self.is_leftover = False
         self.rows = 0
         self.value_bytes = 0
         self.acknowledged = 0
@@ -212,6 +215,16 @@ class Acknowledgements:
         """Kafka will never take this row."""
         if not isinstance(self.refusal, UnpublishableError):
             self.refusal = UnpublishableError(row, lsn, reason)
+
+    @property
+    def waits_for_kafka(self) -> bool:
+        """Whether there are transactions that were handed over as a whole, and are not complete."""
+        return any(transaction.end_lsn for transaction in self._open)
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether rows from the table are among those that are not complete."""
+        return any(transaction.is_leftover for transaction in self._open)
 
     @property
     def newest_lsn(self) -> int:

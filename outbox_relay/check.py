@@ -26,6 +26,7 @@ from outbox_relay.plan import plan
 from outbox_relay.quoting import quoted
 from outbox_relay.replication import connect
 from outbox_relay.settings import RelaySettings
+from outbox_relay.slot import lacks_failover
 from outbox_relay.slot_name import slot_name
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.status import missing_topics
@@ -152,6 +153,8 @@ def _server(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iter
         yield "replication", False, one_line(error), "pg_hba.conf and PgBouncer may refuse it too"
     name = slot_name(connection, source.outbox)
     has_slot = scalar(connection, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s", name)
+    if lacks_failover(connection, name):
+        yield "failover", True, f"{name} is no failover slot: the relay makes it one at the start", None
     share = source.outbox.share
     needed = SLOTS_OF_A_START + (share.of - share.number if share is not None else 0)
     if has_slot or free >= needed:
@@ -225,6 +228,8 @@ def _mark(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterat
         yield "mark", True, f"the column {column} will be made", None
     else:
         statements = marks.statements(source.outbox, keeps=not source.cleanup or source.initial is not None)
+        is_partitioned = marks.is_partitioned(connection, source.outbox)
+        statements.append(marks.index_statement(source.outbox, is_partitioned=is_partitioned))
         yield "mark", False, f"there is no column {column}, which polling needs", "; ".join(statements)
 
 

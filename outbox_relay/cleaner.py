@@ -7,6 +7,8 @@ seconds such rows are searched for: a transaction takes a snapshot, reads the en
 everything before that is acknowledged. Rows that its snapshot still shows did not come with the stream. Those
 whose ID is on its topic are removed; the others are handed to the source, which publishes them.
 
+A table that keeps its rows is searched like that when something has been changed (:mod:`outbox_relay.left_out`).
+
 The same thread checks whether the publication still covers the table, and measures the relay's lag.
 """
 
@@ -15,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from types import TracebackType
 from typing import Any
 
@@ -23,13 +25,12 @@ import psycopg
 from psycopg import sql
 
 from broker.security import KafkaSettingsError
-from outbox_relay import coverage, initial
+from outbox_relay import covering, initial
 from outbox_relay.columns import is_row
 from outbox_relay.dead import dead_since
 from outbox_relay.errors import (
     PublishError,
     RelayError,
-    SetupError,
     StopRequestedError,
     TopicError,
     UnpublishableError,
@@ -48,7 +49,6 @@ from outbox_relay.source import Source
 from outbox_relay.table import (
     Table,
     current_lsn,
-    find_table,
     flush,
     may_delete,
     oldest_us,
@@ -62,6 +62,8 @@ CLEAN_INTERVAL_S = 1.0
 # How often table, publication and slot are looked at, and rows are looked for that did not come.
 LOOK_INTERVAL_S = 5.0
 AGAIN_AFTER_S = 5.0
+# Where the database is away, the source reports it sooner; the session may go on where only others cannot connect.
+AWAY_S_MAX = 15.0
 TURN_S = 0.1
 # How long a snapshot is held while the relay is behind; a longer one would keep dead rows of the whole database.
 CAUGHT_UP_WAIT_S = 1.0
@@ -128,8 +130,9 @@ class Cleaner:
         self._handed: dict[bytes, bytes] = {}
         self._unvacuumed = 0
         self._looked_at = self._snapshot_at = 0.0
+        self._away_since: float | None = None
         self._is_behind = False
-        self._fingerprint: str | None = None
+        self._rule: initial.Rule | None = None
         self._waits: str | None = None
         self._cleans = False
         self._begin_again_at = math.inf
@@ -154,8 +157,10 @@ class Cleaner:
                 return
             except (RelayError, KafkaSettingsError) as error:
                 self._source.find_gap(str(error))
-            except psycopg.OperationalError:
-                pass  # the source reports that the database is away; here it means to retry later
+            except psycopg.OperationalError as error:
+                self._away_since = self._away_since or time.monotonic()
+                if time.monotonic() - self._away_since > AWAY_S_MAX:
+                    self._source.find_gap(f"the outbox cannot be looked after: {one_line(error)}")
             except (psycopg.Error, sqlite3.Error) as error:
                 self._source.find_gap(f"the outbox cannot be looked after: {one_line(error)}")
             except Exception as error:
@@ -174,10 +179,10 @@ class Cleaner:
             self._remove(connection)
             if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
                 measure(connection, self._outbox, self._source.gauges)
-                self._look_at_publication(connection)
-                if not self._cleans or self._look_for_leftovers(connection):
+                covering.look(self._source, connection, self._table, self._waits, keeps=not self._cleans)
+                if self._look_for_leftovers(connection):
                     self._source.has_looked(keeps_rows=not self._cleans)
-                self._looked_at = time.monotonic()
+                self._looked_at, self._away_since = time.monotonic(), None
             if self._is_behind:
                 flush(connection)
                 self._is_behind = False
@@ -246,7 +251,8 @@ class Cleaner:
         Returns:
             False while the relay is behind: missed rows cannot be determined then.
         """
-        if self._table.is_marked:
+        keeps, left_out = not self._cleans, self._source.left_out
+        if self._table.is_marked and not keeps:
             marked = self._outbox.sql(_DELETE_MARKED)
             while (removed := connection.execute(marked, (DELETE_ROWS,)).rowcount) > 0:
                 self._count(removed)
@@ -255,18 +261,22 @@ class Cleaner:
         for digest, at in list(self._source.quarantined.items()):
             if at < self._snapshot_at:  # this snapshot shows it
                 del self._source.quarantined[digest]
+        if keeps and not left_out.is_due(connection):
+            return True
         with connection.transaction():
             # Its first statement is what the snapshot is taken for.
             if self._handed or not self._is_published(current_lsn(connection)):
                 return False
-            if not self._has_suspects(connection):
+            if not keeps and not self._has_suspects(connection):
                 self._waits = None
-            else:
-                self._source.expects_leftovers = True
-                try:
-                    self._search(connection)
-                finally:
-                    self._source.expects_leftovers = False
+                return True
+            self._source.expects_leftovers, is_complete = True, False
+            try:
+                is_complete = self._search(connection)
+            finally:
+                self._source.expects_leftovers = False
+                if keeps:
+                    left_out.searched(is_complete=is_complete)
         return True
 
     def _has_suspects(self, connection: psycopg.Connection[Any]) -> bool:
@@ -275,12 +285,16 @@ class Cleaner:
         found = {key for (key,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
         return bool(found) and bool(found.difference(self._gather().keys()))
 
-    def _search(self, connection: psycopg.Connection[Any]) -> None:
+    def _search(self, connection: psycopg.Connection[Any]) -> bool:
         """Sort out the missed rows that are on their topics already, and hand over the others.
 
         Rows of a topic that does not exist wait for it without blocking others: their order is lost anyway.
+
+        Returns:
+            Whether none waits.
         """
         source, handled, table = self._source, self._source.handled, self._table
+        self._rule = None
         known, key_of = set(handled.keys()), table.key
         dead = {digest for _, digest in dead_since(connection, 0, self._outbox)}
         with closing(source.published(table, self._origin, self._raise_if_stopped)) as topics:
@@ -290,7 +304,9 @@ class Cleaner:
             missing: list[Leftover] = []
             without_topic: dict[bytes | None, str] = {}
             for row, created_us in self._rows(connection):
-                if (key := key_of(row)) in known or row.aggregate_type in without_topic:
+                # What is to be skipped needs no topic: who publishes it takes it out.
+                is_asked_for = row.id in source.control.orders.skips
+                if (key := key_of(row)) in known or (row.aggregate_type in without_topic and not is_asked_for):
                     continue
                 if source.quarantined and source.quarantined.get(contents(row), 0.0) > self._snapshot_at:
                     continue  # since the snapshot
@@ -300,8 +316,10 @@ class Cleaner:
                 try:
                     is_on_topic = _is_on_topic(topics, row, created_us)
                 except TopicError as error:
-                    without_topic[row.aggregate_type] = str(error)
-                    continue
+                    if not is_asked_for:
+                        without_topic[row.aggregate_type] = str(error)
+                        continue
+                    is_on_topic = False
                 if is_on_topic:
                     on_topic.append(key)
                 else:
@@ -317,9 +335,12 @@ class Cleaner:
         self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
         if self._waits is not None:
             source.find_gap(self._waits)
-        for row in dead_rows:  # of which there are few; their IDs may be NULL, or others' too
+        if self._rule is not None:
+            initial.tell(self._rule, source.warn, ", and stay in the table")
+        for row in dead_rows if self._cleans else ():  # few; their IDs may be NULL, or others' too
             query = self._outbox.sql(_DELETE_DEAD, is_row=is_row(table.columns))
             self._count(connection.execute(query, row[:ROLES_CONTENTS]).rowcount)
+        return self._waits is None
 
     def _rows(self, connection: psycopg.Connection[Any]) -> Iterator[tuple[OutboxRow, int]]:
         query = select_rows(self._table, order_of(connection, self._table), self._table.unpublished)
@@ -332,24 +353,25 @@ class Cleaner:
     def _to_publish(self, connection: psycopg.Connection[Any], missing: list[Leftover]) -> list[Leftover]:
         """Those of the missed rows that are to be published: all, if rows can be removed once they are.
 
-        Where a trigger or a foreign key keeps rows in the table, they may have been published long ago, and their
-        records have left the topics since. Then the rule for tables that keep their rows decides.
+        Where a setting, a trigger or a foreign key keeps rows in the table, they may have been published long ago,
+        and their records have left the topics since. Then the rule for tables that keep their rows decides.
 
         Raises:
             SetupError: it cannot be determined which are to be published.
         """
-        keys = [key for one in missing if (key := self._table.key(one.row)) is not None]
-        if not keys or (why := why_rows_stay(connection, self._delete, self._source.handled.chunk(keys))) is None:
-            return missing
-        self._keep_rows(why)
-        rule = initial.rule(self._source.settings, self._origin.now_us, keeps=True)
-        wanted = [one for one in missing if rule.wants(one.row, one.created_us or None)]
-        if rule.skipped:
-            self._source.warn(
-                "rows are not published that are older than what their topics hold, and cannot be removed",
-                rows=rule.skipped,
-            )
-        return wanted
+        if self._cleans:
+            keys = [key for one in missing if (key := self._table.key(one.row)) is not None]
+            if (
+                not keys
+                or (why := why_rows_stay(connection, self._delete, self._source.handled.chunk(keys))) is None
+            ):
+                return missing
+            self._keep_rows(why)
+        if self._rule is None:
+            since_us = self._source.left_out.since_us or self._origin.now_us
+            self._rule = initial.rule(self._source.settings, since_us, keeps=True)
+        rule, skips = self._rule, self._source.control.orders.skips
+        return [one for one in missing if one.row.id in skips or rule.wants(one.row, one.created_us or None)]
 
     def _hand_over(self, missing: list[Leftover]) -> None:
         """Hand rows to the source for publication, and wait until they are acknowledged.
@@ -386,28 +408,6 @@ class Cleaner:
     def _raise_if_stopped(self) -> None:
         if self._stop.is_set():
             raise StopRequestedError("stopped while rows were looked for that the stream did not bring")
-
-    # Coverage and lag.
-
-    def _look_at_publication(self, connection: psycopg.Connection[Any]) -> None:
-        """Repair the publication if it does not cover the table, or report the statements to run."""
-        source = self._source
-        if find_table(connection, self._outbox) != self._table:
-            source.begin_again("the outbox has other columns now")
-        gap = coverage.publication_gap(connection, self._table)
-        if gap is not None:
-            source.find_gap(str(gap))
-            with suppress(SetupError):  # the statements to run are reported already
-                coverage.mend(connection, gap)
-                source.say("the publication is mended", was=gap.reason)
-                gap = None
-        seen = coverage.fingerprint(connection, self._outbox)
-        if not self._cleans and self._fingerprint not in (None, seen):
-            # The table keeps what is published, so only the catalogs can tell that rows did not come.
-            source.lose_slot("the publication or the table has been changed while the log was read")
-        self._fingerprint = seen
-        if gap is None:
-            source.find_gap(self._waits)
 
     def __enter__(self) -> "Cleaner":
         self._thread.start()

@@ -39,7 +39,8 @@ _KIND = """
         NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {publication_name})
     FROM pg_class AS c WHERE c.oid = {name}::regclass
 """
-# Where a publication was changed and changed back, its rows in the catalogs are other ones.
+# Where a publication was changed and changed back, its rows in the catalogs are other ones. What it has of other
+# tables says nothing.
 _FINGERPRINT = """
     SELECT string_agg(f, ' ' ORDER BY f) FROM (
         SELECT 'outbox ' || {name}::regclass::oid
@@ -47,7 +48,15 @@ _FINGERPRINT = """
             WHERE pubname = {publication_name}
         UNION ALL SELECT 'member ' || r.oid || ' ' || r.xmin FROM pg_publication_rel AS r
             JOIN pg_publication AS p ON p.oid = r.prpubid WHERE p.pubname = {publication_name}
+                AND r.prrelid IN (SELECT {name}::regclass UNION SELECT pg_partition_ancestors({name}::regclass))
+        {schemas}
     ) AS facts (f)
+"""
+_SCHEMAS = """
+    UNION ALL SELECT 'schema ' || s.oid || ' ' || s.xmin FROM pg_publication_namespace AS s
+        JOIN pg_publication AS p ON p.oid = s.pnpubid
+        JOIN pg_class AS c ON c.relnamespace = s.pnnspid AND c.oid = {name}::regclass
+        WHERE p.pubname = {publication_name}
 """
 _SLOT = """
     SELECT plugin, database = current_database(), wal_status,
@@ -181,8 +190,10 @@ def slot_gap(connection: Connection, name: str) -> Gap | None:
 
 
 def fingerprint(connection: Connection, outbox: Outbox = OUTBOX) -> str:
-    """A value that changes with every change of table or publication, even if it is reverted."""
-    return str(_one(connection, outbox.sql(_FINGERPRINT))[0])
+    """A value that changes with every change of the publication to the table, even if it is reverted."""
+    has_schemas = connection.info.server_version >= COLUMN_LISTS_SINCE
+    schemas = outbox.sql(_SCHEMAS) if has_schemas else sql.SQL("")
+    return str(_one(connection, outbox.sql(_FINGERPRINT, schemas=schemas))[0])
 
 
 def mend(connection: Connection, gap: Gap) -> None:

@@ -73,6 +73,7 @@ class _Seen:
     version: int
     gap: Gap | None = None
     why: str | None = None
+    is_partitioned: bool = True
 
 
 def _look(source: SourceSettings) -> _Seen:
@@ -80,7 +81,8 @@ def _look(source: SourceSettings) -> _Seen:
         with closing(connect(source.dsn, replication=False)) as connection:
             table = find_table(connection, source.outbox)
             gap = publication_gap(connection, table) if source.reader == "wal" else None
-            return _Seen(table, connection.info.server_version, gap)
+            is_partitioned = marks.is_partitioned(connection, source.outbox)
+            return _Seen(table, connection.info.server_version, gap, is_partitioned=is_partitioned)
     except (RelayError, psycopg.Error) as error:
         names = source.outbox.columns.by_role
         columns: dict[Part, Column] = {one: Column(one.column, "") for one in source.outbox.additional}
@@ -111,7 +113,10 @@ def _of(source: SourceSettings, *, several: bool) -> Iterator[str]:
     yield f"{create_control(outbox)};"
     if source.reader == "polling" and not seen.table.is_marked:
         keeps = source.initial is not None or not source.cleanup
+        yield "BEGIN;"
         yield from (f"{statement};" for statement in marks.statements(outbox, keeps=keeps))
+        yield "COMMIT;"
+        yield f"{marks.index_statement(outbox, is_partitioned=seen.is_partitioned)};"
     rights = ["SELECT"] + ["UPDATE"] * (source.reader == "polling") + ["DELETE"] * source.cleanup
     yield f"GRANT USAGE ON SCHEMA {quoted(outbox.schema)} TO {role['role']};"
     yield f"GRANT {', '.join(rights)} ON {outbox.label} TO {role['role']};"

@@ -20,8 +20,8 @@ PACK_ROWS = 1_000
 
 
 def keeps_rows(source: Source, connection: ReplicationConnection) -> bool:
-    """Whether published rows stay in the table."""
-    return not (source.settings.cleanup and may_delete(connection, source.outbox))
+    """Whether published rows stay in the table, as far as is known."""
+    return source.keeps_rows or not (source.settings.cleanup and may_delete(connection, source.outbox))
 
 
 def fill(
@@ -43,17 +43,14 @@ def fill(
         publish = not_dead(publish, dead)
         publish_rows_before(slot, acks, publisher, publish, rule, source)
         made = slot.make_permanent()
-    source.lost_slot = None
+    source.lost_slot, source.confirmed_lsn = None, made.confirmed_lsn
+    source.left_out.clear()
     rows = acks.acknowledged_rows
     source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
     if source.outbox.messages is not None:
         source.warn("messages of the log from before the slot are not published, as no table has them")
-    if rule.skipped:
-        source.warn(
-            "rows were not published that are older than what their topics hold; if they are to be: drop the slot "
-            f"({how_to_drop(name, source.outbox)}) and start with --initial all",
-            rows=rule.skipped,
-        )
+    drop = how_to_drop(name, source.outbox)
+    initial.tell(rule, source.warn, f"; if they are to be: drop the slot ({drop}) and start with --initial all")
     return made
 
 

@@ -40,6 +40,8 @@ _BINARIES: dict[str, Callable[[bytes], str]] = {
 }
 _CONTENT_TYPES = {"json": "application/json", "jsonb": "application/json", "bytea": "application/octet-stream"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# A UnicodeError is a ValueError; JSON may be nested more deeply than Python calls functions.
+_NO_RECORD = (ValueError, ArithmeticError, RecursionError)
 ENVELOPE = "payload"
 """What the router calls the payload in an envelope."""
 
@@ -167,7 +169,7 @@ class Former:
             if self._events is not None:
                 self._add_event(self._events, row, transaction, fields)
             return Formed(self._key(row.aggregate_id), self._value(row), partition, timestamp_ms, fields)
-        except (ValueError, ArithmeticError) as error:  # a UnicodeError is one of the former
+        except _NO_RECORD as error:
             raise _unpublishable(row, transaction.commit_lsn, error) from None
 
     def contents(self, row: OutboxRow, topic: str, lsn: int) -> Contents:
@@ -180,7 +182,7 @@ class Former:
             fields = dict(self._fields(row))
             row_id, event_type = fields[headers.ID], fields.get(headers.EVENT_TYPE)
             return _bytes(row_id) or b"", topic, self._key(row.aggregate_id), _bytes(event_type), self._value(row)
-        except (ValueError, ArithmeticError) as error:
+        except _NO_RECORD as error:
             raise _unpublishable(row, lsn, error) from None
 
     def _fields(self, row: OutboxRow) -> Fields:
@@ -310,4 +312,5 @@ def _bytes(value: str | bytes | None) -> bytes | None:
 
 
 def _unpublishable(row: OutboxRow, lsn: int, error: Exception) -> UnpublishableError:
-    return UnpublishableError(row, lsn, f"no record can be made of it: {error}")
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return UnpublishableError(row, lsn, f"no record can be made of it: {why}")

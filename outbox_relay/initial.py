@@ -6,15 +6,24 @@ are published that the topics prove to be unpublished.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 from typing import ClassVar, Protocol
 
 from outbox_relay.errors import SetupError, UnpublishableError
+from outbox_relay.first_batches import murmur2
+from outbox_relay.otherwise import differs
 from outbox_relay.published import NEVER_US, TYPES_MAX, complete_since_us
 from outbox_relay.row import OutboxRow
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.topic import topic_of
+
+STILL_SET = (
+    "the setting initial (SETTLE_RELAY_INITIAL) applies to each slot that is made anew, too: take it out, or it "
+    "will say then which rows are published, and not what the topics hold"
+)
+_UNWANTED = "rows are not published, as the setting initial (SETTLE_RELAY_INITIAL) says"
+_OLDER = "rows are not published that are older than what their topics hold"
 
 _FORM = re.compile(r"all|none|since=(\S+)")
 
@@ -25,6 +34,10 @@ class Rule(Protocol):
     @property
     def skipped(self) -> int:
         """How many rows were not published, as their topic may have deleted their records."""
+
+    @property
+    def unwanted(self) -> int:
+        """How many rows were not published, as the operator says."""
 
     def wants(self, row: OutboxRow, created_us: int | None, /) -> bool:
         """Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is."""
@@ -43,20 +56,38 @@ def rule(settings: SourceSettings, now_us: int, *, keeps: bool) -> Rule:
     return IfTopicComplete(settings, now_us) if keeps else Initial(0)
 
 
-@dataclass(frozen=True)
 class Initial:
     """The operator's rule.
 
-    Attributes:
+    Args:
         since_us: rows written before were published otherwise, microseconds since the Unix epoch.
     """
 
-    since_us: int
     skipped: ClassVar[int] = 0
+
+    def __init__(self, since_us: int) -> None:
+        self.unwanted = 0
+        self._since_us = since_us
 
     def wants(self, _row: OutboxRow, created_us: int | None) -> bool:
         """Whether the row is to be published; where its time is not known, yes, unless none is."""
-        return self.since_us < NEVER_US and (created_us is None or created_us >= self.since_us)
+        is_wanted = self._since_us < NEVER_US and (created_us is None or created_us >= self._since_us)
+        self.unwanted += not is_wanted
+        return is_wanted
+
+
+def tell(rule: Rule, warn: Callable[..., None], then: str) -> None:
+    """Warn of the rows that a rule has left out.
+
+    Args:
+        rule: which has been asked about all rows.
+        warn: logs a line, and how many they are.
+        then: what follows on the rows that are older than what their topics hold.
+    """
+    if rule.unwanted:
+        warn(_UNWANTED, rows=rule.unwanted)
+    if rule.skipped:
+        warn(f"{_OLDER}{then}", rows=rule.skipped)
 
 
 def parse(text: str) -> Initial:
@@ -91,11 +122,15 @@ class IfTopicComplete:
         skipped: how many rows were not published, as their topic may have deleted their records.
     """
 
+    unwanted: ClassVar[int] = 0
+
     def __init__(self, settings: SourceSettings, now_us: int) -> None:
         self.skipped = 0
         self._settings = settings
         self._now_us = now_us
-        self._complete_since_us: dict[bytes | None, int] = {}
+        self._complete_since_us: dict[bytes | None, list[int]] = {}
+        # Else a record's key, or its partition, is not what the row has as it is.
+        self._is_by_key = not settings.outbox.is_shaped and not differs(settings.outbox)
 
     def wants(self, row: OutboxRow, created_us: int | None) -> bool:
         """Whether the topic would know the row if it had been published.
@@ -104,16 +139,18 @@ class IfTopicComplete:
             SetupError: the table does not say when rows were written.
             PublishError: the topic does not exist, or Kafka does not answer.
         """
-        since_us = self._complete_since_us.get(row.aggregate_type)
-        if since_us is None:
+        times_us = self._complete_since_us.get(row.aggregate_type)
+        if times_us is None:
             try:
                 topic = topic_of(row, 0, self._settings.outbox)
             except UnpublishableError:
                 return True  # it is quarantined when it is published
-            since_us = min(complete_since_us(self._settings.bootstrap, topic), self._now_us)
+            times_us = complete_since_us(self._settings.bootstrap, topic)
             if len(self._complete_since_us) >= TYPES_MAX:
                 self._complete_since_us.clear()
-            self._complete_since_us[row.aggregate_type] = since_us
+            self._complete_since_us[row.aggregate_type] = times_us
+        key = row.aggregate_id if self._is_by_key else None
+        since_us = min(times_us[murmur2(key) % len(times_us)] if key is not None else max(times_us), self._now_us)
         if since_us == 0:
             return True
         if created_us is None or self._settings.outbox.sets_times:

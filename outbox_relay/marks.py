@@ -10,7 +10,9 @@ from psycopg import sql
 from outbox_relay import initial
 from outbox_relay.errors import SetupError, TableBusyError
 from outbox_relay.outbox import Outbox
-from outbox_relay.table import find_origin, find_table, order_of, row_of, select_rows
+from outbox_relay.quoting import quoted
+from outbox_relay.state import State
+from outbox_relay.table import find_origin, find_table, order_of, row_of, scalar, select_rows
 
 if TYPE_CHECKING:
     from outbox_relay.source import Source
@@ -24,6 +26,21 @@ PLACE = (sql.SQL("tableoid::int8"), sql.SQL("ctid::text"))
 
 _ADD = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {published_at} timestamptz"
 _INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {table} ({id}) WHERE {published_at} IS NULL"
+# Reads all rows while others write. A partitioned table has no such way.
+_INDEX_BESIDE = _INDEX.replace("INDEX", "INDEX CONCURRENTLY", 1)
+_DROP_INDEX = "DROP INDEX CONCURRENTLY IF EXISTS {in_schema}.{index}"
+_IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass({name})"
+# Of a table that the role may index: whether it lacks such an index, and whether one is left of a build that was
+# cut off. Nothing where somebody builds one just now.
+_LACKS_INDEX = """
+    SELECT NOT coalesce(bool_or(indisvalid AND pg_get_expr(indpred, indrelid) = {predicate}), false),
+        coalesce(bool_or(NOT indisvalid AND indexrelid = to_regclass({index_name})), false)
+    FROM pg_class AS c LEFT JOIN pg_index ON indrelid = c.oid
+    WHERE c.oid = to_regclass({name}) AND relkind = 'r'
+        AND pg_has_role(relowner, 'USAGE') AND has_schema_privilege(relnamespace, 'CREATE')
+        AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE relid = c.oid)
+    GROUP BY c.oid
+"""
 # A default applies to all rows at once, without rewriting them: no writer is blocked.
 _ADD_UNDECIDED: LiteralString = _ADD + " DEFAULT '-infinity'"
 _DROP_DEFAULT = "ALTER TABLE {table} ALTER COLUMN {published_at} DROP DEFAULT"
@@ -38,8 +55,18 @@ Places = Iterable[tuple[int, str]]
 
 def statements(outbox: Outbox, *, keeps: bool) -> list[str]:
     """What gives a table its mark; in one that keeps its rows, those that are there wait for a decision."""
-    wanted: tuple[LiteralString, ...] = (_ADD_UNDECIDED, _DROP_DEFAULT, _INDEX) if keeps else (_ADD, _INDEX)
+    wanted: tuple[LiteralString, ...] = (_ADD_UNDECIDED, _DROP_DEFAULT) if keeps else (_ADD,)
     return [outbox.text(statement) for statement in wanted]
+
+
+def index_statement(outbox: Outbox, *, is_partitioned: bool) -> str:
+    """What makes the index on rows without a mark; in a transaction only of a partitioned table."""
+    return outbox.text(_INDEX if is_partitioned else _INDEX_BESIDE)
+
+
+def is_partitioned(connection: psycopg.Connection[Any], outbox: Outbox) -> bool:
+    """Whether it is a partitioned table."""
+    return bool(scalar(connection, outbox.sql(_IS_PARTITIONED)))
 
 
 def prepare(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool) -> None:
@@ -50,21 +77,43 @@ def prepare(source: "Source", connection: psycopg.Connection[Any], *, keeps: boo
         TableBusyError: transactions hold the table; try again.
     """
     outbox = source.outbox
-    wanted = statements(outbox, keeps=keeps)
+    wanted, in_parts = statements(outbox, keeps=keeps), is_partitioned(connection, outbox)
+    index = index_statement(outbox, is_partitioned=in_parts)
     try:
         with connection.transaction():
             # Behind a statement that waits for the table, all who write to it wait too.
             connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'".encode())
-            for statement in wanted:
+            for statement in [*wanted, index] if in_parts else wanted:
                 connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise SetupError(f"{reason}: let the table's owner run: {'; '.join(wanted)}") from None
+        raise SetupError(f"{reason}: let the table's owner run: {'; '.join([*wanted, index])}") from None
     except psycopg.errors.LockNotAvailable:
         raise TableBusyError(
             f"transactions that are open hold the table {outbox.label}, which is to get its mark: waiting for them"
         ) from None
     source.say("the outbox has a mark on published rows now")
+
+
+def build_index(source: "Source", connection: psycopg.Connection[Any]) -> None:
+    """Index the rows without a mark, if that is not done and the role may; also after a build that was cut off.
+
+    Nobody who writes waits for it. It waits for the transactions that are running, as PostgreSQL must.
+    """
+    outbox = source.outbox
+    if outbox.share is not None and outbox.share.number > 1:
+        return  # the first one does it
+    names = {
+        "index_name": sql.Literal(f"{quoted(outbox.schema)}.{outbox.names['index']}"),
+        "predicate": sql.Literal(outbox.text("({published_at} IS NULL)")),
+    }
+    found = connection.execute(outbox.sql(_LACKS_INDEX, **names)).fetchone()
+    if found is None or not found[0]:
+        return
+    source.enter(State.FILLING, "indexing the rows to be published; waits for transactions that are running")
+    if found[1]:
+        connection.execute(outbox.sql(_DROP_INDEX, in_schema=sql.Identifier(outbox.schema)))
+    connection.execute(index_statement(outbox, is_partitioned=False).encode())
 
 
 def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool) -> bool:

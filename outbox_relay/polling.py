@@ -31,7 +31,20 @@ from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import how_to_drop, slot_name
 from outbox_relay.source import Source
 from outbox_relay.stages import Publish, not_yet_published, or_quarantined
-from outbox_relay.table import Table, current_lsn, find_origin, find_table, lock, may_delete, order_of, row_of
+from outbox_relay.table import (
+    Table,
+    are_of_version_7,
+    by_id,
+    by_time,
+    current_lsn,
+    find_origin,
+    find_table,
+    is_of_version_7,
+    lock,
+    may_delete,
+    order_of,
+    row_of,
+)
 from outbox_relay.table import select_rows as select
 
 POLL_ROWS = 2_000
@@ -74,6 +87,7 @@ def poll(source: Source) -> None:
         if not table.is_marked:
             marks.prepare(source, connection, keeps=keeps)
             table = find_table(connection, outbox)
+        marks.build_index(source, connection)
         bring_up_to_date(connection, outbox)
         source.has_table(table)
         marks.decide(source, connection, keeps=keeps)
@@ -135,14 +149,31 @@ class _Worker:
         self._marked = source.outbox.sql(_MARKED, mine=table.mine)
         self._outbox = source.outbox
         self._living = living(connection, table)
-        condition = sql.SQL("{} AND {}").format(table.unpublished, self._living)
-        order = order_of(connection, table)
-        # When it was committed is not on record; when its transaction began mostly is.
-        also = (*PLACE, _NOW_US)
-        self._query = sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(
-            select(table, order, condition, also=also), sql.Literal(POLL_ROWS)
-        )
+        self._condition = sql.SQL("{} AND {}").format(table.unpublished, self._living)
+        # IDs are taken to follow the inserts until one is seen that does not: a table may be empty at first.
+        self._is_by_id, self._is_behind = table.has_uuids, False
+        self._query = self._sorted(by_id(table) if self._is_by_id else by_time(table))
         source.reading(self._acks, lambda: None)
+
+    def _sorted(self, order: sql.Composable) -> sql.Composed:
+        # When it was committed is not on record; when its transaction began mostly is.
+        query = select(self._table, order, self._condition, also=(*PLACE, _NOW_US))
+        return sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(query, sql.Literal(POLL_ROWS))
+
+    def _read(self) -> list[Any]:
+        """The next unpublished rows, locked and in their order."""
+        found = self._connection.execute(self._query, binary=True).fetchall()
+        is_behind = len(found) == POLL_ROWS
+        if self._is_by_id:
+            self._is_by_id = all(is_of_version_7(row_id) for row_id, *_ in found)
+            # Others may stand behind those that were read.
+            if self._is_by_id and is_behind and not self._is_behind:
+                self._is_by_id = are_of_version_7(self._connection, self._table, self._condition)
+            if not self._is_by_id:
+                self._query = self._sorted(by_time(self._table))
+                found = self._connection.execute(self._query, binary=True).fetchall()
+        self._is_behind = is_behind
+        return found
 
     def poll(self) -> int:
         """Publish and mark rows, up to :data:`POLL_ROWS`; how many."""
@@ -150,8 +181,7 @@ class _Worker:
         places = []
         with self._connection.transaction():
             lsn = current_lsn(self._connection)
-            found = self._connection.execute(self._query, binary=True).fetchall()
-            for *values, created_us, partition, place, now_us in found:
+            for *values, created_us, partition, place, now_us in self._read():
                 row = row_of(values)
                 transaction = acks.begin(lsn, created_us or now_us)
                 transaction.written_us = created_us or 0

@@ -66,6 +66,8 @@ class Published:
 
     Attributes:
         meanwhile: as given.
+        begins_at_lsn: where the log ended when the session began; 0: not known. What was committed before may be
+            on its topic, whatever its time says: it may be of another server's clock.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Published:
         behind_us: int = 0,
     ) -> None:
         self.meanwhile = meanwhile
+        self.begins_at_lsn = 0
         # In transactions: those of aborted ones are not there.
         self._committed = settings.fencing
         self._bootstrap = settings.bootstrap
@@ -109,7 +112,7 @@ class Published:
             TopicError: the topic does not exist, or may not be read.
             PublishError: Kafka does not answer.
         """
-        if written_us > self._until_us or row.id is None:
+        if row.id is None or (written_us > self._until_us and lsn >= self.begins_at_lsn):
             return False
         known = self._by_type.get(row.aggregate_type)
         if known is None:
@@ -129,7 +132,7 @@ class Published:
         ids = self._on_topic.get(topic)
         if ids is None:
             ids = Ids()
-            since_us = written_us if self._since_us is None else self._since_us
+            since_us = min(written_us, self._origin.now_us) if self._since_us is None else self._since_us
             if self._outbox.sets_times:  # which say nothing of when they were written
                 since_us = 0
             since_us -= self._clocks_off_us
@@ -237,10 +240,11 @@ def tail_ids(
         consumer.close()
 
 
-def complete_since_us(bootstrap: str, topic: str) -> int:
-    """The time since which a topic holds everything written to it, microseconds since the Unix epoch.
+def complete_since_us(bootstrap: str, topic: str) -> list[int]:
+    """The time since which each partition of a topic holds everything, microseconds since the Unix epoch.
 
-    0: since ever; :data:`NEVER_US`: it has had records, and has none any more.
+    0: since ever; :data:`NEVER_US`: it has had records, and has none any more. Once a partition has lost records,
+    one that has all of its own may have been added later: it counts from its first one.
 
     Raises:
         TopicError: the topic does not exist, or may not be read.
@@ -248,16 +252,24 @@ def complete_since_us(bootstrap: str, topic: str) -> int:
     """
     consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
     try:
-        places, forgot = [], False
-        for partition in _partitions(consumer, topic):
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), KAFKA_ANSWER_S)
-            forgot |= low > 0
-            if 0 < low < high:
-                places.append(_Tail(partition, low, low, low + 1))
-        if not forgot:
-            return 0
-        firsts = [record.timestamp()[1] * 1_000 for record in _read(consumer, topic, places, lambda: None)]
-        return min(firsts, default=NEVER_US)
+        bounds = {
+            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), KAFKA_ANSWER_S)
+            for partition in _partitions(consumer, topic)
+        }
+        if all(low == 0 for low, _ in bounds.values()):
+            return [0] * len(bounds)
+        # The first offsets may be those of no record.
+        heads = [
+            _Tail(partition, low, low, min(low + READ_RECORDS, high))
+            for partition, (low, high) in bounds.items()
+            if low < high
+        ]
+        firsts: dict[int, int] = {}
+        for record in _read(consumer, topic, heads, lambda: None):
+            firsts.setdefault(record.partition() or 0, record.timestamp()[1] * 1_000)
+        known = {partition: firsts.get(partition, NEVER_US) for partition, (_, high) in bounds.items() if high}
+        latest = max(known.values())
+        return [known.get(partition, latest) for partition in sorted(bounds)]
     except KafkaException as error:
         raise _unanswered(bootstrap, error) from None
     finally:

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from outbox_relay.coverage import slot_gap
+from outbox_relay.dead import living
 from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.managed import logical_level, replication_right
 from outbox_relay.position import parse_lsn
@@ -30,6 +31,11 @@ _DROP = "SELECT pg_drop_replication_slot({name})"
 # A standby of the database keeps a copy of the slot, where it is set up to (sync_replication_slots).
 _ENABLE_FAILOVER = "ALTER_REPLICATION_SLOT {name} (FAILOVER true)"
 FAILOVER_SINCE = 170_000
+_LACKS_FAILOVER = """
+    SELECT count(*) > 0 FROM pg_replication_slots
+    WHERE slot_name = {name} AND NOT failover AND NOT temporary AND wal_status <> 'lost'
+        AND plugin = 'pgoutput' AND database = current_database()
+"""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,10 @@ class Slot:
 
 
 def find_slot(connection: Connection, name: str) -> Slot | None:
-    """The slot, if there is one without an active reader.
+    """The slot, if there is one without an active reader; made a failover slot, whoever made it.
 
     Raises:
         SlotBusyError: another relay reads the slot.
-        SetupError: what exists under the name is something else.
     """
     found = _one(connection, _FIND_SLOT, name=name)
     if found is None:
@@ -58,7 +63,20 @@ def find_slot(connection: Connection, name: str) -> Slot | None:
     active_pid, confirmed = found
     if active_pid is not None:
         raise SlotBusyError(f"slot {name} is read by another relay (backend {active_pid}); standing by")
+    if lacks_failover(connection, name):
+        _enable_failover(connection, name)
     return Slot(name, parse_lsn(confirmed or "0/0"))
+
+
+def lacks_failover(connection: Connection, name: str) -> bool:
+    """Whether there is such a slot of a relay's, and a standby would have no copy of it, though it could."""
+    if connection.info.server_version < FAILOVER_SINCE:
+        return False
+    return bool(_one(connection, _LACKS_FAILOVER, name=name)[0])
+
+
+def _enable_failover(connection: Connection, name: str) -> None:
+    connection.execute(sql.SQL(_ENABLE_FAILOVER).format(name=sql.Identifier(name)))
 
 
 def usable(connection: Connection, name: str) -> str | None:
@@ -116,9 +134,13 @@ class NewSlot:
         """Every row that was committed before the slot, in order, and when it was written, if that is known.
 
         Args:
-            condition: SQL for which rows; None: all without a mark.
+            condition: SQL for which rows, of those that were not dead then; None: all without a mark.
         """
-        condition = self._table.unpublished if condition is None else condition
+        if condition is None:
+            condition = self._table.unpublished
+        else:
+            # In this snapshot: what is discarded later is among the dead no more, and still among these rows.
+            condition = sql.SQL("({}) AND {}").format(condition, living(self._connection, self._table))
         query = select_rows(self._table, order_of(self._connection, self._table), condition)
         with self._connection.cursor().copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as copy:
             copy.set_types(["bytea"] * self._table.values + ["int8"])
@@ -133,7 +155,7 @@ class NewSlot:
         # It would retain the log from this position for as long as the connection lives.
         _one(connection, _DROP, name=self._temporary)
         if connection.info.server_version >= FAILOVER_SINCE:
-            connection.execute(sql.SQL(_ENABLE_FAILOVER).format(name=sql.Identifier(self.name)))
+            _enable_failover(connection, self.name)
         return Slot(self.name, self.starts_at_lsn)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import psycopg
 import structlog
 
-from broker.lifeline import why_unanswered
 from broker.rotation import Rotation
 from broker.security import KafkaSettingsError
 from outbox_relay.acknowledgements import Acknowledgements, Waits
@@ -36,7 +35,10 @@ from outbox_relay.fencing import transactional_id
 from outbox_relay.handled import Handled
 from outbox_relay.identity import Key, contents
 from outbox_relay.instrumentation import traced
+from outbox_relay.kafka_asked import KafkaAsked
+from outbox_relay.left_out import LeftOut
 from outbox_relay.names import one_line
+from outbox_relay.one_by_one import OneByOne
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.published import CLOCKS_OFF_US, Published, behind_us
 from outbox_relay.publisher import Publisher
@@ -52,8 +54,6 @@ BACKOFF_MAX_S = 10.0
 TROUBLE_OVER_S = 1.0
 # A standby looks this often whether it may take over.
 STANDBY_INTERVAL_S = 0.5
-# It could publish nothing where Kafka does not answer it: a standby asks so often, and one that got no answer.
-STANDBY_ASKS_KAFKA_S = 5.0
 KAFKA_AGAIN_S = 1.0
 # Kafka refuses who this relay is: after so long another one may have the outbox.
 REFUSED_S_MAX = 5.0
@@ -87,7 +87,9 @@ class Source:
         leftovers: rows that the log did not bring, to be published.
         expects_leftovers: such rows are being looked for.
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
-        lost_slot: why the slot has to be recreated, if so.
+        lost_slot: why the slot cannot be read any further and has to be recreated, if so.
+        left_out: what a table that keeps its rows is to be searched for.
+        keeps_rows: whether published rows stay in the table, as was last found out.
         confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
         cleaning: held by whoever looks after the table: one session's thread at a time.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
@@ -117,6 +119,8 @@ class Source:
         self.expects_leftovers = False
         self.gap: str | None = None
         self.lost_slot: str | None = None
+        self.left_out = LeftOut()
+        self.keeps_rows = False
         self.confirmed_lsn: int | None = None
         self.cleaning = threading.Lock()
         self.gauges = {"lag_bytes": 0, "slot_retained_bytes": 0, "dead_rows": 0}
@@ -124,16 +128,18 @@ class Source:
         self._read = read
         self._log = _log.bind(source=name)
         self._trouble: str | None = None
+        self._warned: set[str] = set()
         self._publisher: Publisher | None = None
         self._rotation: Rotation | None = None
         self._while_blocked: Callable[[], None] | None = None
-        self._reading_since = self._ask_kafka_at = 0.0
+        self._reading_since = 0.0
         self._counted = (0, 0)
-        self._one_by_one_until = self._behind_us = 0
-        self._looked = self._keeps_rows = self._again = self._has_read = False
+        self._one_by_one, self._behind_us = OneByOne(), 0
+        self._kafka = KafkaAsked(settings.bootstrap)
+        self._looked = self._again = self._has_read = False
         self._quarantine = Quarantine(settings.dsn, settings.outbox)
         self._table: Table | None = None
-        self.control = Control(settings, name, stop, self._what_is_read)
+        self.control = Control(settings, name, stop, self._what_is_read, self._to_measure)
         self._thread = threading.Thread(target=self._run, name=f"source-{name}", daemon=True)
 
     def start(self) -> None:
@@ -175,7 +181,7 @@ class Source:
             self._blocked,
             outbox=self.outbox,
             former=table.former,
-            one_by_one=self._one_by_one_until > 0,
+            one_by_one=self._one_by_one.is_on,
             transactional_id=transactional_id(origin) if settings.fencing else None,
         )
         with publisher:
@@ -222,8 +228,8 @@ class Source:
         if self._again:
             self._again = False
             raise _RestartError
-        if self._looked and 0 < self._one_by_one_until <= self.acks.confirmed_lsn:
-            self._one_by_one_until = 0
+        if self._has_read and self._one_by_one.end_if_over(self.acks.confirmed_lsn, has_looked=self._looked):
+            self._log.info("rows are sent in batches again")
             raise _RestartError
 
     def raise_if_stopped(self) -> None:
@@ -247,15 +253,6 @@ class Source:
             self._log.info("the log brings all rows again")
         self.gap = gap
 
-    def miss_columns(self, names: str | None) -> None:
-        """Rows come without these columns, and cannot be read for that; None: they come with all again."""
-        if names is None:
-            return
-        publication = self.outbox.publication_name
-        self.find_gap(f"rows come without the column {names}: publication {publication} had not all of them")
-        if self._keeps_rows:
-            self.lose_slot(f"rows came without the column {names}")
-
     def take_leftovers(self, leftovers: Sequence[Leftover]) -> None:
         """Queue rows for publication that the log did not bring, and that are on no topic."""
         self._log.warning("rows that the log did not bring are published from the table", rows=len(leftovers))
@@ -264,10 +261,15 @@ class Source:
 
     def has_looked(self, *, keeps_rows: bool) -> None:
         """The table has been looked through; whether published rows stay in it."""
-        self._looked, self._keeps_rows = True, keeps_rows
+        self._looked, self.keeps_rows = True, keeps_rows
+
+    def leave_out(self, reason: str) -> None:
+        """Have a table searched that keeps its rows: the log may not have brought all of them."""
+        self._log.warning("the log may have left out rows: the table is searched for them", why=reason)
+        self.left_out.note()
 
     def lose_slot(self, reason: str) -> None:
-        """Have the slot recreated: it has not brought all rows of a table that keeps them."""
+        """Have the slot recreated: it can be read no further."""
         self.lost_slot = reason
         self.begin_again(reason)
 
@@ -311,6 +313,12 @@ class Source:
         """Log a warning for the operator."""
         self._log.warning(line, **context)
 
+    def warn_once(self, line: str) -> None:
+        """Log a warning that holds for the whole process."""
+        if line not in self._warned:
+            self._warned.add(line)
+            self._log.warning(line)
+
     def say(self, line: str, **context: Any) -> None:
         """Log something for the operator that is not a state."""
         self._log.info(line, **context)
@@ -326,7 +334,7 @@ class Source:
                 if (pause := self.control.orders.pause) is not None:
                     self.control.hold(pause, self.gauges, partial(self.enter, State.PAUSED))
                     continue
-                self._ask_kafka()
+                self._kafka.ask(is_standby=self.state is State.STANDBY)
                 if self._session():
                     continue
             except StopRequestedError as error:
@@ -337,6 +345,7 @@ class Source:
                 self.control.rest(STANDBY_INTERVAL_S)
                 continue
             except KafkaAwayError as error:
+                self.confirmed_lsn = None  # meanwhile others may read it
                 self.enter(State.WAITING, str(error))
                 self.control.rest(KAFKA_AGAIN_S)
                 continue
@@ -355,22 +364,13 @@ class Source:
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)
         self.enter(State.STOPPED, "stopped")
 
+    def _to_measure(self) -> dict[str, int] | None:
+        """What nobody else fills in: neither the session, nor who holds a pause, nor another relay of its own."""
+        is_seen_to = self.state in (State.READING, State.PAUSED, State.STANDBY, State.STOPPED)
+        return None if is_seen_to else self.gauges
+
     def _what_is_read(self) -> tuple[Table, int] | None:
         return (self._table, self.acks.confirmed_lsn) if self.state is State.READING and self._table else None
-
-    def _ask_kafka(self) -> None:
-        """Check that Kafka takes this relay, before it takes the outbox from others; as a standby, now and then.
-
-        Raises:
-            KafkaAwayError: it does not.
-        """
-        now = time.monotonic()
-        if self.state is State.STANDBY and now < self._ask_kafka_at:
-            return
-        why = why_unanswered(self.settings.bootstrap)
-        if why is not None:
-            raise KafkaAwayError(f"Kafka does not answer, waiting for it: {why}")
-        self._ask_kafka_at = now + STANDBY_ASKS_KAFKA_S
 
     def _session(self) -> bool:
         """One session; whether the next may begin at once."""
@@ -386,8 +386,8 @@ class Source:
             if isinstance(refusal, UnpublishableError):
                 self.quarantine(refusal)
             elif isinstance(refusal, BatchRefusedError):
-                # Resend what was in flight, each row in a batch of its own.
-                self._one_by_one_until = max(self.acks.newest_lsn, 1)
+                if self._one_by_one.begin(self.acks):
+                    self._log.warning("rows are sent one by one, to find the one refused", why=str(refusal))
             else:
                 raise refusal from None
             return True

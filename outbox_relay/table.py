@@ -60,7 +60,7 @@ _IS_SPLIT_OTHERWISE = f"""
 
 # Commit order is not on record in the table. UUIDs of version 7 follow the insert even where the transaction that
 # started first inserted last; with other IDs the start of the transaction is the best there is.
-_ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr({id}::text, 15, 1) = '7'), true) FROM {table}"
+_ALL_OF_VERSION_7 = "SELECT coalesce(bool_and(substr({id}::text, 15, 1) = '7'), true) FROM {table} WHERE {rows}"
 
 # A time without a zone is in the writer's zone, which is unknown: the earliest possible instant is taken.
 _CREATED_US: dict[str, LiteralString] = {
@@ -235,10 +235,27 @@ def flush(connection: Connection) -> None:
 
 def order_of(connection: Connection, table: Table) -> sql.Composable:
     """SQL to sort rows by, as nearly as can be told in the order in which they were committed."""
-    outbox = table.outbox
-    if table.has_uuids and scalar(connection, outbox.sql(_ALL_OF_VERSION_7)):
-        return outbox.sql("{id}")
-    return outbox.sql("{created_at}, {id}" if "created_at" in table.columns else "{id}")
+    return by_id(table) if table.has_uuids and are_of_version_7(connection, table) else by_time(table)
+
+
+def by_id(table: Table) -> sql.Composable:
+    """SQL to sort rows by, where their IDs follow the inserts."""
+    return table.outbox.sql("{id}")
+
+
+def by_time(table: Table) -> sql.Composable:
+    """SQL to sort rows by, where their IDs may say nothing."""
+    return table.outbox.sql("{created_at}, {id}" if "created_at" in table.columns else "{id}")
+
+
+def are_of_version_7(connection: Connection, table: Table, condition: sql.Composable = ALL_ROWS) -> bool:
+    """Whether the IDs of rows, which are UUIDs, follow the inserts; true where there are no rows."""
+    return bool(scalar(connection, table.outbox.sql(_ALL_OF_VERSION_7, rows=condition)))
+
+
+def is_of_version_7(row_id: bytes | None) -> bool:
+    """The same of one row's ID."""
+    return row_id is None or row_id[14:15] == b"7"
 
 
 def select_rows(

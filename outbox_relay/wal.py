@@ -12,15 +12,16 @@ from dataclasses import replace
 from functools import partial
 
 from contracts import failpoints
-from outbox_relay import coverage, logged, marks
+from outbox_relay import covering, logged, marks
 from outbox_relay.acknowledgements import Acknowledgements, Transaction
 from outbox_relay.cleaner import Cleaner
 from outbox_relay.columns import bytea_types
 from outbox_relay.control.skips import unless_skipped
 from outbox_relay.control.table import gone
 from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
-from outbox_relay.errors import PublicationMissingError, SetupError
+from outbox_relay.errors import PublicationMissingError
 from outbox_relay.filling import ACK_LOOK_INTERVAL_MAX_S, PACK_ROWS, fill, keeps_rows
+from outbox_relay.initial import STILL_SET
 from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.publisher import Publisher
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
@@ -30,7 +31,7 @@ from outbox_relay.slot import Slot, drop_slot, find_slot, usable
 from outbox_relay.slot_name import other_slots, slot_name
 from outbox_relay.source import Source
 from outbox_relay.stages import Publish, not_yet_published, or_quarantined
-from outbox_relay.table import Table, find_origin, find_table, lock
+from outbox_relay.table import current_lsn, find_origin, find_table, lock
 
 # A source that has caught up pauses before it reads again, longer at higher rates: a burst of tens of
 # rows costs broker, database and relay a fraction of what the rows one by one do. Up to 200 rows/s it is nothing,
@@ -69,10 +70,14 @@ def stream(source: Source) -> None:
         table = find_table(connection, outbox)
         bring_up_to_date(connection, outbox)
         source.has_table(table)
-        _ensure_publication(source, connection, table)
+        keeps = keeps_rows(source, connection)
+        source.keeps_rows = keeps
+        changed = covering.ensure(source, connection, table, keeps=keeps)
         if table.is_marked:
-            _decide_marks(source, connection)
-        slot = _keep_slot(source, connection, name)
+            _decide_marks(source, keeps=keeps)
+        slot = _keep_slot(source, connection, name, keeps=keeps)
+        if keeps and changed is not None and slot is not None:  # a new one leaves out nothing
+            source.leave_out(changed)
         origin = find_origin(connection, outbox)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
@@ -80,6 +85,7 @@ def stream(source: Source) -> None:
             source.publishing(table, origin) as (publisher, publish),
             closing(source.published(table, origin, source.raise_if_stopped)) as published,
         ):
+            published.begins_at_lsn = current_lsn(connection)
             skips = source.control.orders.skips
             if slot is None:
                 new = not_yet_published(publish, published, source.quarantine)
@@ -114,16 +120,17 @@ def stream(source: Source) -> None:
                 )
                 published.meanwhile = forwarder.keep_alive
                 source.reading(acks, forwarder.confirm)
-                if again is not None:
-                    forwarder.run()
-                    again.publish(acks, publisher, left, forwarder.confirm)
-                    return
-                with Cleaner(source, table, origin):
-                    try:
+                try:
+                    if again is not None:
                         forwarder.run()
-                    except PublicationMissingError as error:
+                        again.publish(acks, publisher, left, forwarder.confirm)
+                        return
+                    with Cleaner(source, table, origin):
+                        forwarder.run()
+                except PublicationMissingError as error:
+                    if forwarder.is_settled():
                         source.lose_slot(str(error))
-                        raise
+                    raise
 
 
 def _warn_of_others(source: Source, connection: ReplicationConnection) -> None:
@@ -137,44 +144,33 @@ def _warn_of_others(source: Source, connection: ReplicationConnection) -> None:
         )
 
 
-def _ensure_publication(source: Source, connection: ReplicationConnection, table: Table) -> None:
-    """Create or repair the publication; continue with what it covers where only its owner may repair it."""
-    gap = coverage.publication_gap(connection, table)
-    if gap is None:
-        return
-    try:
-        coverage.mend(connection, gap)
-    except SetupError:
-        if gap.is_missing:
-            raise
-        source.find_gap(str(gap))
-    else:
-        source.say("the publication is made, or mended", was=gap.reason)
-
-
-def _decide_marks(source: Source, connection: ReplicationConnection) -> None:
+def _decide_marks(source: Source, *, keeps: bool) -> None:
     """Finish what a poller began, who was stopped before every row that it found was decided on."""
-    keeps = keeps_rows(source, connection)
     with closing(connect(source.dsn, replication=False)) as ordinary:
         if marks.decide(source, ordinary, keeps=keeps) and keeps:
-            source.lost_slot = "rows that waited for the decision are to be published"
+            source.leave_out("a poller left rows undecided")
 
 
-def _keep_slot(source: Source, connection: ReplicationConnection, name: str) -> Slot | None:
-    """The slot to read on from; None where a new one is to be made."""
+def _keep_slot(source: Source, connection: ReplicationConnection, name: str, *, keeps: bool) -> Slot | None:
+    """The slot to read on from; None where a new one is to be made.
+
+    One that can be read is never dropped: what it holds may stand nowhere else.
+    """
     slot = find_slot(connection, name)
     if slot is None:
         return None
-    lost = source.lost_slot or usable(connection, name)
-    if lost is None and source.confirmed_lsn is not None and slot.confirmed_lsn > source.confirmed_lsn:
+    lost = usable(connection, name) or source.lost_slot
+    if lost is not None:
+        source.warn("the slot is made anew; rows that it did not bring are published from the table", why=lost)
+        drop_slot(connection, name)
+        return None
+    if source.confirmed_lsn is not None and slot.confirmed_lsn > source.confirmed_lsn:
         source.warn("somebody has advanced the slot; rows that it left out are published from the table")
-        if keeps_rows(source, connection):
-            lost = "somebody has advanced the slot"
-    if lost is None:
-        return slot
-    source.warn("the slot is made anew; rows that it did not bring are published from the table", why=lost)
-    drop_slot(connection, name)
-    return None
+        if keeps:
+            source.leave_out("somebody has advanced the slot")
+    if source.settings.initial is not None:
+        source.warn_once(STILL_SET)
+    return slot
 
 
 class Forwarder:
@@ -275,7 +271,7 @@ class Forwarder:
             self._acks.pack(transaction)
         if self._decoder.incomplete != self._incomplete:
             self._incomplete = self._decoder.incomplete
-            self._source.miss_columns(self._incomplete)
+            covering.miss_columns(self._source, self._incomplete)
         if rows:
             failpoints.hit("relay.rows-sent")
         # Where it ends, all before has come, whatever the last keepalive said.
@@ -289,6 +285,7 @@ class Forwarder:
         # Their place is after all that was read, so that whoever reads the topic backwards later does not stop at
         # them before rows that may be read again.
         transaction = acks.begin(acks.begun_lsn, min(written_us, default=int(time.time() * 1e6)))
+        transaction.is_leftover = True
         delivered = transaction.delivered
         for one in leftovers:
             transaction.rows += 1
@@ -296,6 +293,12 @@ class Forwarder:
             transaction.keys.append(self._source.key(one.row))
             self._publish_leftover(one.row, transaction, delivered)
         acks.end(transaction, max(acks.confirmed_lsn, 1))
+
+    def is_settled(self) -> bool:
+        """Wait a little, once the stream has ended; whether Kafka has all the transactions that came whole."""
+        self._publisher.push(STOP_WAIT_S)
+        self._acks.advance()
+        return not self._acks.waits_for_kafka
 
     def keep_alive(self) -> None:
         """Send a keepalive to the server while something else takes long, and stop if requested."""

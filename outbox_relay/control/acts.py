@@ -5,6 +5,7 @@ does. A pause, its end, a rewind and a skip are written down, and take effect wh
 the slot are acted on at once, and that is written down.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -287,12 +288,19 @@ def drop_slot(source: SourceSettings, asked: Asked) -> Result:
     return Result(name_of(source), number, "done", f"slot {name} is dropped")
 
 
-def status(source: SourceSettings) -> SourceStatus:
-    """Where a source stands; where its database does not answer, that."""
-    outbox = source.outbox
+def status(source: SourceSettings, limit_s: float | None = None) -> SourceStatus:
+    """Where a source stands; where its database does not answer, that.
+
+    Args:
+        source: which.
+        limit_s: how long the database may take for it, seconds; a large table takes its time. None: as it needs.
+    """
+    outbox, began = source.outbox, time.monotonic()
     try:
         with closing(connect(source.dsn, replication=False)) as connection:
+            _limit(connection, limit_s, began)
             found = outbox_status(connection, outbox=outbox)
+            _limit(connection, limit_s, began)
             oldest = oldest_us(connection, find_table(connection, outbox))
             now_us = scalar(connection, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
             there = table.has_table(connection, outbox)
@@ -301,8 +309,10 @@ def status(source: SourceSettings) -> SourceStatus:
             lacks = (
                 f"there is no table {outbox.control_label}, which control needs: it is made when it is first used"
             )
+    except psycopg.errors.QueryCanceled:
+        return unknown(source, f"its rows are not counted within {limit_s} s: `outbox-relay status` has the time")
     except (RelayError, psycopg.Error) as error:
-        return SourceStatus(name_of(source), "unknown", None, (), None, None, one_line(error))
+        return unknown(source, one_line(error))
     return SourceStatus(
         name_of(source),
         _state(orders, is_read=found.active),
@@ -312,6 +322,18 @@ def status(source: SourceSettings) -> SourceStatus:
         found,
         None if there else lacks,
     )
+
+
+def unknown(source: SourceSettings, why: str) -> SourceStatus:
+    """What is said of a source that cannot be looked at."""
+    return SourceStatus(name_of(source), "unknown", None, (), None, None, why)
+
+
+def _limit(connection: psycopg.Connection[Any], limit_s: float | None, began: float) -> None:
+    """Have the next statement end when the time since ``began`` is over."""
+    if limit_s is not None:
+        left_ms = max(1, round((began + limit_s - time.monotonic()) * 1_000))
+        connection.execute(f"SET statement_timeout = {left_ms}".encode())
 
 
 def _state(orders: Orders, *, is_read: bool) -> str:

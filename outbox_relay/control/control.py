@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, MutableMapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,9 @@ MEASURE_INTERVAL_S = 5.0
 Reading = Callable[[], tuple[Table, int] | None]
 """The table that a session reads, and the position before which all is acknowledged; None while none reads."""
 
+ToMeasure = Callable[[], MutableMapping[str, int] | None]
+"""The gauges that are to be filled in beside the session; None while others do."""
+
 
 class Control:
     """What is asked of a source.
@@ -35,17 +38,27 @@ class Control:
         name: of the source, for the log.
         stop: set when the relay shall end.
         reading: asked for what the source reads.
+        to_measure: asked for the gauges that are to be filled in beside the session.
 
     Attributes:
         orders: what is asked, as the session knows it.
     """
 
-    def __init__(self, settings: SourceSettings, name: str, stop: threading.Event, reading: Reading) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        name: str,
+        stop: threading.Event,
+        reading: Reading,
+        to_measure: ToMeasure = lambda: None,
+    ) -> None:
         self.orders = NOTHING
         self._settings = settings
         self._outbox = settings.outbox
         self._stop = stop
         self._reading = reading
+        self._to_measure = to_measure
+        self._measured_at = 0.0
         self._log = structlog.get_logger(__name__).bind(source=name)
         self._watch = Watch(settings.dsn, settings.outbox, stop, self._tend, self._log.warning)
 
@@ -116,7 +129,12 @@ class Control:
             self._log.warning(str(error))
 
     def _tend(self, connection: psycopg.Connection[Any]) -> None:
-        """After each look, while a session reads: answer that it does again, and what was asked too late."""
+        """After each look: measure what no session does; while one reads, answer what took effect or was late."""
+        gauges, now = self._to_measure(), time.monotonic()
+        if gauges is not None and now - self._measured_at > MEASURE_INTERVAL_S:
+            self._measured_at = now
+            with suppress(psycopg.Error):  # what is asked goes before
+                measure(connection, self._outbox, gauges)
         if (found := self._reading()) is None:
             return
         orders, settings = self.orders, self._settings

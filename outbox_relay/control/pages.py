@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
+from threading import Lock
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,6 +33,8 @@ PREFIX = "/v1/"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 ACTS_SHOWN = 100
+LOOK_S = 8
+"""For a look at a source, and for the turn to have one: the port waits for a client for 10 s."""
 HOW_TO_SET = "set SETTLE_RELAY_HTTP_TOKEN or SETTLE_RELAY_HTTP_TOKEN_FILE (http.token in the configuration file)"
 
 _STATUS = {"invalid": 422, "not-found": 404, "conflict": 409, "unavailable": 503}
@@ -105,6 +108,7 @@ class ControlPages:
         self._sources = {str(one.name): one for one in sources}
         self._token = token.encode() if token is not None else None
         self._live = live
+        self._turns = {name: Lock() for name in self._sources}
 
     def __call__(self, request: Request) -> Page:
         """The answer to a request; whatever goes wrong, a problem that says what."""
@@ -141,7 +145,16 @@ class ControlPages:
         return _json(_LISTS[what](source) if what else self._status(source))
 
     def _status(self, source: SourceSettings) -> dict[str, Any]:
-        return {**asdict(acts.status(source)), "relay": self._live().get(str(source.name))}
+        """Where it stands: one looks at a time, or else those who ask often would have all of its connections."""
+        name = str(source.name)
+        if self._turns[name].acquire(timeout=LOOK_S):
+            try:
+                found = acts.status(source, LOOK_S)
+            finally:
+                self._turns[name].release()
+        else:
+            found = acts.unknown(source, "others look at it just now, and the database takes its time")
+        return {**asdict(found), "relay": self._live().get(name)}
 
     def _only(self, request: Request, *methods: str) -> None:
         if request.method not in methods:

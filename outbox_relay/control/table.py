@@ -201,8 +201,8 @@ def ensure(connection: psycopg.Connection[Any], outbox: Outbox) -> None:
         return
     try:
         connection.execute(create_table(outbox).encode())
-    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
-        pass  # somebody else was faster
+    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject):
+        pass  # somebody else was faster: with its rows in the catalog, the table, or the type of its rows
     except psycopg.errors.InsufficientPrivilege:
         raise SetupError(
             f"there is no table {outbox.control_label}, where it is kept what is asked of the relay. Let the "

@@ -1,6 +1,7 @@
 """The watch of a source: a thread that notices what is asked of it, whatever its session is busy with."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 LOOK_INTERVAL_S = 0.5
 """How often it looks."""
+# Where the database is away, the source reports it sooner; it may read on where only this cannot connect.
+AWAY_S_MAX = 15.0
 
 
 class Watch:
@@ -75,18 +78,23 @@ class Watch:
             return self._with_connection(ask)
 
     def _run(self) -> None:
+        heard_at = time.monotonic()
         while not self._stop.wait(LOOK_INTERVAL_S):
             try:
                 self.newest = self.ask(self._look)
-            except psycopg.Error:
-                continue  # the source reports that its database is away
+            except psycopg.Error as error:
+                if time.monotonic() - heard_at > AWAY_S_MAX:
+                    self._tell(error, "what is asked of it cannot be read: ")
             except Exception as error:
-                is_new, self.trouble = self.trouble is None, one_line(error)
-                if is_new:
-                    self._warn(str(error))
+                self._tell(error)
             else:
-                self.trouble = None
+                self.trouble, heard_at = None, time.monotonic()
         self._close()
+
+    def _tell(self, error: Exception, about: str = "") -> None:
+        is_new, self.trouble = self.trouble is None, f"{about}{one_line(error)}"
+        if is_new:
+            self._warn(f"{about}{error}")
 
     def _look(self, connection: psycopg.Connection[Any]) -> int:
         found = newest(connection, self._outbox)

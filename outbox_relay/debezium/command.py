@@ -38,17 +38,24 @@ def import_debezium(
     Exit code 3: some of that changes records, or which there are.
     """
     try:
-        settings = read(sys.stdin.read() if str(connector) == "-" else connector.read_text())
-    except (NoConnectorError, UnicodeError) as error:
+        settings = read(_text(connector))
+    except NoConnectorError as error:
         _refuse(f"{connector}: {error}")
-    except OSError as error:
-        _refuse(f"{connector} cannot be read: {error.strerror}")
-    found = imported(settings, properties(worker.read_text()) if worker is not None else {})
+    found = imported(settings, properties(_text(worker)) if worker is not None else {})
     typer.echo(toml(found), nl=False)
     for finding in sorted(found.findings, key=lambda finding: not finding.changes):
         typer.echo(hide(str(finding)), err=True)
     if found.changes_records:
         raise typer.Exit(CHANGES_RECORDS)
+
+
+def _text(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text()
+    except UnicodeError as error:
+        _refuse(f"{file}: {error}")
+    except OSError as error:
+        _refuse(f"{file} cannot be read: {error.strerror}")
 
 
 def _refuse(line: str) -> NoReturn:

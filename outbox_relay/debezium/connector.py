@@ -57,6 +57,8 @@ def _from_json(text: str) -> dict[str, str]:
         found = json.loads(text)
     except ValueError as error:
         raise NoConnectorError(f"it is no JSON: {error}") from None
+    except RecursionError:
+        raise NoConnectorError("it is no connector's JSON: it is nested too deeply") from None
     return {str(name): _text(value) for name, value in _config(found).items() if value is not None}
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any
 
-from outbox_relay.debezium.values import Schema
+from outbox_relay.debezium.values import EXACT, Schema
 
 Convert = Callable[[Schema | None, Any], bytes | None]
 """Raises ValueError where the converter refuses the value."""
@@ -23,6 +23,9 @@ _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f":
 DECIMAL = "org.apache.kafka.connect.data.Decimal"
 # Where Java's doubles begin to be written with an exponent.
 PLAIN_FROM, PLAIN_BELOW = 1e-3, 1e7
+# So many schemas are kept as text, each of this size at the most: 12 MB with their objects.
+KEPT_SCHEMAS = 500
+KEPT_SIZE_MAX, FIELD_SIZE = 5_000, 50
 
 
 def json_without_schemas(schema: Schema | None, value: Any) -> bytes | None:
@@ -97,10 +100,29 @@ def written(schema: Schema | None, value: Any) -> str:
     return _plain(value)
 
 
-@lru_cache(maxsize=1000)
 def schema_written(schema: Schema | None) -> str:
     """A schema as ``JsonConverter`` writes it."""
-    return "null" if schema is None else "{" + _schema_members(schema) + "}"
+    if schema is None:
+        return "null"
+    return _kept(schema) if _is_small(schema) else _written(schema)
+
+
+def _is_small(schema: Schema) -> bool:
+    """Whether it may be kept: where the names of fields are data, each payload has a schema of its own."""
+    room, inner = KEPT_SIZE_MAX, [schema]
+    while inner and room >= 0:
+        one = inner.pop()
+        room -= FIELD_SIZE + len(one.name or "") + sum(len(name) for name, _ in one.fields)
+        inner += (of for _, of in one.fields)
+        inner += [one.items] if one.items is not None else []
+    return room >= 0
+
+
+def _written(schema: Schema) -> str:
+    return "{" + _schema_members(schema) + "}"
+
+
+_kept = lru_cache(KEPT_SCHEMAS)(_written)
 
 
 def _schema_members(schema: Schema) -> str:
@@ -164,5 +186,5 @@ def java_decimal(value: Decimal) -> str:
 def _unscaled(value: Decimal, schema: Schema | None) -> bytes:
     """The unscaled number of a decimal, in two's complement."""
     scale = int(dict(schema.parameters).get("scale", "0")) if schema is not None else 0
-    number = int(value.scaleb(scale))
+    number = int(value.scaleb(scale, EXACT))
     return number.to_bytes((8 + (number + (number < 0)).bit_length()) // 8, "big", signed=True)

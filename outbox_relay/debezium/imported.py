@@ -283,7 +283,10 @@ def _selects(
     if predicates.get(f"{predicate}.type") != "org.apache.kafka.connect.transforms.predicates.TopicNameMatches":
         return False
     prefix = taking.rest().get("topic.prefix", "")
-    matches = router(predicates.get(f"{predicate}.pattern", ""), "")
+    try:
+        matches = router(predicates.get(f"{predicate}.pattern", ""), "")
+    except RegexError:
+        return False
     names = [f"{prefix}.{schema}.{table}" for schema, table in tables]
     return negated.strip() != _TRUE and all(matches(name) == "" for name in names)
 

@@ -39,7 +39,7 @@ def pattern(java: str) -> re.Pattern[str]:
     """
     try:
         return re.compile("".join(_translated(java)), re.ASCII)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise RegexError(f"{java!r} is no regular expression: {error}") from None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import psycopg
@@ -58,6 +58,8 @@ _GENERATED = {
     "timestamptz": "1970-01-01 00:00:00+00",
 }
 MILLIS_DIGITS = 3
+EXACT = Context(prec=1_100)
+"""For decimals of as many digits as a ``numeric`` can declare, 1,000; Python's own context has room for 28."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ def _typed(column: Column) -> tuple[Schema, Parse]:
         # precision << 16 | scale, and 4 bytes of a header that is none
         precision, scale = (column.modifier - 4) >> 16, (column.modifier - 4) & 0x7FF
         parameters = (("scale", str(scale)), ("connect.decimal.precision", str(precision)))
-        unit = Decimal(1).scaleb(-scale)
+        unit = Decimal(1).scaleb(-scale, EXACT)
         schema = Schema("bytes", name="org.apache.kafka.connect.data.Decimal", version=1, parameters=parameters)
-        return schema, lambda raw: _number(raw).quantize(unit)
+        return schema, lambda raw: _number(raw).quantize(unit, context=EXACT)
     if kind == "timestamptz":
         digits = column.modifier if column.modifier >= 0 else 6
         return Schema("string", name="io.debezium.time.ZonedTimestamp", version=1), lambda raw: _zoned(raw, digits)

@@ -1,5 +1,8 @@
 """Values, converters, expansion and routes are Debezium's; what is compared was written by Debezium 3.4 itself."""
 
+import json
+from base64 import b64decode
+
 import pytest
 
 from outbox_relay.debezium import converters, expansion
@@ -102,6 +105,19 @@ def test_a_column_is_written_as_connect_writes_it(column, raw, text, written):
     assert converters.string(schema, value) == text.encode()
     assert converters.json_with_schemas(schema, value) == f'{{"schema":{written}}}'.encode()
     assert converters.json_without_schemas(schema, value) == written.partition(',"payload":')[2].encode()
+
+
+@pytest.mark.parametrize(("precision", "scale"), [(78, 0), (38, 10), (1000, 1000), (1000, 500)])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_decimal_keeps_all_digits_that_its_column_can_hold(precision, scale, sign):
+    schema, parse = typed(Column("n", "numeric", numeric(precision, scale)))
+    digits = "123456789" * (precision // 9) + "1" * (precision % 9)
+    whole = digits[: precision - scale] or "0"
+    raw = f"{sign}{whole}.{digits[precision - scale :]}" if scale else f"{sign}{digits}"
+    value = parse(raw.encode())
+    assert converters.string(schema, value) == raw.encode()
+    written = json.loads(converters.json_without_schemas(schema, value))
+    assert int.from_bytes(b64decode(written), "big", signed=True) == int(f"{sign}{digits}")
 
 
 def test_bytes_are_base64_in_json_and_themselves_for_a_converter_of_bytes():

@@ -331,12 +331,12 @@ def test_names_that_debezium_1_had_are_taken_for_those_of_today(tmp_path, monkey
     assert not any(said(old).values())
 
 
-def run(tmp_path, text, argument=None):
+def run(tmp_path, text, argument=None, *options):
     app = typer.Typer()
     app.command()(import_debezium)
     file = tmp_path / "connector.json"
     file.write_text(text)
-    return CliRunner().invoke(app, [argument or str(file)], input=text)
+    return CliRunner().invoke(app, [argument or str(file), *options], input=text)
 
 
 def test_the_command_prints_the_file_and_says_on_standard_error_what_is_not_in_it(tmp_path):
@@ -353,6 +353,34 @@ def test_the_command_prints_the_file_and_says_on_standard_error_what_is_not_in_i
     done = run(tmp_path, json.dumps(PLAIN), "-")
     assert (done.exit_code, tomllib.loads(done.stdout)["source"][0]["outbox"][0]["slot"]) == (0, "debezium")
     assert "cannot be read" in run(tmp_path, "", str(tmp_path / "none")).stderr
+
+
+@pytest.mark.parametrize("text", ["[" * 2_000, '{"config":' * 1_500 + "1" + "}" * 1_500])
+def test_json_that_is_nested_too_deeply_is_one_line(tmp_path, text):
+    done = run(tmp_path, text)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.endswith("it is no connector's JSON: it is nested too deeply\n")
+
+
+def test_a_workers_file_that_is_no_text_is_one_line(tmp_path):
+    worker = tmp_path / "worker.properties"
+    worker.write_bytes(b"key.converter=\xff")
+    done = run(tmp_path, json.dumps(PLAIN), None, "--worker", str(worker))
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert str(worker) in done.stderr
+
+
+@pytest.mark.parametrize("expression", ["x[a-z&&[^b]]", "(" * 5_000 + ")" * 5_000, "x{99999999999999999999}"])
+def test_an_expression_that_python_cannot_say_is_said(expression):
+    matches = "org.apache.kafka.connect.transforms.predicates.TopicNameMatches"
+    settings = PLAIN | {
+        OPTION + "predicate": "p",
+        "predicates": "p",
+        "predicates.p.type": matches,
+        "predicates.p.pattern": expression,
+    }
+    assert said(settings)["transforms.outbox.predicate"]
+    assert said(PLAIN | {OPTION + "route.topic.regex": expression})["route.topic.regex"]
 
 
 def test_the_documentation_names_every_option_of_the_router_and_every_setting_that_changes_records():

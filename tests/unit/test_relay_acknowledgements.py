@@ -300,3 +300,15 @@ def test_a_source_pauses_only_where_there_is_something_to_gather_and_never_for_l
     assert rest_s(0) == rest_s(200) == 0
     assert rest_s(500) == pytest.approx(0.0015)
     assert rest_s(6_200) == rest_s(1e9) == REST_MAX_S
+
+
+def test_what_came_whole_waits_for_kafka_and_what_will_never_be_whole_does_not():
+    acks = Acknowledgements(Origin(b"0", 0, 0))
+    whole = acks.begin(10, 0)
+    whole.rows = 1
+    acks.end(whole, 20)
+    acks.begin(30, 0).rows = 1
+    assert acks.waits_for_kafka
+    whole.delivered(None, None)
+    acks.advance()
+    assert not acks.waits_for_kafka

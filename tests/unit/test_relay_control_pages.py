@@ -33,7 +33,7 @@ def done(monkeypatch):
 
     monkeypatch.setattr(acts, "pause", pause)
     status = acts.SourceStatus("shop", "unknown", None, (), None, None, "away")
-    monkeypatch.setattr(acts, "status", lambda _: status)
+    monkeypatch.setattr(acts, "status", lambda *_: status)
     return asked
 
 

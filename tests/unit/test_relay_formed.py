@@ -1,5 +1,6 @@
 """Records of a shape: CloudEvents in Kafka's binary mode, where columns go, and rows that make no record."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -150,6 +151,24 @@ def test_json_that_is_nested_too_deeply_is_unpublishable(value):
     for make in (lambda: made(of, deep), lambda: of.contents(deep, "t", 7)):
         with pytest.raises(UnpublishableError, match="no record can be made of it: it is nested too deeply"):
             make()
+
+
+@pytest.mark.parametrize("inner", ["{{{}}}", '{{"a":{{{}}}}}', '{{"a":[{{{}}}]}}'])
+def test_payloads_whose_names_are_data_take_no_memory_for_good(inner):
+    of = former("text", shape=Shape(value="json-with-schemas", expand_json=True))
+
+    def write(numbers):
+        for number in numbers:
+            names = ",".join(f'"user-{number}-{field}":1' for field in range(1_000))
+            made(of, row(inner.format(names).encode()))
+
+    write(range(2))
+    tracemalloc.start()
+    try:
+        write(range(2, 22))
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_time_that_no_record_can_have_is_unpublishable():

@@ -1,18 +1,24 @@
 """A source is paused, goes on, and says so, by command and over HTTP; what was asked holds whatever restarts."""
 
+import json
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
+import psycopg
 import pytest
 
-from outbox_relay.control import acts, table
+from contracts.health import Request
+from outbox_relay.control import acts, pages, table
 from outbox_relay.control.acts import Asked
 from outbox_relay.outbox import OUTBOX
+from outbox_relay.replication import connect
 from outbox_relay.source_settings import SourceSettings
 from stack import ports
 from tests.integration.relay.controlled import WAYS, WHY, Person, command, http
 from tests.integration.relay.outbox import (
+    DEADLINE_S,
     Outbox,
     answer,
     metric,
@@ -62,6 +68,29 @@ def test_a_paused_source_publishes_nothing_says_so_and_goes_on_where_it_was(outb
         wait_until(lambda: acts_of(outbox) == [("pause", "done"), ("resume", "done")], "both are answered")
         assert metric(port, outbox, "paused") == 0
     outbox.assert_exactly_once_in_order()
+
+
+def test_looks_at_a_table_that_takes_its_time_neither_pile_up_nor_go_on_when_nobody_waits(outbox, monkeypatch):
+    look = Request("GET", f"/v1/sources/{outbox.name}", {"host": "127.0.0.1"}, b"", "127.0.0.1", "127.0.0.1")
+    answers = pages.ControlPages([SourceSettings(outbox.dsn, outbox.bootstrap, name=outbox.name)], None)
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'outbox'::regclass AND NOT granted"
+
+    def looked():
+        return json.loads(answers(look).text)
+
+    monkeypatch.setattr(pages, "LOOK_S", DEADLINE_S)
+    with ThreadPoolExecutor() as pool, psycopg.connect(outbox.dsn) as slow:
+        slow.execute("LOCK TABLE outbox")
+        first = pool.submit(looked)
+        wait_until(lambda: outbox.one(waiting) == 1, "the first one counts the rows")
+        monkeypatch.setattr(pages, "LOOK_S", 0.1)
+        assert "others look at it" in looked()["trouble"]
+        assert outbox.one(waiting) == 1
+        slow.rollback()
+        assert first.result(DEADLINE_S)["state"] == "away"
+        slow.execute("LOCK TABLE outbox")
+        assert "`outbox-relay status` has the time" in looked()["trouble"]
+        assert outbox.one(waiting) == 0
 
 
 def test_a_source_can_be_paused_again_and_again_and_whenever_it_is_idle(outbox, port):
@@ -196,6 +225,22 @@ def test_whoever_may_not_make_the_table_or_read_it_is_told_what_to_run(outbox, p
         assert answer(port, "/readyz")[0] == 503
 
 
+def test_whoever_acts_first_finds_a_table_also_where_several_make_it_at_the_same_moment(outbox):
+    with ExitStack() as stack:
+        connections = [stack.enter_context(closing(connect(outbox.dsn, replication=False))) for _ in range(10)]
+        threads = stack.enter_context(ThreadPoolExecutor(len(connections)))
+        start = threading.Barrier(len(connections))
+
+        def ensure(connection):
+            start.wait(DEADLINE_S)
+            table.ensure(connection, OUTBOX)
+
+        for _ in range(50):
+            outbox.connection.execute("DROP TABLE IF EXISTS outbox_control")
+            for done in [threads.submit(ensure, connection) for connection in connections]:
+                done.result(DEADLINE_S)
+
+
 def test_acts_at_the_same_moment_leave_one_state_that_all_agree_on(outbox, port):
     asked = [acts.pause, acts.resume] * 10
     source = settings_of(outbox)
@@ -204,7 +249,7 @@ def test_acts_at_the_same_moment_leave_one_state_that_all_agree_on(outbox, port)
         start = threading.Barrier(10)
 
         def do(act):
-            start.wait()
+            start.wait(DEADLINE_S)
             return act(source, Asked("a test", "at once"))
 
         with ThreadPoolExecutor(10) as threads:

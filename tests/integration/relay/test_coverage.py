@@ -10,6 +10,7 @@ import pytest
 
 from broker.security import KafkaSettingsError
 from outbox_relay import cleaner, coverage, published
+from outbox_relay.control import watch
 from outbox_relay.dead import dead_rows
 from outbox_relay.errors import SetupError
 from outbox_relay.measures import measure
@@ -213,6 +214,32 @@ def test_whatever_goes_wrong_beside_the_log_is_told_and_done_again(outbox, monke
         wait_until(lambda: said in answer(port, "/readyz")[1], "it is told")
         monkeypatch.setattr(cleaner, "measure", measure)
         wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready again")
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+
+
+def test_a_relay_that_reads_on_and_can_connect_no_more_says_so(outbox, monkeypatch):
+    """Nobody looks after its table then, and what people ask is not heard."""
+    monkeypatch.setattr(cleaner, "AGAIN_AFTER_S", 0.1)
+    monkeypatch.setattr(cleaner, "AWAY_S_MAX", 0.5)
+    monkeypatch.setattr(watch, "AWAY_S_MAX", 0.5)
+    role, port = limited_role(outbox, "SELECT, DELETE"), ports.choose(taken=set())
+    helpers = """
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE usename = %s AND backend_type = 'client backend'
+    """
+    with relaying_as(role, outbox, port):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
+        before = metric(port, outbox, "reconnects_total")
+        outbox.connection.execute(f"ALTER ROLE relay_{outbox.name} CONNECTION LIMIT 0")
+        outbox.one(helpers, f"relay_{outbox.name}")
+        for said in ("the outbox cannot be looked after: ", "what is asked of it cannot be read: "):
+            wait_until(lambda said=said: said in answer(port, "/readyz")[1], "it is told")
+        assert answer(port, "/readyz")[0] == 503
+        outbox.wait_published([outbox.insert()])
+        assert metric(port, outbox, "reconnects_total") == before
+        outbox.connection.execute(f"ALTER ROLE relay_{outbox.name} CONNECTION LIMIT -1")
+        wait_until(lambda: answer(port, "/readyz") == (200, "ready\n"), "it is ready again")
         wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
 
 

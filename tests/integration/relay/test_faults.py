@@ -18,6 +18,7 @@ from broker.clients import idempotent_producer
 from broker.provision import existing_topics
 from cli.main import app
 from outbox_relay import published, publisher
+from outbox_relay.slot import lacks_failover
 from outbox_relay.status import outbox_status
 from stack import ports
 from tests.integration.relay.outbox import (
@@ -231,10 +232,27 @@ def test_while_a_new_slot_waits_for_a_transaction_the_relay_says_so(outbox):
             wait_until(lambda: answer(port, "/readyz")[0] == 200, "the relay reads")
 
 
+FAILOVER = "SELECT failover FROM pg_replication_slots WHERE slot_name = %s"
+
+
 def test_a_new_slot_is_one_that_fails_over(outbox):
     with relaying(outbox):
         outbox.wait_confirmed()
-    assert outbox.one("SELECT failover FROM pg_replication_slots WHERE slot_name = %s", outbox.slot)
+    assert outbox.one(FAILOVER, outbox.slot)
+
+
+def test_a_slot_that_somebody_made_becomes_one_that_fails_over_at_its_place(outbox):
+    """Debezium's, one made by hand, or one of a relay that died before it had made it one."""
+    outbox.connection.execute("CREATE PUBLICATION settle_outbox FOR TABLE outbox WITH (publish = 'insert')")
+    outbox.one("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", outbox.slot)
+    assert not outbox.one(FAILOVER, outbox.slot)
+    assert lacks_failover(outbox.connection, outbox.slot)
+    with outbox.connection.transaction():  # which the log alone has
+        row_id = outbox.insert()
+        outbox.connection.execute("DELETE FROM outbox")
+    with relaying(outbox):
+        outbox.wait_published([row_id])
+    assert outbox.one(FAILOVER, outbox.slot)
 
 
 def test_the_confirmed_position_waits_for_kafka_and_nothing_is_lost_meanwhile(outbox):
@@ -322,6 +340,18 @@ def test_a_standby_takes_over_within_two_seconds(outbox, reader):
 
     assert_within(2, take_over)
     outbox.assert_exactly_once_in_order()
+
+
+def test_the_log_that_is_kept_is_measured_also_by_a_relay_that_kafka_has_not_answered_yet(outbox):
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+    outbox.insert_many(1_000)
+    port, nowhere = ports.choose(taken=set()), f"127.0.0.1:{ports.choose(taken=set())}"
+    with relaying(outbox, http_port=port, bootstrap=nowhere):
+        for name in ("lag_bytes", "slot_retained_bytes"):
+            wait_until(lambda name=name: (metric(port, outbox, name) or 0) > 100_000, f"{name} is measured")
+        assert metric(port, outbox, "active") == 0
 
 
 def test_a_topic_that_is_missing_is_waited_for_by_name(stack, monkeypatch):

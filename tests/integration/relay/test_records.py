@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from outbox_relay import polling
 from tests.integration.relay.outbox import (
     DEADLINE_S,
     Outbox,
@@ -51,6 +52,42 @@ def test_the_mark_of_a_polling_relay_is_waited_for_by_the_relay_and_by_no_writer
             rows += [outbox.insert() for _ in range(3)]
             long.commit()
             outbox.wait_published(rows)
+
+
+SLOW_INDEX = """
+    CREATE TABLE released ();
+    CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN WHILE NOT EXISTS (SELECT FROM released) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;
+    CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION slow();
+"""
+INDEXING = """
+    SELECT count(*) > 0 FROM pg_stat_activity
+    WHERE datname = current_database() AND state = 'active' AND query LIKE 'CREATE INDEX%'
+"""
+VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'outbox_unpublished'::regclass"
+
+
+def test_no_writer_waits_while_a_poller_indexes_a_large_table(outbox):
+    outbox.connection.execute(SLOW_INDEX)
+    outbox.connection.execute(f"SET statement_timeout = '{DEADLINE_S}s'")
+    with relaying(outbox, reader="polling", cleanup=False):
+        wait_until(lambda: outbox.one(INDEXING), "the index is being made")
+        rows = [outbox.insert() for _ in range(3)]
+        outbox.connection.execute("INSERT INTO released DEFAULT VALUES")
+        outbox.wait_published(rows)
+    assert outbox.one(VALID)
+
+
+def test_an_index_whose_making_was_cut_off_is_made_again(outbox):
+    with relaying(outbox, reader="polling"):
+        outbox.wait_published([outbox.insert()])
+    outbox.connection.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'outbox_unpublished'::regclass"
+    )
+    assert not outbox.one(VALID)
+    with relaying(outbox, reader="polling"):
+        outbox.wait_published([outbox.insert()])
+    assert outbox.one(VALID)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -120,6 +157,25 @@ def test_rows_committed_before_the_slot_are_published_in_the_order_of_insertion(
         after = [outbox.insert() for _ in range(50)]
         outbox.wait_published([*before, late, *after])
     assert outbox.published() == [*before, late, *after]
+
+
+@pytest.mark.parametrize("poll_rows", [2_000, 10])
+def test_a_poller_that_began_with_an_empty_table_orders_rows_by_time_where_their_ids_say_nothing(
+    outbox, monkeypatch, poll_rows
+):
+    monkeypatch.setattr(polling, "POLL_ROWS", poll_rows)
+    # All at once, the IDs of version 7 last: by ID they would be first, and the others in any order.
+    random_first = """
+        INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, created_at)
+        SELECT CASE WHEN n <= 50 THEN overlay(gen_random_uuid()::text PLACING 'f' FROM 1)::uuid ELSE uuidv7() END,
+            %s, 'acc-1', 'T', to_json(n), now() - interval '1 h' + n * interval '1 s'
+        FROM generate_series(1, 100) AS n
+    """
+    with relaying(outbox, reader="polling"):
+        outbox.wait_published([outbox.insert()])
+        outbox.connection.execute(random_first, (outbox.name,))
+        outbox.wait_published(outbox.written())
+    assert [int(record.value()) for record in outbox.records()[1:]] == list(range(1, 101))
 
 
 @pytest.mark.parametrize("first", READERS)

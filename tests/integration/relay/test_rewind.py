@@ -8,8 +8,11 @@ import pytest
 
 from contracts.failpoints import EXIT_CODE
 from outbox_relay.control import table
+from outbox_relay.dead import dead_rows
 from outbox_relay.outbox import OUTBOX
 from outbox_relay.replication import connect
+from outbox_relay.slot import new_slot
+from outbox_relay.table import ALL_ROWS, find_table
 from stack import ports
 from tests.integration.relay.controlled import WAYS, WHY, Person, command, http
 from tests.integration.relay.outbox import DEADLINE_S, header, relay_process, relaying, wait_until, writing
@@ -82,6 +85,20 @@ def test_a_rewind_under_load_ends_with_each_key_in_its_order(outbox, reader):
         assert found[place:] == again
         # And before it, what had come until then, once each.
         assert found[:place] == of_key[: len(found[:place])]
+
+
+def test_a_row_that_is_discarded_while_a_rewind_catches_up_is_not_among_its_rows(outbox):
+    with relaying(outbox, cleanup=False):
+        ids = [outbox.insert(), outbox.insert(to="no/topic"), outbox.insert()]
+        wait_until(lambda: dead_rows(outbox.connection), "one is quarantined")
+        outbox.wait_published([ids[0], ids[2]])
+    with closing(connect(outbox.dsn)) as connection:
+        found = find_table(connection)
+        with new_slot(connection, found, outbox.slot) as slot:
+            command(outbox, "dead", "discard", ids[1])
+            assert not dead_rows(outbox.connection)
+            again = [row.id.decode() for row, _ in slot.rows_before(ALL_ROWS)]
+    assert again == [ids[0], ids[2]]
 
 
 def test_what_a_table_that_is_cleaned_has_lost_is_said(outbox, port):

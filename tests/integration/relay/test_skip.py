@@ -3,6 +3,7 @@
 import pytest
 
 from contracts.failpoints import EXIT_CODE
+from outbox_relay import cleaner
 from outbox_relay.control import acts, table
 from outbox_relay.control.acts import Asked
 from outbox_relay.dead import dead_rows
@@ -13,6 +14,7 @@ from stack import ports
 from tests.integration.relay.controlled import WAYS, WHY, Person, command, http
 from tests.integration.relay.outbox import DEADLINE_S, answer, metric, relay_process, relaying, wait_until
 from tests.integration.relay.test_control import settings_of
+from tests.integration.relay.test_coverage import ADD, DROP
 from tests.integration.relay.test_logged_messages import emit, relaying_messages, uuid
 
 READERS = ["wal", "polling"]
@@ -94,6 +96,22 @@ def test_a_skipped_and_discarded_row_is_not_published_when_the_log_comes_again(o
     with relaying(outbox):
         outbox.wait_published([outbox.insert()])
     assert row_id not in outbox.published()
+
+
+def test_a_row_that_the_log_left_out_and_that_has_no_topic_is_skipped(outbox, port, monkeypatch):
+    monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        with outbox.connection.transaction():  # or else the relay might mend it in between
+            outbox.connection.execute(f"{DROP}; {ADD}outbox WHERE (aggregateid <> 'left out')")
+            row_id = outbox.insert("left out", to="nowhere")
+        wait_until(
+            lambda: "rows wait: topic nowhere.events" in answer(port, "/readyz")[1], "it waits for its topic"
+        )
+        assert "in the table of dead rows" in command(outbox, "skip", row_id)
+        assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "nothing waits any more")
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "and none is left in the table")
 
 
 @pytest.mark.parametrize("reader", READERS)

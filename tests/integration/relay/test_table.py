@@ -206,8 +206,11 @@ def test_a_row_that_can_never_be_published_is_put_aside_and_the_rest_goes_on(sta
     assert outbox.published() == [before, *after]
 
 
+@pytest.mark.parametrize("keeps_up", [True, False], ids=["keeps up", "is behind"])
 @pytest.mark.parametrize("reader", READERS)
-def test_after_a_refused_batch_rows_are_sent_in_batches_again(stack, reader, monkeypatch):
+def test_after_a_refused_batch_rows_are_sent_in_batches_again(stack, reader, keeps_up, monkeypatch):
+    if not keeps_up:  # the table is never looked through then
+        monkeypatch.setattr(source.Source, "has_looked", lambda *_, **__: None)
     outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
     made = []
 

@@ -1,0 +1,93 @@
+"""Rows that the log has left out of a table that keeps what is published: whether it is to be searched for them.
+
+Where published rows are removed, whatever stays is searched for anyway. Where they are kept, only changes of
+table, publication and slot tell that rows may be missing. The slot is read on all the same, as what it holds may
+stand nowhere else. The table is searched at once, for what is committed, and once more when all transactions have
+ended that ran when the change was seen, as the log has left out what they wrote before it.
+"""
+
+import threading
+import time
+from typing import Any
+
+import psycopg
+
+# A search may read all of the topics: before the next one that is called for, it rests so many times as long.
+RESTS = 10
+REST_S_MAX = 600.0
+
+_RUNNING = """
+    SELECT pg_snapshot_xmin(found)::text::int8, pg_snapshot_xmax(found)::text::int8
+    FROM pg_current_snapshot() AS found
+"""
+
+
+class LeftOut:
+    """What is to be searched for; noted by the threads of a source's sessions, searched for by their cleaners.
+
+    Attributes:
+        since_us: nothing that was written before has been left out, by the database's clock, microseconds since
+            the Unix epoch; None: not known.
+    """
+
+    def __init__(self) -> None:
+        self.since_us: int | None = None
+        self._lock = threading.Lock()
+        self._covered_us: int | None = None
+        self._facts: str | None = None
+        self._noted = self._seen = self._done = 0
+        self._until_xid = 0
+        self._is_searched = self._is_last = False
+        self._began_at = self._rests_until = 0.0
+
+    def note(self) -> None:
+        """The log may have left out rows until now."""
+        with self._lock:
+            if self._noted == self._done:
+                self.since_us = self._covered_us
+            self._noted += 1
+
+    def look(self, facts: str, at_us: int, *, is_covered: bool) -> bool:
+        """Compare what decides on the rows that the log brings with what it was at the last look.
+
+        Args:
+            facts: what table and publication are.
+            at_us: when that was asked, or before, by the database's clock, microseconds since the Unix epoch.
+            is_covered: whether the log brings all rows, and did before it was asked.
+
+        Returns:
+            Whether it has changed.
+        """
+        has_changed = self._facts not in (None, facts)
+        if is_covered and not has_changed:
+            self._covered_us = at_us
+        self._facts = facts
+        return has_changed
+
+    def clear(self) -> None:
+        """All rows of the table have been decided on."""
+        with self._lock:
+            self._done, self.since_us = self._noted, None
+
+    def is_due(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether the table is to be searched now; to be asked before the search's snapshot is taken."""
+        noted = self._noted
+        if noted == self._done or time.monotonic() < self._rests_until:
+            return False
+        oldest, following = connection.execute(_RUNNING).fetchone() or (0, 0)
+        if noted != self._seen:
+            self._seen, self._until_xid, self._is_searched = noted, following, False
+        self._is_last = oldest >= self._until_xid
+        self._began_at = time.monotonic()
+        return self._is_last or not self._is_searched
+
+    def searched(self, *, is_complete: bool) -> None:
+        """The search that was due is over; whether every row that it found has been decided on."""
+        took_s = time.monotonic() - self._began_at
+        self._rests_until = time.monotonic() + min(RESTS * took_s, REST_S_MAX)
+        self._is_searched = is_complete
+        if is_complete and self._is_last:
+            with self._lock:
+                self._done = self._seen
+                if self._noted == self._done:
+                    self.since_us = None

@@ -1,0 +1,175 @@
+"""A table that keeps what is published: what the log left out is found, and a slot that can be read is kept."""
+
+from contextlib import closing
+
+import psycopg
+import pytest
+from confluent_kafka import TopicPartition
+from structlog.testing import capture_logs
+
+from outbox_relay import cleaner, coverage
+from outbox_relay.first_batches import murmur2
+from outbox_relay.replication import connect
+from tests.integration.relay.controlled import command
+from tests.integration.relay.outbox import DEADLINE_S, relaying, wait_until
+from tests.integration.relay.test_coverage import ADD, ALL, DROP, PUBLISH, forget, metric_of_look
+from tests.integration.relay.test_logged_messages import emit, relaying_messages, uuid
+
+
+@pytest.fixture(autouse=True)
+def looking_often(monkeypatch):
+    monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(cleaner, "CLEAN_INTERVAL_S", 0.2)
+
+
+def leave_out(outbox, *, undo=True):
+    """The log has nothing of one row; its ID."""
+    outbox.connection.execute(PUBLISH.format("update"))
+    row_id = outbox.insert()
+    if undo:
+        outbox.connection.execute(PUBLISH.format("insert"))
+    return row_id
+
+
+@pytest.mark.parametrize("undo", [True, False], ids=["and changed back", "and mended by the relay"])
+@pytest.mark.parametrize("when", ["while it runs", "between two sessions"])
+def test_what_a_changed_publication_left_out_is_published(outbox, when, undo):
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        if when == "between two sessions":
+            command(outbox, "pause")
+        left_out = leave_out(outbox, undo=undo)
+        if when == "between two sessions":
+            command(outbox, "resume")
+        outbox.wait_published([left_out, outbox.insert()])
+    assert len(outbox.published()) == len(set(outbox.published())) == 3
+
+
+def test_what_a_publication_left_out_that_is_mended_at_the_start_is_published(outbox):
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+    left_out = leave_out(outbox, undo=False)
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([left_out, outbox.insert()])
+    assert len(outbox.published()) == len(set(outbox.published())) == 3
+
+
+def test_what_a_transaction_wrote_while_rows_were_left_out_is_published_once_it_commits(outbox):
+    with relaying(outbox, cleanup=False), psycopg.connect(outbox.dsn) as late:
+        outbox.wait_published([outbox.insert()])
+        outbox.connection.execute(PUBLISH.format("update"))
+        late_id, left_out = outbox.insert("late", connection=late), outbox.insert()
+        outbox.connection.execute(PUBLISH.format("insert"))
+        outbox.wait_published([left_out])
+        late.commit()
+        outbox.wait_published([late_id])
+    assert len(outbox.published()) == len(set(outbox.published())) == 3
+
+
+def test_what_stands_in_the_slot_alone_is_published_though_the_publication_is_changed(outbox, tmp_path):
+    """To make another slot would wait for the transaction that is open, and begin after it."""
+    with relaying_messages(outbox, tmp_path, cleanup=False), psycopg.connect(outbox.dsn) as late:
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        message = emit(outbox, uuid(outbox), connection=late)
+        outbox.wait_published([leave_out(outbox)])
+        late.commit()
+        outbox.wait_published([message])
+    assert len(outbox.published()) == len(set(outbox.published())) == 3
+
+
+def test_what_was_published_long_ago_is_not_published_again_where_rows_were_left_out(outbox):
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        outbox.wait_confirmed()
+        forget(outbox)
+        for _ in range(2):  # the first one may have begun before
+            wait_until(metric_of_look(outbox), "publication and table have been looked at")
+        left_out = leave_out(outbox)
+        outbox.wait_published([left_out])
+    assert outbox.published() == [left_out]
+
+
+def test_only_what_concerns_the_outbox_counts_as_a_change(outbox):
+    with closing(connect(outbox.dsn, replication=False)) as connection:
+        connection.execute(f"CREATE PUBLICATION settle_outbox FOR TABLE {ALL}")
+        seen = coverage.fingerprint(connection)
+        connection.execute("CREATE TABLE audit (id int)")
+        connection.execute("ALTER PUBLICATION settle_outbox ADD TABLE audit")
+        assert coverage.fingerprint(connection) == seen
+        connection.execute(DROP)
+        connection.execute(ADD + ALL)
+        assert coverage.fingerprint(connection) != seen
+
+
+def test_what_a_slot_holds_that_somebody_has_advanced_is_published_too(outbox, tmp_path):
+    with relaying_messages(outbox, tmp_path, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        command(outbox, "pause")
+        row_id = outbox.insert()
+        outbox.one("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())::text", outbox.slot)
+        message = emit(outbox, uuid(outbox))
+        command(outbox, "resume")
+        outbox.wait_published([row_id, message])
+    assert len(outbox.published()) == len(set(outbox.published())) == 3
+
+
+def test_what_was_left_out_while_there_was_no_publication_is_published(outbox, tmp_path):
+    """From version 18 on the slot can be read past it; before, it is made anew."""
+    with relaying_messages(outbox, tmp_path, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        command(outbox, "pause")
+        message = emit(outbox, uuid(outbox))
+        outbox.connection.execute("DROP PUBLICATION settle_outbox")
+        row_id = outbox.insert()
+        command(outbox, "resume", "--wait", "0")
+        outbox.wait_published([message, row_id, outbox.insert()])
+    assert len(outbox.published()) == len(set(outbox.published())) == 4
+
+
+# What a new slot begins with.
+
+
+def test_a_row_is_judged_by_the_partition_of_its_key(outbox):
+    """One partition has forgotten more than another: only what its own would still hold can be decided."""
+    cold, hot = (next(key for key in map(str, range(100)) if murmur2(key.encode()) % 4 == one) for one in (1, 2))
+    with relaying(outbox, cleanup=False):
+        for key in (cold, cold, hot, hot):
+            outbox.wait_published([outbox.insert(key)])
+        outbox.wait_confirmed()
+    first_hot, last = outbox.written()[2:]
+    with outbox.consumer():
+        places = [TopicPartition(outbox.topic, partition, 1) for partition in (1, 2)]
+        for future in outbox.admin.delete_records(places).values():
+            future.result(DEADLINE_S)
+    outbox.drop_slot()
+    left_out = outbox.insert(cold)
+    outbox.connection.execute(
+        "UPDATE outbox SET created_at = (SELECT created_at FROM outbox WHERE id = %s) WHERE id = %s",
+        (first_hot, left_out),
+    )
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([left_out, outbox.insert()])
+    published = outbox.published()
+    assert len(published) == len(set(published)) == 4
+    assert last in published
+    assert first_hot not in published
+
+
+def test_a_rule_that_somebody_set_is_told_with_what_it_leaves_out_and_while_it_is_set(outbox):
+    def told(text):
+        return [line for line in logs if text in line["event"]]
+
+    outbox.insert()
+    with capture_logs() as logs, relaying(outbox, initial="none"):
+        outbox.wait_confirmed()
+        outbox.wait_published([outbox.insert()])
+    assert [line["rows"] for line in told("rows are not published, as the setting initial")] == [1]
+    assert not told("take it out")
+    with capture_logs() as logs, relaying(outbox, initial="none"):
+        outbox.wait_published([outbox.insert()])
+    assert len(told("take it out")) == 1
+    assert len(outbox.published()) == 2

@@ -1,0 +1,65 @@
+"""A table that keeps its rows is searched when rows may have been left out, as often as it takes."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from outbox_relay import left_out as left_out_module
+from outbox_relay.left_out import LeftOut
+
+
+@pytest.fixture(autouse=True)
+def without_rest(monkeypatch):
+    monkeypatch.setattr(left_out_module, "RESTS", 0)
+
+
+def running(oldest, following):
+    """A database whose running transactions are these."""
+    return SimpleNamespace(execute=lambda _: SimpleNamespace(fetchone=lambda: (oldest, following)))
+
+
+def test_nothing_is_searched_for_until_something_is_noted():
+    left_out = LeftOut()
+    assert not left_out.is_due(running(7, 7))
+    left_out.note()
+    assert left_out.is_due(running(7, 7))
+    left_out.searched(is_complete=True)
+    assert not left_out.is_due(running(7, 7))
+
+
+def test_it_is_searched_once_more_when_the_transactions_have_ended_that_ran_then():
+    left_out = LeftOut()
+    left_out.note()
+    assert left_out.is_due(running(5, 9))
+    left_out.searched(is_complete=True)
+    assert not left_out.is_due(running(8, 20))
+    assert left_out.is_due(running(9, 20))
+    left_out.searched(is_complete=True)
+    assert not left_out.is_due(running(20, 20))
+
+
+def test_a_search_that_is_not_complete_or_that_is_noted_meanwhile_is_repeated():
+    left_out = LeftOut()
+    left_out.note()
+    assert left_out.is_due(running(7, 7))
+    left_out.searched(is_complete=False)
+    assert left_out.is_due(running(7, 7))
+    left_out.note()
+    left_out.searched(is_complete=True)
+    assert left_out.is_due(running(7, 7))
+    left_out.searched(is_complete=True)
+    assert not left_out.is_due(running(7, 7))
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_what_was_left_out_is_no_older_than_the_last_look_at_which_nothing_was(covered):
+    left_out = LeftOut()
+    assert not left_out.look("a", 100, is_covered=covered)
+    assert left_out.look("b", 200, is_covered=True)
+    left_out.note()
+    assert not left_out.look("b", 300, is_covered=True)
+    left_out.note()
+    assert left_out.since_us == (100 if covered else None)
+    left_out.clear()
+    left_out.note()
+    assert left_out.since_us == 300
