@@ -10,6 +10,9 @@ OPERATIONS, OPERATE, KEYS, OPEN_ACCOUNTS = "operations:read", "operations:act", 
 PERMISSIONS = (REQUEST, CANCEL, READ, ACCOUNTS, OPERATIONS, OPERATE, KEYS, OPEN_ACCOUNTS)
 """What a route may ask for; a key may be limited to some of them, its scopes."""
 
+WITH_OPERATIONS = (READ, ACCOUNTS)
+"""What belongs to :data:`OPERATIONS`: dead letters, outboxes and the console show whole events and accounts."""
+
 OF_PROVIDER = "oidc:"
 """Before the name of whoever has a token of the OpenID provider."""
 
@@ -48,8 +51,12 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 def permissions(role: str, scopes: Collection[str]) -> frozenset[str]:
-    """The permissions of a key: those of its role, or of them those that its scopes name."""
-    return MAY[role] & frozenset(scopes) if scopes else MAY[role]
+    """The permissions of a key: those of its role, or of them those that its scopes name.
+
+    Without all of :data:`WITH_OPERATIONS`, what operators see is none of them.
+    """
+    found = MAY[role] & frozenset(scopes) if scopes else MAY[role]
+    return found if found.issuperset(WITH_OPERATIONS) else found - {OPERATIONS}
 
 
 def complaint(caller: str, role: str, scopes: Collection[str] = ()) -> str | None:
@@ -64,4 +71,6 @@ def complaint(caller: str, role: str, scopes: Collection[str] = ()) -> str | Non
         return f"there is no scope {wrong[0]!r}: there are {', '.join(PERMISSIONS)}"
     if lacking := [scope for scope in scopes if scope not in MAY[role]]:
         return f"a {role} lacks the permission {lacking[0]}, so no key of one has it"
+    if OPERATIONS in scopes and (lacking := [scope for scope in WITH_OPERATIONS if scope not in scopes]):
+        return f"{OPERATIONS} shows whole events and every account: give {' and '.join(lacking)} with it"
     return None

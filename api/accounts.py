@@ -256,7 +256,7 @@ async def ledger_of(front: Front, account_id: str, limit: int, cursor: str | Non
 )
 async def open_new_accounts(request: StrictRequest, data: AccountsToOpen) -> OpenedAccounts:
     """Open accounts; existing ones are left as they are. Not in production: it creates money."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.acting
     if is_production():
         raise Problem("forbidden", "opening accounts makes money appear, and SETTLE_ENV is production")
     try:

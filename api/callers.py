@@ -8,6 +8,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from api import store
+from api.store import Stored
 from operations.endings import Ending
 
 
@@ -21,10 +22,10 @@ class Callers:
     def __init__(self, connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
         self._connected = connected
         self._asked: Sequence[Ending] = ()
-        self._answer: asyncio.Task[dict[UUID, str]] | None = None
+        self._answer: asyncio.Task[dict[UUID, Stored]] | None = None
 
-    async def of(self, endings: Sequence[Ending]) -> dict[UUID, str]:
-        """The caller of each withdrawal that came through the API, by payment ID.
+    async def of(self, endings: Sequence[Ending]) -> dict[UUID, Stored]:
+        """The request of each withdrawal that came through the API, with its caller, by payment ID.
 
         Raises:
             Problem: the database does not answer.
@@ -33,6 +34,6 @@ class Callers:
             self._asked, self._answer = endings, asyncio.create_task(self._find(endings))
         return await asyncio.shield(self._answer)  # who leaves takes it from nobody else
 
-    async def _find(self, endings: Sequence[Ending]) -> dict[UUID, str]:
+    async def _find(self, endings: Sequence[Ending]) -> dict[UUID, Stored]:
         async with self._connected() as connection:
-            return await store.callers(connection, [one.payment_id for one in endings])
+            return await store.of_payments(connection, [one.payment_id for one in endings])

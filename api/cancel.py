@@ -15,12 +15,12 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.journal import Reason, written_down
 from api.problems import OF_A_BODY, Problem, problems
-from api.statuses import unknown, visible
+from api.statuses import PAYMENT_ID_TAKEN, is_anothers, is_taken, unknown, visible
 from api.withdrawals import PATH
 from contracts.events import CancelRequested, follow
 from operations.accepted import ACCEPTED
 from operations.errors import FinishedError
-from processors.saga.decide import INCOMPLETE
+from processors.saga.decide import INCOMPLETE, REJECTED
 from processors.saga.status import status_of
 from tracing import new_unsampled
 
@@ -68,6 +68,10 @@ async def cancel_withdrawal(
 async def _cancel(front: Front, caller: Caller, payment_id: UUID) -> Cancelled:
     stored = await visible(front, caller, payment_id)
     status = await front.readers.run(("saga",), status_of, payment_id)
+    if status is not None and is_anothers(caller, stored, status):
+        if is_taken(caller, stored, status):
+            raise Problem("finished", f"withdrawal {payment_id} is finished: {REJECTED} ({PAYMENT_ID_TAKEN})")
+        status = None
     withdrawal = status if status is not None and status.state != INCOMPLETE else stored
     if withdrawal is None:
         raise unknown(payment_id)

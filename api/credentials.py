@@ -10,7 +10,6 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from hashlib import sha256
 from hmac import compare_digest
-from http.cookies import CookieError, SimpleCookie
 
 import msgspec
 from psycopg import AsyncConnection
@@ -212,11 +211,15 @@ class Credentials:
         return Caller(*found, MAY[found[1]], by_cookie=True) if found is not None else None
 
     def _session_of(self, cookie: str) -> str | None:
-        try:
-            found = SimpleCookie(cookie).get(self.cookie_name)
-        except CookieError:
-            return None
-        return found.value[:TEXT_MAX] if found is not None else None
+        """The session among all cookies of a host, whatever others there are: RFC 6265, 5.2 and 5.4.
+
+        The standard library's parser drops all of them for one that it does not take.
+        """
+        for pair in cookie.split(";"):
+            name, _, value = pair.partition("=")
+            if name.strip() == self.cookie_name:
+                return value.strip()[:TEXT_MAX]
+        return None
 
 
 def _bearer(authorization: str) -> str | None:

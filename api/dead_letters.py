@@ -22,6 +22,7 @@ from operations.dead_letters.actions import Done, act
 from operations.dead_letters.letters import Letter, Wanted, named
 from operations.dead_letters.pages import OPEN, Page, State, page_of
 from operations.dead_letters.view import DeadLetter, view
+from operations.dead_letters.warning import UNVERIFIED
 
 T = TypeVar("T")
 
@@ -66,6 +67,12 @@ class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Meta(min_length=1, max_length=LETTERS_MAX, examples=[["account.events/0@17"]]),
     ]
     reason: Reason
+
+
+class Redrive(Chosen, frozen=True, forbid_unknown_fields=True):
+    """The same of those that go back to their topic."""
+
+    unverified: Annotated[bool, msgspec.Meta(description=UNVERIFIED)] = False
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -224,9 +231,9 @@ async def among_recent(
 
 
 @post(f"{PATH}/redrive", summary="Redrive dead letters", operation_id="redriveDeadLetters", **ON_A_LIST)
-async def redrive_dead_letters(request: StrictRequest, data: Chosen) -> Results:
+async def redrive_dead_letters(request: StrictRequest, data: Redrive) -> Results:
     """Send exactly these back to their partition, each once; each has its own result."""
-    return await _act(request, actions.REDRIVE, data)
+    return await _act(request, actions.REDRIVE, data, unverified=data.unverified)
 
 
 @post(f"{PATH}/discard", summary="Discard dead letters", operation_id="discardDeadLetters", **ON_A_LIST)
@@ -235,10 +242,15 @@ async def discard_dead_letters(request: StrictRequest, data: Chosen) -> Results:
     return await _act(request, actions.DISCARD, data)
 
 
-async def _act(request: StrictRequest, action: actions.Action, chosen: Chosen) -> Results:
-    operators = request.app.state.front.operators
-    async with written_down(request, f"{action} dead letters", chosen.ids, chosen.reason) as written:
-        done = await operators.run(act, operators.bootstrap, action, chosen.ids, chosen.reason)
+async def _act(
+    request: StrictRequest, action: actions.Action, chosen: Chosen, *, unverified: bool = False
+) -> Results:
+    operators = request.app.state.front.acting
+    name = f"{action} dead letters, also unverified" if unverified else f"{action} dead letters"
+    async with written_down(request, name, chosen.ids, chosen.reason) as written:
+        done = await operators.run(
+            lambda: act(operators.bootstrap, action, chosen.ids, chosen.reason, unverified=unverified)
+        )
         written.result = result = Results(written.request_id, done)
     return result
 

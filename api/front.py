@@ -47,6 +47,9 @@ class Front:
 
     Attributes:
         loop: the event loop, once it is started.
+        operators: runs what operators look at.
+        acting: runs what they do, which does not wait for those who only look.
+        managing: runs the management of keys, which waits for neither: whatever hangs, a leaked key is revoked.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -56,6 +59,8 @@ class Front:
         self.limit = RateLimit(settings.api_rate)
         self.streams = StreamLimit(settings.api_streams)
         self.operators = Operators(settings)
+        self.acting = Operators(settings)
+        self.managing = Operators(settings)
         self._writes = Database(settings.dsn(API), API, SharingConnection)
         self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)
         self._one_by_one = asyncio.Lock()

@@ -74,7 +74,7 @@ async def list_gaps(request: StrictRequest) -> Gaps:
 )
 async def acknowledge_gaps(request: StrictRequest, data: Acknowledgement) -> Acknowledged:
     """Say what became of exactly these, so that the audit holds again."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.acting
 
     def act() -> int:
         dsns = _dsns(operators)

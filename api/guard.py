@@ -25,7 +25,7 @@ _SINGLE = frozenset((b"authorization", b"content-type", b"idempotency-key", b"la
 """Headers that say one thing: with two, another program on the way may have read the other."""
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_OURS = ("same-origin", "none")
+OURS = ("same-origin", "none")
 """Values of ``Sec-Fetch-Site``: a page of ours, or a person, has sent the request."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -100,7 +100,7 @@ async def allowed(front: Front, scope: Scope, headers: dict[bytes, str], permiss
         raise Problem("too-many-requests", f"more than {front.settings.api_rate:g} requests a second", wait_s)
     is_safe = scope.get("method") in _SAFE
     # A browser sends a cookie along whichever page has it send the request.
-    if caller.by_cookie and not is_safe and headers.get(b"sec-fetch-site") not in _OURS:
+    if caller.by_cookie and not is_safe and headers.get(b"sec-fetch-site") not in OURS:
         raise Problem("forbidden", "with a session, only pages of this API may change something")
     if permission is None or permission not in caller.permissions:
         raise Problem("forbidden", f"{caller.role} {caller.name} lacks the permission {permission}")

@@ -29,7 +29,8 @@ class Headline(msgspec.Struct, frozen=True):
     """Whether money moves.
 
     Attributes:
-        tone: ``ok``, ``warn`` (somebody should look, money moves), ``bad`` (it does not, or not as it should).
+        tone: ``ok``, ``warn`` (somebody should look, money moves), ``bad`` (it does not, or not as it should),
+            ``unknown`` (what would say so could not be asked).
         words: a sentence without a full stop.
         details: further sentences, the most important first.
     """
@@ -60,7 +61,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         away: parts that do not answer or do not run, and why: names of services, ``Kafka``, ``the relay``,
             ``the saga database``.
+        unasked: parts that could not be asked, for lack of a right as a rule, and why.
         unread_outboxes: rows that wait in an outbox which no relay reads.
+        dead_rows: rows of outboxes that Kafka never accepts.
+        paused: services whose outbox somebody has paused.
         open: withdrawals that are not finished, by state; None where that could not be asked. With those that the
             API has accepted where nobody publishes them.
         unrecorded: requests in Kafka that the saga service has yet to record, where it does not run.
@@ -71,7 +75,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     away: Mapping[str, str] = {}
+    unasked: Mapping[str, str] = {}
     unread_outboxes: int = 0
+    dead_rows: int = 0
+    paused: Sequence[str] = ()
     open: Sequence[OpenOnes] | None = ()
     unrecorded: int = 0
     backlogs: Sequence[Backlog] = ()
@@ -82,7 +89,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def headline(found: Found) -> Headline:
     """The sentence, and what else there is to say; what is worst comes first."""
-    said = [*_bad(found), *_warnings(found)]
+    said = [*_bad(found), *_warnings(found), *_unknown(found)]
     tone, words, _ = said[0] if said else (OK, _moves(found), "")
     details = [_sentence(words, more) for _, words, more in said[1:]]
     if said and said[0][2]:
@@ -116,15 +123,27 @@ def _warnings(found: Found) -> list[tuple[str, str, str]]:
         if one.grows and one.service not in found.away
     ]
     stuck = sum(one.silent for one in found.open or ())
-    moves = f"{_moves(found)}, but " if not found.away else ""
+    moves = f"{_moves(found)}, but " if not found.away and not found.unasked else ""
     if stuck:
         said.append((WARN, f"{moves}{_many(stuck, 'withdrawal')} {_are(stuck)} stuck", ""))
     if found.dead_letters:
-        needs = "needs" if found.dead_letters == 1 else "need"
-        said.append((WARN, f"{moves}{_many(found.dead_letters, 'dead letter')} {needs} a person", ""))
+        said.append((WARN, f"{moves}{_many(found.dead_letters, 'dead letter')} {_needs(found.dead_letters)}", ""))
+    if found.dead_rows:
+        said.append(
+            (WARN, f"{moves}{_many(found.dead_rows, 'dead row')} of outboxes {_needs(found.dead_rows)}", "")
+        )
+    said += [(WARN, f"{moves}the {service} outbox is paused", "") for service in found.paused]
     if found.open is None and not found.away:
         said.append((WARN, "It is not known how many withdrawals are open", ""))
     return said
+
+
+def _unknown(found: Found) -> list[tuple[str, str, str]]:
+    """What could not be asked: all that was may be well, and money stand still."""
+    return [
+        (UNKNOWN, f"It is not known whether money moves: {name} could not be asked", f"It says: {why}.")
+        for name, why in found.unasked.items()
+    ]
 
 
 def _moves(found: Found) -> str:
@@ -166,6 +185,10 @@ def _wait(count: int | None) -> str:
 
 def _many(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _needs(count: int) -> str:
+    return f"{'needs' if count == 1 else 'need'} a person"
 
 
 def _are(count: int) -> str:

@@ -67,7 +67,7 @@ class Revoked(msgspec.Struct, frozen=True):
 )
 async def get_keys(request: StrictRequest) -> Keys:
     """Who has one, and what it may do."""
-    return await listed(request.app.state.front.operators)
+    return await listed(request.app.state.front.managing)
 
 
 async def listed(operators: Operators) -> Keys:
@@ -90,7 +90,7 @@ async def listed(operators: Operators) -> Keys:
 )
 async def post_key(request: StrictRequest, data: KeyRequest) -> NewKey:
     """The answer has the key, this once."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.managing
     if (wrong := access.complaint(data.caller, data.role, data.scopes)) is not None:
         raise Problem("invalid", wrong)
     # Nobody gives away what it lacks: a key that is limited to the management of keys would be limited to nothing.
@@ -120,7 +120,7 @@ async def post_key(request: StrictRequest, data: KeyRequest) -> NewKey:
 )
 async def post_revocation(request: StrictRequest, key_id: str, data: Why) -> Revoked:
     """Within some seconds every instance refuses it."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.managing
     async with written_down(request, "revoke key", key_id, data.reason) as action:
         if not await operators.run(revoke_key, operators.dsns[API], key_id):
             raise Problem("not-found", f"there is no valid key {key_id}")

@@ -15,9 +15,11 @@ from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.pages import PAGE_SIZE, SECONDS_MAX, Cursor, Limit, opened, sealed
 from api.problems import Problem, problems
-from api.statuses import Withdrawal, as_accepted
+from api.statuses import Withdrawal, as_accepted, as_requested
+from api.store import Stored
 from api.texts import amount_text
 from api.withdrawals import PATH
+from contracts.events import same_withdrawal
 from contracts.services import API
 from operations.accepted import ACCEPTED, Waiting, waiting
 from operations.withdrawals import Listed, Wanted, of_ids, page
@@ -101,12 +103,18 @@ async def _own_page(
     rest, stored = stored[limit:], stored[:limit]
     known = await front.readers.run(("saga",), of_ids, [one.payment_id for one in stored])
     by_id = {one.payment_id: one for one in known}
-    found = [
-        (as_listed(one), one.updated_at) if (one := by_id.get(s.payment_id)) else (as_accepted(s), s.requested_at)
-        for s in stored
-    ]
+    found = [_own(s, by_id.get(s.payment_id)) for s in stored]
     last = f"{_micros(stored[-1].requested_at)}.{stored[-1].payment_id}" if rest else None
     return [one for one, moved_at in found if _matches(one, moved_at, wanted)], last
+
+
+def _own(stored: Stored, known: Listed | None) -> tuple[Withdrawal, datetime]:
+    """A caller's withdrawal, by what the saga service knows of its payment ID, and when it last moved."""
+    if known is None:
+        return as_accepted(stored), stored.requested_at
+    if not same_withdrawal(stored, known):
+        return as_requested(stored, known.state), stored.requested_at
+    return as_listed(known), known.updated_at
 
 
 def _matches(one: Withdrawal, moved_at: datetime, wanted: Wanted) -> bool:

@@ -218,13 +218,16 @@ class Looks:
         if kafka is not None:
             steps = self._progress(kafka.sample)
             away |= dict.fromkeys(sorted(kafka.idle), "does not run: no instance reads its topics")
-            if unread:
-                away[RELAY] = f"reads no outbox of {', '.join(one.service for one in unread)}"
+        if unread and KAFKA not in away:  # else it waits for that
+            away[RELAY] = f"reads no outbox of {', '.join(one.service for one in unread)}"
         if KAFKA in away or any(one.service == API for one in unread):
             open_ones = _with_accepted(open_ones, accepted_asked.result())
         about = Found(
             away=away,
+            unasked=unasked,
             unread_outboxes=sum(one.rows for one in unread),
+            dead_rows=sum(one.dead_rows for one in outboxes),
+            paused=[one.service for one in outboxes if one.paused],
             open=open_ones,
             unrecorded=_unrecorded(steps or ()) if "saga" in away else 0,
             backlogs=backlogs(steps or ()),

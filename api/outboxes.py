@@ -162,7 +162,7 @@ async def discard_dead_rows(request: StrictRequest, data: ChosenRows) -> RowResu
 
 
 async def _act(request: StrictRequest, action: outboxes.Action, chosen: ChosenRows) -> RowResults:
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.acting
     async with written_down(request, f"{action} dead rows", chosen.rows, chosen.reason) as written:
         done = await operators.run(act, operators.dsns, action, chosen.rows)
         written.result = result = RowResults(written.request_id, done)
@@ -180,7 +180,7 @@ async def _act(request: StrictRequest, action: outboxes.Action, chosen: ChosenRo
 )
 async def drop_slot(request: StrictRequest, service: str, data: Why) -> Dropped:
     """Drop a slot that no relay reads any more, so that the server can remove its log."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.acting
     if service not in NAMES:
         raise Problem("not-found", f"there is no outbox {service}")
     async with written_down(request, "drop slot", service, data.reason) as written:

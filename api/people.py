@@ -11,7 +11,7 @@ from api.console.rendering import html, render
 from api.cookies import session_cookie
 from api.credentials import SIGN_IN
 from api.front import Front
-from api.guard import OPEN
+from api.guard import OPEN, OURS
 from api.openapi import document
 from api.page import page
 from api.problems import Problem
@@ -31,11 +31,12 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors '
 async def sign_in(request: StrictRequest, token: str = "", sure: bool = False) -> Response[Any]:
     """Turn the token of a link into a session; it is spent then.
 
-    It asks first where another site leads here, as somebody may lead others into a session of their own, and where
-    no browser says that a person opens it: a chat that looks at each link for its preview would spend the token.
+    It asks first where another site leads here, be it a host beside this one or another port of it: somebody may
+    lead others into a session of their own. And it asks where no browser says that a person opens it: a chat that
+    looks at each link for its preview would spend the token.
     """
     site = request.headers.get("sec-fetch-site")
-    if site == "cross-site" or not (site or sure):
+    if site not in (None, *OURS) or not (site or sure):
         return html(render("sign_in_here.html", title="Sign in", token=token, elsewhere=site is not None))
     front: Front = request.app.state.front
     secret = await front.credentials.sign_in(token)

@@ -146,7 +146,7 @@ async def preview_republish(request: StrictRequest, data: PreviewRequest) -> Pre
 )
 async def republish_events(request: StrictRequest, data: RepublishRequest) -> RepublishResult:
     """Publish again what Kafka lost and a service needs, from the services' own tables; safe to repeat."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.acting
     timeout_s = ProducerSettings().delivery_timeout_s
 
     def act() -> list[RepublishedEvent]:

@@ -23,10 +23,15 @@ from api.streams import CHECK_S, HEARTBEAT_S, check_room, stream, wants_stream
 from api.texts import amount_text
 from api.withdrawals import PATH
 from api.withheld import shown_to
+from contracts.events import WithdrawalRequested, same_withdrawal
 from operations.accepted import ACCEPTED
 from operations.endings import Ending, latest
 from operations.events import Recorded, events_of
+from processors.saga.decide import INCOMPLETE, REJECTED, REQUESTED
 from processors.saga.status import Status, Step, status_of
+
+PAYMENT_ID_TAKEN = "payment_id_taken"
+"""Why a client's withdrawal is rejected whose payment ID is that of one that did not come through the API."""
 
 _ONE = f"{PATH}/{{payment_id:uuid}}"
 
@@ -42,7 +47,7 @@ class Withdrawal(msgspec.Struct, frozen=True, kw_only=True):
         amount: decimal text, in major units.
         state: ``accepted``, or as ``settle status`` says it.
         reason: why it was rejected or failed.
-        finished_by: the event that finished it.
+        finished_by: the event that finished it; of one whose payment ID was taken its own request.
     """
 
     payment_id: UUID
@@ -99,14 +104,16 @@ async def standing(front: Front, caller: Caller, payment_id: UUID) -> Withdrawal
     if status is None:
         if stored is None:
             raise unknown(payment_id)
-        return accepted(stored)
+        return _of_request(as_accepted(stored))
+    if stored is not None and is_anothers(caller, stored, status):
+        return _of_request(as_requested(stored, status.state))
     return shown(status)
 
 
-def accepted(stored: Stored) -> WithdrawalStatus:
-    """One that the saga service has not recorded yet."""
-    waits_for = "the relay and the account service"
-    return WithdrawalStatus(**msgspec.structs.asdict(as_accepted(stored)), waiting_for=waits_for, steps=[])
+def _of_request(one: Withdrawal) -> WithdrawalStatus:
+    """One of which the saga service has recorded nothing."""
+    waits_for = "the relay and the account service" if one.state == ACCEPTED else None
+    return WithdrawalStatus(**msgspec.structs.asdict(one), waiting_for=waits_for, steps=[])
 
 
 def shown(status: Status) -> WithdrawalStatus:
@@ -157,15 +164,15 @@ async def get_events(
     if after:
         await _check_event(front, payment_id, after)
     if not wants_stream(request):
-        return Response(Events(shown_to(caller, await front.readers.run(("saga",), events_of, payment_id, after))))
-    if (
-        status is not None
-        and status.finished
-        and not await front.readers.run(("saga",), events_of, payment_id, after, 1)
+        events = await front.readers.run(("saga",), events_of, payment_id, after)
+        return Response(Events(shown_to(caller, events, stored)))
+    if status is not None and (
+        is_taken(caller, stored, status)
+        or (status.finished and not await front.readers.run(("saga",), events_of, payment_id, after, 1))
     ):
         return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
     check_room(request)
-    return stream(request, _of_one(front, caller, payment_id, after))  # type: ignore[return-value]  # documented by hand
+    return stream(request, _of_one(front, caller, stored, payment_id, after))  # type: ignore[return-value]  # documented by hand
 
 
 @get(
@@ -179,7 +186,8 @@ async def get_events(
 async def follow_endings(request: StrictRequest, last_event_id: LastEventId = None) -> Stream:
     """A stream of what is completed, rejected or compensated from now on; with `Last-Event-ID` after that one.
 
-    A client is told of its own withdrawals. An `id` without data is where the stream begins, to come back to.
+    A client is told of its own withdrawals, and not of one that was rejected as its payment ID was taken. An `id`
+    without data is where the stream begins, to come back to.
     """
     check_room(request)
     front: Front = request.app.state.front
@@ -187,6 +195,11 @@ async def follow_endings(request: StrictRequest, last_event_id: LastEventId = No
     endings = front.follow.endings(place, CHECK_S)
     # Its first answer comes before the stream's head: an ID that is none is an error, and not a stream that ends.
     first = await anext(endings)
+    try:
+        check_room(request)  # others have come while this one waited
+    except Problem:
+        await endings.aclose()
+        raise
     return stream(request, _of_all(front, caller_of(request), place, first, endings))
 
 
@@ -203,24 +216,26 @@ async def visible(front: Front, caller: Caller, payment_id: UUID) -> Stored | No
     return stored
 
 
-async def _of_one(front: Front, caller: Caller, payment_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
+async def _of_one(
+    front: Front, caller: Caller, stored: Stored | None, payment_id: UUID, after: int
+) -> AsyncGenerator[bytes, None]:
     asked_at = float("-inf")
     async with aclosing(front.follow.withdrawal(payment_id, after, CHECK_S)) as followed:
         async for events in followed:
-            yield _shown(caller, events)
+            yield _shown(caller, events, stored)
             after = events[-1].id if events else after
             if events[-1].type in _MAY_END if events else time.monotonic() - asked_at >= HEARTBEAT_S:
                 asked_at = time.monotonic()
                 status = await front.readers.run(("saga",), status_of, payment_id)
-                if status is not None and status.finished:
+                if status is not None and (status.finished or is_taken(caller, stored, status)):
                     # Its last events may have been stored since the look before.
                     rest = await front.readers.run(("saga",), events_of, payment_id, after)
-                    yield _shown(caller, rest)
+                    yield _shown(caller, rest, stored)
                     return
 
 
-def _shown(caller: Caller, events: Sequence[Recorded]) -> bytes:
-    return _messages([(str(event.id), event.type, event) for event in shown_to(caller, events)])
+def _shown(caller: Caller, events: Sequence[Recorded], stored: Stored | None) -> bytes:
+    return _messages([(str(event.id), event.type, event) for event in shown_to(caller, events, stored)])
 
 
 async def _of_all(
@@ -240,16 +255,35 @@ async def _of_all(
 async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes:
     """Those that a caller sees; of the others not even that there are some, as an ID is a payment's."""
     if caller.sees_only_its_own and endings:
-        callers = await front.callers.of(endings)
-        endings = [one for one in endings if callers.get(one.payment_id) == caller.name]
+        requests = await front.callers.of(endings)
+        endings = [one for one in endings if _is_own(caller, requests.get(one.payment_id), one)]
     return _messages([(one.id, one.state, _as_ending(one)) for one in endings])
+
+
+def _is_own(caller: Caller, stored: Stored | None, ending: Ending) -> bool:
+    return stored is not None and stored.caller == caller.name and same_withdrawal(stored, ending)
+
+
+def is_anothers(caller: Caller, stored: Stored | None, status: Status) -> bool:
+    """Whether what the saga service knows by a payment ID is another withdrawal than a client's own."""
+    return caller.sees_only_its_own and stored is not None and not same_withdrawal(stored, status)
+
+
+def is_taken(caller: Caller, stored: Stored | None, status: Status) -> bool:
+    """Whether it is, and stays so: the account service has decided on the other."""
+    return is_anothers(caller, stored, status) and status.state not in _UNDECIDED
 
 
 def _messages(found: Sequence[tuple[str, str, object]]) -> bytes:
     """Server-sent events."""
     return b"".join(
-        b"id: %b\nevent: %b\ndata: %b\n\n" % (i.encode(), e.encode(), _ENCODER.encode(d)) for i, e, d in found
+        b"id: %b\nevent: %b\ndata: %b\n\n" % (i.encode(), e.encode(), _in_one_line(d)) for i, e, d in found
     )
+
+
+def _in_one_line(one: object) -> bytes:
+    """Its JSON: in an event as it was received line breaks are white space, and here they would end a field."""
+    return _ENCODER.encode(one).translate(_LINE_BREAKS_AS_SPACES)
 
 
 def as_accepted(stored: Stored) -> Withdrawal:
@@ -266,6 +300,20 @@ def as_accepted(stored: Stored) -> Withdrawal:
         finished_at=None,
         finished_by=None,
     )
+
+
+def as_requested(stored: Stored, state: str) -> Withdrawal:
+    """One whose payment ID the saga service knows with other contents, as a client sees it, also in a list.
+
+    Args:
+        stored: its request.
+        state: of the other. Where the account service has not decided yet, it may still take either of the two.
+    """
+    one = as_accepted(stored)
+    if state in _UNDECIDED:
+        return one
+    ended = {"finished_at": stored.requested_at, "finished_by": WithdrawalRequested.__name__}
+    return msgspec.structs.replace(one, state=REJECTED, reason=PAYMENT_ID_TAKEN, **ended)
 
 
 def _as_ending(one: Ending) -> dict[str, Any]:
@@ -291,8 +339,10 @@ async def _check_event(front: Front, payment_id: UUID, number: int) -> None:
         raise Problem("invalid", f"{number} is no ID of an event of this withdrawal")
 
 
+_UNDECIDED = frozenset({INCOMPLETE, REQUESTED})
 _MAY_END = frozenset({"WithdrawalCompleted", "WithdrawalCompensated", "WithdrawalRejected", "NotificationSent"})
 _ENCODER = msgspec.json.Encoder()
+_LINE_BREAKS_AS_SPACES = bytes.maketrans(b"\r\n", b"  ")
 
 
 ROUTES: list[Any] = [get_withdrawal, get_events, follow_endings]

@@ -56,7 +56,7 @@ WHERE caller = %b AND (requested_at, payment_id) < (%b::timestamptz, %b::uuid)
 ORDER BY requested_at DESC, payment_id DESC LIMIT %b
 """  # noqa: S608 made of constants
 
-_CALLERS = "SELECT payment_id, caller FROM withdrawals WHERE payment_id = ANY(%b::uuid[])"
+_OF_PAYMENTS = f"SELECT {_COLUMNS} FROM withdrawals WHERE payment_id = ANY(%b::uuid[])"  # noqa: S608 made of constants
 
 _CANCEL = f"""
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, traceparent, tracestate)
@@ -154,9 +154,9 @@ async def of_caller(
     return await _stored(connection, _OF_CALLER, [caller, *before, limit])
 
 
-async def callers(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, str]:
-    """Who has asked for some withdrawals, by payment ID; without those that did not come through the API."""
-    return dict(await (await connection.execute(_CALLERS, (list(payment_ids),))).fetchall())
+async def of_payments(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> dict[UUID, Stored]:
+    """The requests for some withdrawals, by payment ID; without those that did not come through the API."""
+    return {one.payment_id: one for one in await _stored(connection, _OF_PAYMENTS, [list(payment_ids)])}
 
 
 async def cancel(

@@ -194,7 +194,9 @@ def _checked(key: str | None) -> str:
         raise Problem("key-missing", "send an Idempotency-Key, a new one for each withdrawal, such as a UUID")
     match = _KEY.fullmatch(key)
     if match is None:
-        raise Problem("malformed", f"an Idempotency-Key is 1 to {KEY_LENGTH_MAX} visible ASCII characters")
+        raise Problem(
+            "malformed", f"an Idempotency-Key is 1 to {KEY_LENGTH_MAX} visible ASCII characters, no quote"
+        )
     return match[1]
 
 

@@ -20,7 +20,8 @@ STREAM_TIMEOUT_S = 45.0
 """For the next piece of a stream: the API sends something every 15 s."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21\x23-\x7e]{1,255}")
+"""Without the quotes in which the header may have it: to the API they are no part of the key."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def request(
     key = idempotency_key if idempotency_key is not None else str(uuid7())
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequestError(
-            f"an Idempotency-Key is 1 to 255 visible ASCII characters, and not {key[:255]!r}"
+            f"an Idempotency-Key is 1 to 255 visible ASCII characters, no quote, and not {key[:255]!r}"
         )
     body = {"account_id": account_id, "amount": amount, "currency": currency}
     if payment_id is not None:

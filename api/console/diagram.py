@@ -148,6 +148,14 @@ def _standing(name: str, flow: Flow) -> tuple[str, str]:
         return BAD, flow.away[name]
     if name in flow.unasked:
         return UNKNOWN, flow.unasked[name]
-    if name == RELAY and not flow.outboxes:
+    if name == RELAY:
+        return _relay(flow)
+    return OK, "answers"
+
+
+def _relay(flow: Flow) -> tuple[str, str]:
+    if not flow.outboxes:
         return UNKNOWN, "no outbox could be asked"
-    return OK, "reads every outbox" if name == RELAY else "answers"
+    if unread := [one.service for one in flow.outboxes if not one.active]:
+        return BAD, f"reads no outbox of {', '.join(unread)}"
+    return OK, "reads every outbox"

@@ -21,7 +21,12 @@ BEAT_S = 5.0
 """How often. A page that hears nothing for three times as long says that it is not connected (``console.js``)."""
 
 TROUBLE = "trouble"
-"""The event that says why a page stands still, and since when; empty once it moves again."""
+"""The event that says why a page stands still, and since when; empty once it moves again.
+
+A stream says it once it has found anything: the page may show the trouble that a stream before it has told.
+"""
+
+_UNSAID = object()
 
 
 def stream(request: StrictRequest, *views: View) -> Stream:
@@ -40,13 +45,15 @@ def stream(request: StrictRequest, *views: View) -> Stream:
 
 
 async def _messages(front: Front, views: tuple[View, ...]) -> AsyncGenerator[bytes, None]:
-    trouble, since = None, datetime.now(UTC)
+    trouble: str | object | None = _UNSAID
+    since = datetime.now(UTC)
     async with aclosing(front.watch.stream(*views, heartbeat_s=CHECK_S)) as watched:
         async for news in watched:
             fragments = news.fragments
-            if (news.trouble is None) != (trouble is None):
-                since = datetime.now(UTC)
-            if news.trouble != trouble:
+            is_known = bool(fragments) or news.trouble is not None or trouble is not _UNSAID
+            if is_known and news.trouble != trouble:
+                if trouble is None or news.trouble is None:
+                    since = datetime.now(UTC)
                 trouble = news.trouble
                 fragments[TROUBLE] = render("fragments/trouble.html", trouble=trouble, since=since)
             yield b"".join(_event(name, text) for name, text in fragments.items())

@@ -121,7 +121,10 @@ def _targets(action: str, subject: Any, result: Any) -> Iterator[Target]:
             yield Target(f"{_member(result, 'key_id')} of {caller}, {role}".strip(), f"{HOME}/settings")
         case "revoke key", str():
             yield Target(subject, f"{HOME}/settings")
-        case (("redrive dead letters" | "discard dead letters"), [*names]):
+        case (
+            ("redrive dead letters" | "redrive dead letters, also unverified" | "discard dead letters"),
+            [*names],
+        ):
             yield from (Target(str(name), f"{HOME}/dead-letters/{quote(str(name))}") for name in names)
         case "republish", {"payment_ids": [*names]}:
             yield from (Target(str(name), withdrawal_path(str(name))) for name in names)

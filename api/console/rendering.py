@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import Response
 
 from api.console import places, static_files, words
+from operations.dead_letters.warning import UNVERIFIED
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,6 +43,7 @@ _ENVIRONMENT.globals |= {
     "money": words.money,
     "signed": words.signed,
     "STATES": words.STATES,
+    "UNVERIFIED": UNVERIFIED,
 }
 
 

@@ -26,7 +26,7 @@ MEANINGS: dict[str, str] = {
     access.CANCEL: "ask for a withdrawal to be cancelled",
     access.READ: "see withdrawals",
     access.ACCOUNTS: "see accounts and their ledgers",
-    access.OPERATIONS: "see this console and what it shows",
+    access.OPERATIONS: "see this console and what operators see, with the two above",
     access.OPERATE: "redrive, republish, nudge, audit",
     access.KEYS: "create and revoke API keys",
     access.OPEN_ACCOUNTS: "open accounts, not in production",
@@ -84,7 +84,7 @@ async def sign_out(request: StrictRequest) -> Redirect:
 async def _keys(front: Front) -> tuple[Keys | None, str | None]:
     """The keys, or why they cannot be asked."""
     try:
-        return await listed(front.operators), None
+        return await listed(front.managing), None
     except Problem as problem:
         return None, problem.detail
 

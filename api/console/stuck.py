@@ -109,6 +109,9 @@ def _fragments(key: View, found: StuckWithdrawals, states: Mapping[UUID, str]) -
             shown |= _cells(there[payment_id], now)
         elif payment_id in states:
             shown |= _moved(payment_id, states[payment_id])
+        elif not found.unasked and len(there) < key.limit:
+            # Nobody knows it, or not yet: its dead letter was handled, or its request is published.
+            shown |= _gone(payment_id)
     shown["newer"] = render("fragments/newer_stuck.html", count=len(there.keys() - key.ids))
     return shown
 
@@ -130,9 +133,13 @@ def _moved(payment_id: UUID, state: str) -> dict[str, str]:
         f"state-{payment_id}": render(
             "fragments/stuck_state.html", one={"payment_id": payment_id, "state": state}
         ),
-        f"waits-{payment_id}": render("fragments/stuck_moved.html"),
-        f"silent-{payment_id}": "",
+        **_gone(payment_id),
     }
+
+
+def _gone(payment_id: UUID) -> dict[str, str]:
+    """The same where its state is not known."""
+    return {f"waits-{payment_id}": render("fragments/stuck_moved.html"), f"silent-{payment_id}": ""}
 
 
 def _unasked(found: StuckWithdrawals) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.access import complaint
+from api.access import ACCOUNTS, OPERATE, OPERATIONS, OPERATOR, READ, complaint, permissions
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,18 @@ from api.access import complaint
         ("shop", "root", [], "there is no role"),
         ("shop", "client", ["everything"], "there is no scope"),
         ("shop", "client", ["accounts:read"], "a client lacks the permission"),
+        ("watch", "viewer", [OPERATIONS], f"give {READ} and {ACCOUNTS} with it"),
+        ("watch", "viewer", [OPERATIONS, READ], f"give {ACCOUNTS} with it"),
+        ("watch", "viewer", [OPERATIONS, READ, ACCOUNTS], None),
+        ("act", "operator", [OPERATE], None),
     ],
 )
 def test_what_is_wrong_with_who_gets_credentials(caller, role, scopes, said):
     found = complaint(caller, role, scopes)
     assert found is None if said is None else said in found
+
+
+def test_a_stored_key_sees_what_operators_see_only_with_the_withdrawals_and_accounts_in_it():
+    assert permissions(OPERATOR, [OPERATIONS, READ]) == {READ}
+    assert permissions(OPERATOR, [OPERATIONS, ACCOUNTS, OPERATE]) == {ACCOUNTS, OPERATE}
+    assert permissions(OPERATOR, [OPERATIONS, READ, ACCOUNTS]) == {OPERATIONS, READ, ACCOUNTS}

@@ -34,7 +34,7 @@ def test_what_is_no_url_is_refused_at_once(url: str) -> None:
         ApiClient(url, KEY)
 
 
-@pytest.mark.parametrize("key", ["", "a b", "é", "line\n", "x" * 256])
+@pytest.mark.parametrize("key", ["", "a b", "é", "line\n", "x" * 256, 'a"b', '"a"'])
 def test_what_is_no_idempotency_key_is_refused_and_none_is_made_instead(key: str) -> None:
     sent: list[httpx.Request] = []
 

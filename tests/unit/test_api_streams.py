@@ -8,7 +8,9 @@ import pytest
 
 from api import streams
 from api.access import MAY, VIEWER, Caller
+from api.limits import StreamLimit
 from api.problems import Problem
+from api.statuses import follow_endings
 from api.streams import _while_allowed
 
 CALLER = Caller("alice", VIEWER, MAY[VIEWER])
@@ -48,6 +50,43 @@ def read(callers, monkeypatch, step_s=1.0):
 def test_it_ends_with_the_right_to_it(monkeypatch):
     assert read([CALLER, CALLER, None], monkeypatch) == [b"0", b"1"]
     assert read([CALLER, Caller("bob", VIEWER, MAY[VIEWER])], monkeypatch) == [b"0"]
+
+
+def test_who_comes_at_once_has_no_more_streams_of_endings_than_one_may_have():
+    limit, others_have_come = StreamLimit(2), asyncio.Event()
+
+    async def run(*_):
+        await others_have_come.wait()
+        return "7-x"
+
+    async def endings(*_):
+        while True:
+            yield []
+
+    front = SimpleNamespace(
+        streams=limit, readers=SimpleNamespace(run=run), follow=SimpleNamespace(endings=endings), credentials=None
+    )
+    app = SimpleNamespace(state=SimpleNamespace(front=front))
+
+    async def comes(has_left):
+        request = SimpleNamespace(app=app, headers={}, scope={"user": CALLER})
+        answer = await follow_endings.fn(request)
+        with answer.counted():
+            await has_left.wait()
+
+    async def story():
+        has_left = asyncio.Event()
+        coming = [asyncio.create_task(comes(has_left)) for _ in range(10)]
+        await asyncio.sleep(0)
+        others_have_come.set()
+        for _ in range(100):  # turns of the loop, of which each needs a few
+            await asyncio.sleep(0)
+        has_left.set()
+        return await asyncio.gather(*coming, return_exceptions=True)
+
+    answers = asyncio.run(story())
+    assert answers.count(None) == 2
+    assert [one.kind for one in answers if one is not None] == ["too-many-requests"] * 8
 
 
 @pytest.mark.parametrize("answered", [1, 5])

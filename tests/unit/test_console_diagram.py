@@ -83,6 +83,17 @@ def test_what_is_away_or_late_is_marked_and_said(flow, name, tone, said):
     assert said in [text for _, text in found.lines]
 
 
+def test_the_relay_reads_every_outbox_only_if_one_reads_each_also_where_kafka_cannot_be_asked():
+    def relay(flow: Flow) -> tuple[str, str]:
+        return next((part.tone, part.why) for part in diagram(flow).parts if part.name == "the relay")
+
+    assert relay(FLOW) == (OK, "reads every outbox")
+    unread = with_outbox("payment", active=False)
+    for flow in (unread, msgspec.structs.replace(unread, away={"Kafka": "x"}, steps=None)):
+        assert relay(flow) == (BAD, "reads no outbox of payment")
+    assert relay(msgspec.structs.replace(FLOW, outboxes=[])) == (UNKNOWN, "no outbox could be asked")
+
+
 def test_parts_that_are_away_say_why_and_those_that_could_not_be_asked_as_well():
     flow = msgspec.structs.replace(
         FLOW,

@@ -104,7 +104,7 @@ def test_what_is_stored_between_the_last_look_and_the_end_is_sent_before_the_str
         )
         front = SimpleNamespace(follow=Follow(readers), readers=readers)
         caller = Caller("viewer", VIEWER, MAY[VIEWER])
-        sent = [one async for one in statuses._of_one(front, caller, PAYMENT, 0)]
+        sent = [one async for one in statuses._of_one(front, caller, None, PAYMENT, 0)]
         assert b"WithdrawalCompleted" in sent[-1]
 
     run(main())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.headline import BAD, OK, WARN, Backlog, Found, headline
+from api.headline import BAD, OK, UNKNOWN, WARN, Backlog, Found, headline
 from operations.withdrawals import OpenOnes
 
 
@@ -76,6 +76,19 @@ def some(*counts: tuple[str, int], silent: int = 0) -> list[OpenOnes]:
         ),
         (Found(audit="does not hold", dead_letters=2), BAD, "The last audit does not hold"),
         (Found(open=None), WARN, "It is not known how many withdrawals are open"),
+        (
+            Found(unasked={"Kafka": "no right"}, open=some(("paid", 7)), ended_per_s=1.0),
+            UNKNOWN,
+            "It is not known whether money moves: Kafka could not be asked",
+        ),
+        (
+            Found(unasked={"Kafka": "no right"}, away={"the relay": "x"}, unread_outboxes=7),
+            BAD,
+            "The relay is away: 7 events in outboxes",
+        ),
+        (Found(unasked={"Kafka": "no right"}, dead_letters=2), WARN, "2 dead letters need a person"),
+        (Found(dead_rows=1), WARN, "All is quiet, but 1 dead row of outboxes needs a person"),
+        (Found(paused=["account"], ended_per_s=1.0), WARN, "Money moves, but the account outbox is paused"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

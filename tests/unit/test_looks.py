@@ -10,11 +10,13 @@ import pytest
 
 from api import looks
 from api.dead_letters import among_recent
-from api.headline import Headline
+from api.headline import KAFKA, RELAY, Headline
 from api.looks import FRESH_S, RECENT_LOOKS, RECENT_S, Looks
 from api.problems import Problem
 from api.seen import Flow, Outbox, Seen
+from contracts.services import NAMES
 from operations.hold_ups import LATE_S, KafkaSays
+from operations.withdrawals import OpenOnes
 from outbox_relay.status import OutboxStatus
 
 DEADLINE_S = 60.0
@@ -138,6 +140,31 @@ def test_dead_letters_are_shown_as_a_recent_look_has_them_but_none_from_before_a
         assert world.looks.letters() == "letters"
 
     run(story)
+
+
+def test_a_relay_that_is_dead_is_away_also_where_kafka_may_not_be_asked():
+    async def refused(*_):
+        raise Problem("forbidden", "Topic authorization failed")
+
+    async def read(_databases, read, *_, **__):
+        found = {
+            "count_open": [OpenOnes("deducted", 0, 0)],
+            "count_waiting": OpenOnes("accepted", 7, 0),
+            "latest": "5-x",
+            "_outbox": (replace(STATUS, active=False, rows=40), 30.0),
+        }
+        return found.get(read.__name__, [])
+
+    async def look():
+        operators: Any = SimpleNamespace(run=refused, bootstrap="kafka:9092")
+        return (await Looks(SimpleNamespace(run=read), operators, SimpleNamespace(), 60.0).now()).flow
+
+    flow = asyncio.run(look())
+    assert (flow.headline.tone, flow.away.keys(), flow.unasked.keys()) == ("bad", {RELAY}, {KAFKA})
+    assert flow.headline.words == f"The relay is away: {40 * len(NAMES)} events in outboxes"
+    assert any(
+        "It is not known whether money moves: Kafka could not be asked" in one for one in flow.headline.details
+    )
 
 
 STATUS = OutboxStatus("payment", "slot", True, "reserved", "0/1", 0, 0, 1, 8192, 0, None, ())

@@ -46,6 +46,7 @@
       paint();
     } else if (target.matches("[data-opens]")) {
       const dialog = document.getElementById(target.dataset.opens);
+      if (dialog.querySelector("form").isUnderWay) return; // closed, and not answered yet: what is done now has its end first
       dialog.querySelector(".answer").replaceChildren();
       dialog.querySelector("[data-confirms]").disabled = false;
       dialog.showModal();
@@ -223,6 +224,8 @@
     event.preventDefault();
     const place = form.querySelector(".answer");
     const button = form.querySelector("[data-confirms]");
+    if (form.isUnderWay) return;
+    form.isUnderWay = true;
     button.disabled = true;
     const fields = fieldsOf(form);
     const body = Object.keys(fields).length ? JSON.stringify(fields) : undefined;
@@ -248,5 +251,6 @@
       say(place, "bad", "The API does not answer", ["It is not known whether this was done: see the operator log."]);
       button.disabled = false;
     }
+    form.isUnderWay = false;
   });
 })();

@@ -57,12 +57,17 @@
     const form = button && document.getElementById(button.dataset.opens).querySelector("form[data-acts]");
     if (!form || form.isUnderWay) return;
     const place = form.querySelector("[data-preview]");
+    const mine = (form.opening = (form.opening ?? 0) + 1); // what an earlier opening still reads is not for this one
+    form.items = [];
     form.querySelector("[data-confirms]").disabled = true;
     form.dataset.done = "";
+    if (form.elements.unverified) form.elements.unverified.checked = false; // asked for anew each time
     place.replaceChildren(element("p", "Reading what it is for…", "muted"));
     try {
-      preview(form, await chosenBy(button, form));
+      const items = await chosenBy(button, form);
+      if (form.opening === mine) preview(form, items);
     } catch (error) {
+      if (form.opening !== mine) return;
       place.replaceChildren(element("p", `It cannot be read: ${error.message}`, "s-bad"));
     }
   });
@@ -101,14 +106,14 @@
     }
   };
 
-  const send = async (form, portion, reason) => {
+  const send = async (form, portion, reason, more) => {
     if (!form.dataset.field) {
       const path = form.dataset.acts.replace("{}", encodeURIComponent(portion[0]));
       const { response, answer } = await post(path, { reason });
       if ([401, 403, 429, 503].includes(response.status)) throw new Error(said(response, answer));
       return [response.ok ? { words: republished(answer) } : { error: said(response, answer) }];
     }
-    const { response, answer } = await post(form.dataset.acts, { [form.dataset.field]: portion, reason });
+    const { response, answer } = await post(form.dataset.acts, { [form.dataset.field]: portion, reason, ...more });
     if (!response.ok) throw new Error(said(response, answer));
     return answer.results.map((one) => ({
       error: one.error,
@@ -143,8 +148,10 @@
     const form = event.target.closest("form[data-acts]");
     if (!form) return;
     event.preventDefault();
+    if (form.isUnderWay) return;
     const { items } = form;
     const reason = new FormData(form).get("reason");
+    const more = form.elements.unverified?.checked ? { unverified: true } : {};
     const step = form.dataset.field ? PORTION : 1;
     const bar = document.createElement("progress");
     bar.max = items.length;
@@ -158,7 +165,7 @@
       bar.value = results.length;
       line.textContent = `${number(results.length)} of ${number(items.length)}`;
       try {
-        results.push(...(await send(form, items.slice(results.length, results.length + step), reason)));
+        results.push(...(await send(form, items.slice(results.length, results.length + step), reason, more)));
       } catch (error) {
         stopped = error instanceof TypeError ? "the API does not answer; the operator log says what it did of the last portion" : error.message;
       }

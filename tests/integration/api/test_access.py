@@ -6,7 +6,7 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from api.access import ADMIN, CLIENT, MAY, OPERATIONS, OPERATOR, PERMISSIONS, ROLES, VIEWER
+from api.access import ACCOUNTS, ADMIN, CLIENT, MAY, OPERATIONS, OPERATOR, PERMISSIONS, READ, ROLES, VIEWER
 from api.app import make_litestar
 from api.credentials import REMEMBERED_S, SIGN_IN_S, list_keys, offer_sign_in, revoke_key
 from api.guard import OPEN, PERMISSION
@@ -173,6 +173,35 @@ def test_a_key_may_be_limited_to_scopes_but_not_beyond_its_role(front: Front):
         assert ask(client, "acc-none").status_code == 403
     with front.http(front.key("greedy", CLIENT, *PERMISSIONS)) as client:
         assert client.get("/v1/accounts").status_code == 403
+
+
+@pytest.mark.parametrize("without", [READ, ACCOUNTS])
+def test_what_operators_see_has_whole_events_and_is_for_who_may_see_those(front: Front, without: str):
+    with front.http(
+        front.key(f"without-{uuid7()}", VIEWER, *({OPERATIONS, READ, ACCOUNTS} - {without}))
+    ) as client:
+        for path in (
+            "/v1/dead-letters",
+            "/v1/outboxes",
+            "/console/withdrawals",
+            f"/console/withdrawals/{uuid7()}",
+        ):
+            assert client.get(path).status_code == 403
+        preview = client.post("/v1/republish/preview", json={})
+        assert preview.status_code == 403
+
+
+def test_a_session_is_found_among_cookies_of_other_programs_on_the_host(front: Front):
+    with front.http() as browser:
+        token = offer_sign_in(front.dsns["api"], "alice", VIEWER)
+        browser.get("/v1/sign-in", params={"token": token, "sure": True}, follow_redirects=False)
+        (ours,) = (f"{one.name}={one.value}" for one in browser.cookies.jar)
+    with front.http() as client:
+        for others in ('a={"x":1}', "flag", "a[b]=1", "=v", "path=/", "a=\xe4", 'a="', f"x{ours}", "a=b=c"):
+            for cookie in (f"{others}; {ours}", f"{ours}; {others}", f"{others};{ours} ;"):
+                answer = client.get("/console/settings", headers={"Cookie": cookie.encode("latin-1")})
+                assert answer.status_code == 200, cookie
+        assert client.get("/console/settings", headers={"Cookie": f"x{ours}"}).status_code == 401
 
 
 def test_a_key_that_has_expired_or_is_revoked_lets_nobody_in(front: Front):

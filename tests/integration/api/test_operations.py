@@ -1,6 +1,7 @@
 """What people do to a running system over HTTP: who may, what comes of it, and that it is on record."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import psycopg
@@ -8,9 +9,10 @@ import pytest
 from confluent_kafka import Message
 from uuid_utils.compat import uuid7
 
-from api.access import ADMIN, OPERATOR, ROLES, VIEWER
+from api.access import ADMIN, OPERATIONS, OPERATOR, ROLES, VIEWER, WITH_OPERATIONS
 from api.credentials import REMEMBERED_S
 from api.dead_letters import LETTERS_MAX
+from api.operators import AT_ONCE
 from broker.scan import scan
 from operations.dead_letters.letters import read_letters
 from tests.conftest import wait_until
@@ -114,6 +116,23 @@ def test_dead_letters_are_listed_shown_redriven_and_discarded_by_a_frozen_list(f
     assert [states[name] for name in (one, other, newer)] == ["redriven", "discarded", "discarded"]
     assert log_of(people[VIEWER], redriven["request_id"])[1]["result"] == redriven
 
+    claims = {"dlq.topic": "account.events", "dlq.partition": "0", "dlq.offset": "7000000"}
+    front.send("account.events.dlq", b"forged", "acc-1", **claims)
+    forged = there("account.events/0@7000000")
+    asked = {"ids": [forged], "reason": WHY}
+    ((refused,), (sent,)) = [
+        people[OPERATOR].post("/v1/dead-letters/redrive", json=one).json()["results"]
+        for one in (asked, {**asked, "unverified": True})
+    ]
+    assert refused["error"].startswith("unverified: its original is gone from account.events")
+    assert (sent["id"], sent["error"]) == (forged, None)
+    logged = people[VIEWER].get("/v1/operator-log", params={"limit": 20}).json()["entries"]
+    assert [one["action"] for one in logged if one["subject"] == [forged]][::2] == [
+        "redrive dead letters, also unverified",
+        "redrive dead letters",
+    ]
+    people[OPERATOR].post("/v1/dead-letters/discard", json={"ids": [there(sent["place"])], "reason": WHY})
+
     many = [f"{'x' * 250}{number}" for number in range(LETTERS_MAX)]
     answer = people[OPERATOR].post("/v1/dead-letters/discard", json={"ids": many, "reason": WHY})
     assert {result["error"] for result in answer.json()["results"]} == {"there is no such dead letter"}
@@ -164,12 +183,12 @@ def test_an_audit_is_started_and_its_result_stays(front: Front, people):
 
 
 def test_keys_are_created_once_seen_and_revoked_and_no_secret_is_on_record(front: Front, people):
-    body = {"caller": "new", "role": "viewer", "scopes": ["operations:read"], "reason": WHY}
+    body = {"caller": "new", "role": "viewer", "scopes": [*WITH_OPERATIONS, OPERATIONS], "reason": WHY}
     made = people[ADMIN].post("/v1/api-keys", json=body).json()
     secret = made["key"].split("_", 2)[2]
     with front.http(made["key"]) as client:
         assert client.get("/v1/steps").status_code == 200
-        assert client.get("/v1/accounts").status_code == 403
+        assert client.get("/v1/accounts").status_code == 200
         revoked = people[ADMIN].post(f"/v1/api-keys/{made['key_id']}/revoke", json={"reason": WHY})
         assert revoked.status_code == 200
         wait_until(lambda: client.get("/v1/steps").status_code == 401, "it is refused", REMEMBERED_S + BUSY_S)
@@ -178,7 +197,13 @@ def test_keys_are_created_once_seen_and_revoked_and_no_secret_is_on_record(front
     for text in (people[ADMIN].get("/v1/api-keys").text, people[VIEWER].get("/v1/operator-log").text):
         assert made["key_id"] in text
         assert secret not in text
-    for wrong in ({"role": "king"}, {"scopes": ["everything"]}, {"caller": "a b"}, {"expires_s": 0}):
+    for wrong in (
+        {"role": "king"},
+        {"scopes": ["everything"]},
+        {"scopes": [OPERATIONS]},
+        {"caller": "a b"},
+        {"expires_s": 0},
+    ):
         assert people[ADMIN].post("/v1/api-keys", json={**body, **wrong}).status_code == 422
 
 
@@ -258,3 +283,21 @@ def test_accounts_are_opened_by_who_may_and_left_as_they_are_if_open(front: Fron
     assert [front.balance(name) for name in names] == [1250, 9900]
     for wrong in ({"balance": "-1"}, {"balance": "1.001"}, {"currency": "XXX"}, {"account_ids": ["a b"]}):
         assert people[ADMIN].post("/v1/accounts", json={**asked, **wrong}).status_code == 422
+
+
+def test_who_looks_and_waits_for_a_database_keeps_nobody_from_acting(front: Front, people):
+    waits = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+        AND query LIKE '%outbox_dead%' AND query NOT LIKE '%count(%'"""
+    with psycopg.connect(front.dsns["account"]) as locking, ThreadPoolExecutor(AT_ONCE) as threads:
+        locking.execute("LOCK TABLE outbox_dead")
+        looks = [threads.submit(people[VIEWER].get, "/v1/outboxes/dead-rows") for _ in range(AT_ONCE)]
+        wait_until(lambda: front.query("account", waits)[0][0] >= AT_ONCE, "all of them wait")
+        body = {"caller": "new", "role": "viewer", "reason": WHY}
+        made = people[ADMIN].post("/v1/api-keys", json=body)
+        assert made.status_code == 201
+        path = f"/v1/api-keys/{made.json()['key_id']}/revoke"
+        assert people[ADMIN].post(path, json={"reason": WHY}).status_code == 200
+        discarded = people[OPERATOR].post("/v1/dead-letters/discard", json={"ids": ["nobody"], "reason": WHY})
+        assert discarded.status_code == 200
+        locking.rollback()
+        assert {look.result().status_code for look in looks} == {200}

@@ -13,6 +13,7 @@ from api.credentials import list_keys
 from cli.main import app
 from contracts.services import NAMES
 from operations.dead_letters.letters import read_letters
+from operations.dead_letters.warning import UNVERIFIED
 from operations.outboxes import all_dead
 from processors.account.accounts import open_accounts
 from tests.conftest import WAIT_S, wait_until
@@ -209,6 +210,25 @@ def test_dead_letters_are_redriven_and_discarded_alike(front: Front, things: Thi
         assert log_has(front, f"{act} dead letters")
 
 
+def test_what_cannot_be_verified_is_sent_alike_once_that_is_confirmed(front: Front, run):
+    fields = {"dlq.topic": "account.events", "dlq.partition": "0"}
+    for number, through_api in enumerate(BOTH):
+        name, why = f"account.events/0@{8_000_000 + number}", WHY if through_api else ()
+        front.send("account.events.dlq", b"{}", "acc-1", **fields, **{"dlq.offset": name.partition("@")[2]})
+        wait_until(lambda name=name: name in {one.id for one in read_letters(front.bootstrap)}, "it is there")
+        command = ("dead-letters", "redrive", name, *why)
+        refused = run(through_api, *command)
+        assert printed(refused) == (2, "0 dead letters redriven\n")
+        why_not = "unverified: its original is gone from account.events"
+        assert refused.stderr == f"settle: dead letter {name}: {why_not}\n"
+        asked = run(through_api, *command, "--unverified")
+        assert (asked.exit_code, asked.stderr.count("pass --yes")) == (2, 1)
+        assert UNVERIFIED in " ".join(asked.stdout.split())
+        done = run(through_api, *command, "--unverified", "--yes")
+        assert printed(done) == (0, "1 dead letter redriven\n"), done.stderr
+    assert log_has(front, "redrive dead letters, also unverified")
+
+
 def test_a_filter_is_shown_confirmed_and_sent_as_the_ids_that_it_names(things: Things, run, front: Front):
     mark = f"m{uuid7().hex}"
     fields = {"dlq.topic": "account.events", "dlq.partition": "0", "dlq.reason": mark}
@@ -263,7 +283,10 @@ def test_gaps_are_acknowledged_alike(front: Front, things: Things, run):
     for through_api in BOTH:
         front.execute("payment", "DELETE FROM gaps")
         things.new_gap()
-        done = run(through_api, "gaps", "acknowledge", "--note", "they were read from a copy")
+        unasked = run(through_api, "gaps", "acknowledge", "--note", "they were read from a copy")
+        assert unasked.exit_code == 2
+        assert unasked.stderr == "settle: to acknowledge 1 gap without a terminal to ask at, pass --yes\n"
+        done = run(through_api, "gaps", "acknowledge", "--note", "they were read from a copy", "--yes")
         assert printed(done) == (0, "1 gap acknowledged\n"), done.stderr
     assert log_has(front, "acknowledge gaps")
 

@@ -12,7 +12,10 @@ from uuid_utils.compat import uuid7
 from api.access import ADMIN
 from api.credentials import offer_sign_in, revoke_key
 from api.streams import EVENT_STREAM
-from tests.integration.api.front import WITHDRAWALS, Front, requested, streams_that_end
+from contracts.events import encode
+from producers.api import ApiClient
+from producers.requests import new_request
+from tests.integration.api.front import WITHDRAWALS, Front, any_authority, requested, streams_that_end
 
 EVENTS = "/v1/events"
 NARROWED = "UPDATE api_keys SET scopes = '{withdrawals:request}' WHERE key_id = %s RETURNING 1"
@@ -100,6 +103,21 @@ def test_a_client_is_sent_nothing_of_anothers_endings_also_not_their_ids(front: 
 
     with followed(viewer, begin.removeprefix("id: ")) as lines:
         assert {others, own, *later} <= {*told(until(lines, later[-1]))}
+
+
+def test_an_event_with_line_breaks_between_its_fields_is_one_message(front: Front, viewer: httpx.Client):
+    request = new_request(front.open_account(), "1.00")
+    lines = json.dumps(json.loads(encode(request)), indent=2)
+    for broken in (lines, lines.replace("\n", "\r\n"), lines.replace("\n", "\r")):
+        request = new_request(request.account_id, "1.00")
+        body = broken.replace(json.loads(lines)["payment_id"], str(request.payment_id)).encode()
+        about = {"id": str(uuid7()), "eventType": "WithdrawalRequested"}
+        front.send("withdrawal.requests", body, request.account_id, **about)
+        front.finished(request.payment_id)
+        key = viewer.headers["Authorization"].split()[1]
+        with ApiClient(str(viewer.base_url), key, verify=any_authority()) as api:
+            events = [event.type for event in api.events(request.payment_id)]
+        assert {"WithdrawalRequested", "WithdrawalCompleted"} <= {*events}
 
 
 def test_a_stream_says_first_where_it_begins(front: Front, shop, other):

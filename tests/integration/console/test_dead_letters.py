@@ -7,6 +7,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from operations.dead_letters.letters import read_letters
+from operations.dead_letters.warning import UNVERIFIED
 from tests.conftest import wait_until
 from tests.integration.api.front import Front
 from tests.integration.console.pages import SAME, Page, Pages
@@ -155,12 +156,11 @@ def test_acting_is_offered_to_who_may_act_and_what_was_handled_is_seen(
         assert picked(page) == []
         assert {"redrive", "discard"} <= set(operator.get(path).buttons)
     with Pages(front, "operator", by_session=True) as session:
-        dialogs = {
-            about["data-acts"]: about["data-field"]
-            for _, about in session.get(f"{HOME}/{name}").elements
-            if "data-acts" in about
-        }
+        page = session.get(f"{HOME}/{name}")
+        dialogs = {about["data-acts"]: about["data-field"] for _, about in page.elements if "data-acts" in about}
         assert dialogs == {f"{JSON}/redrive": "ids", f"{JSON}/discard": "ids"}
+        assert UNVERIFIED in page.text
+        assert [about["type"] for _, about in page.elements if about.get("name") == "unverified"] == ["checkbox"]
         answer = session.client.post(f"{JSON}/discard", json={"ids": [name], "reason": EVIL}, headers=SAME)
         assert [one["error"] for one in answer.json()["results"]] == [None]
     page = operator.get(f"{HOME}/{name}")

@@ -90,16 +90,17 @@ def test_a_link_from_another_site_opens_itself_anew_once_as_the_cookie_did_not_c
     assert "refresh" not in anew
 
 
-def test_another_site_signs_nobody_in(front: Front):
+@pytest.mark.parametrize("elsewhere", ["cross-site", "same-site"])
+def test_another_site_signs_nobody_in(front: Front, elsewhere: str):
     """Who is led into a session of somebody else would act in their name."""
     with front.http() as client:
         client.headers.update(HTML)
         path = f"{SIGN_IN}?token={offer_sign_in(front.dsns['api'], 'mallory', VIEWER)}"
-        asked = client.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+        asked = client.get(path, headers={"Sec-Fetch-Site": elsewhere})
         assert (asked.status_code, client.cookies.get(COOKIE)) == (200, None)
         assert "Sign in?" in Page(asked.text).text
         (link,) = Page(asked.text).links
-        assert client.get(f"{SIGN_IN}{link}", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+        assert client.get(f"{SIGN_IN}{link}", headers={"Sec-Fetch-Site": elsewhere}).status_code == 200
         assert client.get(f"{SIGN_IN}{link}", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
         assert client.cookies.get(COOKIE)
 
