@@ -28,6 +28,15 @@ _REACHABLE: dict[str, Any] = {
 # buffers are full, tcp_user_timeout would close a live connection. The relay asks on a new connection instead.
 _STREAMING = {**_REACHABLE, "tcp_user_timeout": 0}
 
+# The server's names of the same: by default it notices a vanished client after two hours, and keeps its locks
+# until then. Its tcp_user_timeout would also close the connection of who reads a long result slowly.
+_SERVER_KEEPALIVES = {
+    "keepalives_idle": "tcp_keepalives_idle",
+    "keepalives_interval": "tcp_keepalives_interval",
+    "keepalives_count": "tcp_keepalives_count",
+}
+_SERVER_LIMITS = {**_SERVER_KEEPALIVES, "tcp_user_timeout": "tcp_user_timeout"}
+
 # What libpq, or the server, says where the DSN is to blame. Starting up and too many clients are FATAL as well.
 _REFUSED = re.compile(
     r"authentication failed|certificate|SSL(?! SYSCALL| connection has been closed)|no password supplied"
@@ -61,7 +70,10 @@ def session(dsn: str, *, autocommit: bool = False, connection_class: type[Any] =
     """
     parameters = _parameters(dsn, fallback_application_name="settle")
     with _naming_the_variable(dsn):
-        return _not_too_old(connection_class.connect(dsn, autocommit=autocommit, **parameters))
+        connection = _not_too_old(connection_class.connect(dsn, autocommit=True, **parameters))
+    connection = _limited(connection, _server_limits(dsn))
+    connection.autocommit = autocommit
+    return connection
 
 
 async def service_connection(dsn: str, name: str, connection_class: type[AsyncConnectionT]) -> AsyncConnectionT:
@@ -77,7 +89,13 @@ async def service_connection(dsn: str, name: str, connection_class: type[AsyncCo
     """
     parameters = _parameters(dsn, application_name=name)
     with _naming_the_variable(dsn):
-        return _not_too_old(await connection_class.connect(dsn, autocommit=True, **parameters))
+        connection = _not_too_old(await connection_class.connect(dsn, autocommit=True, **parameters))
+    try:
+        await connection.execute(_server_limits(dsn))
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 def relay_connection(dsn: str, *, replication: bool) -> Connection:
@@ -89,7 +107,9 @@ def relay_connection(dsn: str, *, replication: bool) -> Connection:
     limits, protocol = (_STREAMING, {"replication": "database"}) if replication else (_REACHABLE, {})
     parameters = _parameters(dsn, limits, application_name="settle-relay", **protocol)
     with _naming_the_variable(dsn):
-        return _not_too_old(Connection.connect(dsn, autocommit=True, **parameters))
+        connection = _not_too_old(Connection.connect(dsn, autocommit=True, **parameters))
+    # Who follows the log may read slowly, and is looked after by wal_sender_timeout; all others read at once.
+    return _limited(connection, _server_limits(dsn, _SERVER_KEEPALIVES if replication else _SERVER_LIMITS))
 
 
 def _not_too_old(connection: AnyConnection) -> AnyConnection:
@@ -121,9 +141,29 @@ def _naming_the_variable(dsn: str) -> Iterator[None]:
 
 def _parameters(dsn: str, limits: Mapping[str, Any] = _REACHABLE, **named: str) -> dict[str, Any]:
     """libpq's parameters beside a DSN. Text is UTF-8, whatever the encoding of a database or a shell."""
-    try:
-        about = effective(dsn)
-    except ValueError:  # connecting says what is wrong with it; a service file may be gone for a moment
-        about = {}
+    about = _about(dsn)
     unsaid = {limit: value for limit, value in limits.items() if limit not in about}
     return {**unsaid, "client_encoding": "utf8", **named}
+
+
+def _about(dsn: str) -> dict[str, str]:
+    try:
+        return effective(dsn)
+    except ValueError:  # connecting says what is wrong with it; a service file may be gone for a moment
+        return {}
+
+
+def _server_limits(dsn: str, names: Mapping[str, str] = _SERVER_KEEPALIVES) -> bytes:
+    """SQL that has the server notice a vanished host as soon as this side would."""
+    limits = {**_REACHABLE, **_about(dsn)}
+    said = (f"set_config('{name}', '{max(0, int(limits[limit]))}', false)" for limit, name in names.items())
+    return f"SELECT {', '.join(said)}".encode()
+
+
+def _limited(connection: ConnectionT, limits: bytes) -> ConnectionT:
+    try:
+        connection.execute(limits)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -354,7 +354,7 @@ def test_every_connection_notices_on_both_sides_that_a_host_has_vanished_and_say
         "tcp_user_timeout": 0 if connect is its_stream else 20_000,
     }
     # Its locks are to be free when others are; two hours later by default.
-    server = ["10", "5", "3", "20s" if connect is the_relay else "0"]
+    server = ["10", "5", "3", "20000" if connect is the_relay else "0"]
     name = {a_service: "settle-test", a_command: "settle"}.get(connect, "settle-relay")
     assert found(connect, f"{dsn}?client_encoding=latin1") == (limits, server, name, "UTF8")
 
@@ -371,7 +371,7 @@ def test_what_a_dsn_says_of_its_limits_counts(dsn, connect):
     }
     limits, server, *_ = found(connect, f"{dsn}?" + "&".join(f"{name}={value}" for name, value in said.items()))
     assert limits == said
-    assert server == ["7", "6", "4", "11s" if connect is the_relay else "0"]
+    assert server == ["7", "6", "4", "11000" if connect is the_relay else "0"]
 
 
 def test_a_command_may_take_its_time_and_be_called_otherwise(dsn):

@@ -172,8 +172,9 @@ def test_what_the_api_may_not_do_it_refuses_with_who_lacks_what_and_that_is_on_r
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=state.api_url, headers=headers, verify=ca, timeout=WAIT_S) as http:
             nowhere, requests = "to write to any topic", "what was for withdrawal.requests: "
+            forged = {"ids": [letter.id], "unverified": True}
             for action, path, asked, lacks in (
-                ("redrive dead letters", "/v1/dead-letters/redrive", {"ids": [letter.id]}, nowhere),
+                ("redrive dead letters, also unverified", "/v1/dead-letters/redrive", forged, nowhere),
                 ("discard dead letters", "/v1/dead-letters/discard", {"ids": [letter.id]}, nowhere),
                 ("nudge", f"/v1/withdrawals/{payment_id}/nudge", {}, requests),
                 ("republish", "/v1/republish", {"payment_ids": [str(payment_id)]}, requests),

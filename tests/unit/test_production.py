@@ -101,7 +101,7 @@ def test_production_looks_into_files_services_and_passfiles(monkeypatch, tmp_pat
     monkeypatch.setenv("SETTLE_SAGA_DSN_FILE", str(secret))
     assert "SETTLE_SAGA_DSN_FILE: the connection to db.example" in refusal()
     secret.write_text(f"postgresql://saga:{DEVELOPMENT_DEFAULT}@127.0.0.1/saga")
-    assert "the development defaults of SETTLE_SAGA_DSN_FILE: everybody" in refusal()
+    assert "the development defaults of SETTLE_SAGA_DSN_FILE; everybody" in refusal()
 
     services = tmp_path / "services"
     services.write_text("[saga]\nhost=db.example\ndbname=saga\n")
