@@ -1,6 +1,7 @@
 """The listening socket of the API, and the files that a process with many connections may open."""
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -64,6 +65,8 @@ async def end_when_full() -> None:
             os.close(os.open(os.devnull, os.O_RDONLY))
             full_since = None
         except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
             full_since = full_since or time.monotonic()
             if time.monotonic() - full_since >= FULL_S:
                 log.critical("no file can be opened any more, ending: too many connections?", error=str(error))

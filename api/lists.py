@@ -23,7 +23,7 @@ from contracts.events import same_withdrawal
 from contracts.services import API
 from operations.accepted import ACCEPTED, Waiting, waiting
 from operations.withdrawals import Listed, Wanted, of_ids, page
-from processors.saga.decide import FINISHED
+from processors.saga.decide import FINISHED, is_decided
 from tracing import TraceContext
 
 State = Literal[
@@ -113,7 +113,7 @@ def _own(stored: Stored, known: Listed | None) -> tuple[Withdrawal, datetime]:
     if known is None:
         return as_accepted(stored), stored.requested_at
     if not same_withdrawal(stored, known):
-        return as_requested(stored, known.state), stored.requested_at
+        return as_requested(stored, is_taken=is_decided(known.seen)), stored.requested_at
     return as_listed(known), known.updated_at
 
 

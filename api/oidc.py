@@ -264,6 +264,8 @@ def _fitting(token: str, keys: KeySet) -> list[Key]:
     It need not name one (RFC 7515, 4.1.4), and several may have the same name (RFC 7517, 4.5).
     """
     header = jws.extract_compact(token.encode()).headers()
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
     kid, algorithm = header.get("kid"), header["alg"]
     if algorithm not in ALGORITHMS:
         raise ValueError("its alg is none of those that are taken")

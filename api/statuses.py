@@ -27,7 +27,7 @@ from contracts.events import WithdrawalRequested, same_withdrawal
 from operations.accepted import ACCEPTED
 from operations.endings import Ending, latest
 from operations.events import Recorded, events_of
-from processors.saga.decide import INCOMPLETE, REJECTED, REQUESTED
+from processors.saga.decide import REJECTED, is_decided
 from processors.saga.status import Status, Step, status_of
 
 PAYMENT_ID_TAKEN = "payment_id_taken"
@@ -106,7 +106,7 @@ async def standing(front: Front, caller: Caller, payment_id: UUID) -> Withdrawal
             raise unknown(payment_id)
         return _of_request(as_accepted(stored))
     if stored is not None and is_anothers(caller, stored, status):
-        return _of_request(as_requested(stored, status.state))
+        return _of_request(as_requested(stored, is_taken=is_decided(status.seen)))
     return shown(status)
 
 
@@ -271,7 +271,7 @@ def is_anothers(caller: Caller, stored: Stored | None, status: Status) -> bool:
 
 def is_taken(caller: Caller, stored: Stored | None, status: Status) -> bool:
     """Whether it is, and stays so: the account service has decided on the other."""
-    return is_anothers(caller, stored, status) and status.state not in _UNDECIDED
+    return is_anothers(caller, stored, status) and is_decided(status.seen)
 
 
 def _messages(found: Sequence[tuple[str, str, object]]) -> bytes:
@@ -302,15 +302,15 @@ def as_accepted(stored: Stored) -> Withdrawal:
     )
 
 
-def as_requested(stored: Stored, state: str) -> Withdrawal:
+def as_requested(stored: Stored, *, is_taken: bool) -> Withdrawal:
     """One whose payment ID the saga service knows with other contents, as a client sees it, also in a list.
 
     Args:
         stored: its request.
-        state: of the other. Where the account service has not decided yet, it may still take either of the two.
+        is_taken: whether the account service has decided on the other. Until then it may take either of the two.
     """
     one = as_accepted(stored)
-    if state in _UNDECIDED:
+    if not is_taken:
         return one
     ended = {"finished_at": stored.requested_at, "finished_by": WithdrawalRequested.__name__}
     return msgspec.structs.replace(one, state=REJECTED, reason=PAYMENT_ID_TAKEN, **ended)
@@ -339,7 +339,6 @@ async def _check_event(front: Front, payment_id: UUID, number: int) -> None:
         raise Problem("invalid", f"{number} is no ID of an event of this withdrawal")
 
 
-_UNDECIDED = frozenset({INCOMPLETE, REQUESTED})
 _MAY_END = frozenset({"WithdrawalCompleted", "WithdrawalCompensated", "WithdrawalRejected", "NotificationSent"})
 _ENCODER = msgspec.json.Encoder()
 _LINE_BREAKS_AS_SPACES = bytes.maketrans(b"\r\n", b"  ")

@@ -156,6 +156,8 @@ def _about(dsn: str) -> dict[str, str]:
 def _server_limits(dsn: str, names: Mapping[str, str] = _SERVER_KEEPALIVES) -> bytes:
     """SQL that has the server notice a vanished host as soon as this side would."""
     limits = {**_REACHABLE, **_about(dsn)}
+    if str(limits.get("keepalives", "1")).strip() == "0":
+        limits |= dict.fromkeys(_SERVER_KEEPALIVES, 0)
     said = (f"set_config('{name}', '{max(0, int(limits[limit]))}', false)" for limit, name in names.items())
     return f"SELECT {', '.join(said)}".encode()
 

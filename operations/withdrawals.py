@@ -26,7 +26,7 @@ EXAMINED_MAX = 2_000
 """Withdrawals that a page looks at where it wants those of a state or with a reason."""
 
 _COLUMNS = """payment_id, account_id, amount_minor, currency, state, reason, trace_id, requested_at, created_at,
-    updated_at, finished_at, finished_by"""
+    updated_at, finished_at, finished_by, seen"""
 
 _NEWEST_FIRST = "ORDER BY created_at DESC, payment_id DESC"
 
@@ -53,6 +53,7 @@ class Listed(msgspec.Struct, frozen=True):
         requested_at: as its request says; None until that has arrived.
         created_at: when its first event was recorded.
         updated_at: when its last event was recorded.
+        seen: the bits of its events (:data:`processors.saga.decide.BITS`).
     """
 
     payment_id: UUID
@@ -67,6 +68,7 @@ class Listed(msgspec.Struct, frozen=True):
     updated_at: datetime
     finished_at: datetime | None
     finished_by: str | None
+    seen: int
 
 
 class Wanted(msgspec.Struct, frozen=True):

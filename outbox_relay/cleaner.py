@@ -28,13 +28,7 @@ from broker.security import KafkaSettingsError
 from outbox_relay import covering, initial
 from outbox_relay.columns import is_row
 from outbox_relay.dead import dead_since
-from outbox_relay.errors import (
-    PublishError,
-    RelayError,
-    StopRequestedError,
-    TopicError,
-    UnpublishableError,
-)
+from outbox_relay.errors import PublishError, RelayError, StopRequestedError, TopicError, UnpublishableError
 from outbox_relay.handled import Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
 from outbox_relay.measures import measure
@@ -262,7 +256,7 @@ class Cleaner:
             if at < self._snapshot_at:  # this snapshot shows it
                 del self._source.quarantined[digest]
         if keeps and not left_out.is_due(connection):
-            return True
+            return not left_out.rests
         with connection.transaction():
             # Its first statement is what the snapshot is taken for.
             if self._handed or not self._is_published(current_lsn(connection)):
@@ -273,6 +267,12 @@ class Cleaner:
             self._source.expects_leftovers, is_complete = True, False
             try:
                 is_complete = self._search(connection)
+            except StopRequestedError:
+                keeps = False  # the next session searches at once
+                raise
+            except Exception as error:
+                self._waits = one_line(error)
+                raise
             finally:
                 self._source.expects_leftovers = False
                 if keeps:
@@ -320,10 +320,10 @@ class Cleaner:
                         without_topic[row.aggregate_type] = str(error)
                         continue
                     is_on_topic = False
-                if is_on_topic:
-                    on_topic.append(key)
-                else:
+                if not is_on_topic:
                     missing.append(Leftover(row, created_us))
+                elif self._cleans:
+                    on_topic.append(key)
                 if len(on_topic) >= HAND_OVER_ROWS:
                     handled.add(on_topic)
                     on_topic = []
@@ -333,7 +333,7 @@ class Cleaner:
             handled.add(on_topic)
             self._hand_over(self._to_publish(connection, missing))
         self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
-        if self._waits is not None:
+        if self._waits:
             source.find_gap(self._waits)
         if self._rule is not None:
             initial.tell(self._rule, source.warn, ", and stay in the table")
@@ -361,10 +361,8 @@ class Cleaner:
         """
         if self._cleans:
             keys = [key for one in missing if (key := self._table.key(one.row)) is not None]
-            if (
-                not keys
-                or (why := why_rows_stay(connection, self._delete, self._source.handled.chunk(keys))) is None
-            ):
+            chunk = self._source.handled.chunk(keys)
+            if not keys or (why := why_rows_stay(connection, self._delete, chunk)) is None:
                 return missing
             self._keep_rows(why)
         if self._rule is None:

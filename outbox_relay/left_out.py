@@ -81,6 +81,11 @@ class LeftOut:
         self._began_at = time.monotonic()
         return self._is_last or not self._is_searched
 
+    @property
+    def rests(self) -> bool:
+        """Whether a search that is called for waits only for its time."""
+        return self._noted != self._done and time.monotonic() < self._rests_until
+
     def searched(self, *, is_complete: bool) -> None:
         """The search that was due is over; whether every row that it found has been decided on."""
         took_s = time.monotonic() - self._began_at

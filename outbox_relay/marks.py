@@ -87,7 +87,9 @@ def prepare(source: "Source", connection: psycopg.Connection[Any], *, keeps: boo
                 connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise SetupError(f"{reason}: let the table's owner run: {'; '.join([*wanted, index])}") from None
+        raise SetupError(
+            f"{reason}: let the table's owner run, each by itself: {'; '.join([*wanted, index])}"
+        ) from None
     except psycopg.errors.LockNotAvailable:
         raise TableBusyError(
             f"transactions that are open hold the table {outbox.label}, which is to get its mark: waiting for them"
@@ -145,12 +147,7 @@ def decide(source: "Source", connection: psycopg.Connection[Any], *, keeps: bool
         with connection.transaction():
             in_each_partition(connection, outbox, _UNMARK, open_)
             in_each_partition(connection, outbox, MARK, done)
-    if rule.skipped:
-        source.warn(
-            "rows were not published that are older than what their topics hold; if they are to be: set their "
-            f"{outbox.columns.published_at} to NULL",
-            rows=rule.skipped,
-        )
+    initial.tell(rule, source.warn, f"; if they are to be: set their {outbox.columns.published_at} to NULL")
     return any_open
 
 

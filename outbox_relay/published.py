@@ -267,6 +267,8 @@ def complete_since_us(bootstrap: str, topic: str) -> list[int]:
         firsts: dict[int, int] = {}
         for record in _read(consumer, topic, heads, lambda: None):
             firsts.setdefault(record.partition() or 0, record.timestamp()[1] * 1_000)
+            if len(firsts) == len(heads):
+                break
         known = {partition: firsts.get(partition, NEVER_US) for partition, (_, high) in bounds.items() if high}
         latest = max(known.values())
         return [known.get(partition, latest) for partition in sorted(bounds)]

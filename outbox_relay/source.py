@@ -340,12 +340,12 @@ class Source:
             except StopRequestedError as error:
                 self._log.info(str(error))
             except SlotBusyError as error:
-                self.confirmed_lsn = None  # its reader advances it
+                self.confirmed_lsn = self.lost_slot = None  # its reader advances it, or makes it anew
                 self.enter(State.STANDBY, str(error))
                 self.control.rest(STANDBY_INTERVAL_S)
                 continue
             except KafkaAwayError as error:
-                self.confirmed_lsn = None  # meanwhile others may read it
+                self.confirmed_lsn = self.lost_slot = None  # meanwhile others may read it
                 self.enter(State.WAITING, str(error))
                 self.control.rest(KAFKA_AGAIN_S)
                 continue

@@ -282,9 +282,22 @@ class WithdrawalClient:
         error: KafkaError | None,
         message: Message | None,
     ) -> None:
-        self._under_way.pop(number, None)
         if error is not None and error.code() in SPENT and producer is self._producer:
             self._spent = True
+        try:
+            self._tell(payment_id, trace_id, spans, on_delivery, error, message)
+        finally:
+            self._under_way.pop(number, None)  # only now: who flushes waits for what on_delivery does
+
+    def _tell(
+        self,
+        payment_id: UUID,
+        trace_id: str,
+        spans: RequestSpans | None,
+        on_delivery: OnDelivery,
+        error: KafkaError | None,
+        message: Message | None,
+    ) -> None:
         if error is not None or message is None:
             on_delivery(self._not_delivered(payment_id, spans, error))
             return

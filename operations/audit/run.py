@@ -195,10 +195,11 @@ def _wait_until_quiet(dsn: str, deadline: float) -> None:
 def _settled(dsns: Mapping[str, str], bootstrap: str, deadline: float) -> tuple[Check, Check]:
     """Wait for what is under way, also what follows an end, such as a mail; whether all is consumed and published.
 
-    What was published last is to be consumed, too. What comes meanwhile does not matter: beside steady traffic
-    there is always something unread. It is looked at again, if it seems off.
+    What was published last is to be consumed, too. Until the deadline a moment is waited for in which nothing is
+    unread; beside steady traffic there is none, and then what has come meanwhile does not matter. It is looked at
+    again, if it seems off.
     """
-    consumed = _consumed(bootstrap, deadline, up_to=sample(bootstrap).end)
+    consumed = _consumed(bootstrap, deadline, up_to=sample(bootstrap).end, patiently=True)
     _wait_until_quiet(dsns["saga"], deadline)
     deadline = max(deadline, time.monotonic() + CONFIRM_S)
     published = _published(dsns, deadline)
@@ -207,18 +208,20 @@ def _settled(dsns: Mapping[str, str], bootstrap: str, deadline: float) -> tuple[
     return consumed, published
 
 
-def _consumed(bootstrap: str, deadline: float, up_to: Mapping[Place, int]) -> Check:
+def _consumed(bootstrap: str, deadline: float, up_to: Mapping[Place, int], *, patiently: bool = False) -> Check:
     """Whether every record up to there is consumed: a request that no service has read yet is in no database.
 
     Args:
         bootstrap: Kafka, ``host:port``.
         deadline: how long to wait for that, of the monotonic clock.
         up_to: the ends of partitions as they were: later records do not matter.
+        patiently: whether later ones are waited for, too, for as long as there is time.
     """
     while True:
         now = sample(bootstrap)
         unread = behind(msgspec.structs.replace(now, end={**now.end, **up_to}))
-        if not unread or time.monotonic() >= deadline:
+        is_over = time.monotonic() >= deadline
+        if is_over or (not unread and not (patiently and behind(now))):
             found = Offenders(f"{service}: {lag} records of {topic}" for service, topic, lag in unread)
             return _check(CHECK_CONSUMED, found)
         time.sleep(POLL_S)

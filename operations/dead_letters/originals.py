@@ -33,12 +33,12 @@ def unverified(bootstrap: str, letters: Iterable[Letter]) -> dict[str, str]:
     wanted: defaultdict[Place, defaultdict[int, list[Letter]]] = defaultdict(lambda: defaultdict(list))
     for letter in letters:
         wanted[letter.record.topic, letter.record.partition][letter.record.offset].append(letter)
-    first = Offsets(bootstrap).first({topic for topic, _ in wanted})
+    first, end = Offsets(bootstrap).bounds({topic for topic, _ in wanted})
     there = [some for place, some in wanted.items() if place in first]
     left = {letter.id: letter for some in there for them in some.values() for letter in them}
     others = set[str]()
     runs = {
-        place: _runs([offset for offset in sorted(some) if offset >= first[place]])
+        place: _runs([offset for offset in sorted(some) if first[place] <= offset < end[place]])
         for place, some in wanted.items()
         if place in first
     }

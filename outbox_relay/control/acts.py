@@ -310,7 +310,9 @@ def status(source: SourceSettings, limit_s: float | None = None) -> SourceStatus
                 f"there is no table {outbox.control_label}, which control needs: it is made when it is first used"
             )
     except psycopg.errors.QueryCanceled:
-        return unknown(source, f"its rows are not counted within {limit_s} s: `outbox-relay status` has the time")
+        return unknown(
+            source, f"its rows are not counted within {limit_s or 0:.0f} s: `outbox-relay status` has the time"
+        )
     except (RelayError, psycopg.Error) as error:
         return unknown(source, one_line(error))
     return SourceStatus(

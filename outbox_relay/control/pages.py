@@ -17,6 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 from threading import Lock
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote
 
@@ -34,7 +35,7 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 ACTS_SHOWN = 100
 LOOK_S = 8
-"""For a look at a source, and for the turn to have one: the port waits for a client for 10 s."""
+"""For a look at sources, and for the turn to have one: the port waits for a client for 10 s."""
 HOW_TO_SET = "set SETTLE_RELAY_HTTP_TOKEN or SETTLE_RELAY_HTTP_TOKEN_FILE (http.token in the configuration file)"
 
 _STATUS = {"invalid": 422, "not-found": 404, "conflict": 409, "unavailable": 503}
@@ -126,7 +127,8 @@ class ControlPages:
             raise ProblemError(404, "there are /v1/sources and /v1/sources/{name}")
         if not rest:
             self._only(request, "GET", "HEAD")
-            return _json({"sources": [self._status(one) for one in self._sources.values()]})
+            until = monotonic() + LOOK_S
+            return _json({"sources": [self._status(one, until) for one in self._sources.values()]})
         source = self._sources.get(unquote(rest[0]))
         if source is None:
             raise ProblemError(404, f"there is no such source; there are: {', '.join(self._sources)}")
@@ -142,18 +144,18 @@ class ControlPages:
         if what and what not in _LISTS:
             raise ProblemError(404, f"there are: {', '.join('/'.join(each) for each in (*_ACTS, *_LISTS))}")
         self._only(request, "GET", "HEAD")
-        return _json(_LISTS[what](source) if what else self._status(source))
+        return _json(_LISTS[what](source) if what else self._status(source, monotonic() + LOOK_S))
 
-    def _status(self, source: SourceSettings) -> dict[str, Any]:
+    def _status(self, source: SourceSettings, until: float) -> dict[str, Any]:
         """Where it stands: one looks at a time, or else those who ask often would have all of its connections."""
         name = str(source.name)
-        if self._turns[name].acquire(timeout=LOOK_S):
+        found = acts.unknown(source, "others look at it just now, and the database takes its time")
+        if self._turns[name].acquire(timeout=max(0.0, until - monotonic())):
             try:
-                found = acts.status(source, LOOK_S)
+                if (left_s := until - monotonic()) > 0:
+                    found = acts.status(source, left_s)
             finally:
                 self._turns[name].release()
-        else:
-            found = acts.unknown(source, "others look at it just now, and the database takes its time")
         return {**asdict(found), "relay": self._live().get(name)}
 
     def _only(self, request: Request, *methods: str) -> None:

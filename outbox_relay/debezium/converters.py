@@ -8,7 +8,6 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from decimal import Decimal
-from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -23,9 +22,8 @@ _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f":
 DECIMAL = "org.apache.kafka.connect.data.Decimal"
 # Where Java's doubles begin to be written with an exponent.
 PLAIN_FROM, PLAIN_BELOW = 1e-3, 1e7
-# So many schemas are kept as text, each of this size at the most: 12 MB with their objects.
-KEPT_SCHEMAS = 500
-KEPT_SIZE_MAX, FIELD_SIZE = 5_000, 50
+# So many schemas are kept, of this size at the most: where names of fields are data, each payload has one.
+KEPT_SCHEMAS, KEPT_TEXT_MAX = 500, 10_000
 
 
 def json_without_schemas(schema: Schema | None, value: Any) -> bytes | None:
@@ -104,25 +102,17 @@ def schema_written(schema: Schema | None) -> str:
     """A schema as ``JsonConverter`` writes it."""
     if schema is None:
         return "null"
-    return _kept(schema) if _is_small(schema) else _written(schema)
+    text = _kept.get(schema)
+    if text is None:
+        text = "{" + _schema_members(schema) + "}"
+        if len(text) <= KEPT_TEXT_MAX:
+            if len(_kept) >= KEPT_SCHEMAS:
+                _kept.clear()
+            _kept[schema] = text
+    return text
 
 
-def _is_small(schema: Schema) -> bool:
-    """Whether it may be kept: where the names of fields are data, each payload has a schema of its own."""
-    room, inner = KEPT_SIZE_MAX, [schema]
-    while inner and room >= 0:
-        one = inner.pop()
-        room -= FIELD_SIZE + len(one.name or "") + sum(len(name) for name, _ in one.fields)
-        inner += (of for _, of in one.fields)
-        inner += [one.items] if one.items is not None else []
-    return room >= 0
-
-
-def _written(schema: Schema) -> str:
-    return "{" + _schema_members(schema) + "}"
-
-
-_kept = lru_cache(KEPT_SCHEMAS)(_written)
+_kept: dict[Schema, str] = {}
 
 
 def _schema_members(schema: Schema) -> str:

@@ -31,6 +31,9 @@ from processors.runtime.reading import Reading
 POLL_S = 0.5
 """How long a poll waits for a first record; also the delay until a stop is noticed."""
 
+FETCH_WAIT_S = 0.5
+"""How long a broker keeps a fetch while nothing comes."""
+
 FETCH_BYTES = 128 * 1024
 """Of a partition in one fetch response; more where a single record batch is larger."""
 
@@ -132,7 +135,7 @@ class BatchConsumer:
                 # and reached by a backlog alone.
                 "queued.min.messages": self._batch_max,
                 "fetch.queue.backoff.ms": 5,
-                "fetch.wait.max.ms": 500,
+                "fetch.wait.max.ms": int(FETCH_WAIT_S * 1_000),
                 # Small fetches per partition rather than all of one: of a backlog, messages of the same
                 # withdrawals are then handled in the same batch, and less is held in memory.
                 "fetch.message.max.bytes": FETCH_BYTES,
@@ -147,7 +150,7 @@ class BatchConsumer:
             },
         )
         self._pass_over = PassOver(self._consumer)
-        self._reading = Reading(self._consumer)
+        self._reading = Reading(self._bootstrap, self._consumer)
         self._consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_lost=self._on_lost)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -320,7 +323,7 @@ class BatchConsumer:
         Raises:
             KafkaException: Kafka does not answer; call again before the offsets are stored.
         """
-        unknown = [TopicPartition(*place) for place, before, _ in self._jumps if before is None]
+        unknown = [place for place, before, _ in self._jumps if before is None]
         confirmed = self._reading.confirmed(unknown) if unknown else {}
         first: dict[Place, int] = {}
         found = []
@@ -372,7 +375,7 @@ class BatchConsumer:
         self._lifeline.holds()
         self._troubles.over()
         self._is_away = False
-        silent = self._reading.what_is_silent(timeout_s)
+        silent = self._reading.what_is_silent()
         for topic, wrong in self._topic_errors.items():
             if wrong is not None and (reason := denied(wrong)) is not None:
                 self._refuse(topic, reason)

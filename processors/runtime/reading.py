@@ -1,22 +1,37 @@
 """How far a consumer has read its partitions, and whether it can read them at all."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from broker.answers import REQUEST_S, answer
+from broker.clients import admin
 from broker.offsets import Place
 
 ANSWER_S = 1.0
+
+_FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_END = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 class Reading:
     """What a consumer knows, and what Kafka says, of the partitions that it is assigned.
 
-    Calls belong on the consumer's thread, as its own do.
+    Calls belong on the consumer's thread, as its own do. A broker answers the requests of a connection one after
+    the other, and an idle consumer's fetch takes half a second: so the leaders are asked by a client of its own.
+
+    Args:
+        bootstrap: ``host:port`` of brokers, comma-separated.
+        consumer: whose partitions these are.
     """
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, bootstrap: str, consumer: Consumer) -> None:
+        self._bootstrap = bootstrap
         self._consumer = consumer
+        self._asks: AdminClient | None = None
         self._silent: Place | None = None
         self._turn = 0
 
@@ -32,38 +47,53 @@ class Reading:
             KafkaException: it does not answer.
         """
         behind: dict[str, int] = {}
-        places = self._consumer.position(self._consumer.assignment())
-        unread = [one for one in places if one.offset < 0 and (one.topic, one.partition) not in reached]
-        began = self.confirmed(unread) if ask_kafka and unread else {}
-        for place in places:
-            if ask_kafka:
-                low, high = self._consumer.get_watermark_offsets(place, timeout=ANSWER_S)
-            else:
-                low, high = self._consumer.get_watermark_offsets(place, cached=True)
-            at = (place.topic, place.partition)
-            next_offset = max(place.offset, reached.get(at, place.offset))
-            if at in began:
-                next_offset = max(low, began[at])
-            left = high - next_offset if high > next_offset >= 0 else 0
-            behind[place.topic] = behind.get(place.topic, 0) + left
+        at = {(one.topic, one.partition): one for one in self._consumer.position(self._consumer.assignment())}
+        ends = self._offsets(list(at), _END) if ask_kafka else self._fetched(list(at))
+        unread = [place for place, one in at.items() if one.offset < 0 and place not in reached]
+        began = self._began(unread) if ask_kafka and unread else {}
+        for place, one in at.items():
+            next_offset = max(one.offset, reached.get(place, one.offset), began.get(place, one.offset))
+            left = ends[place] - next_offset if ends[place] > next_offset >= 0 else 0
+            behind[one.topic] = behind.get(one.topic, 0) + left
         return behind
 
-    def confirmed(self, places: Sequence[TopicPartition]) -> dict[Place, int]:
+    def _fetched(self, places: Sequence[Place]) -> dict[Place, int]:
+        """The end offsets as the last fetches told them."""
+        asked = self._consumer.get_watermark_offsets
+        return {place: asked(TopicPartition(*place), cached=True)[1] for place in places}
+
+    def _began(self, unread: Sequence[Place]) -> dict[Place, int]:
+        """Where the group begins to read partitions that nothing was taken from yet."""
+        first, confirmed = self._offsets(unread, _FIRST), self.confirmed(unread)
+        return {place: max(first[place], confirmed[place]) for place in unread}
+
+    def _offsets(self, places: Sequence[Place], which: OffsetSpec) -> dict[Place, int]:
+        if not places:
+            return {}
+        if self._asks is None:
+            self._asks = admin(self._bootstrap)
+        asked = {TopicPartition(*place): which for place in places}
+        until = time.monotonic() + ANSWER_S
+        found = self._asks.list_offsets(asked, request_timeout=REQUEST_S)
+        return {
+            (one.topic, one.partition): answer(future, max(0.0, until - time.monotonic())).offset
+            for one, future in found.items()
+        }
+
+    def confirmed(self, places: Sequence[Place]) -> dict[Place, int]:
         """The offsets that the group has committed; 0 where it has none.
 
         Raises:
             KafkaException: Kafka does not answer.
         """
         found = {}
-        for place in self._consumer.committed(
-            [TopicPartition(one.topic, one.partition) for one in places], ANSWER_S
-        ):
+        for place in self._consumer.committed([TopicPartition(*one) for one in places], ANSWER_S):
             if place.error is not None:
                 raise KafkaException(place.error)
             found[place.topic, place.partition] = max(place.offset, 0)  # below zero: nothing yet
         return found
 
-    def what_is_silent(self, timeout_s: float) -> str | None:
+    def what_is_silent(self) -> str | None:
         """A partition whose leader does not answer, as text; None if there is none.
 
         One of them is asked, each in turn: that another broker knows the topics says nothing of theirs. A leader
@@ -77,7 +107,7 @@ class Reading:
             self._turn += 1
             place = places[self._turn % len(places)]
         try:
-            self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=timeout_s)
+            self._offsets([place], _END)
         except KafkaException as error:
             is_again, self._silent = self._silent == place, place
             topic, partition = place

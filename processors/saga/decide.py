@@ -149,6 +149,11 @@ def closing_of(seen: int) -> type[Event] | None:
     return WithdrawalCompleted if seen & paid == paid and seen & _TOLD else None
 
 
+def is_decided(seen: int) -> bool:
+    """Whether the account service has decided: the withdrawal's contents are those of the request that it took."""
+    return bool(seen & _FROM_ACCOUNT)
+
+
 def waiting_for(seen: int) -> str | None:
     """The step that has to happen next, as text; None when the withdrawal is finished."""
     state = state_of(seen)

@@ -1,5 +1,6 @@
 """The time that a service lets records gather between two batches, and the topics that it cannot read."""
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ from confluent_kafka import KafkaError, TopicPartition
 from structlog.testing import capture_logs
 
 from contracts import headers
-from processors.runtime import consumer, pacing
+from processors.runtime import consumer, pacing, reading
 from processors.runtime.consumer import BatchConsumer
 from processors.runtime.pacing import BUSY_RATE, ENOUGH_RECORDS, REST_S_MAX, SMALL, pause_s
 
@@ -84,6 +85,14 @@ class Kafka:
     def get_watermark_offsets(self, _place, **_):
         return 0, self._end()
 
+    def list_offsets(self, asked, request_timeout):
+        """As another client is told."""
+        found = {}
+        for place in asked:
+            found[place] = Future()
+            found[place].set_result(SimpleNamespace(offset=self._end()))
+        return found
+
     def subscribe(self, topics, on_assign, on_lost):
         on_assign(self, [])
 
@@ -123,6 +132,7 @@ TOPICS = ["withdrawal.requests", "payment.events", "account.events"]
 def kafka(monkeypatch):
     kafka = Kafka(*TOPICS)
     monkeypatch.setattr(consumer, "group_consumer", lambda *_: kafka)
+    monkeypatch.setattr(reading, "admin", lambda *_: kafka)
     for module in (consumer, pacing):
         monkeypatch.setattr(module, "time", kafka)
     monkeypatch.setattr(headers, "of", lambda _: [])

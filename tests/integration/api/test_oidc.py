@@ -238,6 +238,8 @@ FORGED = {
     "with a role that is none": lambda p: p.token(**{ROLE: ["root", {"admin": 1}]}),
     "of a key that is unknown": lambda p: p.token(kid="two"),
     "junk": lambda _: "a.b.c",
+    "with a header that is a list": lambda _: ".".join(map(encoded, (b'["alg"]', b"{}", b"0"))),
+    "with a header that is text": lambda _: ".".join(map(encoded, (b'"alg"', b"{}", b"0"))),
     "too large": lambda p: p.token(pad="x" * 20_000),
 }
 

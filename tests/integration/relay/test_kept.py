@@ -1,6 +1,9 @@
 """A table that keeps what is published: what the log left out is found, and a slot that can be read is kept."""
 
+import json
+import random
 from contextlib import closing
+from threading import Event
 
 import psycopg
 import pytest
@@ -8,10 +11,15 @@ from confluent_kafka import TopicPartition
 from structlog.testing import capture_logs
 
 from outbox_relay import cleaner, coverage
+from outbox_relay import left_out as searches
+from outbox_relay.dead import dead_rows
+from outbox_relay.errors import SetupError
 from outbox_relay.first_batches import murmur2
 from outbox_relay.replication import connect
+from outbox_relay.source import Source
+from stack import ports
 from tests.integration.relay.controlled import command
-from tests.integration.relay.outbox import DEADLINE_S, relaying, wait_until
+from tests.integration.relay.outbox import DEADLINE_S, Outbox, answer, relaying, wait_until
 from tests.integration.relay.test_coverage import ADD, ALL, DROP, PUBLISH, forget, metric_of_look
 from tests.integration.relay.test_logged_messages import emit, relaying_messages, uuid
 
@@ -173,3 +181,45 @@ def test_a_rule_that_somebody_set_is_told_with_what_it_leaves_out_and_while_it_i
         outbox.wait_published([outbox.insert()])
     assert len(told("take it out")) == 1
     assert len(outbox.published()) == 2
+
+
+def test_of_rows_left_out_that_kafka_refuses_together_each_is_tried_by_itself(stack):
+    outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
+    with relaying(outbox, cleanup=False):
+        first = outbox.insert()
+        outbox.wait_published([first])
+        outbox.connection.execute(PUBLISH.format("update"))
+        too_large = outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
+        left_out = [outbox.insert() for _ in range(20)]
+        outbox.connection.execute(PUBLISH.format("insert"))
+        outbox.wait_published([first, *left_out])
+        (dead,) = wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
+        assert dead.id == too_large
+
+
+def test_a_search_that_fails_is_told_until_one_succeeds(outbox, monkeypatch):
+    search, find_gap, port, refused = cleaner.Cleaner._search, Source.find_gap, ports.choose(taken=set()), Event()
+    refused.set()
+    told = []
+
+    def failing(self, connection):
+        if refused.is_set():
+            raise SetupError("say which rows")
+        return search(self, connection)
+
+    def telling(self, gap):
+        told.append(gap)
+        find_gap(self, gap)
+
+    monkeypatch.setattr(cleaner.Cleaner, "_search", failing)
+    monkeypatch.setattr(Source, "find_gap", telling)
+    monkeypatch.setattr(searches, "REST_S_MAX", 0.0)
+    with relaying(outbox, cleanup=False, http_port=port):
+        outbox.wait_published([outbox.insert()])
+        missing = leave_out(outbox)
+        wait_until(lambda: told.count("say which rows") >= 5, "it is told again and again")
+        assert None not in told[told.index("say which rows") :]
+        assert "say which rows" in answer(port, "/readyz")[1]
+        refused.clear()
+        outbox.wait_published([missing])
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
