@@ -71,7 +71,7 @@ class Reading:
         if not places:
             return {}
         if self._asks is None:
-            self._asks = admin(self._bootstrap)
+            self._asks = admin(self._bootstrap, {"reconnect.backoff.max.ms": 1_000})
         asked = {TopicPartition(*place): which for place in places}
         until = time.monotonic() + ANSWER_S
         found = self._asks.list_offsets(asked, request_timeout=REQUEST_S)
