@@ -75,10 +75,14 @@ class Reading:
         asked = {TopicPartition(*place): which for place in places}
         until = time.monotonic() + ANSWER_S
         found = self._asks.list_offsets(asked, request_timeout=REQUEST_S)
-        return {
-            (one.topic, one.partition): answer(future, max(0.0, until - time.monotonic())).offset
-            for one, future in found.items()
-        }
+        try:
+            return {
+                (one.topic, one.partition): answer(future, max(0.0, until - time.monotonic())).offset
+                for one, future in found.items()
+            }
+        except KafkaException:
+            self._asks = None  # it may not know of a partition that was added since it learned of the topic
+            raise
 
     def confirmed(self, places: Sequence[Place]) -> dict[Place, int]:
         """The offsets that the group has committed; 0 where it has none.
