@@ -107,14 +107,14 @@ def exit_code(error: Exception) -> int | None:
 
 def one_line(error: Exception) -> str:
     """An error's message on one line; where a server does not answer, with its address."""
-    module = type(error).__module__
-    if module == "pydantic_core._pydantic_core":
+    modules = [kind.__module__ for kind in type(error).__mro__]
+    if "pydantic_core._pydantic_core" in modules:
         from contracts.variables import complaint
 
         return complaint(error)  # type: ignore[arg-type]
-    if module == "cimpl":
+    if "cimpl" in modules:
         return _of_kafka(error)
-    if module == "sqlalchemy.exc":
+    if "sqlalchemy.exc" in modules:
         error = getattr(error, "orig", None) or error
     text = " ".join(str(error).split())
     if type(error).__qualname__ in ("UndefinedTable", "UndefinedColumn"):

@@ -6,7 +6,10 @@ from collections import Counter
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from broker.deliver import NotAllWrittenError
+from broker.offsets import refused
 from broker.records import Record
+from cli.errors import one_line
 from processors.runtime import dead_letters
 from processors.runtime.dead_letters import DeadLetters
 from processors.runtime.messages import DeadLetter
@@ -55,3 +58,10 @@ def test_what_is_written_is_not_written_again_while_another_topic_refuses(kafka)
     # Another batch may well have the same letter: its offset was not committed.
     asyncio.run(publisher.publish(letters[:1]))
     assert kafka.written == {"a.dlq": 3, "b.dlq": 1}
+
+
+def test_an_error_of_the_delivery_is_told_as_kafkas_own():
+    missing = NotAllWrittenError(refused("a.dlq"), written=[])
+    assert one_line(missing).startswith(
+        "Kafka refuses: a.dlq: Topic authorization failed: the Kafka user lacks a right"
+    )
