@@ -1,6 +1,6 @@
 """Delivery of records to Kafka, each with its own result: the stored record, or why Kafka refuses it for good."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
 
@@ -33,9 +33,9 @@ class NotAllWrittenError(KafkaException):
         written: the numbers of those that are.
     """
 
-    def __init__(self, cause: KafkaException, written: Iterable[int]) -> None:
+    def __init__(self, cause: KafkaException, results: Mapping[int, Message | KafkaError]) -> None:
         super().__init__(*cause.args)
-        self.written = frozenset(written)
+        self.written = {number for number, found in results.items() if not isinstance(found, KafkaError)}
 
 
 def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | KafkaError]:
@@ -58,8 +58,7 @@ def deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Kaf
                 try:
                     (results[number],) = _deliver(producer, [records[number]])
                 except NotAllWrittenError as error:
-                    written = (one for one, found in enumerate(results) if not isinstance(found, KafkaError))
-                    raise NotAllWrittenError(error, written) from None
+                    raise NotAllWrittenError(error, dict(enumerate(results))) from None
     return results
 
 
@@ -93,6 +92,5 @@ def _deliver(producer: Producer, records: Sequence[Record]) -> list[Message | Ka
         if isinstance(result, KafkaError) and result.code() not in REFUSALS:
             is_denied = result.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
             cause = refused(records[number].topic) if is_denied else KafkaException(result)
-            written = (one for one, found in results.items() if not isinstance(found, KafkaError))
-            raise NotAllWrittenError(cause, written)
+            raise NotAllWrittenError(cause, results)
     return [results[number] for number in range(len(records))]

@@ -36,8 +36,8 @@ _NOT_YET = frozenset(
         KafkaError.NOT_COORDINATOR,
     }
 )
-_FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-_END = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+END = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 Place = tuple[str, int]
 """Topic and partition."""
@@ -75,11 +75,11 @@ class Offsets:
 
     def first(self, topics: Iterable[str]) -> dict[Place, int]:
         """The oldest offset that each partition still has."""
-        return self._listed(topics, _FIRST)
+        return self._listed(topics, FIRST)
 
     def end(self, topics: Iterable[str]) -> dict[Place, int]:
         """The next offset of each partition."""
-        return self._listed(topics, _END)
+        return self._listed(topics, END)
 
     def bounds(self, topics: Iterable[str]) -> tuple[dict[Place, int], dict[Place, int]]:
         """The oldest and the next offset of each partition, asked for at once."""
@@ -90,7 +90,7 @@ class Offsets:
         def ask() -> tuple[dict[Place, int], dict[Place, int]]:
             asked = [
                 self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=REQUEST_S)
-                for which in (_FIRST, _END)
+                for which in (FIRST, END)
             ]
             first, end = (
                 {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -12,7 +11,7 @@ import typer
 
 from cli.errors import BadInputError, CommandError
 from cli.text import complain
-from contracts.production import HTTP, TRUSTED_NETWORK, is_local, is_production
+from contracts.production import HTTP, is_local, is_production, trusted
 from contracts.variables import value
 from producers.errors import InvalidRequestError
 
@@ -136,7 +135,7 @@ def _check(url: str, *, has_key: bool) -> None:
 
     Raises:
         BadInputError: the URL is like that.
-        EnvironmentRefusedError: ``SETTLE_ENV`` is wrong.
+        EnvironmentRefusedError: ``SETTLE_ENV`` or ``SETTLE_TRUSTED_NETWORK`` is wrong.
     """
     import httpx
 
@@ -148,7 +147,7 @@ def _check(url: str, *, has_key: bool) -> None:
         raise BadInputError(f"--api takes no user and no password in the URL: the API key is in {KEY}")
     if not has_key or parts.scheme != "http" or is_local(parts.host):
         return
-    if HTTP in (word.strip() for word in os.environ.get(TRUSTED_NETWORK, "").split(",")):
+    if HTTP in trusted():
         return
     if is_production():
         raise BadInputError(f"--api {url} without TLS: others can read {KEY} on the way, so use https://")

@@ -57,7 +57,7 @@ def refuse_unsafe(given: Mapping[str, str] | None = None) -> None:
         EnvironmentRefusedError: ``SETTLE_ENV``, ``SETTLE_TRUSTED_NETWORK`` or a secret's file is wrong, or
             production refuses a value.
     """
-    trusted = _trusted()
+    excepted = trusted()
     if not is_production():
         return
     variables = {**os.environ, **secrets(), **(given or {})}
@@ -68,7 +68,7 @@ def refuse_unsafe(given: Mapping[str, str] | None = None) -> None:
         )
     rules = ((POSTGRES, _plain_postgres), (KAFKA, _plain_kafka), (HTTP, _open_http), (HTTP, _plain_api))
     for subject, rule in rules:
-        if subject not in trusted and (reason := rule(variables)) is not None:
+        if subject not in excepted and (reason := rule(variables)) is not None:
             raise EnvironmentRefusedError(
                 f"SETTLE_ENV=production refuses {reason} (or, if the network itself protects it, "
                 f"{TRUSTED_NETWORK}={subject})"
@@ -88,7 +88,12 @@ def is_local(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _trusted() -> set[str]:
+def trusted() -> set[str]:
+    """What a network protects by other means, of :data:`TRUSTS`.
+
+    Raises:
+        EnvironmentRefusedError: ``SETTLE_TRUSTED_NETWORK`` is wrong.
+    """
     text = os.environ.get(TRUSTED_NETWORK, "")
     words = {word.strip() for word in text.split(",") if word.strip()}
     if words - set(TRUSTS):

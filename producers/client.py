@@ -181,8 +181,14 @@ class WithdrawalClient:
             self._renew()
         producer, number = self._producer, next(self._numbers)
         self._under_way[number] = None
-        about = (number, producer, request.payment_id, context.trace_id or "", spans)
-        report = partial(self._report, *about, on_delivery)
+
+        def told(outcome: Receipt | NotDeliveredError) -> None:
+            try:
+                on_delivery(outcome)
+            finally:
+                self._under_way.pop(number, None)  # only now: who flushes waits for what on_delivery does
+
+        report = partial(self._report, producer, request.payment_id, context.trace_id or "", spans, told)
         try:
             self._produce(producer, request.account_id, events.encode(request), carried, report)
         except BufferError:
@@ -273,7 +279,6 @@ class WithdrawalClient:
 
     def _report(
         self,
-        number: int,
         producer: Producer,
         payment_id: UUID,
         trace_id: str,
@@ -284,20 +289,6 @@ class WithdrawalClient:
     ) -> None:
         if error is not None and error.code() in SPENT and producer is self._producer:
             self._spent = True
-        try:
-            self._tell(payment_id, trace_id, spans, on_delivery, error, message)
-        finally:
-            self._under_way.pop(number, None)  # only now: who flushes waits for what on_delivery does
-
-    def _tell(
-        self,
-        payment_id: UUID,
-        trace_id: str,
-        spans: RequestSpans | None,
-        on_delivery: OnDelivery,
-        error: KafkaError | None,
-        message: Message | None,
-    ) -> None:
         if error is not None or message is None:
             on_delivery(self._not_delivered(payment_id, spans, error))
             return

@@ -297,8 +297,8 @@ class Intake(Service):
             if consumer is None or self.should_stop:
                 continue
             taken = Tally(record.topic for record in under_way.records) if under_way is not None else Tally[str]()
-            # While a batch waits, or none comes, the end offsets from the last fetch are outdated.
-            stalled = under_way is before
+            # While a batch waits nothing is fetched, so the end offsets from the last fetch are outdated.
+            stalled = under_way is not None and under_way is before
             before = under_way
             loop = asyncio.get_running_loop()
             try:

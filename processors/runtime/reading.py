@@ -9,12 +9,9 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from broker.answers import REQUEST_S, answer
 from broker.clients import admin
-from broker.offsets import Place
+from broker.offsets import END, FIRST, Place
 
 ANSWER_S = 1.0
-
-_FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-_END = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 class Reading:
@@ -41,14 +38,14 @@ class Reading:
         Args:
             reached: where the next record of a partition is, of those that something was taken from.
             ask_kafka: query the end offsets, and where the group stands in partitions that nothing was taken from
-                yet; otherwise what the last fetches told, which costs nothing, and is old while none comes.
+                yet; otherwise what the last fetches told, which costs nothing, and is old while none is made.
 
         Raises:
             KafkaException: it does not answer.
         """
         behind: dict[str, int] = {}
         at = {(one.topic, one.partition): one for one in self._consumer.position(self._consumer.assignment())}
-        ends = self._offsets(list(at), _END) if ask_kafka else self._fetched(list(at))
+        ends = self._offsets(list(at), END) if ask_kafka else self._fetched(list(at))
         unread = [place for place, one in at.items() if one.offset < 0 and place not in reached]
         began = self._began(unread) if ask_kafka and unread else {}
         for place, one in at.items():
@@ -64,7 +61,7 @@ class Reading:
 
     def _began(self, unread: Sequence[Place]) -> dict[Place, int]:
         """Where the group begins to read partitions that nothing was taken from yet."""
-        first, confirmed = self._offsets(unread, _FIRST), self.confirmed(unread)
+        first, confirmed = self._offsets(unread, FIRST), self.confirmed(unread)
         return {place: max(first[place], confirmed[place]) for place in unread}
 
     def _offsets(self, places: Sequence[Place], which: OffsetSpec) -> dict[Place, int]:
@@ -111,7 +108,7 @@ class Reading:
             self._turn += 1
             place = places[self._turn % len(places)]
         try:
-            self._offsets([place], _END)
+            self._offsets([place], END)
         except KafkaException as error:
             is_again, self._silent = self._silent == place, place
             topic, partition = place

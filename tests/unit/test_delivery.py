@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from broker.deliver import NotAllWrittenError
 from broker.offsets import refused
 from broker.records import Record
+from cli import errors
 from cli.errors import one_line
 from processors.runtime import dead_letters
 from processors.runtime.dead_letters import DeadLetters
@@ -60,8 +61,9 @@ def test_what_is_written_is_not_written_again_while_another_topic_refuses(kafka)
     assert kafka.written == {"a.dlq": 3, "b.dlq": 1}
 
 
-def test_an_error_of_the_delivery_is_told_as_kafkas_own():
-    missing = NotAllWrittenError(refused("a.dlq"), written=[])
+def test_an_error_of_the_delivery_is_told_as_kafkas_own(monkeypatch):
+    monkeypatch.setattr(errors, "_kafka_asked", None)  # which commands set for their whole process
+    missing = NotAllWrittenError(refused("a.dlq"), {})
     assert one_line(missing).startswith(
         "Kafka refuses: a.dlq: Topic authorization failed: the Kafka user lacks a right"
     )

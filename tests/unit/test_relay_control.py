@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.wal import Forwarder
+from tests.unit.forwarded import undisturbed
 
 
 @pytest.fixture
@@ -93,13 +93,7 @@ class Stream:
 def test_a_session_that_rewinds_reads_up_to_its_snapshot_and_confirms_nothing_beyond(wal_end):
     before, after = (OutboxRow(b"%d" % n, b"t", b"k", b"e", b"{}") for n in (1, 2))
     stream = Stream([Begin(100, 0), before, Commit(110), Begin(200, 0), after, Commit(210)], wal_end)
-    source = SimpleNamespace(
-        leftovers=deque(),
-        progress=lambda: None,
-        control=SimpleNamespace(is_called=False),
-        handled=SimpleNamespace(uuids=True),
-        expects_leftovers=False,
-    )
+    source = undisturbed()
     publisher = SimpleNamespace(poll=lambda: None, push=lambda _: None, answered=lambda: None, waiting=0)
     published = []
 

@@ -1,6 +1,5 @@
 """A slot that can be read no further is given up only once Kafka has what it delivered."""
 
-from collections import deque
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +10,7 @@ from outbox_relay.pgoutput import Begin, Commit
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
 from outbox_relay.wal import Forwarder
+from tests.unit.forwarded import undisturbed
 
 
 def ending_stream():
@@ -25,13 +25,7 @@ def test_what_came_whole_is_waited_for(answers):
     reports = []
     publisher = SimpleNamespace(poll=lambda: None, waiting=1)
     publisher.push = lambda _: [report(None, None) for report in reports[:1]] if answers else None
-    source = SimpleNamespace(
-        leftovers=deque(),
-        progress=lambda: None,
-        control=SimpleNamespace(is_called=False),
-        handled=SimpleNamespace(uuids=True),
-        expects_leftovers=False,
-    )
+    source = undisturbed()
     forwarder = Forwarder(
         SimpleNamespace(messages=ending_stream, wal_end=0),
         SimpleNamespace(decode=lambda event: event, incomplete=None),
