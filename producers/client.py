@@ -181,14 +181,8 @@ class WithdrawalClient:
             self._renew()
         producer, number = self._producer, next(self._numbers)
         self._under_way[number] = None
-
-        def told(outcome: Receipt | NotDeliveredError) -> None:
-            try:
-                on_delivery(outcome)
-            finally:
-                self._under_way.pop(number, None)  # only now: who flushes waits for what on_delivery does
-
-        report = partial(self._report, producer, request.payment_id, context.trace_id or "", spans, told)
+        trace_id = context.trace_id or ""
+        report = partial(self._report, number, producer, request.payment_id, trace_id, spans, on_delivery)
         try:
             self._produce(producer, request.account_id, events.encode(request), carried, report)
         except BufferError:
@@ -279,6 +273,7 @@ class WithdrawalClient:
 
     def _report(
         self,
+        number: int,
         producer: Producer,
         payment_id: UUID,
         trace_id: str,
@@ -289,9 +284,15 @@ class WithdrawalClient:
     ) -> None:
         if error is not None and error.code() in SPENT and producer is self._producer:
             self._spent = True
-        if error is not None or message is None:
-            on_delivery(self._not_delivered(payment_id, spans, error))
-            return
+        try:
+            if error is not None or message is None:
+                on_delivery(self._not_delivered(payment_id, spans, error))
+            else:
+                on_delivery(self._delivered(payment_id, trace_id, spans, message))
+        finally:
+            self._under_way.pop(number, None)  # only now: who flushes waits for what on_delivery does
+
+    def _delivered(self, payment_id: UUID, trace_id: str, spans: RequestSpans | None, message: Message) -> Receipt:
         self._trouble, self._delivered_once = None, True
         self._troubles.over()
         partition, offset, latency_s = message.partition(), message.offset(), message.latency()
@@ -300,7 +301,7 @@ class WithdrawalClient:
         assert latency_s is not None
         if spans is not None:
             spans.delivered(partition, offset)
-        on_delivery(Receipt(payment_id, trace_id, WITHDRAWAL_REQUESTS.name, partition, offset, latency_s))
+        return Receipt(payment_id, trace_id, WITHDRAWAL_REQUESTS.name, partition, offset, latency_s)
 
     def _not_delivered(
         self, payment_id: UUID, spans: RequestSpans | None, error: KafkaError | None

@@ -1,6 +1,6 @@
 """Decoded Kafka records: an event with its place and trace context, or a dead letter with the reason."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from broker.records import Record
 from contracts import headers
-from contracts.events import EVENT_TYPES, ContractError, Event, decode
+from contracts.events import ContractError, Event, decode
 from tracing import TraceContext, read_context
 
 
@@ -50,10 +50,13 @@ class Unhandled(msgspec.Struct, frozen=True):
     event_type: str
 
 
-def read_record(record: Record, handled: frozenset[str]) -> Message | Unhandled | DeadLetter:
+def read_record(record: Record, handled: Mapping[str, str]) -> Message | Unhandled | DeadLetter:
     """Decode a record once, if its type is one of those handled here.
 
-    A type is believed on its own topic alone: who may write a topic may not write any event.
+    Args:
+        record: as Kafka holds it.
+        handled: the topic of each event type. A type is believed on its own topic alone: who may write a topic may
+            not write any event.
     """
     if record.lacks is not None:
         return DeadLetter(record, record.lacks)
@@ -63,9 +66,9 @@ def read_record(record: Record, handled: frozenset[str]) -> Message | Unhandled 
         return DeadLetter(record, f"header {headers.EVENT_TYPE} is missing")
     try:
         event_type = type_bytes.decode()
-        if event_type not in handled:
+        if (topic := handled.get(event_type)) is None:
             return Unhandled(event_type)
-        if EVENT_TYPES[event_type].topic != record.topic:
+        if topic != record.topic:
             return DeadLetter(record, f"{event_type} does not belong on {record.topic}")
         if id_bytes is None:
             return DeadLetter(record, f"header {headers.ID} is missing")

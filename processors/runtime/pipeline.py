@@ -79,7 +79,7 @@ class Pipeline:
         self._instrumentation = Instrumentation(processor.name, brokers)
         self.stage = ""
         self.trouble: str | None = None
-        self._handled = frozenset(event_type.__name__ for event_type in processor.handles)
+        self._handled = {event_type.__name__: event_type.topic for event_type in processor.handles}
 
     async def run(self, records: Sequence[Record]) -> None:
         """Process the records; returns only when all their effects are committed."""
