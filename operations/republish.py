@@ -287,15 +287,15 @@ def _on_topics(
     bootstrap: str, missing: Mapping[UUID, set[str]], again: Mapping[UUID, Mapping[str, Lost]]
 ) -> Iterator[tuple[UUID, str, Lost]]:
     """The missing events that are on the topics, or their dead letters, although the saga service lacks them."""
-    types = frozenset[str]().union(*missing.values())
-    topics = {EVENT_TYPES[event_type].topic for event_type in types}
+    types = {event_type: EVENT_TYPES[event_type].topic for event_type in set[str]().union(*missing.values())}
+    topics = set(types.values())
     for record, is_letter in chain(_records(bootstrap, topics), _refused(bootstrap, topics)):
         message = read_record(record, types)
         if not isinstance(message, Message):
             continue
         event, event_type = message.event, type(message.event).__name__
         made = again.get(event.payment_id, {}).get(event_type)
-        if made is None or EVENT_TYPES[event_type].topic != record.topic:
+        if made is None:
             continue
         # A record with other contents is not this withdrawal's.
         if same_withdrawal(event, decode(event_type, made.body.encode())):
