@@ -11,6 +11,7 @@ import typer
 
 from contracts import failpoints
 from contracts.redaction import hide
+from contracts.start import open_standard_streams
 from outbox_relay.options import Settings, refuse, with_settings
 from outbox_relay.settings import RelaySettings
 
@@ -114,6 +115,7 @@ def _demo() -> None:
 
 def main() -> None:
     """The ``outbox-relay`` command."""
+    open_standard_streams()
     # A traceback with the values of variables would show a URL's password.
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     if sys.argv[1:2] == [IMPORT]:

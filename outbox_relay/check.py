@@ -92,7 +92,7 @@ def check(settings: RelaySettings) -> Iterator[Finding]:
     bootstrap = made.settings.kafka_bootstrap
     security.check(bootstrap)
     topics: Mapping[str, Any] | None = None
-    why = why_unanswered(bootstrap)
+    why = why_unanswered(bootstrap, KAFKA_ANSWER_S)
     if why is not None:
         yield Finding("kafka", "connection", False, f"{bootstrap} does not answer", why)
     else:
@@ -227,7 +227,7 @@ def _mark(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterat
     if is_owner:
         yield "mark", True, f"the column {column} will be made", None
     else:
-        statements = marks.statements(source.outbox, keeps=not source.cleanup or source.initial is not None)
+        statements = marks.statements(source.outbox)
         is_partitioned = marks.is_partitioned(connection, source.outbox)
         statements.append(marks.index_statement(source.outbox, is_partitioned=is_partitioned))
         yield "mark", False, f"there is no column {column}, which polling needs", "; ".join(statements)

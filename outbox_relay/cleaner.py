@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -26,31 +26,23 @@ from psycopg import sql
 
 from broker.security import KafkaSettingsError
 from outbox_relay import covering, initial
+from outbox_relay.batches import READ_BYTES, rows_in_order
 from outbox_relay.columns import is_row
 from outbox_relay.dead import dead_since
 from outbox_relay.errors import PublishError, RelayError, StopRequestedError, TopicError, UnpublishableError
-from outbox_relay.handled import Chunk, ChunkDumper, Handled
+from outbox_relay.handled import LOOKS_MAX, Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
+from outbox_relay.marking import Marking
 from outbox_relay.measures import measure
 from outbox_relay.names import one_line
 from outbox_relay.outbox import ROLES_CONTENTS
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
-from outbox_relay.removal import IGNORED, refusal, why_rows_stay
+from outbox_relay.removal import IGNORED, may_vacuum, refusal, vacuum, why_rows_stay
 from outbox_relay.replication import connect
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.source import Source
-from outbox_relay.table import (
-    Table,
-    current_lsn,
-    flush,
-    may_delete,
-    oldest_us,
-    order_of,
-    row_of,
-    scalar,
-    select_rows,
-)
+from outbox_relay.table import Table, current_lsn, flush, may_delete, oldest_us
 
 CLEAN_INTERVAL_S = 1.0
 # How often table, publication and slot are looked at, and rows are looked for that did not come.
@@ -69,9 +61,6 @@ REMOVE_AGAIN_S = 600.0
 DELETE_ROWS = 50_000
 # Catching up comes before cleaning, until so many rows could be removed.
 BEHIND_ROWS_MAX = 1_000_000
-# A commit is in the log, and may be published, a moment before others see its rows; much longer where a standby
-# has to confirm. Rows that were not seen so often are left to the search for those that did not come.
-LOOKS_MAX = 5
 # Looked at in one query for rows that did not come; handed over at a time.
 SUSPECT_ROWS = 1_000
 HAND_OVER_ROWS = 5_000
@@ -91,13 +80,6 @@ _DELETE_MARKED = """
         AND {id} = ANY(ARRAY(SELECT {id} FROM {table} WHERE {published_at} > '-infinity' LIMIT %s))
 """
 _SUSPECTS = "SELECT {key} FROM {table} WHERE {condition} LIMIT %s"
-# As the background process would, and without the lock that gives space back to the operating system.
-_VACUUM = "VACUUM (TRUNCATE false) {table}"
-_MAY_VACUUM = """
-    SELECT pg_has_role(c.relowner, 'USAGE') OR current_setting('server_version_num')::int >= 170000
-        AND has_table_privilege(c.oid, 'MAINTAIN')
-    FROM pg_class AS c WHERE c.oid = {name}::regclass
-"""
 
 
 class Cleaner:
@@ -121,6 +103,7 @@ class Cleaner:
         key, kind = (table.outbox.sql("{id}"), "uuid") if table.has_uuids else (self._key, "bytea")
         self._delete = table.outbox.sql(_DELETE, key=key, type_of_key=sql.SQL(kind))
         self._see = table.outbox.sql(_SEE, key=key, type_of_key=sql.SQL(kind))
+        self._marking = Marking(source, table, key, sql.SQL(kind))
         self._handed: dict[bytes, bytes] = {}
         self._unvacuumed = 0
         self._looked_at = self._snapshot_at = 0.0
@@ -135,6 +118,8 @@ class Cleaner:
         while not self._stop.is_set():
             if self._source.cleaning.acquire(timeout=TURN_S):  # the last session's may be at work still
                 try:
+                    if self._source.control.orders.skips:  # which may be of rows that the search is to find
+                        self._source.left_out.end_rest()
                     self._clean()
                 finally:
                     self._source.cleaning.release()
@@ -167,7 +152,8 @@ class Cleaner:
         if self._source.settings.cleanup and not self._cleans:
             role = connection.info.user
             self._source.say(f"{role} may not DELETE from {self._outbox.label}: published rows stay there")  # noqa: S608 no query
-        vacuum = self._cleans and bool(scalar(connection, self._outbox.sql(_MAY_VACUUM)))
+        self._marking.begin(connection, is_asked_for=not self._cleans)
+        vacuums = self._cleans and may_vacuum(connection, self._outbox)
         self._begin_again_at = math.inf
         while not self._stop.is_set() and time.monotonic() < self._begin_again_at:
             self._remove(connection)
@@ -180,40 +166,58 @@ class Cleaner:
             if self._is_behind:
                 flush(connection)
                 self._is_behind = False
-            if vacuum and self._unvacuumed >= VACUUM_ROWS:
-                connection.execute(self._outbox.sql(_VACUUM))
+            if vacuums and self._unvacuumed >= VACUUM_ROWS:
+                vacuum(connection, self._outbox)
                 self._unvacuumed = 0
             self._stop.wait(CLEAN_INTERVAL_S)
 
     # Rows that are published.
 
     def _remove(self, connection: psycopg.Connection[Any]) -> None:
-        """Remove the rows that are known to be published; while the relay is behind, only if they are many."""
+        """Remove the rows that are known to be published, or mark them; while the relay is behind, only many."""
         handled = self._gather()
         for chunk in handled.chunks:
-            if not self._cleans:
+            if not (self._cleans or self._marking.is_on):
                 handled.drop(chunk)
             elif self._stop.is_set() or not (
                 len(handled) > BEHIND_ROWS_MAX or self._is_published(current_lsn(connection))
             ):
                 return
-            else:
+            elif self._cleans:
                 self._remove_chunk(connection, chunk)
+            else:
+                self._marking.mark(connection, chunk)
 
     def _remove_chunk(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
-        try:
+        with self._unless_refused():
             # Planned for these IDs: as a constant they are looked up in a hash table.
             removed = connection.execute(self._delete, (chunk,), prepare=False).rowcount
+            self._count(removed)
+            chunk.missing -= removed
+            chunk.looks += 1
+            if chunk.missing > 0 and chunk.looks == LOOKS_MAX and self._are_there(connection, chunk):
+                self._keep_rows(IGNORED)
+            if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
+                self._source.handled.drop(chunk)
+
+    def _remove_marked(self, connection: psycopg.Connection[Any]) -> None:
+        marked = self._outbox.sql(_DELETE_MARKED)
+        with self._unless_refused():
+            while (removed := connection.execute(marked, (DELETE_ROWS,)).rowcount) > 0:
+                self._count(removed)
+
+    def _remove_dead(self, connection: psycopg.Connection[Any], row: OutboxRow) -> None:
+        """Remove a row that is quarantined, by its contents: its ID may be NULL, or another one's too."""
+        dead = self._outbox.sql(_DELETE_DEAD, is_row=is_row(self._table.columns))
+        with self._unless_refused(), connection.transaction():
+            self._count(connection.execute(dead, row[:ROLES_CONTENTS]).rowcount)
+
+    @contextmanager
+    def _unless_refused(self) -> Iterator[None]:
+        try:
+            yield
         except psycopg.Error as error:
             self._keep_rows(refusal(error))
-            return
-        self._count(removed)
-        chunk.missing -= removed
-        chunk.looks += 1
-        if chunk.missing > 0 and chunk.looks == LOOKS_MAX and self._are_there(connection, chunk):
-            self._keep_rows(IGNORED)
-        if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
-            self._source.handled.drop(chunk)
 
     def _keep_rows(self, why: str) -> None:
         """Published rows cannot be removed, so that those that are there are no sign of anything."""
@@ -245,11 +249,9 @@ class Cleaner:
         Returns:
             False while the relay is behind: missed rows cannot be determined then.
         """
+        if self._table.is_marked and self._cleans:
+            self._remove_marked(connection)
         keeps, left_out = not self._cleans, self._source.left_out
-        if self._table.is_marked and not keeps:
-            marked = self._outbox.sql(_DELETE_MARKED)
-            while (removed := connection.execute(marked, (DELETE_ROWS,)).rowcount) > 0:
-                self._count(removed)
         self._gather()
         self._snapshot_at = time.monotonic()
         for digest, at in list(self._source.quarantined.items()):
@@ -261,8 +263,10 @@ class Cleaner:
             # Its first statement is what the snapshot is taken for.
             if self._handed or not self._is_published(current_lsn(connection)):
                 return False
-            if not keeps and not self._has_suspects(connection):
+            if (not keeps or self._marking.is_on) and not self._has_suspects(connection):
                 self._waits = None
+                if keeps:
+                    left_out.searched(is_complete=True)
                 return True
             self._source.expects_leftovers, is_complete = True, False
             try:
@@ -298,12 +302,12 @@ class Cleaner:
         known, key_of = set(handled.keys()), table.key
         dead = {digest for _, digest in dead_since(connection, 0, self._outbox)}
         with closing(source.published(table, self._origin, self._raise_if_stopped)) as topics:
-            topics.look_back_to(oldest_us(connection, table))
+            topics.look_back_to(oldest_us(connection, table, table.unpublished))
             on_topic: list[bytes | None] = []
-            dead_rows: list[OutboxRow] = []
             missing: list[Leftover] = []
+            missing_bytes = 0
             without_topic: dict[bytes | None, str] = {}
-            for row, created_us in self._rows(connection):
+            for row, created_us in rows_in_order(connection, table):
                 # What is to be skipped needs no topic: who publishes it takes it out.
                 is_asked_for = row.id in source.control.orders.skips
                 if (key := key_of(row)) in known or (row.aggregate_type in without_topic and not is_asked_for):
@@ -311,7 +315,8 @@ class Cleaner:
                 if source.quarantined and source.quarantined.get(contents(row), 0.0) > self._snapshot_at:
                     continue  # since the snapshot
                 if dead and contents(row) in dead:
-                    dead_rows.append(row)
+                    if self._cleans:
+                        self._remove_dead(connection, row)
                     continue
                 try:
                     is_on_topic = _is_on_topic(topics, row, created_us)
@@ -322,14 +327,15 @@ class Cleaner:
                     is_on_topic = False
                 if not is_on_topic:
                     missing.append(Leftover(row, created_us))
-                elif self._cleans:
+                    missing_bytes += len(row.payload or b"")
+                elif self._cleans or self._marking.is_on:
                     on_topic.append(key)
                 if len(on_topic) >= HAND_OVER_ROWS:
                     handled.add(on_topic)
                     on_topic = []
-                if len(missing) >= HAND_OVER_ROWS:
+                if len(missing) >= HAND_OVER_ROWS or missing_bytes >= READ_BYTES:
                     self._hand_over(self._to_publish(connection, missing))
-                    missing = []
+                    missing, missing_bytes = [], 0
             handled.add(on_topic)
             self._hand_over(self._to_publish(connection, missing))
         self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
@@ -337,18 +343,7 @@ class Cleaner:
             source.find_gap(self._waits)
         if self._rule is not None:
             initial.tell(self._rule, source.warn, ", and stay in the table")
-        for row in dead_rows if self._cleans else ():  # few; their IDs may be NULL, or others' too
-            query = self._outbox.sql(_DELETE_DEAD, is_row=is_row(table.columns))
-            self._count(connection.execute(query, row[:ROLES_CONTENTS]).rowcount)
         return self._waits is None
-
-    def _rows(self, connection: psycopg.Connection[Any]) -> Iterator[tuple[OutboxRow, int]]:
-        query = select_rows(self._table, order_of(connection, self._table), self._table.unpublished)
-        with connection.cursor(name="leftovers") as cursor:
-            cursor.itersize = HAND_OVER_ROWS
-            cursor.execute(query, binary=True)
-            for *values, created_us in cursor:
-                yield row_of(values), created_us or 0
 
     def _to_publish(self, connection: psycopg.Connection[Any], missing: list[Leftover]) -> list[Leftover]:
         """Those of the missed rows that are to be published: all, if rows can be removed once they are.
@@ -358,18 +353,27 @@ class Cleaner:
 
         Raises:
             SetupError: it cannot be determined which are to be published.
+            TableBusyError: others hold these rows.
         """
         if self._cleans:
             keys = [key for one in missing if (key := self._table.key(one.row)) is not None]
             chunk = self._source.handled.chunk(keys)
-            if not keys or (why := why_rows_stay(connection, self._delete, chunk)) is None:
+
+            def remove() -> int:
+                return connection.execute(self._delete, (chunk,), prepare=False).rowcount
+
+            if not keys or (why := why_rows_stay(connection, self._outbox, remove, len(set(keys)))) is None:
                 return missing
             self._keep_rows(why)
         if self._rule is None:
             since_us = self._source.left_out.since_us or self._origin.now_us
             self._rule = initial.rule(self._source.settings, since_us, keeps=True)
         rule, skips = self._rule, self._source.control.orders.skips
-        return [one for one in missing if one.row.id in skips or rule.wants(one.row, one.created_us or None)]
+        wanted = [one for one in missing if one.row.id in skips or rule.wants(one.row, one.created_us or None)]
+        if self._marking.is_on:  # the others are decided on, too
+            publish = {id(one) for one in wanted}
+            self._source.handled.add([self._table.key(one.row) for one in missing if id(one) not in publish])
+        return wanted
 
     def _hand_over(self, missing: list[Leftover]) -> None:
         """Hand rows to the source for publication, and wait until they are acknowledged.

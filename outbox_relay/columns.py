@@ -1,6 +1,6 @@
 """The columns of an outbox: their types, validation, and conversion to the bytes of a record."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import psycopg
@@ -8,7 +8,6 @@ from psycopg import sql
 
 from outbox_relay.errors import OutboxMissingError, SetupError
 from outbox_relay.outbox import OUTBOX, ROLES, ROLES_CONTENTS, Additional, Outbox, Part
-from outbox_relay.pgoutput import BYTEA
 from outbox_relay.quoting import quoted
 
 
@@ -43,14 +42,6 @@ _COLUMNS = """
     SELECT name, declared, CASE typtype WHEN 'e' THEN 'enum' ELSE typname::text END
     FROM types JOIN pg_type ON oid = type AND typtype <> 'd'
 """
-_BYTEA_TYPES = f"""
-    WITH RECURSIVE types AS (
-        SELECT {BYTEA}::oid AS type
-        UNION ALL
-        SELECT oid FROM types JOIN pg_type ON typbasetype = type AND typtype = 'd'
-    )
-    SELECT type::int8 FROM types
-"""  # noqa: S608 made of constants
 
 
 def find_columns(connection: psycopg.Connection[Any], outbox: Outbox = OUTBOX) -> Columns:
@@ -98,11 +89,6 @@ def _kinds(role: Part, outbox: Outbox) -> frozenset[str] | None:
     return _NAMES if role in ROLES else None
 
 
-def bytea_types(connection: psycopg.Connection[Any]) -> frozenset[int]:
-    """The OIDs of ``bytea`` and of all domains over it."""
-    return frozenset(oid for (oid,) in connection.execute(_BYTEA_TYPES.encode()))
-
-
 def as_bytes(role: Part, columns: Columns) -> sql.Composable:
     """SQL for the bytes that the log gives of a column: its own, or its text in the session's encoding."""
     found = columns.get(role)
@@ -115,6 +101,23 @@ def as_bytes(role: Part, columns: Columns) -> sql.Composable:
     if kind == "bpchar":  # a cast would take the blanks off that the log has
         return sql.SQL("textsend(textin(bpcharout({})))").format(column)
     return sql.SQL("textsend({}::text)").format(column)
+
+
+def is_content(part: Part) -> bool:
+    """Whether a column may be large: the payload, or an additional one."""
+    return part == "payload" or isinstance(part, Additional)
+
+
+def octets(parts: Iterable[Part], columns: Columns) -> sql.Composable:
+    """SQL for how many bytes of contents a row has."""
+    sizes = [
+        sql.SQL("coalesce(octet_length({}{}), 0)").format(
+            sql.Identifier(columns[part].name), sql.SQL("" if columns[part].kind == "bytea" else "::text")
+        )
+        for part in parts
+        if part in columns and is_content(part)
+    ]
+    return sql.SQL("({})::int8").format(sql.SQL(" + ").join(sizes))
 
 
 def is_row(columns: Columns) -> sql.Composable:

@@ -9,9 +9,16 @@ from outbox_relay import coverage
 from outbox_relay.errors import SetupError
 from outbox_relay.replication import ReplicationConnection
 from outbox_relay.source import Source
-from outbox_relay.table import Connection, Table, find_table, scalar
+from outbox_relay.table import Connection, Table, find_table
 
-_NOW_US = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+# When it is, and which transactions of the database run. When these began is shown to few roles only.
+_RUNNING = """
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, ARRAY(
+        SELECT virtualxid FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE locktype = 'virtualxid' AND mode = 'ExclusiveLock' AND datname = current_database()
+            AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+    )
+"""
 _CHANGED = "the publication or the table has been changed"
 
 
@@ -30,7 +37,7 @@ def ensure(source: Source, connection: ReplicationConnection, table: Table, *, k
     Raises:
         SetupError: there is none, and the role may not make it.
     """
-    at_us = scalar(connection, _NOW_US)
+    at_us, running = _running(connection)
     gap = coverage.publication_gap(connection, table)
     mended: str | None = None
     if gap is not None:
@@ -47,7 +54,7 @@ def ensure(source: Source, connection: ReplicationConnection, table: Table, *, k
             if keeps:
                 source.left_out.note()
     is_covered = gap is None and mended is None
-    has_changed = source.left_out.look(_facts(connection, table, gap), at_us, is_covered=is_covered)
+    has_changed = source.left_out.look(_facts(connection, table, gap), at_us, running, is_covered=is_covered)
     if has_changed and keeps:
         source.left_out.note()
     return mended or (_CHANGED if has_changed else None)
@@ -65,7 +72,7 @@ def look(
         waits: what is to be reported where the publication covers it, if anything.
         keeps: whether published rows stay in the table.
     """
-    at_us = scalar(connection, _NOW_US)
+    at_us, running = _running(connection)
     if find_table(connection, table.outbox) != table:
         source.begin_again("the outbox has other columns now")
     gap = coverage.publication_gap(connection, table)
@@ -76,7 +83,7 @@ def look(
             coverage.mend(connection, gap)
             source.say("the publication is mended", was=gap.reason)
             gap = None
-    if source.left_out.look(_facts(connection, table, gap), at_us, is_covered=is_covered) and keeps:
+    if source.left_out.look(_facts(connection, table, gap), at_us, running, is_covered=is_covered) and keeps:
         source.leave_out(_CHANGED)
     if gap is None:
         source.find_gap(waits)
@@ -90,6 +97,12 @@ def miss_columns(source: Source, names: str | None) -> None:
     source.find_gap(f"rows come without the column {names}: publication {publication} had not all of them")
     if source.keeps_rows:
         source.leave_out(f"rows came without the column {names}")
+
+
+def _running(connection: Connection) -> tuple[int, list[str]]:
+    found = connection.execute(_RUNNING).fetchone()
+    assert found is not None, "a row of the server"
+    return found[0], found[1]
 
 
 def _facts(connection: Connection, table: Table, gap: coverage.Gap | None) -> str:

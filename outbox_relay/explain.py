@@ -112,12 +112,12 @@ def _of(source: SourceSettings, *, several: bool) -> Iterator[str]:
     yield f"{create_table(outbox)};"
     yield f"{create_control(outbox)};"
     if source.reader == "polling" and not seen.table.is_marked:
-        keeps = source.initial is not None or not source.cleanup
         yield "BEGIN;"
-        yield from (f"{statement};" for statement in marks.statements(outbox, keeps=keeps))
+        yield from (f"{statement};" for statement in marks.statements(outbox))
         yield "COMMIT;"
         yield f"{marks.index_statement(outbox, is_partitioned=seen.is_partitioned)};"
-    rights = ["SELECT"] + ["UPDATE"] * (source.reader == "polling") + ["DELETE"] * source.cleanup
+    marks_rows = source.reader == "polling" or (seen.table.is_marked and not source.cleanup)
+    rights = ["SELECT"] + ["UPDATE"] * marks_rows + ["DELETE"] * source.cleanup
     yield f"GRANT USAGE ON SCHEMA {quoted(outbox.schema)} TO {role['role']};"
     yield f"GRANT {', '.join(rights)} ON {outbox.label} TO {role['role']};"
     if source.cleanup and seen.version >= MAINTAIN_SINCE:

@@ -1,12 +1,15 @@
 """The filling of a new slot: what was committed before it is published from the table, then it is made to stay."""
 
+from contextlib import closing
+
 from outbox_relay import initial
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.dead import dead_since, not_dead
 from outbox_relay.initial import Rule
 from outbox_relay.position import Origin, format_lsn
 from outbox_relay.publisher import Publisher
-from outbox_relay.replication import ReplicationConnection
+from outbox_relay.removal import rows_stay
+from outbox_relay.replication import ReplicationConnection, connect
 from outbox_relay.slot import NewSlot, Slot, new_slot
 from outbox_relay.slot_name import how_to_drop
 from outbox_relay.source import Source
@@ -20,7 +23,7 @@ PACK_ROWS = 1_000
 
 
 def keeps_rows(source: Source, connection: ReplicationConnection) -> bool:
-    """Whether published rows stay in the table, as far as is known."""
+    """Whether published rows stay in the table, as far as is known without trying it out."""
     return source.keeps_rows or not (source.settings.cleanup and may_delete(connection, source.outbox))
 
 
@@ -33,9 +36,15 @@ def fill(
     publisher: Publisher,
     publish: Publish,
 ) -> Slot:
-    """Create the slot, and publish what was committed before it."""
+    """Create the slot, and publish what was committed before it.
+
+    Raises:
+        TableBusyError: others hold rows of the table, so that it is not known whether published ones stay there.
+    """
     source.making_slot(name)
-    rule = initial.rule(source.settings, origin.now_us, keeps=keeps_rows(source, connection))
+    with closing(connect(source.dsn, replication=False)) as ordinary:
+        keeps = source.keeps_rows or rows_stay(ordinary, table, cleanup=source.settings.cleanup)
+    rule = initial.rule(source.settings, origin.now_us, keeps=keeps)
     with new_slot(connection, table, name) as slot:
         acks = Acknowledgements(origin, handled=source.handled)
         source.filling(acks)

@@ -20,6 +20,9 @@ from outbox_relay.identity import UUID_BYTES
 DIGEST_BYTES = 32
 # Most that is kept; of what is forgotten beyond it, the topics are asked.
 KEYS_MAX = 5_000_000
+# A commit is in the log, and may be published, a moment before others see its rows; much longer where a standby
+# has to confirm. Rows that were not seen so often are left to the search for those that did not come.
+LOOKS_MAX = 5
 # A plain key takes five times what a packed one does, and with a backlog those of some seconds may wait for the
 # cleaner. To pack the few of a small transaction costs more than it saves.
 PACK_KEYS_MIN = 16

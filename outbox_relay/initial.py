@@ -12,7 +12,6 @@ from typing import ClassVar, Protocol
 
 from outbox_relay.errors import SetupError, UnpublishableError
 from outbox_relay.first_batches import murmur2
-from outbox_relay.otherwise import differs
 from outbox_relay.published import NEVER_US, TYPES_MAX, complete_since_us
 from outbox_relay.row import OutboxRow
 from outbox_relay.source_settings import SourceSettings
@@ -128,36 +127,43 @@ class IfTopicComplete:
         self.skipped = 0
         self._settings = settings
         self._now_us = now_us
-        self._complete_since_us: dict[bytes | None, list[int]] = {}
+        self._complete_since_us: dict[bytes | None, list[int] | None] = {}
         # Else a record's key, or its partition, is not what the row has as it is.
-        self._is_by_key = not settings.outbox.is_shaped and not differs(settings.outbox)
+        outbox = settings.outbox
+        self._is_by_key = not (outbox.is_shaped or any(one.placement == "partition" for one in outbox.additional))
 
     def wants(self, row: OutboxRow, created_us: int | None) -> bool:
         """Whether the topic would know the row if it had been published.
 
         Raises:
-            SetupError: the table does not say when rows were written.
+            SetupError: the table does not say when rows were written, or the topic not what it held.
             PublishError: the topic does not exist, or Kafka does not answer.
         """
-        times_us = self._complete_since_us.get(row.aggregate_type)
-        if times_us is None:
+        if row.aggregate_type not in self._complete_since_us:
             try:
                 topic = topic_of(row, 0, self._settings.outbox)
             except UnpublishableError:
                 return True  # it is quarantined when it is published
-            times_us = complete_since_us(self._settings.bootstrap, topic)
             if len(self._complete_since_us) >= TYPES_MAX:
                 self._complete_since_us.clear()
-            self._complete_since_us[row.aggregate_type] = times_us
+            self._complete_since_us[row.aggregate_type] = complete_since_us(self._settings.bootstrap, topic)
+        times_us = self._complete_since_us[row.aggregate_type]
+        if times_us is None:
+            if created_us is not None and created_us >= self._now_us:
+                return True
+            raise self._undecidable("its topics are compacted, or do not tell (DescribeConfigs)")
         key = row.aggregate_id if self._is_by_key else None
         since_us = min(times_us[murmur2(key) % len(times_us)] if key is not None else max(times_us), self._now_us)
         if since_us == 0:
             return True
         if created_us is None or self._settings.outbox.sets_times:
             why = "its records have times of their own" if created_us is not None else "has no created_at"
-            raise SetupError(
-                f"{self._settings.outbox.label} keeps published rows, {why}, and its topics no longer "
-                "hold all: say which rows are to be published: --initial all or none (SETTLE_RELAY_INITIAL)"
-            )
+            raise self._undecidable(f"{why}, and its topics no longer hold all")
         self.skipped += created_us < since_us
         return created_us >= since_us
+
+    def _undecidable(self, why: str) -> SetupError:
+        return SetupError(
+            f"{self._settings.outbox.label} keeps published rows, {why}: say which rows are to be published: "
+            "--initial all or none (SETTLE_RELAY_INITIAL)"
+        )

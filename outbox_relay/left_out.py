@@ -4,10 +4,14 @@ Where published rows are removed, whatever stays is searched for anyway. Where t
 table, publication and slot tell that rows may be missing. The slot is read on all the same, as what it holds may
 stand nowhere else. The table is searched at once, for what is committed, and once more when all transactions have
 ended that ran when the change was seen, as the log has left out what they wrote before it.
+
+A row bears the time at which its transaction began, which may be long before it was inserted. So what was left out
+may be as old as the oldest transaction that ran when the log was last known to bring all rows.
 """
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -34,6 +38,8 @@ class LeftOut:
         self.since_us: int | None = None
         self._lock = threading.Lock()
         self._covered_us: int | None = None
+        self._looked_us: int | None = None
+        self._began_us: dict[str, int | None] = {}
         self._facts: str | None = None
         self._noted = self._seen = self._done = 0
         self._until_xid = 0
@@ -47,20 +53,25 @@ class LeftOut:
                 self.since_us = self._covered_us
             self._noted += 1
 
-    def look(self, facts: str, at_us: int, *, is_covered: bool) -> bool:
+    def look(self, facts: str, at_us: int, running: Iterable[str], *, is_covered: bool) -> bool:
         """Compare what decides on the rows that the log brings with what it was at the last look.
 
         Args:
             facts: what table and publication are.
             at_us: when that was asked, or before, by the database's clock, microseconds since the Unix epoch.
+            running: the transactions that ran then, each by what no other one is called.
             is_covered: whether the log brings all rows, and did before it was asked.
 
         Returns:
             Whether it has changed.
         """
+        # Which was not there at the last look has begun since; of those of the first look it is not known when.
+        began_us = {one: self._began_us.get(one, self._looked_us) for one in running}
+        self._began_us, self._looked_us = began_us, at_us
         has_changed = self._facts not in (None, facts)
         if is_covered and not has_changed:
-            self._covered_us = at_us
+            known_us = [one for one in began_us.values() if one is not None]
+            self._covered_us = min([at_us, *known_us]) if len(known_us) == len(began_us) else None
         self._facts = facts
         return has_changed
 
@@ -82,9 +93,18 @@ class LeftOut:
         return self._is_last or not self._is_searched
 
     @property
+    def is_outstanding(self) -> bool:
+        """Whether the table is still to be searched."""
+        return self._noted != self._done
+
+    def end_rest(self) -> None:
+        """Have the next search at once: somebody waits for what it finds."""
+        self._rests_until = 0.0
+
+    @property
     def rests(self) -> bool:
         """Whether a search that is called for waits only for its time."""
-        return self._noted != self._done and time.monotonic() < self._rests_until
+        return self.is_outstanding and time.monotonic() < self._rests_until
 
     def searched(self, *, is_complete: bool) -> None:
         """The search that was due is over; whether every row that it found has been decided on."""

@@ -9,22 +9,24 @@ Source: PostgreSQL documentation, "Logical Replication Message Formats".
 
 import struct
 from binascii import unhexlify
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import NamedTuple
 
 from outbox_relay.errors import DecodeError
 from outbox_relay.outbox import OUTBOX, ROLES, Outbox
 from outbox_relay.row import OutboxRow
 
-BYTEA = 17
-"""The OID of ``bytea`` among PostgreSQL's types."""
+BYTEA, UUID = 17, 2950
+"""The OIDs of ``bytea`` and ``uuid`` among PostgreSQL's types."""
 
 # Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
-_BEGIN, _COMMIT, _INSERT, _RELATION, _MESSAGE = b"BCIRM"
-# Origin, Type, Update, Delete, Truncate, and mostly Message: legal, and nothing that an outbox row comes from.
-_SKIPPED = frozenset(b"OYUDTM")
+_BEGIN, _COMMIT, _INSERT, _RELATION, _TYPE, _MESSAGE = b"BCIRYM"
+# Origin, Update, Delete, Truncate, and mostly Message: legal, and nothing that an outbox row comes from.
+_SKIPPED = frozenset(b"OUDTM")
+# What a type is, by the name of the one under it. Of PostgreSQL's own types the server names no schema.
+_BASES = {(b"", b"bytea"): BYTEA, (b"", b"uuid"): UUID}
 
 _TEXT, _NULL = b"tn"
 _NEW_TUPLE = ord("N")
@@ -56,28 +58,28 @@ class Commit(NamedTuple):
 
 
 class Decoder:
-    """Turns messages into rows; remembers which relation has its columns where.
+    """Turns messages into rows; remembers which relation has its columns where, and of which types.
 
     Args:
         outbox: its table and columns, which may have any order; rows of any other table are skipped.
-        bytea_types: OIDs of ``bytea`` and of the domains over it.
         messages: what makes rows of messages; None: nothing does.
 
     Attributes:
         incomplete: which columns the rows lack that come now, if they cannot be read for that; they are skipped.
+        has_uuids: whether the IDs of the rows that come now are UUIDs by type, which the table's need not be.
     """
 
     def __init__(
         self,
         outbox: Outbox = OUTBOX,
-        bytea_types: Container[int] = frozenset((BYTEA,)),
         messages: Callable[[bytes], OutboxRow | None] | None = None,
     ) -> None:
         self.incomplete: str | None = None
+        self.has_uuids = True
         self._messages = messages
         self._outbox = outbox
         self._table = (outbox.schema.encode(), outbox.table.encode())
-        self._bytea_types = bytea_types
+        self._bases = {BYTEA: BYTEA, UUID: UUID}
         self._row_decoders: dict[bytes, Callable[[bytes], OutboxRow | None]] = {}
 
     def decode(self, message: bytes) -> OutboxRow | Begin | Commit | None:
@@ -105,6 +107,9 @@ class Decoder:
             return self._messages(message)
         if kind == _RELATION:
             self._row_decoders[message[1:5]] = self._announced(message)
+        elif kind == _TYPE:
+            oid, schema, name = _type(message)
+            self._bases[oid] = _BASES.get((schema, name), oid)
         elif kind not in _SKIPPED:
             raise DecodeError(f"pgoutput message of unknown kind {chr(kind)!r} ({len(message)} bytes)")
         return None
@@ -127,8 +132,12 @@ class Decoder:
         decode = _in_order(columns, wanted, additional)
         if columns[: len(wanted)] == wanted and not additional:
             decode = _in_standard_order(len(columns), otherwise=decode)
-        payload_type = types[columns.index(self._outbox.columns.payload.encode())]
-        return _with_bytes(decode) if payload_type in self._bytea_types else decode
+        id_type, payload_type = (
+            self._bases.get(types[columns.index(name.encode())])
+            for name in (self._outbox.columns.id, self._outbox.columns.payload)
+        )
+        self.has_uuids = id_type == UUID
+        return _with_bytes(decode) if payload_type == BYTEA else decode
 
 
 def _skip(_message: bytes) -> None:
@@ -276,6 +285,23 @@ def _relation(message: bytes) -> tuple[bytes, bytes, tuple[bytes, ...], tuple[in
     if at != len(message):
         raise DecodeError(f"Relation message of {len(message)} bytes says that it has {at}")
     return message[5:schema_end], message[schema_end + 1 : table_end], tuple(columns), tuple(types)
+
+
+def _type(message: bytes) -> tuple[int, bytes, bytes]:
+    """OID of the type that a Type message announces, and schema and name of the one under it.
+
+    Raises:
+        DecodeError: truncated or malformed.
+    """
+    try:
+        (oid,) = _u32(message, 1)
+        schema_end = message.index(0, 5)
+        name_end = message.index(0, schema_end + 1)
+    except (struct.error, ValueError):
+        raise DecodeError(f"truncated Type message ({len(message)} bytes)") from None
+    if name_end + 1 != len(message):
+        raise DecodeError(f"Type message of {len(message)} bytes says that it has {name_end + 1}")
+    return oid, message[5:schema_end], message[schema_end + 1 : name_end]
 
 
 def _complaint(message: bytes) -> str:

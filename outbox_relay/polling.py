@@ -16,13 +16,16 @@ from psycopg import sql
 from contracts import failpoints
 from outbox_relay import marks
 from outbox_relay.acknowledgements import Acknowledgements
+from outbox_relay.batches import rows_at, select_places, streamed
 from outbox_relay.control import rewind
 from outbox_relay.control.skips import unless_skipped
 from outbox_relay.control.table import DONE, REFUSED, Act, answer
 from outbox_relay.dead import bring_up_to_date, living
 from outbox_relay.errors import PublishError, SetupError
-from outbox_relay.marks import MARK, PLACE, in_each_partition
+from outbox_relay.indexing import indexing
+from outbox_relay.marks import MARK
 from outbox_relay.names import one_line
+from outbox_relay.places import PLACE, in_each_partition
 from outbox_relay.position import Origin
 from outbox_relay.publisher import Publisher
 from outbox_relay.removal import refusal
@@ -83,16 +86,16 @@ def poll(source: Source) -> None:
     with closing(connect(source.dsn, replication=False)) as connection:
         lock(connection, outbox)
         table = find_table(connection, outbox)
-        keeps = settings.initial is not None or not (settings.cleanup and may_delete(connection, outbox))
+        keeps = not (settings.cleanup and may_delete(connection, outbox))
         if not table.is_marked:
-            marks.prepare(source, connection, keeps=keeps)
+            marks.prepare(source, connection, table)
             table = find_table(connection, outbox)
-        marks.build_index(source, connection)
         bring_up_to_date(connection, outbox)
         source.has_table(table)
-        marks.decide(source, connection, keeps=keeps)
+        marks.decide(source, connection)
         origin = find_origin(connection, outbox)
         with (
+            indexing(source, connection),
             source.publishing(table, origin) as (publisher, publish),
             closing(source.published(table, origin, source.raise_if_stopped)) as published,
         ):
@@ -157,15 +160,15 @@ class _Worker:
 
     def _sorted(self, order: sql.Composable) -> sql.Composed:
         # When it was committed is not on record; when its transaction began mostly is.
-        query = select(self._table, order, self._condition, also=(*PLACE, _NOW_US))
+        query = select_places(self._table, order, self._condition)
         return sql.SQL("{} LIMIT {} FOR UPDATE SKIP LOCKED").format(query, sql.Literal(POLL_ROWS))
 
     def _read(self) -> list[Any]:
-        """The next unpublished rows, locked and in their order."""
+        """Where the next unpublished rows lie, which are locked, in their order."""
         found = self._connection.execute(self._query, binary=True).fetchall()
         is_behind = len(found) == POLL_ROWS
         if self._is_by_id:
-            self._is_by_id = all(is_of_version_7(row_id) for row_id, *_ in found)
+            self._is_by_id = all(is_of_version_7(row_id) for *_, row_id in found)
             # Others may stand behind those that were read.
             if self._is_by_id and is_behind and not self._is_behind:
                 self._is_by_id = are_of_version_7(self._connection, self._table, self._condition)
@@ -181,7 +184,8 @@ class _Worker:
         places = []
         with self._connection.transaction():
             lsn = current_lsn(self._connection)
-            for *values, created_us, partition, place, now_us in self._read():
+            found = rows_at(self._connection, self._table, self._read(), also=(_NOW_US,))
+            for *values, created_us, now_us, partition, place in found:
                 row = row_of(values)
                 transaction = acks.begin(lsn, created_us or now_us)
                 transaction.written_us = created_us or 0
@@ -217,10 +221,10 @@ class _Worker:
         def look() -> None:
             source.raise_if_stopped()
             self._acks.advance()
-            source.progress()
+            source.progress(may_restart=False)
 
         def rows() -> Iterator[OutboxRow]:
-            for *values, _created_us, partition, place, is_open in cursor:
+            for *values, _created_us, partition, place, is_open in found:
                 if is_open:
                     open_places.append((partition, place))
                 yield row_of(values)
@@ -228,14 +232,15 @@ class _Worker:
         source.say("publishing rows again", asked_by=act.by)
         also = (*PLACE, outbox.sql("{published_at} IS NULL"))
         condition = sql.SQL("({}) AND {}").format(wanted, self._living)
-        with connection.transaction(), connection.cursor(name="again") as cursor:
+        query = select(table, order_of(connection, table), condition, also=also)
+        types = ["bytea"] * table.values + ["int8", "int8", "text", "bool"]
+        with connection.transaction():
             lsn = current_lsn(connection)
-            cursor.itersize = POLL_ROWS
-            cursor.execute(select(table, order_of(connection, table), condition, also=also), binary=True)
             stage = unless_skipped(
                 self._publish_again, source.control.orders.skips, frozenset(), None, source.quarantine
             )
-            count = rewind.publish_again(rows(), self._acks, lsn, self._publisher, stage, table.key, look)
+            with closing(streamed(connection, query, types)) as found:
+                count = rewind.publish_again(rows(), self._acks, lsn, self._publisher, stage, table.key, look)
             in_each_partition(connection, outbox, MARK, open_places)
             answer(connection, outbox, act.number, DONE, rewind.outcome(count))
         source.begin_again(rewind.outcome(count))
@@ -251,7 +256,7 @@ class _Worker:
         while True:
             self._publisher.push(PUSH_WAIT_S)
             self._acks.advance()
-            self._source.progress()
+            self._source.progress(may_restart=False)
             if not self._publisher.waiting:
                 return
             limit_s = CALLED_WAIT_S if self._source.control.is_called else ACKNOWLEDGE_WAIT_S

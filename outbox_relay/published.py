@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin._config import ConfigResource
 
+from broker.answers import REQUEST_S, answer
 from broker.clients import SILENT, admin, reader
 from broker.lifeline import why_unanswered
 from broker.troubles import denied
@@ -240,11 +242,14 @@ def tail_ids(
         consumer.close()
 
 
-def complete_since_us(bootstrap: str, topic: str) -> list[int]:
+def complete_since_us(bootstrap: str, topic: str) -> list[int] | None:
     """The time since which each partition of a topic holds everything, microseconds since the Unix epoch.
 
     0: since ever; :data:`NEVER_US`: it has had records, and has none any more. Once a partition has lost records,
     one that has all of its own may have been added later: it counts from its first one.
+
+    Returns:
+        None where that cannot be known: compaction takes records from between others.
 
     Raises:
         TopicError: the topic does not exist, or may not be read.
@@ -256,6 +261,8 @@ def complete_since_us(bootstrap: str, topic: str) -> list[int]:
             partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), KAFKA_ANSWER_S)
             for partition in _partitions(consumer, topic)
         }
+        if any(high for _, high in bounds.values()) and _may_be_compacted(bootstrap, topic):
+            return None
         if all(low == 0 for low, _ in bounds.values()):
             return [0] * len(bounds)
         # The first offsets may be those of no record.
@@ -276,6 +283,24 @@ def complete_since_us(bootstrap: str, topic: str) -> list[int]:
         raise _unanswered(bootstrap, error) from None
     finally:
         consumer.close()
+
+
+def _may_be_compacted(bootstrap: str, topic: str) -> bool:
+    """Whether a topic is compacted, or that is not told, as the right ``DescribeConfigs`` on it is lacking.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    client = admin(bootstrap)  # its futures resolve only while the client exists
+    try:
+        asked = client.describe_configs([resource], request_timeout=REQUEST_S)
+        found: dict[str, Any] = answer(asked[resource], KAFKA_ANSWER_S)
+    except KafkaException as error:
+        if denied(error.args[0]) is None:
+            raise
+        return True
+    return "cleanup.policy" not in found or "compact" in found["cleanup.policy"].value
 
 
 def _unanswered(bootstrap: str, error: KafkaException) -> PublishError:

@@ -41,8 +41,8 @@ QUEUE_ROWS_ALL_SOURCES = 60_000
 QUEUE_KIB_ALL_SOURCES = 32_768
 QUEUE_ROWS_MAX = 40_000
 QUEUE_KIB_MAX = 16_384
-# Only reached with a backlog, where it makes large batches: a source that has caught up flushes at once.
-LINGER_MS = 20
+# Only reached with a backlog or within a transaction: a source that has caught up flushes at once.
+LINGER_MS = 100
 # The broker measures batches against the topic's max.message.bytes (1 MB by default), so this must be below it.
 BATCH_BYTES_MAX = 500_000
 # A record must fit into the queue, or it would wait for room for ever. Mostly the topic's limit is lower.
@@ -62,6 +62,8 @@ NO_ID = "id is NULL, so nobody could tell a repeat"
 KNOWN_S = 3_600.0
 KAFKA_PROBE_INTERVAL_S = 2.0
 KAFKA_PROBE_TIMEOUT_S = 1.0
+# The same where no topic is known, and Kafka is asked for all: a large cluster has thousands.
+KAFKA_PROBE_ALL_TIMEOUT_S = 5.0
 # With nothing to send nobody would notice that Kafka is away: after so long without an answer it is probed, and
 # without one for so long it counts as away.
 KAFKA_SILENT_S = 5.0
@@ -345,9 +347,9 @@ class Publisher:
         Raises:
             PublishError: it never will.
         """
+        topic = next(iter(self._topics.values()), None)
         try:
-            # Of one topic where one is known: a large cluster has thousands.
-            self._producer.list_topics(next(iter(self._topics.values()), None), KAFKA_PROBE_TIMEOUT_S)
+            self._producer.list_topics(topic, KAFKA_PROBE_TIMEOUT_S if topic else KAFKA_PROBE_ALL_TIMEOUT_S)
         except KafkaException as error:
             self._probe_at = time.monotonic() + KAFKA_PROBE_INTERVAL_S
             self._raise_if_cut(error)

@@ -1,14 +1,34 @@
-"""Whether rows can be removed from a table at all, tried out: a trigger, a rule or a foreign key may keep them."""
+"""The removal of rows: what keeps them in the table (a trigger, a rule, a foreign key), tried out; and vacuum."""
 
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from outbox_relay.handled import Chunk
+from outbox_relay.errors import TableBusyError
 from outbox_relay.names import one_line
+from outbox_relay.outbox import Outbox
+from outbox_relay.places import PLACE, in_each_partition
+from outbox_relay.table import Table, may_delete, scalar
 
 IGNORED = "a trigger or a rule ignores that they are deleted"
+# So many of the oldest rows, and of the newest: what keeps rows may let some of them go.
+TRIED_ROWS = 500
+LOCK_WAIT = "5s"
+
+_SOME_ROWS = """
+    (SELECT {place} FROM {table} WHERE {mine} ORDER BY {id} LIMIT {count})
+    UNION (SELECT {place} FROM {table} WHERE {mine} ORDER BY {id} DESC LIMIT {count})
+"""
+_REMOVE = "DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
+# As the background process would, and without the lock that gives space back to the operating system.
+_VACUUM = "VACUUM (TRUNCATE false) {table}"
+_MAY_VACUUM = """
+    SELECT pg_has_role(c.relowner, 'USAGE') OR current_setting('server_version_num')::int >= 170000
+        AND has_table_privilege(c.oid, 'MAINTAIN')
+    FROM pg_class AS c WHERE c.oid = {name}::regclass
+"""
 # Others hold the rows that a removal is tried out on: that says nothing.
 _IN_USE = (psycopg.errors.LockNotAvailable, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 
@@ -25,22 +45,67 @@ def refusal(error: psycopg.Error) -> str:
     return one_line(error)
 
 
-def why_rows_stay(connection: psycopg.Connection[Any], delete: sql.Composed, rows: Chunk) -> str | None:
-    """Why these rows, which are there, would stay in the table; None where they would not.
+def rows_stay(connection: psycopg.Connection[Any], table: Table, *, cleanup: bool) -> bool:
+    """Whether published rows stay in the table: by the setting, by right, or as some cannot be removed.
+
+    To be asked before rows are published from the table: where they stay, most were published long ago.
+
+    Args:
+        connection: an ordinary one, in no transaction.
+        table: the outbox.
+        cleanup: whether published rows are to be removed.
+
+    Raises:
+        TableBusyError: others hold the rows, so that it is not known now.
+    """
+    outbox = table.outbox
+    if not (cleanup and may_delete(connection, outbox)):
+        return True
+    parts = {"place": sql.SQL(", ").join(PLACE), "mine": table.mine, "count": sql.Literal(TRIED_ROWS)}
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'".encode())
+        places = connection.execute(outbox.sql(_SOME_ROWS, **parts)).fetchall()
+        why = why_rows_stay(
+            connection, outbox, lambda: in_each_partition(connection, outbox, _REMOVE, places), len(places)
+        )
+        return why is not None
+
+
+def may_vacuum(connection: psycopg.Connection[Any], outbox: Outbox) -> bool:
+    """Whether the role may vacuum the table."""
+    return bool(scalar(connection, outbox.sql(_MAY_VACUUM)))
+
+
+def vacuum(connection: psycopg.Connection[Any], outbox: Outbox) -> None:
+    """Have the space of removed rows reused."""
+    connection.execute(outbox.sql(_VACUUM))
+
+
+def why_rows_stay(
+    connection: psycopg.Connection[Any], outbox: Outbox, remove: Callable[[], int], rows: int
+) -> str | None:
+    """Why rows that are there would stay in the table; None where they would not.
 
     What is tried out is taken back: it happens in a transaction of its own within the one that is open.
 
     Args:
         connection: in a transaction whose snapshot shows the rows.
-        delete: the statement that removes a chunk.
-        rows: by their keys.
+        outbox: whose they are.
+        remove: removes them; returns how many it did.
+        rows: how many they are.
+
+    Raises:
+        TableBusyError: others hold the rows, so that it is not known now.
     """
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            removed = connection.execute(delete, (rows,), prepare=False).rowcount
-        return IGNORED if removed < len(set(rows.keys())) else None
+            removed = remove()
+        return IGNORED if removed < rows else None
     except _IN_USE:
-        return None
+        raise TableBusyError(
+            f"transactions that are open hold rows of {outbox.label}; whether these can be removed is tried later"
+        ) from None
     except psycopg.Error as error:
         return refusal(error)

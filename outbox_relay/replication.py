@@ -11,6 +11,7 @@ import selectors
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,9 @@ _SESSION = {
 }
 _SESSION_SINCE_17 = {"transaction_timeout": "0"}
 _VERSION_17 = 170_000
+# A backend that waits (for locks, for transactions that run) does not notice otherwise that its relay is gone, and
+# keeps the outbox from the next one. Not every platform of a server can.
+_NOTICE_THE_END = "SELECT set_config('client_connection_check_interval', '1s', false)"
 _IS_READ = "SELECT count(*) > 0 FROM pg_replication_slots WHERE slot_name = %s AND active_pid = %s"
 
 _XLOG_DATA, _KEEPALIVE = b"wk"
@@ -71,6 +75,8 @@ def connect(dsn: str, *, replication: bool = True) -> ReplicationConnection:
     since_17 = _SESSION_SINCE_17 if connection.info.server_version >= _VERSION_17 else {}
     settings = [f"set_config('{name}', '{value}', false)" for name, value in (_SESSION | since_17).items()]
     connection.execute(f"SELECT {', '.join(settings)}".encode())
+    with suppress(psycopg.errors.InvalidParameterValue):
+        connection.execute(_NOTICE_THE_END)
     return connection
 
 

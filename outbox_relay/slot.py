@@ -13,6 +13,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from outbox_relay.batches import streamed
 from outbox_relay.coverage import slot_gap
 from outbox_relay.dead import living
 from outbox_relay.errors import SetupError, SlotBusyError
@@ -142,10 +143,8 @@ class NewSlot:
             # In this snapshot: what is discarded later is among the dead no more, and still among these rows.
             condition = sql.SQL("({}) AND {}").format(condition, living(self._connection, self._table))
         query = select_rows(self._table, order_of(self._connection, self._table), condition)
-        with self._connection.cursor().copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as copy:
-            copy.set_types(["bytea"] * self._table.values + ["int8"])
-            for *values, created_us in copy.rows():
-                yield row_of(values), created_us
+        for *values, created_us in streamed(self._connection, query, ["bytea"] * self._table.values + ["int8"]):
+            yield row_of(values), created_us
 
     def make_permanent(self) -> Slot:
         """Make the slot permanent: everything before it is published."""

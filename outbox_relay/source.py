@@ -108,8 +108,7 @@ class Source:
         self.stop = stop
         self.state = State.STARTING
         self.reason = "starting"
-        self.published_rows = self.published_bytes = 0
-        self.removed_rows = self.recovered_rows = 0
+        self.published_rows = self.published_bytes = self.removed_rows = self.recovered_rows = 0
         self.reconnects = 0
         self.waits = Waits()
         self.acks = Acknowledgements(Origin(b"", 0, 0))
@@ -135,7 +134,7 @@ class Source:
         self._reading_since = 0.0
         self._counted = (0, 0)
         self._one_by_one, self._behind_us = OneByOne(), 0
-        self._kafka = KafkaAsked(settings.bootstrap)
+        self._kafka = KafkaAsked(settings.bootstrap, lambda: self.control.is_called)
         self._looked = self._again = self._has_read = False
         self._quarantine = Quarantine(settings.dsn, settings.outbox)
         self._table: Table | None = None
@@ -218,17 +217,18 @@ class Source:
         self._reading_since = time.monotonic()
         self._while_blocked = while_blocked
 
-    def progress(self) -> None:
-        """Count acknowledged rows, and log progress."""
+    def progress(self, *, may_restart: bool = True) -> None:
+        """Count acknowledged rows, and log progress; begin anew if that is due, and this session may end here."""
         rows, value_bytes = self.acks.acknowledged_rows, self.acks.acknowledged_bytes
         self.published_rows += rows - self._counted[0]
         self.published_bytes += value_bytes - self._counted[1]
         self._counted = (rows, value_bytes)
-        self._say_how_it_goes()
-        if self._again:
-            self._again = False
+        self._say_how_it_goes(may_restart=may_restart)
+        if may_restart and self._again:
             raise _RestartError
-        if self._has_read and self._one_by_one.end_if_over(self.acks.confirmed_lsn, has_looked=self._looked):
+        # A rewind hands its rows over again, and is done when it is no longer asked for.
+        may_be_over = may_restart and self._has_read and self.control.orders.rewind is None
+        if may_be_over and self._one_by_one.end_if_over(self.acks.confirmed_lsn, has_looked=self._looked):
             self._log.info("rows are sent in batches again")
             raise _RestartError
 
@@ -346,15 +346,14 @@ class Source:
                 continue
             except KafkaAwayError as error:
                 self.confirmed_lsn = self.lost_slot = None  # meanwhile others may read it
-                self.enter(State.WAITING, str(error))
+                if not self.control.is_called:
+                    self.enter(State.WAITING, str(error))
                 self.control.rest(KAFKA_AGAIN_S)
                 continue
             except (RelayError, KafkaSettingsError, psycopg.Error) as error:
                 self.enter(State.WAITING, one_line(error))
             except Exception as error:
                 self.enter(State.WAITING, f"a bug in the relay: {one_line(error)}", exc_info=True)
-            if self.stop.is_set():
-                break
             if self.control.is_called:
                 continue
             self.reconnects += 1
@@ -369,8 +368,9 @@ class Source:
         is_seen_to = self.state in (State.READING, State.PAUSED, State.STANDBY, State.STOPPED)
         return None if is_seen_to else self.gauges
 
-    def _what_is_read(self) -> tuple[Table, int] | None:
-        return (self._table, self.acks.confirmed_lsn) if self.state is State.READING and self._table else None
+    def _what_is_read(self) -> tuple[Table, int, bool] | None:
+        table = self._table if self.state is State.READING else None
+        return (table, self.acks.confirmed_lsn, self.left_out.is_outstanding) if table is not None else None
 
     def _session(self) -> bool:
         """One session; whether the next may begin at once."""
@@ -406,11 +406,11 @@ class Source:
         if self._while_blocked is not None:
             self._while_blocked()
 
-    def _say_how_it_goes(self) -> None:
+    def _say_how_it_goes(self, *, may_restart: bool = True) -> None:
         publisher = self._publisher
         if publisher is None:
             return
-        if self._rotation is not None and self._rotation.is_due():
+        if may_restart and self._rotation is not None and self._rotation.is_due():
             self._log.info("the Kafka identity has changed: beginning again")
             raise _RestartError
         if publisher.away is not None:

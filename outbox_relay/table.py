@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from outbox_relay.columns import Columns, as_bytes, find_columns
+from outbox_relay.columns import Columns, as_bytes, find_columns, is_content
 from outbox_relay.debezium import values
 from outbox_relay.errors import SetupError, SlotBusyError
 from outbox_relay.formed import Former
@@ -73,7 +73,7 @@ _IF_SANE = """
     CASE WHEN {created_at} BETWEEN '1970-01-02' AND '9999-12-31'
         THEN CASE WHEN {us} < (extract(epoch FROM now()) + 60) * 1000000 THEN {us} END END
 """
-_OLDEST_US = "SELECT CASE WHEN bool_and({us} IS NOT NULL) THEN min({us}) END FROM {table} WHERE {mine}"
+_OLDEST_US = "SELECT CASE WHEN bool_and({us} IS NOT NULL) THEN min({us}) END FROM {table} WHERE {rows}"
 
 ALL_ROWS = sql.SQL("true")
 
@@ -264,9 +264,16 @@ def select_rows(
     condition: sql.Composable = ALL_ROWS,
     *,
     also: tuple[sql.Composable, ...] = (),
+    with_contents: bool = True,
 ) -> sql.Composed:
-    """A query for rows: their own columns as bytes, when they were written (microseconds), and ``also``."""
-    fields = [as_bytes(role, table.columns) for role in table.outbox.parts]
+    """A query for rows: their own columns as bytes, when they were written (microseconds), and ``also``.
+
+    Without their contents, which may be large, payload and additional columns are NULL.
+    """
+    fields = [
+        as_bytes(role, table.columns if with_contents or not is_content(role) else {})
+        for role in table.outbox.parts
+    ]
     created_us = table.created_us or sql.SQL("NULL::int8")
     return table.outbox.sql(
         "SELECT {fields} FROM {table} WHERE {condition} ORDER BY {order}",
@@ -276,11 +283,17 @@ def select_rows(
     )
 
 
-def oldest_us(connection: Connection, table: Table) -> int:
-    """When the oldest of its rows was written, microseconds since the Unix epoch; 0: none, or unknown of one."""
+def oldest_us(connection: Connection, table: Table, rows: sql.Composable | None = None) -> int:
+    """When the oldest of some rows was written, microseconds since the Unix epoch; 0: none, or unknown of one.
+
+    Args:
+        connection: to the database.
+        table: the outbox.
+        rows: SQL for which rows; None: all that are its own.
+    """
     if table.created_us is None:
         return 0
-    query = table.outbox.sql(_OLDEST_US, us=table.created_us, mine=table.mine)
+    query = table.outbox.sql(_OLDEST_US, us=table.created_us, rows=rows or table.mine)
     row = connection.execute(query).fetchone()
     return (row[0] if row else 0) or 0
 

@@ -15,13 +15,14 @@ from contracts import failpoints
 from outbox_relay import covering, logged, marks
 from outbox_relay.acknowledgements import Acknowledgements, Transaction
 from outbox_relay.cleaner import Cleaner
-from outbox_relay.columns import bytea_types
 from outbox_relay.control.skips import unless_skipped
 from outbox_relay.control.table import gone
 from outbox_relay.dead import bring_up_to_date, dead_since, not_dead
 from outbox_relay.errors import PublicationMissingError
 from outbox_relay.filling import ACK_LOOK_INTERVAL_MAX_S, PACK_ROWS, fill, keeps_rows
+from outbox_relay.identity import Key
 from outbox_relay.initial import STILL_SET
+from outbox_relay.marking import may_mark
 from outbox_relay.pgoutput import Begin, Commit, Decoder
 from outbox_relay.publisher import Publisher
 from outbox_relay.replication import ReplicationConnection, ReplicationStream, connect, is_read_by
@@ -78,6 +79,8 @@ def stream(source: Source) -> None:
         slot = _keep_slot(source, connection, name, keeps=keeps)
         if keeps and changed is not None and slot is not None:  # a new one leaves out nothing
             source.leave_out(changed)
+        elif keeps and slot is not None and may_mark(connection, table):
+            source.left_out.note()  # who was killed may not have marked all that it had published
         origin = find_origin(connection, outbox)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
@@ -92,7 +95,7 @@ def stream(source: Source) -> None:
                 new = unless_skipped(new, skips, frozenset(), published, source.quarantine)
                 slot = fill(source, connection, table, name, origin, publisher, new)
             _warn_of_others(source, connection)
-            dead, bytea = dead_since(connection, slot.confirmed_lsn, outbox), bytea_types(connection)
+            dead = dead_since(connection, slot.confirmed_lsn, outbox)
             skipped = gone(connection, outbox, slot.confirmed_lsn)
             acks = Acknowledgements(
                 replace(origin, confirmed_lsn=slot.confirmed_lsn), source.waits, source.handled
@@ -110,7 +113,7 @@ def stream(source: Source) -> None:
                 left = or_quarantined(publish, source.quarantine)
                 forwarder = Forwarder(
                     stream,
-                    Decoder(outbox, bytea, from_log),
+                    Decoder(outbox, from_log),
                     acks,
                     publisher,
                     unless_skipped(new, skips, skipped, published, source.quarantine),
@@ -147,7 +150,7 @@ def _warn_of_others(source: Source, connection: ReplicationConnection) -> None:
 def _decide_marks(source: Source, *, keeps: bool) -> None:
     """Finish what a poller began, who was stopped before every row that it found was decided on."""
     with closing(connect(source.dsn, replication=False)) as ordinary:
-        if marks.decide(source, ordinary, keeps=keeps) and keeps:
+        if marks.decide(source, ordinary) and keeps:
             source.leave_out("a poller left rows undecided")
 
 
@@ -233,8 +236,9 @@ class Forwarder:
             self.confirm()
             if not self._is_at_end and self._stream.wait(0):
                 continue  # the server is ahead: batches fill up by themselves
-            self._publisher.push(PUSH_WAIT_S)
-            self.confirm()
+            if self._transaction is None:  # within one the next rows are on their way, and are sent with these
+                self._publisher.push(PUSH_WAIT_S)
+                self.confirm()
             time.sleep(rest_s(self._rate.per_second))
             self._stream.wait(self._patience_s())
         self._finish()
@@ -246,7 +250,7 @@ class Forwarder:
         # Looked up once a transaction: a bound method for each row would be kept until its acknowledgement.
         delivered = transaction.delivered if transaction is not None else None
         keys: list[bytes | None] = transaction.keys if transaction is not None else []
-        digest = None if self._source.handled.uuids else self._source.key
+        digest = self._digest()
         rows = 0
         for message in self._stream.messages():
             event = decode(message)
@@ -267,6 +271,8 @@ class Forwarder:
                 assert transaction is not None, "a commit outside of a transaction"
                 self._acks.end(transaction, event.end_lsn)
                 transaction = self._transaction = None
+            elif event is None:
+                digest = self._digest()  # another relation may have been announced
         if transaction is not None and len(transaction.keys) >= PACK_ROWS:
             self._acks.pack(transaction)
         if self._decoder.incomplete != self._incomplete:
@@ -277,6 +283,12 @@ class Forwarder:
         # Where it ends, all before has come, whatever the last keepalive said.
         self._acks.reached(self._until_lsn if self._is_at_end else min(self._stream.wal_end, self._until_lsn))
         return rows
+
+    def _digest(self) -> Key | None:
+        """What makes the keys of the rows that come now, as the table has them; None: they are the IDs."""
+        if not self._source.handled.uuids:
+            return self._source.key
+        return None if self._decoder.has_uuids else _no_key
 
     def _publish_leftovers(self, leftovers: Sequence[Leftover]) -> None:
         """Publish rows that the stream did not bring, as if they were a transaction that ends here."""
@@ -354,6 +366,10 @@ class Forwarder:
         self._publisher.push(STOP_WAIT_S)
         self._acks.advance()
         self._stream.confirm(self._acks.confirmed_lsn)
+
+
+def _no_key(_row: OutboxRow) -> None:
+    """The key of a row from before IDs were UUIDs: the table has none of them."""
 
 
 def rest_s(rate: float) -> float:

@@ -13,18 +13,20 @@ import structlog
 from outbox_relay.control.skips import answer_late
 from outbox_relay.control.table import NOTHING, REFUSED, Act, answer, answer_switch
 from outbox_relay.control.watch import Watch
-from outbox_relay.errors import SetupError
+from outbox_relay.errors import SetupError, TableBusyError
 from outbox_relay.measures import measure
+from outbox_relay.removal import rows_stay
 from outbox_relay.replication import connect
 from outbox_relay.source_settings import SourceSettings
-from outbox_relay.table import Table, lock, may_delete
+from outbox_relay.table import Table, lock
 
 # How soon a wait ends once something is asked, and how often a paused source is measured.
 REST_LOOK_S = 0.2
 MEASURE_INTERVAL_S = 5.0
 
-Reading = Callable[[], tuple[Table, int] | None]
-"""The table that a session reads, and the position before which all is acknowledged; None while none reads."""
+Reading = Callable[[], tuple[Table, int, bool] | None]
+"""The table that a session reads, the position before which all is acknowledged, and whether the table is still to
+be searched for rows that the log has left out; None while none reads."""
 
 ToMeasure = Callable[[], MutableMapping[str, int] | None]
 """The gauges that are to be filled in beside the session; None while others do."""
@@ -142,7 +144,21 @@ class Control:
             self.orders = replace(orders, resumed=None)
             self._answer(connection, orders.resumed, "reading again")
         if orders.skips:
-            table, confirmed_lsn = found
-            keeps = not (settings.cleanup and may_delete(connection, self._outbox))
+            table, confirmed_lsn, searches = found
+            if not any(confirmed_lsn >= act.position for act in orders.skips.values()):
+                return
             polls = settings.reader == "polling"
-            answer_late(connection, self._outbox, orders.skips, table, confirmed_lsn, keeps=keeps, polls=polls)
+            try:
+                keeps = not polls and rows_stay(connection, table, cleanup=settings.cleanup)
+            except TableBusyError:
+                return  # it is asked again
+            answer_late(
+                connection,
+                self._outbox,
+                orders.skips,
+                table,
+                confirmed_lsn,
+                keeps=keeps,
+                polls=polls,
+                searches=searches,
+            )

@@ -79,6 +79,7 @@ def answer_late(
     *,
     keeps: bool,
     polls: bool,
+    searches: bool,
 ) -> None:
     """Answer what came too late: everything before it was asked is published, and the row is not there any more.
 
@@ -90,7 +91,10 @@ def answer_late(
         confirmed_lsn: everything before it is acknowledged.
         keeps: whether published rows stay in the table.
         polls: whether rows carry a mark once they are published.
+        searches: whether a table that keeps its rows is still to be searched for those that the log has left out.
     """
+    if keeps and searches and not polls:
+        return
     for row_id, act in list(skips.items()):
         if confirmed_lsn < act.position:
             continue

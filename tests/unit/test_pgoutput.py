@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from outbox_relay.errors import DecodeError
 from outbox_relay.outbox import ROLES
-from outbox_relay.pgoutput import BYTEA, POSTGRES_EPOCH_US, Begin, Commit, Decoder, _in_standard_order
+from outbox_relay.pgoutput import BYTEA, POSTGRES_EPOCH_US, UUID, Begin, Commit, Decoder, _in_standard_order
 from outbox_relay.row import OutboxRow
 
 STANDARD = (*ROLES, "created_at")
@@ -24,13 +24,18 @@ rows = full | st.builds(OutboxRow, *[nullable] * len(ROLES), nothing)
 layouts = st.permutations([*STANDARD, "extra"]) | st.just(list(STANDARD)) | st.just(list(ROLES))
 
 
-def relation(columns, schema="public", table="outbox", relation_id=RELATION, payload_type=114):
+def relation(columns, schema="public", table="outbox", relation_id=RELATION, payload_type=114, id_type=UUID):
+    types = {"payload": payload_type, "id": id_type}
     described = b"".join(
-        b"\0" + name.encode() + b"\0" + struct.pack(">Ii", payload_type if name == "payload" else 25, -1)
-        for name in columns
+        b"\0" + name.encode() + b"\0" + struct.pack(">Ii", types.get(name, 25), -1) for name in columns
     )
     names = schema.encode() + b"\0" + table.encode() + b"\0"
     return b"R" + struct.pack(">I", relation_id) + names + b"d" + struct.pack(">H", len(columns)) + described
+
+
+def type_(oid, name, schema=""):
+    """A domain, by the type under it."""
+    return b"Y" + struct.pack(">I", oid) + schema.encode() + b"\0" + name.encode() + b"\0"
 
 
 def insert(values, relation_id=RELATION):
@@ -81,7 +86,7 @@ def test_a_row_with_another_number_of_columns_is_left_to_the_slow_way(row, count
 
 
 def test_what_the_protocol_and_the_server_call_by_number():
-    assert BYTEA == 17  # pg_type.oid
+    assert (BYTEA, UUID) == (17, 2950)  # pg_type.oid
     assert datetime.fromtimestamp(POSTGRES_EPOCH_US / 1e6, UTC) == datetime(2000, 1, 1, tzinfo=UTC)
     assert POSTGRES_EPOCH_US % 1_000_000 == 0
 
@@ -143,10 +148,43 @@ def test_begin_and_commit_carry_position_and_time():
 def test_bytes_come_out_as_they_went_in(payload, layout):
     digits = b"\\x" + payload.hex().encode() if payload is not None else None
     row = OutboxRow(b"i", b"t", b"a", b"e", digits)
-    for bytea_types in ({BYTEA}, {BYTEA, 99_999}):
-        decoder = Decoder(bytea_types=bytea_types)
-        decoder.decode(relation(layout, payload_type=max(bytea_types)))
+    decoder = Decoder()
+    assert decoder.decode(type_(99_999, "bytea")) is None
+    for payload_type in (BYTEA, 99_999):
+        decoder.decode(relation(layout, payload_type=payload_type))
         assert decoder.decode(insert(values_in(layout, row))) == row._replace(payload=payload)
+
+
+def test_text_of_a_type_that_is_none_of_postgresqls_comes_out_as_it_went_in():
+    decoder = Decoder()
+    decoder.decode(type_(99_998, "text"))
+    decoder.decode(type_(99_999, "bytea", schema="shop"))
+    row = OutboxRow(b"i", b"t", b"a", b"e", b"\\x00")
+    for payload_type in (99_997, 99_998, 99_999):
+        decoder.decode(relation(ROLES, payload_type=payload_type))
+        assert decoder.decode(insert(row)) == row
+
+
+def test_ids_are_uuids_or_not_as_the_log_says():
+    decoder = Decoder()
+    decoder.decode(type_(99_998, "uuid"))
+    decoder.decode(type_(99_999, "int8"))
+    told = []
+    for id_type in (20, UUID, 99_999, 99_998, 25):
+        decoder.decode(relation(STANDARD, id_type=id_type))
+        told.append(decoder.has_uuids)
+        decoder.decode(relation(STANDARD, table="other", relation_id=9, id_type=23 if told[-1] else UUID))
+        assert decoder.has_uuids is told[-1]
+    assert told == [False, True, False, True, False]
+
+
+def test_a_type_cut_off_at_any_byte_is_refused():
+    message = type_(99_999, "bytea", schema="shop")
+    for length in range(1, len(message)):
+        with pytest.raises(DecodeError):
+            Decoder().decode(message[:length])
+    with pytest.raises(DecodeError):
+        Decoder().decode(message + b"\0")
 
 
 @pytest.mark.parametrize("payload", [b"\\000", b"", b"\\x0", b"\\xgg"])
@@ -185,7 +223,7 @@ def test_other_tables_and_other_messages_are_skipped():
     decoder = decoder_of(STANDARD)
     decoder.decode(relation(["a"], table="other", relation_id=9))
     assert decoder.decode(insert([b"x"], relation_id=9)) is None
-    assert [decoder.decode(kind + b"whatever") for kind in (b"Y", b"O", b"M", b"U", b"D", b"T")] == [None] * 6
+    assert [decoder.decode(kind + b"whatever") for kind in (b"O", b"M", b"U", b"D", b"T")] == [None] * 5
 
 
 def test_what_was_not_announced_or_is_unknown_is_refused():

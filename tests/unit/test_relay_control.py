@@ -3,16 +3,18 @@
 import threading
 import time
 from datetime import datetime
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from outbox_relay.acknowledgements import Acknowledgements
-from outbox_relay.control import acts, control
+from outbox_relay.control import acts, control, skips
 from outbox_relay.control.acts import Asked
 from outbox_relay.control.control import Control
-from outbox_relay.control.table import Orders
+from outbox_relay.control.table import REFUSED, Orders
 from outbox_relay.errors import RefusedError
+from outbox_relay.outbox import OUTBOX
 from outbox_relay.pgoutput import Begin, Commit
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
@@ -102,8 +104,19 @@ def test_a_session_that_rewinds_reads_up_to_its_snapshot_and_confirms_nothing_be
         delivered(None, None)
 
     acks = Acknowledgements(Origin(b"0", 90, 0))
-    decoder = SimpleNamespace(decode=lambda event: event, incomplete=None)
+    decoder = SimpleNamespace(decode=lambda event: event, incomplete=None, has_uuids=True)
     Forwarder(stream, decoder, acks, publisher, publish, publish, source, until_lsn=200).run()
     assert published == [before]
     assert acks.confirmed_lsn == 200
     assert max(stream.confirmed) == 200
+
+
+def test_a_skip_is_not_late_before_a_kept_table_has_been_searched_for_its_row(monkeypatch):
+    answered = []
+    monkeypatch.setattr(skips, "answer", lambda *about: answered.append(about[2:]))
+    open_ = {b"1": SimpleNamespace(position=100, number=7)}
+    late = partial(skips.answer_late, None, OUTBOX, open_, None, 100, keeps=True, polls=False)
+    late(searches=True)
+    assert (answered, list(open_)) == ([], [b"1"])
+    late(searches=False)
+    assert (answered, open_) == ([(7, REFUSED, skips.TOO_LATE)], {})

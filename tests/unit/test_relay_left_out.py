@@ -54,12 +54,59 @@ def test_a_search_that_is_not_complete_or_that_is_noted_meanwhile_is_repeated():
 @pytest.mark.parametrize("covered", [True, False])
 def test_what_was_left_out_is_no_older_than_the_last_look_at_which_nothing_was(covered):
     left_out = LeftOut()
-    assert not left_out.look("a", 100, is_covered=covered)
-    assert left_out.look("b", 200, is_covered=True)
+    assert not left_out.look("a", 100, [], is_covered=covered)
+    assert left_out.look("b", 200, [], is_covered=True)
     left_out.note()
-    assert not left_out.look("b", 300, is_covered=True)
+    assert not left_out.look("b", 300, [], is_covered=True)
     left_out.note()
     assert left_out.since_us == (100 if covered else None)
     left_out.clear()
+    left_out.note()
+    assert left_out.since_us == 300
+
+
+def test_a_search_that_somebody_waits_for_does_not_rest(monkeypatch):
+    monkeypatch.setattr(left_out_module, "RESTS", 1e9)
+    left_out = LeftOut()
+    assert not left_out.is_outstanding
+    left_out.note()
+    assert left_out.is_due(running(7, 7))
+    left_out.searched(is_complete=False)
+    assert left_out.is_outstanding
+    assert left_out.rests
+    assert not left_out.is_due(running(7, 7))
+    left_out.end_rest()
+    assert left_out.is_due(running(7, 7))
+    left_out.searched(is_complete=True)
+    assert not left_out.is_outstanding
+
+
+def test_what_was_left_out_is_as_old_as_the_transactions_that_ran_at_the_last_look_at_which_nothing_was():
+    """A row bears the time at which its transaction began."""
+    left_out = LeftOut()
+    left_out.look("a", 100, [], is_covered=True)
+    left_out.look("a", 200, ["3/1"], is_covered=True)
+    left_out.look("a", 300, ["3/1", "4/1"], is_covered=True)
+    left_out.look("b", 400, ["3/1", "4/1"], is_covered=False)
+    left_out.note()
+    assert left_out.since_us == 100
+    left_out.clear()
+    left_out.look("b", 500, ["4/1"], is_covered=True)
+    left_out.note()
+    assert left_out.since_us == 200
+    left_out.clear()
+    left_out.look("b", 600, ["3/2"], is_covered=True)
+    left_out.note()
+    assert left_out.since_us == 500
+
+
+def test_when_what_was_left_out_was_written_is_not_known_while_a_transaction_of_the_first_look_runs():
+    left_out = LeftOut()
+    for at_us in (100, 200):
+        left_out.look("a", at_us, ["3/1"], is_covered=True)
+        left_out.note()
+        assert left_out.since_us is None
+        left_out.clear()
+    left_out.look("a", 300, [], is_covered=True)
     left_out.note()
     assert left_out.since_us == 300

@@ -1,14 +1,17 @@
 """What a session leaves behind is not the next one's, and a state holds though no line of it can be logged."""
 
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from outbox_relay.acknowledgements import Acknowledgements
+from outbox_relay.control.table import NOTHING
 from outbox_relay.errors import PublishError, UnpublishableError
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
-from outbox_relay.source import Source
+from outbox_relay.source import Source, _RestartError
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.state import State
 
@@ -50,3 +53,44 @@ def test_a_state_is_entered_though_it_cannot_be_logged():
     with pytest.raises(OSError, match="no space"):
         made.enter(State.WAITING, "the database is away")
     assert (made.state, made.reason) == (State.WAITING, "the database is away")
+
+
+def test_no_session_ends_while_acknowledged_rows_are_to_be_marked():
+    made, sessions = source(), []
+    acks = Acknowledgements(Origin(b"0", 0, 0))
+    made.reading(acks, lambda: None)
+    acks.begin(100, 0).rows = 1
+    made._one_by_one.begin(acks)
+    acks.confirmed_lsn = 100
+    made._rotation = SimpleNamespace(is_due=lambda: sessions.append("looked") or True)
+    made._publisher = SimpleNamespace(away=None)
+    made.begin_again("the outbox has other columns now")
+    made.progress(may_restart=False)
+    assert made._one_by_one.is_on
+    assert sessions == []
+    for ended in (
+        lambda: setattr(made, "_rotation", None),
+        lambda: setattr(made, "_again", False),
+        lambda: None,
+    ):
+        with pytest.raises(_RestartError):
+            made.progress()
+        ended()
+    made.progress()
+    assert not made._one_by_one.is_on
+
+
+def test_rows_are_sent_one_by_one_until_a_rewind_that_was_refused_is_done():
+    made = source()
+    acks = Acknowledgements(Origin(b"0", 0, 0))
+    made.reading(acks, lambda: None)
+    acks.begin(100, 0).rows = 1
+    made._one_by_one.begin(acks)
+    acks.confirmed_lsn = 200
+    made.control.orders = replace(NOTHING, rewind=object())
+    made.progress()
+    assert made._one_by_one.is_on
+    made.control.orders = NOTHING
+    with pytest.raises(_RestartError):
+        made.progress()
+    assert not made._one_by_one.is_on

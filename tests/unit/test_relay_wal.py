@@ -1,4 +1,4 @@
-"""A slot that can be read no further is given up only once Kafka has what it delivered."""
+"""The forwarder: what Kafka has when a slot can be read no further, and by which keys rows are removed."""
 
 from types import SimpleNamespace
 
@@ -6,6 +6,7 @@ import pytest
 
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.errors import PublicationMissingError
+from outbox_relay.handled import Handled
 from outbox_relay.pgoutput import Begin, Commit
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
@@ -28,7 +29,7 @@ def test_what_came_whole_is_waited_for(answers):
     source = undisturbed()
     forwarder = Forwarder(
         SimpleNamespace(messages=ending_stream, wal_end=0),
-        SimpleNamespace(decode=lambda event: event, incomplete=None),
+        SimpleNamespace(decode=lambda event: event, incomplete=None, has_uuids=True),
         Acknowledgements(Origin(b"0", 90, 0)),
         publisher,
         lambda row, transaction, delivered: reports.append(delivered),
@@ -38,3 +39,49 @@ def test_what_came_whole_is_waited_for(answers):
     with pytest.raises(PublicationMissingError):
         forwarder.run()
     assert forwarder.is_settled() is answers
+
+
+class Log:
+    """The log as far as it has come: an announcement says whether the IDs that follow are UUIDs."""
+
+    incomplete, has_uuids, wal_end, reply_requested = None, True, 0, False
+
+    def __init__(self, *events):
+        self.events = list(events)
+
+    def messages(self):
+        while self.events:
+            yield self.events.pop(0)
+
+    def decode(self, event):
+        if isinstance(event, bool):
+            self.has_uuids = event
+            return None
+        return event
+
+    def wait(self, _):
+        return True
+
+    def confirm(self, *_, **__):
+        pass
+
+
+@pytest.mark.parametrize("number", [b"123", b"1234"])
+def test_an_id_from_before_ids_were_uuids_is_no_key_of_the_table(number):
+    new = b"01a20aeb-4358-716a-b291-9134760df1f7"
+    rows = [OutboxRow(row_id, b"t", b"k", b"e", b"{}") for row_id in (number, new)]
+    log = Log(False, Begin(100, 0), rows[0], Commit(110), True, Begin(200, 0), rows[1], Commit(210))
+    source = undisturbed()
+    source.handled = Handled(uuids=True)
+    publisher = SimpleNamespace(poll=lambda: None, push=lambda _: None, answered=lambda: None, waiting=0)
+    published = []
+
+    def publish(row, _, delivered):
+        published.append(row)
+        delivered(None, None)
+
+    acks = Acknowledgements(Origin(b"0", 90, 0), handled=source.handled)
+    Forwarder(log, log, acks, publisher, publish, publish, source, until_lsn=210).run()
+    assert published == rows
+    source.handled.gather(100)
+    assert [*source.handled.keys()] == [new]

@@ -235,6 +235,25 @@ def test_while_a_new_slot_waits_for_a_transaction_the_relay_says_so(outbox):
 FAILOVER = "SELECT failover FROM pg_replication_slots WHERE slot_name = %s"
 
 
+def test_a_relay_killed_while_its_slot_waits_for_a_transaction_keeps_no_other_from_the_outbox(outbox):
+    """Its backend waits for a lock, and is to notice all the same that nobody is there any more."""
+    making = """
+        SELECT pid FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'CREATE_REPLICATION_SLOT%' AND wait_event_type = 'Lock'
+    """
+    with psycopg.connect(outbox.dsn) as early:
+        row_id = outbox.insert(connection=early)
+        with relay_process(outbox) as relay:
+            killed = wait_until(lambda: outbox.one(making), "the slot waits for the transaction")
+            relay.kill()
+            relay.wait(DEADLINE_S)
+        with relaying(outbox):
+            wait_until(lambda: outbox.one(making) not in (None, killed), "another relay has the outbox")
+            early.commit()
+            outbox.wait_published([row_id])
+    assert outbox.published() == [row_id]
+
+
 def test_a_new_slot_is_one_that_fails_over(outbox):
     with relaying(outbox):
         outbox.wait_confirmed()

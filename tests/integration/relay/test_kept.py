@@ -22,6 +22,7 @@ from tests.integration.relay.controlled import command
 from tests.integration.relay.outbox import DEADLINE_S, Outbox, answer, relaying, wait_until
 from tests.integration.relay.test_coverage import ADD, ALL, DROP, PUBLISH, forget, metric_of_look
 from tests.integration.relay.test_logged_messages import emit, relaying_messages, uuid
+from tests.integration.relay.test_table import limited_role, relaying_as
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,23 @@ def test_what_a_transaction_wrote_while_rows_were_left_out_is_published_once_it_
         late.commit()
         outbox.wait_published([late_id])
     assert len(outbox.published()) == len(set(outbox.published())) == 3
+
+
+def test_what_a_transaction_writes_that_began_before_rows_were_left_out_is_published(outbox):
+    """Its rows bear the time of its beginning, at which the log still brought all."""
+    with relaying(outbox, cleanup=False), psycopg.connect(outbox.dsn) as late:
+        outbox.wait_published([outbox.insert()])
+        wait_until(metric_of_look(outbox), "publication and table have been looked at")
+        late.execute("SELECT")
+        for _ in range(2):  # the first one may have begun before
+            wait_until(metric_of_look(outbox), "they have been looked at since")
+        outbox.connection.execute(PUBLISH.format("update"))
+        left_out = outbox.insert(connection=late)
+        outbox.connection.execute(PUBLISH.format("insert"))
+        forget(outbox)  # of the topic nothing tells any more since when it holds everything
+        late.commit()
+        outbox.wait_published([left_out])
+    assert outbox.published() == [left_out]
 
 
 def test_what_stands_in_the_slot_alone_is_published_though_the_publication_is_changed(outbox, tmp_path):
@@ -165,6 +183,73 @@ def test_a_row_is_judged_by_the_partition_of_its_key(outbox):
     assert len(published) == len(set(published)) == 4
     assert last in published
     assert first_hot not in published
+
+
+def test_a_person_is_asked_where_the_topic_is_compacted(stack):
+    """An older version of a key that compaction has taken would be the newest one."""
+    outbox = Outbox(stack, topic_config={"cleanup.policy": "compact"})
+    port = ports.choose(taken=set())
+    with relaying(outbox, cleanup=False):  # nothing was ever on the topic, so that nothing can have been taken
+        outbox.wait_published([outbox.insert(), outbox.insert()])
+        outbox.wait_confirmed()
+    outbox.drop_slot()
+    with relaying(outbox, cleanup=False, http_port=port):
+        wait_until(lambda: "are compacted" in answer(port, "/readyz")[1], "it asks")
+    with relaying(outbox, cleanup=False, initial="none"):
+        outbox.wait_confirmed()
+        outbox.wait_published([outbox.insert()])
+    assert len(outbox.published()) == 3
+
+
+# What the reader of the log leaves to a poller.
+
+
+def unmarked(outbox):
+    return outbox.one("SELECT count(*) FROM outbox WHERE published_at IS NULL")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_poller_publishes_nothing_again_that_the_reader_of_the_log_has_published(outbox, killed):
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        wait_until(lambda: not unmarked(outbox), "they are marked")
+        outbox.wait_confirmed()
+    if killed:  # as if it had ended between what it confirmed and what it marked
+        outbox.connection.execute("UPDATE outbox SET published_at = NULL")
+        with relaying(outbox, cleanup=False):
+            wait_until(lambda: not unmarked(outbox), "they are marked by the next one")
+    forget(outbox)
+    with relaying(outbox, reader="polling", cleanup=False):
+        late = outbox.insert()
+        outbox.wait_published([late])
+    assert outbox.published() == [late]
+
+
+def test_rows_without_a_mark_that_their_topic_has_forgotten_are_decided_on_by_the_reader_of_the_log(outbox):
+    """As those are that it published before it set marks."""
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        outbox.wait_confirmed()
+    forget(outbox)
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    with capture_logs() as logs, relaying(outbox, cleanup=False):
+        wait_until(lambda: not unmarked(outbox), "they are marked")
+    assert [line["rows"] for line in logs if "older than what their topics hold" in line["event"]] == [10]
+    with relaying(outbox, reader="polling", cleanup=False):
+        late = outbox.insert()
+        outbox.wait_published([late])
+    assert outbox.published() == [late]
+
+
+def test_a_role_that_may_not_mark_says_so_and_reads_on(outbox):
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    role = limited_role(outbox, "SELECT")
+    with capture_logs() as logs, relaying_as(role, outbox):
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: any("get no mark" in line["event"] for line in list(logs)), "it is told")
+        outbox.wait_published([outbox.insert()])
+    assert unmarked(outbox) == 2
 
 
 def test_a_rule_that_somebody_set_is_told_with_what_it_leaves_out_and_while_it_is_set(outbox):

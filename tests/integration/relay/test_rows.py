@@ -129,6 +129,46 @@ def test_a_type_of_which_no_record_can_be_made_is_named_and_waited_for(stack, pa
         outbox.wait_published([insert(outbox, "1")])
 
 
+def test_bytes_are_bytes_also_where_the_type_of_the_payload_is_made_while_the_relay_reads(stack):
+    outbox = five(stack, "text")
+    with relaying(outbox):
+        outbox.wait_published([insert(outbox, "text")])
+        publication = "ALTER PUBLICATION settle_outbox"
+        with outbox.connection.transaction():
+            outbox.connection.execute(f"{publication} DROP TABLE outbox; CREATE DOMAIN made_later AS bytea")
+            outbox.connection.execute(
+                "ALTER TABLE outbox ALTER payload TYPE made_later USING convert_to(payload, 'UTF8')"
+            )
+            outbox.connection.execute(
+                f"{publication} ADD TABLE outbox (id, aggregatetype, aggregateid, type, payload)"
+            )
+            row_id = insert(outbox, b"\x00\xffhi")
+        outbox.wait_published([row_id])
+    assert [record.value() for record in outbox.records()][-1:] == [b"\x00\xffhi"]
+
+
+def test_rows_of_the_log_from_before_ids_were_uuids_are_published_and_those_after_are_removed(stack):
+    outbox = five(stack, "json", id=SERIAL)
+    with relaying(outbox):
+        outbox.wait_published([insert(outbox, "{}")])
+        outbox.wait_confirmed()
+    with outbox.connection.transaction():
+        numbers = [insert(outbox, "{}") for _ in range(99)]  # whose digits are odd in number, and no UUIDs
+    outbox.connection.execute("ALTER TABLE outbox RENAME TO outbox_before")
+    outbox.connection.execute(
+        f"CREATE TABLE outbox ({RANDOM}, aggregatetype text, aggregateid text, type text, payload json)"
+    )
+    outbox.connection.execute("ALTER PUBLICATION settle_outbox ADD TABLE outbox")
+    outbox.connection.execute("ALTER PUBLICATION settle_outbox DROP TABLE outbox_before")
+    uuids = [insert(outbox, "{}") for _ in range(3)]
+    port = ports.choose(taken=set())
+    with relaying(outbox, http_port=port):
+        outbox.wait_published([*numbers, *uuids])
+        wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "published rows are removed")
+        assert answer(port, "/readyz")[0] == 200
+    assert outbox.published()[1:] == [*numbers, *uuids]
+
+
 def bad_rows(outbox):
     """Rows that can never be published, each for another reason: their payloads."""
     several = [

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.failpoints import EXIT_CODE
-from outbox_relay import cleaner
+from outbox_relay import cleaner, left_out
 from outbox_relay.control import acts, table
 from outbox_relay.control.acts import Asked
 from outbox_relay.dead import dead_rows
@@ -112,6 +112,22 @@ def test_a_row_that_the_log_left_out_and_that_has_no_topic_is_skipped(outbox, po
         assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
         wait_until(lambda: answer(port, "/readyz")[0] == 200, "nothing waits any more")
         wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "and none is left in the table")
+
+
+def test_a_row_that_waits_for_the_search_of_a_kept_table_is_skipped(outbox, port, monkeypatch):
+    monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(left_out, "RESTS", 1e9)  # after a search the next one is as late as it can be
+    with relaying(outbox, http_port=port, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        with outbox.connection.transaction():
+            outbox.connection.execute(f"{DROP}; {ADD}outbox WHERE (aggregateid <> 'left out')")
+            row_id = outbox.insert("left out", to="nowhere")
+        wait_until(
+            lambda: "rows wait: topic nowhere.events" in answer(port, "/readyz")[1], "it waits for its topic"
+        )
+        assert "in the table of dead rows" in command(outbox, "skip", row_id)
+        assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "nothing waits any more")
 
 
 @pytest.mark.parametrize("reader", READERS)

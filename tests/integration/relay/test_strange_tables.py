@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 from outbox_relay import cleaner, published
 from outbox_relay.table import find_table, oldest_us
 from stack import ports
+from tests.integration.relay.controlled import command
 from tests.integration.relay.outbox import answer, metric, relaying, wait_until
 from tests.integration.relay.test_coverage import PARTITIONED, forget
 from tests.integration.relay.test_table import limited_role, relaying_as
@@ -115,6 +116,44 @@ def test_a_row_that_cannot_be_removed_is_not_published_again_once_its_topic_has_
     with relaying(outbox):
         outbox.wait_published([late])
     assert len(outbox.published()) == 2
+
+
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+@pytest.mark.parametrize("keeps", [REFUSES, IGNORES, REFERS])
+def test_who_begins_anew_publishes_nothing_again_that_cannot_be_removed(outbox, keeps, reader):
+    """A relay that starts, without a slot or with the first poll, has not tried to remove anything yet."""
+    outbox.connection.execute(keeps)
+    with relaying(outbox):
+        outbox.wait_published([outbox.insert() for _ in range(10)])
+        outbox.wait_confirmed()
+    forget(outbox)
+    outbox.drop_slot()
+    port = ports.choose(taken=set())
+    with relaying(outbox, reader=reader, http_port=port):
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "the relay reads")
+        late = outbox.insert()
+        outbox.wait_published([late])
+    assert outbox.published() == [late]
+
+
+def test_a_skip_that_is_late_is_answered_where_a_row_cannot_be_removed(outbox):
+    outbox.connection.execute(REFUSES)
+    with relaying(outbox):
+        row_id = outbox.insert()
+        outbox.wait_published([row_id])
+        outbox.wait_confirmed()
+        assert "too late" in command(outbox, "skip", row_id, code=1)
+
+
+def test_a_relay_that_begins_anew_waits_while_others_hold_the_rows_that_it_would_remove(outbox):
+    outbox.insert()
+    port = ports.choose(taken=set())
+    with psycopg.connect(outbox.dsn) as other:
+        other.execute("SELECT FROM outbox FOR UPDATE")
+        with relaying(outbox, http_port=port):
+            wait_until(lambda: "transactions that are open hold rows of" in answer(port, "/readyz")[1], "told")
+            other.rollback()
+            outbox.wait_published(outbox.written())
 
 
 def test_a_poller_goes_on_where_rows_cannot_be_removed(outbox):

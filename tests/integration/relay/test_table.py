@@ -134,6 +134,27 @@ def test_where_deletes_are_refused_the_rows_stay_and_the_relay_says_so(outbox, t
     assert outbox.one("SELECT count(*) FROM outbox") == 1
 
 
+def test_where_the_delete_of_a_dead_row_is_refused_the_table_is_looked_after_all_the_same(stack, tmp_path):
+    outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
+    port, said = ports.choose(taken=set()), tmp_path / "stderr"
+    with (
+        said.open("w") as stderr,
+        relay_process(outbox, stderr=stderr, SETTLE_HTTP_PORT=str(port)),
+    ):
+        outbox.wait_published([outbox.insert()])
+        outbox.connection.execute("""
+            CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE foreign_key_violation USING MESSAGE = 'an order refers to it'; END $$;
+            CREATE TRIGGER keep BEFORE DELETE ON outbox FOR EACH ROW WHEN (OLD.aggregateid = 'dead')
+                EXECUTE FUNCTION keep();
+        """)
+        outbox.insert("dead", payload=json.dumps(random.randbytes(10_000).hex()))
+        outbox.wait_published([outbox.insert()])
+        wait_until(lambda: "published rows stay in public.outbox: an order" in said.read_text(), "it says so")
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "the relay is ready")
+    assert "cannot be looked after" not in said.read_text()
+
+
 @pytest.mark.parametrize("rights", ["SELECT", "SELECT, DELETE"])
 def test_replication_and_select_on_the_outbox_are_enough(outbox, rights):
     role = limited_role(outbox, rights)
@@ -224,6 +245,26 @@ def test_after_a_refused_batch_rows_are_sent_in_batches_again(stack, reader, kee
         wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
         wait_until(lambda: True in made and not made[-1], "there are batches again")
         outbox.wait_published([outbox.insert()])
+
+
+def test_a_poller_whose_row_is_refused_late_quarantines_it_and_publishes_the_others(stack, monkeypatch):
+    class Impatient(Publisher):
+        """Goes on at once, so that the first rows are known to be published before the last one is refused."""
+
+        def push(self, _):
+            super().push(0)
+
+    monkeypatch.setattr(source, "Publisher", Impatient)
+    outbox = Outbox(stack, topic_config={"max.message.bytes": "2000"})
+    with outbox.connection.transaction():
+        before = [outbox.insert() for _ in range(5)]
+        too_large = outbox.insert(payload=json.dumps(random.randbytes(10_000).hex()))
+    with relaying(outbox, reader="polling"):
+        (dead,) = wait_until(lambda: dead_rows(outbox.connection), "the row is put aside")
+        assert dead.id == too_large
+        after = outbox.insert()
+        outbox.wait_published([*before, after])
+    assert outbox.published() == [*before, after]
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -1,0 +1,69 @@
+"""The marks of published rows that stay in the table, set beside the log for whoever polls after its reader."""
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from outbox_relay.handled import LOOKS_MAX, Chunk
+from outbox_relay.outbox import Outbox
+from outbox_relay.removal import refusal
+from outbox_relay.source import Source
+from outbox_relay.table import Connection, Table, scalar
+
+_MARK = """
+    UPDATE {table} SET {published_at} = now()
+    WHERE {key} = ANY(%s::{type_of_key}[]) AND {published_at} IS NULL
+"""
+_MAY_MARK = "SELECT has_column_privilege({name}, {column}, 'UPDATE')"
+
+
+def may_mark(connection: Connection, table: Table) -> bool:
+    """Whether the table has marks, and the role may set them."""
+    column = sql.Literal(table.outbox.columns.published_at)
+    return table.is_marked and bool(scalar(connection, table.outbox.sql(_MAY_MARK, column=column)))
+
+
+class Marking:
+    """Sets the marks of rows that are known to be published.
+
+    Args:
+        source: which reads the log.
+        table: its outbox.
+        key, type_of_key: SQL for the key of a row, and for its type.
+
+    Attributes:
+        is_on: whether it does.
+    """
+
+    def __init__(self, source: Source, table: Table, key: sql.Composable, type_of_key: sql.SQL) -> None:
+        self.is_on = False
+        self._source = source
+        self._table = table
+        self._outbox: Outbox = table.outbox
+        self._mark = self._outbox.sql(_MARK, key=key, type_of_key=type_of_key)
+
+    def begin(self, connection: psycopg.Connection[Any], *, is_asked_for: bool) -> None:
+        """Find out whether there are marks to be set; where that is asked for, say so if the role may not."""
+        self.is_on = may_mark(connection, self._table)
+        if is_asked_for and self._table.is_marked and not self.is_on:
+            role, column = connection.info.user, self._outbox.columns.published_at
+            self._say_none(f"{role} may not UPDATE {column}")
+
+    def mark(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
+        """Mark the rows of a chunk; those that are not seen yet once more, with the next call."""
+        try:
+            chunk.missing -= connection.execute(self._mark, (chunk,), prepare=False).rowcount
+        except psycopg.Error as error:
+            self._say_none(refusal(error))
+            self.is_on = False
+            return
+        chunk.looks += 1
+        if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
+            self._source.handled.drop(chunk)
+
+    def _say_none(self, why: str) -> None:
+        self._source.warn_once(
+            f"published rows in {self._outbox.label} get no mark, so that a poller may publish them again once "
+            f"their topics have forgotten them: {why}"
+        )

@@ -1,0 +1,96 @@
+"""Which rows of a table that keeps them are taken for unpublished, by what their topics still hold."""
+
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from outbox_relay import initial, published
+from outbox_relay.errors import SetupError
+from outbox_relay.first_batches import murmur2
+from outbox_relay.initial import IfTopicComplete
+from outbox_relay.outbox import OUTBOX, Additional, ColumnNames, Outbox
+from outbox_relay.published import NEVER_US
+from outbox_relay.row import OutboxRow
+from outbox_relay.shape import Shape
+from outbox_relay.source_settings import SourceSettings
+
+NOW_US = 1_000
+SINCE_US = [100, NEVER_US]
+KEYS = [next(key for key in (b"%d" % n for n in range(100)) if murmur2(key) % 2 == one) for one in (0, 1)]
+
+
+def rule(monkeypatch, outbox=OUTBOX, times_us=SINCE_US):
+    monkeypatch.setattr(initial, "complete_since_us", lambda *_: times_us)
+    return IfTopicComplete(SourceSettings("dbname=x", "nowhere:1", outbox), NOW_US)
+
+
+def row(key):
+    return OutboxRow(b"1", b"orders", key, b"T", b"{}")
+
+
+@pytest.mark.parametrize(
+    "outbox",
+    [
+        Outbox(),
+        Outbox(additional=(Additional("tenant"),)),
+        Outbox(columns=ColumnNames(type=None)),
+    ],
+    ids=["standard", "further headers", "no type"],
+)
+def test_a_row_is_judged_by_the_partition_of_its_key(monkeypatch, outbox):
+    wants = rule(monkeypatch, outbox).wants
+    assert [wants(row(KEYS[0]), at_us) for at_us in (99, 100)] == [False, True]
+    assert [wants(row(KEYS[1]), at_us) for at_us in (999, 1_000)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("outbox", "key"),
+    [
+        (Outbox(), None),
+        (Outbox(additional=(Additional("shard", "partition"),)), KEYS[0]),
+        (Outbox(shape=Shape()), KEYS[0]),
+    ],
+    ids=["no key", "a partition of its own", "a shape"],
+)
+def test_a_row_whose_partition_is_not_known_is_judged_by_all_of_them(monkeypatch, outbox, key):
+    wants = rule(monkeypatch, outbox).wants
+    assert [wants(row(key), at_us) for at_us in (999, 1_000)] == [False, True]
+
+
+def test_a_person_is_asked_where_compaction_may_have_taken_records_of_published_rows(monkeypatch):
+    wants = rule(monkeypatch, times_us=None).wants
+    assert wants(row(KEYS[0]), NOW_US)
+    for at_us in (NOW_US - 1, None):
+        with pytest.raises(SetupError, match=r"compacted.*--initial all or none"):
+            wants(row(KEYS[0]), at_us)
+
+
+def told(found):
+    """Kafka's administration, as it tells the configuration of a topic."""
+    asked = Future()
+    (asked.set_exception if isinstance(found, Exception) else asked.set_result)(found)
+    return SimpleNamespace(describe_configs=lambda resources, request_timeout: {resources[0]: asked})
+
+
+@pytest.mark.parametrize(
+    ("found", "may_be"),
+    [
+        ({"cleanup.policy": SimpleNamespace(value="delete")}, False),
+        ({"cleanup.policy": SimpleNamespace(value="compact")}, True),
+        ({"cleanup.policy": SimpleNamespace(value="compact,delete")}, True),
+        ({}, True),
+        (KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)), True),
+    ],
+    ids=["delete", "compact", "both", "not told", "no right"],
+)
+def test_a_topic_that_does_not_tell_how_it_is_cleaned_up_is_taken_for_compacted(monkeypatch, found, may_be):
+    monkeypatch.setattr(published, "admin", lambda _: told(found))
+    assert published._may_be_compacted("nowhere:1", "orders.events") == may_be
+
+
+def test_a_kafka_that_does_not_answer_says_nothing_of_a_topic(monkeypatch):
+    monkeypatch.setattr(published, "admin", lambda _: told(KafkaException(KafkaError(KafkaError._TIMED_OUT))))
+    with pytest.raises(KafkaException):
+        published._may_be_compacted("nowhere:1", "orders.events")
