@@ -6,13 +6,16 @@ https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
 """
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from broker import security
-from broker.security import Properties
+from broker.security import KafkaSettingsError, Properties
+
+T = TypeVar("T")
 
 SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
 """For clients whose errors the caller logs itself: librdkafka prints nothing."""
@@ -32,10 +35,10 @@ def idempotent_producer(
     """A producer whose records are confirmed by all replicas and in order, and written once while it lives.
 
     Raises:
-        KafkaSettingsError: the identity cannot be had; so does every factory here.
+        KafkaSettingsError: the identity cannot be had, or librdkafka does not take it; so does every factory here.
     """
     ours = {"acks": "all", "enable.idempotence": True, **_PARTITIONER}
-    return Producer(_with(bootstrap, ours, properties, identity), **_logged(logger))
+    return _made(Producer, _with(bootstrap, ours, properties, identity), logger)
 
 
 def plain_producer(
@@ -45,14 +48,14 @@ def plain_producer(
 
     Ready half a second sooner than an idempotent one.
     """
-    return Producer(_with(bootstrap, {"acks": "all", **_PARTITIONER}, properties, identity))
+    return _made(Producer, _with(bootstrap, {"acks": "all", **_PARTITIONER}, properties, identity))
 
 
 def group_consumer(
     bootstrap: str, group: str, properties: Properties | None = None, identity: Properties | None = None
 ) -> Consumer:
     """A member of a consumer group."""
-    return Consumer(_with(bootstrap, {"group.id": group, "client.id": group}, properties, identity))
+    return _made(Consumer, _with(bootstrap, {"group.id": group, "client.id": group}, properties, identity))
 
 
 def reader(
@@ -67,12 +70,12 @@ def reader(
     Without a right to that group it reports ``GROUP_AUTHORIZATION_FAILED`` once, and reads all the same.
     """
     ours = {"group.id": name, "enable.auto.commit": False}
-    return Consumer(_with(bootstrap, ours, properties, identity), **_logged(logger))
+    return _made(Consumer, _with(bootstrap, ours, properties, identity), logger)
 
 
 def admin(bootstrap: str, properties: Properties | None = None, identity: Properties | None = None) -> AdminClient:
     """A client that asks about topics, groups and offsets, and creates topics."""
-    return AdminClient(_with(bootstrap, {}, properties, identity), logger=SILENT)
+    return _made(AdminClient, _with(bootstrap, {}, properties, identity), SILENT)
 
 
 def _with(
@@ -87,5 +90,11 @@ def _with(
     return {"bootstrap.servers": bootstrap, **_QUIET, **ours, **(further or {}), **who}
 
 
-def _logged(logger: logging.Logger | None) -> dict[str, logging.Logger]:
-    return {"logger": logger} if logger is not None else {}
+def _made(kind: Callable[..., T], properties: dict[str, Any], logger: logging.Logger | None = None) -> T:
+    try:
+        return kind(properties, **({"logger": logger} if logger is not None else {}))
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError._INVALID_ARG:
+            raise
+        # A file that is half written, for one: librdkafka reads those that the properties name.
+        raise KafkaSettingsError(f"no client of Kafka can be made: {security.objection(error)}") from None

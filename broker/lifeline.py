@@ -30,19 +30,34 @@ FLUSH_S_MAX = 0.1
 then fails with an unrelated :class:`SystemError`."""
 
 
-def why_unanswered(bootstrap: str) -> str | None:
+def why_unanswered(
+    bootstrap: str, timeout_s: float = ANSWER_S, is_called_off: Callable[[], bool] = lambda: False
+) -> str | None:
     """Why a new client gets no answer from Kafka, with the variable to look at if one is wrong; None if it does.
 
-    Takes :data:`ANSWER_S` at most, and little more where a certificate or protocol is in doubt.
+    Args:
+        bootstrap: ``host:port[,host:port…]``.
+        timeout_s: how long that may take, seconds, and little more where a certificate or protocol is in doubt. To
+            connect takes up to eight round trips, and all topics of a large cluster are megabytes: whoever cannot
+            do without an answer gives several seconds.
+        is_called_off: asked each :data:`ANSWER_S` while it is connected to no broker.
     """
-    troubles = Troubles(bootstrap)
+    troubles, give_up, patience_s = Troubles(bootstrap), monotonic() + timeout_s, ANSWER_S
     try:
         client = admin(bootstrap, {"error_cb": troubles.note})
-        known = client.list_topics(timeout=ANSWER_S)
+        while True:
+            try:
+                known = client.list_topics(timeout=min(patience_s, max(0.0, give_up - monotonic())))
+                break
+            except KafkaException as error:
+                client.poll(0)  # what it has noted meanwhile
+                if troubles.text is not None or monotonic() >= give_up or is_called_off():
+                    raise
+                if error.args[0].code() == KafkaError._TIMED_OUT:  # connected: it takes the answer as long
+                    patience_s = timeout_s
     except KafkaSettingsError as error:
         return str(error)
     except KafkaException as error:
-        client.poll(0)  # what it has noted meanwhile
         if troubles.text is None and error.args[0].code() == KafkaError._TRANSPORT:
             return unexplained(bootstrap) or str(error.args[0].str())
         return troubles.text or explained(error.args[0], bootstrap)

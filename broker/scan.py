@@ -1,12 +1,13 @@
 """Reads of whole topics, from their first offset to their present end. For operators' tools and audits."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from broker.clients import reader
-from broker.offsets import TIMEOUT_S, Offsets, refused
+from broker.offsets import TIMEOUT_S, Offsets, Place, refused
 from broker.unreadable import UNREADABLE, PassOver
 
 FETCH_RECORDS = 5_000
@@ -40,6 +41,30 @@ def scan(
     until = Offsets(bootstrap).end(topics)
     if starts is not None:
         until = {place: min(end, (ends or until)[place]) for place, end in until.items() if place in starts}
+    with _consumer(bootstrap) as consumer:
+        yield from _read(consumer, until, starts or {})
+
+
+def scan_ranges(bootstrap: str, ranges: Mapping[Place, Sequence[tuple[int, int]]]) -> Iterator[Message]:
+    """Every record of some ranges of offsets, in order per partition, all by one client.
+
+    Args:
+        bootstrap: Kafka, ``host:port``.
+        ranges: of each partition, which exists: from the first offset to before the second, ascending, none beyond
+            the partition's end.
+
+    Raises:
+        KafkaException: Kafka does not answer, or a topic may not be read.
+    """
+    with _consumer(bootstrap) as consumer:
+        for number in range(max(map(len, ranges.values()), default=0)):
+            now = {place: some[number] for place, some in ranges.items() if number < len(some)}
+            starts, ends = ({place: of[edge] for place, of in now.items()} for edge in (0, 1))
+            yield from _read(consumer, ends, starts)
+
+
+@contextmanager
+def _consumer(bootstrap: str) -> Iterator[Consumer]:
     consumer = reader(
         bootstrap,
         "settle-scan",
@@ -54,7 +79,7 @@ def scan(
         },
     )
     try:
-        yield from _read(consumer, until, starts or {})
+        yield consumer
     finally:
         consumer.close()
 
@@ -63,7 +88,9 @@ def _read(
     consumer: Consumer, until: dict[tuple[str, int], int], starts: dict[tuple[str, int], int]
 ) -> Iterator[Message]:
     left = {place for place, end in until.items() if end > starts.get(place, 0)}
-    consumer.assign([TopicPartition(*place, starts.get(place, 0)) for place in left])
+    partitions = [TopicPartition(*place, starts.get(place, 0)) for place in left]
+    consumer.assign(partitions)
+    consumer.resume(partitions)  # those that were read before, and paused at their end
     pass_over = PassOver(consumer)
     silent_since = time.monotonic()
     while left:

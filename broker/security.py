@@ -6,6 +6,7 @@ makes one passes an address only. An embedded stack of one's own has its identit
 """
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,8 @@ VARIABLES = {name: f"SETTLE_{field}".upper() for name, field in _FIELDS.items()}
 # With OIDC user and password are the client's ID and secret.
 _OIDC = {"sasl.username": "sasl.oauthbearer.client.id", "sasl.password": "sasl.oauthbearer.client.secret"}
 
+_NOT_MADE = re.compile(r"^Failed to create [^:]+: ")
+
 _assumed: dict[str, Mapping[str, str]] = {}
 
 
@@ -181,11 +184,14 @@ def check(bootstrap: str | None = None) -> None:
         del found["sasl.mechanism"]
     try:
         Producer({**found, "log_level": 0})
-    except KafkaException as error:
-        reason = str(error.args[0].str()).removeprefix("Failed to create producer: ")
-        raise KafkaSettingsError(f"{CONFIG} is wrong: {reason}") from None
-    except (TypeError, ValueError) as error:
-        raise KafkaSettingsError(f"{CONFIG} is wrong: {error}") from None
+    except (KafkaException, TypeError, ValueError) as error:
+        raise KafkaSettingsError(f"{CONFIG} is wrong: {objection(error)}") from None
+
+
+def objection(error: Exception) -> str:
+    """Why librdkafka does not make a client, as one line."""
+    text = str(error.args[0].str() if isinstance(error, KafkaException) else error)
+    return _NOT_MADE.sub("", " ".join(text.split()))
 
 
 def variable_of(name: str) -> str:

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
 
+from contracts import standard_error
+
 HIDDEN = "***"
 
 LENGTH_MIN = 6
@@ -89,8 +91,10 @@ def guard_tracebacks() -> None:
     """Print without passwords what nobody else formats: uncaught exceptions, and logs that are not configured."""
     sys.excepthook = _print
     threading.excepthook = _print_of_thread
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Hiding())
+    last_resort = logging.StreamHandler(standard_error.for_logs())
+    last_resort.setLevel(logging.WARNING)
+    last_resort.setFormatter(_Hiding())
+    logging.lastResort = last_resort
 
 
 class _Hiding(logging.Formatter):

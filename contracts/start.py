@@ -11,6 +11,16 @@ from contracts.variables import FILE, PREFIX, padded, remember_secrets, secrets
 _warned: set[str] = set()
 
 
+def open_standard_streams() -> None:
+    """Open ``/dev/null`` for each standard stream that was closed when the process started (``<&-``, ``2>&-``).
+
+    Python has None instead of such a stream, and the next file or socket would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def begin(given: Mapping[str, str] | None = None) -> None:
     """Hide secrets wherever this process writes, and refuse what production refuses; warn of misspelt variables.
 

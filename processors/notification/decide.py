@@ -4,7 +4,7 @@ Plain functions from state and messages to outcomes; no SQL, no Kafka, no SMTP.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -47,7 +47,13 @@ _TEXTS = {
 
 
 class Notification(msgspec.Struct):
-    """A mail to a customer as this service knows it; the amount in minor units."""
+    """A mail to a customer as this service knows it; the amount in minor units.
+
+    Attributes:
+        attempts: to send it, made so far.
+        next_attempt_at: when a pending one is due.
+        created_at: when it was stored; None before that.
+    """
 
     payment_id: UUID
     template: str
@@ -60,6 +66,7 @@ class Notification(msgspec.Struct):
     reason: str | None = None
     attempts: int = 0
     next_attempt_at: datetime | None = None
+    created_at: datetime | None = None
 
     @property
     def key(self) -> tuple[UUID, str]:
@@ -103,16 +110,20 @@ def admit(
     return new
 
 
-def conclude(notification: Notification, delivery: Delivery, now: datetime, policy: RetryPolicy) -> Emitted | None:
+def conclude(
+    notification: Notification, delivery: Delivery, now: datetime, policy: RetryPolicy, lifetime: timedelta
+) -> Emitted | None:
     """Apply a delivery outcome in place; returns the event that follows, if the outcome is final.
 
     Args:
         notification: pending; its attempts are incremented, if there was one.
         delivery: the mail's outcome.
         now: the time of it.
-        policy: when to retry; after the last attempt the notification has failed.
+        policy: when to retry.
+        lifetime: the age from which on a mail that cannot be sent has failed, however many attempts there were.
     """
     if isinstance(delivery, NotTried):
+        notification.reason = notification.reason or delivery.reason
         notification.next_attempt_at = now
         return None
     notification.attempts += 1
@@ -128,7 +139,7 @@ def conclude(notification: Notification, delivery: Delivery, now: datetime, poli
                 recipient=notification.recipient,
             )
             return Emitted(event, notification.context)
-        case Undelivered(reason) if not policy.has_run_out(notification.attempts):
+        case Undelivered(reason) if notification.created_at is None or now < notification.created_at + lifetime:
             notification.reason = reason
             notification.next_attempt_at = policy.next_at(notification.attempts, now)
             return None

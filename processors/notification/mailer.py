@@ -7,9 +7,10 @@ can accept it after the time limit. The ``Message-ID`` is the same both times, s
 import asyncio
 import gc
 import os
+import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from email.message import EmailMessage
 from itertools import count
@@ -38,6 +39,19 @@ log = structlog.get_logger()
 
 SMTP_CONNECTIONS_MAX = 8
 """Mails sent concurrently."""
+
+RECIPIENT_REFUSED = frozenset({550, 551, 553})
+CONTENT_REFUSED = frozenset({550, 552, 554})
+"""Answers to RCPT and to DATA without an enhanced status code that are about the mail (RFC 5321, 4.3.2)."""
+
+OF_ALL_MAIL = frozenset({"5.1.0", "5.1.7", "5.1.8"})
+"""Enhanced status codes about the sender's address, among those about addresses; Postfix says 5.1.0 of it."""
+
+SERVICE_CLOSES = 421
+
+# RFC 3463: address (1), mailbox (2), content (6); all others are about system, network, protocol and policy.
+_ABOUT_THE_MAIL = re.compile(r"5\.[126]\.\d{1,3}")
+_ENHANCED_STATUS = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
 
 QUIT_S = 1.0
 """How long the answer to a goodbye is waited for; the mail's outcome is known by then."""
@@ -76,7 +90,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Undelivered(msgspec.Struct, frozen=True):
-    """Temporary failure, to be retried."""
+    """Not sent, for a reason that may pass; to be retried."""
 
     reason: str
 
@@ -197,30 +211,40 @@ class SmtpMailer:
             return composed
         try:
             await self._hand_over(composed.message, mail.recipient)
-        # Only an answer to the recipient (RCPT) or the content (DATA) is about this mail.
         except aiosmtplib.SMTPRecipientsRefused as error:
-            self._breaker.succeeded()
-            codes = [refused.code for refused in error.recipients]
-            return _answered(
-                min(codes, default=0), "; ".join(f"{one.code} {one.message}" for one in error.recipients)
-            )
+            (refused,) = error.recipients  # a mail has one
+            return self._answered(refused.code, refused.message, RECIPIENT_REFUSED)
         except aiosmtplib.SMTPDataError as error:
+            return self._answered(error.code, error.message, CONTENT_REFUSED)
+        except (ValueError, aiosmtplib.SMTPNotSupported) as error:  # the mail's fault, not the server's
             self._breaker.succeeded()
-            return _answered(error.code, f"{error.code} {error.message}")
+            return Refused(_text(f"{type(error).__name__}: {error}"))
         # An error at connecting, greeting, login or sender (MAIL) concerns every mail.
         except (aiosmtplib.SMTPException, OSError) as error:
             self._breaker.failed()
             if isinstance(error, aiosmtplib.SMTPResponseException):
-                return Undelivered(_text(f"{self._host}:{self._port}: {error.code} {error.message}"))
-            return Undelivered(_text(f"{self._host}:{self._port}: {error}"))
-        except ValueError as error:  # the mail's fault, not the server's
-            self._breaker.succeeded()
-            return Refused(_text(f"{type(error).__name__}: {error}"))
+                return self._undelivered(f"{error.code} {error.message}")
+            return self._undelivered(str(error))
         except Exception as error:
             self._breaker.failed()
             return _unexpected(mail, error)
         self._breaker.succeeded()
         return Delivered()
+
+    def _answered(self, code: int, message: str, refused: Collection[int]) -> Delivery:
+        """What an answer to RCPT or DATA means; Postfix also answers RCPT with what it refuses of all mail."""
+        answer = f"{code} {message}"
+        if _is_about_the_mail(code, message, refused):
+            self._breaker.succeeded()
+            return Refused(_text(answer))
+        if code >= 500 or code == SERVICE_CLOSES:
+            self._breaker.failed()
+        else:  # greylisting, a full mailbox: the next mail may be accepted
+            self._breaker.succeeded()
+        return self._undelivered(answer)
+
+    def _undelivered(self, reason: str) -> Undelivered:
+        return Undelivered(_text(f"{self._host}:{self._port}: {reason}"))
 
     async def _hand_over(self, message: EmailMessage, recipient: str) -> None:
         """Send a message on a connection of its own; the server has accepted it when this returns.
@@ -257,9 +281,14 @@ def mailer_for(settings: ServiceSettings) -> Mailer:
     return FileMailer(settings.data / "mail", settings.mail_from)
 
 
-def _answered(code: int, answer: str) -> Delivery:
-    """What a mail server's answer to one mail means (RFC 5321, 4.2.1): 5xx is for good, 4xx for now."""
-    return Refused(_text(answer)) if code >= 500 else Undelivered(_text(answer))
+def _is_about_the_mail(code: int, message: str, refused: Collection[int]) -> bool:
+    """Whether an answer refuses this recipient or this content for good, and not the service to all mail."""
+    if code < 500:
+        return False
+    status = _ENHANCED_STATUS.match(message)
+    if status is None:
+        return code in refused
+    return status[1] not in OF_ALL_MAIL and _ABOUT_THE_MAIL.fullmatch(status[1]) is not None
 
 
 def _unexpected(mail: Mail, error: Exception) -> Undelivered:

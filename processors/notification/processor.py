@@ -1,6 +1,7 @@
 """The notification service's processor: consumes outcomes of withdrawals, sends mails to the customer."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from functools import partial
 
 import psycopg
@@ -43,7 +44,8 @@ class NotificationProcessor(Processor):
     def __init__(self, settings: ServiceSettings, mailer: Mailer | None = None) -> None:
         super().__init__(settings)
         self._mailer = InstrumentedMailer(mailer or mailer_for(settings))
-        self._policy = settings.retry_policy()
+        self._policy = settings.mail_retry_policy()
+        self._lifetime = timedelta(hours=settings.mail_lifetime_h)
         self._due_database = Database(settings.dsn(self.name), "notification-due")
         self._deferred: Deferred[store.Key] = Deferred()
         # Outcomes of mails that are not committed yet: a batch that is retried, as the database became unavailable
@@ -128,7 +130,7 @@ class NotificationProcessor(Processor):
         self._fates |= {key: fate for key, fate in fates.items() if not isinstance(fate[1], NotTried)}
         failpoints.hit("notification.mail-sent")
         now = self.clock.now()
-        concluded = (conclude(one, fates[one.key][1], now, self._policy) for one in notifications)
+        concluded = (conclude(one, fates[one.key][1], now, self._policy, self._lifetime) for one in notifications)
         return [event for event in concluded if event is not None]
 
     def _forget(self, notifications: Sequence[Notification]) -> None:

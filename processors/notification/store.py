@@ -18,7 +18,7 @@ Key = tuple[UUID, str]
 
 _COLUMNS = """
 payment_id, template, account_id, amount_minor, currency, recipient, status, reason, attempts, next_attempt_at,
-traceparent, tracestate
+created_at, traceparent, tracestate
 """
 
 _KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(%t::uuid[])"

@@ -6,7 +6,7 @@ call from a charge into a void, and the provider's answer decides.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -52,7 +52,7 @@ class Payment(msgspec.Struct):
     Attributes:
         attempts: charges tried so far.
         next_attempt_at: when a pending payment is due; while it is claimed, when the claim expires.
-        deadline_at: from when on it is voided rather than paid; None before the first attempt.
+        deadline_at: from when on it is voided rather than paid; None before the first charge.
         void_reason: why it is to be voided rather than paid; None while it is to be paid.
         cancel_refused: whether a refusal of its cancellation was emitted.
     """
@@ -194,20 +194,32 @@ def must_void(payment: Payment, now: datetime) -> bool:
     return payment.void_reason is not None
 
 
-def count_attempt(payment: Payment, outcome: Outcome, policy: RetryPolicy, deadline_at: datetime) -> bool:
-    """Count a charge; True if it was the last attempt and got no answer, so that it must be voided.
+def count_attempt(
+    payment: Payment, outcome: Outcome, policy: RetryPolicy, now: datetime, allowed: timedelta
+) -> bool:
+    """Count a charge; True if it was the last one, by number or by time, and got no answer: it must be voided.
+
+    A payment that has met nothing but rate limits has no attempt. Its turn may come late: it is charged past its
+    deadline too, and voided if it meets a rate limit once more.
 
     Args:
         payment: what was charged; changed in place.
         outcome: the provider's answer.
         policy: how many charges there are.
-        deadline_at: the payment's deadline, if this was the first charge: it counts from the first attempt.
+        now: when it was charged.
+        allowed: the time from the first charge to the deadline.
     """
-    if isinstance(outcome, NotTried) or (isinstance(outcome, Unavailable) and not outcome.counts):
+    if isinstance(outcome, NotTried):
         return False
+    if isinstance(outcome, Unavailable) and not outcome.counts:
+        if payment.deadline_at is None:
+            payment.deadline_at = now + allowed
+        elif payment.deadline_at <= now:
+            payment.void_reason = DEADLINE
+        return payment.void_reason is not None
+    if payment.deadline_at is None or (not payment.attempts and payment.deadline_at <= now):
+        payment.deadline_at = now + allowed
     payment.attempts += 1
-    if payment.attempts == 1:
-        payment.deadline_at = deadline_at
     if isinstance(outcome, Unavailable) and policy.has_run_out(payment.attempts):
         payment.void_reason = PROVIDER_UNAVAILABLE
         return True

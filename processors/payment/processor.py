@@ -85,7 +85,7 @@ class PaymentProcessor(Processor):
         now = self.clock.now()
         emitted: list[Emitted] = []
         for payment in chargeable:
-            count_attempt(payment, outcomes[payment.payment_id], self._policy, began + self._allowed)
+            count_attempt(payment, outcomes[payment.payment_id], self._policy, began, self._allowed)
             emitted += conclude(payment, outcomes[payment.payment_id], now, self._policy)
         async with self.transaction(batch) as connection:
             await store.complete_awaited(connection, admission.awaited)
@@ -158,8 +158,9 @@ class PaymentProcessor(Processor):
         to_charge = [payment for payment in due if payment.void_reason is None]
         outcomes = await self._charge(to_charge, probe=True)
         # No answer is not a refusal: a payment has failed only once the provider says that it will never be paid.
-        deadline_at = now + self._allowed
-        to_void += [p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy, deadline_at)]
+        to_void += [
+            p for p in to_charge if count_attempt(p, outcomes[p.payment_id], self._policy, now, self._allowed)
+        ]
         if to_void:
             outcomes |= await self._gateway.void([payment.charge() for payment in to_void])
         return outcomes

@@ -59,6 +59,9 @@ STANDS_S = 30.0
 
 LAG_S = 5.0
 
+GAPS_S = 10.0
+"""How often a service counts the gaps that nobody has acknowledged."""
+
 STOP_S = 10.0
 """How long shutdown waits for the batch under way."""
 
@@ -124,8 +127,11 @@ class Intake(Service):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="consumer")
         self._under_way: _Delivery | None = None
         self._due_work: asyncio.Future[int] | None = None
+        self._is_open = False
+        self._identity_trouble: str | None = None
         self._due_trouble: str | None = None
         self._gap_trouble: str | None = None
+        self._count_gaps_at = 0.0
         self._readiness = Readiness(settings.dsn(processor.name), processor.name)
         self._pages: HealthServer | None = None
 
@@ -144,32 +150,18 @@ class Intake(Service):
         collect_rarely()
         tracing.configure(self._processor.name, settings=self._tracing)
         for topic in self._processor.topics:
-            metrics.DEAD_LETTERS.labels(topic.name)  # so that the first one shows as an increase
+            for counter in (metrics.DEAD_LETTERS, metrics.MISSED):
+                counter.labels(topic.name)  # so that the first one shows as an increase
 
     @Service.task
     async def _feed(self) -> None:
         await self._open()
-        if self.should_stop:
-            return
-        settings, processor = self._settings, self._processor
-        topics = [topic.name for topic in processor.topics]
-        loop = asyncio.get_running_loop()
-        group = consumer_group(processor.name)
-        handled = {event_type.__name__ for event_type in processor.handles}
-        consumer = BatchConsumer(
-            settings.kafka_bootstrap,
-            group,
-            topics,
-            settings.batch_max,
-            processor.gather_s_max,
-            processor.enough,
-            ignored=EVENT_TYPES.keys() - handled,
-            protocol=settings.kafka_group_protocol,
-        )
-        self._consumer = consumer
-        while not self.should_stop:
+        consumer = self._consumer = await self._join()
+        processor, loop = self._processor, asyncio.get_running_loop()
+        while consumer is not None and not self.should_stop:
             records = await loop.run_in_executor(self._thread, consumer.take)
             await self._note_gaps(consumer)
+            await self._count_gaps()
             if self.should_stop:
                 break
             delivery = _Delivery(records) if records else None
@@ -202,11 +194,24 @@ class Intake(Service):
             await self.sleep(BATCH_RETRY_S[-1])
         self._gap_trouble = None
 
+    async def _count_gaps(self) -> None:
+        """Update the gauge of unacknowledged gaps now and then, on the connection that no batch uses just now."""
+        if (now := time.monotonic()) < self._count_gaps_at:
+            return
+        self._count_gaps_at = now + GAPS_S
+        try:
+            found = await gaps.unacknowledged(await self._processor.database.connect())
+        except psycopg.Error:
+            return  # unknown just now; readiness reports the cause
+        for topic in self._processor.topics:
+            metrics.GAPS.labels(topic.name).set(found.get(topic.name, 0))
+
     async def _open(self) -> None:
         told: str | None = None
         while not self.should_stop:
             try:
                 await self._processor.open()
+                self._is_open = True
                 return
             except psycopg.OperationalError as error:
                 if (line := first_line(error)) != told:
@@ -214,11 +219,37 @@ class Intake(Service):
                     log.warning(f"database {unavailable(error)}, waiting", error=line)
                 await self.sleep(BATCH_RETRY_S[-1])
 
+    async def _join(self) -> BatchConsumer | None:
+        """A consumer, once one can be made; files of the identity may be wrong by now. None at the end."""
+        settings, processor = self._settings, self._processor
+        handled = {event_type.__name__ for event_type in processor.handles}
+        while not self.should_stop:
+            try:
+                consumer = BatchConsumer(
+                    settings.kafka_bootstrap,
+                    consumer_group(processor.name),
+                    [topic.name for topic in processor.topics],
+                    settings.batch_max,
+                    processor.gather_s_max,
+                    processor.enough,
+                    ignored=EVENT_TYPES.keys() - handled,
+                    protocol=settings.kafka_group_protocol,
+                )
+            except KafkaSettingsError as error:
+                if (line := str(error)) != self._identity_trouble:
+                    self._identity_trouble = line
+                    log.warning("Kafka cannot be used, waiting", error=line)
+                await self.sleep(BATCH_RETRY_S[-1])
+            else:
+                self._identity_trouble = None
+                return consumer
+        return None
+
     @Service.task
     async def _due(self) -> None:
         while not self.should_stop:
             worked = 0
-            if self._consumer is not None and self._consumer.was_assigned:
+            if self._is_open:  # Kafka may be away: due work needs the database
                 self._due_work = asyncio.ensure_future(self._processor.work_due())
                 try:
                     worked = await self._due_work
@@ -268,7 +299,7 @@ class Intake(Service):
     async def _ask_kafka(self) -> str | None:
         consumer = self._consumer
         if consumer is None:
-            return "it is starting"
+            return self._identity_trouble or "it is starting"
         # On the consumer's own thread: its calls must not overlap, least of all with close().
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, consumer.waits_for, ANSWER_S)
@@ -303,7 +334,7 @@ class Intake(Service):
             loop = asyncio.get_running_loop()
             try:
                 behind = await loop.run_in_executor(self._thread, consumer.lag, stalled)
-            except KafkaException:
+            except (KafkaException, KafkaSettingsError):
                 continue  # unknown just now; readiness reports the cause
             if not consumer.assigned:
                 continue  # what it reads no more is not known to be read

@@ -7,7 +7,7 @@ one record as for many.
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import cycle
 
@@ -19,29 +19,19 @@ from broker.lifeline import Lifeline
 from broker.offsets import Place
 from broker.records import Record
 from broker.rotation import Rotation
+from broker.security import KafkaSettingsError
 from broker.troubles import Troubles, denied
 from broker.unreadable import UNREADABLE, PassOver
 from contracts import headers
 from contracts.topics import DEAD_LETTER_BYTES_MAX
+from processors.runtime.fetching import fetching
 from processors.runtime.gaps import Gap
 from processors.runtime.membership import CONSUMER, Protocol, membership, unsupported
 from processors.runtime.pacing import ENOUGH_RECORDS, Pace
-from processors.runtime.reading import Reading
+from processors.runtime.reading import Reading, what_cannot_be_read
 
 POLL_S = 0.5
 """How long a poll waits for a first record; also the delay until a stop is noticed."""
-
-FETCH_WAIT_S = 0.5
-"""How long a broker keeps a fetch while nothing comes."""
-
-FETCH_BYTES = 128 * 1024
-"""Of a partition in one fetch response; more where a single record batch is larger."""
-
-FETCH_BYTES_ALL = 16 * 1024 * 1024
-"""Of all partitions in one fetch response."""
-
-AHEAD_KIB = 16 * 1024
-"""Bytes of prefetched bodies; under full load 8,000 of them have 4 MB."""
 
 BATCH_BYTES = 16 * 1024 * 1024
 """Once a batch has so many bytes, it is complete: a record may have 1 MB, and many more when decompressed."""
@@ -55,10 +45,13 @@ RECORD_BYTES_MAX = DEAD_LETTER_BYTES_MAX
 WATERMARK_TIMEOUT_S = 1.0
 
 RENEW_S = 5.0
-"""How long it waits where Kafka refuses the membership, before it tries with a new consumer."""
+"""Where Kafka refuses the membership, or no consumer can be made: how long until it tries with a new one."""
 
 LEAVE_S = 5.0
 """How long a consumer that is replaced may take to commit its offsets and leave the group."""
+
+IDENTITY = "the identity"
+"""What is refused where it is no topic and no group."""
 
 LOST = "partitions are lost: Kafka's coordinator of the group does not answer"
 
@@ -83,6 +76,12 @@ class BatchConsumer:
         enough: a batch of so many records is not waited for to grow.
         ignored: event types that the service does not handle: their messages are dropped.
         protocol: of the group.
+
+    Attributes:
+        assigned: whether it is known which partitions it has, be it none.
+
+    Raises:
+        KafkaSettingsError: no client can be made as the variables say.
     """
 
     def __init__(
@@ -108,18 +107,18 @@ class BatchConsumer:
         self._troubles = Troubles(bootstrap, _tell)
         self._is_away = False  # as it was logged
         self._refused: dict[str, str] = {}
-        self._dead: str | None = None
-        self._renew_at = 0.0
-        self.assigned = self.was_assigned = self._has_lost = False
+        self._is_dead = False
+        self._renew_at: float | None = None
+        self.assigned = self._has_lost = False
         self._reached: dict[Place, int] = {}
         self._stored: dict[Place, int] = {}
         self._jumps: list[tuple[Place, int | None, int]] = []
         self._generation = 0
-        self._join()
+        self._join(self._made())
 
-    def _join(self) -> None:
-        self._generation += 1
-        self._consumer = group_consumer(
+    def _made(self) -> Consumer:
+        """A consumer that is no member yet."""
+        return group_consumer(
             self._bootstrap,
             self._group,
             {
@@ -130,38 +129,33 @@ class BatchConsumer:
                 "enable.partition.eof": True,
                 "enable.auto.offset.store": False,
                 "auto.commit.interval.ms": 500,
-                # librdkafka counts all prefetched records, of any partition. At the limit it fetches only some
-                # partitions, and at a low rate would wait half a second for them: so the limit is at least a batch
-                # and reached by a backlog alone.
-                "queued.min.messages": self._batch_max,
-                "fetch.queue.backoff.ms": 5,
-                "fetch.wait.max.ms": int(FETCH_WAIT_S * 1_000),
-                # Small fetches per partition rather than all of one: of a backlog, messages of the same
-                # withdrawals are then handled in the same batch, and less is held in memory.
-                "fetch.message.max.bytes": FETCH_BYTES,
-                # Whatever producers compress: fetched bytes are bounded, and so are the decompressed (zstd's are).
-                "fetch.max.bytes": FETCH_BYTES_ALL,
-                "receive.message.max.bytes": 2 * FETCH_BYTES_ALL,
-                "queued.max.messages.kbytes": AHEAD_KIB,
+                **fetching(self._batch_max),
                 # To our log instead of librdkafka's own; not of a consumer that this one replaces.
-                "error_cb": partial(self._on_error, self._generation),
+                "error_cb": partial(self._on_error, self._generation + 1),
                 "log_level": 2,
                 "reconnect.backoff.max.ms": 2_000,
             },
         )
-        self._pass_over = PassOver(self._consumer)
-        self._reading = Reading(self._bootstrap, self._consumer)
-        self._consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_lost=self._on_lost)
+
+    def _join(self, consumer: Consumer) -> None:
+        self._generation += 1
+        self._consumer = consumer
+        self._pass_over = PassOver(consumer)
+        self._reading = Reading(self._bootstrap, consumer)
+        consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_lost=self._on_lost)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if consumer is not self._consumer:
             return
-        self.assigned, self.was_assigned, self._has_lost = True, True, False
-        self._refused.pop(self._group, None)
+        self._admitted()
         for place in partitions:  # another member may have read on meanwhile
             self._reached.pop((place.topic, place.partition), None)
             self._stored.pop((place.topic, place.partition), None)
         log.info("partitions assigned", partitions=len(partitions))
+
+    def _admitted(self) -> None:
+        self.assigned, self._has_lost = True, False
+        self._refused.pop(self._group, None)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """The group's coordinator was not reached for too long: others may have them, and this one reads none.
@@ -182,7 +176,13 @@ class BatchConsumer:
             log.warning("no Kafka broker answers, waiting", error=error.str())
 
     def _renew(self) -> None:
-        """Replace the consumer by one with the identity that the files hold now."""
+        """Replace the consumer by one with the identity that the files hold now; it stays while there is none."""
+        try:
+            consumer = self._made()
+        except KafkaSettingsError as error:
+            self._refuse(IDENTITY, str(error))
+            self._renew_at = time.monotonic() + RENEW_S
+            return
         # Without a broker librdkafka's close never returns: it is then left alone.
         leaving = threading.Thread(target=self._consumer.close, name="leave", daemon=True)
         leaving.start()
@@ -191,8 +191,9 @@ class BatchConsumer:
         for known in (self._reached, self._stored, self._topic_errors):
             known.clear()
         self._jumps.clear()
-        self._dead = None
-        self._join()
+        self._refused.pop(IDENTITY, None)
+        self._is_dead, self._renew_at = False, None
+        self._join(consumer)
 
     def _refuse(self, of: str, reason: str) -> None:
         if self._refused.get(of) != reason:
@@ -209,12 +210,12 @@ class BatchConsumer:
         """
         if self._rotation.is_due():
             log.info("the Kafka identity has changed: connecting anew")
+            self._renew_at = time.monotonic()
+        if self._renew_at is not None and time.monotonic() >= self._renew_at:
             self._renew()
-        elif self._dead is not None:
-            if time.monotonic() < self._renew_at:
-                time.sleep(POLL_S)
-                return []
-            self._renew()
+        if self._is_dead:
+            time.sleep(POLL_S)
+            return []
         time.sleep(self._pace.pause_s(self._behind))
         deadline = time.monotonic() + POLL_S
         records: list[Record] = []
@@ -291,7 +292,7 @@ class BatchConsumer:
             self._refuse(message.topic() or self._group, reason)
             # Of the group's coordinator librdkafka may not ask again.
             if error.fatal() or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                self._dead, self._renew_at = reason, time.monotonic() + RENEW_S
+                self._is_dead, self._renew_at = True, time.monotonic() + RENEW_S
             return None
         if error.fatal():
             raise KafkaException(error)
@@ -376,11 +377,13 @@ class BatchConsumer:
         self._troubles.over()
         self._is_away = False
         silent = self._reading.what_is_silent()
+        if not self.assigned and self._protocol == CONSUMER and self._reading.is_spare(self._group):
+            self._admitted()
         for topic, wrong in self._topic_errors.items():
             if wrong is not None and (reason := denied(wrong)) is not None:
                 self._refuse(topic, reason)
         return (
-            _what_cannot_be_read(self._topic_errors)
+            what_cannot_be_read(self._topic_errors)
             or "; ".join(self._refused.values())
             or (None if self.assigned else LOST if self._has_lost else "partitions are not assigned yet")
             or silent
@@ -395,20 +398,6 @@ class BatchConsumer:
     def close(self) -> None:
         """Commit the stored offsets and leave the group."""
         self._consumer.close()
-
-
-def _what_cannot_be_read(errors: Mapping[str, KafkaError | None]) -> str | None:
-    """The topics that are missing or not to be had, as text; None where all can be read."""
-    wrong = {topic: error for topic, error in errors.items() if error is not None}
-    missing = [topic for topic, error in wrong.items() if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART]
-    if missing:
-        return f"topics that do not exist: {', '.join(missing)}; `settle topics` creates them"
-    return (
-        "; ".join(
-            f"topic {topic} cannot be read: {denied(error) or error.str()}" for topic, error in wrong.items()
-        )
-        or None
-    )
 
 
 def _tell(reason: str) -> None:

@@ -50,12 +50,15 @@ class DeadLetters:
 
         Raises:
             KafkaException: at least one was not delivered; publish all again: those that were are left out.
+            KafkaSettingsError: no producer can be made; publish all again.
         """
         if letters:
             await asyncio.to_thread(self._publish, letters)
 
     def _publish(self, letters: Sequence[DeadLetter]) -> None:
-        if self._producer is None or self._rotation.is_due():
+        if self._rotation.is_due():
+            self._producer = None
+        if self._producer is None:
             self._producer = idempotent_producer(
                 self._bootstrap,
                 {

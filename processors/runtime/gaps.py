@@ -26,6 +26,8 @@ SELECT topic, "partition", first, until, noticed_at, acknowledged_at, note FROM 
 ORDER BY noticed_at, topic, "partition", first
 """
 
+_UNACKNOWLEDGED = "SELECT topic, count(*) FROM gaps WHERE acknowledged_at IS NULL GROUP BY topic"
+
 _ACKNOWLEDGE = """
 UPDATE gaps SET acknowledged_at = now(), note = %s
 WHERE acknowledged_at IS NULL AND (topic, "partition", first, until) IN (
@@ -60,6 +62,15 @@ async def write(connection: AsyncConnection, gaps: Sequence[Gap]) -> None:
     """
     for gap in gaps:
         await connection.execute(_WRITE, (gap.topic, gap.partition, gap.first, gap.until))
+
+
+async def unacknowledged(connection: AsyncConnection) -> dict[str, int]:
+    """How many gaps wait for an operator, by topic; topics without one are left out.
+
+    Raises:
+        psycopg.Error: the database does not say.
+    """
+    return {topic: count async for topic, count in await connection.execute(_UNACKNOWLEDGED)}
 
 
 def noted_gaps(dsns: Mapping[str, str]) -> list[NotedGap]:

@@ -70,7 +70,11 @@ def library_logs() -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"lines": {"()": _formatter}},
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "lines",
+                "stream": standard_error.for_logs(),
+            }
         },
         "root": {"level": LIBRARIES_FROM, "handlers": ["stderr"]},
     }

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._group import MemberDescription
 
 from broker.answers import REQUEST_S, answer
 from broker.clients import admin
@@ -60,6 +61,12 @@ def membership(protocol: Protocol) -> Properties:
         # While partitions move the others wait for an instance with a batch under way, for so long at the most.
         "max.poll.interval.ms": POLL_MS_MAX,
     }
+
+
+def has_no_partition(member: MemberDescription) -> bool:
+    """Whether a member of a group of protocol ``consumer`` has no partition, nor is about to get one."""
+    target = member.target_assignment  # None with ``classic``
+    return target is not None and not target.topic_partitions and not member.assignment.topic_partitions
 
 
 def unsupported(error: KafkaError) -> str | None:

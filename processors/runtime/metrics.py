@@ -18,6 +18,7 @@ SKIPPED = Counter("settle_messages_skipped_total", "Messages of a type that does
 DECISIONS = Counter("settle_decisions_total", "Events decided on and committed, by type", ["outcome"])
 DEAD_LETTERS = Counter("settle_dead_letters_total", "Messages sent to a dead-letter topic", ["topic"])
 MISSED = Counter("settle_missed_offsets_total", "Offsets that Kafka deleted before they were read", ["topic"])
+GAPS = Gauge("settle_gaps_unacknowledged", "Gaps of deleted records that nobody has acknowledged", ["topic"])
 BATCH_RETRIES = Counter("settle_batch_retries_total", "Batches that were tried again", ["cause"])
 RETRIES = Counter("settle_retries_total", "Attempts that failed for now and will be made again", ["step"])
 CIRCUIT_OPEN = Gauge("settle_circuit_open", "1 while the circuit is open and no call but a probe is made", ["to"])

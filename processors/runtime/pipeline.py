@@ -23,6 +23,7 @@ from confluent_kafka import KafkaException
 from opentelemetry.util.types import AttributeValue
 
 from broker.records import Record
+from broker.security import KafkaSettingsError
 from broker.troubles import denied
 from contracts.topics import dead_letter_topic
 from processors.runtime.batch import Batch
@@ -192,9 +193,11 @@ class Pipeline:
             try:
                 await self._dead_letters.publish(letters)
                 break
-            except KafkaException as error:
+            except (KafkaException, KafkaSettingsError) as error:
                 topics = ", ".join(sorted({dead_letter_topic(letter.record.topic) for letter in letters}))
-                reason = denied(error.args[0]) or error.args[0].str()
+                reason = str(error)
+                if isinstance(error, KafkaException):
+                    reason = denied(error.args[0]) or error.args[0].str()
                 self.trouble = f"Kafka does not take dead letters for {topics}: {reason}"
                 log.warning("Kafka does not take dead letters, waiting", error=reason)
             await asyncio.sleep(pause_s)

@@ -3,15 +3,20 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from broker.answers import REQUEST_S, answer
 from broker.clients import admin
 from broker.offsets import END, FIRST, Place
+from broker.security import KafkaSettingsError
+from broker.troubles import denied
+from processors.runtime.membership import has_no_partition
 
 ANSWER_S = 1.0
+# To connect and to find leaders is up to sixteen round trips: a client without an answer is kept for so long.
+CONNECTS_S_MAX = 10.0
 
 
 class Reading:
@@ -29,6 +34,8 @@ class Reading:
         self._bootstrap = bootstrap
         self._consumer = consumer
         self._asks: AdminClient | None = None
+        self._is_stale = False
+        self._answered_at = 0.0
         self._silent: Place | None = None
         self._turn = 0
 
@@ -42,6 +49,7 @@ class Reading:
 
         Raises:
             KafkaException: it does not answer.
+            KafkaSettingsError: no client can be made to ask it.
         """
         behind: dict[str, int] = {}
         at = {(one.topic, one.partition): one for one in self._consumer.position(self._consumer.assignment())}
@@ -67,19 +75,32 @@ class Reading:
     def _offsets(self, places: Sequence[Place], which: OffsetSpec) -> dict[Place, int]:
         if not places:
             return {}
-        if self._asks is None:
-            self._asks = admin(self._bootstrap, {"reconnect.backoff.max.ms": 1_000})
         asked = {TopicPartition(*place): which for place in places}
         until = time.monotonic() + ANSWER_S
-        found = self._asks.list_offsets(asked, request_timeout=REQUEST_S)
+        found = self._client().list_offsets(asked, request_timeout=REQUEST_S)
         try:
-            return {
+            offsets = {
                 (one.topic, one.partition): answer(future, max(0.0, until - time.monotonic())).offset
                 for one, future in found.items()
             }
-        except KafkaException:
-            self._asks = None  # it may not know of a partition that was added since it learned of the topic
+        except KafkaException as error:
+            is_silent = error.args[0].code() == KafkaError._TIMED_OUT
+            # It may not know of a partition that was added since it learned of the topic.
+            self._is_stale = not is_silent or time.monotonic() - self._answered_at > CONNECTS_S_MAX
             raise
+        self._answered_at = time.monotonic()
+        return offsets
+
+    def _client(self) -> AdminClient:
+        """What asks: a new one where the one before is stale, which stays until there is one."""
+        if self._asks is None or self._is_stale:
+            try:
+                self._asks, self._is_stale = admin(self._bootstrap, {"reconnect.backoff.max.ms": 1_000}), False
+                self._answered_at = time.monotonic()
+            except KafkaSettingsError:
+                if self._asks is None:
+                    raise
+        return self._asks
 
     def confirmed(self, places: Sequence[Place]) -> dict[Place, int]:
         """The offsets that the group has committed; 0 where it has none.
@@ -113,5 +134,34 @@ class Reading:
             is_again, self._silent = self._silent == place, place
             topic, partition = place
             return f"{topic}/{partition} cannot be read: its leader: {error.args[0].str()}" if is_again else None
+        except KafkaSettingsError as error:
+            return f"Kafka cannot be asked: {error}"
         self._silent = None
         return None
+
+    def is_spare(self, group: str) -> bool:
+        """Whether its group, of protocol ``consumer``, has admitted the consumer and has no partition for it.
+
+        librdkafka calls no ``on_assign`` then; with ``classic`` it does. False as well while Kafka does not tell.
+        """
+        try:
+            asked = self._client().describe_consumer_groups([group], request_timeout=REQUEST_S)
+            members = answer(asked[group], ANSWER_S).members
+        except (KafkaException, KafkaSettingsError):
+            return False
+        own = self._consumer.memberid()
+        return any(one.member_id == own and has_no_partition(one) for one in members)
+
+
+def what_cannot_be_read(errors: Mapping[str, KafkaError | None]) -> str | None:
+    """The topics that are missing or not to be had, as text; None where all can be read."""
+    wrong = {topic: error for topic, error in errors.items() if error is not None}
+    missing = [topic for topic, error in wrong.items() if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART]
+    if missing:
+        return f"topics that do not exist: {', '.join(missing)}; `settle topics` creates them"
+    return (
+        "; ".join(
+            f"topic {topic} cannot be read: {denied(error) or error.str()}" for topic, error in wrong.items()
+        )
+        or None
+    )

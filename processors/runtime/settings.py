@@ -23,6 +23,9 @@ DATA_FOLDER = Path(platformdirs.user_data_dir("settle"))
 
 PAUSE_S_MAX = 86_400.0
 
+MAIL_PAUSE_S_MAX = 300.0
+"""What the pauses between attempts to send a mail grow to: a greylisting server wants five minutes."""
+
 Pause = Annotated[float, Field(ge=0, le=PAUSE_S_MAX, allow_inf_nan=False)]
 
 
@@ -79,6 +82,9 @@ class ServiceSettings(_Databases):
     smtp_port: int = Field(25, ge=1, le=65535, description="its port")
     # Its row is locked meanwhile, which the database ends soon after.
     smtp_timeout_s: float = Field(10.0, gt=0, le=25, allow_inf_nan=False, description="for one mail, seconds")
+    mail_lifetime_h: float = Field(
+        120.0, gt=0, le=720, description="age from which on a mail that cannot be sent has failed, hours"
+    )
     mail_from: str = Field("settle@localhost", description="sender of mails")
     mail_to: str = Field("{account_id}@localhost", description="recipient; {account_id} is filled in")
 
@@ -126,6 +132,13 @@ class ServiceSettings(_Databases):
     def retry_policy(self) -> RetryPolicy:
         """When to retry what failed for now."""
         return RetryPolicy(self.retry_backoff_s, self.retry_jitter)
+
+    def mail_retry_policy(self) -> RetryPolicy:
+        """When to retry a mail: after the same pauses, then doubled ones, up to :data:`MAIL_PAUSE_S_MAX`."""
+        backoff_s = list(self.retry_backoff_s)
+        while backoff_s[-1] < MAIL_PAUSE_S_MAX:
+            backoff_s.append(min(max(2 * backoff_s[-1], 1.0), MAIL_PAUSE_S_MAX))
+        return RetryPolicy(backoff_s, self.retry_jitter)
 
     def dsn(self, service: str) -> str:
         """The DSN of a database of :data:`contracts.services.DATABASES`."""

@@ -10,7 +10,10 @@ from tests.integration.test_faults import (  # noqa: F401
     test_killing_each_service_and_the_relay_under_load_loses_and_doubles_nothing,
     untraced,
 )
-from tests.integration.test_sharing import test_every_instance_has_the_same_share_of_every_topic  # noqa: F401
+from tests.integration.test_sharing import (  # noqa: F401
+    test_an_instance_without_partitions_is_ready_and_takes_over,
+    test_every_instance_has_the_same_share_of_every_topic,
+)
 
 
 @pytest.fixture(scope="module")

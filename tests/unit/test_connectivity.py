@@ -3,11 +3,13 @@
 import gc
 import socket
 import weakref
+from types import SimpleNamespace
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from broker import clients, lifeline
-from broker.lifeline import ANSWERS_TO_OTHERS, ASK_EVERY_S, Lifeline
+from broker.lifeline import ANSWER_S, ANSWERS_TO_OTHERS, ASK_EVERY_S, Lifeline
+from outbox_relay import kafka_asked
 
 UNCONNECTED, UNANSWERED = KafkaError(KafkaError._TRANSPORT), KafkaError(KafkaError._TIMED_OUT)
 
@@ -90,3 +92,51 @@ def test_a_client_that_asked_in_vain_is_gone_without_a_collection(monkeypatch):
             assert [client() for client in asked] == [None]
         finally:
             gc.enable()
+
+
+class Distant:
+    """A client of a Kafka that is far away: it is connected once it has been asked so often."""
+
+    def __init__(self, connects_after, code=KafkaError._TRANSPORT):
+        self.connects_after, self.code, self.given = connects_after, code, []
+
+    def poll(self, _):
+        pass
+
+    def list_topics(self, timeout):
+        self.given.append(timeout)
+        if len(self.given) > self.connects_after:
+            return SimpleNamespace(brokers={1: "a broker"})
+        raise KafkaException(KafkaError(self.code))
+
+
+def test_a_new_client_is_given_the_time_that_it_takes_to_connect(monkeypatch):
+    client = Distant(connects_after=3)
+    monkeypatch.setattr(lifeline, "admin", lambda *_: client)
+    assert lifeline.why_unanswered("far:1", 60.0) is None
+    assert client.given == [ANSWER_S] * 4
+
+
+def test_one_that_is_connected_is_given_all_the_time_for_its_answer(monkeypatch):
+    client = Distant(connects_after=1, code=KafkaError._TIMED_OUT)
+    monkeypatch.setattr(lifeline, "admin", lambda *_: client)
+    assert lifeline.why_unanswered("far:1", 60.0) is None
+    assert client.given[0] == ANSWER_S < 30 < client.given[1]
+
+
+def test_one_that_is_not_answered_is_given_up_in_time_or_once_it_is_called_off(monkeypatch):
+    for timeout_s, is_called_off in ((0.0, lambda: False), (3_600.0, lambda: True)):
+        client = Distant(connects_after=9)
+        monkeypatch.setattr(lifeline, "admin", lambda *_, client=client: client)
+        assert lifeline.why_unanswered("127.0.0.1:1", timeout_s, is_called_off) is not None
+        assert len(client.given) == 1
+
+
+def test_a_relay_gives_kafka_several_seconds_to_answer_at_first_and_a_standby_asks_now_and_then(monkeypatch):
+    asked = []
+    monkeypatch.setattr(kafka_asked, "why_unanswered", lambda *about: asked.append(about))
+    one = kafka_asked.KafkaAsked("far:1", "called off")
+    for is_standby in (False, True, True):
+        one.ask(is_standby=is_standby)
+    assert asked == [("far:1", kafka_asked.ANSWER_S, "called off")]
+    assert kafka_asked.ANSWER_S > 5 * ANSWER_S

@@ -4,12 +4,14 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import MemberAssignment, MemberDescription
 from structlog.testing import capture_logs
 
+from broker.security import KafkaSettingsError
 from contracts import headers
 from processors.runtime import consumer, pacing, reading
-from processors.runtime.consumer import BatchConsumer
+from processors.runtime.consumer import LOST, BatchConsumer
 from processors.runtime.pacing import BUSY_RATE, ENOUGH_RECORDS, REST_S_MAX, SMALL, pause_s
 
 GATHER_S_MAX = 0.1
@@ -59,6 +61,7 @@ class Kafka:
         self.asked = []
         self.refused = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
         self.now, self.taken, self.stored, self.rate, self.pauses = 0.0, 0, 0, 0.0, []
+        self.assigns, self.members, self.closed, self.error = True, [], 0, None
 
     def monotonic(self):
         return self.now
@@ -71,6 +74,9 @@ class Kafka:
         return self.stored + int(self.now * self.rate)
 
     def consume(self, wanted, timeout_s):
+        if self.error is not None:
+            error, self.error = self.error, None
+            return [SimpleNamespace(error=lambda: error, topic=lambda: None)]
         found = [Message(offset) for offset in range(self.taken, min(self.taken + wanted, self._end()))]
         self.taken += len(found)
         self.now += len(found) * TAKING_S or timeout_s
@@ -94,7 +100,21 @@ class Kafka:
         return found
 
     def subscribe(self, topics, on_assign, on_lost):
-        on_assign(self, [])
+        self.on_lost = on_lost
+        if self.assigns:
+            on_assign(self, [])
+
+    def memberid(self):
+        return "own"
+
+    def describe_consumer_groups(self, groups, request_timeout):
+        """As another client is told."""
+        found = Future()
+        found.set_result(SimpleNamespace(members=self.members))
+        return dict.fromkeys(groups, found)
+
+    def close(self):
+        self.closed += 1
 
     def list_topics(self, topic, timeout):
         self.asked.append(topic)
@@ -194,3 +214,121 @@ def test_a_topic_that_may_not_be_read_is_named_with_the_reason(kafka):
     kafka.topics.remove("payment.events")
     batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
     assert batches.waits_for(1.0).startswith("topic payment.events cannot be read: ")
+
+
+def described(member_id, partitions, target):
+    """A member as Kafka describes it; ``target`` is None with the classic protocol."""
+    places = [
+        MemberAssignment([TopicPartition("payment.events", n) for n in range(count or 0)])
+        for count in (partitions, target)
+    ]
+    return MemberDescription(member_id, "", "", places[0], None, None if target is None else places[1])
+
+
+@pytest.mark.parametrize(
+    ("members", "is_well"),
+    [
+        ([], False),
+        ([described("other", 0, 0)], False),
+        ([described("own", 0, 1)], False),
+        ([described("own", 1, 0)], False),
+        ([described("own", 0, None)], False),
+        ([described("other", 1, 1), described("own", 0, 0)], True),
+    ],
+    ids=["nobody", "another", "about to get one", "about to give one back", "classic", "spare"],
+)
+def test_a_member_for_which_the_group_has_no_partition_is_ready_though_it_is_told_nothing(kafka, members, is_well):
+    kafka.assigns = False
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    assert batches.waits_for(1.0) == "partitions are not assigned yet"
+    kafka.members = members
+    assert (batches.waits_for(1.0) is None) == batches.assigned == is_well
+    kafka.on_lost(kafka, [])
+    batches._refuse("account", "no right to the group")
+    kafka.members = []
+    assert batches.waits_for(1.0) == "no right to the group"
+    kafka.members = members
+    assert (batches.waits_for(1.0) is None) == is_well
+    kafka.on_lost(kafka, [])
+    kafka.members = []
+    assert batches.waits_for(1.0) == (LOST if is_well else "no right to the group")
+
+
+WRONG = "SETTLE_KAFKA_SSL_CA=/ca is wrong: not a PEM file"
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Have no client made in a module, or those of a Kafka again."""
+
+    def refuse(module, factory, kafka=None):
+        def make(*_):
+            if kafka is None:
+                raise KafkaSettingsError(WRONG)
+            return kafka
+
+        monkeypatch.setattr(module, factory, make)
+
+    return refuse
+
+
+def test_a_client_that_cannot_be_made_to_ask_with_is_waited_for(kafka, refusing):
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    refusing(reading, "admin")
+    assert batches.waits_for(1.0) == f"Kafka cannot be asked: {WRONG}"
+    refusing(reading, "admin", kafka)
+    assert batches.waits_for(1.0) is None
+
+
+def test_the_client_that_asked_before_stays_until_there_is_another(kafka, refusing):
+    asked = []
+
+    def refuses_once(places, request_timeout):
+        asked.append(places)
+        if len(asked) > 1:
+            return kafka.list_offsets(places, request_timeout)
+        refusal = Future()
+        refusal.set_exception(KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+        return dict.fromkeys(places, refusal)
+
+    refusing(reading, "admin", SimpleNamespace(list_offsets=refuses_once))
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    assert batches.waits_for(1.0) is None  # its leader may be moving
+    refusing(reading, "admin")
+    assert batches.waits_for(1.0) is None
+    assert len(asked) == 2
+
+
+def test_a_consumer_that_cannot_be_replaced_reads_on_until_it_can(kafka, refusing, monkeypatch):
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    is_due = iter([True])
+    monkeypatch.setattr(batches._rotation, "is_due", lambda: next(is_due, False))
+    refusing(consumer, "group_consumer")
+    kafka.stored = 2
+    with capture_logs() as logged:
+        assert [len(batches.take()) for _ in range(2)] == [1, 1]
+        assert batches.waits_for(1.0) == WRONG
+        kafka.now += consumer.RENEW_S
+        batches.take()
+    assert [line["error"] for line in logged if line["log_level"] == "warning"] == [WRONG]
+    assert kafka.closed == 0
+    refusing(consumer, "group_consumer", kafka)
+    kafka.now += consumer.RENEW_S
+    batches.take()
+    assert (kafka.closed, batches.waits_for(1.0)) == (1, None)
+
+
+def test_a_consumer_that_kafka_refuses_waits_for_an_identity_that_can_be_used(kafka, refusing):
+    batches = BatchConsumer("nowhere:1", "account", TOPICS, 1, GATHER_S_MAX)
+    kafka.error = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
+    assert batches.take() == []
+    refusing(consumer, "group_consumer")
+    for _ in range(2):
+        kafka.now += consumer.RENEW_S
+        assert batches.take() == []
+        assert WRONG in batches.waits_for(1.0)
+    assert kafka.closed == 0
+    refusing(consumer, "group_consumer", kafka)
+    kafka.now += consumer.RENEW_S
+    batches.take()
+    assert (kafka.closed, batches.waits_for(1.0)) == (1, None)

@@ -14,15 +14,21 @@ from aiohttp import web
 
 from processors.payment.gateway import Charge, Declined, NotTried, Paid, Unavailable, Voided
 from processors.payment.provider import http
-from processors.payment.provider.http import ANSWER_BYTES_MAX, HttpProvider, _retry_after_s
+from processors.payment.provider.http import (
+    ANSWER_BYTES_MAX,
+    LIMITED_ACCOUNTS,
+    LIMITED_S,
+    HttpProvider,
+    _retry_after_s,
+)
 from processors.runtime.breaker import FAILURES_MAX
 from processors.runtime.settings import ServiceSettings
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def charges(count=1):
-    return [Charge(uuid4(), "acc-1", 10_000, "USD") for _ in range(count)]
+def charges(count=1, account="acc-1"):
+    return [Charge(uuid4(), account.format(number), 10_000, "USD") for number in range(count)]
 
 
 def ask(answer: Answer, wanted, *, url=None, **settings):
@@ -155,6 +161,7 @@ def test_a_rate_limit_is_not_ended_by_the_answer_to_an_earlier_call():
         return web.json_response({"status": "paid", "reference": "r"})
 
     async def wanted(provider):
+        provider._breaker._clock = lambda: 0.0
         early = asyncio.create_task(provider.charge(charges(), probe=False))
         await provider.void(charges())
         return set((await early).values()), provider.capacity(10)
@@ -213,24 +220,55 @@ def test_the_payment_id_is_the_idempotency_key_of_every_call():
     assert all(sent == body for _, _, sent in seen)
 
 
-def test_a_rate_limit_is_kept_by_all_for_as_long_as_the_provider_says():
-    asked = []
+def capacity_at(provider, seconds):
+    provider._breaker._clock = lambda: seconds
+    return provider.capacity(500)
+
+
+def test_a_rate_limit_that_all_accounts_meet_is_kept_by_all_for_as_long_as_the_provider_says():
+    asked, all_of_them = [], asyncio.Event()
 
     async def limit(request):
         asked.append(request.path)
+        if len(asked) == LIMITED_ACCOUNTS:
+            all_of_them.set()
+        await all_of_them.wait()
         return web.Response(status=429, headers={"Retry-After": "30"})
 
-    many = charges(100)
+    many = charges(100, account="acc-{}")
 
     async def wanted(provider):
+        provider._breaker._clock = lambda: 0.0
         outcomes = await provider.charge(many, probe=True)
-        return outcomes, provider.capacity(10)
+        return outcomes, [capacity_at(provider, seconds) for seconds in (29.0, 30.0)]
 
-    outcomes, capacity = ask(limit, wanted, provider_connections=2)
-    assert len(asked) <= 2
+    outcomes, capacity = ask(limit, wanted, provider_connections=LIMITED_ACCOUNTS)
+    assert len(asked) == LIMITED_ACCOUNTS
     assert outcomes[many[0].payment_id] == Unavailable("provider_rate_limit", 30.0, counts=False)
     assert outcomes[many[-1].payment_id] == NotTried()
-    assert capacity == 0
+    assert capacity == [0, 1]
+
+
+def test_a_rate_limit_of_few_accounts_is_kept_by_their_payments_and_stops_no_other_for_long():
+    async def answer(request):
+        if (await request.json())["account_id"].startswith("limited"):
+            return web.Response(status=429, headers={"Retry-After": "300"})
+        return web.json_response({"status": "paid", "reference": "r"})
+
+    async def wanted(provider):
+        now, seen = 0.0, set()
+        for few in ("limited-{}", "limited-too-{}"):
+            for one in charges(LIMITED_ACCOUNTS - 1, few) + charges(20, few.format(0)):
+                assert capacity_at(provider, now) > 0
+                seen |= set((await provider.charge([one], probe=True)).values())
+                assert capacity_at(provider, now) == 0
+                now += LIMITED_S
+            assert capacity_at(provider, now) == 1
+            seen |= set((await provider.charge(charges(), probe=True)).values())
+            assert capacity_at(provider, now) == 500
+        return seen
+
+    assert ask(answer, wanted) == {Paid("r"), Unavailable("provider_rate_limit", 300.0, counts=False)}
 
 
 def test_a_provider_that_is_down_is_probed_and_then_used_again():

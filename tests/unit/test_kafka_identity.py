@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
 import trustme
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from typer.testing import CliRunner
 
 from broker import clients, security
+from broker.lifeline import why_unanswered
 from broker.security import CONFIG, NAMES, KafkaSettingsError
 from cli.main import app
 
@@ -243,3 +245,23 @@ def test_settings_shows_no_secret_of_it(given):
     assert "SETTLE_KAFKA_SASL_USERNAME=saga" in result.stdout
     assert f"{CONFIG}=***" in result.stdout
     assert "hunter2" not in result.output
+
+
+def test_a_client_that_librdkafka_does_not_make_is_a_fault_of_the_identity(pem):
+    half_written = {"security.protocol": "SSL", "ssl.ca.location": str(pem / "rubbish")}
+    for make in (
+        clients.idempotent_producer,
+        clients.plain_producer,
+        partial(clients.group_consumer, group="group"),
+        partial(clients.reader, name="reader"),
+        clients.admin,
+    ):
+        with pytest.raises(
+            KafkaSettingsError, match=r"^no client of Kafka can be made: ssl\.ca\.location failed: "
+        ):
+            make(NOWHERE, identity=half_written)
+
+
+def test_who_asks_why_kafka_does_not_answer_is_told_of_a_file_that_is_half_written(given, pem):
+    given({"SECURITY_PROTOCOL": "SSL", "SSL_CA": pem / "rubbish"})
+    assert why_unanswered(NOWHERE).startswith("no client of Kafka can be made: ssl.ca.location failed: ")

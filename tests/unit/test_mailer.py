@@ -138,6 +138,26 @@ def test_an_address_that_is_none_is_refused_and_nothing_leaves(address, tmp_path
         outcome.reason.encode()
 
 
+def test_an_address_that_the_server_cannot_take_is_refused_and_keeps_no_other_mail_back():
+    async def send():
+        async with SmtpServer() as server:  # it does not offer SMTPUTF8
+            mailer = server.mailer()
+            return await mailer.send([mail_to("j\xfcrgen@b")] * FAILURES_MAX), mailer.capacity(10), server.mails
+
+    outcomes, capacity, mails = asyncio.run(send())
+    assert (
+        outcomes
+        == [
+            Refused(
+                "SMTPNotSupported: An address containing non-ASCII characters was provided, but "
+                "SMTPUTF8 is not supported by this server"
+            )
+        ]
+        * FAILURES_MAX
+    )
+    assert (capacity, mails) == (10, [])
+
+
 def test_one_bad_address_keeps_no_other_mail_back(tmp_path):
     mails = [mail_to("a@b"), mail_to("a:b@c"), mail_to("c@d")]
     outcomes = asyncio.run(FileMailer(tmp_path, SENDER).send(mails))
@@ -152,24 +172,48 @@ def test_a_batch_over_its_time_begins_no_more_mails(tmp_path, monkeypatch):
     assert outcomes == [Delivered()] * 3 + [NotTried("the batch's time was up")] * 97
 
 
+OF_THE_MAIL, OF_ALL_MAIL, FOR_NOW = (Refused, 10), (Undelivered, 0), (Undelivered, 10)
+"""What becomes of a mail, and how many others are sent after :data:`FAILURES_MAX` such answers."""
+
+
 @pytest.mark.parametrize(
-    ("word", "answer", "kind"),
+    ("word", "answer", "about"),
     [
-        ("connect", b"554 no service", Undelivered),
-        ("connect", b"421 later", Undelivered),
-        ("EHLO", b"550 who are you", Undelivered),
-        ("MAIL", b"550 not from you", Undelivered),
-        ("MAIL", b"451 later", Undelivered),
-        ("RCPT", b"550 no such user", Refused),
-        ("RCPT", b"450 later", Undelivered),
-        ("RCPT", b"550 \xff\0\x1b[31m\xe2\x80\xae", Refused),
-        ("RCPT", b"550 " + b"x" * 400 + b"\r\n550 " + b"y" * 400, Refused),
-        ("DATA", b"554 no", Refused),
-        ("end", b"552 no", Refused),
-        ("end", b"452 later", Undelivered),
+        ("connect", b"554 no service", OF_ALL_MAIL),
+        ("connect", b"421 later", OF_ALL_MAIL),
+        ("EHLO", b"550 who are you", OF_ALL_MAIL),
+        ("MAIL", b"550 not from you", OF_ALL_MAIL),
+        ("MAIL", b"550 5.1.1 not from you", OF_ALL_MAIL),
+        ("MAIL", b"451 later", OF_ALL_MAIL),
+        ("RCPT", b"550 no such user", OF_THE_MAIL),
+        ("RCPT", b"550 5.1.1 <a@b>: Recipient address rejected: User unknown", OF_THE_MAIL),
+        ("RCPT", b"556 5.1.10 <a@b>: Recipient address rejected: Domain b does not accept mail", OF_THE_MAIL),
+        ("RCPT", b"552 5.2.2 mailbox full", OF_THE_MAIL),
+        ("RCPT", b"554 5.7.1 <a@b>: Relay access denied", OF_ALL_MAIL),
+        ("RCPT", b"550 5.7.1 <settle@bank.example>: Sender address rejected: no", OF_ALL_MAIL),
+        ("RCPT", b"550 5.1.0 <settle@bank.example>: Sender address rejected: User unknown", OF_ALL_MAIL),
+        ("RCPT", b"550 5.1.8 <settle@bank.example>: Sender address rejected: Domain not found", OF_ALL_MAIL),
+        ("RCPT", b"504 5.5.2 <settle>: Helo command rejected: need fully-qualified hostname", OF_ALL_MAIL),
+        ("RCPT", b"554 no", OF_ALL_MAIL),
+        ("RCPT", b"421 4.7.0 too many connections", OF_ALL_MAIL),
+        ("RCPT", b"450 later", FOR_NOW),
+        ("RCPT", b"450 4.2.0 <a@b>: Recipient address rejected: Greylisted", FOR_NOW),
+        ("RCPT", b"450 5.1.1 a status that does not fit", FOR_NOW),
+        ("RCPT", b"550 \xff\0\x1b[31m\xe2\x80\xae", OF_THE_MAIL),
+        ("RCPT", b"550 " + b"x" * 400 + b"\r\n550 " + b"y" * 400, OF_THE_MAIL),
+        ("DATA", b"554 no", OF_THE_MAIL),
+        ("DATA", b"503 no", OF_ALL_MAIL),
+        ("DATA", b"554 5.5.1 Error: no valid recipients", OF_ALL_MAIL),
+        ("DATA", b"451 4.7.1 Greylisted", FOR_NOW),
+        ("end", b"552 no", OF_THE_MAIL),
+        ("end", b"554 5.6.0 cannot be converted", OF_THE_MAIL),
+        ("end", b"550 5.7.1 taken for spam", OF_ALL_MAIL),
+        ("end", b"552 5.3.4 message too big for system", OF_ALL_MAIL),
+        ("end", b"421 4.3.0 later", OF_ALL_MAIL),
+        ("end", b"452 later", FOR_NOW),
     ],
 )
-def test_only_what_is_answered_to_recipient_or_content_refuses_a_mail(word, answer, kind):
+def test_only_what_is_answered_to_recipient_or_content_and_about_it_refuses_a_mail(word, answer, about):
     also = {"HELO": answer} if word == "EHLO" else {}
 
     async def send():
@@ -179,12 +223,10 @@ def test_only_what_is_answered_to_recipient_or_content_refuses_a_mail(word, answ
             return outcomes, mailer.capacity(10)
 
     outcomes, capacity = asyncio.run(send())
-    assert {type(outcome) for outcome in outcomes} == {kind}
+    assert ({type(outcome) for outcome in outcomes}, capacity) == ({about[0]}, about[1])
     assert answer[:3].decode() in outcomes[0].reason
     assert outcomes[0].reason.isprintable()
     assert len(outcomes[0].reason) <= 500
-    # Where it is about the server, every other mail would meet the same.
-    assert capacity == (10 if word in ("RCPT", "DATA", "end") else 0)
 
 
 def test_a_mail_that_fails_unexpectedly_repeats_no_other_of_its_batch(tmp_path, monkeypatch):

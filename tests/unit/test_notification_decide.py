@@ -16,6 +16,7 @@ from tests.unit.messages import NOW, after, message, request
 
 BACKOFF_S = (1.0, 2.0)
 POLICY = RetryPolicy(BACKOFF_S)
+LIFETIME = timedelta(hours=1)
 
 
 def admitted(event_type=PaymentProcessed, known=()):
@@ -54,24 +55,36 @@ def test_one_mail_per_payment_and_template():
 
 def test_delivered_is_told():
     (notification,) = admitted()
-    emitted = conclude(notification, Delivered(), NOW, POLICY)
+    emitted = conclude(notification, Delivered(), NOW, POLICY, LIFETIME)
     assert isinstance(emitted.event, NotificationSent)
     assert (notification.status, notification.next_attempt_at) == ("sent", None)
 
 
-def test_an_outage_is_waited_for_and_then_told():
+def test_an_outage_is_waited_for_whatever_the_number_of_attempts_and_told_once_the_mail_is_too_old():
     (notification,) = admitted()
-    for pause_s in BACKOFF_S:
-        assert conclude(notification, Undelivered("down"), NOW, POLICY) is None
+    for pause_s in (*BACKOFF_S, *[BACKOFF_S[-1]] * 100):
+        assert conclude(notification, Undelivered("down"), NOW, POLICY, LIFETIME) is None
         assert notification.next_attempt_at == NOW + timedelta(seconds=pause_s)
-    emitted = conclude(notification, Undelivered("down"), NOW, POLICY)
+        notification.created_at = NOW - LIFETIME + timedelta(seconds=1)
+    assert (notification.attempts, notification.reason) == (102, "down")
+    notification.created_at = NOW - LIFETIME
+    emitted = conclude(notification, Undelivered("still down"), NOW, POLICY, LIFETIME)
     assert isinstance(emitted.event, NotificationFailed)
-    assert notification.status == "failed"
+    assert emitted.event.reason == "still down"
+    assert (notification.status, notification.next_attempt_at) == ("failed", None)
+
+
+def test_a_mail_that_is_too_old_is_sent_all_the_same_if_it_can_be():
+    (notification,) = admitted()
+    notification.created_at = NOW - 2 * LIFETIME
+    assert conclude(notification, NotTried("it rests"), NOW, POLICY, LIFETIME) is None
+    emitted = conclude(notification, Delivered(), NOW, POLICY, LIFETIME)
+    assert isinstance(emitted.event, NotificationSent)
 
 
 def test_a_refused_address_is_not_tried_again():
     (notification,) = admitted()
-    emitted = conclude(notification, Refused("550 no such user"), NOW, POLICY)
+    emitted = conclude(notification, Refused("550 no such user"), NOW, POLICY, LIFETIME)
     assert isinstance(emitted.event, NotificationFailed)
     assert emitted.event.reason == "550 no such user"
 
@@ -79,5 +92,8 @@ def test_a_refused_address_is_not_tried_again():
 def test_a_mail_server_that_rests_costs_no_attempt():
     (notification,) = admitted()
     for _ in range(10):
-        assert conclude(notification, NotTried("it rests"), NOW, POLICY) is None
-    assert (notification.attempts, notification.next_attempt_at) == (0, NOW)
+        assert conclude(notification, NotTried("it rests"), NOW, POLICY, LIFETIME) is None
+    assert (notification.attempts, notification.next_attempt_at, notification.reason) == (0, NOW, "it rests")
+    conclude(notification, Undelivered("down"), NOW, POLICY, LIFETIME)
+    conclude(notification, NotTried("it rests"), NOW, POLICY, LIFETIME)
+    assert notification.reason == "down"

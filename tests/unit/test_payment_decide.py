@@ -10,7 +10,8 @@ from tests.unit.messages import NOW, after, message, request
 
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 POLICY = RetryPolicy(BACKOFF_S)
-DEADLINE_AT = NOW + timedelta(seconds=600)
+ALLOWED = timedelta(seconds=600)
+DEADLINE_AT = NOW + ALLOWED
 
 
 def deduction(**about):
@@ -40,7 +41,7 @@ def types(emitted):
 
 def charge(one, outcome):
     """As the processor does it: count, then conclude."""
-    ran_out = count_attempt(one, outcome, POLICY, DEADLINE_AT)
+    ran_out = count_attempt(one, outcome, POLICY, NOW, ALLOWED)
     return ran_out, conclude(one, outcome, NOW, POLICY)
 
 
@@ -85,7 +86,7 @@ def test_no_answer_is_tried_again_after_1_2_4_8_16_seconds_and_then_voided():
         assert not must_void(one, NOW)
     assert pauses == [1, 2, 4, 8, 16]
     assert one.status == "pending"
-    assert count_attempt(one, Unavailable("down"), POLICY, DEADLINE_AT)
+    assert count_attempt(one, Unavailable("down"), POLICY, NOW, ALLOWED)
     assert must_void(one, NOW)
     (emitted,) = conclude(one, Voided(), NOW, POLICY)
     assert emitted.event.reason == "provider_unavailable"
@@ -141,6 +142,46 @@ def test_a_provider_that_takes_no_more_calls_just_now_uses_up_no_attempt():
     assert one.next_attempt_at == NOW + timedelta(seconds=3)
 
 
+def rate_limited_at(one, now):
+    """Charged when it is due, as the processor does it; whether it is to be voided then."""
+    limit = Unavailable("rate_limit", 300.0, counts=False)
+    voided = must_void(one, now) or count_attempt(one, limit, POLICY, now, ALLOWED)
+    conclude(one, limit, now, POLICY)
+    return voided
+
+
+def test_a_payment_that_only_ever_meets_a_rate_limit_is_voided_at_its_deadline():
+    one = payment()
+    for now, next_attempt_at in ((NOW, NOW + ALLOWED / 2), (NOW + ALLOWED / 2, DEADLINE_AT)):
+        assert not rate_limited_at(one, now)
+        assert (one.attempts, one.next_attempt_at) == (0, next_attempt_at)
+    assert rate_limited_at(one, DEADLINE_AT)
+    (emitted,) = conclude(one, Voided(), DEADLINE_AT, POLICY)
+    assert (type(emitted.event), emitted.event.reason) == (PaymentFailed, "deadline")
+
+
+def test_a_payment_whose_turn_after_a_rate_limit_comes_late_is_still_charged():
+    after_its_turn = DEADLINE_AT + ALLOWED
+    paid, tried = payment(), payment()
+    for one in (paid, tried):
+        assert not rate_limited_at(one, NOW)
+        assert not must_void(one, after_its_turn)
+    assert not count_attempt(paid, Paid("ref-1"), POLICY, after_its_turn, ALLOWED)
+    assert types(conclude(paid, Paid("ref-1"), after_its_turn, POLICY)) == [PaymentProcessed]
+    # An attempt that has no answer has all of the time.
+    assert not count_attempt(tried, Unavailable("down"), POLICY, after_its_turn, ALLOWED)
+    assert tried.deadline_at == after_its_turn + ALLOWED
+
+
+def test_a_rate_limit_before_the_first_attempt_moves_no_deadline():
+    one = payment()
+    assert not rate_limited_at(one, NOW)
+    count_attempt(one, Unavailable("down"), POLICY, NOW + ALLOWED / 2, ALLOWED)
+    assert (one.attempts, one.deadline_at) == (1, DEADLINE_AT)
+    assert not rate_limited_at(one, NOW + ALLOWED / 2)
+    assert rate_limited_at(one, DEADLINE_AT)
+
+
 @pytest.mark.parametrize(("drawn", "share"), [(0.0, 0.8), (0.5, 1.0), (1.0, 1.2)])
 def test_pauses_are_off_by_the_jitter(drawn, share):
     policy = RetryPolicy(BACKOFF_S, 0.2, lambda: drawn)
@@ -160,12 +201,12 @@ def test_a_deadline_counts_from_the_first_attempt():
     charge(one, NotTried())
     assert one.deadline_at is None
     assert not must_void(one, NOW + timedelta(days=1))
-    later = DEADLINE_AT + timedelta(days=1)
-    assert not count_attempt(one, Unavailable("down"), POLICY, later)
-    assert not count_attempt(one, Unavailable("down"), POLICY, later + timedelta(days=1))
-    assert one.deadline_at == later
-    assert not must_void(one, later - timedelta(seconds=1))
-    assert must_void(one, later)
+    later = NOW + timedelta(days=1)
+    assert not count_attempt(one, Unavailable("down"), POLICY, later, ALLOWED)
+    assert not count_attempt(one, Unavailable("down"), POLICY, later + timedelta(seconds=1), ALLOWED)
+    assert one.deadline_at == later + ALLOWED
+    assert not must_void(one, later + ALLOWED - timedelta(seconds=1))
+    assert must_void(one, later + ALLOWED)
     assert one.void_reason == "deadline"
 
 
@@ -180,7 +221,7 @@ def test_a_deadline_that_an_earlier_version_set_does_not_count_before_the_first_
 def test_a_payment_that_waits_is_due_at_its_deadline_at_the_latest():
     one = payment()
     deadline_at = NOW + timedelta(seconds=0.5)
-    assert not count_attempt(one, Unavailable("down"), POLICY, deadline_at)
+    assert not count_attempt(one, Unavailable("down"), POLICY, NOW, deadline_at - NOW)
     conclude(one, Unavailable("down"), NOW, POLICY)
     assert one.next_attempt_at == one.deadline_at == deadline_at
     # From that moment on it is no longer looked at for the deadline's sake.
@@ -234,7 +275,7 @@ def test_a_cancellation_that_lost_the_race_at_the_provider_is_refused():
 
 def test_a_cancellation_while_the_provider_is_asked_counts_as_soon_as_it_has_not_answered():
     one = payment()
-    count_attempt(one, Unavailable("timeout"), POLICY, DEADLINE_AT)
+    count_attempt(one, Unavailable("timeout"), POLICY, NOW, ALLOWED)
     assert conclude(one, Unavailable("timeout"), NOW, POLICY, "cancelled") == []
     assert (one.next_attempt_at, one.void_reason) == (NOW, "cancelled")
     other = payment()

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from broker.records import Record
+from broker.security import KafkaSettingsError
 from contracts.events import WithdrawalRequested, encode
 from contracts.health import metrics_page
 from processors.runtime import pipeline
@@ -267,8 +268,15 @@ def test_a_message_is_kept_however_long_the_database_is_away_meanwhile():
     assert ([offset for offset, _ in service.kept], service.letters) == ([1], [])
 
 
-def test_dead_letters_wait_for_kafka_which_is_shown_until_it_takes_them():
-    shown = []
+@pytest.mark.parametrize(
+    "error",
+    [
+        KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all brokers down")),
+        KafkaSettingsError("SETTLE_KAFKA_SSL_CA=/ca is wrong"),
+    ],
+)
+def test_dead_letters_wait_for_kafka_which_is_shown_until_it_takes_them(error):
+    shown, reason = [], str(error) if isinstance(error, KafkaSettingsError) else "all brokers down"
 
     class Watched(Service):
         refused = 3
@@ -277,14 +285,14 @@ def test_dead_letters_wait_for_kafka_which_is_shown_until_it_takes_them():
             shown.append(watched.trouble)
             self.refused -= 1
             if self.refused >= 0:
-                raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all brokers down"))
+                raise error
             await super().publish(letters)
 
     service = Watched(culprits={1})
     watched = Pipeline(service, service)
     asyncio.run(watched.run(records(3)))
     assert [letter.record.offset for letter in service.letters] == [1]
-    assert shown == [None] + ["Kafka does not take dead letters for withdrawal.requests.dlq: all brokers down"] * 3
+    assert shown == [None] + [f"Kafka does not take dead letters for withdrawal.requests.dlq: {reason}"] * 3
     assert watched.trouble is None
 
 

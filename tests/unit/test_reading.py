@@ -2,12 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from processors.runtime.consumer import FETCH_WAIT_S, LOST, BatchConsumer
+from broker.offsets import END
+from processors.runtime import reading
+from processors.runtime.consumer import LOST, BatchConsumer
+from processors.runtime.fetching import FETCH_WAIT_S
 from tests.conftest import wait_until
 from tests.unit.mock_kafka import PARTITIONS, MockCluster, mock_cluster
 
@@ -62,8 +67,7 @@ def test_a_member_whose_partitions_are_lost_is_not_ready_until_it_has_them_again
         assert consumer.waits_for(10.0) is None
         cluster.take_away(cluster.COORDINATOR)
         assert wait_until(lambda: waiting(consumer), "it is told") == LOST
-        # What is due in the database goes on meanwhile.
-        assert (consumer.assigned, consumer.was_assigned) == (False, True)
+        assert not consumer.assigned
         cluster.bring_back(cluster.COORDINATOR)
         wait_until(lambda: waiting(consumer) is None, "it has them again")
 
@@ -105,3 +109,42 @@ def test_an_idle_consumer_is_told_at_once_how_far_it_is(cluster: MockCluster):
             return time.monotonic() - began < FETCH_WAIT_S
 
         wait_until(is_at_once, "it is told at once")
+
+
+def test_a_client_that_takes_long_to_connect_is_kept_until_it_is_and_one_that_errs_is_not(monkeypatch):
+    answers: list[KafkaError | None] = [None, KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), None]
+    clients: list[object] = []
+
+    class Client:
+        """One that answers the first question only when that is asked again."""
+
+        def __init__(self, *_: object) -> None:
+            clients.append(self)
+            self.asked = 0
+
+        def list_offsets(self, asked: dict[TopicPartition, object], **_: object) -> dict[TopicPartition, object]:
+            self.asked += 1
+            future: Future[object] = Future()
+            if self.asked > 1 and (error := answers.pop(0)) is not None:
+                future.set_exception(KafkaException(error))
+            elif self.asked > 1:
+                future.set_result(SimpleNamespace(offset=7))
+            return dict.fromkeys(asked, future)
+
+    monkeypatch.setattr(reading, "admin", Client)
+    monkeypatch.setattr(reading, "ANSWER_S", 0.01)
+    one = reading.Reading("far:1", SimpleNamespace())
+    for _ in range(2):
+        with pytest.raises(KafkaException, match="_TIMED_OUT"):
+            one._offsets([("t", 0)], END)
+        assert one._offsets([("t", 0)], END) == {("t", 0): 7}
+        if len(clients) == 1:
+            with pytest.raises(KafkaException, match="UNKNOWN_TOPIC"):
+                one._offsets([("t", 0)], END)
+    assert len(clients) == 2
+    monkeypatch.setattr(reading, "CONNECTS_S_MAX", 0.0)
+    one._asks.asked = 0
+    for _ in range(2):
+        with pytest.raises(KafkaException, match="_TIMED_OUT"):
+            one._offsets([("t", 0)], END)
+    assert len(clients) == 3

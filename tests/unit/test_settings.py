@@ -52,6 +52,9 @@ def environment(monkeypatch):
         ("SETTLE_RETRY_BACKOFF_S", "1", "valid tuple"),
         ("SETTLE_SMTP_TIMEOUT_S", "nan", "finite number"),
         ("SETTLE_SMTP_TIMEOUT_S", "inf", "finite number"),
+        ("SETTLE_MAIL_LIFETIME_H", "0", "greater than 0"),
+        ("SETTLE_MAIL_LIFETIME_H", "nan", "less than or equal to 720"),
+        ("SETTLE_MAIL_LIFETIME_H", "721", "less than or equal to 720"),
         ("SETTLE_PROVIDER_LATENCY_MS", "nan", "finite number"),
         ("SETTLE_PROVIDER_DECLINE_SHARE", "nan", "less than or equal to 1"),
         ("SETTLE_MAIL_TO", "{customer}@bank.example", "the only placeholder is {account_id}"),
@@ -117,6 +120,20 @@ def test_a_source_that_is_none_is_refused():
     result = CliRunner().invoke(alone, ["--source", "host=a dbname=x", "--source", "b"])
 
     assert (result.exit_code, result.stderr.partition(": not")[0]) == (2, "outbox-relay: --source is wrong")
+
+
+@pytest.mark.parametrize(
+    ("backoff_s", "of_mails_s"),
+    [
+        ((1.0, 2.0, 4.0, 8.0, 16.0), (1, 2, 4, 8, 16, 32, 64, 128, 256, 300)),
+        ((0.0,), (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300)),
+        ((3_600.0,), (3_600,)),
+    ],
+)
+def test_pauses_between_attempts_to_send_a_mail_go_on_growing_to_five_minutes(backoff_s, of_mails_s):
+    settings = ServiceSettings(retry_backoff_s=backoff_s)
+    assert tuple(settings.mail_retry_policy().backoff_s) == of_mails_s
+    assert settings.retry_policy().backoff_s == backoff_s
 
 
 @pytest.mark.parametrize("kind", [ServiceSettings, ProducerSettings, RelaySettings, TracingSettings])

@@ -33,6 +33,12 @@ RETRY_AFTER_S_MAX = 300.0
 
 TOO_MANY_REQUESTS = 429
 
+LIMITED_S = 1.0
+"""How long no call is made after a rate limit that may be one payment's or one account's; a probe follows."""
+
+LIMITED_ACCOUNTS = 5
+"""Accounts that meet a rate limit, with nothing else answered between, before all keep its ``Retry-After``."""
+
 ANSWER_BYTES_MAX = 64 * 1024
 """An answer has some hundred bytes; a longer one is ignored."""
 
@@ -63,6 +69,8 @@ class HttpProvider:
         self._public_url = httpx.URL(self._url).copy_with(username="", password="")  # as spans show it
         self._tls = httpx.create_ssl_context()
         metrics.CIRCUIT_OPEN.labels("provider").set_function(lambda: not self._breaker.is_closed)
+        # Whose calls met a rate limit since a call was last answered.
+        self._limited: set[str] = set()
         # One client per connection: a pool scans all of its connections for each request.
         self._idle: list[httpx.AsyncClient] = []
         self.round_s_max = BUDGET_S + self._timeout_s
@@ -119,7 +127,7 @@ class HttpProvider:
                 async with asyncio.timeout(self._timeout_s):
                     response, body = await _ask(client, path, charge)
                 _note_status(span, response.status_code)
-            return self._understand(response, body)
+            return self._understand(charge.account_id, response, body)
         except TimeoutError:
             self._breaker.failed()
             return Unavailable("provider_timeout")
@@ -134,17 +142,25 @@ class HttpProvider:
         finally:
             self._idle.append(client)
 
-    def _understand(self, response: httpx.Response, body: bytes | None) -> Outcome:
+    def _understand(self, account_id: str, response: httpx.Response, body: bytes | None) -> Outcome:
         retry_after_s = _retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
         if response.status_code == TOO_MANY_REQUESTS:
-            self._breaker.retry_after(retry_after_s or 1.0)
+            self._rest(account_id, retry_after_s or LIMITED_S)
             return Unavailable("provider_rate_limit", retry_after_s, counts=False)
         outcome = _outcome(response.status_code, body)
         if isinstance(outcome, Unavailable):
             self._breaker.failed()
             return Unavailable(outcome.reason, retry_after_s)
+        self._limited.clear()
         self._breaker.succeeded()
         return outcome
+
+    def _rest(self, account_id: str, pause_s: float) -> None:
+        """Make no call after a rate limit; for as long as it asks only once enough accounts have met it."""
+        if len(self._limited) < LIMITED_ACCOUNTS:
+            self._limited.add(account_id)
+        is_everyones = len(self._limited) == LIMITED_ACCOUNTS
+        self._breaker.retry_after(pause_s if is_everyones else min(pause_s, LIMITED_S))
 
 
 async def _ask(client: httpx.AsyncClient, path: str, charge: Charge) -> tuple[httpx.Response, bytes | None]:

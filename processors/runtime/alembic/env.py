@@ -2,6 +2,9 @@
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], transactional_ddl=True)
+# A version that waits for a lock must not hold those of the versions before it.
+context.configure(
+    connection=context.config.attributes["connection"], transactional_ddl=True, transaction_per_migration=True
+)
 with context.begin_transaction():
     context.run_migrations()

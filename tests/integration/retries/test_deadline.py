@@ -53,3 +53,19 @@ def test_what_waited_out_an_outage_is_paid_and_what_was_tried_for_too_long_is_no
     retrying.stack.start_service("payment")
     retrying.stack.wait_ready("payment")
     retrying.audit()
+
+
+def test_a_payment_that_only_ever_meets_a_rate_limit_gives_the_money_back_at_its_deadline(retrying: Retrying):
+    retrying.stack.stop_service("payment")
+    with (
+        with_a_short_deadline(retrying),
+        retrying.faults(error_share=1, error_status=429, retry_after_s=1, voids=False),
+    ):
+        payment_id = retrying.ask()
+        status = retrying.finished(payment_id)
+    assert (status.state, status.reason) == ("compensated", "deadline")
+    assert retrying.payment(payment_id)[2] == 0
+    assert retrying.at_provider(payment_id) == ["voided"]
+    retrying.stack.start_service("payment")
+    retrying.stack.wait_ready("payment")
+    retrying.audit()

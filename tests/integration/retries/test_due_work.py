@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import UUID
 
 from tests.conftest import OPENING_MINOR, wait_until
@@ -16,6 +17,32 @@ def refused(retrying: Retrying, database: str, table: str, condition: str) -> It
         yield
     finally:
         retrying.execute(database, f"ALTER TABLE {table} DROP CONSTRAINT jammed")
+
+
+@contextmanager
+def no_mail_leaves(retrying: Retrying) -> Iterator[Path]:
+    """A file is where the folder of mails was."""
+    folder = retrying.stack.data / "mail"
+    folder.mkdir(exist_ok=True)
+    aside = folder.rename(folder.with_name("mail.aside"))
+    folder.write_text("in the way")
+    try:
+        yield folder
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+
+
+def mail_of(retrying: Retrying, payment_id: UUID):
+    """Status, reason, attempts, seconds until due."""
+    rows = retrying.query(
+        "notification",
+        """SELECT status, reason, attempts,
+            CASE WHEN isfinite(next_attempt_at) THEN extract(epoch FROM next_attempt_at - updated_at) END
+        FROM notifications WHERE payment_id = %s""",
+        payment_id,
+    )
+    return rows[0] if rows else (None, None, 0, None)
 
 
 def change(retrying: Retrying, database: str, sql: str, *values: object) -> None:
@@ -52,20 +79,10 @@ def test_a_payment_that_cannot_be_handled_holds_no_other_back(retrying: Retrying
 
 
 def test_a_mail_that_cannot_be_handled_holds_no_other_back_and_none_leaves_twice(retrying: Retrying):
-    folder = retrying.stack.data / "mail"
-    folder.mkdir(exist_ok=True)
-    aside = folder.rename(folder.with_name("mail.aside"))
-    folder.write_text("in the way")
-    unreadable, nonsense, unwritable, *others = ids = [retrying.ask() for _ in range(5)]
-    mails = "SELECT status, reason, attempts FROM notifications WHERE payment_id = %s"
-
-    def mail_of(payment_id):
-        return (retrying.query("notification", mails, payment_id) or [(None, None, 0)])[0]
-
-    for one in ids:
-        wait_until(lambda one=one: mail_of(one)[2] == len(BACKOFF_S), "only the long pause is left")
-    folder.unlink()
-    aside.rename(folder)
+    with no_mail_leaves(retrying) as folder:
+        unreadable, nonsense, unwritable, *others = ids = [retrying.ask() for _ in range(5)]
+        for one in ids:
+            wait_until(lambda one=one: mail_of(retrying, one)[2] == len(BACKOFF_S), "a long pause")
     update = "UPDATE notifications SET {} WHERE payment_id = ANY(%s)"
     condition = f"payment_id <> '{unwritable}' OR (status = 'pending' AND reason !~ 'CheckViolation')"
     with refused(retrying, "notification", "notifications", condition):
@@ -79,10 +96,10 @@ def test_a_mail_that_cannot_be_handled_holds_no_other_back_and_none_leaves_twice
             ids,
         )
         assert {retrying.finished(one).state for one in others} == {"completed"}
-        wait_until(lambda: "timestamp too small" in mail_of(unreadable)[1], "it says why")
-        wait_until(lambda: mail_of(nonsense)[1] == "KeyError: 'nonsense'", "it says why")
+        wait_until(lambda: "timestamp too small" in mail_of(retrying, unreadable)[1], "it says why")
+        wait_until(lambda: mail_of(retrying, nonsense)[1] == "KeyError: 'nonsense'", "it says why")
         assert "DataError: timestamp too small" in seen_as_stuck(retrying, unreadable)
-        assert mail_of(unwritable)[0] == "pending"
+        assert mail_of(retrying, unwritable)[0] == "pending"
         letter = folder / f"{unwritable}.withdrawal_paid.eml"
         wait_until(letter.exists, "its mail has left")
     letter.unlink()
@@ -91,6 +108,25 @@ def test_a_mail_that_cannot_be_handled_holds_no_other_back_and_none_leaves_twice
     change(retrying, "notification", update.format("next_attempt_at = now()"), [unreadable, nonsense, unwritable])
     assert {retrying.finished(one).state for one in (unreadable, nonsense, unwritable)} == {"completed"}
     retrying.stack.wait_ready("notification")
+
+
+def test_a_mail_that_cannot_be_sent_waits_longer_and_longer_and_has_failed_once_it_is_too_old(retrying: Retrying):
+    update = "UPDATE notifications SET next_attempt_at = now(){} WHERE payment_id = %s"
+    attempts = len(BACKOFF_S) + 1
+    with no_mail_leaves(retrying):
+        payment_id = retrying.ask()
+        wait_until(lambda: mail_of(retrying, payment_id)[2] == attempts - 1, "a long pause")
+        change(retrying, "notification", update.format(""), payment_id)
+        wait_until(lambda: mail_of(retrying, payment_id)[2] == attempts, "another attempt")
+        status, reason, _, pause_s = mail_of(retrying, payment_id)
+        assert status == "pending"
+        assert pause_s > 1.4 * BACKOFF_S[-1]
+        assert f"{attempts} attempts, last: {reason}; next at" in seen_as_stuck(retrying, payment_id)
+        assert retrying.status(payment_id).state == "paid"
+        change(retrying, "notification", update.format(", created_at = now() - interval '121 h'"), payment_id)
+        assert retrying.finished(payment_id).state == "completed"
+    assert "NotificationFailed" in retrying.events(payment_id)
+    retrying.audit()
 
 
 def test_a_refund_that_cannot_be_handled_holds_no_other_back(retrying: Retrying):
