@@ -8,12 +8,15 @@ import signal
 import sys
 from io import TextIOWrapper
 
+from contracts.start import open_standard_streams
+
 # Imported modules stay. The garbage collector's passes over them take a seventh of a service's start.
 gc.set_threshold(50_000)
 
 
 def start() -> None:
     """Run ``settle`` with the arguments of this process."""
+    open_standard_streams()
     # Ctrl-C before there is anything to stop in order: end at once, without a traceback from an import.
     is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_heard:

@@ -11,6 +11,7 @@ from cli.environment import InProductionOption, refuse_production
 from cli.errors import BadInputError
 from cli.remote import (
     NOT_FOUND,
+    PAGE,
     ApiOption,
     RefusedError,
     WhyOption,
@@ -179,7 +180,13 @@ def _ledger_by_api(api: str, account: str, limit: int) -> list[Booking]:
 
     from operations.ledger import Booking
 
-    found = ask(api, "GET", f"/v1/accounts/{account}/ledger", limit=limit)["entries"]
+    found: list[Any] = []
+    left, cursor = limit, None
+    while left > 0:
+        page = ask(api, "GET", f"/v1/accounts/{account}/ledger", limit=min(left, PAGE), cursor=cursor)
+        found, left, cursor = found + page["entries"], left - PAGE, page["cursor"]
+        if cursor is None:
+            break
     return msgspec.convert([one | {"amount_minor": minor_units(one["amount"])} for one in found], list[Booking])
 
 

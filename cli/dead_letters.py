@@ -12,7 +12,7 @@ import typer
 from cli import settings
 from cli.confirm import YesOption
 from cli.errors import BadInputError
-from cli.remote import PAGE, ApiOption, WhyOption, ask, entries, portions
+from cli.remote import LONG_S, NAMED, PAGE, ApiOption, WhyOption, ask, entries, portions
 from cli.remote import reason as because
 from cli.settings import DataOption
 from cli.text import plain, say, say_json
@@ -205,6 +205,24 @@ def _find(
 def _find_by_api(api: str, wanted: Wanted, state: State, limit: int | None, contents: bool) -> _Found:
     import msgspec
 
+    from operations.dead_letters.pages import ALL, HANDLED
+
+    most = limit if limit is not None else sys.maxsize
+    if len(wanted.ids) <= NAMED:
+        return _listed(api, wanted, state, most, contents)
+    every: dict[str, DeadLetter] = {}
+    for ids in portions(wanted.ids, NAMED):
+        some = _listed(api, msgspec.structs.replace(wanted, ids=ids), ALL, sys.maxsize, contents)
+        every |= {letter.id: letter for letter in some.letters}
+    handled = {letter.id for letter in every.values() if letter.handled is not None and letter.handled.final}
+    letters = [one for one in every.values() if state == ALL or (one.id in handled) == (state == HANDLED)]
+    return _Found(letters[-most:], len(letters), len(handled))
+
+
+def _listed(api: str, wanted: Wanted, state: State, most: int, contents: bool) -> _Found:
+    """The newest dead letters of a list that one request can ask for."""
+    import msgspec
+
     from operations.dead_letters.view import DeadLetter
 
     asked = {
@@ -215,8 +233,8 @@ def _find_by_api(api: str, wanted: Wanted, state: State, limit: int | None, cont
         "state": state,
         "contents": contents,
     }
-    most = limit if limit is not None else sys.maxsize
-    found, first = entries(api, PATH, "dead_letters", most, CONTENTS_PAGE if contents else PAGE, **asked)
+    size = CONTENTS_PAGE if contents else PAGE
+    found, first = entries(api, PATH, "dead_letters", most, size, patience_s=LONG_S, **asked)
     letters = msgspec.convert(found, list[DeadLetter])
     return _Found(letters[::-1], first["total"], first["handled"])
 
@@ -241,7 +259,8 @@ def _act(
     more = {"unverified": True} if unverified else {}
     found: list[Any] = []
     for some in portions(names):
-        found += ask(api, "POST", f"{PATH}/{action}", {"ids": some, "reason": note, **more})["results"]
+        asked = {"ids": some, "reason": note, **more}
+        found += ask(api, "POST", f"{PATH}/{action}", asked, patience_s=LONG_S)["results"]
         progress(len(some))
     return msgspec.convert(found, list[Done])
 

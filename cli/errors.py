@@ -31,6 +31,7 @@ EXIT_CODES = {
     "contracts.events.ContractError": BAD_INPUT,
     "contracts.money.MoneyError": BAD_INPUT,
     "operations.dead_letters.errors.DeadLetterError": BAD_INPUT,
+    "operations.errors.SchemaError": BAD_INPUT,
     "contracts.failpoints.FailpointError": BAD_INPUT,
     "contracts.variables.EnvironmentRefusedError": BAD_INPUT,
     "outbox_relay.errors.RelayError": BAD_INPUT,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cli import settings
 from cli.errors import BadInputError, one_line
-from cli.remote import FORBIDDEN, NOT_FOUND, RefusedError, ask
+from cli.remote import FORBIDDEN, LONG_S, NOT_FOUND, RefusedError, ask
 from cli.text import complain
 from contracts.events import CancelRequested
 from contracts.services import NAMES
@@ -55,7 +55,8 @@ def _look_by_api(api: str, payment_id: UUID, status: Status | None, is_cancelled
     from operations.waits import UNKNOWN, Waits
 
     try:
-        found = ask(api, "GET", f"/v1/withdrawals/{payment_id}/waiting", cancelled=is_cancelled or None)
+        path = f"/v1/withdrawals/{payment_id}/waiting"
+        found = ask(api, "GET", path, patience_s=LONG_S, cancelled=is_cancelled or None)
     except RefusedError as refused:
         # A client may see the next step of its own withdrawal, and not what blocks it.
         if refused.kind not in (NOT_FOUND, FORBIDDEN):

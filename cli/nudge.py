@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -10,10 +10,15 @@ import typer
 from cli import settings
 from cli.errors import BadInputError, CommandError
 from cli.hold_up import look, unknown
-from cli.remote import ApiOption, WhyOption, ask, reason
+from cli.remote import LONG_S, ApiOption, WhyOption, ask, reason
 from cli.settings import DataOption
 from cli.text import say
 from contracts.services import NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from operations.waits import Waits
 
 
 def nudge(
@@ -39,29 +44,41 @@ def nudge(
     except FinishedError as error:
         state = error.status.state
         raise BadInputError(f"withdrawal {payment_id} is finished: {state}; there is nothing to nudge") from None
-    if not done.republished and not done.dead:
-        if done.status is None:
-            raise unknown(payment_id, None, data)
-        waits = look(payment_id, done.status, data)
-        raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits.words}")
-    for one in done.dead:
-        _say_dead(one.event_type, one.message_id)
-    for one in done.republished:
-        say(f"republished on {one.topic}: {one.event_type}")
-    say(f"it waits for {look(payment_id, done.status, data).words}")
+    if done.status is None and not done.republished and not done.dead:
+        raise unknown(payment_id, None, data)
+    dead = [(one.event_type, one.message_id) for one in done.dead]
+    republished = [(one.topic, one.event_type) for one in done.republished]
+    _tell(payment_id, dead, republished, look(payment_id, done.status, data))
 
 
 def _by_api(api: str, payment_id: UUID, why: str) -> None:
-    done = ask(api, "POST", f"/v1/withdrawals/{payment_id}/nudge", {"reason": why})
-    for one in done["dead"]:
-        _say_dead(one["event_type"], one["message_id"])
-    for one in done["republished"]:
-        say(f"republished on {one['topic']}: {one['event_type']}")
-    say(f"it waits for {look(payment_id, None, None, api).words}")
+    done = ask(api, "POST", f"/v1/withdrawals/{payment_id}/nudge", {"reason": why}, patience_s=LONG_S)
+    dead = [(one["event_type"], one["message_id"]) for one in done["dead"]]
+    republished = [(one["topic"], one["event_type"]) for one in done["republished"]]
+    _tell(payment_id, dead, republished, look(payment_id, None, None, api))
 
 
-def _say_dead(event_type: str, message_id: object) -> None:
-    say(
-        f"{event_type} could not be published: `settle outbox dead list` says why, and "
-        f"`settle outbox dead retry {message_id}` puts it back"
-    )
+def _tell(
+    payment_id: UUID, dead: Sequence[tuple[str, object]], republished: Sequence[tuple[str, str]], waits: Waits
+) -> None:
+    """Print what a nudge has done.
+
+    Args:
+        payment_id: of the withdrawal.
+        dead: event type and message ID of what could not be published.
+        republished: topic and event type of what was.
+        waits: what it waits for now.
+
+    Raises:
+        CommandError: there was nothing to do.
+    """
+    if not dead and not republished:
+        raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits.words}")
+    for event_type, message_id in dead:
+        say(
+            f"{event_type} could not be published: `settle outbox dead list` says why, and "
+            f"`settle outbox dead retry {message_id}` puts it back"
+        )
+    for topic, event_type in republished:
+        say(f"republished on {topic}: {event_type}")
+    say(f"it waits for {waits.words}")

@@ -28,7 +28,7 @@ app.add_typer(dead_app, name="dead")
 slot_app = typer.Typer(help="The slots, which keep the log for the relay.", no_args_is_help=True)
 app.add_typer(slot_app, name="slot")
 
-KAFKA_ANSWER_S = 2.0
+KAFKA_ANSWER_S = 5.0
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NamesArgument = Annotated[

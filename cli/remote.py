@@ -11,7 +11,7 @@ import typer
 
 from cli.errors import BadInputError, CommandError
 from cli.text import complain
-from contracts.production import HTTP, is_local, is_production, trusted
+from contracts.production import is_production
 from contracts.variables import value
 from producers.errors import InvalidRequestError
 
@@ -20,10 +20,13 @@ CA = "SETTLE_API_CA"
 TIMEOUT_S = 60.0
 
 LONG_S = 600.0
-"""For an answer that reads whole topics and tables."""
+"""For an answer that reads whole topics or tables, or all dead letters."""
 
 AT_ONCE = 1_000
 """What one request acts on at the most."""
+
+NAMED = 300
+"""What one request for a list names at the most, in its URL."""
 
 PAGE = 500
 """Entries of a list that one request asks for at the most."""
@@ -99,7 +102,7 @@ def ask(
             answer = client.request(method, path, json=body, params=parameters)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise BadInputError(f"--api {url} is not a URL such as https://127.0.0.1:8000: {error}") from None
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise CommandError(_why_unanswered(url, error)) from None
     try:
         found = answer.json()
@@ -139,15 +142,15 @@ def _check(url: str, *, has_key: bool) -> None:
     """
     import httpx
 
+    from producers.calls import is_open
+
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL:
         return  # whoever asks there says so
     if parts.userinfo:
         raise BadInputError(f"--api takes no user and no password in the URL: the API key is in {KEY}")
-    if not has_key or parts.scheme != "http" or is_local(parts.host):
-        return
-    if HTTP in trusted():
+    if not has_key or not is_open(parts):
         return
     if is_production():
         raise BadInputError(f"--api {url} without TLS: others can read {KEY} on the way, so use https://")
@@ -197,7 +200,7 @@ def entries(
         field: of a page, which has its entries.
         limit: entries at the most.
         size: of a page at the most.
-        query: parameters, as of :func:`ask`.
+        query: parameters, and the patience with each page, as of :func:`ask`.
     """
     page = first = ask(url, "GET", path, limit=min(limit, size), **query)
     found: list[Any] = page[field]
@@ -207,10 +210,10 @@ def entries(
     return found, first
 
 
-def portions(every: Sequence[T]) -> Iterator[Sequence[T]]:
+def portions(every: Sequence[T], size: int = AT_ONCE) -> Iterator[Sequence[T]]:
     """A list in parts that one request may name."""
-    for first in range(0, len(every), AT_ONCE):
-        yield every[first : first + AT_ONCE]
+    for first in range(0, len(every), size):
+        yield every[first : first + size]
 
 
 def minor_units(amount: str) -> int:

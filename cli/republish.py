@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
@@ -14,7 +14,7 @@ from cli.confirm import YesOption, confirm
 from cli.remote import LONG_S, ApiOption, WhyOption, ask, portions, reason
 from cli.settings import DataOption
 from cli.text import say, say_json
-from contracts.services import READ_BY
+from contracts.services import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from operations.lost import Lost
 
 LIMIT = 10_000
+"""Withdrawals of one run."""
 
 
 def republish(
@@ -50,7 +51,7 @@ def republish(
             show_default="SETTLE_STUCK_S, or 60",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Withdrawals at the most.")] = LIMIT,
+    limit: Annotated[int, typer.Option(min=1, max=LIMIT, help="Withdrawals at the most.")] = LIMIT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be published, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As --dry-run, each event as JSON.")] = False,
     yes: YesOption = False,
@@ -75,7 +76,8 @@ def republish(
     withdrawals = len({one.payment_id for one in found})
     _print_summary(found)
     if withdrawals == limit:
-        say(f"these are of the first {limit:,} withdrawals; run this again for the others, or raise --limit")
+        more = ", or raise --limit" if limit < LIMIT else ""
+        say(f"these are of the first {limit:,} withdrawals; run this again for the others{more}")
     for service, topic, lag in system.lag():
         say(f"{service} has {counted(lag, 'record')} of {topic} yet to read; some of these may be among them")
     if dry_run:
@@ -92,7 +94,7 @@ class _System:
     """The services' databases and Kafka, where events are looked for and published again."""
 
     def __init__(self, data: Path | None, everything: bool) -> None:
-        self._dsns = {name: settings.dsn(name, data) for name in READ_BY}
+        self._dsns = settings.dsns(NAMES, data)
         self._bootstrap = settings.kafka_bootstrap(data)
         self._everything = everything
 
@@ -141,14 +143,18 @@ class _Api:
 
         from operations.lost import Lost
 
-        asked = {
-            "payment_ids": [str(one) for one in payment_ids] if payment_ids else None,
+        asked: dict[str, Any] = {
             "since": since.isoformat() if since is not None else None,
             "quiet_s": quiet_s,
-            "limit": limit,
             "every_event": self._everything,
         }
-        found = ask(self._url, "POST", "/v1/republish/preview", asked, patience_s=LONG_S)["events"]
+        found: list[Any] = []
+        # By ascending payment ID, as one look for all of them.
+        for some in portions(sorted(set(payment_ids))) if payment_ids else [None]:
+            left = limit - len({one["payment_id"] for one in found})
+            if left > 0:
+                asked |= {"payment_ids": [str(one) for one in some] if some is not None else None, "limit": left}
+                found += ask(self._url, "POST", "/v1/republish/preview", asked, patience_s=LONG_S)["events"]
         return msgspec.convert([one | {"made_again": not one["original"]} for one in found], list[Lost])
 
     def lag(self) -> list[tuple[str, str, int]]:

@@ -117,17 +117,26 @@ def treasurer_dsn(data: Path | None = None) -> str:
 
     Raises:
         NotRunning: no stack runs on the folder that ``data`` names.
-        BadInputError: the variable is not a valid DSN.
+        BadInputError: the variable is not a valid DSN, or where a stack runs, it names another database than the
+            account service's.
     """
     from contracts.dsn import check_dsn
 
     found = _named(TREASURER_DSN, data)
-    if found is not None:
-        _refuse_mixture(TREASURER_DSN, data)
+    if found is None:
+        return dsn("account", data)
     try:
-        return check_dsn(found) if found is not None else dsn("account", data)
+        check_dsn(found)
     except ValueError as error:
         raise BadInputError(f"{TREASURER_DSN} is wrong: {error}") from None
+    if (running := _running_here()) is not None and _server(found) != _server(account := dsn("account")):
+        is_of_stack = account == running.dsns["account"]
+        other = f"the stack that runs on {running.data}" if is_of_stack else _variable("account")
+        raise BadInputError(
+            f"{TREASURER_DSN} names another system than {other}: --data {running.data} for the stack, "
+            f"or unset {TREASURER_DSN}"
+        )
+    return found
 
 
 def api_url(data: Path | None = None) -> str:
@@ -150,17 +159,11 @@ def _refuse_mixture(name: str, data: Path | None) -> None:
     Of a system without an API nothing names the API's database.
     """
     from contracts.services import API, DATABASES
-    from stack import state
-    from stack.errors import NotRunning
 
-    if data is not None:
-        return
-    try:
-        running = state.running(state.default_data_folder().expanduser().resolve())
-    except (NotRunning, RuntimeError):  # the latter where a user has no home
+    if data is not None or (running := _running_here()) is None:
         return
     own = {KAFKA: running.kafka_bootstrap} | {_variable(name): dsn for name, dsn in running.dsns.items()}
-    said = {variable: value(variable) for variable in (KAFKA, *map(_variable, DATABASES), name)}
+    said = {variable: value(variable) for variable in (KAFKA, *map(_variable, DATABASES))}
     elsewhere = [variable for variable, text in said.items() if text not in (None, own.get(variable))]
     unsaid = [one for one in own if said.get(one) is None and (one == name or one != _variable(API))]
     if elsewhere and unsaid:
@@ -168,6 +171,25 @@ def _refuse_mixture(name: str, data: Path | None) -> None:
             f"{elsewhere[0]} names another system than the stack that runs on {running.data}, and {unsaid[0]} "
             f"is not set: --data {running.data} for the stack, or set all of them"
         )
+
+
+def _running_here() -> State | None:
+    """The stack that runs on the default data folder, whatever variables say."""
+    from stack import state
+    from stack.errors import NotRunning
+
+    try:
+        return state.running(state.default_data_folder().expanduser().resolve())
+    except (NotRunning, RuntimeError):  # the latter where a user has no home
+        return None
+
+
+def _server(dsn: str) -> list[str | None]:
+    """Which database on which server a valid DSN means, whoever asks there."""
+    from contracts.dsn import effective
+
+    found = effective(dsn)
+    return [found.get(name) for name in ("host", "hostaddr", "port", "dbname")]
 
 
 def _variable(database: str) -> str:

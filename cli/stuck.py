@@ -9,7 +9,7 @@ import typer
 
 from cli import settings
 from cli.hold_up import complain_unasked, report_unasked
-from cli.remote import ApiOption, ask
+from cli.remote import LONG_S, ApiOption, ask
 from cli.settings import DataOption
 from cli.text import complain, say_json
 from contracts.services import NAMES
@@ -78,7 +78,7 @@ def _of_api(api: str, older_than_s: float, limit: int) -> tuple[list[Stuck], Col
 
     from operations.stuck import Stuck
 
-    answer = ask(api, "GET", "/v1/stuck", older_than_s=older_than_s, limit=limit)
+    answer = ask(api, "GET", "/v1/stuck", patience_s=LONG_S, older_than_s=older_than_s, limit=limit)
     for what, why in answer["unasked"].items():
         complain_unasked(what, why)
     return msgspec.convert(answer["withdrawals"], list[Stuck]), answer["idle"], not answer["unasked"]

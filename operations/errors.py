@@ -7,6 +7,10 @@ class CursorError(ValueError):
     """A cursor, or the ID of an event to go on after, that this list or stream has not given."""
 
 
+class SchemaError(ValueError):
+    """A database whose schema has a version that this program does not know."""
+
+
 class FinishedError(ValueError):
     """A withdrawal that is finished, so that there is nothing to do about it."""
 

@@ -38,7 +38,10 @@ from processors.runtime import utc
 from processors.saga.decide import BITS, awaited_service, needed_for
 
 ANSWER_S = 2
-"""The shortest connection timeout of libpq; also that of each statement and each answer of Kafka's."""
+"""The shortest connection timeout of libpq; also that of each statement."""
+
+KAFKA_ANSWER_S = 5.0
+"""Of each answer of Kafka's: a new client connects to a broker, and to the one that coordinates a group."""
 
 LETTERS_S_MAX = 2.0
 """Time limit for reading dead letters."""
@@ -328,14 +331,14 @@ def service_says(
 def _ask_kafka(bootstrap: str, withdrawals: Sequence[Open]) -> KafkaSays:
     told, letters, behind = KafkaSays(), dict[UUID, list[Letter]](), Counter[str]()
     try:
-        told.topics = existing_topics(bootstrap, ANSWER_S)
+        told.topics = existing_topics(bootstrap, KAFKA_ANSWER_S)
         services = {awaited_service(one.seen) for one in withdrawals} | {"saga"}
-        told.idle = without_members(bootstrap, services, ANSWER_S)
+        told.idle = without_members(bootstrap, services, KAFKA_ANSWER_S)
         if withdrawals:
             _read_letters(bootstrap, withdrawals, letters)
         told.letters = still_open_of(bootstrap, letters)
         if withdrawals:
-            for service, _, lag in consumer_lag(bootstrap, services, ANSWER_S):
+            for service, _, lag in consumer_lag(bootstrap, services, KAFKA_ANSWER_S):
                 behind[service] += lag
         told.behind = behind
     except (KafkaException, TimeoutError) as error:
@@ -351,7 +354,7 @@ def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID,
         KafkaException: Kafka does not answer.
         TimeoutError: there are too many dead letters.
     """
-    offsets, topics = Offsets(bootstrap, timeout_s=ANSWER_S), [topic.dead_letters for topic in TOPICS]
+    offsets, topics = Offsets(bootstrap, timeout_s=KAFKA_ANSWER_S), [topic.dead_letters for topic in TOPICS]
     times = [one.since.timestamp() if one.since is not None else 0 for one in withdrawals]
     starts = offsets.since(topics, max(0, int(min(times) * 1_000) - CLOCKS_OFF_MS))
     ends = offsets.end(topics)

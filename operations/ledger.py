@@ -6,6 +6,7 @@ as much again. So a booking is listed once the saga service has recorded its wit
 index, and reads the account service's database alone.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -98,10 +99,21 @@ def page(
         psycopg.OperationalError: a database does not answer.
     """
     found = withdrawals_page(saga, Wanted(account_id=account_id), limit, cursor)
-    places = {one.payment_id: place for place, one in enumerate(found.withdrawals)}
-    rows = utc.cursor(account).execute(_BOOKINGS, (list(places), account_id))
-    bookings = sorted((Booking(*row) for row in rows), key=lambda one: (places[one.payment_id], one.kind))
+    bookings = of_payments(account, account_id, [one.payment_id for one in found.withdrawals])
     return Bookings(bookings, found.cursor)
+
+
+def of_payments(account: psycopg.Connection[Any], account_id: str, payment_ids: Sequence[UUID]) -> list[Booking]:
+    """The bookings of some withdrawals on an account, in the order of these, of each the deduction first.
+
+    Args:
+        account: to the account service's database.
+        account_id: of the account.
+        payment_ids: of the withdrawals.
+    """
+    places = {payment_id: place for place, payment_id in enumerate(payment_ids)}
+    rows = utc.cursor(account).execute(_BOOKINGS, (list(places), account_id))
+    return sorted((Booking(*row) for row in rows), key=lambda one: (places[one.payment_id], one.kind))
 
 
 def of_payment(account: psycopg.Connection[Any], payment_id: UUID) -> list[Booking]:

@@ -31,6 +31,7 @@ class Known(NamedTuple):
         templates: of the customer's mails that the notification service knows.
         notifications: status of these.
         seen: bits of what is in the event store; None where the saga service knows nothing.
+        accepted: whether the API has accepted the request, and it is lost.
     """
 
     account: str | None = None
@@ -41,6 +42,7 @@ class Known(NamedTuple):
     templates: frozenset[str] = frozenset()
     notifications: frozenset[str] = frozenset()
     seen: int | None = None
+    accepted: bool = False
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -77,7 +79,7 @@ def stored(known: Known) -> set[str]:
 def happened(known: Known) -> set[str]:
     """The types of the events that the services' own tables prove."""
     types = set()
-    if known.requested:
+    if known.requested or known.accepted:
         types.add(REQUEST)
     if known.account in (account.DEDUCTED, account.COMPENSATED):
         types |= {"BalanceChecked", "MoneyDeducted"}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from psycopg.errors import LockNotAvailable
+from alembic.util import CommandError
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -13,6 +14,7 @@ from sqlalchemy.pool import NullPool
 import processors
 from contracts.postgres import session
 from contracts.services import FOLDERS
+from operations.errors import SchemaError
 
 _ROOT = Path(processors.__file__).parents[1]
 
@@ -43,7 +45,9 @@ ORDER BY xact_start LIMIT 1
 def migrate(service: str, dsn: str) -> None:
     """Bring the database of a service to the newest version; safe to run again, and by several at once.
 
-    Where a table is in use by a transaction that stays, it is tried again and again, and services work in between.
+    Each version is a transaction: what is interrupted leaves the database at a version between, which to services
+    is like any older one. Where a table is in use by a transaction that stays, or a service waits for a version
+    that waits for it (a deadlock), it is tried again and again, and services work in between.
 
     Args:
         service: one of :data:`VERSIONS`.
@@ -52,13 +56,16 @@ def migrate(service: str, dsn: str) -> None:
     Raises:
         sqlalchemy.exc.OperationalError: the database does not answer.
         psycopg.errors.LockNotAvailable: a table has been in use for :data:`GIVE_UP_AFTER_S`.
+        SchemaError: the database has a version that is not among ours.
     """
     deadline = time.monotonic() + GIVE_UP_AFTER_S
     while True:
         try:
             return _upgrade(service, dsn)
+        except CommandError as error:
+            raise SchemaError(f"{service}: its schema is of a newer version of Settle: {error}") from None
         except OperationalError as error:
-            if not isinstance(error.orig, LockNotAvailable):
+            if not isinstance(error.orig, (LockNotAvailable, DeadlockDetected)):
                 raise
         if time.monotonic() > deadline:
             raise LockNotAvailable(f"{service}: a table could not be locked; {_in_the_way(dsn)}")
@@ -72,9 +79,11 @@ def _upgrade(service: str, dsn: str) -> None:
     config.set_main_option("path_separator", "newline")
     # SQLAlchemy parses URLs differently from libpq, so it gets a function that makes connections.
     engine = create_engine("postgresql+psycopg://", creator=lambda: session(dsn), poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"))
+    with engine.connect() as connection:
+        # For as long as the session, which ends with this block.
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.execute(text(f"SET lock_timeout = '{LOCK_WAIT_S}s'"))
+        connection.commit()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

@@ -27,6 +27,7 @@ from contracts.events import (
     request_id,
 )
 from contracts.postgres import session
+from contracts.services import API
 from operations.lost import Lost
 from processors.account import decide as account
 from processors.notification import decide as notification
@@ -56,6 +57,12 @@ FROM notifications WHERE payment_id = ANY(%s)
 """
 
 
+_ACCEPTED_ROWS = """
+SELECT payment_id, account_id, amount_minor, currency, requested_at, nullif(traceparent, '')
+FROM withdrawals WHERE payment_id = ANY(%s)
+"""
+
+
 class _Contents(NamedTuple):
     payment_id: UUID
     account_id: str
@@ -71,14 +78,15 @@ def rebuild(dsns: Mapping[str, str], missing: Mapping[UUID, set[str]]) -> dict[U
     """Those of the missing events that the tables prove, by withdrawal and type.
 
     Args:
-        dsns: of ``account``, ``payment`` and ``notification``.
+        dsns: of ``account``, ``payment`` and ``notification``, and of ``api`` where there is one.
         missing: event types by withdrawal.
 
     Raises:
         psycopg.OperationalError: a database does not answer.
     """
     found: dict[UUID, dict[str, Lost]] = {payment_id: {} for payment_id in missing}
-    for service, (query, tell) in _SOURCES.items():
+    for service in (name for name in _SOURCES if name in dsns):
+        query, tell = _SOURCES[service]
         with session(dsns[service]) as connection:
             for row in utc.cursor(connection).execute(query, (list(missing),)):
                 contents = _Contents(*row[:4])
@@ -99,6 +107,10 @@ def _made(event: Event, traceparent: str | None = None, tracestate: str | None =
     return Lost(
         event.payment_id, event_type, message_id, event.account_id, body, traceparent, tracestate, made_again=True
     )
+
+
+def _accepted_events(about: _Contents, requested_at: datetime, traceparent: str | None) -> Rebuilt:
+    yield follow(WithdrawalRequested, about, requested_at), traceparent
 
 
 def _account_events(
@@ -148,7 +160,9 @@ def _notification_events(
         yield follow(NotificationFailed, about, at, template=template, reason=reason), *context
 
 
+# Where the account service knows a request, it alone says what counts: its events come after the API's.
 _SOURCES: dict[str, tuple[str, Callable[..., Rebuilt]]] = {
+    API: (_ACCEPTED_ROWS, _accepted_events),
     "account": (_ACCOUNT_ROWS, _account_events),
     "payment": (_PAYMENT_ROWS, _payment_events),
     "notification": (_NOTIFICATION_ROWS, _notification_events),

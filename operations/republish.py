@@ -21,12 +21,13 @@ from broker.scan import scan
 from contracts import headers
 from contracts.events import EVENT_TYPES, decode, same_withdrawal
 from contracts.postgres import session
-from contracts.services import PROCESSORS, READ_BY, WRITTEN_BY
+from contracts.services import API, PROCESSORS, READ_BY, WRITTEN_BY
 from contracts.topics import dead_letter_topic
 from operations.audit.sides import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.dead_letters.letters import letter_of
 from operations.functions import REPUBLISH_FUNCTION
 from operations.lost import Known, Lost
+from operations.lost_requests import lost_requests
 from operations.rebuild import rebuild
 from processors.account import decide as account
 from processors.runtime.messages import Message, read_record
@@ -68,6 +69,11 @@ _KNOWN = {
             EXISTS (SELECT FROM refunds_due d WHERE d.payment_id = l.payment_id)
         FROM saga_log l WHERE {_WANTED} ORDER BY payment_id
     """,  # noqa: S608 made of constants
+    API: """
+        SELECT payment_id, coalesce(%(since)s::timestamptz <= requested_at, true),
+            requested_at < now() - make_interval(secs => %(quiet_s)s)
+        FROM withdrawals WHERE payment_id = ANY(%(lost_requests)s) ORDER BY payment_id
+    """,
 }
 
 _STORED = """
@@ -114,7 +120,7 @@ def find(
     Reads the topics (some 10 s per million records) where the event store lacks an event.
 
     Args:
-        dsns: by service, of :data:`contracts.services.READ_BY`.
+        dsns: by service, of :data:`contracts.services.NAMES`; the API's is missing where there is none.
         bootstrap: Kafka, ``host:port``.
         choose: the event types of a withdrawal.
         payment_ids: of these withdrawals; without them, of all.
@@ -131,6 +137,7 @@ def find(
         "since": since,
         "quiet_s": quiet_s,
         "refused": _REFUSED,
+        "lost_requests": list(lost_requests(dsns, bootstrap, payment_ids)),
     }
     of = cache(choose)  # there are few distinct states
     chosen = ((payment_id, of(known)) for payment_id, known in _known(dsns, about))
@@ -162,7 +169,7 @@ def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], t
     is left there: a person puts that row back once the cause is fixed.
 
     Args:
-        dsns: by service, of :data:`contracts.services.READ_BY`.
+        dsns: by service, of :data:`contracts.services.NAMES`.
         bootstrap: Kafka, ``host:port``.
         events: as :func:`find` returned them.
         timeout_s: how long Kafka may take to confirm a request, seconds.
@@ -215,6 +222,8 @@ def _outgoing(event: Lost) -> Outgoing:
         (headers.ID, str(event.message_id).encode()),
         (headers.EVENT_TYPE, event.event_type.encode()),
     ]
+    if event.traceparent is not None:
+        fields.append((headers.TRACEPARENT, event.traceparent.encode()))
     return Outgoing(event.topic, event.key, event.event_type, event.body.encode(), fields)
 
 
@@ -222,11 +231,11 @@ def _known(dsns: Mapping[str, str], about: Mapping[str, object]) -> Iterator[tup
     """What is known of each withdrawal that is old enough, by ascending payment ID; in little memory."""
     with ExitStack() as stack:
         streams = []
-        for service, query in _KNOWN.items():
+        for service in (name for name in _KNOWN if name in dsns):
             connection = stack.enter_context(session(dsns[service]))
             cursor = connection.cursor(f"republish_{service}")
             cursor.itersize = FETCH_ROWS
-            cursor.execute(query.encode(), about)
+            cursor.execute(_KNOWN[service].encode(), about)
             streams.append(_tagged(service, cursor))
         merged = heapq.merge(*streams, key=lambda item: item[0])
         for payment_id, sides in groupby(merged, key=lambda item: item[0]):
@@ -254,6 +263,7 @@ def _as_known(rows: Mapping[str, tuple[Any, ...]]) -> Known:
         templates=frozenset(templates or ()),
         notifications=frozenset(notifications or ()),
         seen=rows["saga"][3] if "saga" in rows else None,
+        accepted=API in rows,
     )
 
 

@@ -10,9 +10,11 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from contracts.postgres import session
+from contracts.services import API
 from operations.accepted import ACCEPTED, waiting
 from operations.dead_letters.letters import Letter
 from operations.hold_ups import Found, Open, Pending, find, refusal_in_words
+from operations.lost_requests import READ_S_MAX, newest_accepted, still_lost, unknown
 from operations.refused import refused_requests
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
@@ -26,7 +28,14 @@ WHERE finished_at IS NULL AND created_at < now() - make_interval(secs => %(age)s
 ORDER BY updated_at LIMIT %(limit)s
 """
 
+_ACCEPTED = """
+SELECT payment_id, account_id, amount_minor, currency, requested_at FROM withdrawals WHERE payment_id = ANY(%s)
+"""
+
 _KNOWN = "SELECT payment_id FROM withdrawals WHERE payment_id = ANY(%s)"
+
+LOST = "WithdrawalRequested, which is on no topic any more: `settle nudge {payment_id}` publishes it again"
+"""What a withdrawal waits for whose request is lost."""
 
 REFUSED = "refused"
 """The state of a withdrawal whose request the saga service refused, so that it has none there."""
@@ -60,7 +69,8 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
     """The withdrawals that are not finished and had no event for some time, longest first.
 
     Args:
-        dsns: by service, ``saga`` among them; with ``api`` also those that it has accepted and nobody publishes.
+        dsns: by service, ``saga`` among them; with ``api`` also those that it has accepted and nobody publishes,
+            and of the newest :data:`operations.lost_requests.EXAMINED_MAX` those that are lost.
         bootstrap: Kafka, ``host:port``.
         older_than_s: the time without an event, seconds.
         limit: how many at the most.
@@ -76,11 +86,14 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
         rows = silent(connection, older_than_s, limit)
     accepted, away = _unpublished(dsns, older_than_s, limit)
     known_ones = {*_known(dsns["saga"], [one.payment_id for one in accepted])} if accepted else set()
-    rows = with_unpublished(rows, accepted, known_ones, limit)
+    lost, unread = _lost(dsns, bootstrap, older_than_s) if away is None else ([], None)
+    rows = with_unpublished(rows, [*accepted, *lost], known_ones, limit)
     others = {name: dsn for name, dsn in dsns.items() if name != "saga"}
-    found = find(others, bootstrap, [row.as_open for row in rows])
+    found = with_lost(find(others, bootstrap, [row.as_open for row in rows]), lost)
     if away is not None:
         found.unasked.setdefault("the api database", away)
+    if unread is not None:
+        found.unasked.setdefault("Kafka", unread)
     try:
         refused = refused_requests(bootstrap, lambda payment_ids: _known(dsns["saga"], payment_ids))
     except (KafkaException, TimeoutError) as error:
@@ -179,14 +192,45 @@ def with_unpublished(
     return sorted([*rows, *others], key=lambda row: row.updated_at)[:limit]
 
 
+def lost_ones(connection: psycopg.Connection[Any], payment_ids: Collection[UUID]) -> list[Silent]:
+    """Requests that are lost (:mod:`operations.lost_requests`), from the API's database."""
+    rows = utc.cursor(connection).execute(_ACCEPTED, (list(payment_ids),))
+    return [
+        Silent(payment_id, ACCEPTED, 0, account_id, amount_minor, currency, None, requested_at, requested_at)
+        for payment_id, account_id, amount_minor, currency, requested_at in rows
+    ]
+
+
+def with_lost(found: Found, lost: Sequence[Silent]) -> Found:
+    """What holds withdrawals up, with those whose requests are lost."""
+    why = {one.payment_id: LOST.format(payment_id=one.payment_id) for one in lost}
+    return found._replace(held_up_by={**found.held_up_by, **why})
+
+
+def _lost(
+    dsns: Mapping[str, str], bootstrap: str, older_than_s: float
+) -> tuple[list[Silent], KafkaException | TimeoutError | None]:
+    """Requests that are lost, and why Kafka could not be asked for them, if so."""
+    if API not in dsns:
+        return [], None
+    with session(dsns[API]) as api, session(dsns["saga"]) as saga:
+        candidates = unknown(saga, newest_accepted(api, older_than_s))
+        if not candidates:
+            return [], None
+        try:
+            return lost_ones(api, still_lost(dsns, bootstrap, candidates, READ_S_MAX)), None
+        except (KafkaException, TimeoutError) as error:
+            return [], error
+
+
 def _unpublished(
     dsns: Mapping[str, str], older_than_s: float, limit: int
 ) -> tuple[list[Silent], psycopg.Error | None]:
     """Requests that wait to be published, and why the API's database could not be asked for them, if so."""
-    if "api" not in dsns:
+    if API not in dsns:
         return [], None
     try:
-        with session(dsns["api"]) as connection:
+        with session(dsns[API]) as connection:
             return unpublished(connection, older_than_s, limit), None
     except psycopg.Error as error:
         return [], error

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from contracts.rights import OPERATOR
+from contracts.variables import FILE, TREASURER_DSN
 from processors.runtime.settings import DATA_FOLDER
 from stack import secured
 from stack.errors import NotRunning
@@ -118,5 +119,8 @@ def environment(state: State, dsns: Mapping[str, str] | None = None, user: str =
         **identity,
         **variables,
         **api,
+        # Empty is not set: what a shell has exported for another system would open accounts there.
+        TREASURER_DSN: "",
+        TREASURER_DSN + FILE: "",
         "SETTLE_DATA": state.data,
     }

@@ -51,9 +51,9 @@ SELECT trace_id, state, reason, extract(epoch FROM uuid_extract_timestamp(paymen
 FROM withdrawals WHERE trace_id = ANY(%s) AND finished_at IS NOT NULL
 """
 
-_NET = "SELECT coalesce(-sum(amount_minor), 0)::bigint FROM ledger"
-_HELD = "SELECT coalesce(sum(opening_balance_minor - balance_minor), 0)::bigint FROM accounts"
-_PAID = "SELECT coalesce(sum(amount_minor), 0)::bigint FROM charges WHERE status = 'paid'"
+_NET = "SELECT account_id, -sum(amount_minor)::bigint FROM ledger GROUP BY account_id"
+_HELD = "SELECT account_id, opening_balance_minor - balance_minor FROM accounts"
+_PAID = "SELECT account_id, sum(amount_minor)::bigint FROM charges WHERE status = 'paid' GROUP BY account_id"
 
 
 class Done(msgspec.Struct):
@@ -163,12 +163,18 @@ def check_stream(dsn: str, follower: Follower) -> Check:
 
 
 def check_money(dsns: Mapping[str, str]) -> Check:
-    """Whether what left the accounts is what the provider paid out, to the cent."""
+    """Whether what left each account is what the provider paid out for it, to the cent."""
     left, net, paid = (
-        _number(dsns[name], sql) for name, sql in (("account", _HELD), ("account", _NET), ("provider", _PAID))
+        _by_account(dsns[name], sql) for name, sql in (("account", _HELD), ("account", _NET), ("provider", _PAID))
     )
-    wrong = [] if left == net == paid else [f"balances fell by {left}, ledger says {net}, provider paid {paid}"]
-    return _check("money", wrong, f"{left / 100:,.2f} left the accounts, and that is what the provider paid")
+    accounts = {one: (left.get(one, 0), net.get(one, 0), paid.get(one, 0)) for one in sorted({*left, *net, *paid})}
+    wrong = [
+        f"{account_id}: balance fell by {fell}, ledger says {booked}, provider paid {out}"
+        for account_id, (fell, booked, out) in accounts.items()
+        if not fell == booked == out
+    ]
+    total = sum(left.values()) / 100
+    return _check("money", wrong, f"{total:,.2f} left the accounts, of each what the provider paid for it")
 
 
 def check_dead_letters(bootstrap: str, planted: Set[str]) -> Check:
@@ -266,11 +272,9 @@ def _first_id(moment: float) -> UUID:
     return UUID(int=(int(moment * 1000) << 80) | (7 << 76) | (2 << 62))
 
 
-def _number(dsn: str, query: str) -> int:
+def _by_account(dsn: str, query: str) -> dict[str, int]:
     with session(dsn) as connection:
-        row = connection.execute(query).fetchone()
-    assert row is not None
-    return int(row[0])
+        return dict(connection.execute(query).fetchall())
 
 
 def _check(name: str, wrong: Sequence[str], good: str) -> Check:

@@ -19,6 +19,7 @@ from operations.audit.offenders import Offenders
 from operations.audit.sides import stories
 from operations.dead_letters.letters import count_open
 from operations.lag import behind, deleted_unread, sample
+from operations.lost_requests import lost_requests
 from outbox_relay.slot_name import SLOT_PREFIX
 from outbox_relay.status import paused
 from processors.runtime.gaps import Gap, noted_gaps
@@ -37,7 +38,7 @@ CHECK_TOPICS = "topics"
 
 _MEANING = {
     CHECK_BALANCES: "opening balance + ledger = balance, for every account",
-    story.CHECK_LEDGER: "each deduction and refund is booked once",
+    story.CHECK_LEDGER: "each deduction and refund is booked once, on its account",
     story.CHECK_PAYMENTS: "paid means deducted and not refunded, failed means refunded",
     story.CHECK_PROVIDER: "the provider's ledger agrees with the payments",
     story.CHECK_SAGA: "each withdrawal ended as its services say",
@@ -56,6 +57,13 @@ FROM accounts a FULL JOIN (SELECT account_id, sum(amount_minor) AS net FROM ledg
     USING (account_id)
 WHERE a.account_id IS NULL OR a.balance_minor <> a.opening_balance_minor + coalesce(l.net, 0)
 ORDER BY 1
+"""
+
+_CURRENCIES = """
+SELECT account_id, a.currency, l.currency, count(*)
+FROM saga_log l JOIN accounts a USING (account_id)
+WHERE l.status <> 'rejected' AND l.currency <> a.currency
+GROUP BY account_id, a.currency, l.currency ORDER BY 1, 3
 """
 
 _OPEN = """
@@ -103,7 +111,8 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
     """Run every check.
 
     Args:
-        dsns: of ``account``, ``payment``, ``notification``, ``saga`` and ``provider``.
+        dsns: of ``account``, ``payment``, ``notification``, ``saga`` and ``provider``, and of ``api`` where there
+            is one.
         bootstrap: Kafka, ``host:port``.
         wait_s: how long to wait for withdrawals under way to end before they count as unfinished, seconds. The
             relay has at least ``CONFIRM_S`` at the end of it. What seems off is looked at again after that; see
@@ -117,6 +126,10 @@ def run(dsns: Mapping[str, str], bootstrap: str, wait_s: float = 0.0) -> Audit:
     # While withdrawals are under way an event may be late rather than lost.
     quiet = consumed.ok and published.ok
     offenders, outcomes = _offenders(dsns, quiet)
+    for payment_id in lost_requests(dsns, bootstrap):
+        offenders[story.CHECK_FINISHED].add(
+            f"{payment_id}: accepted by the API, but its request is lost (settle republish)"
+        )
     checks = [
         _balances(dsns["account"]),
         *(_check(name, offenders[name]) for name in story.CHECKS),
@@ -180,6 +193,8 @@ def _balances(dsn: str) -> Check:
         found = Offenders()
         for account_id, off in cursor:
             found.add(f"{account_id}: " + ("no account" if off is None else f"off by {off}"))
+        for account_id, currency, booked_in, count in connection.execute(_CURRENCIES).fetchall():
+            found.add(f"{account_id}: an account of {currency}, with {count} withdrawals booked in {booked_in}")
     return _check(CHECK_BALANCES, found)
 
 

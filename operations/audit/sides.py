@@ -26,10 +26,12 @@ PAYMENT_ID_OF_DEAD = _PAYMENT_ID.format("encode(payload, 'escape')")
 # ``{which}`` stands for the condition on payment IDs, where only some are wanted.
 _ACCOUNT = """
 SELECT payment_id, l.account_id, l.amount_minor, l.currency, l.status,
-    coalesce(b.deductions, 0), coalesce(b.refunds, 0), coalesce(b.net, 0)::bigint
+    coalesce(b.deductions, 0), coalesce(b.refunds, 0), coalesce(b.net, 0)::bigint,
+    coalesce(nullif(b.first_account, l.account_id), nullif(b.last_account, l.account_id))
 FROM (SELECT * FROM saga_log {which}) l FULL JOIN (
     SELECT payment_id, count(*) FILTER (WHERE kind = 'deduction') AS deductions,
-        count(*) FILTER (WHERE kind = 'refund') AS refunds, sum(amount_minor) AS net
+        count(*) FILTER (WHERE kind = 'refund') AS refunds, sum(amount_minor) AS net,
+        min(account_id COLLATE "C") AS first_account, max(account_id COLLATE "C") AS last_account
     FROM ledger {which} GROUP BY payment_id) b USING (payment_id)
 ORDER BY payment_id
 """

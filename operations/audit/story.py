@@ -40,13 +40,18 @@ _NOTIFICATIONS = {"NotificationSent", "NotificationFailed"}
 
 
 class AccountSide(NamedTuple):
-    """The account service's saga log and ledger for one withdrawal; None where a row is missing."""
+    """The account service's saga log and ledger for one withdrawal; None where a row is missing.
+
+    Attributes:
+        elsewhere: an account that is booked on and is not the withdrawal's.
+    """
 
     contents: tuple[str, int, str] | None
     status: str | None
     deductions: int
     refunds: int
     net_minor: int
+    elsewhere: str | None = None
 
 
 class PaymentSide(NamedTuple):
@@ -125,6 +130,8 @@ def _ledger(story: Story) -> Iterator[tuple[str, str]]:
     if (side.deductions, side.refunds, side.net_minor) != wanted:
         booked = f"{side.deductions} deductions, {side.refunds} refunds, net {side.net_minor}"
         yield CHECK_LEDGER, f"{side.status}, but the ledger has {booked}"
+    if side.elsewhere is not None:
+        yield CHECK_LEDGER, f"booked on account {side.elsewhere}, but it is of account {side.contents[0]}"
 
 
 def _payments(story: Story) -> Iterator[tuple[str, str]]:

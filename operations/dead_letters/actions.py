@@ -70,7 +70,7 @@ def act(
         result = send_back(bootstrap, letters, progress, also_unverified=unverified)
         places, refused, earlier = result.places, refused | result.stay, result.earlier
     elif letters:
-        discard(bootstrap, letters, note)
+        refused |= discard(bootstrap, letters, note)
     for name, letter in chosen.items():
         if letter.id in refused:
             errors[name] = refused[letter.id]

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from confluent_kafka import Message
 
 from broker.offsets import Offsets, Place
-from broker.scan import scan
+from broker.scan import scan_ranges
 from contracts import headers
 from operations.dead_letters.letters import Letter
 
 BETWEEN_MAX = 10_000
-"""Records between two originals that are read rather than passed over: about what another scan costs."""
+"""Records between two originals that are read rather than passed over: about what one fetch more costs."""
 
 
 def unverified(bootstrap: str, letters: Iterable[Letter]) -> dict[str, str]:
@@ -42,16 +42,12 @@ def unverified(bootstrap: str, letters: Iterable[Letter]) -> dict[str, str]:
         for place, some in wanted.items()
         if place in first
     }
-    for round_ in range(max(map(len, runs.values()), default=0)):
-        now = {place: some[round_] for place, some in runs.items() if round_ < len(some)}
-        starts = {place: lowest for place, (lowest, _) in now.items()}
-        ends = {place: highest + 1 for place, (_, highest) in now.items()}
-        for message in scan(bootstrap, {topic for topic, _ in now}, starts, ends):
-            for letter in _wanted_at(message, wanted):
-                if _is_original(message, letter):
-                    left.pop(letter.id, None)
-                else:
-                    others.add(letter.id)
+    for message in scan_ranges(bootstrap, runs):
+        for letter in _wanted_at(message, wanted):
+            if _is_original(message, letter):
+                left.pop(letter.id, None)
+            else:
+                others.add(letter.id)
     return {
         name: f"unverified: another message is at {letter.record.place}"
         if name in others
@@ -61,13 +57,13 @@ def unverified(bootstrap: str, letters: Iterable[Letter]) -> dict[str, str]:
 
 
 def _runs(offsets: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending offsets as ranges to read, each from its first to its last."""
+    """Ascending offsets as ranges to read, each from its first to before its end."""
     found: list[tuple[int, int]] = []
     for offset in offsets:
-        if found and offset - found[-1][1] <= BETWEEN_MAX:
-            found[-1] = found[-1][0], offset
+        if found and offset - found[-1][1] < BETWEEN_MAX:
+            found[-1] = found[-1][0], offset + 1
         else:
-            found.append((offset, offset))
+            found.append((offset, offset + 1))
     return found
 
 

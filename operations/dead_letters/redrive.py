@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import msgspec
 from confluent_kafka import KafkaError
 
 from broker.offsets import Offsets
 from broker.scan import scan
 from contracts import failpoints
-from operations.dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, same
+from operations.dead_letters.handled import DISCARDED, REDRIVEN, REDRIVING, Handled, Writer, read_handled, same
 from operations.dead_letters.letters import Letter
 from operations.dead_letters.originals import unverified
 
@@ -86,20 +87,38 @@ def already(letter: Letter) -> str:
     return f"it was {letter.handled.action} already, at {letter.handled.at:%Y-%m-%d %H:%M:%S} UTC{to}"
 
 
-def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) -> None:
+def discard(bootstrap: str, letters: Sequence[Letter], note: str | None = None) -> dict[str, str]:
     """Record that these, which are open, need no further action; the records stay on their topics.
+
+    Returns:
+        Those that somebody has acted on since they were read, with the reason.
 
     Raises:
         KafkaException: Kafka does not take the record.
     """
     with Writer(bootstrap) as writer:
-        writer.note({letter.id: Handled(DISCARDED, datetime.now(UTC), note=note) for letter in letters})
+        stay, now = _acted_on(bootstrap, letters), datetime.now(UTC)
+        writer.note({letter.id: Handled(DISCARDED, now, note=note) for letter in letters if letter.id not in stay})
+    return stay
+
+
+def _acted_on(bootstrap: str, letters: Sequence[Letter]) -> dict[str, str]:
+    """Letters that somebody has acted on since they were read, by name, and what was done."""
+    handled = read_handled(bootstrap)
+    found = {}
+    for letter in letters:
+        now = handled.get(letter.id)
+        if now is not None and now != letter.handled:
+            changed = msgspec.structs.replace(letter, handled=now)
+            found[letter.id] = already(changed) if now.final else "somebody else is redriving it"
+    return found
 
 
 def _send(bootstrap: str, writer: Writer, letters: Sequence[Letter]) -> tuple[dict[str, str], dict[str, str]]:
     """Send some letters back; returns the new places, and those that cannot be sent, with the reason."""
     ends = Offsets(bootstrap).end({letter.record.topic for letter in letters})
-    stay: dict[str, str] = {}
+    # Those before took their time, and so did verifying: somebody else may have redriven these meanwhile.
+    stay = _acted_on(bootstrap, letters)
     for letter in letters:
         if letter.record.lacks is not None:
             stay[letter.id] = f"it is not all of its message ({letter.record.lacks})"

@@ -92,6 +92,30 @@ def test_a_double_refund(settle: Settle):
     assert settle.balance(account) == OPENING_MINOR
 
 
+@pytest.mark.parametrize("kind", ["deduction", "refund"])
+def test_a_booking_on_another_account(settle: Settle, kind):
+    account, other = settle.open_account(), settle.open_account()
+    payment_id = settle.client.request(account, "100.05").payment_id
+    assert settle.finished(payment_id).state == "compensated"
+    move = (
+        f"UPDATE ledger SET account_id = '{{to}}' WHERE payment_id = '{payment_id}' AND kind = '{kind}'; "
+        "UPDATE accounts SET balance_minor = opening_balance_minor + coalesce("
+        "(SELECT sum(amount_minor) FROM ledger l WHERE l.account_id = accounts.account_id), 0) "
+        f"WHERE account_id IN ('{account}', '{other}')"
+    )
+    with planted(settle, "account", "ledger", move.format(to=other), move.format(to=account)):
+        said = {"ledger": f"{payment_id}: booked on account {other}, but it is of account {account}"}
+        assert named(settle, payment_id) == said
+
+
+def test_withdrawals_of_another_currency_than_their_account(settle: Settle, completed):
+    _, account = completed
+    change = f"UPDATE accounts SET currency = '{{}}' WHERE account_id = '{account}'"
+    with planted(settle, "account", "accounts", change.format("EUR"), change.format("USD")):
+        said = {"balances": f"{account}: an account of EUR, with 1 withdrawals booked in USD"}
+        assert named(settle, account) == said
+
+
 def test_a_refund_of_what_was_paid(settle: Settle, completed):
     payment_id, account = completed
     plant = (

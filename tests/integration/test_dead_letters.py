@@ -11,11 +11,12 @@ from click.testing import Result
 from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
-from broker.scan import scan
+from broker import scan as scanning
+from broker.scan import scan, scan_ranges
 from cli.main import app
 from contracts.events import encode
 from contracts.failpoints import EXIT_CODE, VARIABLE
-from operations.dead_letters import originals
+from operations.dead_letters import actions, originals, redrive
 from operations.dead_letters.actions import act
 from operations.dead_letters.handled import same
 from operations.dead_letters.letters import Wanted, choose, read_letters
@@ -207,14 +208,64 @@ def test_originals_far_from_each_other_are_read_without_what_is_between(settle: 
         for number in range(8)
     ]
     letters = [letter_of(settle, f"account.events/{partition}@{offset}") for partition, offset in places]
-    chosen = [letters[number] for number in (0, 1, 4, 7)]
+    # The same account has all of them in one partition; to another one they may be anywhere.
+    other = settle.send("account.events", b"far", settle.open_account(), id=name, eventType="MoneyDeducted")
+    letters.append(letter_of(settle, f"account.events/{other[0]}@{other[1]}"))
+    chosen = [letters[number] for number in (0, 1, 4, 7, 8)]
     assert originals.unverified(settle.bootstrap, chosen) == {}
-    read = []
-    monkeypatch.setattr(originals, "scan", lambda *words: (read.append(one) or one for one in scan(*words)))
+    read, clients, reader = [], [], scanning.reader
+    monkeypatch.setattr(
+        originals, "scan_ranges", lambda *words: (read.append(one) or one for one in scan_ranges(*words))
+    )
+    monkeypatch.setattr(scanning, "reader", lambda *words: clients.append(reader(*words)) or clients[-1])
     assert originals.unverified(settle.bootstrap, chosen) == {}
+    assert len(clients) == 1
     wanted = [(one.record.partition, one.record.offset) for one in chosen]
     assert sorted((one.partition(), one.offset()) for one in read) == sorted(wanted)
     act(settle.bootstrap, "discard", [letter.id for letter in letters])
+
+
+def test_what_somebody_else_redrives_while_originals_are_verified_is_sent_once(settle: Settle, monkeypatch):
+    poisoned = Poisoned(settle, 2)
+    poisoned.mend()
+    (first, second), verify = poisoned.letters, redrive.unverified
+
+    def slowly(*words):
+        found = verify(*words)
+        monkeypatch.setattr(redrive, "unverified", verify)
+        (done,) = act(settle.bootstrap, "redrive", [first.id])
+        assert done.error is None
+        return found
+
+    monkeypatch.setattr(redrive, "unverified", slowly)
+    done = act(settle.bootstrap, "redrive", [first.id, second.id])
+    assert done[0].error is not None
+    assert done[0].error.startswith("it was redriven already, at ")
+    assert done[1].error is None
+    for letter in poisoned.letters:
+        assert times_on_topic(settle, letter.record) == 2
+    for one in poisoned.requests:
+        assert settle.finished(one.payment_id).state == "completed"
+    settle.audit()
+
+
+def test_what_somebody_else_redrives_meanwhile_is_not_discarded(settle: Settle, monkeypatch):
+    (letter,) = (poisoned := Poisoned(settle, 1)).letters
+    poisoned.mend()
+
+    def slowly(bootstrap):
+        found = read_letters(bootstrap)
+        monkeypatch.setattr(actions, "read_letters", read_letters)
+        act(bootstrap, "redrive", [letter.id])
+        return found
+
+    monkeypatch.setattr(actions, "read_letters", slowly)
+    (done,) = act(settle.bootstrap, "discard", [letter.id], "nobody needs it")
+    assert done.error is not None
+    assert done.error.startswith("it was redriven already, at ")
+    assert settle.finished(poisoned.requests[0].payment_id).state == "completed"
+    (again,) = act(settle.bootstrap, "redrive", [letter.id])
+    assert again.error is not None
 
 
 @pytest.mark.parametrize(

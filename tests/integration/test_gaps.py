@@ -23,6 +23,7 @@ from processors.runtime.gaps import Gap, write
 from stack.state import environment
 from tests.conftest import WAIT_S, Settle, wait_until
 from tests.integration.test_faults import not_ready
+from tests.integration.test_metrics import samples
 from tests.integration.test_withdrawals import request
 
 REQUESTS = WITHDRAWAL_REQUESTS.name
@@ -82,6 +83,12 @@ def gaps(settle: Settle, *arguments: str) -> str:
     result = said_of(settle, *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def gauge(settle: Settle, service: str) -> float | None:
+    """How many gaps of requests a service says that nobody has acknowledged."""
+    found = samples(settle, service).get(("settle_gaps_unacknowledged", REQUESTS))
+    return found.value if found is not None else None  # counted every few seconds
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +205,8 @@ def test_requests_that_were_deleted_unread_are_missed_until_a_person_has_seen_to
     )
     assert f"saga: {until - since} offsets from {REQUESTS}/{partition}@{since} on were deleted" in off["gaps"]
     assert f"{REQUESTS}/{partition}@{first} to {until - 1}" in gaps(settle, "list")
+    for service in ("account", "saga"):
+        wait_until(lambda service=service: gauge(settle, service) == 1, f"{service} counts it")
 
     unasked = said_of(settle, "acknowledge", "--note", "of those that are shown")
     assert (unasked.returncode, unasked.stderr) == (
@@ -210,6 +219,8 @@ def test_requests_that_were_deleted_unread_are_missed_until_a_person_has_seen_to
     assert done == "2 gaps acknowledged\n"
 
     settle.audit()
+    for service in ("account", "saga"):
+        wait_until(lambda service=service: gauge(settle, service) == 0, f"{service} counts none any more")
     assert {noted["note"] for noted in json.loads(gaps(settle, "list", "--json"))} == {"asked [bold]the\x1bbank"}
     assert "asked [bold]the\\x1bbank" in " ".join(gaps(settle, "list").split())
     assert gaps(settle, "acknowledge", "--yes", "--note", "again") == "0 gaps acknowledged\n"

@@ -161,6 +161,9 @@ def test_a_service_connects_to_no_database_but_its_own(server, role):
         ("account", "account", "UPDATE ledger SET amount_minor = 1"),
         ("account", "account", "DELETE FROM ledger"),
         ("account", "account", "INSERT INTO accounts VALUES ('acc-x', 'USD', 1, 1)"),
+        ("account", "account", "UPDATE accounts SET opening_balance_minor = 1"),
+        ("account", "account", "UPDATE accounts SET currency = 'EUR'"),
+        ("account", "account", "UPDATE saga_log SET account_id = 'acc-x'"),
         ("account", "account", "CREATE TABLE mine ()"),
         ("account", "account", "ALTER TABLE ledger DISABLE TRIGGER ALL"),
         ("account", "account", "DELETE FROM outbox"),
@@ -208,6 +211,16 @@ def test_a_service_connects_to_no_database_but_its_own(server, role):
 def test_a_role_may_not(server, role, database, statement):
     with pytest.raises(DENIED):
         server.tries(role, database, statement)
+
+
+def test_a_right_that_is_no_more_granted_is_taken_back(server):
+    server.tries("owner", "account", "GRANT UPDATE ON accounts, saga_log TO account")
+    server.tries("account", "account", "UPDATE accounts SET opening_balance_minor = 1 WHERE false")
+    server.settle("owner", "migrate", "--grant")
+    for column in ("accounts SET opening_balance_minor = 1", "saga_log SET amount_minor = 1"):
+        with pytest.raises(DENIED):
+            server.tries("account", "account", f"UPDATE {column}")
+    server.tries("account", "account", "SELECT FROM accounts FOR UPDATE")
 
 
 def test_what_was_asked_of_a_relay_is_written_by_it_read_by_people_and_changed_by_nobody(server):
@@ -263,15 +276,19 @@ def test_a_row_that_can_never_be_published_is_put_aside_by_the_relay_and_put_bac
 
 
 def test_an_operator_has_only_events_published_that_the_tables_prove(server):
-    payment_id = "018f0000-0000-7000-8000-00000000000a"
+    payment_id, misbooked = "018f0000-0000-7000-8000-00000000000a", "018f0000-0000-7000-8000-00000000000c"
     server.tries(
         "account",
         "account",
-        f"INSERT INTO saga_log (payment_id, account_id, amount_minor, currency, status)"
-        f" VALUES ('{payment_id}', 'acc-proof', 500, 'USD', 'deducted')",
+        "INSERT INTO saga_log (payment_id, account_id, amount_minor, currency, status, reason) VALUES "
+        f"('{payment_id}', 'acc-proof', 500, 'USD', 'deducted', NULL), "
+        f"('{misbooked}', 'acc-proof', 500, 'USD', 'compensated', 'declined')",
     )
     server.tries(
-        "account", "account", f"INSERT INTO ledger VALUES ('{payment_id}', 'deduction', 'acc-proof', -500, now())"
+        "account",
+        "account",
+        f"INSERT INTO ledger VALUES ('{payment_id}', 'deduction', 'acc-proof', -500), "
+        f"('{misbooked}', 'deduction', 'acc-other', -500), ('{misbooked}', 'refund', 'acc-other', 500)",
     )
 
     def republish(event_type, **changed):
@@ -290,6 +307,8 @@ def test_an_operator_has_only_events_published_that_the_tables_prove(server):
         ("MoneyDeducted", {"amount_minor": 50_000}),
         ("MoneyDeducted", {"account_id": "acc-other"}),
         ("MoneyDeducted", {"payment_id": "018f0000-0000-7000-8000-00000000000b"}),
+        ("MoneyDeducted", {"payment_id": misbooked}),
+        ("MoneyRefunded", {"payment_id": misbooked}),
     ):
         with pytest.raises(DENIED, match=f"{event_type} of withdrawal .* is not proved by the tables of account"):
             republish(event_type, **changed)

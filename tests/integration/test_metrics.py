@@ -46,7 +46,8 @@ def test_a_service_tells_of_its_work_its_lag_and_its_connections(settle: Settle,
     assert found["settle_database_connects_total", service].value >= 1
     assert found["settle_database_transaction_seconds_count", service].value > 0
     for topic in READ_BY[service]:
-        assert ("settle_dead_letters_total", topic.name) in found
+        for name in ("settle_dead_letters_total", "settle_missed_offsets_total", "settle_gaps_unacknowledged"):
+            assert (name, topic.name) in found
     assert found["process_resident_memory_bytes",].value > 0
 
 

@@ -47,13 +47,14 @@ class World:
         self.lag = []
         self.unnoticed = []
         self.noted = []
-        self.balances = []
+        self.balances, self.currencies = [], []
         self.open = 0
         self.slots = dict.fromkeys(SERVICES, OURS)
         self.rows = False
         self.paused = {}
         self.stories = [whole()]
         self.outbox, self.topics = [], []
+        self.lost = []
         self.dead_letters = {}
         self.asked, self.read = [], []
         self.clock = Clock()
@@ -68,6 +69,7 @@ class World:
             run, "noted_gaps", lambda dsns: self.noted if dsns == {s: s for s in PROCESSORS} else None
         )
         monkeypatch.setattr(run, "stories", self._read)
+        monkeypatch.setattr(run, "lost_requests", lambda *_: iter(self.lost))
         monkeypatch.setattr(run, "count_open", lambda _: self.dead_letters)
         monkeypatch.setattr(run, "unpublished", lambda _: self._look("outbox"))
         monkeypatch.setattr(run, "differences", lambda *_: self._look("topics"))
@@ -115,6 +117,7 @@ class Connection:
             world.clock.open.add(self)
         answers = {
             run._BALANCES: lambda: None,
+            run._CURRENCIES: lambda: world.currencies,
             run._OPEN: lambda: [(value_of(world.open),)],
             run._POSITION: lambda: [("0/9",)],
             run._SLOTS: lambda: value_of(world.slots[self._name]) if values == ("0/9", "settle_outbox_") else None,
@@ -149,8 +152,13 @@ def test_where_nothing_is_off_it_holds_and_every_check_says_what_that_means(worl
     assert world.asked == ["outbox", "topics"]
 
 
+LOST = uuid4()
 PLANTED = {
-    "balances": ({"balances": [("acc-1", 5), ("acc-2", None)]}, "acc-1: off by 5; acc-2: no account"),
+    "finished": ({"lost": [LOST]}, f"{LOST}: accepted by the API, but its request is lost (settle republish)"),
+    "balances": (
+        {"balances": [("acc-1", 5), ("acc-2", None)], "currencies": [("acc-3", "USD", "EUR", 7)]},
+        "acc-1: off by 5; acc-2: no account; acc-3: an account of USD, with 7 withdrawals booked in EUR",
+    ),
     "consumed": ({"lag": [("saga", "account.events", 7)]}, "saga: 7 records of account.events"),
     "outbox": ({"outbox": ["x did not arrive"]}, "x did not arrive"),
     "topics": ({"topics": ["x is not on its topic"]}, "x is not on its topic"),

@@ -46,7 +46,7 @@ def stories(monkeypatch):
 
 def test_what_every_database_says_of_a_withdrawal_is_one_story(stories):
     found, _ = stories(
-        account=[(FIRST, "a", 1, "USD", "deducted", 1, 2, -3)],
+        account=[(FIRST, "a", 1, "USD", "deducted", 1, 2, -3, "z")],
         payment=[(FIRST, "b", 2, "EUR", "paid")],
         provider=[(FIRST, "c", 3, "GBP", "declined", 4)],
         saga=[(FIRST, "d", 4, "JPY", "completed", ["MoneyDeducted"], [SECOND])],
@@ -55,7 +55,7 @@ def test_what_every_database_says_of_a_withdrawal_is_one_story(stories):
     assert found == [
         Story(
             FIRST,
-            AccountSide(("a", 1, "USD"), "deducted", 1, 2, -3),
+            AccountSide(("a", 1, "USD"), "deducted", 1, 2, -3, "z"),
             PaymentSide(("b", 2, "EUR"), "paid"),
             ProviderSide(("c", 3, "GBP"), "declined", 4),
             SagaSide(("d", 4, "JPY"), "completed", ["MoneyDeducted"], [SECOND]),

@@ -153,6 +153,10 @@ FAULTS = {
         {"state": "compensated", "account": side(COMPENSATED, net_minor=1)},
         [("ledger", "compensated, but the ledger has 1 deductions, 1 refunds, net 1")],
     ),
+    "booked on another account": (
+        {"state": "completed", "account": side(DEDUCTED, elsewhere="acc-2")},
+        [("ledger", "booked on account acc-2, but it is of account acc-1")],
+    ),
     "rejected, and booked": (
         {"state": "rejected", "account": side(REJECTED, deductions=1)},
         [("ledger", "rejected, but the ledger has 1 deductions, 0 refunds, net 0")],

@@ -165,19 +165,34 @@ def test_who_follows_is_told_of_each_ending_once(monkeypatch, told, refused, wro
     assert (check.name, check.ok, check.detail) == ("stream", wrong is None, wrong or said)
 
 
+def money(monkeypatch, *sides):
+    queries = (verdict._HELD, verdict._NET, verdict._PAID)
+    Database(monkeypatch, {query: list(side.items()) for query, side in zip(queries, sides, strict=True)})
+    check = verdict.check_money({"account": "account", "provider": "provider"})
+    return check.ok, check.detail
+
+
 @pytest.mark.parametrize("field", [None, 0, 1, 2])
-def test_the_cents_that_left_are_the_cents_that_were_paid(monkeypatch, field):
+def test_the_cents_that_left_an_account_are_the_cents_that_were_paid(monkeypatch, field):
     amounts = [10_001] * 3
     if field is not None:
         amounts[field] += 1
-    queries = (verdict._HELD, verdict._NET, verdict._PAID)
-    Database(monkeypatch, {query: [(amount,)] for query, amount in zip(queries, amounts, strict=True)})
-    check = verdict.check_money({"account": "account", "provider": "provider"})
-    said = "100.01 left the accounts, and that is what the provider paid"
+    said = "100.01 left the accounts, of each what the provider paid for it"
     if field is not None:
         left, net, paid = amounts
-        said = f"balances fell by {left}, ledger says {net}, provider paid {paid}"
-    assert (check.ok, check.detail) == (field is None, said)
+        said = f"a: balance fell by {left}, ledger says {net}, provider paid {paid}"
+    assert money(monkeypatch, *({"a": amount} for amount in amounts)) == (field is None, said)
+
+
+@pytest.mark.parametrize("field", [0, 1, 2])
+def test_what_one_account_lost_for_another_is_no_balance(monkeypatch, field):
+    sides = [{"a": 500, "b": 700}, {"a": 500, "b": 700}, {"a": 500, "b": 700}]
+    sides[field] = {"a": 1_200}
+    assert not money(monkeypatch, *sides)[0]
+
+
+def test_an_account_that_nothing_left_has_neither_bookings_nor_charges(monkeypatch):
+    assert money(monkeypatch, {"a": 500, "b": 0}, {"a": 500, "b": 0}, {"a": 500})[0]
 
 
 def _letter(offset, planted=None):

@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -540,6 +541,54 @@ def test_no_command_takes_some_of_its_addresses_from_a_stack_and_some_from_varia
             )
             assert f"--data {tmp_path}" in line
         assert settings.dsn("saga", tmp_path) == "postgresql://settle@127.0.0.1:1111/saga"
+
+
+@pytest.mark.parametrize(
+    ("treasurer", "of_account", "other"),
+    [
+        ("postgresql://t@elsewhere:1111/account", None, "the stack that runs on {data}"),
+        ("postgresql://t@127.0.0.1:2222/account", None, "the stack that runs on {data}"),
+        ("postgresql://t@127.0.0.1:1111/saga", None, "the stack that runs on {data}"),
+        ("postgresql://t@127.0.0.1:1111/account", "postgresql://elsewhere/account", "SETTLE_ACCOUNT_DSN"),
+        ("postgresql://t@a-third/account", "postgresql://elsewhere/account", "SETTLE_ACCOUNT_DSN"),
+    ],
+)
+def test_accounts_are_opened_where_all_other_variables_name_the_system(
+    tmp_path, monkeypatch, treasurer, of_account, other
+):
+    with a_stack_on(tmp_path, 1111):
+        for line in settle("env").stdout.splitlines():
+            if line.startswith("export SETTLE_"):
+                name, _, text = line.removeprefix("export ").partition("=")
+                monkeypatch.setenv(name, "".join(shlex.split(text)))
+        assert settings.treasurer_dsn() == settings.dsn("account") == "postgresql://settle@127.0.0.1:1111/account"
+        if of_account is not None:
+            for name in DATABASES:
+                monkeypatch.setenv(f"SETTLE_{name.upper()}_DSN", of_account)
+        same = settings.dsn("account").replace("settle@", "").replace("//", "//treasurer@")
+        monkeypatch.setenv("SETTLE_TREASURER_DSN", same)
+        assert settings.treasurer_dsn() == same
+        monkeypatch.setenv("SETTLE_TREASURER_DSN", treasurer)
+
+        done = settle("accounts", "open", "--count", "1", "--balance", "1")
+
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr == (
+            f"settle: SETTLE_TREASURER_DSN names another system than {other.format(data=tmp_path)}: "
+            f"--data {tmp_path} for the stack, or unset SETTLE_TREASURER_DSN\n"
+        )
+        assert settings.treasurer_dsn(tmp_path) == "postgresql://settle@127.0.0.1:1111/account"
+
+
+def test_variables_that_join_a_stack_clear_a_treasurer_s_of_another_system(tmp_path):
+    with a_stack_on(tmp_path, 1111):
+        script = f'{settle("env").stdout}\nprintf "%s" "$SETTLE_TREASURER_DSN$SETTLE_TREASURER_DSN_FILE"'
+    others = {
+        "SETTLE_TREASURER_DSN": "postgresql://elsewhere/account",
+        "SETTLE_TREASURER_DSN_FILE": "/run/secrets/t",
+    }
+    found = subprocess.run(["sh", "-euc", script], env=others, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
 def test_variables_that_name_the_stack_that_runs_are_no_mixture(tmp_path, monkeypatch):

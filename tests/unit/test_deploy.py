@@ -13,8 +13,10 @@ from prometheus_client import REGISTRY
 import api.instrumentation
 import processors.runtime.metrics
 import tracing.delivery
+from contracts.dsn import split_dsns
 from contracts.services import NAMES
 from outbox_relay.health import SourceMetrics
+from outbox_relay.names import source_name
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS, GRAFANA = DEPLOY / "prometheus", DEPLOY / "grafana"
@@ -28,6 +30,7 @@ ALERTS = (
     "SettleRelayPaused",
     "SettleRelayNotCovering",
     "SettleDeadLetters",
+    "SettleGaps",
     "SettleOutboxDeadRows",
     "SettleSlotRetention",
     "SettleConsumerLag",
@@ -146,6 +149,16 @@ def test_prometheus_scrapes_every_service_by_name():
 def test_a_service_that_is_gone_is_missed_by_name():
     (expression,) = (rule["expr"] for rule in rules() if rule["alert"] == "SettleServiceDown")
     assert re.findall(r'absent\(up\{job="settle", service="(\w+)"\}\)', expression) == [*NAMES, "relay"]
+
+
+def test_an_outbox_that_no_relay_is_configured_with_is_missed_by_name():
+    """Its source is called by its database."""
+    (expression,) = (rule["expr"] for rule in rules() if rule["alert"] == "SettleRelayDown")
+    assert re.findall(r'absent\(settle_relay_active\{source="(\w+)"\}\)', expression) == list(NAMES)
+    compose = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())
+    relay = compose["services"]["relay"]
+    sources = re.sub(r"\$\{[^}]*\}", "x", relay["environment"]["SETTLE_RELAY_SOURCES"])
+    assert [source_name(one) for one in split_dsns(sources)] == list(NAMES)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")

@@ -68,6 +68,10 @@ def test_nobody_asked_for_what_was_refused_on_hearsay():
     assert "WithdrawalRequested" in happened(REFUSED)
 
 
+def test_a_request_that_only_the_api_knows_is_lost_by_all_others():
+    assert lacking(Known(accepted=True)) == everything(Known(accepted=True)) == {"WithdrawalRequested"}
+
+
 def test_the_waiting_step_acts_on_one_event_of_those_that_are_stored():
     assert acted_on(Known(seen=seen("WithdrawalRequested"))) == {"WithdrawalRequested"}
     assert acted_on(Known(seen=seen(*PAID_EVENTS[:3]))) == {"MoneyDeducted"}

@@ -1,19 +1,27 @@
 """What commands share that ask the API, and that none which could has been left out."""
 
+import json
+from uuid import UUID
+
 import httpx
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from api.dead_letters import LETTERS_MAX
+from api.dead_letters import LETTERS_MAX, NAMED_MAX
 from api.outboxes import ROWS_MAX
 from api.pages import PAGE_MAX
-from api.republish import WITHDRAWALS_MAX
+from api.republish import PREVIEW_MAX, WITHDRAWALS_MAX
 from api.texts import amount_text
-from cli import gaps, remote
+from cli import dead_letters, gaps, remote, republish
 from cli.commands import COMMANDS, LazyCommands
-from cli.errors import BadInputError
+from cli.errors import BadInputError, CommandError
 from cli.main import app
+from operations.dead_letters.letters import Wanted
+from operations.nudge import Nudged
+from operations.waits import Waits
+from processors.saga.status import Status
 
 OF_A_SYSTEM_OF_ONES_OWN = {
     "up", "env", "demo", "migrate", "secrets", "run", "settings", "load", "compare", "2pc", "chaos", "failpoints"
@@ -121,6 +129,15 @@ def test_something_else_that_answers_with_json_is_not_taken_for_the_api(monkeypa
     assert line.startswith("settle: what answers at http://127.0.0.1:8000 is not the API")
 
 
+def test_an_answer_that_cannot_be_decoded_is_one_line(monkeypatch):
+    client = httpx.Client
+    packed = {"headers": {"content-encoding": "gzip"}, "stream": httpx.ByteStream(b"{}")}
+    there = httpx.MockTransport(lambda _: httpx.Response(200, **packed))
+    monkeypatch.setattr(httpx, "Client", lambda **of: client(**of, transport=there))
+    with pytest.raises(CommandError, match=r"^the API at http://127\.0\.0\.1:8000 does not answer: "):
+        remote.ask("http://127.0.0.1:8000", "GET", "/v1/stuck")
+
+
 @pytest.mark.parametrize("text", [None, "", "no certificate"])
 def test_a_file_without_authorities_is_refused_by_name(monkeypatch, tmp_path, text):
     file = tmp_path / "ca.crt"
@@ -134,6 +151,8 @@ def test_a_file_without_authorities_is_refused_by_name(monkeypatch, tmp_path, te
 def test_what_one_request_names_is_what_the_api_takes():
     assert remote.AT_ONCE == LETTERS_MAX == ROWS_MAX == WITHDRAWALS_MAX
     assert remote.PAGE == PAGE_MAX
+    assert remote.NAMED == NAMED_MAX
+    assert republish.LIMIT == PREVIEW_MAX
     assert [len(some) for some in remote.portions(range(2_500))] == [1_000, 1_000, 500]
     assert [*remote.portions([])] == []
 
@@ -168,3 +187,101 @@ def test_a_group_that_is_run_again_is_no_deeper_than_before():
     assert [hasattr(one.callback.__wrapped__, "__wrapped__") for one in gaps.app.registered_commands] == [
         False
     ] * 2
+
+
+ONE = "00000000-0000-0000-0000-000000000007"
+LETTER = {
+    "id": "a/0@1", "topic": "a", "partition": 0, "offset": 1, "event_type": None, "message_id": None,
+    "payment_id": None, "trace_id": None, "refusals": [], "state": "open", "handled": None, "key": None,
+    "headers": [], "body": None,
+}  # fmt: skip
+ANSWERS = {
+    "/v1/dead-letters": {"dead_letters": [LETTER], "total": 1, "handled": 0, "cursor": None},
+    "/v1/dead-letters/redrive": {"results": [{"id": "a/0@1", "place": "a/0@2"}]},
+    "/v1/dead-letters/discard": {"results": [{"id": "a/0@1"}]},
+    f"/v1/withdrawals/{ONE}/nudge": {"dead": [], "republished": []},
+    f"/v1/withdrawals/{ONE}/waiting": {"unasked": {}, "waiting_for": "the mail", "held_up_by": None},
+    "/v1/stuck": {"withdrawals": [], "idle": [], "unasked": {}},
+    "/v1/republish/preview": {"events": []},
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Each path that is asked for, with the patience in seconds and the body; the answers are :data:`ANSWERS`."""
+    found, client = [], httpx.Client
+
+    def make(*, timeout, **of):
+        def answer(request):
+            body = json.loads(request.content) if request.content else None
+            found.append((request.url.path, timeout, body))
+            return httpx.Response(200, json=ANSWERS[request.url.path])
+
+        return client(**of, timeout=timeout, transport=httpx.MockTransport(answer))
+
+    monkeypatch.setattr(httpx, "Client", make)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("command", "paths"),
+    [
+        ("dead-letters list", ["/v1/dead-letters"]),
+        ("dead-letters redrive a/0@1 --why x", ["/v1/dead-letters", "/v1/dead-letters/redrive"]),
+        ("dead-letters discard a/0@1 --why x", ["/v1/dead-letters", "/v1/dead-letters/discard"]),
+        (f"nudge {ONE} --why x", [f"/v1/withdrawals/{ONE}/nudge", f"/v1/withdrawals/{ONE}/waiting"]),
+        ("stuck", ["/v1/stuck"]),
+        ("republish --dry-run", ["/v1/republish/preview"]),
+    ],
+)
+def test_an_answer_that_reads_topics_is_waited_for(asked, command, paths):
+    CliRunner().invoke(app, [*command.split(), "--api", "http://127.0.0.1:8000"])
+    assert [(path, patience_s) for path, patience_s, _ in asked] == [(path, remote.LONG_S) for path in paths]
+
+
+def test_withdrawals_whose_events_are_looked_for_are_named_in_portions_by_payment_id(asked, monkeypatch):
+    ids = [UUID(int=number) for number in range(2_500)]
+    events = [{"payment_id": str(ids[0])}, {"payment_id": str(ids[0])}]
+    monkeypatch.setattr(msgspec, "convert", lambda found, _: found)
+    monkeypatch.setitem(ANSWERS, "/v1/republish/preview", {"events": [one | {"original": True} for one in events]})
+    api = republish._Api("http://127.0.0.1:8000", "", everything=False)
+
+    found = api.find([*reversed(ids), ids[1]], None, 0.0, 10)
+
+    bodies = [body for _, _, body in asked]
+    assert [UUID(one) for body in bodies for one in body["payment_ids"]] == ids
+    assert [len(body["payment_ids"]) for body in bodies] == [1_000, 1_000, 500]
+    assert [body["limit"] for body in bodies] == [10, 9, 9]
+    assert len(found) == 6
+    asked.clear()
+    api.find(ids, None, 0.0, 1)
+    assert len(asked) == 1
+
+
+def test_a_nudge_without_anything_to_publish_ends_as_the_direct_one(asked, monkeypatch):
+    status = Status(UUID(ONE), "paid", False, None, [], None, None, "acc-1", 1, "USD", None, None, 0)
+    monkeypatch.setattr("operations.nudge.nudge", lambda *_: Nudged(status, [], []))
+    monkeypatch.setattr("operations.waits.look", lambda *_, **__: Waits("the mail"))
+    ways = ([], ["--api", "http://127.0.0.1:8000", "--why", "x"])
+    own, by_api = (CliRunner().invoke(app, ["nudge", ONE, *way]) for way in ways)
+    assert (own.exit_code, own.stdout, own.stderr) == (by_api.exit_code, by_api.stdout, by_api.stderr)
+    said = f"settle: no service lacks an event of {ONE}; it waits for the mail\n"
+    assert (own.exit_code, own.stdout, own.stderr) == (1, "", said)
+    assert [path for path, _, _ in asked] == [f"/v1/withdrawals/{ONE}/{what}" for what in ("nudge", "waiting")]
+
+
+def test_dead_letters_that_are_looked_for_are_named_in_portions_in_their_order(monkeypatch):
+    handled = {"action": "discarded", "at": "2026-01-01T00:00:00Z"}
+    names, asked = [f"a/0@{number}" for number in range(650)], []
+
+    def entries(_url, _path, _field, _limit, _size, *, state, **query):
+        asked.append(len(query["id"]))
+        chosen = [LETTER | {"id": one} for one in query["id"]]
+        chosen = [one | ({"handled": handled} if one["id"] == names[0] else {}) for one in chosen]
+        return chosen[::-1], {"total": len(chosen), "handled": 0}
+
+    monkeypatch.setattr(dead_letters, "entries", entries)
+    found = dead_letters._find_by_api("url", Wanted((*names, names[5])), "open", 640, contents=False)
+    assert [one.id for one in found.letters] == names[10:]
+    assert (found.total, found.handled) == (649, 1)
+    assert asked == [300, 300, 51]
