@@ -19,7 +19,8 @@ from api.problems import OF_A_BODY, Problem, problems
 from api.texts import amount_text
 from contracts.money import MoneyError, parse_amount, parse_currency
 from contracts.production import is_production
-from operations.ledger import Bookings, page, prove
+from operations.ledger import of_payments, prove
+from operations.withdrawals import Wanted, page
 from processors.account.accounts import (
     AccountRow,
     account_of,
@@ -121,7 +122,7 @@ class OpenedAccounts(msgspec.Struct, frozen=True):
     operation_id="listAccounts",
     tags=["accounts"],
     opt={PERMISSION: access.ACCOUNTS},
-    responses=problems("invalid"),
+    responses=problems(),
 )
 async def list_accounts(
     request: StrictRequest,
@@ -139,7 +140,7 @@ async def list_accounts(
     if prefix:
         raise Problem("invalid", "those with a prefix are listed by ID, not by name")
     after = opened(cursor, *_BY_NAME)
-    return _page(await front.readers.run(("account",), accounts_by_name, after, limit + 1), limit, *_BY_NAME)
+    return _page(await front.readers.run("account", accounts_by_name, after, limit + 1), limit, *_BY_NAME)
 
 
 async def listed(front: Front, prefix: str, limit: int, cursor: str | None) -> Accounts:
@@ -152,7 +153,7 @@ async def listed(front: Front, prefix: str, limit: int, cursor: str | None) -> A
         return Accounts([], None)
     of = ("accounts by ID", prefix)
     after = opened(cursor, *of) or ""
-    return _page(await front.readers.run(("account",), accounts_after, after, limit + 1, prefix), limit, *of)
+    return _page(await front.readers.run("account", accounts_after, after, limit + 1, prefix), limit, *of)
 
 
 @get(
@@ -161,7 +162,7 @@ async def listed(front: Front, prefix: str, limit: int, cursor: str | None) -> A
     operation_id="getAccount",
     tags=["accounts"],
     opt={PERMISSION: access.ACCOUNTS},
-    responses=problems("not-found", "invalid"),
+    responses=problems("not-found"),
 )
 async def get_account(request: StrictRequest, account_id: _ID) -> Account:
     """Its balance, and with what it was opened."""
@@ -174,7 +175,7 @@ async def one(front: Front, account_id: str) -> Account:
     Raises:
         Problem: there is none, or the database does not answer.
     """
-    return _shown(await front.readers.run(("account",), _existing, account_id))
+    return _shown(await front.readers.run("account", _existing, account_id))
 
 
 @get(
@@ -183,7 +184,7 @@ async def one(front: Front, account_id: str) -> Account:
     operation_id="getProof",
     tags=["accounts"],
     opt={PERMISSION: access.ACCOUNTS},
-    responses=problems("not-found", "invalid"),
+    responses=problems("not-found"),
 )
 async def get_proof(request: StrictRequest, account_id: _ID) -> BalanceProof:
     """Opening balance and the sum of its whole ledger against its balance. It reads the whole ledger."""
@@ -205,7 +206,7 @@ async def proof(front: Front, account_id: str) -> BalanceProof:
         opening, ledger, balance = (amount_text(minor, found.currency) for minor in amounts)
         return BalanceProof(account_id, found.currency, opening, ledger, found.bookings, balance, found.holds)
 
-    return await front.readers.run(("account",), read)
+    return await front.readers.run("account", read)
 
 
 @get(
@@ -214,7 +215,7 @@ async def proof(front: Front, account_id: str) -> BalanceProof:
     operation_id="getLedger",
     tags=["accounts"],
     opt={PERMISSION: access.ACCOUNTS},
-    responses=problems("not-found", "invalid"),
+    responses=problems("not-found"),
 )
 async def get_ledger(
     request: StrictRequest, account_id: _ID, limit: Limit = PAGE_SIZE, cursor: Cursor = None
@@ -233,13 +234,13 @@ async def ledger_of(front: Front, account_id: str, limit: int, cursor: str | Non
     of = ("ledger", account_id)
     place = opened(cursor, *of)
 
-    def read(saga: psycopg.Connection[Any], account: psycopg.Connection[Any]) -> tuple[AccountRow, Bookings]:
-        return _existing(account, account_id), page(saga, account, account_id, limit, place)
-
-    row, found = await front.readers.run(("saga", "account"), read)
+    row = await front.readers.run("account", _existing, account_id)
+    found = await front.readers.run("saga", page, Wanted(account_id=account_id), limit, place)
+    payment_ids = [one.payment_id for one in found.withdrawals]
+    bookings = await front.readers.run("account", of_payments, account_id, payment_ids)
     entries = [
         LedgerEntry(one.payment_id, one.kind, amount_text(one.amount_minor, row.currency), one.booked_at)
-        for one in found.bookings
+        for one in bookings
     ]
     return Ledger(account_id, row.currency, entries, sealed(found.cursor, *of))
 

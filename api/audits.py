@@ -122,7 +122,7 @@ def _problem(error: Exception) -> Problem:
     operation_id="listAudits",
     tags=["operations"],
     opt={PERMISSION: access.OPERATIONS},
-    responses=problems("invalid"),
+    responses=problems(),
 )
 async def list_audits(
     request: StrictRequest,
@@ -139,7 +139,7 @@ async def listed(front: Front, limit: int, cursor: UUID | None) -> Audits:
     Raises:
         Problem: the database does not answer.
     """
-    found = await front.readers.run((API,), history.history, limit + 1, cursor)
+    found = await front.readers.run(API, history.history, limit + 1, cursor)
     shown = found[:limit]
     return Audits(shown, shown[-1].audit_id if len(found) > limit else None)
 
@@ -163,7 +163,7 @@ async def one(front: Front, audit_id: UUID) -> AuditRun:
     Raises:
         Problem: there is none, or the database does not answer.
     """
-    found = await front.readers.run((API,), history.find, audit_id)
+    found = await front.readers.run(API, history.find, audit_id)
     if found is None:
         raise Problem("not-found", f"there is no audit {audit_id}")
     return found

@@ -67,7 +67,7 @@ async def cancel_withdrawal(
 
 async def _cancel(front: Front, caller: Caller, payment_id: UUID) -> Cancelled:
     stored = await visible(front, caller, payment_id)
-    status = await front.readers.run(("saga",), status_of, payment_id)
+    status = await front.readers.run("saga", status_of, payment_id)
     if status is not None and is_anothers(caller, stored, status):
         if is_taken(caller, stored, status):
             raise Problem("finished", f"withdrawal {payment_id} is finished: {REJECTED} ({PAYMENT_ID_TAKEN})")

@@ -93,7 +93,7 @@ class Results(msgspec.Struct, frozen=True):
     operation_id="listDeadLetters",
     tags=["operations"],
     opt={PERMISSION: access.OPERATIONS},
-    responses=problems("invalid", "not-found"),
+    responses=problems("not-found"),
 )
 async def list_dead_letters(
     request: StrictRequest,

@@ -40,6 +40,11 @@ Place = TypeVar("Place")
 Event = TypeVar("Event", Recorded, Ending)
 
 
+def is_outage(problem: Problem) -> bool:
+    """Whether a stream that has begun goes on: what could not be asked now is asked again with its next piece."""
+    return problem.kind == "unavailable"
+
+
 class Follower(Generic[Place, Event]):
     """Somebody who follows.
 
@@ -100,17 +105,17 @@ class Follow:
         """The events of a withdrawal after a place, as they are stored; now and then an empty list.
 
         Raises:
-            Problem: there are too many followers already, or the database is away.
+            Problem: there are too many followers already.
         """
 
         def look(place: int) -> Awaitable[list[Recorded]]:
-            return self._readers.run(("saga",), events_after, {payment_id: place}, PAGE_MAX)
+            return self._readers.run("saga", events_after, {payment_id: place}, PAGE_MAX)
 
         follower = Follower[int, Recorded](after)
         self._check_room()
         self._of_one[follower] = payment_id
         try:
-            async with aclosing(self._followed(follower, look, heartbeat_s)) as followed:
+            async with aclosing(self._followed(follower, look, heartbeat_s, has_begun=True)) as followed:
                 async for found in followed:
                     yield found
         finally:
@@ -121,17 +126,18 @@ class Follow:
         """The endings of all withdrawals after a place; now and then an empty list.
 
         Raises:
-            Problem: there are too many followers already, the place is none, or the database is away.
+            Problem: there are too many followers already, the place is none, or, with the first answer, the
+                database is away.
         """
 
         def look(place: str) -> Awaitable[list[Ending]]:
-            return self._readers.run(("saga",), endings_after, place, PAGE_MAX)
+            return self._readers.run("saga", endings_after, place, PAGE_MAX)
 
         follower = Follower[str, Ending](after)
         self._check_room()
         self._of_all.add(follower)
         try:
-            async with aclosing(self._followed(follower, look, heartbeat_s)) as followed:
+            async with aclosing(self._followed(follower, look, heartbeat_s, has_begun=False)) as followed:
                 async for found in followed:
                     yield found
         finally:
@@ -143,19 +149,29 @@ class Follow:
         follower: Follower[Place, Event],
         look: Callable[[Place], Awaitable[list[Event]]],
         heartbeat_s: float,
+        *,
+        has_begun: bool,
     ) -> AsyncGenerator[list[Event], None]:
         self._count()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._poll(), name="follow")
+        is_behind = False
         while True:
             found: list[Event] = []
-            if await follower.wait(heartbeat_s):
-                offered = follower.take()
-                found = await look(follower.place) if offered is None else offered
-                if found:
-                    follower.place = found[-1].id  # type: ignore[assignment]  # each kind of event has its own
-                if len(found) == PAGE_MAX:
-                    follower.offer(follower.place, await look(follower.place))
+            if await follower.wait(heartbeat_s) or is_behind:
+                try:
+                    offered = follower.take()
+                    found = await look(follower.place) if offered is None else offered
+                    if found:
+                        follower.place = found[-1].id  # type: ignore[assignment]  # each kind of event has its own
+                    if len(found) == PAGE_MAX:
+                        follower.offer(follower.place, await look(follower.place))
+                    is_behind = False
+                except Problem as problem:
+                    if not (has_begun and is_outage(problem)):
+                        raise
+                    is_behind = True
+            has_begun = True
             yield found
 
     def _check_room(self) -> None:
@@ -185,7 +201,7 @@ class Follow:
         places: dict[UUID, int] = {}
         for follower, payment_id in self._of_one.items():
             places[payment_id] = min(follower.place, places.get(payment_id, follower.place))
-        found = await self._readers.run(("saga",), events_after, places, PAGE_MAX) if places else ()
+        found = await self._readers.run("saga", events_after, places, PAGE_MAX) if places else ()
         news: dict[UUID, list[Recorded]] = {}
         for event in found:
             news.setdefault(event.payment_id, []).append(event)
@@ -196,9 +212,9 @@ class Follow:
     async def _poll_endings(self, place: str | None) -> str:
         if place is None:
             # What ended between somebody's first look and now would be told to nobody: all look once more.
-            place, found = await self._readers.run(("saga",), latest), list[Ending]()
+            place, found = await self._readers.run("saga", latest), list[Ending]()
         else:
-            found = await self._readers.run(("saga",), endings_after, place, PAGE_MAX)
+            found = await self._readers.run("saga", endings_after, place, PAGE_MAX)
             if not found:
                 return place
         for follower in self._of_all:

@@ -50,9 +50,11 @@ class Front:
         operators: runs what operators look at.
         acting: runs what they do, which does not wait for those who only look.
         managing: runs the management of keys, which waits for neither: whatever hangs, a leaked key is revoked.
+        is_stopping: whether the process has been told to stop, which ends every stream.
     """
 
     loop: asyncio.AbstractEventLoop
+    is_stopping = False
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings

@@ -216,7 +216,7 @@ def _entry(
     operation_id="listOperatorLog",
     tags=["operations"],
     opt={PERMISSION: access.OPERATIONS},
-    responses=problems("invalid"),
+    responses=problems(),
 )
 async def list_log(
     request: StrictRequest,
@@ -240,7 +240,7 @@ async def listed(front: Front, wanted: Filter, limit: int, cursor: str | None) -
         Problem: the cursor is not one of this list, or the database does not answer.
     """
     before = row_before(cursor, wanted)
-    found = await front.readers.run((API,), read_log, wanted, limit + 1, NUMBER_MAX if before is None else before)
+    found = await front.readers.run(API, read_log, wanted, limit + 1, NUMBER_MAX if before is None else before)
     shown = found[:limit]
     return Log(shown, sealed(str(shown[-1].number) if len(found) > limit else None, _NAME, wanted))
 

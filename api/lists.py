@@ -53,7 +53,7 @@ class Withdrawals(msgspec.Struct, frozen=True):
     operation_id="listWithdrawals",
     tags=["withdrawals"],
     opt={PERMISSION: access.READ},
-    responses=problems("invalid"),
+    responses=problems(),
 )
 async def list_withdrawals(
     request: StrictRequest,
@@ -101,7 +101,7 @@ async def _own_page(
     async with front.connected() as connection:
         stored = await store.of_caller(connection, caller.name, before, limit + 1)
     rest, stored = stored[limit:], stored[:limit]
-    known = await front.readers.run(("saga",), of_ids, [one.payment_id for one in stored])
+    known = await front.readers.run("saga", of_ids, [one.payment_id for one in stored])
     by_id = {one.payment_id: one for one in known}
     found = [_own(s, by_id.get(s.payment_id)) for s in stored]
     last = f"{_micros(stored[-1].requested_at)}.{stored[-1].payment_id}" if rest else None
@@ -151,7 +151,7 @@ async def _whole_page(
         if place is not None:
             wanted = msgspec.structs.replace(wanted, until=min(at, wanted.until or at))
             place = None
-    rest = await front.readers.run(("saga",), page, wanted, limit - len(shown), place)
+    rest = await front.readers.run("saga", page, wanted, limit - len(shown), place)
     return shown + [as_listed(one) for one in rest.withdrawals], rest.cursor
 
 
@@ -163,8 +163,8 @@ async def _unpublished(
         return [], []
     if before is None and wanted.until is not None:
         before = wanted.until, UUID(int=0)
-    found = await front.readers.run((API,), waiting, limit, wanted.account_id, before, wanted.silent_s or 0)
-    known = await front.readers.run(("saga",), of_ids, [one.payment_id for one in found]) if found else []
+    found = await front.readers.run(API, waiting, limit, wanted.account_id, before, wanted.silent_s or 0)
+    known = await front.readers.run("saga", of_ids, [one.payment_id for one in found]) if found else []
     others = {one.payment_id for one in known}
     return found, [
         shown

@@ -256,7 +256,7 @@ class Looks:
         return self._last
 
     async def _read(self, database: str, read: Callable[..., T], *args: Any) -> T:
-        return await self._readers.run((database,), read, *args, limit_s=DATABASE_S)
+        return await self._readers.run(database, read, *args, limit_s=DATABASE_S)
 
     def _progress(self, now: Sample) -> list[Progress]:
         """Lags, and rates over the time for which samples are kept."""

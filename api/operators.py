@@ -10,6 +10,7 @@ from confluent_kafka import KafkaException
 from api.problems import RETRY_S, Problem
 from api.settings import ApiSettings
 from broker import security
+from broker.security import KafkaSettingsError
 from broker.troubles import denied
 from contracts.rights import OPERATOR
 from contracts.services import DATABASES, NAMES
@@ -74,8 +75,11 @@ class Operators:
                 await self._room.acquire()
         except TimeoutError:
             raise Problem("unavailable", f"{AT_ONCE} operations are under way already", RETRY_S) from None
+        # The thread works on where its caller waits no more, and has its place until it ends.
+        working = asyncio.create_task(asyncio.to_thread(operate, *args))
+        working.add_done_callback(lambda _: self._room.release())
         try:
-            return await asyncio.to_thread(operate, *args)
+            return await asyncio.shield(working)
         except (CursorError, RelayError) as error:
             raise Problem("invalid", str(error)) from None
         except DeadLetterError as error:
@@ -93,10 +97,8 @@ class Operators:
             raise Problem("unavailable", f"Kafka does not answer: {error.args[0].str()}", RETRY_S) from error
         except DeniedError as error:
             raise self._denied(str(error)) from error
-        except (JaegerError, ProducerError, TimeoutError) as error:
+        except (JaegerError, KafkaSettingsError, ProducerError, TimeoutError) as error:
             raise Problem("unavailable", str(error), RETRY_S) from error
-        finally:
-            self._room.release()
 
     def _denied(self, refused: str) -> Problem:
         who = security.properties(self.bootstrap).get("sasl.username") or "of its certificate"

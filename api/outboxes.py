@@ -18,6 +18,7 @@ from api.journal import Reason, written_down
 from api.problems import OF_A_BODY, Problem, problems
 from api.stuck import Why
 from broker.provision import existing_topics
+from broker.security import KafkaSettingsError
 from contracts.services import NAMES
 from operations import outboxes
 from operations.lag import Progress, Sample, progress, sample
@@ -124,7 +125,7 @@ def topics_there(bootstrap: str) -> set[str] | None:
     """The topics that Kafka has; None where it does not answer in time."""
     try:
         return existing_topics(bootstrap, KAFKA_S_MAX)
-    except KafkaException:
+    except (KafkaException, KafkaSettingsError):
         return None
 
 

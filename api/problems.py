@@ -174,15 +174,23 @@ _DETAILS = {
 }
 
 
-OF_A_BODY = ("malformed", "too-large", "unsupported-media-type", "invalid")
-"""What a route that takes a body may answer with."""
+OF_A_BODY = ("too-slow", "too-large", "unsupported-media-type")
+"""What a route that takes a body may answer with, beside what every route may."""
 
 
 def problems(*kinds: str) -> dict[int, ResponseSpec]:
     """The errors that a route may answer with, beside those of every route, for its documentation."""
-    every = ("malformed", "unauthenticated", "forbidden", "too-many-requests", "internal", "unavailable")
+    every = (
+        "malformed",
+        "unauthenticated",
+        "forbidden",
+        "invalid",
+        "too-many-requests",
+        "internal",
+        "unavailable",
+    )
     found: dict[int, ResponseSpec] = {}
-    for kind in (*kinds, *every):
+    for kind in (*every, *kinds):
         status, title = KINDS[kind]
         said = f"{found[status].description}; {title}" if status in found else title
         found[status] = ResponseSpec(

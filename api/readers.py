@@ -3,7 +3,8 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,32 +31,44 @@ T = TypeVar("T")
 
 
 class _Reading:
-    """A read under way: its connections, which are shut down under its thread once nobody waits for it any more.
+    """A read under way: its connection, which is shut down under its thread once nobody waits for it any more.
 
     Attributes:
         has_begun: whether a thread works on it.
-        is_given_up: whether nobody does; a connection that is made from then on is of no use.
+        is_given_up: whether nobody waits for it; a connection that is made from then on is of no use.
     """
 
     def __init__(self) -> None:
         self.has_begun = self.is_given_up = False
-        self._used: list[psycopg.Connection] = []
+        self._used: psycopg.Connection | None = None
 
     def use(self, connection: psycopg.Connection) -> None:
-        """From now on the read waits for this one, too; called by its thread."""
-        self._used.append(connection)
+        """From now on the read waits for this one; called by its thread."""
+        self._used = connection
         if self.is_given_up:
             hang_up(connection)
 
     def give_up(self) -> None:
         """End its thread, whatever it waits for."""
         self.is_given_up = True
-        for connection in self._used:
-            hang_up(connection)
+        if self._used is not None:
+            hang_up(self._used)
+
+
+_current: ContextVar[_Reading] = ContextVar("reading")
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Known to its read before its first statement, which a pooler may let wait for minutes."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _current.get().use(self)
 
 
 class Readers:
-    """Runs functions that read databases.
+    """Runs functions that read a database. One that needs two is two reads, so that it has no place at one of them
+    while it waits for the other.
 
     A thread that waits for a database keeps its place there, also where its caller waits no more: however many
     come and leave, it is at most :data:`CONNECTIONS_MAX` threads for each database.
@@ -70,22 +83,20 @@ class Readers:
         self._idle: dict[str, list[psycopg.Connection]] = defaultdict(list)
         self._under_way: dict[asyncio.Task[Any], _Reading] = {}
 
-    async def run(
-        self, databases: Sequence[str], read: Callable[..., T], *args: Any, limit_s: float = ANSWER_S
-    ) -> T:
-        """What a function returns that takes a connection to each of some databases, and arguments.
+    async def run(self, database: str, read: Callable[..., T], *args: Any, limit_s: float = ANSWER_S) -> T:
+        """What a function returns that takes a connection to a database, and arguments.
 
         Args:
-            databases: their names.
+            database: its name.
             read: the function.
             args: further arguments of it.
             limit_s: for the whole, seconds; also where the caller waits for less.
 
         Raises:
-            Problem: a database does not answer, or a cursor is not one of the list's.
+            Problem: the database does not answer, or a cursor is not one of the list's.
         """
         reading = _Reading()
-        task = asyncio.create_task(self._in_turn(reading, databases, read, args))
+        task = asyncio.create_task(self._in_turn(reading, database, read, args))
         self._under_way[task] = reading
         limit = asyncio.get_running_loop().call_later(limit_s, reading.give_up)
         task.add_done_callback(partial(self._ended, limit))
@@ -93,11 +104,11 @@ class Readers:
             async with asyncio.timeout(limit_s):
                 return await asyncio.shield(task)
         except TimeoutError:
-            raise Problem("unavailable", f"{_named(databases)} does not answer in time", RETRY_S) from None
+            raise Problem("unavailable", f"the {database} database does not answer in time", RETRY_S) from None
         except CursorError as error:
             raise Problem("invalid", str(error)) from None
         except psycopg.OperationalError as error:
-            raise Problem("unavailable", f"{_named(databases)} {unavailable(error)}", RETRY_S) from error
+            raise Problem("unavailable", f"the {database} database {unavailable(error)}", RETRY_S) from error
         finally:
             if not reading.has_begun:
                 task.cancel()
@@ -110,14 +121,10 @@ class Readers:
             while connections:
                 connections.pop().close()
 
-    async def _in_turn(
-        self, reading: _Reading, databases: Sequence[str], read: Callable[..., T], args: Sequence[Any]
-    ) -> T:
-        async with AsyncExitStack() as stack:
-            for database in databases:
-                await stack.enter_async_context(self._room[database])
+    async def _in_turn(self, reading: _Reading, database: str, read: Callable[..., T], args: Sequence[Any]) -> T:
+        async with self._room[database]:
             reading.has_begun = True
-            return await asyncio.to_thread(self._read, reading, databases, read, args)
+            return await asyncio.to_thread(self._read, reading, database, read, args)
 
     def _ended(self, limit: asyncio.TimerHandle, task: asyncio.Task[Any]) -> None:
         limit.cancel()
@@ -125,57 +132,34 @@ class Readers:
         if not task.cancelled():
             task.exception()  # of one that nobody waits for
 
-    def _read(self, reading: _Reading, databases: Sequence[str], read: Callable[..., T], args: Sequence[Any]) -> T:
-        """Read on kept connections; if one of them is broken, which nobody could notice before, on new ones."""
-        kept = [self._idle[database].pop() if self._idle[database] else None for database in databases]
-        whole = [one for one in kept if one is not None]
-        if len(whole) == len(databases):
-            for connection in whole:
-                reading.use(connection)
+    def _read(self, reading: _Reading, database: str, read: Callable[..., T], args: Sequence[Any]) -> T:
+        """Read on a kept connection; if that is broken, which nobody could notice before, on a new one."""
+        _current.set(reading)
+        if (kept := self._kept(database)) is not None:
+            reading.use(kept)
             try:
-                return self._on(databases, whole, read, args)
+                return self._on(database, kept, read, args)
             except psycopg.OperationalError:
-                if reading.is_given_up or not any(one.broken for one in whole):
+                if reading.is_given_up or not kept.broken:
                     raise
-        else:
-            self._keep(databases, kept)
-        return self._on(databases, [self._connect(database, reading) for database in databases], read, args)
+        return self._on(database, self._connect(database), read, args)
 
-    def _on(
-        self,
-        databases: Sequence[str],
-        connections: Sequence[psycopg.Connection],
-        read: Callable[..., T],
-        args: Sequence[Any],
-    ) -> T:
+    def _on(self, database: str, connection: psycopg.Connection, read: Callable[..., T], args: Sequence[Any]) -> T:
         try:
-            return read(*connections, *args)
+            return read(connection, *args)
         finally:
-            self._keep(databases, connections)
-
-    def _keep(self, databases: Sequence[str], connections: Sequence[psycopg.Connection | None]) -> None:
-        """Keep connections for later reads; none where one has failed, as what cut it may have cut the others."""
-        there = [(name, one) for name, one in zip(databases, connections, strict=True) if one is not None]
-        has_failed = any(connection.closed for _, connection in there)
-        for database, connection in there:
-            if has_failed or len(self._idle[database]) >= CONNECTIONS_MAX:
-                connection.close()
-            else:
+            if not connection.closed:
                 self._idle[database].append(connection)
 
-    def _connect(self, database: str, reading: _Reading) -> psycopg.Connection:
-        class Used(psycopg.Connection[Any]):
-            """Known to its read before its first statement, which a pooler may let wait for minutes."""
+    def _kept(self, database: str) -> psycopg.Connection | None:
+        with suppress(IndexError):  # other threads take some as well
+            return self._idle[database].pop()
+        return None
 
-            def __init__(self, *args: Any, **options: Any) -> None:
-                super().__init__(*args, **options)
-                reading.use(self)
-
-        connection = session(self._dsn(database), autocommit=True, connection_class=Used)
-        connection.execute(_READ_ONLY)
+    def _connect(self, database: str) -> psycopg.Connection:
+        with ExitStack() as stack:
+            connection = session(self._dsn(database), autocommit=True, connection_class=_Connection)
+            stack.callback(connection.close)
+            connection.execute(_READ_ONLY)
+            stack.pop_all()
         return connection
-
-
-def _named(databases: Sequence[str]) -> str:
-    """Which of some it is that does not answer is not known."""
-    return f"the {' or '.join(databases)} database"

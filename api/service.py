@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
@@ -19,6 +20,7 @@ from prometheus_client import REGISTRY
 
 import tracing
 from api.app import make_app
+from api.batching import STOPPING
 from api.front import Front
 from api.listening import Listening, connections_possible, end_when_full
 from api.settings import ApiSettings
@@ -40,7 +42,7 @@ THREADS = 64
 """For functions of ``operations``, which wait for a database or Kafka; each kind has a limit of its own."""
 
 STOP_S = 10
-"""How long answers under way may take when the process stops."""
+"""How long answers under way may take when the process stops. Streams end sooner, by themselves."""
 
 log = structlog.get_logger()
 
@@ -84,9 +86,14 @@ async def _serve(
     server = _server(settings, make_app(front, further))
     collect_rarely()
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        front.is_stopping = True
+        server.stop()  # type: ignore[no-untyped-call]  # Granian has no types there
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    pages = _pages(settings, readiness) if settings.http_port else None
+        loop.add_signal_handler(number, stop)
+    pages = _pages(settings, front, readiness) if settings.http_port else None
     looking, watching = loop.create_task(_look(readiness)), loop.create_task(end_when_full())
     certificate = settings.api_tls_certificate
     if certificate is not None and (ended := expired_at(certificate)) is not None:
@@ -94,6 +101,9 @@ async def _serve(
     try:
         log.info("service starts", listens=settings.api_listen, tls=certificate is not None)
         await server.serve()
+    except TimeoutError:
+        log.warning("answers under way are cut off", after_s=STOP_S)
+        loop.set_exception_handler(_but_of_cut_off)
     finally:
         looking.cancel()
         watching.cancel()
@@ -102,6 +112,12 @@ async def _serve(
         await readiness.close()
         await front.close()
         tracing.shutdown()
+
+
+def _but_of_cut_off(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error of a callback, but not that Granian tells its end to a future that the time limit cancelled."""
+    if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+        loop.default_exception_handler(context)
 
 
 def _server(settings: ApiSettings, app: ASGIApp) -> Listening:
@@ -135,12 +151,12 @@ def expired_at(certificate: Path) -> datetime | None:
     return ends if ends < datetime.now(UTC) else None
 
 
-def _pages(settings: ApiSettings, readiness: Readiness) -> HealthServer:
+def _pages(settings: ApiSettings, front: Front, readiness: Readiness) -> HealthServer:
     def alive() -> Page:
         return Page(503, f"{readiness.hangs}\n") if readiness.hangs else Page(200, "ok\n")
 
     def ready() -> Page:
-        waits_for = readiness.waits_for
+        waits_for = (STOPPING,) if front.is_stopping else readiness.waits_for
         return Page(503, "".join(f"{reason}\n" for reason in waits_for)) if waits_for else Page(200, "ok\n")
 
     return HealthServer(settings.http_host, settings.http_port, alive, ready, REGISTRY)

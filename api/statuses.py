@@ -15,6 +15,7 @@ from litestar.response import Stream
 from api import access, store
 from api.access import Caller
 from api.bodies import StrictRequest
+from api.follow import is_outage
 from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.problems import Problem, problems
@@ -23,7 +24,13 @@ from api.streams import CHECK_S, HEARTBEAT_S, check_room, stream, wants_stream
 from api.texts import amount_text
 from api.withdrawals import PATH
 from api.withheld import shown_to
-from contracts.events import WithdrawalRequested, same_withdrawal
+from contracts.events import (
+    WithdrawalCompensated,
+    WithdrawalCompleted,
+    WithdrawalRejected,
+    WithdrawalRequested,
+    same_withdrawal,
+)
 from operations.accepted import ACCEPTED
 from operations.endings import Ending, latest
 from operations.events import Recorded, events_of
@@ -100,7 +107,7 @@ async def standing(front: Front, caller: Caller, payment_id: UUID) -> Withdrawal
         Problem: there is none that the caller may see, or a database does not answer.
     """
     stored = await visible(front, caller, payment_id)
-    status = await front.readers.run(("saga",), status_of, payment_id)
+    status = await front.readers.run("saga", status_of, payment_id)
     if status is None:
         if stored is None:
             raise unknown(payment_id)
@@ -141,7 +148,7 @@ def shown(status: Status) -> WithdrawalStatus:
     operation_id="getWithdrawalEvents",
     tags=["events"],
     opt={PERMISSION: access.READ},
-    responses=problems("not-found", "invalid"),
+    responses=problems("not-found"),
 )
 async def get_events(
     request: StrictRequest,
@@ -158,17 +165,17 @@ async def get_events(
     if last_event_id:
         after = _number(last_event_id)
     stored = await visible(front, caller, payment_id)
-    status = await front.readers.run(("saga",), status_of, payment_id)
+    status = await front.readers.run("saga", status_of, payment_id)
     if status is None and stored is None:
         raise unknown(payment_id)
     if after:
         await _check_event(front, payment_id, after)
     if not wants_stream(request):
-        events = await front.readers.run(("saga",), events_of, payment_id, after)
+        events = await front.readers.run("saga", events_of, payment_id, after)
         return Response(Events(shown_to(caller, events, stored)))
     if status is not None and (
         is_taken(caller, stored, status)
-        or (status.finished and not await front.readers.run(("saga",), events_of, payment_id, after, 1))
+        or (status.finished and not await front.readers.run("saga", events_of, payment_id, after, 1))
     ):
         return Response(None, status_code=204)  # type: ignore[arg-type]  # a browser does not come back then
     check_room(request)
@@ -181,7 +188,7 @@ async def get_events(
     operation_id="followEndings",
     tags=["events"],
     opt={PERMISSION: access.READ},
-    responses=problems("invalid"),
+    responses=problems(),
 )
 async def follow_endings(request: StrictRequest, last_event_id: LastEventId = None) -> Stream:
     """A stream of what is completed, rejected or compensated from now on; with `Last-Event-ID` after that one.
@@ -191,7 +198,7 @@ async def follow_endings(request: StrictRequest, last_event_id: LastEventId = No
     """
     check_room(request)
     front: Front = request.app.state.front
-    place = last_event_id if last_event_id else await front.readers.run(("saga",), latest)
+    place = last_event_id if last_event_id else await front.readers.run("saga", latest)
     endings = front.follow.endings(place, CHECK_S)
     # Its first answer comes before the stream's head: an ID that is none is an error, and not a stream that ends.
     first = await anext(endings)
@@ -224,14 +231,29 @@ async def _of_one(
         async for events in followed:
             yield _shown(caller, events, stored)
             after = events[-1].id if events else after
-            if events[-1].type in _MAY_END if events else time.monotonic() - asked_at >= HEARTBEAT_S:
+            is_quiet = not events and time.monotonic() - asked_at >= HEARTBEAT_S
+            if is_quiet or any(event.type in _MAY_END for event in events):
                 asked_at = time.monotonic()
-                status = await front.readers.run(("saga",), status_of, payment_id)
-                if status is not None and (status.finished or is_taken(caller, stored, status)):
-                    # Its last events may have been stored since the look before.
-                    rest = await front.readers.run(("saga",), events_of, payment_id, after)
+                try:
+                    rest = await _rest(front, caller, stored, payment_id, after)
+                except Problem as problem:
+                    if not is_outage(problem):
+                        raise
+                    asked_at = float("-inf")
+                    continue
+                if rest is not None:
                     yield _shown(caller, rest, stored)
                     return
+
+
+async def _rest(
+    front: Front, caller: Caller, stored: Stored | None, payment_id: UUID, after: int
+) -> list[Recorded] | None:
+    """The events of a withdrawal that have been stored since the look before, if it has ended; else None."""
+    status = await front.readers.run("saga", status_of, payment_id)
+    if status is None or not (status.finished or is_taken(caller, stored, status)):
+        return None
+    return await front.readers.run("saga", events_of, payment_id, after)
 
 
 def _shown(caller: Caller, events: Sequence[Recorded], stored: Stored | None) -> bytes:
@@ -247,17 +269,28 @@ async def _of_all(
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(endings):
         yield f"id: {place}\n\n".encode()  # who is cut off before its first event misses nothing either
-        yield await _endings_for(front, caller, first)
+        said, untold = await _endings_for(front, caller, first)
+        yield said
         async for found in endings:
-            yield await _endings_for(front, caller, found)
+            said, untold = await _endings_for(front, caller, [*untold, *found] if untold else found)
+            yield said
 
 
-async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes:
-    """Those that a caller sees; of the others not even that there are some, as an ID is a payment's."""
+async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> tuple[bytes, Sequence[Ending]]:
+    """Those that a caller sees; of the others not even that there are some, as an ID is a payment's.
+
+    Returns:
+        Their messages, and what is left for the next piece: all of them while nobody can be asked whose they are.
+    """
     if caller.sees_only_its_own and endings:
-        requests = await front.callers.of(endings)
+        try:
+            requests = await front.callers.of(endings)
+        except Problem as problem:
+            if not is_outage(problem):
+                raise
+            return b"", endings
         endings = [one for one in endings if _is_own(caller, requests.get(one.payment_id), one)]
-    return _messages([(one.id, one.state, _as_ending(one)) for one in endings])
+    return _messages([(one.id, one.state, _as_ending(one)) for one in endings]), ()
 
 
 def _is_own(caller: Caller, stored: Stored | None, ending: Ending) -> bool:
@@ -334,12 +367,16 @@ def _number(event_id: str) -> int:
 
 async def _check_event(front: Front, payment_id: UUID, number: int) -> None:
     """Refuse the ID of an event that is not this withdrawal's."""
-    found = await front.readers.run(("saga",), events_of, payment_id, number - 1, 1)
+    found = await front.readers.run("saga", events_of, payment_id, number - 1, 1)
     if not found or found[0].id != number:
         raise Problem("invalid", f"{number} is no ID of an event of this withdrawal")
 
 
-_MAY_END = frozenset({"WithdrawalCompleted", "WithdrawalCompensated", "WithdrawalRejected", "NotificationSent"})
+_MAY_END = frozenset(
+    kind.__name__ for kind in (WithdrawalCompleted, WithdrawalCompensated, WithdrawalRejected, WithdrawalRequested)
+)
+"""What a withdrawal may end with: a rejection is an end once the request is stored, which may come second."""
+
 _ENCODER = msgspec.json.Encoder()
 _LINE_BREAKS_AS_SPACES = bytes.maketrans(b"\r\n", b"  ")
 

@@ -23,7 +23,7 @@ HEARTBEAT_S = 15.0
 """A stream that has nothing to say says that it is there, so that nobody between closes it."""
 
 CHECK_S = 2.0
-"""How often a stream's generator yields at the least, so that its caller is checked again.
+"""How often a stream's generator yields at the least: its caller is checked then, and whether the process stops.
 
 A key that is revoked ends it this much after it is refused: :data:`api.credentials.REMEMBERED_S` and this are 5 s.
 """
@@ -42,7 +42,7 @@ def stream(
     heartbeat: bytes = NOTHING_NEW,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> Stream:
-    """An answer that lasts until its content or the caller's right to it ends.
+    """An answer that lasts until its content, the caller's right to it or the process ends.
 
     Args:
         request: of the caller who reads it, which has passed the guard.
@@ -87,6 +87,8 @@ async def _while_allowed(
     headers = request.headers.get("authorization"), request.headers.get("cookie")
     async with aclosing(content):
         async for said in content:
+            if front.is_stopping:  # whoever reads goes on at another instance, after the last event that it has
+                return
             still = await _still(front, headers, caller)
             now = time.monotonic()
             if still is False or (still is None and now - checked_at > UNCHECKED_S_MAX):

@@ -28,9 +28,20 @@ from contracts.services import API, NAMES
 from operations.dead_letters.letters import Letter
 from operations.hold_ups import ANSWER_S, Found, Open, Pending, ServiceSays, find, found_of, service_says
 from operations.lost import Lost
+from operations.lost_requests import READ_S_MAX, newest_accepted, still_lost, unknown
 from operations.nudge import Nudged, nudge
 from operations.refused import refused_by_saga
-from operations.stuck import Silent, Stuck, known, listed, silent, unpublished, with_unpublished
+from operations.stuck import (
+    Silent,
+    Stuck,
+    known,
+    listed,
+    lost_ones,
+    silent,
+    unpublished,
+    with_lost,
+    with_unpublished,
+)
 from operations.waits import as_open, waits_of
 from outbox_relay.errors import RelayError
 from processors.saga.status import status_of
@@ -104,7 +115,7 @@ class NudgeResult(msgspec.Struct, frozen=True):
     operation_id="listStuck",
     tags=["operations"],
     opt={PERMISSION: access.OPERATIONS},
-    responses=problems("invalid"),
+    responses=problems(),
 )
 async def list_stuck(
     request: StrictRequest,
@@ -126,15 +137,19 @@ async def stuck_ones(front: Front, seen: Seen, older_than_s: float, limit: int) 
         Problem: the saga service's database does not answer.
     """
     rows, (accepted, away) = await asyncio.gather(
-        front.readers.run(("saga",), silent, older_than_s, limit), _unpublished(front, older_than_s, limit)
+        front.readers.run("saga", silent, older_than_s, limit), _unpublished(front, older_than_s, limit)
     )
     known_ones = await _known(front, [one.payment_id for one in accepted])
-    rows = with_unpublished(rows, accepted, known_ones, limit)
+    lost, unread = await _lost(front, older_than_s) if away is None else ([], None)
+    rows = with_unpublished(rows, [*accepted, *lost], known_ones, limit)
     holds, refused = await asyncio.gather(
         hold_ups(front, seen, [row.as_open for row in rows]), _refused(front, seen)
     )
+    holds = with_lost(holds, lost)
     if away is not None:
         holds.unasked.setdefault("the api database", away)
+    if unread is not None:
+        holds.unasked.setdefault("Kafka", unread)
     found = listed(rows, holds, refused, older_than_s, limit)
     return StuckWithdrawals(found, sorted(holds.idle), _said(holds.unasked), seen.flow.at)
 
@@ -161,22 +176,37 @@ async def _refused(front: Front, seen: Seen) -> dict[UUID, list[Letter]]:
 async def _unpublished(front: Front, older_than_s: float, limit: int) -> tuple[list[Silent], Exception | None]:
     """Requests that wait to be published, and why the API's database could not be asked for them, if so."""
     try:
-        return await front.readers.run((API,), unpublished, older_than_s, limit, limit_s=ANSWER_S), None
+        return await front.readers.run(API, unpublished, older_than_s, limit, limit_s=ANSWER_S), None
     except Problem as problem:
         error = problem.__cause__
         return [], error if isinstance(error, Exception) else problem
 
 
+async def _lost(front: Front, older_than_s: float) -> tuple[list[Silent], Exception | None]:
+    """Requests that are lost, and why Kafka could not be asked for them, if so."""
+    newest = await front.readers.run(API, newest_accepted, older_than_s)
+    candidates = await front.readers.run("saga", unknown, newest)
+    if not candidates:
+        return [], None
+    operators = front.operators
+    try:
+        found = await operators.run(still_lost, operators.dsns, operators.bootstrap, candidates, READ_S_MAX)
+    except Problem as problem:
+        error = problem.__cause__
+        return [], error if isinstance(error, Exception) else problem
+    return await front.readers.run(API, lost_ones, found), None
+
+
 async def _known(front: Front, payment_ids: list[UUID]) -> set[UUID]:
     """Which of some withdrawals the saga service knows."""
-    return {*await front.readers.run(("saga",), known, payment_ids)} if payment_ids else set()
+    return {*await front.readers.run("saga", known, payment_ids)} if payment_ids else set()
 
 
 async def _service(front: Front, seen: Seen, name: str, withdrawals: Sequence[Open]) -> ServiceSays:
     # Where the look found all in flight, its table is not searched again: that takes time where much is.
     ask = partial(service_says, has_dead=seen.has_dead_rows(name), has_late=not seen.flows(name, RECENT_S))
     try:
-        return await front.readers.run((name,), ask, name, withdrawals, limit_s=ANSWER_S)
+        return await front.readers.run(name, ask, name, withdrawals, limit_s=ANSWER_S)
     except Problem as problem:
         error = problem.__cause__
         return ServiceSays(error=error if isinstance(error, Exception) else problem)
@@ -210,7 +240,7 @@ async def waiting(front: Front, seen: Seen, payment_id: UUID, *, cancelled: bool
     """
     async with front.connected() as connection:
         stored = await store.find(connection, payment_id)
-    status = await front.readers.run(("saga",), status_of, payment_id)
+    status = await front.readers.run("saga", status_of, payment_id)
     if status is not None and status.finished:
         return Waiting(None)
     also = frozenset({CancelRequested.__name__}) if cancelled else frozenset[str]()

@@ -96,7 +96,7 @@ async def trace(operators: Operators, payment_id: UUID) -> WithdrawalTrace:
     operation_id="checkTraces",
     tags=["operations"],
     opt={PERMISSION: access.OPERATIONS},
-    responses=problems("invalid"),
+    responses=problems(),
 )
 async def check_traces(
     request: StrictRequest,

@@ -20,7 +20,7 @@ from api.encoded import Encoded
 from api.front import Front
 from api.guard import PERMISSION, caller_of
 from api.instrumentation import AskedSpans
-from api.problems import RETRY_S, Problem, problems
+from api.problems import OF_A_BODY, RETRY_S, Problem, problems
 from api.store import Asked, Stored
 from api.texts import amount_text
 from producers.errors import InvalidRequestError
@@ -95,17 +95,7 @@ IdempotencyKey = Annotated[
             name=REPLAYED, description="true: the answer to an earlier request.", documentation_only=True
         ),
     ],
-    responses=problems(
-        "malformed",
-        "key-missing",
-        "too-slow",
-        "still-running",
-        "payment-id-taken",
-        "too-large",
-        "unsupported-media-type",
-        "invalid",
-        "key-reused",
-    ),
+    responses=problems(*OF_A_BODY, "key-missing", "still-running", "payment-id-taken", "key-reused"),
 )
 async def request_withdrawal(
     request: StrictRequest, data: WithdrawalRequest, idempotency_key: IdempotencyKey = None

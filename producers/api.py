@@ -34,6 +34,10 @@ GIVE_UP_S = 60.0
 PAUSES_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Between attempts; the last one is used again and again. An answer's ``Retry-After`` prevails."""
 
+LIMITS = httpx.Limits(max_keepalive_connections=20)
+"""Of a client's connections, unless its caller gives others: as many as are wanted, as each open stream has one
+and no request waits for its end. As many idle ones are kept as httpx keeps."""
+
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _URN = "urn:settle:problem:"
 _STILL_RUNNING = "still-running"
@@ -111,7 +115,7 @@ class _Problem(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-Answer = httpx.Response | httpx.TransportError
+Answer = httpx.Response | httpx.RequestError
 
 _ENDED = httpx.RemoteProtocolError("the stream ended before the withdrawal did")
 T = TypeVar("T")
@@ -147,7 +151,7 @@ class _Attempts:
         if self._answered and not isinstance(answer, SSEError):  # that is no stream, but somebody else's page
             self._until = time.monotonic() + self._give_up_s
         self._answered = False
-        if isinstance(answer, httpx.TransportError):
+        if isinstance(answer, httpx.RequestError):
             why = calls.why_unsent(answer)
         elif answer.status_code in _AGAIN or _problem_of(answer).type == _URN + _STILL_RUNNING:
             why = str(_refused(answer))
@@ -169,21 +173,21 @@ class ApiClient:
         timeout_s: for one answer, seconds.
         give_up_s: how long a request is repeated before :class:`NotAnsweredError`, seconds; with the end of a
             stream it begins anew.
-        options: of ``httpx.Client``, such as ``verify`` or ``transport``.
+        options: of ``httpx.Client``, such as ``verify``, ``transport`` or ``limits``.
 
     Every method raises :class:`RefusedError` and :class:`NotAnsweredError`.
 
     Raises:
-        InvalidRequestError: that is no URL, or no API key.
+        InvalidRequestError: that is no URL, or no API key; or it is production, and others could read the key on
+            the way.
+        EnvironmentRefusedError: ``SETTLE_ENV`` or ``SETTLE_TRUSTED_NETWORK`` is wrong.
     """
 
     def __init__(
         self, url: str, key: str, *, timeout_s: float = TIMEOUT_S, give_up_s: float = GIVE_UP_S, **options: Any
     ) -> None:
         self._give_up_s = give_up_s
-        self._http = httpx.Client(
-            base_url=calls.base_url(url), headers=calls.authorization(key), timeout=timeout_s, **options
-        )
+        self._http = httpx.Client(**calls.client(url, key), timeout=timeout_s, **{"limits": LIMITS, **options})
 
     def __enter__(self) -> Self:
         return self
@@ -257,7 +261,7 @@ class ApiClient:
                         answer = _ENDED
                     else:
                         answer.read()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 answer = error
             if (pause := attempts.pause_s(answer)) is None:
                 raise _refused(answer)
@@ -274,7 +278,7 @@ class ApiClient:
         while True:
             try:
                 answer: Answer = self._http.request(call.method, call.path, **call.arguments)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 answer = error
             if (pause := attempts.pause_s(answer)) is None:
                 return _accepted(answer)
@@ -289,7 +293,7 @@ class AsyncApiClient:
     ) -> None:
         self._give_up_s = give_up_s
         self._http = httpx.AsyncClient(
-            base_url=calls.base_url(url), headers=calls.authorization(key), timeout=timeout_s, **options
+            **calls.client(url, key), timeout=timeout_s, **{"limits": LIMITS, **options}
         )
 
     async def __aenter__(self) -> Self:
@@ -346,7 +350,7 @@ class AsyncApiClient:
                         answer = _ENDED
                     else:
                         await answer.aread()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 answer = error
             if (pause := attempts.pause_s(answer)) is None:
                 raise _refused(answer)
@@ -363,7 +367,7 @@ class AsyncApiClient:
         while True:
             try:
                 answer: Answer = await self._http.request(call.method, call.path, **call.arguments)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 answer = error
             if (pause := attempts.pause_s(answer)) is None:
                 return _accepted(answer)

@@ -1,5 +1,6 @@
 """The requests of the API's clients, as they may be repeated, and what is refused before one is sent."""
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 from opentelemetry import propagate
 from uuid_utils.compat import uuid7
 
+from contracts.production import HTTP, is_local, is_production, trusted
 from producers.errors import InvalidRequestError
 
 PATH = "/v1/withdrawals"
@@ -18,6 +20,8 @@ TIMEOUT_S = 10.0
 
 STREAM_TIMEOUT_S = 45.0
 """For the next piece of a stream: the API sends something every 15 s."""
+
+log = logging.getLogger(__name__)
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21\x23-\x7e]{1,255}")
@@ -38,11 +42,39 @@ class Call(msgspec.Struct, frozen=True):
         return {"headers": self.headers, "json": self.body}
 
 
+def client(url: str, key: str) -> dict[str, Any]:
+    """The arguments of a client of httpx that asks the API with a key.
+
+    Where others could read the key on the way, that is a warning in the log, and refused in production.
+
+    Raises:
+        InvalidRequestError: that is no URL, or no API key, or the key is refused to go there.
+        EnvironmentRefusedError: ``SETTLE_ENV`` or ``SETTLE_TRUSTED_NETWORK`` is wrong.
+    """
+    found, headers = base_url(url), authorization(key)
+    if is_open(found):
+        if is_production():
+            raise InvalidRequestError(
+                f"{url} is without TLS: others can read the API key on the way, so use https://"
+            )
+        log.warning("%s is without TLS: others can read the API key on the way", url)
+    return {"base_url": found, "headers": headers}
+
+
+def is_open(url: httpx.URL) -> bool:
+    """Whether others can read what is sent there: without TLS, beyond loopback and networks that are trusted.
+
+    Raises:
+        EnvironmentRefusedError: ``SETTLE_TRUSTED_NETWORK`` is wrong.
+    """
+    return url.scheme == "http" and not is_local(url.host) and HTTP not in trusted()
+
+
 def base_url(url: str) -> httpx.URL:
     """The API's URL.
 
     Raises:
-        InvalidRequestError: it is none that can be asked.
+        InvalidRequestError: it is none that can be asked, or has a user or password, which would replace the key.
     """
     try:
         found = httpx.URL(url)
@@ -50,6 +82,8 @@ def base_url(url: str) -> httpx.URL:
         raise InvalidRequestError(f"{url!r} is no URL such as https://settle.example: {error}") from None
     if found.scheme not in ("http", "https") or not found.host:
         raise InvalidRequestError(f"{url!r} is no URL such as https://settle.example")
+    if found.userinfo:
+        raise InvalidRequestError("the API's URL has no user and no password: who asks is known by the API key")
     return found
 
 
@@ -110,7 +144,7 @@ def stream(after: int) -> dict[str, Any]:
     return {"headers": {"Accept": "text/event-stream", **place}, "timeout": timeout}
 
 
-def why_unsent(error: httpx.TransportError) -> str:
+def why_unsent(error: httpx.RequestError) -> str:
     """Why a request got no answer, in one line; without what a header was, which may be the key."""
     if isinstance(error, httpx.LocalProtocolError):
         return type(error).__name__

@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 import tracing
 from broker.clients import SILENT, idempotent_producer
 from broker.rotation import Rotation
+from broker.security import KafkaSettingsError
 from broker.troubles import Troubles, denied
 from contracts import events, headers
 from contracts.topics import WITHDRAWAL_REQUESTS
@@ -266,10 +267,16 @@ class WithdrawalClient:
 
     def _renew(self) -> None:
         with self._renewing:
-            if self._spent:
-                self._retired.append(self._producer)
-                self._producer = idempotent_producer(self._bootstrap, self._config, SILENT)
-                self._spent = self._delivered_once = False
+            if not self._spent:
+                return
+            try:
+                producer = idempotent_producer(self._bootstrap, self._config, SILENT)
+            except KafkaSettingsError as error:  # of a file that is wrong by now: the producer stays
+                self._trouble = str(error)
+                return
+            self._retired.append(self._producer)
+            self._producer = producer
+            self._spent = self._delivered_once = False
 
     def _report(
         self,

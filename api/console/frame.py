@@ -169,7 +169,7 @@ async def _of_trace(front: Front, trace_id: str) -> list[UUID]:
     """The withdrawals of a trace; one search at a time, as it may have to read them all."""
     async with _one_search:
         try:
-            return await front.readers.run(("saga",), of_trace, trace_id)
+            return await front.readers.run("saga", of_trace, trace_id)
         except Problem as problem:
             detail = f"the withdrawals could not be looked through for the trace ID: {problem.detail}"
             raise Problem(problem.kind, f"{detail}; search by payment ID or account") from None
@@ -180,9 +180,9 @@ async def _of_account(front: Front, caller: Caller, account_id: str) -> str | No
     if "\0" in account_id:
         return None
     may_see = access.ACCOUNTS in caller.permissions
-    if may_see and await front.readers.run(("account",), account_of, account_id) is not None:
+    if may_see and await front.readers.run("account", account_of, account_id) is not None:
         return account_path(account_id)
-    if not (await front.readers.run(("saga",), page_of, Wanted(account_id=account_id), 1)).withdrawals:
+    if not (await front.readers.run("saga", page_of, Wanted(account_id=account_id), 1)).withdrawals:
         return None
     return f"{HOME}/withdrawals?{urlencode({'account_id': account_id})}"
 

@@ -130,10 +130,10 @@ async def log_stream(
 async def _find(front: Front, keys: Collection[View]) -> Mapping[View, Mapping[str, str]]:
     ids = list({one for key in keys for one in key.open})
     rows: dict[UUID, list[Entry]] = {}
-    for row in await front.readers.run((API,), rows_of, ids) if ids else ():
+    for row in await front.readers.run(API, rows_of, ids) if ids else ():
         rows.setdefault(row.request_id, []).append(row)
     newest = {
-        wanted: await front.readers.run((API,), read_log, wanted, 2 * NEWER_MAX, NUMBER_MAX)
+        wanted: await front.readers.run(API, read_log, wanted, 2 * NEWER_MAX, NUMBER_MAX)
         for wanted in {key.wanted for key in keys if key.wanted is not None}
     }
     return {key: _fragments(key, rows, newest) for key in keys}
@@ -176,7 +176,7 @@ async def _acts(front: Front, entries: Sequence[Entry], wanted: Filter, before: 
         here.setdefault(entry.request_id, []).append(entry)
     halves = {request_id: rows[0].number for request_id, rows in here.items() if len(rows) == 1}
     if halves:
-        for row in await front.readers.run((API,), rows_of, list(halves)):
+        for row in await front.readers.run(API, rows_of, list(halves)):
             if row.number == halves[row.request_id]:
                 continue
             is_on_a_page_before = before is not None and row.number >= before

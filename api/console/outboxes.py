@@ -111,7 +111,7 @@ async def _dead(front: Front) -> tuple[list[ShownRow], dict[str, str]]:
     """The dead rows of every outbox, of each the oldest first; and which could not be asked, and why."""
     rows: list[ShownRow] = []
     unasked: dict[str, str] = {}
-    asked = (front.readers.run((service,), dead_rows) for service in NAMES)
+    asked = (front.readers.run(service, dead_rows) for service in NAMES)
     for service, found in zip(NAMES, await asyncio.gather(*asked, return_exceptions=True), strict=True):
         if isinstance(found, Problem | RelayError):
             unasked[service] = _why(found)

@@ -95,7 +95,7 @@ async def _find(front: Front, keys: Collection[View]) -> Mapping[View, Mapping[s
     found = {one: await stuck_ones(front, looked, *one) for one in lists}
     still = {one.payment_id for some in found.values() for one in some.withdrawals}
     gone = {one for key in keys for one in key.ids} - still
-    rows = await front.readers.run(("saga",), of_ids, list(gone)) if gone else []
+    rows = await front.readers.run("saga", of_ids, list(gone)) if gone else []
     states = {one.payment_id: one.state for one in rows}
     return {key: _fragments(key, found[key.older_than_s, key.limit], states) for key in keys}
 

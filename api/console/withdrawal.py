@@ -86,7 +86,7 @@ async def withdrawal_page(request: StrictRequest, payment_id: UUID, tab: TabName
     """One withdrawal."""
     front: Front = request.app.state.front
     status = await standing(front, caller_of(request), payment_id)
-    events = await front.readers.run(("saga",), events_of, payment_id, 0, EVENTS_MAX)
+    events = await front.readers.run("saga", events_of, payment_id, 0, EVENTS_MAX)
     waits, parts, of_tab = await asyncio.gather(
         _waits(front, status) if tab != "attempts" else _nothing(),
         _parts(front, status, events, TIMES_S),
@@ -116,7 +116,7 @@ async def _nothing() -> None:
 async def _of_tab(front: Front, tab: str, status: WithdrawalStatus) -> dict[str, Any]:
     """What a tab shows beside the events."""
     if tab == "ledger":
-        bookings = await front.readers.run(("account",), of_payment, status.payment_id)
+        bookings = await front.readers.run("account", of_payment, status.payment_id)
         return {"bookings": bookings, "net": net(status.state, status.amount, status.currency, bookings)}
     if tab == "attempts":
         return await _attempts(front, status)
@@ -188,7 +188,7 @@ _ANYBODY = access.Caller("console", access.VIEWER, access.MAY[access.VIEWER])
 
 async def _parts_of(front: Front, payment_id: UUID) -> dict[str, str]:
     status = await standing(front, _ANYBODY, payment_id)
-    events = await front.readers.run(("saga",), events_of, payment_id, 0, EVENTS_MAX)
+    events = await front.readers.run("saga", events_of, payment_id, 0, EVENTS_MAX)
     return await _parts(front, status, events)
 
 

@@ -165,10 +165,10 @@ async def withdrawals_stream(
 
 async def _find(front: Front, keys: Collection[View]) -> Mapping[View, Mapping[str, str]]:
     ids = {one for key in keys for one in (*key.open, key.newest) if one is not None}
-    rows = await front.readers.run(("saga",), of_ids, list(ids)) if ids else []
+    rows = await front.readers.run("saga", of_ids, list(ids)) if ids else []
     known = {one.payment_id: one for one in rows}
     newest = {
-        wanted: (await front.readers.run(("saga",), page, wanted, NEWER_MAX)).withdrawals
+        wanted: (await front.readers.run("saga", page, wanted, NEWER_MAX)).withdrawals
         for wanted in {key.wanted for key in keys if key.wanted is not None}
     }
     return {key: _fragments(key, known, newest) for key in keys}

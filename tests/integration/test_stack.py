@@ -35,6 +35,7 @@ EXPORTED = {
     "SETTLE_RELAY_SOURCES": "postgresql://elsewhere/account",
     "SETTLE_ACCOUNT_DSN": "postgresql://elsewhere/account",
     "SETTLE_PROVIDER_DSN": "postgresql://elsewhere/provider",
+    "SETTLE_TREASURER_DSN": "postgresql://elsewhere/account",
     "SETTLE_KAFKA_BOOTSTRAP": "elsewhere:9092",
     "SETTLE_DATA": "/elsewhere",
     "SETTLE_HTTP_HOST": "elsewhere",

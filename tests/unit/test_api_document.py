@@ -70,6 +70,19 @@ def test_a_request_needs_its_idempotency_key_and_a_cancellation_needs_no_body():
     ] == ["cancelWithdrawal"]
 
 
+def test_every_operation_says_what_it_may_be_refused_with():
+    for name, about in OPERATIONS.items():
+        assert "422" in about["responses"], name  # none takes a query parameter that it does not know
+        takes_a_body = "requestBody" in about
+        assert {"408", "413", "415"} <= about["responses"].keys() or not takes_a_body, name
+        assert not [one for one in about["responses"].values() if is_twice(one["description"])], name
+
+
+def is_twice(description: str) -> bool:
+    titles = description.split("; ")
+    return len(titles) > len(set(titles))
+
+
 def test_no_schema_is_named_as_a_constructor_of_another_one():
     assert not [name for name in SCHEMAS if f"New{name}" in SCHEMAS]
 

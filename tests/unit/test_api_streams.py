@@ -1,15 +1,17 @@
 """A stream lasts as long as its caller may read it, and not much longer than anybody can be asked that."""
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from api import streams
 from api.access import MAY, VIEWER, Caller
 from api.limits import StreamLimit
 from api.problems import Problem
+from api.service import _pages
 from api.statuses import follow_endings
 from api.streams import _while_allowed
 
@@ -35,7 +37,7 @@ def read(callers, monkeypatch, step_s=1.0):
         now[0] += step_s
         return now[0]
 
-    front = SimpleNamespace(credentials=SimpleNamespace(caller_of=caller_of))
+    front = SimpleNamespace(credentials=SimpleNamespace(caller_of=caller_of), is_stopping=False)
     state = SimpleNamespace(front=front)
     request = SimpleNamespace(app=SimpleNamespace(state=state), headers={}, scope={"user": CALLER})
     monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=monotonic))
@@ -50,6 +52,34 @@ def read(callers, monkeypatch, step_s=1.0):
 def test_it_ends_with_the_right_to_it(monkeypatch):
     assert read([CALLER, CALLER, None], monkeypatch) == [b"0", b"1"]
     assert read([CALLER, Caller("bob", VIEWER, MAY[VIEWER])], monkeypatch) == [b"0"]
+
+
+def test_it_ends_with_the_process_at_the_next_piece():
+    async def caller_of(*_):
+        return CALLER
+
+    front = SimpleNamespace(credentials=SimpleNamespace(caller_of=caller_of), is_stopping=False)
+    app = SimpleNamespace(state=SimpleNamespace(front=front))
+    request = SimpleNamespace(app=app, headers={}, scope={"user": CALLER})
+
+    async def story():
+        async with aclosing(_while_allowed(request, content(), b"beat", 15.0)) as said:
+            assert await anext(said) == b"0"
+            front.is_stopping = True
+            return [one async for one in said]
+
+    assert asyncio.run(story()) == []
+
+
+def test_a_process_that_stops_is_not_ready():
+    front, readiness = SimpleNamespace(is_stopping=False), SimpleNamespace(hangs=None, waits_for=())
+    pages = _pages(SimpleNamespace(http_host="127.0.0.1", http_port=0), front, readiness)
+    with closing(pages), httpx.Client(base_url=f"http://127.0.0.1:{pages.port}") as client:
+        assert client.get("/readyz").status_code == 200
+        front.is_stopping = True
+        ready, alive = client.get("/readyz"), client.get("/healthz")
+    assert (ready.status_code, ready.text) == (503, "the API is stopping\n")
+    assert alive.status_code == 200
 
 
 def test_who_comes_at_once_has_no_more_streams_of_endings_than_one_may_have():

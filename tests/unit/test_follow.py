@@ -1,20 +1,34 @@
-"""Streams of events: a query that fails ends none for good, and the last event is sent before a stream ends."""
+"""Streams of events: a query that fails ends none, and each ends with its withdrawal, once all is told."""
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import UUID
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from api import follow, statuses
-from api.access import MAY, VIEWER, Caller
+from api import follow, statuses, store
+from api.access import CLIENT, MAY, VIEWER, Caller
+from api.callers import Callers
 from api.follow import Follow
 from api.problems import Problem
+from contracts.events import (
+    BalanceChecked,
+    MoneyDeducted,
+    MoneyRefunded,
+    NotificationSent,
+    PaymentFailed,
+    PaymentProcessed,
+    WithdrawalRejected,
+)
 from operations.endings import Ending
 from operations.events import Recorded
+from processors.saga.decide import decide
+from tests.unit import messages
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 PAYMENT = UUID(int=1)
@@ -51,8 +65,7 @@ def recorded(number, kind):
 
 
 def ending(place):
-    fields = dict.fromkeys(Ending.__struct_fields__)
-    return Ending(**{**fields, "id": place})
+    return Ending(place, PAYMENT, "completed", "acc-1", 100, "USD", None, "WithdrawalCompleted", NOW, None)
 
 
 def test_a_query_that_fails_for_any_reason_is_made_again():
@@ -106,5 +119,147 @@ def test_what_is_stored_between_the_last_look_and_the_end_is_sent_before_the_str
         caller = Caller("viewer", VIEWER, MAY[VIEWER])
         sent = [one async for one in statuses._of_one(front, caller, None, PAYMENT, 0)]
         assert b"WithdrawalCompleted" in sent[-1]
+
+    run(main())
+
+
+AWAY = Problem("unavailable", "the database is away")
+CALLER = Caller("viewer", VIEWER, MAY[VIEWER])
+
+
+@pytest.fixture
+def no_poll(monkeypatch):
+    """Followers look for themselves alone."""
+    monkeypatch.setattr(Follow, "_poll", lambda _: asyncio.Event().wait())
+
+
+@pytest.mark.usefixtures("no_poll")
+def test_an_outage_ends_no_stream_of_a_withdrawal():
+    async def main():
+        readers = Readers(events_after=[AWAY, AWAY, [recorded(1, "MoneyDeducted")], []])
+        async with aclosing(Follow(readers).withdrawal(PAYMENT, 0, heartbeat_s=0.01)) as followed:
+            told = [await anext(followed) for _ in range(3)]
+        assert told == [[], [], [recorded(1, "MoneyDeducted")]]
+
+    run(main())
+
+
+@pytest.mark.usefixtures("no_poll")
+def test_an_outage_ends_a_stream_of_endings_only_before_it_has_begun(monkeypatch):
+    monkeypatch.setattr(follow, "PAGE_MAX", 1)
+
+    async def main():
+        one, two, three = ending("1-x"), ending("2-x"), ending("3-x")
+        readers = Readers(endings_after=[AWAY, [one], [two], AWAY, AWAY, [three], []])
+        follows = Follow(readers)
+        with pytest.raises(Problem):
+            await anext(follows.endings("0-x", heartbeat_s=0.01))
+        async with aclosing(follows.endings("0-x", heartbeat_s=0.01)) as followed:
+            told = [await anext(followed) for _ in range(4)]
+        assert told == [[one], [two], [], [three]]
+
+    run(main())
+
+
+class Pieces:
+    """What a follower of a withdrawal is given, and how much of that it has taken."""
+
+    def __init__(self, *pieces):
+        self._pieces = pieces
+        self.taken = 0
+
+    async def withdrawal(self, *_):
+        for piece in self._pieces:
+            self.taken += 1
+            yield piece
+        pytest.fail("the stream goes on")
+
+
+@pytest.mark.parametrize("failing", [{"status_of": AWAY}, {"events_of": AWAY}], ids=["status_of", "events_of"])
+def test_an_outage_at_the_end_of_a_withdrawal_is_waited_for(failing):
+    async def main():
+        answers = {"status_of": [SimpleNamespace(finished=True)], "events_of": [[]]}
+        for name, problem in failing.items():
+            answers[name] = [problem, *answers[name]]
+        pieces = Pieces([recorded(1, "WithdrawalCompleted")], [])
+        front = SimpleNamespace(follow=pieces, readers=Readers(**answers))
+        said = [one async for one in statuses._of_one(front, CALLER, None, PAYMENT, 0)]
+        assert said[0].count(b"event: WithdrawalCompleted") == 1
+        assert (pieces.taken, said[1:]) == (2, [b"", b""])
+
+    run(main())
+
+
+def test_endings_are_told_once_it_is_known_whose_they_are(monkeypatch):
+    caller = Caller("shop", CLIENT, MAY[CLIENT])
+    stored = SimpleNamespace(
+        payment_id=PAYMENT, caller=caller.name, account_id="acc-1", amount_minor=100, currency="USD"
+    )
+    answers = [AWAY, AWAY, {PAYMENT: stored}]
+
+    async def of_payments(*_):
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Problem):
+            raise answer
+        return answer
+
+    @asynccontextmanager
+    async def connected():
+        yield None
+
+    async def endings():
+        for found in ([ending("2-x")], [], [ending("3-x")]):
+            yield found
+
+    monkeypatch.setattr(store, "of_payments", of_payments)
+
+    async def main():
+        front = SimpleNamespace(callers=Callers(connected))
+        said = [one async for one in statuses._of_all(front, caller, "0-x", [ending("1-x")], endings())]
+        ids = [[line for line in one.decode().splitlines() if line.startswith("id: ")] for one in said]
+        assert ids == [["id: 0-x"], [], [], ["id: 1-x", "id: 2-x"], ["id: 3-x"]]
+
+    run(main())
+
+
+STORIES = [
+    [BalanceChecked, WithdrawalRejected, NotificationSent],
+    [BalanceChecked, MoneyDeducted, PaymentProcessed, NotificationSent],
+    [BalanceChecked, MoneyDeducted, PaymentFailed, MoneyRefunded, NotificationSent],
+]
+
+
+def stored_by(batches):
+    """The types of the events that each batch stores, and whether the withdrawal has ended by then."""
+    known, found = {}, []
+    for batch in batches:
+        done = decide(batch, known, NOW)
+        known |= {standing.payment_id: standing for standing in done.standings}
+        (standing,) = known.values()
+        found.append(([type(one.event).__name__ for one in done.stored], standing.finished_at is not None))
+    return found
+
+
+@pytest.mark.parametrize("kinds", STORIES, ids=["rejected", "completed", "compensated"])
+@given(data=st.data())
+def test_a_stream_ends_with_the_piece_that_ends_its_withdrawal_whatever_the_order(kinds, data):
+    request = messages.request(payment_id=PAYMENT)
+    told = [messages.message(request), *(messages.message(messages.after(request, kind)) for kind in kinds)]
+    order = data.draw(st.permutations(told))
+    at_once = data.draw(st.integers(1, len(order)))
+    batches = [order[first : first + at_once] for first in range(0, len(order), at_once)]
+    found = stored_by(batches)
+    pieces = Pieces(
+        *(
+            [recorded(10 * place + number, kind) for number, kind in enumerate(types, 1)]
+            for place, (types, _) in enumerate(found)
+        )
+    )
+    readers = Readers(status_of=[lambda _: SimpleNamespace(finished=found[pieces.taken - 1][1])], events_of=[[]])
+
+    async def main():
+        async for _ in statuses._of_one(SimpleNamespace(follow=pieces, readers=readers), CALLER, None, PAYMENT, 0):
+            pass
+        assert pieces.taken == 1 + [has_ended for _, has_ended in found].index(True)
 
     run(main())

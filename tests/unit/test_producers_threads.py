@@ -5,6 +5,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
+from broker import security
 from producers.client import WithdrawalClient
 from producers.errors import NotDeliveredError
 from producers.requests import new_request
@@ -128,3 +129,24 @@ def test_a_producer_is_not_dropped_while_a_request_is_sent_through_it() -> None:
     client.flush()
     assert [type(report) for report in reports] == [NotDeliveredError]
     assert client._retired == []
+
+
+def test_a_producer_stays_while_files_of_the_identity_are_wrong_and_the_report_names_them(tmp_path) -> None:
+    properties, reports = tmp_path / "client.properties", list[Any]()
+    properties.write_text("client.rack=a\n")
+    security.assume(NOBODY, {"SETTLE_KAFKA_CONFIG": str(properties)})
+    try:
+        client = WithdrawalClient(NOBODY, delivery_timeout_s=0.1)
+        before = client._producer
+        properties.write_text("half writ")
+        client._spent = True
+        client.send(new_request("acc-1", "1.00"), reports.append)
+        client.flush()
+        assert "SETTLE_KAFKA_CONFIG is wrong: line 1 is not name=value" in str(reports[0])
+        assert (client._producer, client._retired) == (before, [])
+        properties.write_text("client.rack=b\n")
+        client.send(new_request("acc-1", "1.00"), reports.append)
+        assert client._producer is not before
+        client.flush()
+    finally:
+        security.assume(NOBODY, None)

@@ -19,7 +19,10 @@ def test_a_missing_right_to_the_group_does_not_end_it():
     record = message("withdrawal.requests", 0, 0)
     batches = iter([[denied], [], [record], []])
     consumer = SimpleNamespace(
-        assign=lambda places: None, consume=lambda *_: next(batches), pause=lambda places: None
+        assign=lambda places: None,
+        resume=lambda places: None,
+        consume=lambda *_: next(batches),
+        pause=lambda places: None,
     )
     assert list(_read(consumer, {("withdrawal.requests", 0): 1}, {})) == [record]
 
@@ -34,7 +37,9 @@ def test_what_comes_of_other_partitions_keeps_no_silent_one_waiting(monkeypatch)
         return [message("withdrawal.requests", 0, int(now))]
 
     paused = []
-    consumer = SimpleNamespace(assign=lambda places: None, consume=consume, pause=paused.extend)
+    consumer = SimpleNamespace(
+        assign=lambda places: None, resume=lambda places: None, consume=consume, pause=paused.extend
+    )
     monkeypatch.setattr(scan, "time", SimpleNamespace(monotonic=lambda: now))
     with pytest.raises(KafkaException, match="Kafka sends nothing"):
         list(_read(consumer, {("withdrawal.requests", 0): 1, ("withdrawal.requests", 1): 1}, {}))

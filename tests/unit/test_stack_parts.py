@@ -307,6 +307,8 @@ def test_a_stack_is_joined_by_variables(tmp_path: Path) -> None:
     assert stack_json.environment(state) == {
         "SETTLE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
         "SETTLE_ACCOUNT_DSN": "postgresql://settle@127.0.0.1:2/account",
+        "SETTLE_TREASURER_DSN": "",
+        "SETTLE_TREASURER_DSN_FILE": "",
         "SETTLE_DATA": str(tmp_path),
     }
     assert [path.name for path in tmp_path.iterdir()] == ["stack.json"]

@@ -11,6 +11,8 @@ from uuid_utils.compat import uuid7
 from api.access import ADMIN, VIEWER
 from api.credentials import list_keys
 from cli.main import app
+from cli.remote import AT_ONCE, NAMED
+from cli.republish import LIMIT
 from contracts.services import NAMES
 from operations.dead_letters.letters import read_letters
 from operations.dead_letters.warning import UNVERIFIED
@@ -103,6 +105,7 @@ LOOKS = [
     ("accounts", "list", "--limit", "3"),
     ("accounts", "show", "{account}"),
     ("accounts", "ledger", "{account}"),
+    ("accounts", "ledger", "{account}", "--limit", "1200"),
     ("stuck", "--older-than", "0"),
     ("dead-letters", "list"),
     ("dead-letters", "list", "--all", "--limit", "2"),
@@ -137,6 +140,7 @@ WRONG = [
     ("cancel", "00000000-0000-0000-0000-000000000007", *WHY),
     ("cancel", "{payment}", *WHY),
     ("nudge", "{payment}", *WHY),
+    ("republish", "--limit", str(LIMIT + 1), *WHY),
     ("api-keys", "revoke", "no-such-key", *WHY),
 ]
 """What cannot be had either way: nothing is printed but a line of complaint."""
@@ -227,6 +231,34 @@ def test_what_cannot_be_verified_is_sent_alike_once_that_is_confirmed(front: Fro
         done = run(through_api, *command, "--unverified", "--yes")
         assert printed(done) == (0, "1 dead letter redriven\n"), done.stderr
     assert log_has(front, "redrive dead letters, also unverified")
+
+
+def test_more_dead_letters_than_one_request_names_are_listed_and_acted_on_alike(front: Front, run):
+    mark, each = f"m{uuid7().hex}", NAMED + 1
+    names = [f"account.events/0@{7_000_000 + number}" for number in range(2 * each)]
+    for name in names:
+        fields = {"dlq.topic": "account.events", "dlq.partition": "0", "dlq.reason": mark}
+        front.send("account.events.dlq", b"{}", mark, **fields, **{"dlq.offset": name.partition("@")[2]})
+    wait_until(lambda: {*names} <= {one.id for one in read_letters(front.bootstrap)}, "they are there")
+    assert run(False, "dead-letters", "discard", names[0], names[-1]).exit_code == 0
+    for more in (
+        (),
+        ("--all",),
+        ("--limit", "3"),
+        ("--json",),
+        ("--all", "--json"),
+        ("--topic", "payment.events"),
+    ):
+        own, by_api = (run(way, "dead-letters", "list", *names, names[5], *more) for way in BOTH)
+        assert printed(own) == printed(by_api)
+        assert own.exit_code == 0
+    for through_api, chosen in zip(BOTH, (names[:each], names[each:]), strict=True):
+        done = run(through_api, "dead-letters", "discard", *chosen, *(WHY if through_api else ()))
+        assert printed(done) == (2, f"{each - 1} dead letters discarded\n")
+        assert done.stderr.count("it was discarded already, at ") == 1
+        unknown = run(through_api, "dead-letters", "discard", *chosen, "a/1@2", *(WHY if through_api else ()))
+        assert printed(unknown) == (2, "")
+        assert "no dead letter a/1@2" in unknown.stderr
 
 
 def test_a_filter_is_shown_confirmed_and_sent_as_the_ids_that_it_names(things: Things, run, front: Front):
@@ -339,6 +371,18 @@ def test_events_are_republished_alike(front: Front, things: Things, run):
     assert log_has(front, "republish")
 
 
+def test_more_withdrawals_than_one_request_names_are_looked_for_alike(front: Front, things: Things, run):
+    settled(front)
+    payment_ids = [things.payment, things.rejected, *(str(UUID(int=number)) for number in range(AT_ONCE))]
+    named = [word for one in payment_ids for word in ("--payment", one)]
+    for more in ((), ("--json",), ("--limit", "1")):
+        command = ("republish", "--dry-run", *named, "--every-event", "--quiet", "0", *more)
+        own, by_api = (run(way, *command) for way in BOTH)
+        assert printed(own) == printed(by_api)
+        assert (own.exit_code, own.stderr) == (0, "")
+    assert "these are of the first 1 withdrawals" in own.stdout
+
+
 def test_keys_are_made_and_revoked_alike(front: Front, run):
     for through_api in BOTH:
         why = WHY if through_api else ()
@@ -422,6 +466,14 @@ def test_a_withdrawal_is_cancelled_alike(tmp_path):
                 return shown[0] if shown[0] == shown[1] else None
 
             assert json.loads(wait_until(alike, "both say the same"))["waiting_for"]
+
+            def nudged_alike(of=payment_id):
+                nudged = [printed(run(way, "nudge", str(of), *(WHY if way else ()))) for way in BOTH]
+                # The first attempt may be made between the two.
+                return nudged[0] if nudged[0] == nudged[1] else None
+
+            code, said = wait_until(nudged_alike, "both say the same")
+            assert (code, said.splitlines()[0]) == (0, "republished on account.events: MoneyDeducted")
             why = WHY if through_api else ()
             done = run(through_api, "cancel", str(payment_id), "--timeout", f"{WAIT_S:g}", *why)
             assert done.exit_code == 0, done.stderr

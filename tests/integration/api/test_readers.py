@@ -1,18 +1,25 @@
 """Reads of databases on threads: who leaves, and what is cut, leaves neither threads nor connections behind."""
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import psycopg
 import pytest
 
+from api import readers as readers_module
+from api.accounts import ledger_of
 from api.problems import Problem
 from api.readers import CONNECTIONS_MAX, Readers
+from contracts.postgres import session
 from tests.conftest import wait_until
 from tests.integration.api.front import BUSY_S, Front
 
@@ -89,29 +96,73 @@ def test_who_leaves_a_database_that_is_mute_takes_no_thread_from_others(front: F
             for _ in range(3 * CONNECTIONS_MAX):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(LEFT_S):
-                        await readers.run(("mute",), one, limit_s=limit_s)
-            assert await readers.run(("saga",), one, limit_s=BUSY_S) == 1
+                        await readers.run("mute", one, limit_s=limit_s)
+            assert await readers.run("saga", one, limit_s=BUSY_S) == 1
             # Nor does anybody stay whose time was up.
             for _ in range(2 * CONNECTIONS_MAX):
                 with pytest.raises(Problem):
-                    await readers.run(("mute",), one, limit_s=limit_s / 10)
+                    await readers.run("mute", one, limit_s=limit_s / 10)
             await asyncio.wait_for(asyncio.gather(*readers._under_way, return_exceptions=True), BUSY_S)
-            assert await readers.run(("saga",), one, limit_s=BUSY_S) == 1
+            assert await readers.run("saga", one, limit_s=BUSY_S) == 1
 
     asyncio.run(many_leave())
 
 
-def test_what_one_server_cuts_leaves_no_connections_at_another(front: Front):
-    name = "settle-readers-test"
+def test_ledgers_that_wait_for_accounts_take_no_place_from_who_reads_withdrawals(front: Front):
+    async def wait_for_accounts() -> None:
+        with mute() as dsn, reading(lambda name: dsn if name == "account" else front.dsns[name]) as readers:
+            patient = SimpleNamespace(readers=SimpleNamespace(run=partial(readers.run, limit_s=10 * BUSY_S)))
+            ledgers = [
+                asyncio.create_task(ledger_of(patient, "acc-1", 10, None)) for _ in range(2 * CONNECTIONS_MAX)
+            ]
+            for _ in range(100):  # turns of the loop, of which each needs a few
+                await asyncio.sleep(0)
+            assert readers._room["account"].locked()
+            assert await readers.run("saga", one, limit_s=BUSY_S) == 1
+            readers.close()
+            assert {type(error) for error in await asyncio.gather(*ledgers, return_exceptions=True)} == {Problem}
 
-    async def cut_again_and_again(readers: Readers) -> None:
-        for _ in range(2 * CONNECTIONS_MAX):
-            found = await readers.run(("saga", "account"), lambda saga, account: (one(account), pid(account)))
-            front.query("account", "SELECT pg_terminate_backend(%s)", found[1])
-            gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
-            wait_until(lambda: front.query("account", gone, found[1])[0][0], "it is cut")  # noqa: B023
+    asyncio.run(wait_for_accounts())
 
-    with reading(lambda database: f"{front.dsns[database]}?application_name={name}") as readers:
-        asyncio.run(cut_again_and_again(readers))
-        there = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
-        wait_until(lambda: front.query("saga", there, name)[0][0] <= 1, "the saga's are closed")
+
+def test_a_connection_that_was_cut_is_gone_at_once_and_not_when_somebody_looks_for_cycles(front: Front):
+    used: list[ref[psycopg.Connection[Any]]] = []
+
+    def noted(connection: psycopg.Connection[Any]) -> int:
+        used.append(ref(connection))
+        one(connection)
+        return pid(connection)
+
+    async def cut_again_and_again() -> None:
+        gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+        with reading(lambda name: front.dsns[name]) as readers:
+            for _ in range(CONNECTIONS_MAX):
+                found = await readers.run("account", noted)
+                front.query("account", "SELECT pg_terminate_backend(%s)", found)
+                wait_until(lambda: front.query("account", gone, found)[0][0], "it is cut")  # noqa: B023
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(cut_again_and_again())
+        assert len(used) > CONNECTIONS_MAX
+        assert not [there for there in used if there() is not None]
+    finally:
+        gc.enable()
+
+
+def test_a_connection_whose_first_statement_fails_is_closed(front: Front, monkeypatch: pytest.MonkeyPatch):
+    made: list[psycopg.Connection[Any]] = []
+
+    def noted(*args: Any, **options: Any) -> psycopg.Connection[Any]:
+        made.append(session(*args, **options))
+        return made[-1]
+
+    async def fail() -> None:
+        with reading(lambda name: front.dsns[name]) as readers, pytest.raises(psycopg.errors.UndefinedTable):
+            await readers.run("saga", one)
+
+    monkeypatch.setattr(readers_module, "session", noted)
+    monkeypatch.setattr(readers_module, "_READ_ONLY", "SELECT FROM nothing")
+    asyncio.run(fail())
+    assert [connection.closed for connection in made] == [True]

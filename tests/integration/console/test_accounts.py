@@ -186,7 +186,7 @@ def test_without_the_saga_services_database_the_sum_is_there_and_the_ledger_says
     with without(front, "postgres-saga") as start:
         page = viewer.get(f"{LIST}/{name}")
         assert "adds up" in page.text
-        assert "It could not be asked: the saga or account database" in page.text
+        assert "It could not be asked: the saga database" in page.text
         start()
         front.stack.wait_ready("postgres-saga")
 

@@ -1,0 +1,187 @@
+"""A request that the API accepted and that was lost is named until it is published again; a late one is not."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from typer.testing import CliRunner
+from uuid_utils.compat import uuid7
+
+from api.access import VIEWER
+from broker.offsets import Offsets
+from broker.scan import scan
+from cli.main import app
+from contracts.events import WithdrawalRequested, encode
+from contracts.topics import WITHDRAWAL_REQUESTS
+from operations import lost
+from operations.audit.run import run
+from operations.lost_requests import lost_requests
+from operations.republish import find, republish
+from operations.stuck import LOST
+from processors.runtime.gaps import acknowledge, noted_gaps
+from tests.conftest import WAIT_S, wait_until
+from tests.integration.api.front import Front, ask, new_key, requested, running_with_api
+
+REQUESTS = WITHDRAWAL_REQUESTS.name
+READERS = ("account", "saga")
+
+
+@pytest.fixture(scope="module")
+def losing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """A stack of its own, whose topics lose records."""
+    with running_with_api(tmp_path_factory.mktemp("losing")) as front:
+        yield front
+
+
+def lost_ones(front: Front) -> list[UUID]:
+    return list(lost_requests(front.dsns, front.bootstrap))
+
+
+def make_old(front: Front, payment_id: UUID) -> None:
+    """As if it had been accepted an hour ago: what has just been is on its way."""
+    earlier = "requested_at = requested_at - interval '1 hour'"
+    front.execute("api", f"UPDATE withdrawals SET {earlier} WHERE payment_id = '{payment_id}'")
+
+
+def plant(front: Front, payment_id: UUID, account: str) -> None:
+    """An accepted request of which nothing is left but the API's own row."""
+    values = (
+        f"'{payment_id}', 'shop', '{new_key()}', false, '{account}', 500, 'USD', now() - interval '1 hour', ''"
+    )
+    front.execute("api", f"INSERT INTO withdrawals VALUES ({values})")
+
+
+def on_topic(front: Front, payment_id: UUID) -> int:
+    return sum(str(payment_id).encode() in message.value() for message in scan(front.bootstrap, [REQUESTS]))
+
+
+def delete_all_records(front: Front) -> None:
+    ends = Offsets(front.bootstrap).end([REQUESTS])
+    admin = AdminClient(front.kafka())
+    for future in admin.delete_records([TopicPartition(*place, end) for place, end in ends.items()]).values():
+        future.result(WAIT_S)
+
+
+def off(front: Front, wait_s: float = WAIT_S) -> dict[str, str]:
+    audit = run(front.dsns, front.bootstrap, wait_s)
+    return {check.name: check.detail for check in audit.checks if not check.ok}
+
+
+def in_words(payment_id: UUID) -> str:
+    return f"{payment_id}: accepted by the API, but its request is lost (settle republish)"
+
+
+def stuck_ones(front: Front) -> list[dict]:
+    """The withdrawals that are stuck, of which command and API say the same."""
+    with front.http(front.key("viewer", VIEWER)) as viewer:
+
+        def both() -> list[dict] | None:
+            done = CliRunner().invoke(app, ["stuck", "--json"], env=front.stack.environment())
+            by_api = viewer.get("/v1/stuck").json()
+            asked = done.exit_code == 0 and not done.stderr and not by_api["unasked"]
+            return [json.loads(done.stdout), by_api["withdrawals"]] if asked else None
+
+        own, by_api = wait_until(both, "everybody has been asked")
+    assert [one["payment_id"] for one in own] == [one["payment_id"] for one in by_api]
+    assert [one["held_up_by"] for one in own] == [one["held_up_by"] for one in by_api]
+    return own
+
+
+def test_a_request_that_kafka_deleted_unread_is_named_and_published_again(losing: Front):
+    account, key = losing.open_account(), new_key()
+    with losing.http(losing.key()) as shop:
+        ended = requested(shop, account)
+        assert losing.finished(ended).state == "completed"
+        for service in READERS:
+            losing.stack.stop_service(service)
+        answer = ask(shop, account, "100.00", key=key)
+        payment_id = UUID(answer.json()["payment_id"])
+        make_old(losing, payment_id)
+        wait_until(lambda: on_topic(losing, payment_id), "its request is published")
+        count = "SELECT count(*) FROM outbox"
+        wait_until(lambda: losing.query("api", count)[0][0] == 0, "its row is removed")
+        assert lost_ones(losing) == []  # nobody has read it yet
+        assert str(payment_id) not in off(losing, 0.0).get("finished", "")
+
+        delete_all_records(losing)
+        for service in READERS:
+            losing.stack.start_service(service)
+        own = {service: losing.dsns[service] for service in READERS}
+        wait_until(lambda: {one.service for one in noted_gaps(own)} == set(READERS), "both have noted the gap")
+        acknowledge(own, noted_gaps(own), "none of them came from a producer")
+
+        assert off(losing) == {"finished": in_words(payment_id)}
+        (stuck,) = stuck_ones(losing)
+        assert (stuck["payment_id"], stuck["amount_minor"]) == (str(payment_id), 10_000)
+        assert (stuck["state"], stuck["held_up_by"]) == ("accepted", LOST.format(payment_id=payment_id))
+        again = ask(shop, account, "100.00", key=key)
+        assert (again.status_code, again.json()["payment_id"]) == (202, str(payment_id))
+        assert lost_ones(losing) == [payment_id]  # the answer to a repeat is the first one, and no request
+
+    done = CliRunner().invoke(app, ["nudge", str(payment_id)], env=losing.stack.environment())
+    assert done.stdout.startswith("republished on withdrawal.requests: WithdrawalRequested\n"), done.stderr
+    status = losing.finished(payment_id)
+    assert (status.state, status.trace_id) == ("completed", answer.json()["trace_id"])
+    assert (lost_ones(losing), stuck_ones(losing), off(losing)) == ([], [], {})
+
+
+def test_a_request_whose_row_was_quarantined_is_lost_once_the_row_is_discarded(losing: Front):
+    payment_id, account = uuid7(), losing.open_account()
+    event = WithdrawalRequested(
+        payment_id=payment_id, account_id=account, amount_minor=500, currency="USD", occurred_at=datetime.now(UTC)
+    )
+    plant(losing, payment_id, account)
+    losing.execute(
+        "api",
+        "INSERT INTO outbox_dead (id, aggregatetype, aggregateid, type, payload, position, reason) VALUES "
+        f"('{uuid7()}', '{REQUESTS}', '{account}', 'WithdrawalRequested', '{encode(event).decode()}', '0/1', 'x')",
+    )
+    assert lost_ones(losing) == []
+    losing.execute("api", "DELETE FROM outbox_dead")
+
+    assert lost_ones(losing) == [payment_id]
+    assert off(losing) == {"finished": in_words(payment_id)}
+    found = find(losing.dsns, losing.bootstrap, lost.lacking)
+    assert [(one.payment_id, one.event_type) for one in found] == [(payment_id, "WithdrawalRequested")]
+    republish(losing.dsns, losing.bootstrap, found, WAIT_S)
+    republish(losing.dsns, losing.bootstrap, found, WAIT_S)
+    assert losing.finished(payment_id).state == "completed"
+    assert find(losing.dsns, losing.bootstrap, lost.lacking) == []
+    losing.audit()
+
+
+def test_a_request_that_waits_in_the_outbox_is_not_lost(losing: Front):
+    losing.stack.stop_service("relay")
+    try:
+        with losing.http(losing.key()) as shop:
+            payment_id = requested(shop, losing.open_account())
+        make_old(losing, payment_id)
+        assert lost_ones(losing) == []
+    finally:
+        losing.stack.start_service("relay")
+    assert losing.finished(payment_id).state == "completed"
+
+
+def test_a_request_that_was_refused_is_not_lost(losing: Front):
+    """By all, as its payment ID has other contents; and by the saga service, to which no other is known."""
+    account = losing.open_account()
+    known = losing.client.request(account, "100.00").payment_id
+    assert losing.finished(known).state == "completed"
+    with losing.http(losing.key()) as shop:
+        assert requested(shop, account, "200.00", payment_id=str(known)) == known
+    make_old(losing, known)
+    losing.find(WITHDRAWAL_REQUESTS.dead_letters, lambda m: str(known).encode() in m.value())
+
+    refused = uuid7()
+    plant(losing, refused, account)
+    assert lost_ones(losing) == [refused]
+    about = {"dlq.topic": REQUESTS, "dlq.partition": "0", "dlq.offset": "0", "dlq.reason": "a test"}
+    body = json.dumps({"payment_id": str(refused)}).encode()
+    for service, still in (("account", [refused]), ("saga", [])):
+        more = {**about, "dlq.service": service, "eventType": "WithdrawalRequested", "id": str(uuid7())}
+        losing.send(WITHDRAWAL_REQUESTS.dead_letters, body, account, **more)
+        assert lost_ones(losing) == still
