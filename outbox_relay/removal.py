@@ -6,10 +6,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from outbox_relay.columns import is_row
 from outbox_relay.errors import TableBusyError
 from outbox_relay.names import one_line
-from outbox_relay.outbox import Outbox
+from outbox_relay.outbox import ROLES_CONTENTS, Outbox
 from outbox_relay.places import PLACE, in_each_partition
+from outbox_relay.row import OutboxRow
 from outbox_relay.table import Table, may_delete, scalar
 
 IGNORED = "a trigger or a rule ignores that they are deleted"
@@ -17,11 +19,41 @@ IGNORED = "a trigger or a rule ignores that they are deleted"
 TRIED_ROWS = 500
 LOCK_WAIT = "5s"
 
+# What can keep rows that may be deleted: triggers (foreign keys are some), rules, policies, and publications where
+# there is no key to tell of it. Most outboxes have none of these.
+_CAN_KEEP = """
+    WITH RECURSIVE parts(id) AS (
+        SELECT {name}::regclass::oid
+        UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN parts ON i.inhparent = parts.id
+    )
+    SELECT EXISTS (
+        SELECT FROM parts JOIN pg_class AS c ON c.oid = parts.id
+        WHERE c.relrowsecurity
+            OR EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid AND r.ev_type = '4')
+            OR EXISTS (
+                SELECT FROM pg_trigger AS t
+                WHERE t.tgrelid = c.oid AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D'
+            )
+            OR NOT (
+                c.relreplident = 'f' OR EXISTS (
+                    SELECT FROM pg_index AS i
+                    WHERE i.indrelid = c.oid AND CASE c.relreplident
+                        WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+                )
+            )
+    )
+"""
 _SOME_ROWS = """
     (SELECT {place} FROM {table} WHERE {mine} ORDER BY {id} LIMIT {count})
     UNION (SELECT {place} FROM {table} WHERE {mine} ORDER BY {id} DESC LIMIT {count})
 """
 _REMOVE = "DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
+_REMOVE_DEAD = "DELETE FROM {table} WHERE {is_row}"
+# Rows at '-infinity' and 'infinity' are not known to be published (see marks).
+_REMOVE_MARKED = """
+    DELETE FROM {table} WHERE isfinite({published_at})
+        AND {id} = ANY(ARRAY(SELECT {id} FROM {table} WHERE isfinite({published_at}) LIMIT %s))
+"""
 # As the background process would, and without the lock that gives space back to the operating system.
 _VACUUM = "VACUUM (TRUNCATE false) {table}"
 _MAY_VACUUM = """
@@ -61,6 +93,8 @@ def rows_stay(connection: psycopg.Connection[Any], table: Table, *, cleanup: boo
     outbox = table.outbox
     if not (cleanup and may_delete(connection, outbox)):
         return True
+    if not scalar(connection, outbox.sql(_CAN_KEEP)):
+        return False
     parts = {"place": sql.SQL(", ").join(PLACE), "mine": table.mine, "count": sql.Literal(TRIED_ROWS)}
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -70,6 +104,17 @@ def rows_stay(connection: psycopg.Connection[Any], table: Table, *, cleanup: boo
             connection, outbox, lambda: in_each_partition(connection, outbox, _REMOVE, places), len(places)
         )
         return why is not None
+
+
+def remove_marked(connection: psycopg.Connection[Any], outbox: Outbox, rows_max: int) -> int:
+    """Remove rows that are marked as published; returns how many."""
+    return connection.execute(outbox.sql(_REMOVE_MARKED), (rows_max,)).rowcount
+
+
+def remove_dead(connection: psycopg.Connection[Any], table: Table, row: OutboxRow) -> int:
+    """Remove a row that is quarantined, by its contents: its ID may be NULL, or another one's too."""
+    query = table.outbox.sql(_REMOVE_DEAD, is_row=is_row(table.columns))
+    return connection.execute(query, row[:ROLES_CONTENTS]).rowcount
 
 
 def may_vacuum(connection: psycopg.Connection[Any], outbox: Outbox) -> bool:
