@@ -13,7 +13,8 @@ from operations.endings import Ending
 
 
 class Callers:
-    """Remembers the answer about the newest endings, which all who follow are given as one list.
+    """Remembers the answer about the newest endings, which all who follow are given as one list; a failure is not
+    remembered.
 
     Args:
         connected: gives a connection to the API's database.
@@ -32,7 +33,13 @@ class Callers:
         """
         if self._answer is None or self._asked is not endings:
             self._asked, self._answer = endings, asyncio.create_task(self._find(endings))
+            self._answer.add_done_callback(self._forget_failed)
         return await asyncio.shield(self._answer)  # who leaves takes it from nobody else
+
+    def _forget_failed(self, answer: asyncio.Task[dict[UUID, Stored]]) -> None:
+        has_failed = answer.cancelled() or answer.exception() is not None
+        if has_failed and answer is self._answer:
+            self._answer = None
 
     async def _find(self, endings: Sequence[Ending]) -> dict[UUID, Stored]:
         async with self._connected() as connection:

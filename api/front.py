@@ -49,6 +49,8 @@ class Front:
         loop: the event loop, once it is started.
         operators: runs what operators look at.
         acting: runs what they do, which does not wait for those who only look.
+        tracing: runs what asks Jaeger, which may be mute for longer than a page waits.
+        glancing: runs what a page looks for and does not wait for: it keeps its place until it ends.
         managing: runs the management of keys, which waits for neither: whatever hangs, a leaked key is revoked.
         is_stopping: whether the process has been told to stop, which ends every stream.
     """
@@ -62,6 +64,8 @@ class Front:
         self.streams = StreamLimit(settings.api_streams)
         self.operators = Operators(settings)
         self.acting = Operators(settings)
+        self.tracing = Operators(settings)
+        self.glancing = Operators(settings)
         self.managing = Operators(settings)
         self._writes = Database(settings.dsn(API), API, SharingConnection)
         self._singles = Database(settings.dsn(API), f"{API}-singles", SharingConnection)

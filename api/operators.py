@@ -77,7 +77,7 @@ class Operators:
             raise Problem("unavailable", f"{AT_ONCE} operations are under way already", RETRY_S) from None
         # The thread works on where its caller waits no more, and has its place until it ends.
         working = asyncio.create_task(asyncio.to_thread(operate, *args))
-        working.add_done_callback(lambda _: self._room.release())
+        working.add_done_callback(self._ended)
         try:
             return await asyncio.shield(working)
         except (CursorError, RelayError) as error:
@@ -99,6 +99,11 @@ class Operators:
             raise self._denied(str(error)) from error
         except (JaegerError, KafkaSettingsError, ProducerError, TimeoutError) as error:
             raise Problem("unavailable", str(error), RETRY_S) from error
+
+    def _ended(self, working: asyncio.Task[Any]) -> None:
+        self._room.release()
+        if not working.cancelled():
+            working.exception()  # of one that nobody waits for
 
     def _denied(self, refused: str) -> Problem:
         who = security.properties(self.bootstrap).get("sasl.username") or "of its certificate"

@@ -17,6 +17,7 @@ from api.pages import SECONDS_MAX
 from api.problems import OF_A_BODY, problems
 from operations import lost
 from operations.lost import Lost
+from operations.lost_requests import lost_unless_behind
 from operations.republish import find, republish
 from producers.settings import ProducerSettings
 
@@ -64,9 +65,16 @@ class LostEvent(msgspec.Struct, frozen=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """What would be republished, by withdrawal and in the order in which it happened."""
+    """What would be republished, by withdrawal and in the order in which it happened.
+
+    Attributes:
+        lost_requests: requests that the API accepted and that only it has, where none are named: these are
+            republished only by name, as somebody may have discarded them. None where that cannot be told, as the
+            saga service is behind.
+    """
 
     events: list[LostEvent]
+    lost_requests: list[UUID] | None
 
 
 class RepublishRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,8 +132,8 @@ async def preview_republish(request: StrictRequest, data: PreviewRequest) -> Pre
     operators = front.operators
     quiet_s = data.quiet_s if data.quiet_s is not None else front.settings.stuck_s
 
-    def look() -> list[Lost]:
-        return find(
+    def look() -> Preview:
+        found = find(
             operators.dsns,
             operators.bootstrap,
             lost.everything if data.every_event else lost.lacking,
@@ -134,8 +142,13 @@ async def preview_republish(request: StrictRequest, data: PreviewRequest) -> Pre
             quiet_s=quiet_s,
             limit=data.limit,
         )
+        unnamed: list[UUID] | None = []
+        if data.payment_ids is None:
+            unnamed = lost_unless_behind(operators.dsns, operators.bootstrap, data.since)
+        return Preview([_as_lost(one) for one in found], unnamed)
 
-    return Preview([_as_lost(one) for one in await operators.run(look)])
+    preview: Preview = await operators.run(look)
+    return preview
 
 
 @post(

@@ -1,5 +1,6 @@
 """Withdrawals as they stand: one, and their events, as JSON or as a stream."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -269,18 +270,20 @@ async def _of_all(
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(endings):
         yield f"id: {place}\n\n".encode()  # who is cut off before its first event misses nothing either
-        said, untold = await _endings_for(front, caller, first)
-        yield said
-        async for found in endings:
-            said, untold = await _endings_for(front, caller, [*untold, *found] if untold else found)
+        found: list[Ending] | None = first
+        while found is not None:
+            # What comes next waits, and the same list is asked about again: one answer is for all streams.
+            while (said := await _endings_for(front, caller, found)) is None:
+                yield b""
+                await asyncio.sleep(CHECK_S)
             yield said
+            found = await anext(endings, None)
 
 
-async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> tuple[bytes, Sequence[Ending]]:
-    """Those that a caller sees; of the others not even that there are some, as an ID is a payment's.
+async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) -> bytes | None:
+    """Messages of those that a caller sees; of the others not even that there are some, as an ID is a payment's.
 
-    Returns:
-        Their messages, and what is left for the next piece: all of them while nobody can be asked whose they are.
+    None while nobody can be asked whose they are.
     """
     if caller.sees_only_its_own and endings:
         try:
@@ -288,9 +291,9 @@ async def _endings_for(front: Front, caller: Caller, endings: Sequence[Ending]) 
         except Problem as problem:
             if not is_outage(problem):
                 raise
-            return b"", endings
+            return None
         endings = [one for one in endings if _is_own(caller, requests.get(one.payment_id), one)]
-    return _messages([(one.id, one.state, _as_ending(one)) for one in endings]), ()
+    return _messages([(one.id, one.state, _as_ending(one)) for one in endings])
 
 
 def _is_own(caller: Caller, stored: Stored | None, ending: Ending) -> bool:

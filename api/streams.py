@@ -87,8 +87,6 @@ async def _while_allowed(
     headers = request.headers.get("authorization"), request.headers.get("cookie")
     async with aclosing(content):
         async for said in content:
-            if front.is_stopping:  # whoever reads goes on at another instance, after the last event that it has
-                return
             still = await _still(front, headers, caller)
             now = time.monotonic()
             if still is False or (still is None and now - checked_at > UNCHECKED_S_MAX):
@@ -97,6 +95,8 @@ async def _while_allowed(
             if said or now - said_at >= heartbeat_s:
                 yield said or heartbeat
                 said_at = now
+            if front.is_stopping:  # whoever reads goes on at another instance, after the last event that it has
+                return
 
 
 async def _still(front: Front, headers: tuple[str | None, str | None], caller: Caller) -> bool | None:

@@ -1,10 +1,10 @@
 """Withdrawals that make no progress, over HTTP: which, what holds each up, and a nudge."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -19,6 +19,7 @@ from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
 from api.looks import RECENT_S
+from api.operators import Operators
 from api.pages import PAGE_SIZE, SECONDS_MAX, Limit
 from api.problems import OF_A_BODY, Problem, problems
 from api.seen import Seen
@@ -38,6 +39,7 @@ from operations.stuck import (
     listed,
     lost_ones,
     silent,
+    unasked_of,
     unpublished,
     with_lost,
     with_unpublished,
@@ -46,6 +48,8 @@ from operations.waits import as_open, waits_of
 from outbox_relay.errors import RelayError
 from processors.saga.status import status_of
 from producers.settings import ProducerSettings
+
+T = TypeVar("T")
 
 
 class StuckWithdrawals(msgspec.Struct, frozen=True):
@@ -137,29 +141,37 @@ async def stuck_ones(front: Front, seen: Seen, older_than_s: float, limit: int) 
         Problem: the saga service's database does not answer.
     """
     rows, (accepted, away) = await asyncio.gather(
-        front.readers.run("saga", silent, older_than_s, limit), _unpublished(front, older_than_s, limit)
+        front.readers.run("saga", silent, older_than_s, limit), _accepted(front, unpublished, older_than_s, limit)
     )
     known_ones = await _known(front, [one.payment_id for one in accepted])
-    lost, unread = await _lost(front, older_than_s) if away is None else ([], None)
+    lost, unasked = await _lost(front, older_than_s) if away is None else ([], {"the api database": away})
     rows = with_unpublished(rows, [*accepted, *lost], known_ones, limit)
     holds, refused = await asyncio.gather(
         hold_ups(front, seen, [row.as_open for row in rows]), _refused(front, seen)
     )
     holds = with_lost(holds, lost)
-    if away is not None:
-        holds.unasked.setdefault("the api database", away)
-    if unread is not None:
-        holds.unasked.setdefault("Kafka", unread)
+    for what, why in unasked.items():
+        holds.unasked.setdefault(what, why)
     found = listed(rows, holds, refused, older_than_s, limit)
     return StuckWithdrawals(found, sorted(holds.idle), _said(holds.unasked), seen.flow.at)
 
 
-async def hold_ups(front: Front, seen: Seen, withdrawals: Sequence[Open]) -> Found:
-    """What holds withdrawals up: of the services' databases as of now, of Kafka as a look found it."""
+async def hold_ups(
+    front: Front, seen: Seen, withdrawals: Sequence[Open], operators: Operators | None = None
+) -> Found:
+    """What holds withdrawals up: of the services' databases as of now, of Kafka as a look found it.
+
+    Args:
+        front: what the handlers share.
+        seen: the look.
+        withdrawals: those that are asked about.
+        operators: run what the look lacks; by default those of whoever waits for the answer.
+    """
     names = [name for name in NAMES if name != "saga"]
     if not seen.has_letters:
-        dsns = {name: front.operators.dsns[name] for name in names}
-        found: Found = await front.operators.run(find, dsns, front.operators.bootstrap, withdrawals)
+        operators = operators or front.operators
+        dsns = {name: operators.dsns[name] for name in names}
+        found: Found = await operators.run(find, dsns, operators.bootstrap, withdrawals)
         return found
     names = names if withdrawals else []
     said = await asyncio.gather(*(_service(front, seen, name, withdrawals) for name in names))
@@ -173,28 +185,33 @@ async def _refused(front: Front, seen: Seen) -> dict[UUID, list[Letter]]:
     return {payment_id: letters for payment_id, letters in found.items() if payment_id not in known_ones}
 
 
-async def _unpublished(front: Front, older_than_s: float, limit: int) -> tuple[list[Silent], Exception | None]:
-    """Requests that wait to be published, and why the API's database could not be asked for them, if so."""
+async def _accepted(front: Front, read: Callable[..., list[T]], *args: Any) -> tuple[list[T], Exception | None]:
+    """What the API's database knows of requests that it accepted, and why it could not be asked, if so."""
     try:
-        return await front.readers.run(API, unpublished, older_than_s, limit, limit_s=ANSWER_S), None
+        return await front.readers.run(API, read, *args, limit_s=ANSWER_S), None
     except Problem as problem:
-        error = problem.__cause__
-        return [], error if isinstance(error, Exception) else problem
+        return [], _reason(problem)
 
 
-async def _lost(front: Front, older_than_s: float) -> tuple[list[Silent], Exception | None]:
-    """Requests that are lost, and why Kafka could not be asked for them, if so."""
-    newest = await front.readers.run(API, newest_accepted, older_than_s)
-    candidates = await front.readers.run("saga", unknown, newest)
-    if not candidates:
-        return [], None
-    operators = front.operators
-    try:
-        found = await operators.run(still_lost, operators.dsns, operators.bootstrap, candidates, READ_S_MAX)
-    except Problem as problem:
-        error = problem.__cause__
-        return [], error if isinstance(error, Exception) else problem
-    return await front.readers.run(API, lost_ones, found), None
+async def _lost(front: Front, older_than_s: float) -> tuple[list[Silent], dict[str, Exception]]:
+    """Requests that are lost, and what could not be asked for them, and why."""
+    newest, away = await _accepted(front, newest_accepted, older_than_s)
+    candidates = await front.readers.run("saga", unknown, newest) if newest else []
+    found: list[UUID] = []
+    if candidates:
+        operators = front.operators
+        try:
+            found = await operators.run(still_lost, operators.dsns, operators.bootstrap, candidates, READ_S_MAX)
+        except Problem as problem:
+            error = _reason(problem)
+            return [], {unasked_of(error): error}
+    lost, away = await _accepted(front, lost_ones, found) if found else ([], away)
+    return lost, {"the api database": away} if away is not None else {}
+
+
+def _reason(problem: Problem) -> Exception:
+    error = problem.__cause__
+    return error if isinstance(error, Exception) else problem
 
 
 async def _known(front: Front, payment_ids: list[UUID]) -> set[UUID]:
@@ -208,8 +225,7 @@ async def _service(front: Front, seen: Seen, name: str, withdrawals: Sequence[Op
     try:
         return await front.readers.run(name, ask, name, withdrawals, limit_s=ANSWER_S)
     except Problem as problem:
-        error = problem.__cause__
-        return ServiceSays(error=error if isinstance(error, Exception) else problem)
+        return ServiceSays(error=_reason(problem))
     except (psycopg.Error, RelayError) as error:
         return ServiceSays(error=error)
 
@@ -232,8 +248,12 @@ async def get_waiting(
     return await waiting(front, await front.looks.now(), payment_id, cancelled=cancelled)
 
 
-async def waiting(front: Front, seen: Seen, payment_id: UUID, *, cancelled: bool = False) -> Waiting:
+async def waiting(
+    front: Front, seen: Seen, payment_id: UUID, *, cancelled: bool = False, operators: Operators | None = None
+) -> Waiting:
     """What a withdrawal waits for, its cancellation as well if that was asked for, with a look at Kafka.
+
+    ``operators`` are those of :func:`hold_ups`.
 
     Raises:
         Problem: none is known, or a database does not answer.
@@ -245,7 +265,7 @@ async def waiting(front: Front, seen: Seen, payment_id: UUID, *, cancelled: bool
         return Waiting(None)
     also = frozenset({CancelRequested.__name__}) if cancelled else frozenset[str]()
     one = as_open(payment_id, status, stored.account_id if stored is not None else None, also)
-    waits = waits_of(one, status, await hold_ups(front, seen, [one]))
+    waits = waits_of(one, status, await hold_ups(front, seen, [one], operators))
     if status is None and stored is None and waits.held_up_by is None:
         raise Problem("not-found", f"no withdrawal {payment_id} is known")
     return Waiting(waits.words, waits.held_up_by, waits.pending, _said(waits.unasked), seen.flow.at)

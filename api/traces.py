@@ -68,7 +68,7 @@ class Traces(msgspec.Struct, frozen=True):
 )
 async def get_trace(request: StrictRequest, payment_id: UUID) -> WithdrawalTrace:
     """Its spans from Jaeger, and what is missing."""
-    return await trace(request.app.state.front.operators, payment_id)
+    return await trace(request.app.state.front.tracing, payment_id)
 
 
 async def trace(operators: Operators, payment_id: UUID) -> WithdrawalTrace:
@@ -110,7 +110,7 @@ async def check_traces(
     ] = None,
 ) -> Traces:
     """Whether no hop of the newest finished withdrawals is missing and no span is an orphan."""
-    operators = request.app.state.front.operators
+    operators = request.app.state.front.tracing
 
     def find() -> list[Checked]:
         return check(operators.dsns["saga"], jaeger_url(), last, sampled=sampled, trace_ids=trace_ids)

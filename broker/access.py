@@ -22,6 +22,13 @@ TRANSACTIONS = "transactional-id"
 ITERATIONS = 4_096
 """Of the hash that Kafka keeps: its least, as the passwords are random."""
 
+_OPERATIONS = {
+    "Read": AclOperation.READ,
+    "Write": AclOperation.WRITE,
+    "Describe": AclOperation.DESCRIBE,
+    "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
+}
+
 
 class Right(NamedTuple):
     """What a user may do with one topic or group, or with transactional IDs that begin so, from any host."""
@@ -47,6 +54,7 @@ def rights(users: Iterable[KafkaUser]) -> list[Right]:
         for operation, kind, names in (
             ("Read", "topic", user.reads),
             ("Write", "topic", user.writes),
+            ("DescribeConfigs", "topic", user.asks_about),
             ("Read", "group", user.joins),
             ("Describe", "group", user.looks_at),
             ("Write", TRANSACTIONS, user.transacts),
@@ -99,7 +107,7 @@ def _acl(right: Right) -> AclBinding:
         ResourcePatternType.PREFIXED if right.is_prefix else ResourcePatternType.LITERAL,
         f"User:{right.user}",
         "*",
-        AclOperation[right.operation.upper()],
+        _OPERATIONS[right.operation],
         AclPermissionType.ALLOW,
     )
 

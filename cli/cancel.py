@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -12,8 +12,12 @@ from cli.errors import BadInputError, CommandError
 from cli.hold_up import look, unknown
 from cli.remote import ApiOption, WhyOption, ask, reason
 from cli.settings import DataOption
-from cli.text import say
+from cli.text import complain, say
 from cli.withdrawal import looking
+from contracts.services import API
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def cancel(
@@ -45,19 +49,36 @@ def cancel(
     try:
         with looking(payment_id, data, api) as find:
             done = carry_out(find, request, timeout)
+            if done.status is None and api is None and _cancel_accepted(payment_id, data):
+                say("the payment service is asked to void it: unless it has just been paid, it never is")
+                return
             if done.status is None:
                 raise unknown(payment_id, find(), data, api)
     except FinishedError as error:
         raise BadInputError(str(error)) from None
     if done.answer is None:
+        complain(f"not decided after {timeout:g} s, but the request stays in force")
         waits = look(payment_id, done.status, data, api, is_cancelled=True)
-        raise CommandError(
-            f"not decided after {timeout:g} s, but the request stays in force; "
-            f"the withdrawal waits for {waits.words}"
-        )
+        raise CommandError(f"the withdrawal waits for {waits.words}")
     if done.answer != CANCELLED:
         raise CommandError(f"not cancelled: {done.answer}")
     found = done.status
     amount = f"{format_amount(found.amount_minor, found.currency)} {found.currency}"
     where = "is back on" if found.finished else "goes back to"
     say(f"cancelled: {amount} {where} {found.account_id}")
+
+
+def _cancel_accepted(payment_id: UUID, data: Path | None) -> bool:
+    """Have a request cancelled that the API accepted and the saga service does not know; whether there is one."""
+    from contracts.postgres import session
+    from operations.stuck import lost_ones
+    from producers.cancel import request_cancel
+    from producers.settings import ProducerSettings
+
+    if not settings.there([API], data):
+        return False
+    with session(settings.dsn(API, data)) as connection:
+        found = lost_ones(connection, [payment_id])
+    for one in found:
+        request_cancel(settings.kafka_bootstrap(data), one, ProducerSettings().delivery_timeout_s)
+    return bool(found)

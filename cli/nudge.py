@@ -16,7 +16,7 @@ from cli.text import say
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from operations.waits import Waits
 
@@ -48,32 +48,35 @@ def nudge(
         raise unknown(payment_id, None, data)
     dead = [(one.event_type, one.message_id) for one in done.dead]
     republished = [(one.topic, one.event_type) for one in done.republished]
-    _tell(payment_id, dead, republished, look(payment_id, done.status, data))
+    _tell(payment_id, dead, republished, lambda: look(payment_id, done.status, data))
 
 
 def _by_api(api: str, payment_id: UUID, why: str) -> None:
     done = ask(api, "POST", f"/v1/withdrawals/{payment_id}/nudge", {"reason": why}, patience_s=LONG_S)
     dead = [(one["event_type"], one["message_id"]) for one in done["dead"]]
     republished = [(one["topic"], one["event_type"]) for one in done["republished"]]
-    _tell(payment_id, dead, republished, look(payment_id, None, None, api))
+    _tell(payment_id, dead, republished, lambda: look(payment_id, None, None, api))
 
 
 def _tell(
-    payment_id: UUID, dead: Sequence[tuple[str, object]], republished: Sequence[tuple[str, str]], waits: Waits
+    payment_id: UUID,
+    dead: Sequence[tuple[str, object]],
+    republished: Sequence[tuple[str, str]],
+    look_now: Callable[[], Waits],
 ) -> None:
-    """Print what a nudge has done.
+    """Print what a nudge has done, before anybody is asked what the withdrawal waits for.
 
     Args:
         payment_id: of the withdrawal.
         dead: event type and message ID of what could not be published.
         republished: topic and event type of what was.
-        waits: what it waits for now.
+        look_now: finds what it waits for now.
 
     Raises:
         CommandError: there was nothing to do.
     """
     if not dead and not republished:
-        raise CommandError(f"no service lacks an event of {payment_id}; it waits for {waits.words}")
+        raise CommandError(f"no service lacks an event of {payment_id}; it waits for {look_now().words}")
     for event_type, message_id in dead:
         say(
             f"{event_type} could not be published: `settle outbox dead list` says why, and "
@@ -81,4 +84,4 @@ def _tell(
         )
     for topic, event_type in republished:
         say(f"republished on {topic}: {event_type}")
-    say(f"it waits for {waits.words}")
+    say(f"it waits for {look_now().words}")

@@ -66,10 +66,11 @@ def republish(
     began = since.replace(tzinfo=UTC) if since else None
     quiet_s = quiet if quiet is not None else ServiceSettings().stuck_s
     system = _Api(api, because, everything) if api is not None else _System(data, everything)
-    found = system.find(payment, began, quiet_s, limit)
+    found, lost = system.find(payment, began, quiet_s, limit)
     if as_json:
         say_json([as_fields(one) for one in found])
         return
+    _say_lost(lost)
     if not found:
         say("there is no such withdrawal" if everything else "no service lacks an event that another one knows of")
         return
@@ -100,12 +101,16 @@ class _System:
 
     def find(
         self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int
-    ) -> list[Lost]:
-        """The events, by withdrawal and in the order in which they happened."""
+    ) -> tuple[list[Lost], list[UUID] | None]:
+        """The events, by withdrawal and in the order in which they happened; and what is published by name alone.
+
+        These are requests that only the API has; None where that cannot be told, as the saga service is behind.
+        """
         from operations import lost
+        from operations.lost_requests import lost_unless_behind
         from operations.republish import find
 
-        return find(
+        found = find(
             self._dsns,
             self._bootstrap,
             lost.everything if self._everything else lost.lacking,
@@ -114,6 +119,7 @@ class _System:
             quiet_s=quiet_s,
             limit=limit,
         )
+        return found, [] if payment_ids else lost_unless_behind(self._dsns, self._bootstrap, since)
 
     def lag(self) -> list[tuple[str, str, int]]:
         """What services have yet to read: service, topic and records."""
@@ -138,7 +144,7 @@ class _Api:
 
     def find(
         self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int
-    ) -> list[Lost]:
+    ) -> tuple[list[Lost], list[UUID] | None]:
         import msgspec
 
         from operations.lost import Lost
@@ -149,13 +155,17 @@ class _Api:
             "every_event": self._everything,
         }
         found: list[Any] = []
+        requests: list[UUID] | None = []
         # By ascending payment ID, as one look for all of them.
         for some in portions(sorted(set(payment_ids))) if payment_ids else [None]:
             left = limit - len({one["payment_id"] for one in found})
             if left > 0:
                 asked |= {"payment_ids": [str(one) for one in some] if some is not None else None, "limit": left}
-                found += ask(self._url, "POST", "/v1/republish/preview", asked, patience_s=LONG_S)["events"]
-        return msgspec.convert([one | {"made_again": not one["original"]} for one in found], list[Lost])
+                answer = ask(self._url, "POST", "/v1/republish/preview", asked, patience_s=LONG_S)
+                found += answer["events"]
+                requests = msgspec.convert(answer.get("lost_requests", []), list[UUID] | None)
+        events = msgspec.convert([one | {"made_again": not one["original"]} for one in found], list[Lost])
+        return events, requests
 
     def lag(self) -> list[tuple[str, str, int]]:
         steps = ask(self._url, "GET", "/v1/steps")["steps"]
@@ -193,6 +203,18 @@ def as_fields(one: Lost) -> dict[str, object]:
         "key": one.key,
         "body": one.body,
     }
+
+
+def _say_lost(payment_ids: Sequence[UUID] | None) -> None:
+    """Name the requests that only the API has: somebody may have discarded them, so none is published unnamed."""
+    if payment_ids is None:
+        say("requests that the API accepted were not looked for, as the saga service is far behind")
+    elif payment_ids:
+        requests = counted(len(payment_ids), "request")
+        say(f"{requests} that the API accepted are lost, and published only by name:")
+        for payment_id in payment_ids:
+            say(f"  settle nudge {payment_id}")
+        say("or `settle republish --payment PAYMENT_ID`; `settle cancel PAYMENT_ID` has one never paid")
 
 
 def _print_summary(found: Sequence[Lost]) -> None:

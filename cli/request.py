@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -61,13 +62,14 @@ def request(
         if not as_json:
             say(f"{(step.at - asked_at).total_seconds():+8.3f} s  {step.event}")
 
-    with looking(withdrawal, data, api) as find:
+    with _or_else(receipt, as_json=as_json), looking(withdrawal, data, api) as find:
         status = _follow(find, timeout, show)
     if status is not None:
         _refuse_other_contents(status, account, parse_amount(amount, currency), parse_currency(currency))
     waits = None
     if status is None or not status.finished:
-        waits = look(withdrawal, status, data, api, account_id=account)
+        with _or_else(receipt | _status_fields(status, None), as_json=as_json):
+            waits = look(withdrawal, status, data, api, account_id=account)
     if as_json:
         say_json(receipt | _status_fields(status, waits))
     elif status is not None and waits is None:
@@ -76,6 +78,17 @@ def request(
         raise CommandError(
             f"withdrawal {withdrawal} is not finished after {timeout:g} s; it waits for {waits.words}"
         )
+
+
+@contextmanager
+def _or_else(standing: dict[str, Any], *, as_json: bool) -> Iterator[None]:
+    """Where what is asked further fails or is interrupted, print as JSON what stands."""
+    try:
+        yield
+    except BaseException:
+        if as_json:
+            say_json(standing)
+        raise
 
 
 def _by_kafka(

@@ -23,6 +23,7 @@ class KafkaUser:
     Attributes:
         reads: the topics whose records it may read.
         writes: the topics to which it may write.
+        asks_about: the topics whose configuration it may see.
         joins: the consumer groups of which it may be a member.
         looks_at: the consumer groups whose offsets and coordinator it may see.
         transacts: what the transactional IDs begin with by which it may send, and fence off others.
@@ -31,6 +32,7 @@ class KafkaUser:
     name: str
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    asks_about: tuple[str, ...] = ()
     joins: tuple[str, ...] = ()
     looks_at: tuple[str, ...] = ()
     transacts: tuple[str, ...] = ()
@@ -59,11 +61,12 @@ def kafka_users() -> tuple[KafkaUser, ...]:
         ),
         # The API shows what a viewer may see; what it writes, its relay publishes.
         KafkaUser(API, reads=everything, looks_at=groups),
-        # A relay looks up what is on a topic already.
+        # A relay looks up what is on a topic already, and whether compaction may have taken some of it.
         KafkaUser(
             RELAY,
             reads=emitted,
             writes=emitted,
+            asks_about=emitted,
             looks_at=(consumer_group(RELAY),),
             transacts=(OUTBOX_TRANSACTIONS,),
         ),
@@ -72,6 +75,7 @@ def kafka_users() -> tuple[KafkaUser, ...]:
                 relay_of(service.name),
                 reads=_names(topic.name for topic in service.emits),
                 writes=_names(topic.name for topic in service.emits),
+                asks_about=_names(topic.name for topic in service.emits),
                 looks_at=(consumer_group(RELAY),),
                 transacts=(OUTBOX_TRANSACTIONS,),
             )

@@ -18,3 +18,15 @@ class FinishedError(ValueError):
         reason = f" ({status.reason})" if status.reason else ""
         super().__init__(f"withdrawal {status.payment_id} is finished: {status.state}{reason}")
         self.status = status
+
+
+class BacklogError(TimeoutError):
+    """So much is on its way that what is lost cannot be told from what is late.
+
+    Attributes:
+        what: has it before it, such as ``the saga service``.
+    """
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(why)
+        self.what = what

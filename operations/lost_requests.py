@@ -3,12 +3,14 @@
 The record was deleted unread (retention, a lost volume, offsets that somebody set forward), or its outbox row was
 discarded. A request is looked for at one place after the other, in the order in which it passes them: what has
 left one by then is found at the next. So none is called lost that is only late, however far behind a service is.
+One that was cancelled meanwhile is settled: the payment service pays it no more, whatever is published.
 """
 
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping
-from itertools import chain, islice
+from datetime import datetime
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -25,12 +27,22 @@ from contracts.topics import WITHDRAWAL_REQUESTS, consumer_group
 from operations.accepted import ON_ITS_WAY_S
 from operations.audit.sides import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.dead_letters.letters import letter_of
+from operations.errors import BacklogError
+from processors.payment import decide as payment
 
 EXAMINED_MAX = 10_000
 """The newest requests, which a list of what is stuck looks at; the audit looks at all."""
 
-AT_ONCE = 50_000
-"""Requests that are looked for in one pass over what Kafka has."""
+NEWEST_PAGES = 2_000
+"""Pages at the end of the API's table, 16 MiB, in which the newest are looked for: the table only grows."""
+
+SAGA = "the saga service"
+
+UNKNOWN_MAX = 1_000_000
+"""Requests that the saga service does not know, and that are looked for."""
+
+UNREAD_MAX = 20_000
+"""Records that the saga service has yet to read; where a list of what is stuck finds more, it reads none."""
 
 READ_S_MAX = 2.0
 """Time limit for each answer of Kafka's and for reading what it has, for a list of what is stuck."""
@@ -39,21 +51,16 @@ _ACCEPTED = """
 SELECT payment_id::text FROM withdrawals
 WHERE requested_at < now() - make_interval(secs => %(age)s)
     AND (%(ids)s::uuid[] IS NULL OR payment_id = ANY(%(ids)s::uuid[]))
+    AND (%(since)s::timestamptz IS NULL OR requested_at >= %(since)s::timestamptz)
 """
 
-# Each caller's own by the index that there is, so that no table is read for a few rows.
+# The pages by a scan of their own (TID range), as no index has all callers' requests by time.
 _NEWEST = """
-WITH RECURSIVE callers AS (
-    SELECT min(caller) AS caller FROM withdrawals
-    UNION ALL
-    SELECT (SELECT min(w.caller) FROM withdrawals w WHERE w.caller > c.caller) FROM callers c
-    WHERE c.caller IS NOT NULL
-)
-SELECT w.payment_id::text FROM callers c, LATERAL (
-    SELECT payment_id, requested_at FROM withdrawals
-    WHERE caller = c.caller AND requested_at < now() - make_interval(secs => %(age)s)
-    ORDER BY requested_at DESC LIMIT %(limit)s) w
-ORDER BY w.requested_at DESC LIMIT %(limit)s
+SELECT payment_id::text FROM withdrawals
+WHERE requested_at < now() - make_interval(secs => %(age)s) AND ctid >= (
+    SELECT ('(' || greatest(size / current_setting('block_size')::bigint - %(pages)s, 0) || ',0)')::tid
+    FROM pg_relation_size('withdrawals') AS size)
+ORDER BY requested_at DESC LIMIT %(limit)s
 """
 
 _UNKNOWN = """
@@ -68,33 +75,53 @@ SELECT {PAYMENT_ID_OF_DEAD} FROM outbox_dead WHERE type = %(type)s AND {PAYMENT_
 """  # noqa: S608 made of constants
 
 
+_CANCELLED = "SELECT payment_id FROM payments WHERE payment_id = ANY(%s) AND status = %s"
+
+
 def lost_requests(
-    dsns: Mapping[str, str], bootstrap: str, payment_ids: Collection[UUID] | None = None
-) -> Iterator[UUID]:
-    """The payment IDs of all requests that are lost; memory does not grow with the number of those that are not.
+    dsns: Mapping[str, str],
+    bootstrap: str,
+    payment_ids: Collection[UUID] | None = None,
+    since: datetime | None = None,
+) -> list[UUID]:
+    """The payment IDs of requests that are lost, without cancelled ones; with them, where some are named.
 
     One that was accepted in the last :data:`operations.accepted.ON_ITS_WAY_S` is not among them.
 
     Args:
-        dsns: of ``api`` and ``saga``; without the former none was accepted.
+        dsns: of ``api``, ``payment`` and ``saga``; without the first none was accepted.
         bootstrap: Kafka, ``host:port``.
         payment_ids: only of these.
+        since: only those that were accepted then or later.
 
     Raises:
+        BacklogError: the saga service does not know more than :data:`UNKNOWN_MAX` of them.
         psycopg.OperationalError: a database does not answer.
         KafkaException: Kafka does not answer.
     """
     if API not in dsns:
-        return
+        return []
+    candidates: list[UUID] = []
     with session(dsns["saga"], autocommit=True) as saga, session(dsns[API]) as api:
-        candidates = (one for some in _accepted(api, payment_ids) for one in unknown(saga, some))
-        while some := list(islice(candidates, AT_ONCE)):
-            yield from still_lost(dsns, bootstrap, some)
+        for some in _accepted(api, payment_ids, since):
+            candidates += unknown(saga, some)
+            if len(candidates) > UNKNOWN_MAX:
+                raise BacklogError(SAGA, f"it does not know over {UNKNOWN_MAX:,} requests yet")
+    lost = _arrived_nowhere(dsns, bootstrap, candidates, math.inf)
+    return lost if payment_ids is not None else _uncancelled(dsns, lost, math.inf)
+
+
+def lost_unless_behind(dsns: Mapping[str, str], bootstrap: str, since: datetime | None) -> list[UUID] | None:
+    """As :func:`lost_requests` of all; None where the saga service is too far behind to tell."""
+    try:
+        return lost_requests(dsns, bootstrap, since=since)
+    except BacklogError:
+        return None
 
 
 def newest_accepted(connection: psycopg.Connection[Any], older_than_s: float) -> list[str]:
     """The newest :data:`EXAMINED_MAX` requests that were accepted so many seconds ago or earlier: payment IDs."""
-    values = {"age": max(older_than_s, ON_ITS_WAY_S), "limit": EXAMINED_MAX}
+    values = {"age": max(older_than_s, ON_ITS_WAY_S), "limit": EXAMINED_MAX, "pages": NEWEST_PAGES}
     return [payment_id for (payment_id,) in connection.execute(_NEWEST, values)]
 
 
@@ -110,47 +137,95 @@ def still_lost(
     """Which of some requests that the API has accepted, and that the saga service did not know, are lost.
 
     Those are not that wait in the outbox or among its dead rows, or on the topic to be read; nor those that the
-    saga service refused, whatever was done about the dead letter.
+    saga service refused, whatever was done about the dead letter; nor those that were cancelled.
 
     Args:
-        dsns: of ``api`` and ``saga``.
+        dsns: of ``api``, ``payment`` and ``saga``.
         bootstrap: Kafka, ``host:port``.
         payment_ids: of the requests.
-        read_s_max: time limit for reading topics, and for each other answer of Kafka's, seconds.
+        read_s_max: time limit for reading topics, each other answer of Kafka's and each statement, seconds.
 
     Raises:
+        BacklogError: with a time limit, there is too much to read.
         psycopg.OperationalError: a database does not answer.
         KafkaException: Kafka does not answer.
-        TimeoutError: there is too much to read.
     """
+    return _uncancelled(dsns, _arrived_nowhere(dsns, bootstrap, payment_ids, read_s_max), read_s_max)
+
+
+def _arrived_nowhere(
+    dsns: Mapping[str, str], bootstrap: str, payment_ids: Collection[UUID], read_s_max: float
+) -> list[UUID]:
     left = {*payment_ids}
+    if not left:
+        return []
     with session(dsns[API]) as api:
+        _limit(api, read_s_max)
         values = {"type": WithdrawalRequested.__name__, "ids": [str(one) for one in left]}
-        left -= {UUID(payment_id) for (payment_id,) in api.execute(_UNPUBLISHED.encode(), values)}
+        try:
+            left -= {UUID(payment_id) for (payment_id,) in api.execute(_UNPUBLISHED.encode(), values)}
+        except psycopg.errors.QueryCanceled:
+            raise BacklogError("the api database", "its outbox is too large to look through") from None
     give_up = time.monotonic() + read_s_max
     for payment_id in chain(_unread(bootstrap, read_s_max), _refused(bootstrap)) if left else ():
         left.discard(payment_id)
+        if not left:
+            break
         if time.monotonic() > give_up:
-            raise TimeoutError("the requests that the saga service has yet to read are too many to look through")
+            raise BacklogError(SAGA, "the requests that it has yet to read are too many to look through")
     with session(dsns["saga"]) as saga:
+        _limit(saga, read_s_max)
         return unknown(saga, [str(one) for one in left]) if left else []
 
 
-def _accepted(api: psycopg.Connection[Any], payment_ids: Collection[UUID] | None) -> Iterator[list[str]]:
+def _uncancelled(dsns: Mapping[str, str], payment_ids: list[UUID], read_s_max: float) -> list[UUID]:
+    """Without those that the payment service is to void as soon as it knows them."""
+    if not payment_ids:
+        return []
+    try:
+        with session(dsns["payment"]) as connection:
+            _limit(connection, read_s_max)
+            rows = connection.execute(_CANCELLED, (payment_ids, payment.AWAITED)).fetchall()
+    except psycopg.Error:
+        if math.isinf(read_s_max):
+            raise
+        return payment_ids  # a list of what is stuck says itself that this database does not answer
+    cancelled = {payment_id for (payment_id,) in rows}
+    return [payment_id for payment_id in payment_ids if payment_id not in cancelled]
+
+
+def _limit(connection: psycopg.Connection[Any], statement_s: float) -> None:
+    if math.isfinite(statement_s):
+        connection.execute(f"SET statement_timeout = '{statement_s}s'".encode())
+
+
+def _accepted(
+    api: psycopg.Connection[Any], payment_ids: Collection[UUID] | None, since: datetime | None
+) -> Iterator[list[str]]:
     cursor = api.cursor("accepted_requests")
     cursor.itersize = FETCH_ROWS
-    cursor.execute(_ACCEPTED, {"age": ON_ITS_WAY_S, "ids": list(payment_ids) if payment_ids is not None else None})
+    ids = list(payment_ids) if payment_ids is not None else None
+    cursor.execute(_ACCEPTED, {"age": ON_ITS_WAY_S, "ids": ids, "since": since})
     while rows := cursor.fetchmany(FETCH_ROWS):
         yield [payment_id for (payment_id,) in rows]
 
 
 def _unread(bootstrap: str, answer_s: float) -> Iterator[UUID | None]:
-    """The payment IDs of the requests that the saga service has not confirmed."""
+    """The payment IDs of the requests that the saga service has not confirmed.
+
+    Raises:
+        BacklogError: the time for an answer is limited, and there are more than :data:`UNREAD_MAX`.
+    """
     offsets, topics = Offsets(bootstrap, timeout_s=min(answer_s, TIMEOUT_S)), [WITHDRAWAL_REQUESTS.name]
-    confirmed, ends = offsets.confirmed(consumer_group("saga"), topics), offsets.end(topics)
+    confirmed = offsets.confirmed(consumer_group("saga"), topics)
+    first, ends = offsets.bounds(topics)
     # Nothing is confirmed of a topic that was made anew and is shorter now.
     starts = {place: read if 0 <= (read := confirmed.get(place, 0)) <= end else 0 for place, end in ends.items()}
+    starts = {place: max(start, first[place]) for place, start in starts.items()}
     starts = {place: start for place, start in starts.items() if start < ends[place]}
+    unread = sum(ends[place] - start for place, start in starts.items())
+    if math.isfinite(answer_s) and unread > UNREAD_MAX:
+        raise BacklogError(SAGA, f"it is behind by {unread:,} records of {WITHDRAWAL_REQUESTS.name}")
     for message in scan(bootstrap, topics, starts) if starts else ():
         yield payment_id_of(_record(message))
 

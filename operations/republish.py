@@ -117,6 +117,9 @@ def find(
 ) -> list[Lost]:
     """The events to republish, by withdrawal and in the order in which they happened.
 
+    A request that is lost, and that the API alone knows, is among them only if it is named: somebody may have
+    discarded its row, so that it is not to be paid. :mod:`operations.lost_requests` finds them.
+
     Reads the topics (some 10 s per million records) where the event store lacks an event.
 
     Args:
@@ -137,7 +140,7 @@ def find(
         "since": since,
         "quiet_s": quiet_s,
         "refused": _REFUSED,
-        "lost_requests": list(lost_requests(dsns, bootstrap, payment_ids)),
+        "lost_requests": lost_requests(dsns, bootstrap, payment_ids) if payment_ids is not None else [],
     }
     of = cache(choose)  # there are few distinct states
     chosen = ((payment_id, of(known)) for payment_id, known in _known(dsns, about))

@@ -13,6 +13,7 @@ from contracts.postgres import session
 from contracts.services import API
 from operations.accepted import ACCEPTED, waiting
 from operations.dead_letters.letters import Letter
+from operations.errors import BacklogError
 from operations.hold_ups import Found, Open, Pending, find, refusal_in_words
 from operations.lost_requests import READ_S_MAX, newest_accepted, still_lost, unknown
 from operations.refused import refused_requests
@@ -34,7 +35,10 @@ SELECT payment_id, account_id, amount_minor, currency, requested_at FROM withdra
 
 _KNOWN = "SELECT payment_id FROM withdrawals WHERE payment_id = ANY(%s)"
 
-LOST = "WithdrawalRequested, which is on no topic any more: `settle nudge {payment_id}` publishes it again"
+LOST = (
+    "WithdrawalRequested, which is on no topic any more: `settle nudge {payment_id}` publishes it again, "
+    "`settle cancel {payment_id}` has it never paid"
+)
 """What a withdrawal waits for whose request is lost."""
 
 REFUSED = "refused"
@@ -93,7 +97,7 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
     if away is not None:
         found.unasked.setdefault("the api database", away)
     if unread is not None:
-        found.unasked.setdefault("Kafka", unread)
+        found.unasked.setdefault(unasked_of(unread), unread)
     try:
         refused = refused_requests(bootstrap, lambda payment_ids: _known(dsns["saga"], payment_ids))
     except (KafkaException, TimeoutError) as error:
@@ -207,19 +211,26 @@ def with_lost(found: Found, lost: Sequence[Silent]) -> Found:
     return found._replace(held_up_by={**found.held_up_by, **why})
 
 
+def unasked_of(error: Exception) -> str:
+    """What could not be asked for lost requests: the API's database, Kafka, or what has too much before it."""
+    if isinstance(error, psycopg.Error):
+        return "the api database"
+    return error.what if isinstance(error, BacklogError) else "Kafka"
+
+
 def _lost(
     dsns: Mapping[str, str], bootstrap: str, older_than_s: float
-) -> tuple[list[Silent], KafkaException | TimeoutError | None]:
-    """Requests that are lost, and why Kafka could not be asked for them, if so."""
+) -> tuple[list[Silent], psycopg.Error | KafkaException | TimeoutError | None]:
+    """Requests that are lost, and why nobody could be asked for them, if so (:func:`unasked_of`)."""
     if API not in dsns:
         return [], None
-    with session(dsns[API]) as api, session(dsns["saga"]) as saga:
-        candidates = unknown(saga, newest_accepted(api, older_than_s))
-        if not candidates:
-            return [], None
+    with session(dsns["saga"]) as saga:
         try:
-            return lost_ones(api, still_lost(dsns, bootstrap, candidates, READ_S_MAX)), None
-        except (KafkaException, TimeoutError) as error:
+            with session(dsns[API]) as api:
+                candidates = unknown(saga, newest_accepted(api, older_than_s))
+                lost = still_lost(dsns, bootstrap, candidates, READ_S_MAX) if candidates else []
+                return lost_ones(api, lost), None
+        except (psycopg.Error, KafkaException, TimeoutError) as error:
             return [], error
 
 

@@ -59,21 +59,38 @@ def rows_at(
         begin = end
 
 
-def rows_in_order(connection: Connection, table: Table) -> Iterator[tuple[OutboxRow, int]]:
-    """The unpublished rows in a transaction's snapshot, and when they were written (microseconds; 0: unknown)."""
-    query = select_places(table, order_of(connection, table), table.unpublished)
+def read_in_order(
+    connection: Connection, table: Table, condition: sql.Composable, *, also: tuple[sql.Composable, ...] = ()
+) -> Generator[list[Any]]:
+    """Rows in a transaction's snapshot, in their order; between two reads the server waits for nobody.
+
+    Args:
+        connection: in a transaction that shows one snapshot to all of its queries.
+        table: the outbox.
+        condition: SQL for which rows.
+        also: further columns.
+
+    Yields:
+        Of each what :func:`rows_at` does.
+    """
+    query = select_places(table, order_of(connection, table), condition)
     with connection.cursor(name="places") as cursor:
         cursor.execute(query, binary=True)
         while found := cursor.fetchmany(READ_PLACES):
-            for *values, created_us, _partition, _place in rows_at(connection, table, found):
-                yield row_of(values), created_us or 0
+            yield from rows_at(connection, table, found, also=also)
+
+
+def rows_in_order(connection: Connection, table: Table) -> Iterator[tuple[OutboxRow, int]]:
+    """The unpublished rows in a transaction's snapshot, and when they were written (microseconds; 0: unknown)."""
+    for *values, created_us, _partition, _place in read_in_order(connection, table, table.unpublished):
+        yield row_of(values), created_us or 0
 
 
 def streamed(connection: Connection, query: sql.Composable, types: Sequence[str]) -> Generator[tuple[Any, ...]]:
     """What a query gives, row by row; the connection is in use until the iterator has ended or is closed.
 
     Args:
-        connection: also one that speaks the replication protocol.
+        connection: one that speaks the replication protocol, as the server ends others that read slowly.
         query: without parameters.
         types: of its columns.
     """

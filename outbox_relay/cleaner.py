@@ -27,18 +27,17 @@ from psycopg import sql
 from broker.security import KafkaSettingsError
 from outbox_relay import covering, initial
 from outbox_relay.batches import READ_BYTES, rows_in_order
-from outbox_relay.columns import is_row
 from outbox_relay.dead import dead_since
 from outbox_relay.errors import PublishError, RelayError, StopRequestedError, TopicError, UnpublishableError
 from outbox_relay.handled import LOOKS_MAX, Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
 from outbox_relay.marking import Marking
+from outbox_relay.marks import LEFT
 from outbox_relay.measures import measure
 from outbox_relay.names import one_line
-from outbox_relay.outbox import ROLES_CONTENTS
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
-from outbox_relay.removal import IGNORED, may_vacuum, refusal, vacuum, why_rows_stay
+from outbox_relay.removal import IGNORED, may_vacuum, refusal, remove_dead, remove_marked, vacuum, why_rows_stay
 from outbox_relay.replication import connect
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.source import Source
@@ -73,12 +72,6 @@ LOCK_WAIT = "5s"
 
 _DELETE = "DELETE FROM {table} WHERE {key} = ANY(%s::{type_of_key}[])"
 _SEE = "SELECT FROM {table} WHERE {key} = ANY(%s::{type_of_key}[]) LIMIT 1"
-_DELETE_DEAD = "DELETE FROM {table} WHERE {is_row}"
-# A row at '-infinity' waits for a poller's decision whether it is published: it is not known to be.
-_DELETE_MARKED = """
-    DELETE FROM {table} WHERE {published_at} > '-infinity'
-        AND {id} = ANY(ARRAY(SELECT {id} FROM {table} WHERE {published_at} > '-infinity' LIMIT %s))
-"""
 _SUSPECTS = "SELECT {key} FROM {table} WHERE {condition} LIMIT %s"
 
 
@@ -112,7 +105,8 @@ class Cleaner:
         self._rule: initial.Rule | None = None
         self._waits: str | None = None
         self._cleans = False
-        self._begin_again_at = math.inf
+        # What the filling or the last session found out is not tried again at once.
+        self._kept_until = self._begin_again_at = time.monotonic() + REMOVE_AGAIN_S if source.keeps_rows else 0.0
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -148,13 +142,14 @@ class Cleaner:
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        self._cleans = self._source.settings.cleanup and may_delete(connection, self._outbox)
-        if self._source.settings.cleanup and not self._cleans:
+        may_remove = self._source.settings.cleanup and may_delete(connection, self._outbox)
+        self._cleans = may_remove and time.monotonic() >= self._kept_until
+        self._begin_again_at = self._kept_until if may_remove and not self._cleans else math.inf
+        if self._source.settings.cleanup and not may_remove:
             role = connection.info.user
             self._source.say(f"{role} may not DELETE from {self._outbox.label}: published rows stay there")  # noqa: S608 no query
         self._marking.begin(connection, is_asked_for=not self._cleans)
         vacuums = self._cleans and may_vacuum(connection, self._outbox)
-        self._begin_again_at = math.inf
         while not self._stop.is_set() and time.monotonic() < self._begin_again_at:
             self._remove(connection)
             if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
@@ -195,22 +190,23 @@ class Cleaner:
             self._count(removed)
             chunk.missing -= removed
             chunk.looks += 1
-            if chunk.missing > 0 and chunk.looks == LOOKS_MAX and self._are_there(connection, chunk):
+            are_missing, is_last = chunk.missing > 0, chunk.looks == LOOKS_MAX
+            if are_missing and is_last and connection.execute(self._see, (chunk,), prepare=False).rowcount:
                 self._keep_rows(IGNORED)
-            if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
+            if is_last or not are_missing:
                 self._source.handled.drop(chunk)
 
     def _remove_marked(self, connection: psycopg.Connection[Any]) -> None:
-        marked = self._outbox.sql(_DELETE_MARKED)
         with self._unless_refused():
-            while (removed := connection.execute(marked, (DELETE_ROWS,)).rowcount) > 0:
+            while (removed := remove_marked(connection, self._outbox, DELETE_ROWS)) > 0:
                 self._count(removed)
 
     def _remove_dead(self, connection: psycopg.Connection[Any], row: OutboxRow) -> None:
-        """Remove a row that is quarantined, by its contents: its ID may be NULL, or another one's too."""
-        dead = self._outbox.sql(_DELETE_DEAD, is_row=is_row(self._table.columns))
-        with self._unless_refused(), connection.transaction():
-            self._count(connection.execute(dead, row[:ROLES_CONTENTS]).rowcount)
+        try:
+            with connection.transaction():
+                self._count(remove_dead(connection, self._table, row))
+        except psycopg.Error as error:  # which says nothing of other rows
+            self._source.warn_once(f"a row that is quarantined stays in {self._outbox.label}: {refusal(error)}")
 
     @contextmanager
     def _unless_refused(self) -> Iterator[None]:
@@ -221,11 +217,9 @@ class Cleaner:
 
     def _keep_rows(self, why: str) -> None:
         """Published rows cannot be removed, so that those that are there are no sign of anything."""
-        self._cleans, self._begin_again_at = False, time.monotonic() + REMOVE_AGAIN_S
+        self._cleans = False
+        self._kept_until = self._begin_again_at = time.monotonic() + REMOVE_AGAIN_S
         self._source.warn(f"published rows stay in {self._outbox.label}: {why}")
-
-    def _are_there(self, connection: psycopg.Connection[Any], chunk: Chunk) -> bool:
-        return connection.execute(self._see, (chunk,), prepare=False).fetchone() is not None
 
     def _count(self, removed: int) -> None:
         self._source.removed_rows += removed
@@ -263,7 +257,7 @@ class Cleaner:
             # Its first statement is what the snapshot is taken for.
             if self._handed or not self._is_published(current_lsn(connection)):
                 return False
-            if (not keeps or self._marking.is_on) and not self._has_suspects(connection):
+            if (not keeps or self._marking.is_on) and not self._has_suspects(connection, keeps=keeps):
                 self._waits = None
                 if keeps:
                     left_out.searched(is_complete=True)
@@ -283,11 +277,13 @@ class Cleaner:
                     left_out.searched(is_complete=is_complete)
         return True
 
-    def _has_suspects(self, connection: psycopg.Connection[Any]) -> bool:
+    def _has_suspects(self, connection: psycopg.Connection[Any], *, keeps: bool) -> bool:
         """Whether this transaction's snapshot shows a row that the log went past, and that was not handled."""
         query = self._outbox.sql(_SUSPECTS, key=self._key, condition=self._table.unpublished)
-        found = {key for (key,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)}
-        return bool(found) and bool(found.difference(self._gather().keys()))
+        found = [key for (key,) in connection.execute(query, (SUSPECT_ROWS,), binary=True)]
+        if keeps and len(found) == SUSPECT_ROWS:
+            return True  # maybe: who keeps rows does not look again
+        return bool(found) and bool(set(found).difference(self._gather().keys()))
 
     def _search(self, connection: psycopg.Connection[Any]) -> bool:
         """Sort out the missed rows that are on their topics already, and hand over the others.
@@ -338,11 +334,13 @@ class Cleaner:
                     missing, missing_bytes = [], 0
             handled.add(on_topic)
             self._hand_over(self._to_publish(connection, missing))
+        if source.left_out.is_for_marks:
+            without_topic.clear()  # the log brings what is to be published
         self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
         if self._waits:
             source.find_gap(self._waits)
         if self._rule is not None:
-            initial.tell(self._rule, source.warn, ", and stay in the table")
+            initial.tell(self._rule, source.warn, LEFT if self._marking.is_on else ", and stay in the table")
         return self._waits is None
 
     def _to_publish(self, connection: psycopg.Connection[Any], missing: list[Leftover]) -> list[Leftover]:
@@ -366,13 +364,13 @@ class Cleaner:
                 return missing
             self._keep_rows(why)
         if self._rule is None:
-            since_us = self._source.left_out.since_us or self._origin.now_us
-            self._rule = initial.rule(self._source.settings, since_us, keeps=True)
+            settings, left_out = self._source.settings, self._source.left_out
+            since_us = left_out.since_us or self._origin.now_us
+            self._rule = initial.rule(settings, since_us, keeps=True, for_marks=left_out.is_for_marks)
         rule, skips = self._rule, self._source.control.orders.skips
         wanted = [one for one in missing if one.row.id in skips or rule.wants(one.row, one.created_us or None)]
-        if self._marking.is_on:  # the others are decided on, too
-            publish = {id(one) for one in wanted}
-            self._source.handled.add([self._table.key(one.row) for one in missing if id(one) not in publish])
+        ids = {id(one) for one in wanted}
+        self._marking.leave(connection, [one for one in missing if id(one) not in ids], is_final=rule.is_final)
         return wanted
 
     def _hand_over(self, missing: list[Leftover]) -> None:
@@ -399,7 +397,8 @@ class Cleaner:
     def _gather(self) -> Handled:
         """Collect the keys handled since the last call."""
         handled = self._source.handled
-        handled.gather(DELETE_ROWS)
+        if handled.gather(DELETE_ROWS) and self._marking.is_on and not self._cleans:
+            self._source.left_out.note(for_marks=True)
         if self._handed:
             for key in handled.keys():  # noqa: SIM118 - no mapping
                 self._handed.pop(key, None)

@@ -42,8 +42,13 @@ def fill(
         TableBusyError: others hold rows of the table, so that it is not known whether published ones stay there.
     """
     source.making_slot(name)
+
+    def refused(why: str) -> None:
+        source.warn(f"published rows stay in {source.outbox.label}: {why}")
+
     with closing(connect(source.dsn, replication=False)) as ordinary:
-        keeps = source.keeps_rows or rows_stay(ordinary, table, cleanup=source.settings.cleanup)
+        cleanup = source.settings.cleanup
+        keeps = source.keeps_rows or rows_stay(ordinary, table, cleanup=cleanup, refused=refused)
     rule = initial.rule(source.settings, origin.now_us, keeps=keeps)
     with new_slot(connection, table, name) as slot:
         acks = Acknowledgements(origin, handled=source.handled)
@@ -53,6 +58,7 @@ def fill(
         publish_rows_before(slot, acks, publisher, publish, rule, source)
         made = slot.make_permanent()
     source.lost_slot, source.confirmed_lsn = None, made.confirmed_lsn
+    source.keeps_rows = keeps
     source.left_out.clear()
     rows = acks.acknowledged_rows
     source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))
@@ -83,8 +89,10 @@ def publish_rows_before(
     transaction = acks.begin(slot.starts_at_lsn - 1, slot.oldest_us())
     delivered = transaction.delivered
     for seen, (row, created_us) in enumerate(slot.rows_before(), 1):
-        transaction.keys.append(source.key(row))
-        if rule.wants(row, created_us):
+        is_wanted = rule.wants(row, created_us)
+        if is_wanted or rule.is_final:
+            transaction.keys.append(source.key(row))
+        if is_wanted:
             transaction.rows += 1
             transaction.value_bytes += len(row.payload or b"")
             publish(row, transaction, delivered)

@@ -115,8 +115,12 @@ class Handled:
         """Keys as a chunk that is none of those taken in."""
         return Chunk(self.pack(keys), self._width)
 
-    def gather(self, chunk_keys: int) -> None:
-        """Collect the keys added since the last call, in chunks of so many; drop the oldest beyond the limit."""
+    def gather(self, chunk_keys: int) -> bool:
+        """Collect the keys added since the last call, in chunks of so many; drop the oldest beyond the limit.
+
+        Returns:
+            Whether some were dropped.
+        """
         loose: list[bytes | None] = []
         packed: list[bytes] = []
         while self._incoming:
@@ -128,8 +132,10 @@ class Handled:
         for at in range(0, len(together), chunk_keys * self._width):
             self._chunks.append(chunk := Chunk(together[at : at + chunk_keys * self._width], self._width))
             self._count += len(chunk)
+        are_too_many = self._count > KEYS_MAX
         while self._count > KEYS_MAX:
             self.drop(self._chunks[0])
+        return are_too_many
 
     def __len__(self) -> int:
         """How many have been taken in."""

@@ -20,6 +20,9 @@ from outbox_relay.source import Source
 CANCEL_AGAIN_S = 0.1
 # How long the end of a session waits for the end of a build; the server ends one whose client is gone.
 CANCEL_WAIT_S = 5.0
+# A build that fails is tried again after so long, each time twice as long: it reads all of the table.
+AGAIN_MIN_S = 60.0
+AGAIN_MAX_S = 3_600.0
 
 _DROP_INDEX = "DROP INDEX CONCURRENTLY IF EXISTS {in_schema}.{index}"
 # Of a table that the role may index: whether it lacks such an index, and whether one is left of a build that was
@@ -46,11 +49,10 @@ def indexing(source: Source, connection: psycopg.Connection[Any]) -> Iterator[No
         source: which polls.
         connection: the session's, which is asked whether there is an index.
     """
-    statements = _statements(source.outbox, connection)
-    if not statements:
+    if not _statements(source.outbox, connection):
         yield
         return
-    build = _Build(source, statements)
+    build = _Build(source)
     build.start()
     try:
         yield
@@ -74,11 +76,10 @@ def _statements(outbox: Outbox, connection: psycopg.Connection[Any]) -> list[sql
 
 
 class _Build:
-    """Runs the statements in a thread and a connection of its own; what fails is left to the next session."""
+    """Runs the statements in a thread and a connection of its own; what fails is tried again."""
 
-    def __init__(self, source: Source, statements: list[sql.Composed | bytes]) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._statements = statements
         self._stop = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
         self._thread = threading.Thread(target=self._run, name=f"indexing-{source.name}", daemon=True)
@@ -99,12 +100,18 @@ class _Build:
             self._thread.join(CANCEL_AGAIN_S)
 
     def _run(self) -> None:
-        try:
-            with closing(connect(self._source.dsn, replication=False)) as connection:
-                self._connection = connection
-                for statement in self._statements:
-                    if not self._stop.is_set():
-                        connection.execute(statement)
-        except (RelayError, psycopg.Error) as error:
-            if not self._stop.is_set():
-                self._source.warn("the rows to be published are not indexed", why=one_line(error))
+        again_s = AGAIN_MIN_S
+        while not self._stop.is_set():
+            try:
+                with closing(connect(self._source.dsn, replication=False)) as connection:
+                    self._connection = connection
+                    for statement in _statements(self._source.outbox, connection):
+                        if not self._stop.is_set():
+                            connection.execute(statement)
+                return
+            except (RelayError, psycopg.Error) as error:
+                if not self._stop.is_set():
+                    why = one_line(error)
+                    self._source.warn("the rows to be published are not indexed", why=why, again_s=again_s)
+            self._stop.wait(again_s)
+            again_s = min(2 * again_s, AGAIN_MAX_S)

@@ -6,7 +6,7 @@ are published that the topics prove to be unpublished.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import datetime
 from typing import ClassVar, Protocol
 
@@ -23,6 +23,11 @@ STILL_SET = (
 )
 _UNWANTED = "rows are not published, as the setting initial (SETTLE_RELAY_INITIAL) says"
 _OLDER = "rows are not published that are older than what their topics hold"
+_UNDECIDED = "rows are not published, as nothing tells whether they were"
+_UNTOLD = (
+    "topics do not tell this Kafka user whether they are compacted (DescribeConfigs), and are taken for topics "
+    "that are not: if compaction took records of rows that stay in the table, those are published again"
+)
 
 _FORM = re.compile(r"all|none|since=(\S+)")
 
@@ -38,21 +43,34 @@ class Rule(Protocol):
     def unwanted(self) -> int:
         """How many rows were not published, as the operator says."""
 
+    @property
+    def undecided(self) -> int:
+        """How many rows were not published, as it cannot be determined whether they are."""
+
+    @property
+    def untold(self) -> Set[str]:
+        """The topics that do not tell whether they are compacted, and are taken for not."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the others need not be published, as the operator says; else they may be unpublished."""
+
     def wants(self, row: OutboxRow, created_us: int | None, /) -> bool:
         """Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is."""
 
 
-def rule(settings: SourceSettings, now_us: int, *, keeps: bool) -> Rule:
+def rule(settings: SourceSettings, now_us: int, *, keeps: bool, for_marks: bool = False) -> Rule:
     """The operator's rule, or else the safe one.
 
     Args:
         settings: of the source.
         now_us: when the session began, by the database's clock.
         keeps: whether published rows stay in the table.
+        for_marks: whether rows may lack a mark alone: those that cannot be decided on are left, and no error.
     """
     if settings.initial is not None:
         return parse(settings.initial)
-    return IfTopicComplete(settings, now_us) if keeps else Initial(0)
+    return IfTopicComplete(settings, now_us, for_marks=for_marks) if keeps else Initial(0)
 
 
 class Initial:
@@ -62,7 +80,10 @@ class Initial:
         since_us: rows written before were published otherwise, microseconds since the Unix epoch.
     """
 
+    is_final: ClassVar[bool] = True
     skipped: ClassVar[int] = 0
+    undecided: ClassVar[int] = 0
+    untold: ClassVar[Set[str]] = frozenset()
 
     def __init__(self, since_us: int) -> None:
         self.unwanted = 0
@@ -81,12 +102,16 @@ def tell(rule: Rule, warn: Callable[..., None], then: str) -> None:
     Args:
         rule: which has been asked about all rows.
         warn: logs a line, and how many they are.
-        then: what follows on the rows that are older than what their topics hold.
+        then: what follows on the rows that the rule could not decide on.
     """
     if rule.unwanted:
         warn(_UNWANTED, rows=rule.unwanted)
     if rule.skipped:
         warn(f"{_OLDER}{then}", rows=rule.skipped)
+    if rule.undecided:
+        warn(f"{_UNDECIDED}{then}", rows=rule.undecided)
+    if rule.untold:
+        warn(_UNTOLD, topics=", ".join(sorted(rule.untold)))
 
 
 def parse(text: str) -> Initial:
@@ -116,15 +141,21 @@ class IfTopicComplete:
         settings: of the source.
         now_us: when the session began, by the database's clock: what was written since is published even where
             the topic is empty.
+        for_marks: whether rows may lack a mark alone: those that cannot be decided on are left, and no error.
 
     Attributes:
         skipped: how many rows were not published, as their topic may have deleted their records.
+        undecided: how many were not, as it cannot be determined whether they are published.
+        untold: the topics that do not tell whether they are compacted, and are taken for not.
     """
 
+    is_final: ClassVar[bool] = False
     unwanted: ClassVar[int] = 0
 
-    def __init__(self, settings: SourceSettings, now_us: int) -> None:
-        self.skipped = 0
+    def __init__(self, settings: SourceSettings, now_us: int, *, for_marks: bool = False) -> None:
+        self.skipped = self.undecided = 0
+        self.untold: set[str] = set()
+        self._for_marks = for_marks
         self._settings = settings
         self._now_us = now_us
         self._complete_since_us: dict[bytes | None, list[int] | None] = {}
@@ -146,24 +177,30 @@ class IfTopicComplete:
                 return True  # it is quarantined when it is published
             if len(self._complete_since_us) >= TYPES_MAX:
                 self._complete_since_us.clear()
-            self._complete_since_us[row.aggregate_type] = complete_since_us(self._settings.bootstrap, topic)
+            self._complete_since_us[row.aggregate_type] = complete_since_us(
+                self._settings.bootstrap, topic, self.untold
+            )
         times_us = self._complete_since_us[row.aggregate_type]
         if times_us is None:
             if created_us is not None and created_us >= self._now_us:
                 return True
-            raise self._undecidable("its topics are compacted, or do not tell (DescribeConfigs)")
+            return self._leave("its topics are compacted")
         key = row.aggregate_id if self._is_by_key else None
         since_us = min(times_us[murmur2(key) % len(times_us)] if key is not None else max(times_us), self._now_us)
         if since_us == 0:
             return True
         if created_us is None or self._settings.outbox.sets_times:
             why = "its records have times of their own" if created_us is not None else "has no created_at"
-            raise self._undecidable(f"{why}, and its topics no longer hold all")
+            return self._leave(f"{why}, and its topics no longer hold all")
         self.skipped += created_us < since_us
         return created_us >= since_us
 
-    def _undecidable(self, why: str) -> SetupError:
-        return SetupError(
+    def _leave(self, why: str) -> bool:
+        """Do not publish a row that cannot be decided on; who may find it unpublished asks a person."""
+        if self._for_marks:
+            self.undecided += 1
+            return False
+        raise SetupError(
             f"{self._settings.outbox.label} keeps published rows, {why}: say which rows are to be published: "
             "--initial all or none (SETTLE_RELAY_INITIAL)"
         )

@@ -43,14 +43,16 @@ class LeftOut:
         self._facts: str | None = None
         self._noted = self._seen = self._done = 0
         self._until_xid = 0
-        self._is_searched = self._is_last = False
+        self._is_searched = self._is_last = self._for_marks = False
         self._began_at = self._rests_until = 0.0
 
-    def note(self) -> None:
-        """The log may have left out rows until now."""
+    def note(self, *, for_marks: bool = False) -> None:
+        """The log may have left out rows until now; or some that it brought may lack a mark, and nothing else."""
         with self._lock:
-            if self._noted == self._done:
+            is_first = self._noted == self._done
+            if is_first:
                 self.since_us = self._covered_us
+            self._for_marks = for_marks and (is_first or self._for_marks)
             self._noted += 1
 
     def look(self, facts: str, at_us: int, running: Iterable[str], *, is_covered: bool) -> bool:
@@ -96,6 +98,11 @@ class LeftOut:
     def is_outstanding(self) -> bool:
         """Whether the table is still to be searched."""
         return self._noted != self._done
+
+    @property
+    def is_for_marks(self) -> bool:
+        """Whether the search is called for by rows that may lack a mark alone: the log has left out nothing."""
+        return self._for_marks and self.is_outstanding
 
     def end_rest(self) -> None:
         """Have the next search at once: somebody waits for what it finds."""

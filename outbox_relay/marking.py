@@ -1,5 +1,6 @@
 """The marks of published rows that stay in the table, set beside the log for whoever polls after its reader."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -8,11 +9,12 @@ from psycopg import sql
 from outbox_relay.handled import LOOKS_MAX, Chunk
 from outbox_relay.outbox import Outbox
 from outbox_relay.removal import refusal
+from outbox_relay.row import Leftover
 from outbox_relay.source import Source
 from outbox_relay.table import Connection, Table, scalar
 
 _MARK = """
-    UPDATE {table} SET {published_at} = now()
+    UPDATE {table} SET {published_at} = {mark}
     WHERE {key} = ANY(%s::{type_of_key}[]) AND {published_at} IS NULL
 """
 _MAY_MARK = "SELECT has_column_privilege({name}, {column}, 'UPDATE')"
@@ -41,7 +43,11 @@ class Marking:
         self._source = source
         self._table = table
         self._outbox: Outbox = table.outbox
-        self._mark = self._outbox.sql(_MARK, key=key, type_of_key=type_of_key)
+        published, left = (
+            self._outbox.sql(_MARK, key=key, type_of_key=type_of_key, mark=sql.SQL(mark))
+            for mark in ("now()", "'infinity'")
+        )
+        self._mark, self._leave = published, left
 
     def begin(self, connection: psycopg.Connection[Any], *, is_asked_for: bool) -> None:
         """Find out whether there are marks to be set; where that is asked for, say so if the role may not."""
@@ -61,6 +67,29 @@ class Marking:
         chunk.looks += 1
         if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
             self._source.handled.drop(chunk)
+            if chunk.missing > 0:
+                self._source.left_out.note(for_marks=True)
+
+    def leave(self, connection: psycopg.Connection[Any], rows: Iterable[Leftover], *, is_final: bool) -> None:
+        """Have rows that are not to be published looked for no more.
+
+        Args:
+            connection: in a transaction.
+            rows: which.
+            is_final: whether they count as published; else nobody knows, and a person may have them published.
+        """
+        keys = [key for one in rows if (key := self._table.key(one.row)) is not None]
+        if not (self.is_on and keys):
+            return
+        if is_final:
+            self._source.handled.add(keys)
+            return
+        try:
+            with connection.transaction():
+                connection.execute(self._leave, (self._source.handled.chunk(keys),), prepare=False)
+        except psycopg.Error as error:
+            self._say_none(refusal(error))
+            self.is_on = False
 
     def _say_none(self, why: str) -> None:
         self._source.warn_once(

@@ -26,8 +26,12 @@ _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass({n
 # A default applies to all rows at once, without rewriting them: no writer is blocked.
 _ADD_UNDECIDED: LiteralString = _ADD + " DEFAULT '-infinity'"
 _DROP_DEFAULT = "ALTER TABLE {table} ALTER COLUMN {published_at} DROP DEFAULT"
+# A row at 'infinity' is neither published nor removed, as nothing tells whether it is published: a person may.
 _UNDECIDED = "{published_at} = '-infinity' AND {mine}"
-_HAS_UNDECIDED = "SELECT FROM {table} WHERE {published_at} = '-infinity' AND {mine} LIMIT 1"
+_UNDECIDED_OR_LEFT = "{published_at} IN ('-infinity', 'infinity') AND {mine}"
+_HAS_UNDECIDED = "SELECT FROM {table} WHERE {undecided} LIMIT 1"
+_LEAVE = "UPDATE {table} SET {published_at} = 'infinity' WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
+LEFT = "; if they are to be: start with --initial all"
 _UNMARK = "UPDATE {table} SET {published_at} = NULL WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
 MARK = "UPDATE {table} SET {published_at} = now() WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[])"
 
@@ -81,7 +85,7 @@ def prepare(source: "Source", connection: psycopg.Connection[Any], table: Table)
 
 
 def decide(source: "Source", connection: psycopg.Connection[Any]) -> bool:
-    """Which of the rows that were there before the mark are to be published; the others are marked.
+    """Which of the rows that were there before the mark are to be published; the others are marked, or left.
 
     Returns:
         Whether any of them are.
@@ -93,12 +97,14 @@ def decide(source: "Source", connection: psycopg.Connection[Any]) -> bool:
     """
     outbox = source.outbox
     table = find_table(connection, outbox)
-    if not table.is_marked or connection.execute(outbox.sql(_HAS_UNDECIDED, mine=table.mine)).fetchone() is None:
+    if not table.is_marked:
+        return False
+    undecided = outbox.sql(_UNDECIDED if source.settings.initial is None else _UNDECIDED_OR_LEFT, mine=table.mine)
+    if connection.execute(outbox.sql(_HAS_UNDECIDED, undecided=undecided)).fetchone() is None:
         return False
     any_open = False
     keeps = rows_stay(connection, table, cleanup=source.settings.cleanup)
     rule = initial.rule(source.settings, find_origin(connection, outbox).now_us, keeps=keeps)
-    undecided = outbox.sql(_UNDECIDED, mine=table.mine)
     query = select_rows(table, order_of(connection, table), undecided, also=PLACE, with_contents=False)
     query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(DECIDE_ROWS))
     while rows := connection.execute(query, binary=True).fetchall():
@@ -111,6 +117,6 @@ def decide(source: "Source", connection: psycopg.Connection[Any]) -> bool:
         any_open = any_open or bool(open_)
         with connection.transaction():
             in_each_partition(connection, outbox, _UNMARK, open_)
-            in_each_partition(connection, outbox, MARK, done)
-    initial.tell(rule, source.warn, f"; if they are to be: set their {outbox.columns.published_at} to NULL")
+            in_each_partition(connection, outbox, MARK if rule.is_final else _LEAVE, done)
+    initial.tell(rule, source.warn, LEFT)
     return any_open

@@ -16,7 +16,7 @@ from psycopg import sql
 from contracts import failpoints
 from outbox_relay import marks
 from outbox_relay.acknowledgements import Acknowledgements
-from outbox_relay.batches import rows_at, select_places, streamed
+from outbox_relay.batches import read_in_order, rows_at, select_places
 from outbox_relay.control import rewind
 from outbox_relay.control.skips import unless_skipped
 from outbox_relay.control.table import DONE, REFUSED, Act, answer
@@ -25,7 +25,7 @@ from outbox_relay.errors import PublishError, SetupError
 from outbox_relay.indexing import indexing
 from outbox_relay.marks import MARK
 from outbox_relay.names import one_line
-from outbox_relay.places import PLACE, in_each_partition
+from outbox_relay.places import in_each_partition
 from outbox_relay.position import Origin
 from outbox_relay.publisher import Publisher
 from outbox_relay.removal import refusal
@@ -45,10 +45,8 @@ from outbox_relay.table import (
     is_of_version_7,
     lock,
     may_delete,
-    order_of,
     row_of,
 )
-from outbox_relay.table import select_rows as select
 
 POLL_ROWS = 2_000
 # Rows are locked meanwhile, and the snapshot holds back vacuum; after that, release them and begin again.
@@ -61,12 +59,12 @@ REMOVE_ROWS = 10_000
 MEASURE_INTERVAL_S = 5.0
 
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-# A row at '-infinity' waits for a decision whether it is published, maybe by the session of another share.
+# Rows at '-infinity' and 'infinity' are not known to be published (see marks).
 _MARKED = """
-    SELECT tableoid::int8, ctid::text FROM {table} WHERE {published_at} > '-infinity' AND {mine} LIMIT %s
+    SELECT tableoid::int8, ctid::text FROM {table} WHERE isfinite({published_at}) AND {mine} LIMIT %s
 """
 _REMOVE = """
-    DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[]) AND {published_at} > '-infinity'
+    DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[]) AND isfinite({published_at})
 """
 _SLOT = """
     SELECT active, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
@@ -224,22 +222,21 @@ class _Worker:
             source.progress(may_restart=False)
 
         def rows() -> Iterator[OutboxRow]:
-            for *values, _created_us, partition, place, is_open in found:
+            for *values, _created_us, is_open, partition, place in found:
                 if is_open:
                     open_places.append((partition, place))
                 yield row_of(values)
 
         source.say("publishing rows again", asked_by=act.by)
-        also = (*PLACE, outbox.sql("{published_at} IS NULL"))
+        is_unpublished = outbox.sql("{published_at} IS NULL")
         condition = sql.SQL("({}) AND {}").format(wanted, self._living)
-        query = select(table, order_of(connection, table), condition, also=also)
-        types = ["bytea"] * table.values + ["int8", "int8", "text", "bool"]
         with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             lsn = current_lsn(connection)
             stage = unless_skipped(
                 self._publish_again, source.control.orders.skips, frozenset(), None, source.quarantine
             )
-            with closing(streamed(connection, query, types)) as found:
+            with closing(read_in_order(connection, table, condition, also=(is_unpublished,))) as found:
                 count = rewind.publish_again(rows(), self._acks, lsn, self._publisher, stage, table.key, look)
             in_each_partition(connection, outbox, MARK, open_places)
             answer(connection, outbox, act.number, DONE, rewind.outcome(count))

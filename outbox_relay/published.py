@@ -242,11 +242,17 @@ def tail_ids(
         consumer.close()
 
 
-def complete_since_us(bootstrap: str, topic: str) -> list[int] | None:
+def complete_since_us(bootstrap: str, topic: str, untold: set[str]) -> list[int] | None:
     """The time since which each partition of a topic holds everything, microseconds since the Unix epoch.
 
     0: since ever; :data:`NEVER_US`: it has had records, and has none any more. Once a partition has lost records,
     one that has all of its own may have been added later: it counts from its first one.
+
+    Args:
+        bootstrap: Kafka.
+        topic: which is asked about.
+        untold: takes the topic if it has had records, and this user is not told whether it is compacted; it is
+            taken for one that is not.
 
     Returns:
         None where that cannot be known: compaction takes records from between others.
@@ -261,8 +267,12 @@ def complete_since_us(bootstrap: str, topic: str) -> list[int] | None:
             partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), KAFKA_ANSWER_S)
             for partition in _partitions(consumer, topic)
         }
-        if any(high for _, high in bounds.values()) and _may_be_compacted(bootstrap, topic):
-            return None
+        if any(high for _, high in bounds.values()):
+            is_compacted = _is_compacted(bootstrap, topic)
+            if is_compacted:
+                return None
+            if is_compacted is None:
+                untold.add(topic)
         if all(low == 0 for low, _ in bounds.values()):
             return [0] * len(bounds)
         # The first offsets may be those of no record.
@@ -285,8 +295,8 @@ def complete_since_us(bootstrap: str, topic: str) -> list[int] | None:
         consumer.close()
 
 
-def _may_be_compacted(bootstrap: str, topic: str) -> bool:
-    """Whether a topic is compacted, or that is not told, as the right ``DescribeConfigs`` on it is lacking.
+def _is_compacted(bootstrap: str, topic: str) -> bool | None:
+    """Whether a topic is compacted; None where that is not told, for lack of the right ``DescribeConfigs`` on it.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -299,8 +309,8 @@ def _may_be_compacted(bootstrap: str, topic: str) -> bool:
     except KafkaException as error:
         if denied(error.args[0]) is None:
             raise
-        return True
-    return "cleanup.policy" not in found or "compact" in found["cleanup.policy"].value
+        return None
+    return "compact" in found["cleanup.policy"].value if "cleanup.policy" in found else None
 
 
 def _unanswered(bootstrap: str, error: KafkaException) -> PublishError:

@@ -77,7 +77,13 @@ def refusal(error: psycopg.Error) -> str:
     return one_line(error)
 
 
-def rows_stay(connection: psycopg.Connection[Any], table: Table, *, cleanup: bool) -> bool:
+def rows_stay(
+    connection: psycopg.Connection[Any],
+    table: Table,
+    *,
+    cleanup: bool,
+    refused: Callable[[str], None] = lambda _: None,
+) -> bool:
     """Whether published rows stay in the table: by the setting, by right, or as some cannot be removed.
 
     To be asked before rows are published from the table: where they stay, most were published long ago.
@@ -86,6 +92,7 @@ def rows_stay(connection: psycopg.Connection[Any], table: Table, *, cleanup: boo
         connection: an ordinary one, in no transaction.
         table: the outbox.
         cleanup: whether published rows are to be removed.
+        refused: called with why some cannot be removed that may be, if so.
 
     Raises:
         TableBusyError: others hold the rows, so that it is not known now.
@@ -103,7 +110,9 @@ def rows_stay(connection: psycopg.Connection[Any], table: Table, *, cleanup: boo
         why = why_rows_stay(
             connection, outbox, lambda: in_each_partition(connection, outbox, _REMOVE, places), len(places)
         )
-        return why is not None
+    if why is not None:
+        refused(why)
+    return why is not None
 
 
 def remove_marked(connection: psycopg.Connection[Any], outbox: Outbox, rows_max: int) -> int:

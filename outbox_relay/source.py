@@ -368,9 +368,10 @@ class Source:
         is_seen_to = self.state in (State.READING, State.PAUSED, State.STANDBY, State.STOPPED)
         return None if is_seen_to else self.gauges
 
-    def _what_is_read(self) -> tuple[Table, int, bool] | None:
-        table = self._table if self.state is State.READING else None
-        return (table, self.acks.confirmed_lsn, self.left_out.is_outstanding) if table is not None else None
+    def _what_is_read(self) -> tuple[Table, int, bool, bool] | None:
+        if (table := self._table) is None or self.state is not State.READING:
+            return None
+        return table, self.acks.confirmed_lsn, self.keeps_rows, self.left_out.is_outstanding
 
     def _session(self) -> bool:
         """One session; whether the next may begin at once."""

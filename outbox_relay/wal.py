@@ -80,7 +80,7 @@ def stream(source: Source) -> None:
         if keeps and changed is not None and slot is not None:  # a new one leaves out nothing
             source.leave_out(changed)
         elif keeps and slot is not None and may_mark(connection, table):
-            source.left_out.note()  # who was killed may not have marked all that it had published
+            source.left_out.note(for_marks=True)  # who was killed may not have marked all that it had published
         origin = find_origin(connection, outbox)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)

@@ -127,17 +127,19 @@ class _Attempts:
     def __init__(self, give_up_s: float) -> None:
         self._give_up_s = give_up_s
         self._until = time.monotonic() + give_up_s
-        self._answered = False
         self.go_on()
+        self._answered = self._arrived = False
 
     def go_on(self) -> None:
-        """What was asked for has arrived: the pauses begin anew."""
+        """What was asked for has arrived: the pauses begin anew, and so, with the stream's end, does the time."""
         self._pauses = iter(PAUSES_S)
+        self._arrived = True
 
     def answered(self) -> None:
         """A stream has begun: with its end, the time in which the API has to answer again begins anew.
 
-        Not so the pauses: a server that ends each stream at once is not asked in a busy loop.
+        Not so if it is another's page, or cannot be decoded and nothing has arrived. Nor do the pauses: a server
+        that ends each stream at once is not asked in a busy loop.
         """
         self._answered = True
 
@@ -148,9 +150,9 @@ class _Attempts:
             NotAnsweredError: it has been tried for too long.
         """
         pause = next(self._pauses, PAUSES_S[-1])
-        if self._answered and not isinstance(answer, SSEError):  # that is no stream, but somebody else's page
+        if self._arrived or (self._answered and not isinstance(answer, SSEError | httpx.DecodingError)):
             self._until = time.monotonic() + self._give_up_s
-        self._answered = False
+        self._answered = self._arrived = False
         if isinstance(answer, httpx.RequestError):
             why = calls.why_unsent(answer)
         elif answer.status_code in _AGAIN or _problem_of(answer).type == _URN + _STILL_RUNNING:

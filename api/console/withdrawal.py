@@ -133,7 +133,7 @@ async def _trace(front: Front, payment_id: UUID) -> dict[str, Any]:
     unasked = None
     try:
         async with asyncio.timeout(TRACE_S):
-            found = await trace(front.operators, payment_id)
+            found = await trace(front.tracing, payment_id)
     except TimeoutError:
         unasked = f"Jaeger has not answered within {TRACE_S:g} seconds"
     except Problem as problem:
@@ -230,7 +230,7 @@ async def _published(
 
 async def _ask_times(front: Front, asked: Collection[RecordPlace]) -> None:
     with suppress(Problem):
-        _times.update(await front.operators.run(timestamps, front.operators.bootstrap, asked, KAFKA_S))
+        _times.update(await front.glancing.run(timestamps, front.glancing.bootstrap, asked, KAFKA_S))
     while len(_times) > TIMES_MAX:
         _times.popitem(last=False)
 
@@ -241,7 +241,8 @@ async def _waits(front: Front, status: WithdrawalStatus) -> Waiting | None:
         return None
     try:
         async with asyncio.timeout(WAITS_S):
-            return await waiting(front, await front.looks.recent(), status.payment_id)
+            seen = await front.looks.recent()
+            return await waiting(front, seen, status.payment_id, operators=front.glancing)
     except (TimeoutError, Problem):
         return None
 

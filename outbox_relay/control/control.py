@@ -13,9 +13,8 @@ import structlog
 from outbox_relay.control.skips import answer_late
 from outbox_relay.control.table import NOTHING, REFUSED, Act, answer, answer_switch
 from outbox_relay.control.watch import Watch
-from outbox_relay.errors import SetupError, TableBusyError
+from outbox_relay.errors import SetupError
 from outbox_relay.measures import measure
-from outbox_relay.removal import rows_stay
 from outbox_relay.replication import connect
 from outbox_relay.source_settings import SourceSettings
 from outbox_relay.table import Table, lock
@@ -24,9 +23,10 @@ from outbox_relay.table import Table, lock
 REST_LOOK_S = 0.2
 MEASURE_INTERVAL_S = 5.0
 
-Reading = Callable[[], tuple[Table, int, bool] | None]
-"""The table that a session reads, the position before which all is acknowledged, and whether the table is still to
-be searched for rows that the log has left out; None while none reads."""
+Reading = Callable[[], tuple[Table, int, bool, bool] | None]
+"""The table that a session reads, the position before which all is acknowledged, whether published rows stay in
+the table as was last found out, and whether it is still to be searched for rows that the log has left out; None
+while none reads."""
 
 ToMeasure = Callable[[], MutableMapping[str, int] | None]
 """The gauges that are to be filled in beside the session; None while others do."""
@@ -139,19 +139,12 @@ class Control:
                 measure(connection, self._outbox, gauges)
         if (found := self._reading()) is None:
             return
-        orders, settings = self.orders, self._settings
+        orders = self.orders
         if orders.resumed is not None:
             self.orders = replace(orders, resumed=None)
             self._answer(connection, orders.resumed, "reading again")
         if orders.skips:
-            table, confirmed_lsn, searches = found
-            if not any(confirmed_lsn >= act.position for act in orders.skips.values()):
-                return
-            polls = settings.reader == "polling"
-            try:
-                keeps = not polls and rows_stay(connection, table, cleanup=settings.cleanup)
-            except TableBusyError:
-                return  # it is asked again
+            table, confirmed_lsn, keeps, searches = found
             answer_late(
                 connection,
                 self._outbox,
@@ -159,6 +152,6 @@ class Control:
                 table,
                 confirmed_lsn,
                 keeps=keeps,
-                polls=polls,
+                polls=self._settings.reader == "polling",
                 searches=searches,
             )

@@ -31,6 +31,12 @@ PAID = "withdrawal_paid"
 REFUNDED = "withdrawal_refunded"
 REJECTED = "withdrawal_rejected"
 
+REFUSAL_PAUSE_SHARE = 0.25
+"""After a refusal that may not be the mail's fault, the pause is at least this share of the mail's age."""
+
+REFUSAL_PAUSE_S_MAX = 4 * 3600.0
+"""With the share some 50 attempts in five days."""
+
 _TEMPLATES = {PaymentProcessed: PAID, MoneyRefunded: REFUNDED, WithdrawalRejected: REJECTED}
 
 _SUBJECTS = {
@@ -128,6 +134,7 @@ def conclude(
         return None
     notification.attempts += 1
     notification.next_attempt_at = None
+    is_too_old = notification.created_at is not None and now >= notification.created_at + lifetime
     match delivery:
         case Delivered():
             notification.status, notification.reason = SENT, None
@@ -139,11 +146,18 @@ def conclude(
                 recipient=notification.recipient,
             )
             return Emitted(event, notification.context)
-        case Undelivered(reason) if notification.created_at is None or now < notification.created_at + lifetime:
+        case Undelivered(reason, is_refusal) if not is_too_old:
             notification.reason = reason
-            notification.next_attempt_at = policy.next_at(notification.attempts, now)
+            pause_s = _pause_after_refusal_s(notification, now) if is_refusal else 0.0
+            notification.next_attempt_at = policy.next_at(notification.attempts, now, pause_s)
             return None
         case Refused(reason) | Undelivered(reason):
             notification.status, notification.reason = FAILED, reason
             failed = follow(NotificationFailed, notification, now, template=notification.template, reason=reason)
             return Emitted(failed, notification.context)
+
+
+def _pause_after_refusal_s(notification: Notification, now: datetime) -> float:
+    """The least pause after a refusal, seconds: it grows with the mail's age."""
+    age_s = (now - notification.created_at).total_seconds() if notification.created_at is not None else 0.0
+    return min(REFUSAL_PAUSE_SHARE * age_s, REFUSAL_PAUSE_S_MAX)

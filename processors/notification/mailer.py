@@ -49,8 +49,14 @@ OF_ALL_MAIL = frozenset({"5.1.0", "5.1.7", "5.1.8"})
 
 SERVICE_CLOSES = 421
 
+REFUSED_RECIPIENTS = 5
+"""Recipients in a row for whom all is refused, with no mail accepted between, before that counts as an outage."""
+
 # RFC 3463: address (1), mailbox (2), content (6); all others are about system, network, protocol and policy.
 _ABOUT_THE_MAIL = re.compile(r"5\.[126]\.\d{1,3}")
+
+# Exchange's, of an address that it does not have. With 5.7.1 Postfix also says so of clients and senders.
+_NO_RECIPIENT = re.compile(r"\s*5\.4\.1\b.*Recipient address rejected", re.IGNORECASE)
 _ENHANCED_STATUS = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
 
 QUIT_S = 1.0
@@ -90,9 +96,14 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Undelivered(msgspec.Struct, frozen=True):
-    """Not sent, for a reason that may pass; to be retried."""
+    """Not sent, for a reason that may pass; to be retried.
+
+    Attributes:
+        is_refusal: whether the server refused it for good (5xx), although perhaps not because of this mail.
+    """
 
     reason: str
+    is_refusal: bool = False
 
 
 class NotTried(msgspec.Struct, frozen=True):
@@ -191,6 +202,8 @@ class SmtpMailer:
             names.SERVER_PORT: port,
         }
         self._own_name: str | None = None
+        # For whom all was refused since a mail was last accepted.
+        self._refused: set[str] = set()
         self._breaker = Breaker(backoff_s)
         metrics.CIRCUIT_OPEN.labels("smtp").set_function(lambda: not self._breaker.is_closed)
         self._calls = Calls(SMTP_CONNECTIONS_MAX, BUDGET_S, self._breaker)
@@ -213,9 +226,9 @@ class SmtpMailer:
             await self._hand_over(composed.message, mail.recipient)
         except aiosmtplib.SMTPRecipientsRefused as error:
             (refused,) = error.recipients  # a mail has one
-            return self._answered(refused.code, refused.message, RECIPIENT_REFUSED)
+            return self._answered(mail, refused.code, refused.message, RECIPIENT_REFUSED)
         except aiosmtplib.SMTPDataError as error:
-            return self._answered(error.code, error.message, CONTENT_REFUSED)
+            return self._answered(mail, error.code, error.message, CONTENT_REFUSED)
         except (ValueError, aiosmtplib.SMTPNotSupported) as error:  # the mail's fault, not the server's
             self._breaker.succeeded()
             return Refused(_text(f"{type(error).__name__}: {error}"))
@@ -228,23 +241,35 @@ class SmtpMailer:
         except Exception as error:
             self._breaker.failed()
             return _unexpected(mail, error)
+        self._refused.clear()
         self._breaker.succeeded()
         return Delivered()
 
-    def _answered(self, code: int, message: str, refused: Collection[int]) -> Delivery:
+    def _answered(self, mail: Mail, code: int, message: str, refused: Collection[int]) -> Delivery:
         """What an answer to RCPT or DATA means; Postfix also answers RCPT with what it refuses of all mail."""
         answer = f"{code} {message}"
         if _is_about_the_mail(code, message, refused):
             self._breaker.succeeded()
             return Refused(_text(answer))
-        if code >= 500 or code == SERVICE_CLOSES:
+        if code >= 500:
+            self._count_refusal(mail.recipient)
+        elif code == SERVICE_CLOSES:
             self._breaker.failed()
         else:  # greylisting, a full mailbox: the next mail may be accepted
             self._breaker.succeeded()
-        return self._undelivered(answer)
+        return self._undelivered(answer, is_refusal=code >= 500)
 
-    def _undelivered(self, reason: str) -> Undelivered:
-        return Undelivered(_text(f"{self._host}:{self._port}: {reason}"))
+    def _count_refusal(self, recipient: str) -> None:
+        """Count a refusal as a failure of the server only once enough recipients have met one."""
+        if len(self._refused) < REFUSED_RECIPIENTS:
+            self._refused.add(recipient)
+        if len(self._refused) == REFUSED_RECIPIENTS:
+            self._breaker.failed()
+        else:
+            self._breaker.released()
+
+    def _undelivered(self, reason: str, *, is_refusal: bool = False) -> Undelivered:
+        return Undelivered(_text(f"{self._host}:{self._port}: {reason}"), is_refusal)
 
     async def _hand_over(self, message: EmailMessage, recipient: str) -> None:
         """Send a message on a connection of its own; the server has accepted it when this returns.
@@ -288,6 +313,8 @@ def _is_about_the_mail(code: int, message: str, refused: Collection[int]) -> boo
     status = _ENHANCED_STATUS.match(message)
     if status is None:
         return code in refused
+    if _NO_RECIPIENT.match(message):
+        return True
     return status[1] not in OF_ALL_MAIL and _ABOUT_THE_MAIL.fullmatch(status[1]) is not None
 
 

@@ -67,7 +67,7 @@ class Breaker:
             self._times_opened += 1
 
     def released(self) -> None:
-        """The admitted call was not made after all."""
+        """The admitted call was not made after all, or its outcome says nothing of the remote service."""
         self._probing = False
 
     def retry_after(self, seconds: float) -> None:

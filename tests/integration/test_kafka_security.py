@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -22,15 +23,17 @@ from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
 from broker import access, provision, rotation, security
-from broker.clients import idempotent_producer, plain_producer
+from broker.clients import admin, idempotent_producer, plain_producer
 from broker.offsets import Offsets
 from broker.provision import ensure_topics
 from broker.scan import scan
 from cli.main import app
 from contracts.events import encode
+from contracts.rights import kafka_users, relay_of
 from contracts.services import READ_BY, all_topic_names
 from contracts.topics import ACCOUNT_EVENTS, DEAD_LETTERS_HANDLED, WITHDRAWAL_REQUESTS, consumer_group
 from operations.lag import consumer_lag, deleted_unread
+from outbox_relay.published import _is_compacted
 from processors.runtime.consumer import BatchConsumer
 from producers.client import WithdrawalClient
 from producers.errors import NotDeliveredError
@@ -282,6 +285,14 @@ def test_commands_name_a_missing_right(kafka, user, monkeypatch):
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"settle: Kafka at {address} refuses: ")
     assert f"the Kafka user lacks a right (ACL) to a topic; look at {USER}" in line
+
+
+def test_a_relay_is_told_whether_the_topics_that_it_writes_are_compacted(kafka, user):
+    with being(kafka.address[SCRAM], kafka.identity(SCRAM, user)) as address:
+        assert _is_compacted(address, ACCOUNT_EVENTS.name) is None
+        relay = replace(next(one for one in kafka_users() if one.name == relay_of("account")), name=user)
+        access.ensure_rights(admin(kafka.admin), access.rights([relay]))
+        wait_until(lambda: _is_compacted(address, ACCOUNT_EVENTS.name) is False, "it is told")
 
 
 def test_acls_without_the_right_to_make_them_is_a_short_line(kafka, user, monkeypatch):

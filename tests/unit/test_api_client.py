@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing, contextmanager
 from datetime import UTC, datetime
@@ -236,6 +237,30 @@ def test_a_stream_that_cannot_be_decoded_is_asked_for_again(kind: Any, clock: Cl
     )
     answers = [packed, httpx.Response(204)]
     assert followed(kind, lambda: answers.pop(0)) == []
+
+
+PACKED = {"content-type": "text/event-stream", "content-encoding": "gzip"}
+
+
+@both
+def test_who_never_gets_a_stream_that_can_be_decoded_is_told_so(kind: Any, clock: Clock) -> None:
+    bad = [httpx.Response(200, headers=PACKED, stream=Sent(lambda: iter([b"id: 1\n\n"]))) for _ in range(50)]
+    with pytest.raises(NotAnsweredError, match="does not answer"):
+        followed(kind, bad.pop)
+    assert clock.now_s <= producers_api.GIVE_UP_S
+
+
+@both
+def test_what_cannot_be_decoded_after_an_event_is_asked_for_again(kind: Any, clock: Clock) -> None:
+    def sent() -> Iterator[bytes]:
+        pack = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+        yield pack.compress(b"id: 1\ndata: %b\n\n" % msgspec.json.encode(EVENT))
+        yield pack.flush(zlib.Z_SYNC_FLUSH)
+        clock.sleep(2 * producers_api.GIVE_UP_S)
+        yield b"no gzip" * 100
+
+    answers = [httpx.Response(200, headers=PACKED, stream=Sent(sent)), httpx.Response(204)]
+    assert followed(kind, lambda: answers.pop(0)) == [EVENT]
 
 
 STREAMS = 120

@@ -1,14 +1,20 @@
 """Operations on threads: however many callers leave, no more are under way than there are places."""
 
 import asyncio
+import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
-from api import operators
+from api import operators, store, stuck, traces
+from api.console import withdrawal
 from api.operators import AT_ONCE, Operators
 from api.problems import Problem
+from api.service import THREADS
 from broker.security import KafkaSettingsError
 
 LEFT_S = 0.01
@@ -38,6 +44,31 @@ def test_an_operation_keeps_its_place_until_its_thread_ends_also_where_its_calle
     asyncio.run(story())
 
 
+def test_an_operation_that_fails_once_its_caller_has_left_is_no_error_of_the_event_loop():
+    ends, logged = threading.Event(), []
+
+    def fail():
+        ends.wait()
+        raise TimeoutError("Kafka is away")
+
+    async def story():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["message"]))
+        of_one = Operators(SimpleNamespace(kafka_bootstrap="127.0.0.1:9092"))
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(LEFT_S):
+                    await of_one.run(fail)
+            left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        finally:
+            ends.set()  # the loop's end waits for the thread
+        await asyncio.wait(left, timeout=DEADLINE_S)
+        del left
+        gc.collect()  # asyncio tells then of what nobody has retrieved
+
+    asyncio.run(story())
+    assert logged == []
+
+
 def test_an_operation_that_fails_gives_its_place_back():
     def fail():
         raise TimeoutError("Kafka is away")
@@ -59,3 +90,51 @@ def test_an_identity_file_that_is_wrong_by_now_is_a_reason_to_wait():
     with pytest.raises(Problem, match="SETTLE_KAFKA_SSL_CA=/ca is wrong") as found:
         asyncio.run(of_one.run(refuse))
     assert found.value.kind == "unavailable"
+
+
+def test_what_a_page_stops_waiting_for_takes_no_place_from_operators(monkeypatch):
+    ends = threading.Event()
+
+    def hang(*_):
+        ends.wait()
+
+    @asynccontextmanager
+    async def connected():
+        yield None
+
+    async def nothing(*_):
+        return None
+
+    async def recent():
+        return SimpleNamespace(has_letters=False)
+
+    for module, name in ((traces, "find_status"), (stuck, "find"), (withdrawal, "timestamps")):
+        monkeypatch.setattr(module, name, hang)
+    monkeypatch.setattr(store, "find", nothing)
+    for name in ("TRACE_S", "WAITS_S"):
+        monkeypatch.setattr(withdrawal, name, LEFT_S)
+    settings = SimpleNamespace(kafka_bootstrap="127.0.0.1:9092", dsn=lambda name: name)
+    event = SimpleNamespace(id=1, topic="a", partition=0, offset=0)
+
+    async def story():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+        front = SimpleNamespace(
+            **{name: Operators(settings) for name in ("operators", "tracing", "glancing")},
+            connected=connected,
+            readers=SimpleNamespace(run=nothing),
+            looks=SimpleNamespace(recent=recent),
+        )
+        status = SimpleNamespace(state="requested", payment_id=UUID(int=1))
+        try:
+            for _ in range(AT_ONCE):
+                assert (await withdrawal._trace(front, status.payment_id))["trace"] is None
+                assert await withdrawal._waits(front, status) is None
+                assert await withdrawal._published(front, [event], LEFT_S) == ({}, True)
+            monkeypatch.setattr(operators, "WAIT_S_MAX", LEFT_S)
+            assert await asyncio.wait_for(front.operators.run(lambda: "done"), DEADLINE_S) == "done"
+        finally:
+            for task in withdrawal._asking:
+                task.cancel()
+            ends.set()  # the loop's end waits for the threads
+
+    asyncio.run(story())

@@ -54,7 +54,8 @@ def test_it_ends_with_the_right_to_it(monkeypatch):
     assert read([CALLER, Caller("bob", VIEWER, MAY[VIEWER])], monkeypatch) == [b"0"]
 
 
-def test_it_ends_with_the_process_at_the_next_piece():
+@pytest.mark.parametrize(("last", "told"), [(b"1", [b"0", b"1"]), (b"", [b"0"])], ids=["a piece", "nothing"])
+def test_it_ends_with_the_process_once_the_piece_in_hand_is_told(last, told):
     async def caller_of(*_):
         return CALLER
 
@@ -62,13 +63,17 @@ def test_it_ends_with_the_process_at_the_next_piece():
     app = SimpleNamespace(state=SimpleNamespace(front=front))
     request = SimpleNamespace(app=app, headers={}, scope={"user": CALLER})
 
+    async def pieces():
+        yield b"0"
+        front.is_stopping = True
+        yield last
+        pytest.fail("the stream goes on")
+
     async def story():
-        async with aclosing(_while_allowed(request, content(), b"beat", 15.0)) as said:
-            assert await anext(said) == b"0"
-            front.is_stopping = True
+        async with aclosing(_while_allowed(request, pieces(), b"beat", 15.0)) as said:
             return [one async for one in said]
 
-    assert asyncio.run(story()) == []
+    assert asyncio.run(story()) == told
 
 
 def test_a_process_that_stops_is_not_ready():

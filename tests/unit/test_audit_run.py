@@ -14,6 +14,7 @@ from operations import lag
 from operations.audit import again, run
 from operations.audit.offenders import EXAMPLES_MAX, Offenders
 from operations.audit.story import AccountSide, NotificationSide, SagaSide, Story
+from operations.errors import BacklogError
 from processors.runtime.gaps import Gap, NotedGap
 
 PROCESSORS = ("account", "payment", "notification", "saga")
@@ -69,7 +70,7 @@ class World:
             run, "noted_gaps", lambda dsns: self.noted if dsns == {s: s for s in PROCESSORS} else None
         )
         monkeypatch.setattr(run, "stories", self._read)
-        monkeypatch.setattr(run, "lost_requests", lambda *_: iter(self.lost))
+        monkeypatch.setattr(run, "lost_requests", lambda *_: value_of(self.lost))
         monkeypatch.setattr(run, "count_open", lambda _: self.dead_letters)
         monkeypatch.setattr(run, "unpublished", lambda _: self._look("outbox"))
         monkeypatch.setattr(run, "differences", lambda *_: self._look("topics"))
@@ -144,6 +145,15 @@ def world(monkeypatch):
     return World(monkeypatch)
 
 
+def test_requests_of_the_api_that_cannot_be_told_from_late_ones_are_said_not_to_be_looked_at(world, monkeypatch):
+    def behind(*_):
+        raise BacklogError("the saga service", "it does not know them")
+
+    monkeypatch.setattr(run, "lost_requests", behind)
+    why = "not looked at, as the saga service is behind: it does not know them"
+    assert world.off() == {"finished": f"requests that the API accepted: {why}"}
+
+
 def test_where_nothing_is_off_it_holds_and_every_check_says_what_that_means(world):
     found = run.run(DSNS, "kafka:9092")
     assert found.ok
@@ -154,7 +164,10 @@ def test_where_nothing_is_off_it_holds_and_every_check_says_what_that_means(worl
 
 LOST = uuid4()
 PLANTED = {
-    "finished": ({"lost": [LOST]}, f"{LOST}: accepted by the API, but its request is lost (settle republish)"),
+    "finished": (
+        {"lost": [LOST]},
+        f"{LOST}: accepted by the API, but its request is lost (settle nudge, or settle cancel)",
+    ),
     "balances": (
         {"balances": [("acc-1", 5), ("acc-2", None)], "currencies": [("acc-3", "USD", "EUR", 7)]},
         "acc-1: off by 5; acc-2: no account; acc-3: an account of USD, with 7 withdrawals booked in EUR",

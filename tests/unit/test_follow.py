@@ -33,6 +33,7 @@ from tests.unit import messages
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 PAYMENT = UUID(int=1)
 DEADLINE_S = 60.0
+STREAMS = 20
 
 
 class Readers:
@@ -191,35 +192,45 @@ def test_an_outage_at_the_end_of_a_withdrawal_is_waited_for(failing):
 
 
 def test_endings_are_told_once_it_is_known_whose_they_are(monkeypatch):
+    monkeypatch.setattr(statuses, "CHECK_S", 0.0)
     caller = Caller("shop", CLIENT, MAY[CLIENT])
     stored = SimpleNamespace(
         payment_id=PAYMENT, caller=caller.name, account_id="acc-1", amount_minor=100, currency="USD"
     )
-    answers = [AWAY, AWAY, {PAYMENT: stored}]
+    asked, taken = [], []
 
-    async def of_payments(*_):
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Problem):
-            raise answer
-        return answer
+    async def of_payments(_, payment_ids):
+        asked.append(payment_ids)
+        await asyncio.sleep(0)  # others ask meanwhile
+        if len(asked) <= 2:
+            raise AWAY
+        return {PAYMENT: stored}
 
     @asynccontextmanager
     async def connected():
         yield None
 
+    first, second = [ending("1-x")], [ending("2-x"), ending("3-x")]
+
     async def endings():
-        for found in ([ending("2-x")], [], [ending("3-x")]):
-            yield found
+        taken.append(len(asked))
+        yield second
 
     monkeypatch.setattr(store, "of_payments", of_payments)
 
     async def main():
         front = SimpleNamespace(callers=Callers(connected))
-        said = [one async for one in statuses._of_all(front, caller, "0-x", [ending("1-x")], endings())]
-        ids = [[line for line in one.decode().splitlines() if line.startswith("id: ")] for one in said]
-        assert ids == [["id: 0-x"], [], [], ["id: 1-x", "id: 2-x"], ["id: 3-x"]]
+
+        async def ids_of_a_stream():
+            said = [one async for one in statuses._of_all(front, caller, "0-x", first, endings())]
+            return [[line for line in one.decode().splitlines() if line.startswith("id: ")] for one in said]
+
+        told = await asyncio.gather(*(ids_of_a_stream() for _ in range(STREAMS)))
+        assert told == [[["id: 0-x"], [], [], ["id: 1-x"], ["id: 2-x", "id: 3-x"]]] * STREAMS
 
     run(main())
+    assert asked == [[PAYMENT]] * 3 + [[PAYMENT] * 2]  # once for all, also after an outage
+    assert taken == [3] * STREAMS  # while one is untold no further piece
 
 
 STORIES = [

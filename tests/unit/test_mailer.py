@@ -12,6 +12,7 @@ import pytest
 
 from processors.notification import mailer
 from processors.notification.mailer import (
+    REFUSED_RECIPIENTS,
     Delivered,
     FileMailer,
     Mail,
@@ -48,6 +49,9 @@ def time_enough(monkeypatch):
 
 SILENCE = b"nothing at all"
 
+ENOUGH = REFUSED_RECIPIENTS + FAILURES_MAX
+"""Failures that open the circuit, of whatever kind."""
+
 
 def mail_to(address):
     return Mail(uuid4(), "withdrawal_paid", address, "Your withdrawal", "1.00 USD\n")
@@ -56,11 +60,11 @@ def mail_to(address):
 class SmtpServer:
     """Takes mail as a server at the outer edge would; answers that are no yes are given by what they answer.
 
-    Each answer takes ``answer_s`` seconds.
+    Each answer takes ``answer_s`` seconds. ``refuses`` are recipients, each with the answer to it.
     """
 
-    def __init__(self, answer_s=0.0, **answers):
-        self.answer_s, self.answers = answer_s, answers
+    def __init__(self, answer_s=0.0, refuses=None, **answers):
+        self.answer_s, self.refuses, self.answers = answer_s, refuses or {}, answers
         self.said, self.recipients, self.mails = [], [], []
 
     async def __aenter__(self):
@@ -88,6 +92,9 @@ class SmtpServer:
             word = line[:4].strip().upper().decode()
             if word == "RCPT":
                 self.recipients.append(line[len("RCPT TO:") :].split(b" ")[0].strip())
+                if (no := self.refuses.get(self.recipients[-1].strip(b"<>").decode())) is not None:
+                    writer.write(no + b"\r\n")
+                    continue
             elif word == "DATA":
                 await self._answer(writer, "DATA", b"354 go on")
                 if "DATA" in self.answers:
@@ -172,8 +179,9 @@ def test_a_batch_over_its_time_begins_no_more_mails(tmp_path, monkeypatch):
     assert outcomes == [Delivered()] * 3 + [NotTried("the batch's time was up")] * 97
 
 
-OF_THE_MAIL, OF_ALL_MAIL, FOR_NOW = (Refused, 10), (Undelivered, 0), (Undelivered, 10)
-"""What becomes of a mail, and how many others are sent after :data:`FAILURES_MAX` such answers."""
+OF_THE_MAIL, OF_ALL_MAIL, FOR_NOW = (Refused, 10, 10), (Undelivered, 0, 0), (Undelivered, 10, 10)
+PERHAPS_OF_THE_MAIL = (Undelivered, 10, 0)
+"""What becomes of a mail, and how many others are sent after such answers about one recipient, and about many."""
 
 
 @pytest.mark.parametrize(
@@ -189,12 +197,19 @@ OF_THE_MAIL, OF_ALL_MAIL, FOR_NOW = (Refused, 10), (Undelivered, 0), (Undelivere
         ("RCPT", b"550 5.1.1 <a@b>: Recipient address rejected: User unknown", OF_THE_MAIL),
         ("RCPT", b"556 5.1.10 <a@b>: Recipient address rejected: Domain b does not accept mail", OF_THE_MAIL),
         ("RCPT", b"552 5.2.2 mailbox full", OF_THE_MAIL),
-        ("RCPT", b"554 5.7.1 <a@b>: Relay access denied", OF_ALL_MAIL),
-        ("RCPT", b"550 5.7.1 <settle@bank.example>: Sender address rejected: no", OF_ALL_MAIL),
-        ("RCPT", b"550 5.1.0 <settle@bank.example>: Sender address rejected: User unknown", OF_ALL_MAIL),
-        ("RCPT", b"550 5.1.8 <settle@bank.example>: Sender address rejected: Domain not found", OF_ALL_MAIL),
-        ("RCPT", b"504 5.5.2 <settle>: Helo command rejected: need fully-qualified hostname", OF_ALL_MAIL),
-        ("RCPT", b"554 no", OF_ALL_MAIL),
+        ("RCPT", b"550 5.4.1 Recipient address rejected: Access denied. [x 2026-12-01]", OF_THE_MAIL),
+        ("RCPT", b"550 5.4.1 no", PERHAPS_OF_THE_MAIL),
+        ("RCPT", b"554 5.7.1 <a@b>: Recipient address rejected: Access denied", PERHAPS_OF_THE_MAIL),
+        ("RCPT", b"554 5.7.1 <a@b>: Relay access denied", PERHAPS_OF_THE_MAIL),
+        ("RCPT", b"550 5.7.1 <settle@bank.example>: Sender address rejected: no", PERHAPS_OF_THE_MAIL),
+        ("RCPT", b"550 5.1.0 <settle@bank.example>: Sender address rejected: User unknown", PERHAPS_OF_THE_MAIL),
+        (
+            "RCPT",
+            b"550 5.1.8 <settle@bank.example>: Sender address rejected: Domain not found",
+            PERHAPS_OF_THE_MAIL,
+        ),
+        ("RCPT", b"504 5.5.2 <settle>: Helo command rejected: need fully-qualified hostname", PERHAPS_OF_THE_MAIL),
+        ("RCPT", b"554 no", PERHAPS_OF_THE_MAIL),
         ("RCPT", b"421 4.7.0 too many connections", OF_ALL_MAIL),
         ("RCPT", b"450 later", FOR_NOW),
         ("RCPT", b"450 4.2.0 <a@b>: Recipient address rejected: Greylisted", FOR_NOW),
@@ -202,13 +217,13 @@ OF_THE_MAIL, OF_ALL_MAIL, FOR_NOW = (Refused, 10), (Undelivered, 0), (Undelivere
         ("RCPT", b"550 \xff\0\x1b[31m\xe2\x80\xae", OF_THE_MAIL),
         ("RCPT", b"550 " + b"x" * 400 + b"\r\n550 " + b"y" * 400, OF_THE_MAIL),
         ("DATA", b"554 no", OF_THE_MAIL),
-        ("DATA", b"503 no", OF_ALL_MAIL),
-        ("DATA", b"554 5.5.1 Error: no valid recipients", OF_ALL_MAIL),
+        ("DATA", b"503 no", PERHAPS_OF_THE_MAIL),
+        ("DATA", b"554 5.5.1 Error: no valid recipients", PERHAPS_OF_THE_MAIL),
         ("DATA", b"451 4.7.1 Greylisted", FOR_NOW),
         ("end", b"552 no", OF_THE_MAIL),
         ("end", b"554 5.6.0 cannot be converted", OF_THE_MAIL),
-        ("end", b"550 5.7.1 taken for spam", OF_ALL_MAIL),
-        ("end", b"552 5.3.4 message too big for system", OF_ALL_MAIL),
+        ("end", b"550 5.7.1 taken for spam", PERHAPS_OF_THE_MAIL),
+        ("end", b"552 5.3.4 message too big for system", PERHAPS_OF_THE_MAIL),
         ("end", b"421 4.3.0 later", OF_ALL_MAIL),
         ("end", b"452 later", FOR_NOW),
     ],
@@ -218,15 +233,55 @@ def test_only_what_is_answered_to_recipient_or_content_and_about_it_refuses_a_ma
 
     async def send():
         async with SmtpServer(**{word: answer}, **also) as server:
-            mailer = server.mailer()
-            outcomes = [(await mailer.send([mail_to("a@b")]))[0] for _ in range(FAILURES_MAX)]
-            return outcomes, mailer.capacity(10)
+            to_one, to_many = server.mailer(), server.mailer()
+            outcomes = [(await to_one.send([mail_to("a@b")]))[0] for _ in range(ENOUGH)]
+            for number in range(ENOUGH):
+                await to_many.send([mail_to(f"a{number}@b")])
+            return outcomes, to_one.capacity(10), to_many.capacity(10)
 
-    outcomes, capacity = asyncio.run(send())
-    assert ({type(outcome) for outcome in outcomes}, capacity) == ({about[0]}, about[1])
+    outcomes, *capacities = asyncio.run(send())
+    tried = outcomes if about[1] else outcomes[:FAILURES_MAX]
+    assert ({type(outcome) for outcome in tried}, *capacities) == ({about[0]}, *about[1:])
+    refusals = {isinstance(outcome, Undelivered) and outcome.is_refusal for outcome in tried}
+    assert refusals == {about is PERHAPS_OF_THE_MAIL}
     assert answer[:3].decode() in outcomes[0].reason
     assert outcomes[0].reason.isprintable()
     assert len(outcomes[0].reason) <= 500
+
+
+NOT_HIM = b"554 5.7.1 Recipient address rejected: Access denied"
+
+
+def test_good_mails_leave_while_others_are_refused_for_what_may_be_of_all_mail():
+    rounds = [[f"bad{first + number}@b" for number in range(REFUSED_RECIPIENTS - 1)] for first in range(0, 60, 10)]
+
+    async def send():
+        async with SmtpServer(refuses={address: NOT_HIM for bad in rounds for address in bad}) as server:
+            mailer, good = server.mailer(), []
+            for bad in rounds:
+                for address in (*bad, *bad):
+                    (outcome,) = await mailer.send([mail_to(address)])
+                    assert (type(outcome), outcome.is_refusal) == (Undelivered, True)
+                good += await mailer.send([mail_to("good@b")])
+            return good, mailer.capacity(10)
+
+    assert asyncio.run(send()) == ([Delivered()] * len(rounds), 10)
+
+
+def test_a_probe_that_is_refused_for_what_may_be_of_one_mail_makes_room_for_the_next():
+    async def send():
+        async with SmtpServer(refuses={"bad@b": NOT_HIM}) as server:
+            mailer, now = server.mailer(), 0.0
+            mailer._breaker._clock = lambda: now
+            for _ in range(FAILURES_MAX):
+                mailer._breaker.failed()
+            assert mailer.capacity(10) == 0
+            now = 60.0
+            (refused,) = await mailer.send([mail_to("bad@b")])
+            assert (type(refused), mailer.capacity(10)) == (Undelivered, 1)
+            return await mailer.send([mail_to("good@b")]), mailer.capacity(10)
+
+    assert asyncio.run(send()) == ([Delivered()], 10)
 
 
 def test_a_mail_that_fails_unexpectedly_repeats_no_other_of_its_batch(tmp_path, monkeypatch):

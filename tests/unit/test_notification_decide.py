@@ -74,6 +74,24 @@ def test_an_outage_is_waited_for_whatever_the_number_of_attempts_and_told_once_t
     assert (notification.status, notification.next_attempt_at) == ("failed", None)
 
 
+def test_after_refusals_that_may_be_of_all_mail_the_pauses_grow_to_hours_and_after_an_outage_no_longer():
+    """Some tens of attempts in five days, where each minutes apart would be more than a thousand."""
+    (notification,) = admitted()
+    policy, lifetime, now = RetryPolicy((1.0, 60.0, 300.0)), timedelta(hours=120), NOW
+    notification.created_at = NOW
+    while conclude(notification, Undelivered("554 no", is_refusal=True), now, policy, lifetime) is None:
+        pause = notification.next_attempt_at - now
+        assert pause <= timedelta(hours=4)
+        now += pause
+    assert 20 < notification.attempts < 100
+
+    (notification,) = admitted()
+    notification.created_at = NOW - timedelta(hours=100)
+    for pause_s in (1.0, 60.0, 300.0, 300.0):
+        assert conclude(notification, Undelivered("down"), NOW, policy, lifetime) is None
+        assert notification.next_attempt_at == NOW + timedelta(seconds=pause_s)
+
+
 def test_a_mail_that_is_too_old_is_sent_all_the_same_if_it_can_be():
     (notification,) = admitted()
     notification.created_at = NOW - 2 * LIFETIME

@@ -9,16 +9,18 @@ from types import SimpleNamespace
 import pytest
 
 from outbox_relay.acknowledgements import Acknowledgements
+from outbox_relay.columns import Column
 from outbox_relay.control import acts, control, skips
 from outbox_relay.control.acts import Asked
 from outbox_relay.control.control import Control
 from outbox_relay.control.table import REFUSED, Orders
 from outbox_relay.errors import RefusedError
-from outbox_relay.outbox import OUTBOX
+from outbox_relay.outbox import OUTBOX, ROLES
 from outbox_relay.pgoutput import Begin, Commit
 from outbox_relay.position import Origin
 from outbox_relay.row import OutboxRow
 from outbox_relay.source_settings import SourceSettings
+from outbox_relay.table import Table
 from outbox_relay.wal import Forwarder
 from tests.unit.forwarded import undisturbed
 
@@ -120,3 +122,21 @@ def test_a_skip_is_not_late_before_a_kept_table_has_been_searched_for_its_row(mo
     assert (answered, list(open_)) == ([], [b"1"])
     late(searches=False)
     assert (answered, open_) == ([(7, REFUSED, skips.TOO_LATE)], {})
+
+
+def test_while_the_row_of_a_skip_is_there_nothing_is_asked_but_whether_it_is(made, monkeypatch):
+    asked, answered, is_there = [], [], [True, True, False]
+
+    def execute(query, *_):
+        asked.append(query.as_string(None))
+        return SimpleNamespace(fetchone=lambda: (is_there.pop(0),))
+
+    monkeypatch.setattr(skips, "answer", lambda *about: answered.append(about[2:]))
+    columns = {role: Column(role, "text") for role in ROLES}
+    made._reading = lambda: (Table(OUTBOX, columns), 100, False, False)
+    made.orders = Orders(skips={b"1": SimpleNamespace(position=100, number=7)})
+    while is_there:
+        made._tend(SimpleNamespace(execute=execute))
+    assert len(asked) == 3
+    assert all(query.startswith("SELECT count(*) > 0") for query in asked)
+    assert answered == [(7, REFUSED, skips.TOO_LATE)]

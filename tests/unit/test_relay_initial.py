@@ -21,9 +21,9 @@ SINCE_US = [100, NEVER_US]
 KEYS = [next(key for key in (b"%d" % n for n in range(100)) if murmur2(key) % 2 == one) for one in (0, 1)]
 
 
-def rule(monkeypatch, outbox=OUTBOX, times_us=SINCE_US):
+def rule(monkeypatch, outbox=OUTBOX, times_us=SINCE_US, **given):
     monkeypatch.setattr(initial, "complete_since_us", lambda *_: times_us)
-    return IfTopicComplete(SourceSettings("dbname=x", "nowhere:1", outbox), NOW_US)
+    return IfTopicComplete(SourceSettings("dbname=x", "nowhere:1", outbox), NOW_US, **given)
 
 
 def row(key):
@@ -67,6 +67,14 @@ def test_a_person_is_asked_where_compaction_may_have_taken_records_of_published_
             wants(row(KEYS[0]), at_us)
 
 
+def test_a_row_that_may_lack_a_mark_alone_stays_without_one_where_nobody_can_decide_on_it(monkeypatch):
+    kept = rule(monkeypatch, times_us=None, for_marks=True)
+    assert [kept.wants(row(KEYS[0]), at_us) for at_us in (None, NOW_US - 1, NOW_US)] == [False, False, True]
+    said = []
+    initial.tell(kept, lambda line, **context: said.append((line, context)), "")
+    assert said == [(initial._UNDECIDED, {"rows": 2})]
+
+
 def told(found):
     """Kafka's administration, as it tells the configuration of a topic."""
     asked = Future()
@@ -75,22 +83,43 @@ def told(found):
 
 
 @pytest.mark.parametrize(
-    ("found", "may_be"),
+    ("found", "is_compacted"),
     [
         ({"cleanup.policy": SimpleNamespace(value="delete")}, False),
         ({"cleanup.policy": SimpleNamespace(value="compact")}, True),
         ({"cleanup.policy": SimpleNamespace(value="compact,delete")}, True),
-        ({}, True),
-        (KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)), True),
+        ({}, None),
+        (KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)), None),
     ],
     ids=["delete", "compact", "both", "not told", "no right"],
 )
-def test_a_topic_that_does_not_tell_how_it_is_cleaned_up_is_taken_for_compacted(monkeypatch, found, may_be):
+def test_kafka_tells_whether_a_topic_is_compacted_or_nothing(monkeypatch, found, is_compacted):
     monkeypatch.setattr(published, "admin", lambda _: told(found))
-    assert published._may_be_compacted("nowhere:1", "orders.events") == may_be
+    assert published._is_compacted("nowhere:1", "orders.events") is is_compacted
+
+
+def with_records(_bootstrap, _name, *_):
+    """A consumer of a topic of one partition that has all of its records."""
+    partitions = {0: SimpleNamespace(leader=1)}
+    topics = {"orders.events": SimpleNamespace(error=None, partitions=partitions)}
+    return SimpleNamespace(
+        list_topics=lambda *_: SimpleNamespace(topics=topics),
+        get_watermark_offsets=lambda *_: (0, 7),
+        close=lambda: None,
+    )
+
+
+def test_a_topic_that_does_not_tell_how_it_is_cleaned_up_stops_nothing_and_is_warned_of(monkeypatch):
+    monkeypatch.setattr(published, "admin", lambda _: told({}))
+    monkeypatch.setattr(published, "reader", with_records)
+    kept = IfTopicComplete(SourceSettings("dbname=x", "nowhere:1"), NOW_US)
+    assert [kept.wants(row(key), 99) for key in KEYS] == [True, True]
+    said = []
+    initial.tell(kept, lambda line, **context: said.append((line, context)), "")
+    assert said == [(initial._UNTOLD, {"topics": "orders.events"})]
 
 
 def test_a_kafka_that_does_not_answer_says_nothing_of_a_topic(monkeypatch):
     monkeypatch.setattr(published, "admin", lambda _: told(KafkaException(KafkaError(KafkaError._TIMED_OUT))))
     with pytest.raises(KafkaException):
-        published._may_be_compacted("nowhere:1", "orders.events")
+        published._is_compacted("nowhere:1", "orders.events")

@@ -110,3 +110,19 @@ def test_when_what_was_left_out_was_written_is_not_known_while_a_transaction_of_
     left_out.look("a", 300, [], is_covered=True)
     left_out.note()
     assert left_out.since_us == 300
+
+
+def test_a_search_is_for_marks_alone_as_long_as_nothing_else_calls_for_one():
+    left_out = LeftOut()
+    assert not left_out.is_for_marks
+    left_out.note(for_marks=True)
+    assert left_out.is_for_marks
+    left_out.note()
+    left_out.note(for_marks=True)
+    assert not left_out.is_for_marks
+    assert left_out.is_due(running(7, 7))
+    left_out.searched(is_complete=True)
+    left_out.note(for_marks=True)
+    assert left_out.is_for_marks
+    left_out.clear()
+    assert not left_out.is_for_marks

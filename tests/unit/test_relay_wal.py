@@ -1,5 +1,6 @@
 """The forwarder: what Kafka has when a slot can be read no further, and by which keys rows are removed."""
 
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
@@ -85,3 +86,33 @@ def test_an_id_from_before_ids_were_uuids_is_no_key_of_the_table(number):
     assert published == rows
     source.handled.gather(100)
     assert [*source.handled.keys()] == [new]
+
+
+def test_rows_of_a_transaction_are_sent_once_it_is_whole():
+    rows = [OutboxRow(b"%d" % number, b"t", b"k", b"e", b"{}") for number in (1, 2)]
+    came, handed_over, sent = [[Begin(100, 0), rows[0]], [rows[1]], [Commit(110)], []], [], []
+    log, has_patience = Log(), cycle([False, True])
+
+    def wait(_):
+        # The next part comes only once it is waited for.
+        if is_waited_for := next(has_patience):
+            log.events += came.pop(0)
+        return is_waited_for
+
+    log.wait = wait
+
+    def publish(row, _, delivered):
+        handed_over.append((row, delivered))
+
+    def push(_):
+        sent.append([row for row, _ in handed_over])
+        for _, delivered in handed_over:
+            delivered(None, None)
+        handed_over.clear()
+
+    source = undisturbed()
+    publisher = SimpleNamespace(poll=lambda: None, push=push, answered=lambda: None, waiting=0)
+    Forwarder(
+        log, log, Acknowledgements(Origin(b"0", 90, 0)), publisher, publish, publish, source, until_lsn=110
+    ).run()
+    assert [part for part in sent if part] == [rows]

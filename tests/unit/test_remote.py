@@ -18,6 +18,7 @@ from cli import dead_letters, gaps, remote, republish
 from cli.commands import COMMANDS, LazyCommands
 from cli.errors import BadInputError, CommandError
 from cli.main import app
+from operations.cancel import Cancellation
 from operations.dead_letters.letters import Wanted
 from operations.nudge import Nudged
 from operations.waits import Waits
@@ -202,7 +203,7 @@ ANSWERS = {
     f"/v1/withdrawals/{ONE}/nudge": {"dead": [], "republished": []},
     f"/v1/withdrawals/{ONE}/waiting": {"unasked": {}, "waiting_for": "the mail", "held_up_by": None},
     "/v1/stuck": {"withdrawals": [], "idle": [], "unasked": {}},
-    "/v1/republish/preview": {"events": []},
+    "/v1/republish/preview": {"events": [], "lost_requests": []},
 }
 
 
@@ -246,7 +247,7 @@ def test_withdrawals_whose_events_are_looked_for_are_named_in_portions_by_paymen
     monkeypatch.setitem(ANSWERS, "/v1/republish/preview", {"events": [one | {"original": True} for one in events]})
     api = republish._Api("http://127.0.0.1:8000", "", everything=False)
 
-    found = api.find([*reversed(ids), ids[1]], None, 0.0, 10)
+    found, _ = api.find([*reversed(ids), ids[1]], None, 0.0, 10)
 
     bodies = [body for _, _, body in asked]
     assert [UUID(one) for body in bodies for one in body["payment_ids"]] == ids
@@ -256,6 +257,22 @@ def test_withdrawals_whose_events_are_looked_for_are_named_in_portions_by_paymen
     asked.clear()
     api.find(ids, None, 0.0, 1)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ([ONE], f"1 request that the API accepted are lost, and published only by name:\n  settle nudge {ONE}\n"),
+        (None, "requests that the API accepted were not looked for, as the saga service is far behind\n"),
+        ([], "no service lacks an event that another one knows of\n"),
+    ],
+)
+def test_requests_that_only_the_api_has_are_named_and_published_by_name_alone(asked, monkeypatch, lost, said):
+    monkeypatch.setitem(ANSWERS, "/v1/republish/preview", {"events": [], "lost_requests": lost})
+    done = CliRunner().invoke(app, ["republish", "--api", "http://127.0.0.1:8000", "--why", "x", "--yes"])
+    assert done.exit_code == 0
+    assert done.stdout.startswith(said)
+    assert [path for path, _, _ in asked] == ["/v1/republish/preview"]
 
 
 def test_a_nudge_without_anything_to_publish_ends_as_the_direct_one(asked, monkeypatch):
@@ -268,6 +285,51 @@ def test_a_nudge_without_anything_to_publish_ends_as_the_direct_one(asked, monke
     said = f"settle: no service lacks an event of {ONE}; it waits for the mail\n"
     assert (own.exit_code, own.stdout, own.stderr) == (1, "", said)
     assert [path for path, _, _ in asked] == [f"/v1/withdrawals/{ONE}/{what}" for what in ("nudge", "waiting")]
+
+
+API = ["--api", "http://127.0.0.1:8000"]
+
+
+@pytest.fixture
+def mute(asked, monkeypatch):
+    """An API that says all but what a withdrawal waits for."""
+    monkeypatch.setitem(ANSWERS, f"/v1/withdrawals/{ONE}/waiting", {})
+    return "settle: what answers at http://127.0.0.1:8000 is not the API"
+
+
+def test_what_a_nudge_has_done_is_told_though_nobody_says_what_is_waited_for(mute, monkeypatch):
+    done = {"dead": [], "republished": [{"topic": "payment.events", "event_type": "PaymentProcessed"}]}
+    monkeypatch.setitem(ANSWERS, f"/v1/withdrawals/{ONE}/nudge", done)
+    found = CliRunner().invoke(app, ["nudge", ONE, *API, "--why", "x"])
+    assert (found.exit_code, found.stdout) == (1, "republished on payment.events: PaymentProcessed\n")
+    assert found.stderr.startswith(mute)
+
+
+def test_a_cancellation_that_stays_in_force_is_told_though_nobody_says_what_is_waited_for(mute, monkeypatch):
+    status = Status(UUID(ONE), "deducted", False, None, [], None, None, "acc-1", 1, "USD", None, None, 0)
+    monkeypatch.setattr("operations.cancel.cancel", lambda *_: Cancellation(status, None))
+    found = CliRunner().invoke(app, ["cancel", ONE, *API, "--why", "x", "--timeout", "0"])
+    first, second = found.stderr.splitlines()
+    assert (found.exit_code, first) == (1, "settle: not decided after 0 s, but the request stays in force")
+    assert second.startswith(mute)
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_request_is_told_as_json_though_it_cannot_be_followed(mute, monkeypatch, is_followed):
+    accepted = {"payment_id": ONE, "trace_id": "0" * 32}
+    standing = {
+        "payment_id": ONE, "account_id": "acc-1", "amount": "1.00", "currency": "USD", "state": "deducted",
+        "reason": None, "trace_id": None, "finished_at": None, "finished_by": None, "steps": [],
+        "waiting_for": None,
+    }  # fmt: skip
+    monkeypatch.setitem(ANSWERS, "/v1/withdrawals", accepted)
+    monkeypatch.setitem(ANSWERS, f"/v1/withdrawals/{ONE}", standing if is_followed else {})
+    asking = ["request", "--account", "acc-1", "--amount", "1.00", "--payment-id", ONE, "--wait", "--timeout", "0"]
+    found = CliRunner().invoke(app, [*asking, "--json", *API])
+    told = json.loads(found.stdout)
+    assert (found.exit_code, told["payment_id"]) == (1, ONE)
+    assert told.get("state") == ("deducted" if is_followed else None)
+    assert found.stderr.startswith(mute)
 
 
 def test_dead_letters_that_are_looked_for_are_named_in_portions_in_their_order(monkeypatch):

@@ -1,9 +1,10 @@
 """What each Kafka user may do follows from the registry, and is no more than its work needs."""
 
 from click.testing import Result
+from confluent_kafka.admin._acl import AclOperation
 from typer.testing import CliRunner
 
-from broker.access import rights
+from broker.access import _acl, rights
 from cli.main import app
 from contracts.rights import OPERATOR, PRODUCER, RELAY, VIEWER, kafka_users, relay_of
 from contracts.services import API, PROCESSORS, READ_BY, REQUESTS, SERVICES, all_topic_names
@@ -29,6 +30,16 @@ def test_a_relay_writes_what_outboxes_emit_and_one_of_a_single_outbox_only_what_
     assert emitted["api"] == tuple(topic.name for topic in REQUESTS)
     for service, names in emitted.items():
         assert USERS[relay_of(service)].writes == USERS[relay_of(service)].reads == names
+
+
+def test_a_relay_may_ask_whether_the_topics_that_it_writes_are_compacted_and_nobody_else_asks():
+    asked = [right for right in rights(kafka_users()) if right.operation == "DescribeConfigs"]
+    relays = [RELAY, *(relay_of(service.name) for service in SERVICES)]
+    assert [(one.user, one.kind, one.name) for one in asked] == [
+        (name, "topic", topic) for name in relays for topic in USERS[name].writes
+    ]
+    described = _acl(asked[0])
+    assert (described.name, described.operation) == (asked[0].name, AclOperation.DESCRIBE_CONFIGS)
 
 
 def test_relays_alone_send_in_transactions_by_ids_of_outboxes():

@@ -6,24 +6,26 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from click.testing import Result
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 from uuid_utils.compat import uuid7
 
-from api.access import VIEWER
+from api.access import OPERATOR, VIEWER
 from broker.offsets import Offsets
 from broker.scan import scan
 from cli.main import app
 from contracts.events import WithdrawalRequested, encode
+from contracts.postgres import session
 from contracts.topics import WITHDRAWAL_REQUESTS
 from operations import lost
 from operations.audit.run import run
-from operations.lost_requests import lost_requests
+from operations.lost_requests import _NEWEST, lost_requests, newest_accepted
 from operations.republish import find, republish
 from operations.stuck import LOST
 from processors.runtime.gaps import acknowledge, noted_gaps
-from tests.conftest import WAIT_S, wait_until
+from tests.conftest import OPENING_MINOR, WAIT_S, wait_until
 from tests.integration.api.front import Front, ask, new_key, requested, running_with_api
 
 REQUESTS = WITHDRAWAL_REQUESTS.name
@@ -38,7 +40,7 @@ def losing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 
 def lost_ones(front: Front) -> list[UUID]:
-    return list(lost_requests(front.dsns, front.bootstrap))
+    return lost_requests(front.dsns, front.bootstrap)
 
 
 def make_old(front: Front, payment_id: UUID) -> None:
@@ -72,7 +74,7 @@ def off(front: Front, wait_s: float = WAIT_S) -> dict[str, str]:
 
 
 def in_words(payment_id: UUID) -> str:
-    return f"{payment_id}: accepted by the API, but its request is lost (settle republish)"
+    return f"{payment_id}: accepted by the API, but its request is lost (settle nudge, or settle cancel)"
 
 
 def stuck_ones(front: Front) -> list[dict]:
@@ -129,29 +131,89 @@ def test_a_request_that_kafka_deleted_unread_is_named_and_published_again(losing
     assert (lost_ones(losing), stuck_ones(losing), off(losing)) == ([], [], {})
 
 
-def test_a_request_whose_row_was_quarantined_is_lost_once_the_row_is_discarded(losing: Front):
-    payment_id, account = uuid7(), losing.open_account()
+def quarantine(front: Front, payment_id: UUID, account: str) -> None:
+    """An accepted request of which nothing is left but the API's own row and a dead one."""
     event = WithdrawalRequested(
         payment_id=payment_id, account_id=account, amount_minor=500, currency="USD", occurred_at=datetime.now(UTC)
     )
-    plant(losing, payment_id, account)
-    losing.execute(
+    plant(front, payment_id, account)
+    front.execute(
         "api",
         "INSERT INTO outbox_dead (id, aggregatetype, aggregateid, type, payload, position, reason) VALUES "
         f"('{uuid7()}', '{REQUESTS}', '{account}', 'WithdrawalRequested', '{encode(event).decode()}', '0/1', 'x')",
     )
+
+
+def settle(front: Front, *arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, env=front.stack.environment())
+
+
+def test_a_request_whose_row_was_quarantined_is_lost_once_the_row_is_discarded(losing: Front):
+    payment_id, account = uuid7(), losing.open_account()
+    quarantine(losing, payment_id, account)
     assert lost_ones(losing) == []
     losing.execute("api", "DELETE FROM outbox_dead")
 
     assert lost_ones(losing) == [payment_id]
     assert off(losing) == {"finished": in_words(payment_id)}
-    found = find(losing.dsns, losing.bootstrap, lost.lacking)
+    # Whoever discarded it may have meant that it is not paid.
+    assert find(losing.dsns, losing.bootstrap, lost.lacking) == []
+    done = settle(losing, "republish", "--yes")
+    assert (done.exit_code, f"settle nudge {payment_id}" in done.stdout) == (0, True), done.output
+    with losing.http(losing.key("viewer", VIEWER)) as viewer:
+        previewed = viewer.post("/v1/republish/preview", json={}).json()
+        named = viewer.post("/v1/republish/preview", json={"payment_ids": [str(payment_id)]}).json()
+    assert previewed == {"events": [], "lost_requests": [str(payment_id)]}
+    assert ([one["payment_id"] for one in named["events"]], named["lost_requests"]) == ([str(payment_id)], [])
+    assert on_topic(losing, payment_id) == 0
+
+    found = find(losing.dsns, losing.bootstrap, lost.lacking, payment_ids=[payment_id])
     assert [(one.payment_id, one.event_type) for one in found] == [(payment_id, "WithdrawalRequested")]
     republish(losing.dsns, losing.bootstrap, found, WAIT_S)
     republish(losing.dsns, losing.bootstrap, found, WAIT_S)
     assert losing.finished(payment_id).state == "completed"
     assert find(losing.dsns, losing.bootstrap, lost.lacking) == []
     losing.audit()
+
+
+@pytest.mark.parametrize("by_api", [False, True])
+def test_a_request_that_was_discarded_and_cancelled_is_settled_and_never_paid(losing: Front, by_api: bool):
+    payment_id, account = uuid7(), losing.open_account()
+    quarantine(losing, payment_id, account)
+    losing.execute("api", "DELETE FROM outbox_dead")
+    assert lost_ones(losing) == [payment_id]
+
+    if by_api:
+        with losing.http(losing.key("operator", OPERATOR)) as operator:
+            asked = operator.post(f"/v1/withdrawals/{payment_id}/cancel", json={"reason": "sent by mistake"})
+        assert asked.status_code == 202, asked.text
+    else:
+        done = settle(losing, "cancel", str(payment_id))
+        assert (done.exit_code, done.stdout.startswith("the payment service is asked to void it")) == (0, True)
+    wait_until(lambda: lost_ones(losing) == [], "the payment service knows of it")
+    assert (stuck_ones(losing), off(losing)) == ([], {})
+    assert "no service lacks an event" in settle(losing, "republish", "--yes").stdout
+
+    assert settle(losing, "nudge", str(payment_id)).exit_code == 0
+    status = losing.finished(payment_id)
+    assert (status.state, status.reason) == ("compensated", "cancelled")
+    assert losing.balance(account) == OPENING_MINOR
+    losing.audit()
+
+
+def test_the_newest_requests_are_read_from_the_end_of_the_table_alone(losing: Front):
+    account = losing.open_account()
+    older, newer = uuid7(), uuid7()
+    plant(losing, older, account)
+    plant(losing, newer, account)
+    values = {"age": 60.0, "limit": 10, "pages": 1}
+    with session(losing.dsns["api"]) as connection:
+        try:
+            assert {str(older), str(newer)} <= {*newest_accepted(connection, 60.0)}
+            plan = [line for (line,) in connection.execute(f"EXPLAIN {_NEWEST}", values)]
+            assert any("Tid Range Scan on withdrawals" in line for line in plan), plan
+        finally:
+            losing.execute("api", f"DELETE FROM withdrawals WHERE payment_id IN ('{older}', '{newer}')")
 
 
 def test_a_request_that_waits_in_the_outbox_is_not_lost(losing: Front):

@@ -242,6 +242,24 @@ def test_rows_without_a_mark_that_their_topic_has_forgotten_are_decided_on_by_th
     assert outbox.published() == [late]
 
 
+def test_rows_without_a_mark_that_nobody_can_decide_on_are_told_and_hold_nothing_up(outbox):
+    port = ports.choose(taken=set())
+    outbox.connection.execute("ALTER TABLE outbox DROP COLUMN created_at")
+    with relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+    forget(outbox)
+    outbox.insert(to="gone")  # and one whose topic was deleted since
+    outbox.one("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", outbox.slot)
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    with capture_logs() as logs, relaying(outbox, cleanup=False, http_port=port):
+        wait_until(lambda: any("nothing tells" in line["event"] for line in list(logs)), "it is told")
+        late = outbox.insert()
+        outbox.wait_published([late])
+        wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
+    assert outbox.published() == [late]
+
+
 def test_a_role_that_may_not_mark_says_so_and_reads_on(outbox):
     outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
     role = limited_role(outbox, "SELECT")

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from contracts.failpoints import EXIT_CODE
-from outbox_relay.control import table
+from outbox_relay.control import rewind, table
 from outbox_relay.dead import dead_rows
 from outbox_relay.outbox import OUTBOX
 from outbox_relay.replication import connect
@@ -268,3 +268,30 @@ def test_one_rewind_that_cannot_be_done_keeps_nothing_from_being_read(outbox):
         last = outbox.insert()
         outbox.wait_published([last])
         wait_until(lambda: acts_of(outbox)[1:3] == [("rewind", "refused"), ("rewind", "done")], "both ended")
+
+
+HOLDER = """
+    SELECT a.state FROM pg_stat_activity AS a JOIN pg_locks AS l USING (pid)
+    WHERE a.datname = current_database() AND l.locktype = 'advisory' AND l.granted
+"""
+
+
+def test_a_poller_that_rewinds_has_no_result_that_the_server_waits_for_while_kafka_takes_none(outbox, monkeypatch):
+    # Larger than what lies between server and relay: it would end a session that reads its result too slowly.
+    large, rows, states, publish_again = json.dumps("x" * 900_000), 40, [], rewind.publish_again
+
+    def watched(found, *others):
+        def each():
+            for row in found:
+                states.append(outbox.one(HOLDER))
+                yield row
+
+        return publish_again(each(), *others)
+
+    monkeypatch.setattr(rewind, "publish_again", watched)
+    with relaying(outbox, reader="polling", cleanup=False):
+        ids = [outbox.insert(payload=large) for _ in range(rows)]
+        marked(outbox, "polling")
+        command(outbox, "rewind", "--row", ids[0], "--wait", "30", reader="polling")
+    assert states == ["idle in transaction"] * rows
+    assert ids_of(outbox, "acc-1") == ids * 2

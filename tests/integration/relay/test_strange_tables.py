@@ -9,7 +9,7 @@ from outbox_relay.table import find_table, oldest_us
 from stack import ports
 from tests.integration.relay.controlled import command
 from tests.integration.relay.outbox import answer, metric, relaying, wait_until
-from tests.integration.relay.test_coverage import PARTITIONED, forget
+from tests.integration.relay.test_coverage import PARTITIONED, forget, metric_of_look
 from tests.integration.relay.test_table import limited_role, relaying_as
 
 # A trigger that refuses, one that ignores, and a foreign key that is looked at when a transaction ends.
@@ -27,6 +27,7 @@ REFERS = """
         BEGIN INSERT INTO receipts VALUES (NEW.id); RETURN NULL; END $$;
     CREATE TRIGGER receive AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION receive();
 """
+KEEPS_SOME = IGNORES.replace("FOR EACH ROW", "FOR EACH ROW WHEN (OLD.aggregateid = 'kept')")
 UNMARK = "UPDATE outbox SET published_at = NULL"
 
 
@@ -134,6 +135,77 @@ def test_who_begins_anew_publishes_nothing_again_that_cannot_be_removed(outbox, 
         late = outbox.insert()
         outbox.wait_published([late])
     assert outbox.published() == [late]
+
+
+def forgotten_rows(outbox):
+    """Rows that were published, or not, before what their topic holds: one stays, one could be removed."""
+    with relaying(outbox, cleanup=False):
+        rows = [outbox.insert("kept"), outbox.insert()]
+        outbox.wait_published(rows)
+        outbox.wait_confirmed()
+    forget(outbox)
+    outbox.connection.execute(KEEPS_SOME)
+    return rows
+
+
+def are_there(outbox, rows):
+    return outbox.one("SELECT count(*) FROM outbox WHERE id = ANY(%s::uuid[])", rows) == len(rows)
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["without marks", "with marks"])
+def test_rows_before_a_new_slot_that_nobody_can_decide_on_are_neither_published_nor_removed(
+    outbox, marked, monkeypatch
+):
+    monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(cleaner, "CLEAN_INTERVAL_S", 0.2)
+    rows = forgotten_rows(outbox)
+    outbox.drop_slot()
+    if marked:
+        outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+
+    def told():
+        return any("older than what their topics hold" in one["event"] for one in list(said))
+
+    reads = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    with capture_logs() as said, relaying(outbox):
+        wait_until(lambda: outbox.one(reads, outbox.slot), "what was there before the slot is decided on")
+        outbox.wait_published([outbox.insert()])
+        outbox.wait_confirmed()
+        for _ in range(2):  # the first one may have begun before
+            wait_until(metric_of_look(outbox), "what is handled has been removed or marked")
+        assert told()
+    assert are_there(outbox, rows)
+    if marked:
+        assert outbox.one("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 2
+    with capture_logs() as said, relaying(outbox):
+        wait_until(told, "the search tells it, too")
+        outbox.wait_published([outbox.insert()])
+    assert are_there(outbox, rows)
+    if marked:
+        assert outbox.one("SELECT count(*) FROM outbox WHERE published_at = 'infinity'") == 2
+    assert not set(rows) & set(outbox.published())
+    with relaying(outbox, initial="all"):
+        outbox.wait_published(rows)
+
+
+@pytest.mark.parametrize("reader", ["wal", "polling"])
+def test_rows_older_than_the_mark_that_nobody_can_decide_on_are_not_removed_and_can_be_published(
+    outbox, reader, monkeypatch
+):
+    monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(cleaner, "CLEAN_INTERVAL_S", 0.2)
+    rows = forgotten_rows(outbox)
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz DEFAULT '-infinity'")
+    outbox.connection.execute("ALTER TABLE outbox ALTER published_at DROP DEFAULT")
+    with relaying(outbox, reader=reader):
+        for _ in range(2):  # the first one may be removed before the others would be
+            late = outbox.insert()
+            outbox.wait_published([late])
+            wait_until(lambda late=late: not are_there(outbox, [late]), "what is published is removed")
+    assert are_there(outbox, rows)
+    assert not set(rows) & set(outbox.published())
+    with relaying(outbox, reader=reader, initial="all"):
+        outbox.wait_published(rows)
 
 
 def test_a_skip_that_is_late_is_answered_where_a_row_cannot_be_removed(outbox):
