@@ -235,7 +235,7 @@ def test_what_cannot_be_verified_is_sent_alike_once_that_is_confirmed(front: Fro
 
 def test_more_dead_letters_than_one_request_names_are_listed_and_acted_on_alike(front: Front, run):
     mark, each = f"m{uuid7().hex}", NAMED + 1
-    names = [f"account.events/0@{7_000_000 + number}" for number in range(2 * each)]
+    names = [f"account.events/0@{6_000_000 + number}" for number in range(2 * each)]
     for name in names:
         fields = {"dlq.topic": "account.events", "dlq.partition": "0", "dlq.reason": mark}
         front.send("account.events.dlq", b"{}", mark, **fields, **{"dlq.offset": name.partition("@")[2]})
