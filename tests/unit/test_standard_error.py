@@ -46,25 +46,23 @@ def full():
 
 
 @contextmanager
+def held(reader, writer):
+    """The end that is written to, of two of which the other one stays open."""
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def standing():
     """A pipe whose reader is there, and reads nothing."""
-    reader, writer = os.pipe()
-    try:
-        yield writer
-    finally:
-        os.close(reader)
-        os.close(writer)
+    return held(*os.pipe())
 
 
-@contextmanager
 def unread():
     """A terminal that nobody reads, and which has room for a part of a line."""
-    reader, writer = pty.openpty()
-    try:
-        yield writer
-    finally:
-        os.close(reader)
-        os.close(writer)
+    return held(*pty.openpty())
 
 
 @pytest.mark.parametrize("sink", [nobody, full, standing, unread])

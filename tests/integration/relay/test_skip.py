@@ -98,19 +98,22 @@ def test_a_skipped_and_discarded_row_is_not_published_when_the_log_comes_again(o
     assert row_id not in outbox.published()
 
 
+def skip_what_the_log_left_out(outbox, port):
+    """A row that the log does not bring waits for a topic that is not there, and then is skipped."""
+    with outbox.connection.transaction():  # or else the relay might mend it in between
+        outbox.connection.execute(f"{DROP}; {ADD}outbox WHERE (aggregateid <> 'left out')")
+        row_id = outbox.insert("left out", to="nowhere")
+    wait_until(lambda: "rows wait: topic nowhere.events" in answer(port, "/readyz")[1], "it waits for its topic")
+    assert "in the table of dead rows" in command(outbox, "skip", row_id)
+    assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
+    wait_until(lambda: answer(port, "/readyz")[0] == 200, "nothing waits any more")
+
+
 def test_a_row_that_the_log_left_out_and_that_has_no_topic_is_skipped(outbox, port, monkeypatch):
     monkeypatch.setattr(cleaner, "LOOK_INTERVAL_S", 0.2)
     with relaying(outbox, http_port=port):
         outbox.wait_published([outbox.insert()])
-        with outbox.connection.transaction():  # or else the relay might mend it in between
-            outbox.connection.execute(f"{DROP}; {ADD}outbox WHERE (aggregateid <> 'left out')")
-            row_id = outbox.insert("left out", to="nowhere")
-        wait_until(
-            lambda: "rows wait: topic nowhere.events" in answer(port, "/readyz")[1], "it waits for its topic"
-        )
-        assert "in the table of dead rows" in command(outbox, "skip", row_id)
-        assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
-        wait_until(lambda: answer(port, "/readyz")[0] == 200, "nothing waits any more")
+        skip_what_the_log_left_out(outbox, port)
         wait_until(lambda: outbox.one("SELECT count(*) FROM outbox") == 0, "and none is left in the table")
 
 
@@ -119,15 +122,7 @@ def test_a_row_that_waits_for_the_search_of_a_kept_table_is_skipped(outbox, port
     monkeypatch.setattr(left_out, "RESTS", 1e9)  # after a search the next one is as late as it can be
     with relaying(outbox, http_port=port, cleanup=False):
         outbox.wait_published([outbox.insert()])
-        with outbox.connection.transaction():
-            outbox.connection.execute(f"{DROP}; {ADD}outbox WHERE (aggregateid <> 'left out')")
-            row_id = outbox.insert("left out", to="nowhere")
-        wait_until(
-            lambda: "rows wait: topic nowhere.events" in answer(port, "/readyz")[1], "it waits for its topic"
-        )
-        assert "in the table of dead rows" in command(outbox, "skip", row_id)
-        assert [row.id for row in dead_rows(outbox.connection)] == [row_id]
-        wait_until(lambda: answer(port, "/readyz")[0] == 200, "nothing waits any more")
+        skip_what_the_log_left_out(outbox, port)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -5,6 +5,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from outbox_relay import cleaner, published
+from outbox_relay.outbox import OUTBOX
+from outbox_relay.removal import rows_stay
 from outbox_relay.table import find_table, oldest_us
 from stack import ports
 from tests.integration.relay.controlled import command
@@ -20,6 +22,10 @@ REFUSES = """
 IGNORES = """
     CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
     CREATE TRIGGER ignore BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION ignore();
+"""
+LETS_GO = """
+    CREATE FUNCTION let_go() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN OLD; END $$;
+    CREATE TRIGGER let_go BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION let_go();
 """
 REFERS = """
     CREATE TABLE receipts (event uuid REFERENCES outbox DEFERRABLE INITIALLY DEFERRED);
@@ -218,6 +224,7 @@ def test_a_skip_that_is_late_is_answered_where_a_row_cannot_be_removed(outbox):
 
 
 def test_a_relay_that_begins_anew_waits_while_others_hold_the_rows_that_it_would_remove(outbox):
+    outbox.connection.execute(LETS_GO)  # or else nothing could keep them, which needs no trying out
     outbox.insert()
     port = ports.choose(taken=set())
     with psycopg.connect(outbox.dsn) as other:
@@ -226,6 +233,14 @@ def test_a_relay_that_begins_anew_waits_while_others_hold_the_rows_that_it_would
             wait_until(lambda: "transactions that are open hold rows of" in answer(port, "/readyz")[1], "told")
             other.rollback()
             outbox.wait_published(outbox.written())
+
+
+def test_where_nothing_can_keep_rows_that_is_not_tried_out(outbox):
+    """Or else it would wait for whoever holds some."""
+    outbox.insert()
+    with psycopg.connect(outbox.dsn) as other, psycopg.connect(outbox.dsn, autocommit=True) as connection:
+        other.execute("SELECT FROM outbox FOR UPDATE")
+        assert not rows_stay(connection, find_table(connection, OUTBOX), cleanup=True)
 
 
 def test_a_poller_goes_on_where_rows_cannot_be_removed(outbox):
