@@ -63,7 +63,8 @@ def test_a_client_whose_producer_failed_for_good_delivers_the_next_request(settl
         fails = {"enable.gapless.guarantee": True, "message.max.bytes": 4_000_000}
         client._producer = idempotent_producer(settle.bootstrap, {**client._config, **fails})
         client._producer.produce(WITHDRAWAL_REQUESTS.name, os.urandom(3_000_000))  # which the topic never takes
-        client.flush()
+        client._serve(client._producer.flush, WAIT_S)
+        assert client._spent
         receipt = client.request(account, "1.00")
     assert settle.finished(receipt.payment_id).state == "completed"
 
