@@ -1,14 +1,15 @@
 """Streams of events: one query at a time for everybody who follows, however many they are.
 
 A follower has a place, the ID of the last event that it was given, and each query asks for what comes after the
-places of all. So nobody misses an event or is given one twice, also not who comes back with ``Last-Event-ID``: why
-that order can be followed is told in :mod:`operations.events` and :mod:`operations.endings`.
+places of all; who begins, or was offered more than it took, looks for itself once. So nobody misses an event or is
+given one twice, also not who comes back with ``Last-Event-ID``: why that order can be followed is told in
+:mod:`operations.events` and :mod:`operations.endings`.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import structlog
@@ -16,7 +17,7 @@ import structlog
 from api.instrumentation import STREAMS
 from api.problems import Problem
 from api.readers import Readers
-from operations.endings import Ending, endings_after, latest
+from operations.endings import Ending, endings_after, latest, order_of
 from operations.events import Recorded, events_after
 
 POLL_S = 0.2
@@ -48,35 +49,55 @@ def is_outage(problem: Problem) -> bool:
 class Follower(Generic[Place, Event]):
     """Somebody who follows.
 
+    Args:
+        place: where to begin.
+        order: what places are ordered by.
+
     Attributes:
         place: the ID of the last event that it was given.
+        is_behind: whether it has to look for itself, whatever it is offered; so it begins.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, order: Callable[[Place], Any]) -> None:
         self.place = place
+        self.is_behind = True
+        self._order = order
         self._offered: tuple[Place, list[Event]] | None = None
         self._news = asyncio.Event()
-        self._news.set()  # it looks for itself first
+        self._news.set()
 
     def offer(self, after: Place, events: list[Event]) -> None:
         """There is something new: all that comes after a place, up to the last of these events."""
-        if self._offered is None and after == self.place:
-            self._offered = (after, events)
+        self._offered = (after, events)
+        self._news.set()
+
+    def look_again(self) -> None:
+        """There may be something after its place that nobody offers."""
+        self.is_behind = True
         self._news.set()
 
     async def wait(self, limit_s: float) -> bool:
         """Whether there may be something after its place, within a time."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), limit_s)
-        there_is = self._news.is_set()
-        if self._offered is None:
-            self._news.clear()
+            async with asyncio.timeout(limit_s):
+                await self._news.wait()
+        there_is = self._news.is_set() or self.is_behind
+        self._news.clear()
         return there_is
 
     def take(self) -> list[Event] | None:
-        """What was offered, if it still follows its place; None where it has to look for itself."""
+        """What follows its place of what was offered last; None where it has to look for itself."""
         offered, self._offered = self._offered, None
-        return offered[1] if offered is not None and offered[0] == self.place else None
+        is_behind, self.is_behind = self.is_behind, False
+        if is_behind or offered is None:
+            return None
+        after, events = offered
+        if after == self.place:
+            return events
+        place = self._order(self.place)  # it has looked for itself, or has not taken what was offered before
+        if self._order(after) > place:
+            return None
+        return [event for event in events if self._order(event.id) > place]  # type: ignore[arg-type]  # its kind's
 
 
 class Follow:
@@ -111,7 +132,7 @@ class Follow:
         def look(place: int) -> Awaitable[list[Recorded]]:
             return self._readers.run("saga", events_after, {payment_id: place}, PAGE_MAX)
 
-        follower = Follower[int, Recorded](after)
+        follower = Follower[int, Recorded](after, int)
         self._check_room()
         self._of_one[follower] = payment_id
         try:
@@ -133,7 +154,7 @@ class Follow:
         def look(place: str) -> Awaitable[list[Ending]]:
             return self._readers.run("saga", endings_after, place, PAGE_MAX)
 
-        follower = Follower[str, Ending](after)
+        follower = Follower[str, Ending](after, order_of)
         self._check_room()
         self._of_all.add(follower)
         try:
@@ -155,22 +176,20 @@ class Follow:
         self._count()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._poll(), name="follow")
-        is_behind = False
         while True:
             found: list[Event] = []
-            if await follower.wait(heartbeat_s) or is_behind:
+            if await follower.wait(heartbeat_s):
                 try:
                     offered = follower.take()
                     found = await look(follower.place) if offered is None else offered
                     if found:
                         follower.place = found[-1].id  # type: ignore[assignment]  # each kind of event has its own
-                    if len(found) == PAGE_MAX:
-                        follower.offer(follower.place, await look(follower.place))
-                    is_behind = False
+                    if offered is None and len(found) == PAGE_MAX:
+                        follower.look_again()
                 except Problem as problem:
                     if not (has_begun and is_outage(problem)):
                         raise
-                    is_behind = True
+                    follower.is_behind = True
             has_begun = True
             yield found
 
@@ -211,12 +230,15 @@ class Follow:
 
     async def _poll_endings(self, place: str | None) -> str:
         if place is None:
-            # What ended between somebody's first look and now would be told to nobody: all look once more.
-            place, found = await self._readers.run("saga", latest), list[Ending]()
-        else:
-            found = await self._readers.run("saga", endings_after, place, PAGE_MAX)
-            if not found:
-                return place
-        for follower in self._of_all:
-            follower.offer(place, found)
-        return found[-1].id if found else place
+            place = await self._readers.run("saga", latest)
+            # What ended between somebody's first look and now would be told to nobody.
+            for follower in self._of_all:
+                follower.look_again()
+            return place
+        while found := await self._readers.run("saga", endings_after, place, PAGE_MAX):
+            for follower in self._of_all:
+                follower.offer(place, found)
+            place = found[-1].id
+            if len(found) < PAGE_MAX:
+                break
+        return place

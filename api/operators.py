@@ -16,7 +16,7 @@ from contracts.rights import OPERATOR
 from contracts.services import DATABASES, NAMES
 from contracts.variables import TREASURER_DSN, value
 from operations.dead_letters.errors import DeadLetterError
-from operations.errors import CursorError, FinishedError
+from operations.errors import CursorError, FinishedError, UnaskedError
 from operations.lag import Sample
 from outbox_relay.errors import RelayError
 from processors.runtime.database import unavailable
@@ -97,7 +97,7 @@ class Operators:
             raise Problem("unavailable", f"Kafka does not answer: {error.args[0].str()}", RETRY_S) from error
         except DeniedError as error:
             raise self._denied(str(error)) from error
-        except (JaegerError, KafkaSettingsError, ProducerError, TimeoutError) as error:
+        except (JaegerError, KafkaSettingsError, ProducerError, TimeoutError, UnaskedError) as error:
             raise Problem("unavailable", str(error), RETRY_S) from error
 
     def _ended(self, working: asyncio.Task[Any]) -> None:

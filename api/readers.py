@@ -12,7 +12,7 @@ import psycopg
 
 from api.problems import RETRY_S, Problem
 from contracts.postgres import session
-from operations.errors import CursorError
+from operations.errors import BacklogError, CursorError
 from processors.runtime.connection import hang_up
 from processors.runtime.database import unavailable
 
@@ -93,7 +93,8 @@ class Readers:
             limit_s: for the whole, seconds; also where the caller waits for less.
 
         Raises:
-            Problem: the database does not answer, or a cursor is not one of the list's.
+            Problem: the database does not answer or has too much to look through, or a cursor is not one of the
+                list's.
         """
         reading = _Reading()
         task = asyncio.create_task(self._in_turn(reading, database, read, args))
@@ -103,6 +104,8 @@ class Readers:
         try:
             async with asyncio.timeout(limit_s):
                 return await asyncio.shield(task)
+        except BacklogError as error:
+            raise Problem("unavailable", str(error), RETRY_S) from error
         except TimeoutError:
             raise Problem("unavailable", f"the {database} database does not answer in time", RETRY_S) from None
         except CursorError as error:

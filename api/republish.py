@@ -14,11 +14,10 @@ from api.front import Front
 from api.guard import PERMISSION
 from api.journal import Reason, written_down
 from api.pages import SECONDS_MAX
-from api.problems import OF_A_BODY, problems
+from api.problems import OF_A_BODY, Problem, problems
 from operations import lost
 from operations.lost import Lost
-from operations.lost_requests import lost_unless_behind
-from operations.republish import find, republish
+from operations.republish import find, preview, republish
 from producers.settings import ProducerSettings
 
 WITHDRAWALS_MAX, EVENTS_MAX = 1_000, 10_000
@@ -37,6 +36,7 @@ class PreviewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         quiet_s: leave out withdrawals that changed in the last so many seconds; by default ``SETTLE_STUCK_S``.
         limit: withdrawals at the most, by ascending payment ID.
         every_event: also those that every service has, for other readers of the topics.
+        lost_requests: instead, the requests that only the API has; not together with ``payment_ids``.
     """
 
     payment_ids: Annotated[list[UUID], msgspec.Meta(min_length=1, max_length=WITHDRAWALS_MAX)] | None = None
@@ -44,6 +44,7 @@ class PreviewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quiet_s: Annotated[float, msgspec.Meta(ge=0, le=SECONDS_MAX)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=PREVIEW_MAX)] = PREVIEW_MAX
     every_event: bool = False
+    lost_requests: bool = False
 
 
 class LostEvent(msgspec.Struct, frozen=True):
@@ -68,13 +69,15 @@ class Preview(msgspec.Struct, frozen=True):
     """What would be republished, by withdrawal and in the order in which it happened.
 
     Attributes:
-        lost_requests: requests that the API accepted and that only it has, where none are named: these are
-            republished only by name, as somebody may have discarded them. None where that cannot be told, as the
-            saga service is behind.
+        lost_requests: requests that the API accepted and that only it has, where none are named, by ascending
+            payment ID and up to the ``limit``: these are republished only by name, as somebody may have discarded
+            them. None where that cannot be told, as the saga service is behind.
+        lost_requests_total: how many there are; None likewise.
     """
 
     events: list[LostEvent]
     lost_requests: list[UUID] | None
+    lost_requests_total: int | None
 
 
 class RepublishRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,9 +134,11 @@ async def preview_republish(request: StrictRequest, data: PreviewRequest) -> Pre
     front: Front = request.app.state.front
     operators = front.operators
     quiet_s = data.quiet_s if data.quiet_s is not None else front.settings.stuck_s
+    if data.lost_requests and data.payment_ids is not None:
+        raise Problem("invalid", "lost_requests are all of them: a request that is named is looked for anyway")
 
     def look() -> Preview:
-        found = find(
+        found = preview(
             operators.dsns,
             operators.bootstrap,
             lost.everything if data.every_event else lost.lacking,
@@ -141,14 +146,13 @@ async def preview_republish(request: StrictRequest, data: PreviewRequest) -> Pre
             since=data.since,
             quiet_s=quiet_s,
             limit=data.limit,
+            only_lost_requests=data.lost_requests,
         )
-        unnamed: list[UUID] | None = []
-        if data.payment_ids is None:
-            unnamed = lost_unless_behind(operators.dsns, operators.bootstrap, data.since)
-        return Preview([_as_lost(one) for one in found], unnamed)
+        events = [_as_lost(one) for one in found.events]
+        return Preview(events, found.lost_requests, found.lost_requests_total)
 
-    preview: Preview = await operators.run(look)
-    return preview
+    shown: Preview = await operators.run(look)
+    return shown
 
 
 @post(

@@ -272,7 +272,7 @@ async def _of_all(
         yield f"id: {place}\n\n".encode()  # who is cut off before its first event misses nothing either
         found: list[Ending] | None = first
         while found is not None:
-            # What comes next waits, and the same list is asked about again: one answer is for all streams.
+            # What comes next waits meanwhile.
             while (said := await _endings_for(front, caller, found)) is None:
                 yield b""
                 await asyncio.sleep(CHECK_S)

@@ -197,14 +197,15 @@ async def _lost(front: Front, older_than_s: float) -> tuple[list[Silent], dict[s
     """Requests that are lost, and what could not be asked for them, and why."""
     newest, away = await _accepted(front, newest_accepted, older_than_s)
     candidates = await front.readers.run("saga", unknown, newest) if newest else []
-    found: list[UUID] = []
+    found: dict[UUID, bool] = {}
     if candidates:
         operators = front.operators
         try:
             found = await operators.run(still_lost, operators.dsns, operators.bootstrap, candidates, READ_S_MAX)
         except Problem as problem:
-            error = _reason(problem)
-            return [], {unasked_of(error): error}
+            if problem.__cause__ is None:
+                return [], {"the API": problem}
+            return [], unasked_of(_reason(problem))
     lost, away = await _accepted(front, lost_ones, found) if found else ([], away)
     return lost, {"the api database": away} if away is not None else {}
 

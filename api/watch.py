@@ -115,7 +115,8 @@ class Watch:
             watcher.news.set()
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(watcher.news.wait(), heartbeat_s)
+                    async with asyncio.timeout(heartbeat_s):
+                        await watcher.news.wait()
                 watcher.news.clear()
                 yield self._news(watcher)
         finally:

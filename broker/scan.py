@@ -63,6 +63,20 @@ def scan_ranges(bootstrap: str, ranges: Mapping[Place, Sequence[tuple[int, int]]
             yield from _read(consumer, ends, starts)
 
 
+def in_time(messages: Iterable[Message], limit_s: float, too_many: str) -> Iterator[Message]:
+    """Messages as they are read, for so many seconds from the first on: clients connect before that.
+
+    Raises:
+        TimeoutError: with that text, where the time is up and there are more.
+    """
+    give_up = None
+    for message in messages:
+        give_up = give_up if give_up is not None else time.monotonic() + limit_s
+        if time.monotonic() > give_up:
+            raise TimeoutError(too_many)
+        yield message
+
+
 @contextmanager
 def _consumer(bootstrap: str) -> Iterator[Consumer]:
     consumer = reader(

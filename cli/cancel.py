@@ -19,6 +19,9 @@ from contracts.services import API
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from contracts.events import Withdrawal
+    from processors.saga.status import Status
+
 
 def cancel(
     payment_id: Annotated[
@@ -34,28 +37,25 @@ def cancel(
     from operations.cancel import CANCELLED
     from operations.cancel import cancel as carry_out
     from operations.errors import FinishedError
-    from processors.saga.status import Status
-    from producers.cancel import request_cancel
-    from producers.settings import ProducerSettings
 
     because = {"reason": reason(why)} if api is not None else None
 
-    def request(status: Status) -> None:
-        if api is not None:
-            ask(api, "POST", f"/v1/withdrawals/{payment_id}/cancel", because)
+    def request(status: Status | None) -> None:
+        if api is None:
+            _request(payment_id, status, data)
+        elif status is None:
+            raise unknown(payment_id, None, data, api)
         else:
-            request_cancel(settings.kafka_bootstrap(data), status, ProducerSettings().delivery_timeout_s)
+            ask(api, "POST", f"/v1/withdrawals/{payment_id}/cancel", because)
 
     try:
         with looking(payment_id, data, api) as find:
             done = carry_out(find, request, timeout)
-            if done.status is None and api is None and _cancel_accepted(payment_id, data):
-                say("the payment service is asked to void it: unless it has just been paid, it never is")
-                return
-            if done.status is None:
-                raise unknown(payment_id, find(), data, api)
     except FinishedError as error:
         raise BadInputError(str(error)) from None
+    if done.answer is None and not done.is_recorded:
+        say("the payment service is asked to void it: unless it is paid by then, it never is")
+        return
     if done.answer is None:
         complain(f"not decided after {timeout:g} s, but the request stays in force")
         waits = look(payment_id, done.status, data, api, is_cancelled=True)
@@ -63,22 +63,36 @@ def cancel(
     if done.answer != CANCELLED:
         raise CommandError(f"not cancelled: {done.answer}")
     found = done.status
+    assert found is not None
     amount = f"{format_amount(found.amount_minor, found.currency)} {found.currency}"
     where = "is back on" if found.finished else "goes back to"
     say(f"cancelled: {amount} {where} {found.account_id}")
 
 
-def _cancel_accepted(payment_id: UUID, data: Path | None) -> bool:
-    """Have a request cancelled that the API accepted and the saga service does not know; whether there is one."""
-    from contracts.postgres import session
-    from operations.stuck import lost_ones
+def _request(payment_id: UUID, status: Status | None, data: Path | None) -> None:
+    """Request a cancellation: with the contents that the API stored where the saga service lacks the request.
+
+    Raises:
+        BadInputError: neither of them has it.
+    """
+    from processors.saga.decide import INCOMPLETE
     from producers.cancel import request_cancel
     from producers.settings import ProducerSettings
 
+    withdrawal: Withdrawal | None = status
+    if status is None or status.state == INCOMPLETE:
+        withdrawal = _accepted(payment_id, data)
+    if withdrawal is None:
+        raise unknown(payment_id, status, data)
+    request_cancel(settings.kafka_bootstrap(data), withdrawal, ProducerSettings().delivery_timeout_s)
+
+
+def _accepted(payment_id: UUID, data: Path | None) -> Withdrawal | None:
+    """A withdrawal as the API accepted it; None where it has not, or there is no API."""
+    from contracts.postgres import session
+    from operations.stuck import lost_ones
+
     if not settings.there([API], data):
-        return False
+        return None
     with session(settings.dsn(API, data)) as connection:
-        found = lost_ones(connection, [payment_id])
-    for one in found:
-        request_cancel(settings.kafka_bootstrap(data), one, ProducerSettings().delivery_timeout_s)
-    return bool(found)
+        return next(iter(lost_ones(connection, {payment_id: False})), None)

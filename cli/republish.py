@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from uuid import UUID
 
 import typer
 
 from cli import settings
 from cli.confirm import YesOption, confirm
+from cli.errors import BadInputError, CommandError
 from cli.remote import LONG_S, ApiOption, WhyOption, ask, portions, reason
 from cli.settings import DataOption
-from cli.text import say, say_json
+from cli.text import complain, say, say_json
 from contracts.services import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from operations.lost import Lost
+    from operations.lost import Lost, Preview
 
 LIMIT = 10_000
 """Withdrawals of one run."""
+
+LISTED = 20
+"""Lost requests that are listed at the most."""
+
+BEHIND = "requests that the API accepted were not looked for, as the saga service is far behind"
 
 
 def republish(
@@ -42,6 +48,13 @@ def republish(
     everything: Annotated[
         bool,
         typer.Option("--every-event", help="Also what every service has: for other readers of the topics."),
+    ] = False,
+    lost_requests: Annotated[
+        bool,
+        typer.Option(
+            "--lost-requests",
+            help="Instead, the requests that only the API has; also rows of its outbox that were discarded.",
+        ),
     ] = False,
     quiet: Annotated[
         float | None,
@@ -62,23 +75,29 @@ def republish(
     """Republish what Kafka lost and a service needs, from the services' own tables; safe to repeat."""
     from processors.runtime.settings import ServiceSettings
 
+    if lost_requests and payment:
+        raise BadInputError("--lost-requests is all of them: one that --payment names is republished anyway")
     because = "" if api is None or dry_run or as_json else reason(why)
     began = since.replace(tzinfo=UTC) if since else None
     quiet_s = quiet if quiet is not None else ServiceSettings().stuck_s
-    system = _Api(api, because, everything) if api is not None else _System(data, everything)
-    found, lost = system.find(payment, began, quiet_s, limit)
+    choice = _Choice(everything, lost_requests)
+    system = _Api(api, because, choice) if api is not None else _System(data, choice)
+    looked = system.find(payment, began, quiet_s, limit)
+    found, withdrawals = looked.events, len({one.payment_id for one in looked.events})
+    tell = complain if as_json else say
+    if lost_requests and looked.lost_requests_total is None:
+        raise CommandError(BEHIND)
+    if not lost_requests:
+        _tell_of_lost(looked, limit, tell)
     if as_json:
+        _tell_of_rest(looked, withdrawals, limit, choice, tell)
         say_json([as_fields(one) for one in found])
         return
-    _say_lost(lost)
     if not found:
-        say("there is no such withdrawal" if everything else "no service lacks an event that another one knows of")
+        say(choice.nothing(quiet_s))
         return
-    withdrawals = len({one.payment_id for one in found})
     _print_summary(found)
-    if withdrawals == limit:
-        more = ", or raise --limit" if limit < LIMIT else ""
-        say(f"these are of the first {limit:,} withdrawals; run this again for the others{more}")
+    _tell_of_rest(looked, withdrawals, limit, choice, tell)
     for service, topic, lag in system.lag():
         say(f"{service} has {counted(lag, 'record')} of {topic} yet to read; some of these may be among them")
     if dry_run:
@@ -91,35 +110,43 @@ def republish(
     say(f"{counted(handed, 'event')} of {of} handed to the relay; `settle stuck` shows what still stands")
 
 
+class _Choice(NamedTuple):
+    """Which events are looked for."""
+
+    everything: bool
+    lost_requests: bool
+
+    def nothing(self, quiet_s: float) -> str:
+        """What to say where there are none."""
+        if self.lost_requests:
+            return f"no request that the API accepted more than {quiet_s:g} s ago is lost"
+        none = "no service lacks an event that another one knows of"
+        return "there is no such withdrawal" if self.everything else none
+
+
 class _System:
     """The services' databases and Kafka, where events are looked for and published again."""
 
-    def __init__(self, data: Path | None, everything: bool) -> None:
+    def __init__(self, data: Path | None, choice: _Choice) -> None:
         self._dsns = settings.dsns(NAMES, data)
         self._bootstrap = settings.kafka_bootstrap(data)
-        self._everything = everything
+        self._choice = choice
 
-    def find(
-        self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int
-    ) -> tuple[list[Lost], list[UUID] | None]:
-        """The events, by withdrawal and in the order in which they happened; and what is published by name alone.
-
-        These are requests that only the API has; None where that cannot be told, as the saga service is behind.
-        """
+    def find(self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int) -> Preview:
+        """What would be republished, and the requests that only the API has."""
         from operations import lost
-        from operations.lost_requests import lost_unless_behind
-        from operations.republish import find
+        from operations.republish import preview
 
-        found = find(
+        return preview(
             self._dsns,
             self._bootstrap,
-            lost.everything if self._everything else lost.lacking,
+            lost.everything if self._choice.everything else lost.lacking,
             payment_ids=payment_ids,
             since=since,
             quiet_s=quiet_s,
             limit=limit,
+            only_lost_requests=self._choice.lost_requests,
         )
-        return found, [] if payment_ids else lost_unless_behind(self._dsns, self._bootstrap, since)
 
     def lag(self) -> list[tuple[str, str, int]]:
         """What services have yet to read: service, topic and records."""
@@ -139,23 +166,24 @@ class _System:
 class _Api:
     """The same through the API."""
 
-    def __init__(self, url: str, why: str, everything: bool) -> None:
-        self._url, self._why, self._everything = url, why, everything
+    def __init__(self, url: str, why: str, choice: _Choice) -> None:
+        self._url, self._why, self._choice = url, why, choice
 
-    def find(
-        self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int
-    ) -> tuple[list[Lost], list[UUID] | None]:
+    def find(self, payment_ids: list[UUID] | None, since: datetime | None, quiet_s: float, limit: int) -> Preview:
         import msgspec
 
-        from operations.lost import Lost
+        from operations.lost import Lost, Preview
 
         asked: dict[str, Any] = {
             "since": since.isoformat() if since is not None else None,
             "quiet_s": quiet_s,
-            "every_event": self._everything,
+            "every_event": self._choice.everything,
         }
+        if self._choice.lost_requests:
+            asked["lost_requests"] = True
         found: list[Any] = []
         requests: list[UUID] | None = []
+        total: int | None = 0
         # By ascending payment ID, as one look for all of them.
         for some in portions(sorted(set(payment_ids))) if payment_ids else [None]:
             left = limit - len({one["payment_id"] for one in found})
@@ -164,8 +192,9 @@ class _Api:
                 answer = ask(self._url, "POST", "/v1/republish/preview", asked, patience_s=LONG_S)
                 found += answer["events"]
                 requests = msgspec.convert(answer.get("lost_requests", []), list[UUID] | None)
+                total = answer.get("lost_requests_total", len(requests) if requests is not None else None)
         events = msgspec.convert([one | {"made_again": not one["original"]} for one in found], list[Lost])
-        return events, requests
+        return Preview(events, requests, total)
 
     def lag(self) -> list[tuple[str, str, int]]:
         steps = ask(self._url, "GET", "/v1/steps")["steps"]
@@ -178,7 +207,7 @@ class _Api:
             asked = {
                 "payment_ids": [str(one) for one in some],
                 "message_ids": [str(one.message_id) for one in found if one.payment_id in chosen],
-                "every_event": self._everything,
+                "every_event": self._choice.everything,
                 "reason": self._why,
             }
             done = ask(self._url, "POST", "/v1/republish", asked, patience_s=LONG_S)["events"]
@@ -205,16 +234,35 @@ def as_fields(one: Lost) -> dict[str, object]:
     }
 
 
-def _say_lost(payment_ids: Sequence[UUID] | None) -> None:
+def _tell_of_lost(looked: Preview, limit: int, tell: Callable[[str], None]) -> None:
     """Name the requests that only the API has: somebody may have discarded them, so none is published unnamed."""
-    if payment_ids is None:
-        say("requests that the API accepted were not looked for, as the saga service is far behind")
-    elif payment_ids:
-        requests = counted(len(payment_ids), "request")
-        say(f"{requests} that the API accepted are lost, and published only by name:")
-        for payment_id in payment_ids:
-            say(f"  settle nudge {payment_id}")
-        say("or `settle republish --payment PAYMENT_ID`; `settle cancel PAYMENT_ID` has one never paid")
+    if looked.lost_requests is None or looked.lost_requests_total is None:
+        tell(BEHIND)
+    elif looked.lost_requests:
+        requests = counted(looked.lost_requests_total, "request")
+        tell(f"lost, and published only by name or with --lost-requests: {requests} that the API accepted")
+        listed = looked.lost_requests[: min(limit, LISTED)]
+        for payment_id in listed:
+            tell(f"  settle nudge {payment_id}")
+        if more := looked.lost_requests_total - len(listed):
+            tell(f"  and {more:,} more")
+        tell("`settle cancel PAYMENT_ID` has one never paid")
+
+
+def _tell_of_rest(
+    looked: Preview, withdrawals: int, limit: int, choice: _Choice, tell: Callable[[str], None]
+) -> None:
+    """Say what is not among the events, and of lost requests, what may be."""
+    others = f"run this again for the others{', or raise --limit' if limit < LIMIT else ''}"
+    if not choice.lost_requests:
+        if withdrawals == limit:
+            tell(f"these are of the first {limit:,} withdrawals; {others}")
+        return
+    total = looked.lost_requests_total or 0
+    if withdrawals < total:
+        tell(f"these are {withdrawals:,} of {total:,} lost requests; {others}")
+    if withdrawals:
+        tell("what was discarded (`settle outbox dead discard`) is among them, unless it was cancelled as well")
 
 
 def _print_summary(found: Sequence[Lost]) -> None:

@@ -5,11 +5,15 @@ from collections.abc import Callable
 
 import msgspec
 
+from operations.accepted import ACCEPTED
 from operations.errors import FinishedError
-from processors.saga.decide import INCOMPLETE
+from processors.saga.decide import REJECTED
 from processors.saga.status import Status
 
 POLL_EVERY_S = 0.05
+
+RECORDED_WITHIN_S = 5.0
+"""How long a withdrawal is waited for that the saga service does not know: of a lost request it never will."""
 
 CANCELLED = "cancelled"
 
@@ -18,46 +22,68 @@ class Cancellation(msgspec.Struct, frozen=True):
     """What came of a cancellation.
 
     Attributes:
-        status: the last one seen; None for a withdrawal whose request the saga service does not have.
+        status: the last one seen; None where nothing is known of the withdrawal.
         answer: ``cancelled``, or why it is not; None while it is undecided.
     """
 
     status: Status | None
     answer: str | None
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the saga service knows the withdrawal, so that its events tell what is decided."""
+        return _is_recorded(self.status)
 
-def cancel(find: Callable[[], Status | None], request: Callable[[Status], None], wait_s: float) -> Cancellation:
+
+def cancel(
+    find: Callable[[], Status | None], request: Callable[[Status | None], None], wait_s: float
+) -> Cancellation:
     """Ask the payment service to cancel a withdrawal that is not paid yet, and wait for its decision.
+
+    While the saga service knows nothing of the withdrawal, no event can tell: then the wait ends after
+    :data:`RECORDED_WITHIN_S`.
 
     Args:
         find: the status of the withdrawal.
-        request: sends the request for it (``producers.cancel.request_cancel``); not called once it is decided.
+        request: sends the request for it (``producers.cancel.request_cancel``), given its status, None where
+            nothing is known; not called once it is decided.
         wait_s: how long to wait, seconds; the request stays in force after that.
 
     Raises:
         FinishedError: the withdrawal is finished, and nothing was asked for.
     """
     found = find()
-    if found is None or found.state == INCOMPLETE:
-        return Cancellation(None, None)
-    if found.finished:
+    if found is not None and found.finished:
         raise FinishedError(found)
     if decided(found) is None:
         request(found)
-    deadline = time.monotonic() + wait_s
-    while (answer := decided(found)) is None and time.monotonic() <= deadline:
+    asked_at = time.monotonic()
+    while (answer := decided(found)) is None and time.monotonic() - asked_at <= _patience_s(found, wait_s):
         time.sleep(POLL_EVERY_S)
         found = find() or found
     return Cancellation(found, answer)
 
 
-def decided(status: Status) -> str | None:
-    """``cancelled``, or why it is not; None while it is undecided."""
-    refusals = [step.reason for step in status.steps if step.event == "CancelRefused"]
-    if refusals:
-        return refusals[-1]
-    if status.state in ("compensating", "compensated") and status.reason is not None:
-        return status.reason if status.reason == CANCELLED else f"already_failed: {status.reason}"
-    if status.state in ("paid", "completed"):
-        return "already_paid"
-    return f"rejected: {status.reason}" if status.state == "rejected" else None
+def decided(status: Status | None) -> str | None:
+    """``cancelled``, or why it is not; None while it is undecided.
+
+    The steps decide, as the state of a withdrawal whose request is lost stays ``incomplete``.
+    """
+    if status is None:
+        return None
+    reasons = {step.event: step.reason for step in status.steps}
+    if (refusal := reasons.get("CancelRefused")) is not None:
+        return refusal
+    if status.state == REJECTED or "WithdrawalRejected" in reasons:
+        return f"rejected: {reasons.get('WithdrawalRejected') or status.reason}"
+    if (failure := reasons.get("PaymentFailed")) is not None:
+        return failure if failure == CANCELLED else f"already_failed: {failure}"
+    return "already_paid" if "PaymentProcessed" in reasons else None
+
+
+def _patience_s(status: Status | None, wait_s: float) -> float:
+    return wait_s if _is_recorded(status) else min(wait_s, RECORDED_WITHIN_S)
+
+
+def _is_recorded(status: Status | None) -> bool:
+    return status is not None and status.state != ACCEPTED

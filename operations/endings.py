@@ -77,7 +77,7 @@ def endings_after(connection: psycopg.Connection[Any], after: str | None, limit:
         CursorError: no such position, or one of another server's.
         psycopg.OperationalError: the database does not answer.
     """
-    xid, payment_id = _parse(after) if after is not None else (0, UUID(int=0))
+    xid, payment_id = order_of(after) if after is not None else (0, UUID(int=0))
     rows = utc.cursor(connection).execute(_ENDINGS, (str(xid), payment_id, limit)).fetchall()
     if not rows and xid > 0 and xid >= _next(connection)[1]:
         raise CursorError(f"{after!r} is a position of another server: begin without one")
@@ -89,14 +89,12 @@ def latest(connection: psycopg.Connection[Any]) -> str:
     return f"{_next(connection)[0] - 1}-{_LAST_ID}"
 
 
-def _next(connection: psycopg.Connection[Any]) -> tuple[int, int]:
-    """The oldest transaction ID that is still open, and the next one to be given."""
-    row = connection.execute(_NEXT).fetchone()
-    assert row is not None
-    return int(row[0]), int(row[1])
+def order_of(position: str) -> tuple[int, UUID]:
+    """What positions are ordered by: the transaction ID and the payment ID.
 
-
-def _parse(position: str) -> tuple[int, UUID]:
+    Raises:
+        CursorError: no such position.
+    """
     xid, _, payment_id = position.partition("-")
     try:
         found = int(xid), UUID(payment_id)
@@ -105,3 +103,10 @@ def _parse(position: str) -> tuple[int, UUID]:
     if not 0 <= found[0] <= _XID_MAX:
         raise CursorError(f"{position!r} is no ID of an ending")
     return found
+
+
+def _next(connection: psycopg.Connection[Any]) -> tuple[int, int]:
+    """The oldest transaction ID that is still open, and the next one to be given."""
+    row = connection.execute(_NEXT).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])

@@ -20,13 +20,17 @@ class FinishedError(ValueError):
         self.status = status
 
 
-class BacklogError(TimeoutError):
-    """So much is on its way that what is lost cannot be told from what is late.
+class UnaskedError(Exception):
+    """One of several that are asked, and that does not answer.
 
     Attributes:
-        what: has it before it, such as ``the saga service``.
+        what: it is, such as ``the saga database``.
     """
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(why)
         self.what = what
+
+
+class BacklogError(UnaskedError, TimeoutError):
+    """There is so much before one that is asked that what is lost cannot be told from what is late."""

@@ -5,7 +5,6 @@ its event waits in an outbox; or it cannot be taken, as its service refused the 
 The services' databases and Kafka are queried in parallel, for seconds at the most; what does not answer is named.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -23,13 +22,13 @@ from psycopg.conninfo import make_conninfo
 from broker.offsets import Offsets
 from broker.provision import existing_topics
 from broker.records import payment_id_of
-from broker.scan import scan
+from broker.scan import in_time, scan
 from broker.troubles import denied
 from contracts.postgres import session
 from contracts.services import TOPICS
 from contracts.topics import consumer_group
 from operations.audit.sides import PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
-from operations.dead_letters.letters import Letter, letter_of, still_open_of
+from operations.dead_letters.letters import TOO_MANY, Letter, letter_of, still_open_of
 from operations.lag import consumer_lag, without_members
 from outbox_relay.errors import RelayError
 from outbox_relay.status import OutboxStatus, outbox_status
@@ -362,10 +361,8 @@ def _read_letters(bootstrap: str, withdrawals: Sequence[Open], found: dict[UUID,
     if not starts:
         return
     by_id = {one.payment_id: one for one in withdrawals}
-    give_up = time.monotonic() + LETTERS_S_MAX
-    for message in scan(bootstrap, {topic for topic, _ in starts}, starts, ends):
-        if time.monotonic() > give_up:
-            raise TimeoutError("dead letters are too many to look through; `settle dead-letters list` has time")
+    messages = scan(bootstrap, {topic for topic, _ in starts}, starts, ends)
+    for message in in_time(messages, LETTERS_S_MAX, TOO_MANY):
         letter = letter_of(message)
         payment_id = payment_id_of(letter.record)
         one = by_id.get(payment_id) if payment_id is not None else None

@@ -71,6 +71,21 @@ class Lost(msgspec.Struct, frozen=True):
         return EVENT_TYPES[self.event_type].topic
 
 
+class Preview(NamedTuple):
+    """What would be republished.
+
+    Attributes:
+        events: by withdrawal and in the order in which they happened.
+        lost_requests: payment IDs of requests that only the API has, by ascending ID, no more than were asked for;
+            none where withdrawals are named. None where that cannot be told, as the saga service is behind.
+        lost_requests_total: how many there are; None likewise.
+    """
+
+    events: list[Lost]
+    lost_requests: list[UUID] | None
+    lost_requests_total: int | None
+
+
 def stored(known: Known) -> set[str]:
     """The types in the event store."""
     return {name for bit, name in _NAMES.items() if (known.seen or 0) & bit}

@@ -1,16 +1,15 @@
 """Withdrawals unknown to the saga service, as it refused their requests: these are dead letters."""
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from confluent_kafka import Message
 
 from broker.records import payment_id_of
-from broker.scan import scan
+from broker.scan import in_time, scan
 from contracts.events import WithdrawalRequested
 from contracts.topics import WITHDRAWAL_REQUESTS
-from operations.dead_letters.letters import Letter, letter_of, still_open_of
+from operations.dead_letters.letters import TOO_MANY, Letter, letter_of, still_open_of
 
 READ_S_MAX = 2.0
 """Time limit for reading dead letters."""
@@ -29,22 +28,17 @@ def refused_requests(
         KafkaException: Kafka does not answer.
         TimeoutError: there are too many dead letters.
     """
-    found = by_payment(scan(bootstrap, [WITHDRAWAL_REQUESTS.dead_letters]), time.monotonic() + READ_S_MAX)
+    messages = scan(bootstrap, [WITHDRAWAL_REQUESTS.dead_letters])
+    found = by_payment(in_time(messages, READ_S_MAX, TOO_MANY))
     for payment_id in known(found) if found else ():
         del found[payment_id]
     return still_open_of(bootstrap, found)
 
 
-def by_payment(messages: Iterable[Message], give_up: float) -> dict[UUID, list[Letter]]:
-    """The requests among dead letters that the saga service refused, and the letters of others for the same.
-
-    Raises:
-        TimeoutError: the monotonic clock has passed ``give_up``.
-    """
+def by_payment(messages: Iterable[Message]) -> dict[UUID, list[Letter]]:
+    """The requests among dead letters that the saga service refused, and the letters of others for the same."""
     found: dict[UUID, list[Letter]] = {}
     for message in messages:
-        if time.monotonic() > give_up:
-            raise TimeoutError("dead letters are too many to look through; `settle dead-letters list` has time")
         letter = letter_of(message)
         payment_id = payment_id_of(letter.record)
         if payment_id is not None:

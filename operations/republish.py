@@ -26,8 +26,8 @@ from contracts.topics import dead_letter_topic
 from operations.audit.sides import FETCH_ROWS, PAYMENT_ID_OF_DEAD, PAYMENT_ID_OF_ROW
 from operations.dead_letters.letters import letter_of
 from operations.functions import REPUBLISH_FUNCTION
-from operations.lost import Known, Lost
-from operations.lost_requests import lost_requests
+from operations.lost import Known, Lost, Preview
+from operations.lost_requests import lost_requests, lost_unless_behind
 from operations.rebuild import rebuild
 from processors.account import decide as account
 from processors.runtime.messages import Message, read_record
@@ -163,6 +163,43 @@ def find(
         for payment_id, types in wanted.items()
         for event_type in sorted(types & found[payment_id].keys(), key=_ORDER.__getitem__)
     ]
+
+
+def preview(
+    dsns: Mapping[str, str],
+    bootstrap: str,
+    choose: Choose,
+    *,
+    payment_ids: Sequence[UUID] | None = None,
+    since: datetime | None = None,
+    quiet_s: float = 0.0,
+    limit: int,
+    only_lost_requests: bool = False,
+) -> Preview:
+    """The events to republish, and which requests only the API has; as :func:`find`, with a choice beside that.
+
+    Args:
+        dsns: by service.
+        bootstrap: Kafka, ``host:port``.
+        choose: the event types of a withdrawal.
+        payment_ids: only of these withdrawals.
+        since: only of withdrawals that began then or later.
+        quiet_s: leave out withdrawals that changed in the last so many seconds.
+        limit: withdrawals, and lost requests, at the most.
+        only_lost_requests: where none are named, those requests instead of what services lack. What was cancelled,
+            or refused by the saga service, is not among them; what was discarded from the API's outbox is, as
+            nothing is left of that.
+    """
+    if payment_ids is not None:
+        found = find(dsns, bootstrap, choose, payment_ids=payment_ids, since=since, quiet_s=quiet_s, limit=limit)
+        return Preview(found, [], 0)
+    lost = lost_unless_behind(dsns, bootstrap, since)
+    total, first = (len(lost), sorted(lost)[:limit]) if lost is not None else (None, None)
+    if only_lost_requests and not first:
+        return Preview([], first, total)
+    named = first if only_lost_requests else None
+    found = find(dsns, bootstrap, choose, payment_ids=named, since=since, quiet_s=quiet_s, limit=limit)
+    return Preview(found, first, total)
 
 
 def republish(dsns: Mapping[str, str], bootstrap: str, events: Sequence[Lost], timeout_s: float) -> list[Lost]:

@@ -13,10 +13,11 @@ from contracts.postgres import session
 from contracts.services import API
 from operations.accepted import ACCEPTED, waiting
 from operations.dead_letters.letters import Letter
-from operations.errors import BacklogError
+from operations.errors import UnaskedError
 from operations.hold_ups import Found, Open, Pending, find, refusal_in_words
-from operations.lost_requests import READ_S_MAX, newest_accepted, still_lost, unknown
+from operations.lost_requests import READ_S_MAX, limited_session, newest_accepted, still_lost, unknown
 from operations.refused import refused_requests
+from processors.payment.decide import CANCELLED
 from processors.runtime import utc
 from processors.saga.decide import waiting_for
 
@@ -40,6 +41,12 @@ LOST = (
     "`settle cancel {payment_id}` has it never paid"
 )
 """What a withdrawal waits for whose request is lost."""
+
+LOST_CANCELLED = (
+    "WithdrawalRequested, which is on no topic any more; it is cancelled, and never paid: "
+    "`settle nudge {payment_id}` publishes it again, so that it ends as compensated"
+)
+"""The same of one that was cancelled."""
 
 REFUSED = "refused"
 """The state of a withdrawal whose request the saga service refused, so that it has none there."""
@@ -90,14 +97,14 @@ def stuck(dsns: Mapping[str, str], bootstrap: str, older_than_s: float, limit: i
         rows = silent(connection, older_than_s, limit)
     accepted, away = _unpublished(dsns, older_than_s, limit)
     known_ones = {*_known(dsns["saga"], [one.payment_id for one in accepted])} if accepted else set()
-    lost, unread = _lost(dsns, bootstrap, older_than_s) if away is None else ([], None)
+    lost, unread = _lost(dsns, bootstrap, older_than_s) if away is None else ([], {})
     rows = with_unpublished(rows, [*accepted, *lost], known_ones, limit)
     others = {name: dsn for name, dsn in dsns.items() if name != "saga"}
     found = with_lost(find(others, bootstrap, [row.as_open for row in rows]), lost)
     if away is not None:
         found.unasked.setdefault("the api database", away)
-    if unread is not None:
-        found.unasked.setdefault(unasked_of(unread), unread)
+    for what, why in unread.items():
+        found.unasked.setdefault(what, why)
     try:
         refused = refused_requests(bootstrap, lambda payment_ids: _known(dsns["saga"], payment_ids))
     except (KafkaException, TimeoutError) as error:
@@ -196,42 +203,50 @@ def with_unpublished(
     return sorted([*rows, *others], key=lambda row: row.updated_at)[:limit]
 
 
-def lost_ones(connection: psycopg.Connection[Any], payment_ids: Collection[UUID]) -> list[Silent]:
-    """Requests that are lost (:mod:`operations.lost_requests`), from the API's database."""
-    rows = utc.cursor(connection).execute(_ACCEPTED, (list(payment_ids),))
+def lost_ones(connection: psycopg.Connection[Any], lost: Mapping[UUID, bool]) -> list[Silent]:
+    """Requests that are lost (:func:`operations.lost_requests.still_lost`), from the API's database."""
+    rows = utc.cursor(connection).execute(_ACCEPTED, (list(lost),))
     return [
-        Silent(payment_id, ACCEPTED, 0, account_id, amount_minor, currency, None, requested_at, requested_at)
-        for payment_id, account_id, amount_minor, currency, requested_at in rows
+        Silent(
+            payment_id, ACCEPTED, 0, account_id, amount, currency, CANCELLED if lost[payment_id] else None, at, at
+        )
+        for payment_id, account_id, amount, currency, at in rows
     ]
 
 
 def with_lost(found: Found, lost: Sequence[Silent]) -> Found:
     """What holds withdrawals up, with those whose requests are lost."""
-    why = {one.payment_id: LOST.format(payment_id=one.payment_id) for one in lost}
+    why = {
+        one.payment_id: (LOST_CANCELLED if one.reason == CANCELLED else LOST).format(payment_id=one.payment_id)
+        for one in lost
+    }
     return found._replace(held_up_by={**found.held_up_by, **why})
 
 
-def unasked_of(error: Exception) -> str:
-    """What could not be asked for lost requests: the API's database, Kafka, or what has too much before it."""
-    if isinstance(error, psycopg.Error):
-        return "the api database"
-    return error.what if isinstance(error, BacklogError) else "Kafka"
+def unasked_of(error: Exception) -> dict[str, Exception]:
+    """What could not be asked for lost requests, and why: a database, what has too much before it, or Kafka."""
+    if not isinstance(error, UnaskedError):
+        return {"Kafka": error}
+    cause = error.__cause__
+    return {error.what: cause if isinstance(cause, Exception) else error}
 
 
 def _lost(
     dsns: Mapping[str, str], bootstrap: str, older_than_s: float
-) -> tuple[list[Silent], psycopg.Error | KafkaException | TimeoutError | None]:
-    """Requests that are lost, and why nobody could be asked for them, if so (:func:`unasked_of`)."""
+) -> tuple[list[Silent], dict[str, Exception]]:
+    """Requests that are lost, and what could not be asked for them, and why."""
     if API not in dsns:
-        return [], None
-    with session(dsns["saga"]) as saga:
-        try:
-            with session(dsns[API]) as api:
-                candidates = unknown(saga, newest_accepted(api, older_than_s))
-                lost = still_lost(dsns, bootstrap, candidates, READ_S_MAX) if candidates else []
-                return lost_ones(api, lost), None
-        except (psycopg.Error, KafkaException, TimeoutError) as error:
-            return [], error
+        return [], {}
+    try:
+        with limited_session(dsns, API, READ_S_MAX) as api:
+            newest = newest_accepted(api, older_than_s)
+        with limited_session(dsns, "saga", READ_S_MAX) as saga:
+            candidates = unknown(saga, newest) if newest else []
+        lost = still_lost(dsns, bootstrap, candidates, READ_S_MAX) if candidates else {}
+        with limited_session(dsns, API, READ_S_MAX) as api:
+            return lost_ones(api, lost) if lost else [], {}
+    except (UnaskedError, KafkaException, TimeoutError) as error:
+        return [], unasked_of(error)
 
 
 def _unpublished(

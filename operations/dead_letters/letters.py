@@ -7,7 +7,6 @@ names the place of a different message (a topic made anew counts from 0 again, a
 by its own place, so that it hides no other, and steers no redrive elsewhere.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ import msgspec
 from confluent_kafka import Message
 
 from broker.records import Record
-from broker.scan import scan
+from broker.scan import in_time, scan
 from contracts import headers
 from contracts.services import TOPICS
 from operations.dead_letters.errors import DeadLetterError
@@ -31,6 +30,9 @@ DEAD_LETTERS = tuple(topic.dead_letters for topic in TOPICS)
 
 NAMES_S_MAX = 2.0
 """Time limit for reading dead letters to name some of them."""
+
+TOO_MANY = "dead letters are too many to look through; `settle dead-letters list` has time"
+"""Why who has a time limit gives up reading them."""
 
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
 _DIGITS_MAX = 18
@@ -283,12 +285,12 @@ def still_open_of(bootstrap: str, letters: Mapping[UUID, list[Letter]]) -> dict[
     if not letters:
         return {}
     handled, names = read_handled(bootstrap), Names()
-    give_up = time.monotonic() + NAMES_S_MAX
-    for message in scan(bootstrap, {f"{one.record.topic}.dlq" for some in letters.values() for one in some}):
-        if time.monotonic() > give_up:
-            names = Names()
-            break
-        names.add(message)
+    messages = scan(bootstrap, {f"{one.record.topic}.dlq" for some in letters.values() for one in some})
+    try:
+        for message in in_time(messages, NAMES_S_MAX, TOO_MANY):
+            names.add(message)
+    except TimeoutError:
+        names = Names()
     still = {}
     for key, some in letters.items():
         named = [(letter, names.of(letter)) for letter in some]

@@ -34,6 +34,9 @@ REJECTED = "withdrawal_rejected"
 REFUSAL_PAUSE_SHARE = 0.25
 """After a refusal that may not be the mail's fault, the pause is at least this share of the mail's age."""
 
+REFUSAL_PAUSE_S_MIN = 300.0
+"""And at least so long: a server may block a client that soon repeats what it has refused."""
+
 REFUSAL_PAUSE_S_MAX = 4 * 3600.0
 """With the share some 50 attempts in five days."""
 
@@ -160,4 +163,4 @@ def conclude(
 def _pause_after_refusal_s(notification: Notification, now: datetime) -> float:
     """The least pause after a refusal, seconds: it grows with the mail's age."""
     age_s = (now - notification.created_at).total_seconds() if notification.created_at is not None else 0.0
-    return min(REFUSAL_PAUSE_SHARE * age_s, REFUSAL_PAUSE_S_MAX)
+    return min(max(REFUSAL_PAUSE_SHARE * age_s, REFUSAL_PAUSE_S_MIN), REFUSAL_PAUSE_S_MAX)

@@ -6,11 +6,12 @@ can accept it after the time limit. The ``Message-ID`` is the same both times, s
 
 import asyncio
 import gc
+import math
 import os
 import re
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from email.message import EmailMessage
 from itertools import count
@@ -50,7 +51,10 @@ OF_ALL_MAIL = frozenset({"5.1.0", "5.1.7", "5.1.8"})
 SERVICE_CLOSES = 421
 
 REFUSED_RECIPIENTS = 5
-"""Recipients in a row for whom all is refused, with no mail accepted between, before that counts as an outage."""
+"""Recipients that are refused, with no mail accepted between, before that counts as an outage."""
+
+ACCEPTING_S = 60.0
+"""Time after an accepted mail in which no refusal counts as an outage, however many recipients meet one."""
 
 # RFC 3463: address (1), mailbox (2), content (6); all others are about system, network, protocol and policy.
 _ABOUT_THE_MAIL = re.compile(r"5\.[126]\.\d{1,3}")
@@ -192,9 +196,26 @@ class FileMailer:
 
 
 class SmtpMailer:
-    """Sends through an SMTP server; ``timeout_s`` is for a mail as a whole, from connecting to acceptance."""
+    """Sends through an SMTP server.
 
-    def __init__(self, host: str, port: int, sender: str, timeout_s: float, backoff_s: Sequence[float]) -> None:
+    Args:
+        host: of the server.
+        port: of the server.
+        sender: of each mail.
+        timeout_s: for a mail as a whole, from connecting to acceptance, seconds.
+        backoff_s: how long the circuit stays open the first, second, … time in a row, seconds.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        sender: str,
+        timeout_s: float,
+        backoff_s: Sequence[float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._host, self._port, self._sender, self._timeout_s = host, port, sender, timeout_s
         self.attributes: Mapping[str, str | int] = {
             names.NETWORK_PROTOCOL_NAME: "smtp",
@@ -202,9 +223,11 @@ class SmtpMailer:
             names.SERVER_PORT: port,
         }
         self._own_name: str | None = None
-        # For whom all was refused since a mail was last accepted.
+        self._clock = clock
+        self._accepted_at = -math.inf
+        # For whom all was refused since then.
         self._refused: set[str] = set()
-        self._breaker = Breaker(backoff_s)
+        self._breaker = Breaker(backoff_s, clock)
         metrics.CIRCUIT_OPEN.labels("smtp").set_function(lambda: not self._breaker.is_closed)
         self._calls = Calls(SMTP_CONNECTIONS_MAX, BUDGET_S, self._breaker)
 
@@ -241,6 +264,7 @@ class SmtpMailer:
         except Exception as error:
             self._breaker.failed()
             return _unexpected(mail, error)
+        self._accepted_at = self._clock()
         self._refused.clear()
         self._breaker.succeeded()
         return Delivered()
@@ -260,10 +284,11 @@ class SmtpMailer:
         return self._undelivered(answer, is_refusal=code >= 500)
 
     def _count_refusal(self, recipient: str) -> None:
-        """Count a refusal as a failure of the server only once enough recipients have met one."""
+        """Count a refusal as a failure of the server only once enough recipients have met one, for long enough."""
         if len(self._refused) < REFUSED_RECIPIENTS:
             self._refused.add(recipient)
-        if len(self._refused) == REFUSED_RECIPIENTS:
+        accepts = self._clock() < self._accepted_at + ACCEPTING_S
+        if len(self._refused) == REFUSED_RECIPIENTS and not accepts:
             self._breaker.failed()
         else:
             self._breaker.released()

@@ -27,14 +27,14 @@ _KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(
 _KEYS = "SELECT * FROM unnest(%t::uuid[], %t::text[])"
 
 _IS_DUE = f"""
-status = 'pending' AND next_attempt_at <= %b AND (payment_id, template) NOT IN ({_KEYS})
+status = 'pending' AND next_attempt_at <= %b AND (attempts = 0) = %b AND (payment_id, template) NOT IN ({_KEYS})
 ORDER BY next_attempt_at LIMIT %b
 """
 
 # Concurrent instances work on different rows, never on the same ones.
 _LOCK_DUE = f"SELECT {_COLUMNS} FROM notifications WHERE {_IS_DUE} FOR UPDATE SKIP LOCKED"  # noqa: S608 made of constants
 
-_DUE = f"SELECT payment_id, template FROM notifications WHERE {_IS_DUE}"  # noqa: S608 made of constants
+_KEYS_DUE = f"SELECT payment_id, template FROM notifications WHERE {_IS_DUE}"  # noqa: S608 made of constants
 
 _LOCK_THESE = f"""
 SELECT {_COLUMNS} FROM notifications
@@ -80,7 +80,9 @@ async def known(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> set
 async def lock_due(
     connection: AsyncConnection, now: datetime, but: Sequence[Key], limit: int
 ) -> list[Notification]:
-    """Pending notifications whose next attempt is due, oldest first, locked until the transaction ends.
+    """Pending notifications that are due, locked until the transaction ends.
+
+    Those never tried come first, and of each kind the oldest.
 
     Args:
         connection: in a transaction.
@@ -88,14 +90,24 @@ async def lock_due(
         but: notifications to skip.
         limit: how many at the most.
     """
-    cursor = await connection.execute(_LOCK_DUE, (now, *_keys(but), limit))
-    return [_notification(row) for row in await cursor.fetchall()]
+    return [_notification(row) for row in await _due(connection, _LOCK_DUE, now, but, limit)]
 
 
 async def due(connection: AsyncConnection, now: datetime, but: Sequence[Key], limit: int) -> list[Key]:
     """The same by key only, without locks."""
-    cursor = await connection.execute(_DUE, (now, *_keys(but), limit))
-    return [(row[0], row[1]) for row in await cursor.fetchall()]
+    return [(row[0], row[1]) for row in await _due(connection, _KEYS_DUE, now, but, limit)]
+
+
+async def _due(
+    connection: AsyncConnection, statement: str, now: datetime, but: Sequence[Key], limit: int
+) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    # Where few mails may be tried, as probes of an open circuit, those that were refused before delay no new one.
+    for is_untried in (True, False):
+        if len(rows) < limit:
+            cursor = await connection.execute(statement, (now, is_untried, *_keys(but), limit - len(rows)))
+            rows += await cursor.fetchall()
+    return rows
 
 
 async def lock_these(connection: AsyncConnection, keys: Sequence[Key], now: datetime) -> list[Notification]:

@@ -16,6 +16,7 @@ from api.operators import AT_ONCE, Operators
 from api.problems import Problem
 from api.service import THREADS
 from broker.security import KafkaSettingsError
+from operations.errors import UnaskedError
 
 LEFT_S = 0.01
 """How long somebody waits who leaves."""
@@ -42,6 +43,17 @@ def test_an_operation_keeps_its_place_until_its_thread_ends_also_where_its_calle
         assert await of_one.run(lambda: "done") == "done"
 
     asyncio.run(story())
+
+
+def test_an_operation_that_cannot_ask_one_of_several_says_which():
+    error = UnaskedError("the saga database", "it does not answer")
+
+    def fail():
+        raise error
+
+    with pytest.raises(Problem, match="it does not answer") as problem:
+        asyncio.run(Operators(SimpleNamespace(kafka_bootstrap="127.0.0.1:9092")).run(fail))
+    assert problem.value.__cause__ is error
 
 
 def test_an_operation_that_fails_once_its_caller_has_left_is_no_error_of_the_event_loop():

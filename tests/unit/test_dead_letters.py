@@ -1,5 +1,6 @@
 """Which dead letters still wait for somebody, and which withdrawals are known by their dead letters only."""
 
+import time
 from datetime import UTC, datetime
 from itertools import permutations
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from contracts import headers
-from operations import refused, stuck
+from operations import hold_ups, refused, stuck
 from operations.dead_letters import letters
 from operations.dead_letters.handled import Handled
 from operations.hold_ups import Found
@@ -210,3 +211,27 @@ def test_no_more_are_listed_than_was_asked_for_and_too_many_letters_are_said(top
     nothing, found = listed()
     assert nothing == []
     assert "too many" in str(found.unasked["Kafka"])
+
+
+def test_a_kafka_that_connects_slowly_has_not_too_many_letters_to_be_read(topics, monkeypatch):
+    """The newer of two letters of one place has a name of its own only where all have been read."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def slowly(*_):
+        nonlocal now
+        now += 60.0
+        yield from topics.records
+
+    for module in (letters, refused, hold_ups):
+        monkeypatch.setattr(module, "scan", slowly)
+    place = ("withdrawal.requests.dlq", 0)
+    offsets = SimpleNamespace(since=lambda *_: {place: 0}, end=lambda _: {place: 9})
+    monkeypatch.setattr(hold_ups, "Offsets", lambda *_, **__: offsets)
+    topics.records = [dead("saga", 1, KNOWN), at(dead("saga", 1), 8)]
+
+    names = [one.id for one in refused.refused_requests("kafka:9092", lambda _: [KNOWN])[UNKNOWN]]
+    assert names == ["withdrawal.requests.dlq/0@8"]
+    found = {}
+    hold_ups._read_letters("kafka:9092", [hold_ups.Open(UNKNOWN, "acc-1")], found)
+    assert [len(some) for some in found.values()] == [1]

@@ -37,7 +37,7 @@ STREAMS = 20
 
 
 class Readers:
-    """A database: of each function what it answers, in order; the last answer, or function of its place, stays."""
+    """A database: of each function what it answers, in order; the last one, or function of its place, stays."""
 
     def __init__(self, **answers):
         self._answers = answers
@@ -45,7 +45,7 @@ class Readers:
     async def run(self, _databases, read, *args):
         answers = self._answers[read.__name__]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        answer = answer(args[0]) if callable(answer) else answer
+        answer = answer(*args[:1]) if callable(answer) else answer
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -65,18 +65,24 @@ def recorded(number, kind):
     return Recorded(number, PAYMENT, UUID(int=number), kind, msgspec.Raw(b"{}"), None, None, None, NOW)
 
 
-def ending(place):
-    return Ending(place, PAYMENT, "completed", "acc-1", 100, "USD", None, "WithdrawalCompleted", NOW, None)
+def ending(number):
+    payment_id = UUID(int=number)
+    where = f"{number}-{payment_id}"
+    return Ending(where, payment_id, "completed", "acc-1", 100, "USD", None, "WithdrawalCompleted", NOW, None)
+
+
+def place(number):
+    return ending(number).id
 
 
 def test_a_query_that_fails_for_any_reason_is_made_again():
     async def main():
-        ended = ending("2-x")
+        ended = ending(2)
         away = [RuntimeError("a table is missing"), Problem("unavailable", "the database is away")]
         readers = Readers(
-            latest=[*away, "1-x"], endings_after=[[], lambda place: [ended] if place == "1-x" else []]
+            latest=[*away, place(1)], endings_after=[[], lambda after: [ended] if after == place(1) else []]
         )
-        async with aclosing(Follow(readers).endings("1-x", heartbeat_s=0.01)) as followed:
+        async with aclosing(Follow(readers).endings(place(1), heartbeat_s=0.01)) as followed:
             async for found in followed:
                 if found:
                     assert found == [ended]
@@ -85,18 +91,19 @@ def test_a_query_that_fails_for_any_reason_is_made_again():
     run(main())
 
 
-def test_at_another_server_a_stream_ends_whose_place_is_none_there():
+@pytest.mark.parametrize("there", [7, 0], ids=["before the end there", "after the end there"])
+def test_at_another_server_a_stream_ends_whose_place_is_none_there(there):
     async def main():
         other = Problem("invalid", "the place is none of this server's")
         polled, moved = asyncio.Event(), []
 
-        def endings_after(place):
-            if place == "7-x":  # the poll's
+        def endings_after(after):
+            if after == place(7):  # the poll's
                 polled.set()
             return other if moved else []
 
-        readers = Readers(latest=["7-x"], endings_after=[endings_after])
-        async with aclosing(Follow(readers).endings("1-x", heartbeat_s=0.01)) as followed:
+        readers = Readers(latest=[lambda: place(there) if moved else place(7)], endings_after=[endings_after])
+        async with aclosing(Follow(readers).endings(place(1), heartbeat_s=0.01)) as followed:
             assert await anext(followed) == []
             await polled.wait()
             await anext(followed)  # it has looked once more, as whoever begins does
@@ -150,14 +157,14 @@ def test_an_outage_ends_a_stream_of_endings_only_before_it_has_begun(monkeypatch
     monkeypatch.setattr(follow, "PAGE_MAX", 1)
 
     async def main():
-        one, two, three = ending("1-x"), ending("2-x"), ending("3-x")
+        one, two, three = ending(1), ending(2), ending(3)
         readers = Readers(endings_after=[AWAY, [one], [two], AWAY, AWAY, [three], []])
         follows = Follow(readers)
         with pytest.raises(Problem):
-            await anext(follows.endings("0-x", heartbeat_s=0.01))
-        async with aclosing(follows.endings("0-x", heartbeat_s=0.01)) as followed:
-            told = [await anext(followed) for _ in range(4)]
-        assert told == [[one], [two], [], [three]]
+            await anext(follows.endings(place(0), heartbeat_s=0.01))
+        async with aclosing(follows.endings(place(0), heartbeat_s=0.01)) as followed:
+            told = [await anext(followed) for _ in range(5)]
+        assert told == [[one], [two], [], [], [three]]
 
     run(main())
 
@@ -191,12 +198,19 @@ def test_an_outage_at_the_end_of_a_withdrawal_is_waited_for(failing):
     run(main())
 
 
+def request_of(payment_id, caller):
+    return SimpleNamespace(
+        payment_id=payment_id, caller=caller.name, account_id="acc-1", amount_minor=100, currency="USD"
+    )
+
+
+def ids_of(said):
+    return [line.removeprefix("id: ") for line in said.decode().splitlines() if line.startswith("id: ")]
+
+
 def test_endings_are_told_once_it_is_known_whose_they_are(monkeypatch):
     monkeypatch.setattr(statuses, "CHECK_S", 0.0)
     caller = Caller("shop", CLIENT, MAY[CLIENT])
-    stored = SimpleNamespace(
-        payment_id=PAYMENT, caller=caller.name, account_id="acc-1", amount_minor=100, currency="USD"
-    )
     asked, taken = [], []
 
     async def of_payments(_, payment_ids):
@@ -204,13 +218,13 @@ def test_endings_are_told_once_it_is_known_whose_they_are(monkeypatch):
         await asyncio.sleep(0)  # others ask meanwhile
         if len(asked) <= 2:
             raise AWAY
-        return {PAYMENT: stored}
+        return {one: request_of(one, caller) for one in payment_ids}
 
     @asynccontextmanager
     async def connected():
         yield None
 
-    first, second = [ending("1-x")], [ending("2-x"), ending("3-x")]
+    first, second = [ending(1)], [ending(2), ending(3)]
 
     async def endings():
         taken.append(len(asked))
@@ -222,14 +236,14 @@ def test_endings_are_told_once_it_is_known_whose_they_are(monkeypatch):
         front = SimpleNamespace(callers=Callers(connected))
 
         async def ids_of_a_stream():
-            said = [one async for one in statuses._of_all(front, caller, "0-x", first, endings())]
-            return [[line for line in one.decode().splitlines() if line.startswith("id: ")] for one in said]
+            said = [one async for one in statuses._of_all(front, caller, place(0), first, endings())]
+            return [ids_of(one) for one in said]
 
         told = await asyncio.gather(*(ids_of_a_stream() for _ in range(STREAMS)))
-        assert told == [[["id: 0-x"], [], [], ["id: 1-x"], ["id: 2-x", "id: 3-x"]]] * STREAMS
+        assert told == [[[place(0)], [], [], [place(1)], [place(2), place(3)]]] * STREAMS
 
     run(main())
-    assert asked == [[PAYMENT]] * 3 + [[PAYMENT] * 2]  # once for all, also after an outage
+    assert asked == [[UUID(int=1)]] * 3 + [[UUID(int=2), UUID(int=3)]]  # once for all, also after an outage
     assert taken == [3] * STREAMS  # while one is untold no further piece
 
 

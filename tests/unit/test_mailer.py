@@ -12,6 +12,7 @@ import pytest
 
 from processors.notification import mailer
 from processors.notification.mailer import (
+    ACCEPTING_S,
     REFUSED_RECIPIENTS,
     Delivered,
     FileMailer,
@@ -266,6 +267,24 @@ def test_good_mails_leave_while_others_are_refused_for_what_may_be_of_all_mail()
             return good, mailer.capacity(10)
 
     assert asyncio.run(send()) == ([Delivered()] * len(rounds), 10)
+
+
+def test_a_server_that_refuses_everybody_is_an_outage_once_it_has_accepted_no_mail_for_a_minute():
+    bad = [f"bad{number}@b" for number in range(2 * ENOUGH)]
+
+    async def send():
+        async with SmtpServer(refuses=dict.fromkeys(bad, NOT_HIM)) as server:
+            now = 1_000.0
+            mailer = SmtpMailer("127.0.0.1", server.port, SENDER, 60.0, (1.0,), lambda: now)
+            await mailer.send([mail_to("good@b")])
+            now += ACCEPTING_S - 1
+            before = [type(outcome) for outcome in await mailer.send([mail_to(address) for address in bad])]
+            capacity = mailer.capacity(10)
+            now += 1
+            await mailer.send([mail_to(address) for address in bad])
+            return before, capacity, mailer.capacity(10)
+
+    assert asyncio.run(send()) == ([Undelivered] * len(bad), 10, 0)
 
 
 def test_a_probe_that_is_refused_for_what_may_be_of_one_mail_makes_room_for_the_next():

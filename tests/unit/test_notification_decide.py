@@ -79,10 +79,13 @@ def test_after_refusals_that_may_be_of_all_mail_the_pauses_grow_to_hours_and_aft
     (notification,) = admitted()
     policy, lifetime, now = RetryPolicy((1.0, 60.0, 300.0)), timedelta(hours=120), NOW
     notification.created_at = NOW
+    ages = []
     while conclude(notification, Undelivered("554 no", is_refusal=True), now, policy, lifetime) is None:
+        ages.append(now - NOW)
         pause = notification.next_attempt_at - now
-        assert pause <= timedelta(hours=4)
+        assert timedelta(minutes=5) <= pause <= timedelta(hours=4)
         now += pause
+    assert sum(age < timedelta(hours=1) for age in ages) <= 10
     assert 20 < notification.attempts < 100
 
     (notification,) = admitted()

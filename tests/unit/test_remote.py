@@ -203,7 +203,7 @@ ANSWERS = {
     f"/v1/withdrawals/{ONE}/nudge": {"dead": [], "republished": []},
     f"/v1/withdrawals/{ONE}/waiting": {"unasked": {}, "waiting_for": "the mail", "held_up_by": None},
     "/v1/stuck": {"withdrawals": [], "idle": [], "unasked": {}},
-    "/v1/republish/preview": {"events": [], "lost_requests": []},
+    "/v1/republish/preview": {"events": [], "lost_requests": [], "lost_requests_total": 0},
 }
 
 
@@ -245,9 +245,10 @@ def test_withdrawals_whose_events_are_looked_for_are_named_in_portions_by_paymen
     events = [{"payment_id": str(ids[0])}, {"payment_id": str(ids[0])}]
     monkeypatch.setattr(msgspec, "convert", lambda found, _: found)
     monkeypatch.setitem(ANSWERS, "/v1/republish/preview", {"events": [one | {"original": True} for one in events]})
-    api = republish._Api("http://127.0.0.1:8000", "", everything=False)
+    choice = republish._Choice(everything=False, lost_requests=False)
+    api = republish._Api("http://127.0.0.1:8000", "", choice)
 
-    found, _ = api.find([*reversed(ids), ids[1]], None, 0.0, 10)
+    found = api.find([*reversed(ids), ids[1]], None, 0.0, 10).events
 
     bodies = [body for _, _, body in asked]
     assert [UUID(one) for body in bodies for one in body["payment_ids"]] == ids
@@ -259,20 +260,118 @@ def test_withdrawals_whose_events_are_looked_for_are_named_in_portions_by_paymen
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize(
-    ("lost", "said"),
-    [
-        ([ONE], f"1 request that the API accepted are lost, and published only by name:\n  settle nudge {ONE}\n"),
-        (None, "requests that the API accepted were not looked for, as the saga service is far behind\n"),
-        ([], "no service lacks an event that another one knows of\n"),
-    ],
-)
-def test_requests_that_only_the_api_has_are_named_and_published_by_name_alone(asked, monkeypatch, lost, said):
-    monkeypatch.setitem(ANSWERS, "/v1/republish/preview", {"events": [], "lost_requests": lost})
-    done = CliRunner().invoke(app, ["republish", "--api", "http://127.0.0.1:8000", "--why", "x", "--yes"])
+API = ["--api", "http://127.0.0.1:8000"]
+
+
+def previewed(monkeypatch, lost, total, events=()):
+    answer = {"events": [*events], "lost_requests": lost, "lost_requests_total": total}
+    monkeypatch.setitem(ANSWERS, "/v1/republish/preview", answer)
+
+
+def republished(*arguments):
+    return CliRunner().invoke(app, ["republish", *API, "--why", "x", *arguments])
+
+
+LOST = "lost, and published only by name or with --lost-requests: "
+LOST_OR_NOT = [
+    ([ONE], 1, [f"{LOST}1 request that the API accepted", f"  settle nudge {ONE}"]),
+    (None, None, ["requests that the API accepted were not looked for, as the saga service is far behind"]),
+    ([], 0, []),
+]
+
+
+@pytest.mark.parametrize(("lost", "total", "said"), LOST_OR_NOT)
+def test_requests_that_only_the_api_has_are_named_and_published_by_name_alone(
+    asked, monkeypatch, lost, total, said
+):
+    previewed(monkeypatch, lost, total)
+    done = republished("--yes")
     assert done.exit_code == 0
-    assert done.stdout.startswith(said)
+    lines = done.stdout.splitlines()
+    assert lines[: len(said)] == said
+    assert lines[-1] == "no service lacks an event that another one knows of"
     assert [path for path, _, _ in asked] == ["/v1/republish/preview"]
+
+
+@pytest.mark.parametrize(("lost", "total", "said"), LOST_OR_NOT)
+def test_a_program_that_reads_the_events_is_told_of_lost_requests_as_well(asked, monkeypatch, lost, total, said):
+    previewed(monkeypatch, lost, total)
+    done = republished("--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, [])
+    lines = done.stderr.splitlines()
+    assert lines[: len(said)] == [f"settle: {one}" for one in said]
+    assert bool(lines) == (total != 0)
+
+
+@pytest.mark.parametrize(("limit", "listed"), [(republish.LIMIT, republish.LISTED), (3, 3)])
+def test_of_many_lost_requests_some_are_listed_and_the_others_counted(asked, monkeypatch, limit, listed):
+    previewed(monkeypatch, [str(UUID(int=number)) for number in range(1, limit + 1)], 50_000)
+    done = republished("--limit", str(limit), "--yes")
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{LOST}50,000 requests that the API accepted"
+    assert [line for line in lines if "settle nudge" in line] == lines[1 : 1 + listed]
+    assert lines[1 + listed] == f"  and {50_000 - listed:,} more"
+
+
+def requests_of(ids):
+    return [
+        {
+            "payment_id": str(one), "event_type": "WithdrawalRequested", "topic": "withdrawal.requests",
+            "message_id": str(one), "original": False, "key": "acc-1", "body": "{}",
+        }
+        for one in ids
+    ]  # fmt: skip
+
+
+def test_lost_requests_are_published_where_that_is_asked_for_and_the_others_counted(asked, monkeypatch):
+    ids = [UUID(int=number) for number in range(1, 2_502)]
+    previewed(monkeypatch, [str(one) for one in ids], 50_000, requests_of(ids))
+    monkeypatch.setitem(ANSWERS, "/v1/steps", {"steps": []})
+    monkeypatch.setitem(ANSWERS, "/v1/republish", {"events": [{"dead": False}]})
+
+    shown = republished("--lost-requests", "--limit", "2501")
+    assert (shown.exit_code, "to publish 2,501 events of 2,501 withdrawals again" in shown.stderr) == (2, True)
+    rest = "these are 2,501 of 50,000 lost requests; run this again for the others, or raise --limit"
+    assert rest in shown.stdout.splitlines()
+    assert "what was discarded (`settle outbox dead discard`) is among them" in shown.stdout
+    assert [(path, body and body.get("lost_requests")) for path, _, body in asked] == [
+        ("/v1/republish/preview", True),
+        ("/v1/steps", None),
+    ]
+    asked.clear()
+    done = republished("--lost-requests", "--limit", "2501", "--yes")
+    assert done.exit_code == 0, done.stderr
+    sent = [body for path, _, body in asked if path == "/v1/republish"]
+    assert [UUID(one) for body in sent for one in body["payment_ids"]] == ids
+    assert ([len(body["payment_ids"]) for body in sent], {body["reason"] for body in sent}) == (
+        [1_000, 1_000, 501],
+        {"x"},
+    )
+
+
+def test_lost_requests_that_are_asked_for_and_not_looked_for_are_an_error(asked, monkeypatch):
+    previewed(monkeypatch, None, None)
+    for more in ((), ("--json",)):
+        done = republished("--lost-requests", *more)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr.startswith("settle: requests that the API accepted were not looked for")
+
+
+def test_lost_requests_are_all_of_them_or_named(asked):
+    done = republished("--lost-requests", "--payment", ONE)
+    assert (done.exit_code, done.stdout, asked) == (2, "", [])
+    assert done.stderr.startswith("settle: --lost-requests is all of them")
+
+
+@pytest.mark.parametrize("total", [0, 3])
+def test_where_no_request_is_lost_or_all_are_too_young_that_is_said(asked, monkeypatch, total):
+    previewed(monkeypatch, [str(UUID(int=one)) for one in range(1, total + 1)], total)
+    done = republished("--lost-requests", "--quiet", "60", "--yes")
+    said = "no request that the API accepted more than 60 s ago is lost\n"
+    assert (done.exit_code, done.stdout) == (0, said)
+    program = republished("--lost-requests", "--json")
+    assert (program.exit_code, json.loads(program.stdout)) == (0, [])
+    assert ("these are 0 of 3 lost requests" in program.stderr) == (total == 3)
 
 
 def test_a_nudge_without_anything_to_publish_ends_as_the_direct_one(asked, monkeypatch):
@@ -285,9 +384,6 @@ def test_a_nudge_without_anything_to_publish_ends_as_the_direct_one(asked, monke
     said = f"settle: no service lacks an event of {ONE}; it waits for the mail\n"
     assert (own.exit_code, own.stdout, own.stderr) == (1, "", said)
     assert [path for path, _, _ in asked] == [f"/v1/withdrawals/{ONE}/{what}" for what in ("nudge", "waiting")]
-
-
-API = ["--api", "http://127.0.0.1:8000"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from broker import scan
-from broker.scan import _read
+from broker.scan import _read, in_time
 
 
 def message(topic=None, partition=None, offset=None, error=None):
@@ -44,3 +44,20 @@ def test_what_comes_of_other_partitions_keeps_no_silent_one_waiting(monkeypatch)
     with pytest.raises(KafkaException, match="Kafka sends nothing"):
         list(_read(consumer, {("withdrawal.requests", 0): 1, ("withdrawal.requests", 1): 1}, {}))
     assert [(place.topic, place.partition) for place in paused] == [("withdrawal.requests", 0)]
+
+
+def test_the_time_for_what_is_read_counts_from_its_first_record(monkeypatch):
+    now, too_many = 0.0, "too many"
+    monkeypatch.setattr(scan, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def read(each_s):
+        nonlocal now
+        now += 60.0  # a client connects
+        for number in range(3):
+            yield number
+            now += each_s
+
+    assert list(in_time(read(1.0), 2.0, too_many)) == [0, 1, 2]
+    with pytest.raises(TimeoutError, match="too many"):
+        list(in_time(read(2.0), 2.0, too_many))
+    assert list(in_time([], -1.0, too_many)) == []

@@ -20,13 +20,15 @@ from contracts.events import WithdrawalRequested, encode
 from contracts.postgres import session
 from contracts.topics import WITHDRAWAL_REQUESTS
 from operations import lost
+from operations import lost_requests as lost_requests_module
 from operations.audit.run import run
 from operations.lost_requests import _NEWEST, lost_requests, newest_accepted
 from operations.republish import find, republish
-from operations.stuck import LOST
+from operations.stuck import LOST, LOST_CANCELLED
 from processors.runtime.gaps import acknowledge, noted_gaps
 from tests.conftest import OPENING_MINOR, WAIT_S, wait_until
 from tests.integration.api.front import Front, ask, new_key, requested, running_with_api
+from tests.integration.api.test_commands import NOWHERE
 
 REQUESTS = WITHDRAWAL_REQUESTS.name
 READERS = ("account", "saga")
@@ -144,8 +146,15 @@ def quarantine(front: Front, payment_id: UUID, account: str) -> None:
     )
 
 
-def settle(front: Front, *arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments, env=front.stack.environment())
+def settle(front: Front, *arguments: str, by_api: bool = False) -> Result:
+    """A command that acts, on databases and Kafka or through the API."""
+    if not by_api:
+        return CliRunner().invoke(app, arguments, env=front.stack.environment())
+    ca = front.stack.data / "secrets" / "ca.crt"
+    key = front.key("operator", OPERATOR)
+    environment = {**NOWHERE, "SETTLE_API_KEY": key, "SSL_CERT_FILE": str(ca) if ca.exists() else None}
+    through = ("--api", front.stack.state.api_url, "--why", "a test of lost requests")
+    return CliRunner().invoke(app, [*arguments, *through], env=environment)
 
 
 def test_a_request_whose_row_was_quarantined_is_lost_once_the_row_is_discarded(losing: Front):
@@ -163,8 +172,10 @@ def test_a_request_whose_row_was_quarantined_is_lost_once_the_row_is_discarded(l
     with losing.http(losing.key("viewer", VIEWER)) as viewer:
         previewed = viewer.post("/v1/republish/preview", json={}).json()
         named = viewer.post("/v1/republish/preview", json={"payment_ids": [str(payment_id)]}).json()
-    assert previewed == {"events": [], "lost_requests": [str(payment_id)]}
+        both = viewer.post("/v1/republish/preview", json={"payment_ids": [str(payment_id)], "lost_requests": True})
+    assert previewed == {"events": [], "lost_requests": [str(payment_id)], "lost_requests_total": 1}
     assert ([one["payment_id"] for one in named["events"]], named["lost_requests"]) == ([str(payment_id)], [])
+    assert (both.status_code, both.json()["type"]) == (422, "urn:settle:problem:invalid")
     assert on_topic(losing, payment_id) == 0
 
     found = find(losing.dsns, losing.bootstrap, lost.lacking, payment_ids=[payment_id])
@@ -183,37 +194,121 @@ def test_a_request_that_was_discarded_and_cancelled_is_settled_and_never_paid(lo
     losing.execute("api", "DELETE FROM outbox_dead")
     assert lost_ones(losing) == [payment_id]
 
-    if by_api:
-        with losing.http(losing.key("operator", OPERATOR)) as operator:
-            asked = operator.post(f"/v1/withdrawals/{payment_id}/cancel", json={"reason": "sent by mistake"})
-        assert asked.status_code == 202, asked.text
-    else:
-        done = settle(losing, "cancel", str(payment_id))
-        assert (done.exit_code, done.stdout.startswith("the payment service is asked to void it")) == (0, True)
+    done = settle(losing, "cancel", str(payment_id), by_api=by_api)
+    said = "the payment service is asked to void it: unless it is paid by then, it never is\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (0, said, "")
     wait_until(lambda: lost_ones(losing) == [], "the payment service knows of it")
-    assert (stuck_ones(losing), off(losing)) == ([], {})
+    (stuck,) = stuck_ones(losing)
+    named = (stuck["payment_id"], stuck["reason"], stuck["held_up_by"])
+    assert named == (str(payment_id), "cancelled", LOST_CANCELLED.format(payment_id=payment_id))
+    assert off(losing) == {}
     assert "no service lacks an event" in settle(losing, "republish", "--yes").stdout
 
     assert settle(losing, "nudge", str(payment_id)).exit_code == 0
     status = losing.finished(payment_id)
     assert (status.state, status.reason) == ("compensated", "cancelled")
-    assert losing.balance(account) == OPENING_MINOR
+    assert (losing.balance(account), stuck_ones(losing)) == (OPENING_MINOR, [])
     losing.audit()
 
 
-def test_the_newest_requests_are_read_from_the_end_of_the_table_alone(losing: Front):
+def test_the_newest_requests_are_found_behind_younger_ones_page_by_page_from_the_end(
+    losing: Front, monkeypatch: pytest.MonkeyPatch
+):
     account = losing.open_account()
     older, newer = uuid7(), uuid7()
     plant(losing, older, account)
     plant(losing, newer, account)
-    values = {"age": 60.0, "limit": 10, "pages": 1}
-    with session(losing.dsns["api"]) as connection:
-        try:
+    young = f"gen_random_uuid(), 'crowd', number::text, false, '{account}', 500, 'USD', now(), ''"
+    losing.execute("api", f"INSERT INTO withdrawals SELECT {young} FROM generate_series(1, 500) AS number")
+    monkeypatch.setattr(lost_requests_module, "STEP_PAGES", 1)
+    monkeypatch.setattr(lost_requests_module, "NEWEST_S_MAX", WAIT_S)
+    values = {"age": 60.0, "limit": 10, "first": "(0,0)", "end": "(1,0)"}
+    try:
+        with session(losing.dsns["api"]) as connection:
             assert {str(older), str(newer)} <= {*newest_accepted(connection, 60.0)}
             plan = [line for (line,) in connection.execute(f"EXPLAIN {_NEWEST}", values)]
             assert any("Tid Range Scan on withdrawals" in line for line in plan), plan
-        finally:
-            losing.execute("api", f"DELETE FROM withdrawals WHERE payment_id IN ('{older}', '{newer}')")
+    finally:
+        planted = f"caller = 'crowd' OR payment_id IN ('{older}', '{newer}')"
+        losing.execute("api", f"DELETE FROM withdrawals WHERE {planted}")
+
+
+def test_a_list_says_that_the_latest_requests_are_too_many_to_look_behind(
+    losing: Front, monkeypatch: pytest.MonkeyPatch
+):
+    with losing.http(losing.key()) as shop:
+        assert losing.finished(requested(shop, losing.open_account())).state == "completed"
+    monkeypatch.setattr(lost_requests_module, "NEWEST_S_MAX", -1.0)
+    done = settle(losing, "stuck", "--older-than", "7200")
+    assert (done.exit_code, "every withdrawal has ended" in done.stdout) == (0, False), done.output
+    assert "the api database could not be asked" in done.stderr
+    assert "requests of the last 7200 s are too many to look behind" in done.stderr
+
+
+@pytest.mark.parametrize("by_api", [False, True])
+def test_a_withdrawal_that_was_paid_without_the_saga_service_is_not_said_to_be_cancelled(
+    losing: Front, by_api: bool
+):
+    """The request was deleted before the saga service read it, so that it has the events of the others alone."""
+    losing.stack.stop_service("saga")
+    with losing.http(losing.key()) as shop:
+        payment_id = requested(shop, losing.open_account())
+    told = f"SELECT 1 FROM notifications WHERE payment_id = '{payment_id}' AND status = 'sent'"
+    wait_until(lambda: losing.query("notification", told), "it is paid, and the customer is told")
+    make_old(losing, payment_id)
+    delete_all_records(losing)
+    losing.stack.start_service("saga")
+    wait_until(
+        lambda: "PaymentProcessed" in losing.events(payment_id), "the saga service knows the others' events"
+    )
+    assert losing.status(payment_id).state == "incomplete"
+
+    done = settle(losing, "cancel", str(payment_id), by_api=by_api)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "settle: not cancelled: already_paid"
+
+    own = {"saga": losing.dsns["saga"]}
+    gaps = wait_until(lambda: [one for one in noted_gaps(own) if one.acknowledged_at is None], "it notes the gap")
+    acknowledge(own, gaps, "it did not come from a producer")
+    assert settle(losing, "republish", "--quiet", "0", "--yes").exit_code == 0
+    assert losing.finished(payment_id).state == "completed"
+    losing.audit()
+
+
+@pytest.mark.parametrize("by_api", [False, True])
+def test_lost_requests_are_published_in_runs_where_that_is_asked_for_and_cancelled_ones_are_not(
+    losing: Front, by_api: bool
+):
+    account, ids = losing.open_account(), sorted(uuid7() for _ in range(4))
+    for payment_id in ids:
+        plant(losing, payment_id, account)
+    *wanted, cancelled = ids
+    assert settle(losing, "cancel", str(cancelled), by_api=by_api).exit_code == 0
+    wait_until(lambda: sorted(lost_ones(losing)) == wanted, "the payment service knows of the cancellation")
+
+    program = settle(losing, "republish", "--json", by_api=by_api)
+    assert (program.exit_code, program.stdout) == (0, "[]\n")
+    assert "3 requests that the API accepted" in program.stderr.splitlines()[0]
+    command = ("republish", "--lost-requests", "--limit", "2")
+    refused = settle(losing, *command, by_api=by_api)
+    assert (refused.exit_code, "to publish 2 events of 2 withdrawals again" in refused.stderr) == (2, True)
+    assert lost_ones(losing) != []
+
+    for left, said in ((wanted[2:], "these are 2 of 3 lost requests"), ([], "withdrawal.requests")):
+        done = settle(losing, *command, "--yes", by_api=by_api)
+        assert (done.exit_code, said in done.stdout) == (0, True), done.output
+        wait_until(lambda left=left: lost_ones(losing) == left, "what is published is lost no more")
+    assert [losing.finished(payment_id).state for payment_id in wanted] == ["completed"] * 3
+    none = settle(losing, *command, "--yes", by_api=by_api)
+    assert (none.exit_code, none.stdout.startswith("no request that the API accepted")) == (0, True)
+    assert on_topic(losing, cancelled) == 0
+    assert settle(losing, "nudge", str(cancelled)).exit_code == 0
+    assert losing.finished(cancelled).state == "compensated"
+    if by_api:
+        why = "action = 'republish' AND reason = 'a test of lost requests'"
+        logged = f"SELECT count(DISTINCT request_id) FROM operator_log WHERE {why}"
+        assert losing.query("api", logged) == [(2,)]
+    losing.audit()
 
 
 def test_a_request_that_waits_in_the_outbox_is_not_lost(losing: Front):

@@ -117,6 +117,7 @@ LOOKS = [
     ("outbox", "status"),
     ("republish", "--dry-run", "--payment", "{payment}", "--every-event", "--quiet", "0"),
     ("republish", "--dry-run", "--quiet", "0", "--since", "2020-01-01"),
+    ("republish", "--dry-run", "--quiet", "0", "--lost-requests"),
     ("api-keys", "list"),
 ]
 """Each also with ``--json``."""
@@ -141,6 +142,7 @@ WRONG = [
     ("cancel", "{payment}", *WHY),
     ("nudge", "{payment}", *WHY),
     ("republish", "--limit", str(LIMIT + 1), *WHY),
+    ("republish", "--lost-requests", "--payment", "{payment}", *WHY),
     ("api-keys", "revoke", "no-such-key", *WHY),
 ]
 """What cannot be had either way: nothing is printed but a line of complaint."""
