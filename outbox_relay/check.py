@@ -20,6 +20,7 @@ from outbox_relay.control import table as control
 from outbox_relay.dead import create_table, has_dead
 from outbox_relay.errors import OutboxMissingError, RelayError
 from outbox_relay.managed import logical_level
+from outbox_relay.marking import may_mark
 from outbox_relay.names import name_of, one_line
 from outbox_relay.outbox import Outbox
 from outbox_relay.plan import plan
@@ -122,7 +123,7 @@ def _source(source: SourceSettings, topics: Mapping[str, Any] | None) -> Iterato
                 yield "table", False, one_line(error), _remedy(error, source.outbox)
                 return
             yield "table", True, f"{source.outbox.label} has all that records are made of", None
-            yield from _rights(source, connection)
+            yield from _rights(source, connection, table)
             if source.reader == "wal":
                 yield from _log(connection, table)
             elif not table.is_marked:
@@ -163,14 +164,14 @@ def _server(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iter
         yield "slots", False, f"{free} are free, {needed} are needed", "raise max_replication_slots"
 
 
-def _rights(source: SourceSettings, connection: psycopg.Connection[Any]) -> Iterator[_Seen]:
+def _rights(source: SourceSettings, connection: psycopg.Connection[Any], table: Table) -> Iterator[_Seen]:
     outbox, role = source.outbox, quoted(connection.info.user)
     may_select, may_update, may_delete, *_ = _row(connection, outbox, _TABLE)
     wanted = {"SELECT": may_select}
     if source.cleanup:
         wanted["DELETE"] = may_delete
-    if source.reader == "polling":
-        wanted["UPDATE"] = may_update
+    if source.reader == "polling" or table.is_marked:
+        wanted["UPDATE"] = may_update or may_mark(connection, table)
     missing = ", ".join(right for right, is_given in wanted.items() if not is_given)
     if missing:
         yield "rights", False, f"{role} lacks {missing}", f"GRANT {missing} ON {outbox.label} TO {role}"

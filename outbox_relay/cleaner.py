@@ -7,17 +7,16 @@ seconds such rows are searched for: a transaction takes a snapshot, reads the en
 everything before that is acknowledged. Rows that its snapshot still shows did not come with the stream. Those
 whose ID is on its topic are removed; the others are handed to the source, which publishes them.
 
-A table that keeps its rows is searched like that when something has been changed (:mod:`outbox_relay.left_out`).
+A table that keeps its rows is searched like that when something has been changed (:mod:`outbox_relay.left_out`),
+and of those on no topic a rule says which are published (:mod:`outbox_relay.initial`).
 
 The same thread checks whether the publication still covers the table, and measures the relay's lag.
 """
 
-import math
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +28,7 @@ from outbox_relay import covering, initial
 from outbox_relay.batches import READ_BYTES, rows_in_order
 from outbox_relay.dead import dead_since
 from outbox_relay.errors import PublishError, RelayError, StopRequestedError, TopicError, UnpublishableError
-from outbox_relay.handled import LOOKS_MAX, Chunk, ChunkDumper, Handled
+from outbox_relay.handled import Chunk, ChunkDumper, Handled
 from outbox_relay.identity import contents, key_in_table
 from outbox_relay.marking import Marking
 from outbox_relay.marks import LEFT
@@ -37,11 +36,12 @@ from outbox_relay.measures import measure
 from outbox_relay.names import one_line
 from outbox_relay.position import Origin
 from outbox_relay.published import Published
-from outbox_relay.removal import IGNORED, may_vacuum, refusal, remove_dead, remove_marked, vacuum, why_rows_stay
+from outbox_relay.removal import may_vacuum, vacuum
+from outbox_relay.removing import Removing
 from outbox_relay.replication import connect
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.source import Source
-from outbox_relay.table import Table, current_lsn, flush, may_delete, oldest_us
+from outbox_relay.table import Table, current_lsn, flush, oldest_us
 
 CLEAN_INTERVAL_S = 1.0
 # How often table, publication and slot are looked at, and rows are looked for that did not come.
@@ -70,8 +70,6 @@ VACUUM_ROWS = 50_000
 # Another session's lock on the table takes precedence over cleaning.
 LOCK_WAIT = "5s"
 
-_DELETE = "DELETE FROM {table} WHERE {key} = ANY(%s::{type_of_key}[])"
-_SEE = "SELECT FROM {table} WHERE {key} = ANY(%s::{type_of_key}[]) LIMIT 1"
 _SUSPECTS = "SELECT {key} FROM {table} WHERE {condition} LIMIT %s"
 
 
@@ -94,19 +92,14 @@ class Cleaner:
         self._key = key_in_table(table.columns)
         # By UUIDs an index may help.
         key, kind = (table.outbox.sql("{id}"), "uuid") if table.has_uuids else (self._key, "bytea")
-        self._delete = table.outbox.sql(_DELETE, key=key, type_of_key=sql.SQL(kind))
-        self._see = table.outbox.sql(_SEE, key=key, type_of_key=sql.SQL(kind))
+        self._removing = Removing(source, table, key, sql.SQL(kind), REMOVE_AGAIN_S)
         self._marking = Marking(source, table, key, sql.SQL(kind))
         self._handed: dict[bytes, bytes] = {}
-        self._unvacuumed = 0
         self._looked_at = self._snapshot_at = 0.0
         self._away_since: float | None = None
         self._is_behind = False
         self._rule: initial.Rule | None = None
         self._waits: str | None = None
-        self._cleans = False
-        # What the filling or the last session found out is not tried again at once.
-        self._kept_until = self._begin_again_at = time.monotonic() + REMOVE_AGAIN_S if source.keeps_rows else 0.0
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -142,88 +135,44 @@ class Cleaner:
 
     def _work(self, connection: psycopg.Connection[Any]) -> None:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        may_remove = self._source.settings.cleanup and may_delete(connection, self._outbox)
-        self._cleans = may_remove and time.monotonic() >= self._kept_until
-        self._begin_again_at = self._kept_until if may_remove and not self._cleans else math.inf
-        if self._source.settings.cleanup and not may_remove:
-            role = connection.info.user
-            self._source.say(f"{role} may not DELETE from {self._outbox.label}: published rows stay there")  # noqa: S608 no query
-        self._marking.begin(connection, is_asked_for=not self._cleans)
-        vacuums = self._cleans and may_vacuum(connection, self._outbox)
-        while not self._stop.is_set() and time.monotonic() < self._begin_again_at:
+        source, removing = self._source, self._removing
+        removing.begin(connection)
+        self._marking.begin(connection, is_asked_for=not removing.is_on)
+        vacuums = removing.is_on and may_vacuum(connection, self._outbox)
+        while not (self._stop.is_set() or removing.is_due):
             self._remove(connection)
             if time.monotonic() - self._looked_at > LOOK_INTERVAL_S:
-                measure(connection, self._outbox, self._source.gauges)
-                covering.look(self._source, connection, self._table, self._waits, keeps=not self._cleans)
+                measure(connection, self._outbox, source.gauges)
+                covering.look(source, connection, self._table, self._waits, keeps=source.keeps_rows)
                 if self._look_for_leftovers(connection):
-                    self._source.has_looked(keeps_rows=not self._cleans)
+                    source.has_looked(keeps_rows=source.keeps_rows)
                 self._looked_at, self._away_since = time.monotonic(), None
             if self._is_behind:
                 flush(connection)
                 self._is_behind = False
-            if vacuums and self._unvacuumed >= VACUUM_ROWS:
+            if vacuums and removing.unvacuumed >= VACUUM_ROWS:
                 vacuum(connection, self._outbox)
-                self._unvacuumed = 0
+                removing.unvacuumed = 0
             self._stop.wait(CLEAN_INTERVAL_S)
 
     # Rows that are published.
 
     def _remove(self, connection: psycopg.Connection[Any]) -> None:
         """Remove the rows that are known to be published, or mark them; while the relay is behind, only many."""
+        while self._marking.left and not self._stop.is_set():
+            self._marking.mark_left(connection)
         handled = self._gather()
         for chunk in handled.chunks:
-            if not (self._cleans or self._marking.is_on):
+            if not (self._removing.is_on or self._marking.is_on):
                 handled.drop(chunk)
             elif self._stop.is_set() or not (
                 len(handled) > BEHIND_ROWS_MAX or self._is_published(current_lsn(connection))
             ):
                 return
-            elif self._cleans:
-                self._remove_chunk(connection, chunk)
+            elif self._removing.is_on:
+                self._removing.remove(connection, chunk)
             else:
                 self._marking.mark(connection, chunk)
-
-    def _remove_chunk(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
-        with self._unless_refused():
-            # Planned for these IDs: as a constant they are looked up in a hash table.
-            removed = connection.execute(self._delete, (chunk,), prepare=False).rowcount
-            self._count(removed)
-            chunk.missing -= removed
-            chunk.looks += 1
-            are_missing, is_last = chunk.missing > 0, chunk.looks == LOOKS_MAX
-            if are_missing and is_last and connection.execute(self._see, (chunk,), prepare=False).rowcount:
-                self._keep_rows(IGNORED)
-            if is_last or not are_missing:
-                self._source.handled.drop(chunk)
-
-    def _remove_marked(self, connection: psycopg.Connection[Any]) -> None:
-        with self._unless_refused():
-            while (removed := remove_marked(connection, self._outbox, DELETE_ROWS)) > 0:
-                self._count(removed)
-
-    def _remove_dead(self, connection: psycopg.Connection[Any], row: OutboxRow) -> None:
-        try:
-            with connection.transaction():
-                self._count(remove_dead(connection, self._table, row))
-        except psycopg.Error as error:  # which says nothing of other rows
-            self._source.warn_once(f"a row that is quarantined stays in {self._outbox.label}: {refusal(error)}")
-
-    @contextmanager
-    def _unless_refused(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            self._keep_rows(refusal(error))
-
-    def _keep_rows(self, why: str) -> None:
-        """Published rows cannot be removed, so that those that are there are no sign of anything."""
-        self._cleans = False
-        self._kept_until = self._begin_again_at = time.monotonic() + REMOVE_AGAIN_S
-        self._source.warn(f"published rows stay in {self._outbox.label}: {why}")
-
-    def _count(self, removed: int) -> None:
-        self._source.removed_rows += removed
-        self._unvacuumed += removed
 
     def _is_published(self, lsn: int) -> bool:
         """Wait a little for everything before ``lsn`` to be acknowledged."""
@@ -243,9 +192,9 @@ class Cleaner:
         Returns:
             False while the relay is behind: missed rows cannot be determined then.
         """
-        if self._table.is_marked and self._cleans:
-            self._remove_marked(connection)
-        keeps, left_out = not self._cleans, self._source.left_out
+        if self._table.is_marked and self._removing.is_on:
+            self._removing.remove_marked(connection, DELETE_ROWS)
+        keeps, left_out = self._source.keeps_rows, self._source.left_out
         self._gather()
         self._snapshot_at = time.monotonic()
         for digest, at in list(self._source.quarantined.items()):
@@ -259,6 +208,7 @@ class Cleaner:
                 return False
             if (not keeps or self._marking.is_on) and not self._has_suspects(connection, keeps=keeps):
                 self._waits = None
+                self._removing.end_keeping()
                 if keeps:
                     left_out.searched(is_complete=True)
                 return True
@@ -293,7 +243,7 @@ class Cleaner:
         Returns:
             Whether none waits.
         """
-        source, handled, table = self._source, self._source.handled, self._table
+        source, handled, table = self._source, self._gather(), self._table
         self._rule = None
         known, key_of = set(handled.keys()), table.key
         dead = {digest for _, digest in dead_since(connection, 0, self._outbox)}
@@ -311,8 +261,8 @@ class Cleaner:
                 if source.quarantined and source.quarantined.get(contents(row), 0.0) > self._snapshot_at:
                     continue  # since the snapshot
                 if dead and contents(row) in dead:
-                    if self._cleans:
-                        self._remove_dead(connection, row)
+                    if self._removing.is_on:
+                        self._removing.remove_dead(connection, row)
                     continue
                 try:
                     is_on_topic = _is_on_topic(topics, row, created_us)
@@ -324,7 +274,7 @@ class Cleaner:
                 if not is_on_topic:
                     missing.append(Leftover(row, created_us))
                     missing_bytes += len(row.payload or b"")
-                elif self._cleans or self._marking.is_on:
+                elif self._removing.is_on or self._marking.is_on:
                     on_topic.append(key)
                 if len(on_topic) >= HAND_OVER_ROWS:
                     handled.add(on_topic)
@@ -334,43 +284,41 @@ class Cleaner:
                     missing, missing_bytes = [], 0
             handled.add(on_topic)
             self._hand_over(self._to_publish(connection, missing))
+        rule = self._rule
+        if not without_topic and (rule is None or not (rule.unwanted or rule.skipped or rule.undecided)):
+            self._removing.end_keeping()
         if source.left_out.is_for_marks:
             without_topic.clear()  # the log brings what is to be published
         self._waits = f"rows wait: {'; '.join(without_topic.values())}" if without_topic else None
         if self._waits:
             source.find_gap(self._waits)
-        if self._rule is not None:
-            initial.tell(self._rule, source.warn, LEFT if self._marking.is_on else ", and stay in the table")
+        if rule is not None:
+            initial.tell(rule, source.warn, LEFT if self._marking.is_on else ", and stay in the table")
         return self._waits is None
 
     def _to_publish(self, connection: psycopg.Connection[Any], missing: list[Leftover]) -> list[Leftover]:
         """Those of the missed rows that are to be published: all, if rows can be removed once they are.
 
-        Where a setting, a trigger or a foreign key keeps rows in the table, they may have been published long ago,
-        and their records have left the topics since. Then the rule for tables that keep their rows decides.
+        Where a setting, a trigger or a foreign key keeps rows in the table, or did, they may have been published
+        long ago, and their records have left the topics since: then the rule for such tables decides.
 
         Raises:
             SetupError: it cannot be determined which are to be published.
             TableBusyError: others hold these rows.
         """
-        if self._cleans:
-            keys = [key for one in missing if (key := self._table.key(one.row)) is not None]
-            chunk = self._source.handled.chunk(keys)
-
-            def remove() -> int:
-                return connection.execute(self._delete, (chunk,), prepare=False).rowcount
-
-            if not keys or (why := why_rows_stay(connection, self._outbox, remove, len(set(keys)))) is None:
-                return missing
-            self._keep_rows(why)
+        source = self._source
+        since_us, for_marks = source.left_out.since_us or self._origin.now_us, source.left_out.is_for_marks
+        if not (missing and self._removing.rows_stay(connection, missing)):
+            return missing
         if self._rule is None:
-            settings, left_out = self._source.settings, self._source.left_out
-            since_us = left_out.since_us or self._origin.now_us
-            self._rule = initial.rule(settings, since_us, keeps=True, for_marks=left_out.is_for_marks)
-        rule, skips = self._rule, self._source.control.orders.skips
+            if for_marks:  # the log brings what was written since the session began
+                since_us = max(since_us, self._origin.now_us)
+            settings, meanwhile = source.settings, self._raise_if_stopped
+            self._rule = initial.rule(settings, since_us, keeps=True, for_marks=for_marks, meanwhile=meanwhile)
+        rule, skips = self._rule, source.control.orders.skips
         wanted = [one for one in missing if one.row.id in skips or rule.wants(one.row, one.created_us or None)]
         ids = {id(one) for one in wanted}
-        self._marking.leave(connection, [one for one in missing if id(one) not in ids], is_final=rule.is_final)
+        self._marking.leave([one for one in missing if id(one) not in ids], is_final=rule.is_final)
         return wanted
 
     def _hand_over(self, missing: list[Leftover]) -> None:
@@ -397,7 +345,7 @@ class Cleaner:
     def _gather(self) -> Handled:
         """Collect the keys handled since the last call."""
         handled = self._source.handled
-        if handled.gather(DELETE_ROWS) and self._marking.is_on and not self._cleans:
+        if handled.gather(DELETE_ROWS) and self._marking.is_on and not self._removing.is_on:
             self._source.left_out.note(for_marks=True)
         if self._handed:
             for key in handled.keys():  # noqa: SIM118 - no mapping

@@ -116,7 +116,7 @@ def _of(source: SourceSettings, *, several: bool) -> Iterator[str]:
         yield from (f"{statement};" for statement in marks.statements(outbox))
         yield "COMMIT;"
         yield f"{marks.index_statement(outbox, is_partitioned=seen.is_partitioned)};"
-    marks_rows = source.reader == "polling" or (seen.table.is_marked and not source.cleanup)
+    marks_rows = source.reader == "polling" or seen.table.is_marked
     rights = ["SELECT"] + ["UPDATE"] * marks_rows + ["DELETE"] * source.cleanup
     yield f"GRANT USAGE ON SCHEMA {quoted(outbox.schema)} TO {role['role']};"
     yield f"GRANT {', '.join(rights)} ON {outbox.label} TO {role['role']};"

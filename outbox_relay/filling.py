@@ -44,12 +44,12 @@ def fill(
     source.making_slot(name)
 
     def refused(why: str) -> None:
-        source.warn(f"published rows stay in {source.outbox.label}: {why}")
+        source.warn_once(f"published rows stay in {source.outbox.label}: {why}")
 
     with closing(connect(source.dsn, replication=False)) as ordinary:
         cleanup = source.settings.cleanup
-        keeps = source.keeps_rows or rows_stay(ordinary, table, cleanup=cleanup, refused=refused)
-    rule = initial.rule(source.settings, origin.now_us, keeps=keeps)
+        source.keeps_rows = source.keeps_rows or rows_stay(ordinary, table, cleanup=cleanup, refused=refused)
+    rule = initial.rule(source.settings, origin.now_us, keeps=source.keeps_rows, meanwhile=source.raise_if_stopped)
     with new_slot(connection, table, name) as slot:
         acks = Acknowledgements(origin, handled=source.handled)
         source.filling(acks)
@@ -58,7 +58,6 @@ def fill(
         publish_rows_before(slot, acks, publisher, publish, rule, source)
         made = slot.make_permanent()
     source.lost_slot, source.confirmed_lsn = None, made.confirmed_lsn
-    source.keeps_rows = keeps
     source.left_out.clear()
     rows = acks.acknowledged_rows
     source.say("slot made", slot=made.name, rows_before=rows, lsn=format_lsn(made.confirmed_lsn))

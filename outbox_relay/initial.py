@@ -6,7 +6,7 @@ are published that the topics prove to be unpublished.
 """
 
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from datetime import datetime
 from typing import ClassVar, Protocol
 
@@ -24,10 +24,7 @@ STILL_SET = (
 _UNWANTED = "rows are not published, as the setting initial (SETTLE_RELAY_INITIAL) says"
 _OLDER = "rows are not published that are older than what their topics hold"
 _UNDECIDED = "rows are not published, as nothing tells whether they were"
-_UNTOLD = (
-    "topics do not tell this Kafka user whether they are compacted (DescribeConfigs), and are taken for topics "
-    "that are not: if compaction took records of rows that stay in the table, those are published again"
-)
+_COMPACTED = "its topics are compacted, or lack records between others and do not tell (give DescribeConfigs)"
 
 _FORM = re.compile(r"all|none|since=(\S+)")
 
@@ -48,10 +45,6 @@ class Rule(Protocol):
         """How many rows were not published, as it cannot be determined whether they are."""
 
     @property
-    def untold(self) -> Set[str]:
-        """The topics that do not tell whether they are compacted, and are taken for not."""
-
-    @property
     def is_final(self) -> bool:
         """Whether the others need not be published, as the operator says; else they may be unpublished."""
 
@@ -59,7 +52,14 @@ class Rule(Protocol):
         """Whether a row, written at a time (microseconds since the Unix epoch, None: not known), is."""
 
 
-def rule(settings: SourceSettings, now_us: int, *, keeps: bool, for_marks: bool = False) -> Rule:
+def rule(
+    settings: SourceSettings,
+    now_us: int,
+    *,
+    keeps: bool,
+    for_marks: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Rule:
     """The operator's rule, or else the safe one.
 
     Args:
@@ -67,10 +67,13 @@ def rule(settings: SourceSettings, now_us: int, *, keeps: bool, for_marks: bool 
         now_us: when the session began, by the database's clock.
         keeps: whether published rows stay in the table.
         for_marks: whether rows may lack a mark alone: those that cannot be decided on are left, and no error.
+        meanwhile: callback, called repeatedly while topics are read; may raise to give up.
     """
     if settings.initial is not None:
         return parse(settings.initial)
-    return IfTopicComplete(settings, now_us, for_marks=for_marks) if keeps else Initial(0)
+    if not keeps:
+        return Initial(0)
+    return IfTopicComplete(settings, now_us, for_marks=for_marks, meanwhile=meanwhile)
 
 
 class Initial:
@@ -83,7 +86,6 @@ class Initial:
     is_final: ClassVar[bool] = True
     skipped: ClassVar[int] = 0
     undecided: ClassVar[int] = 0
-    untold: ClassVar[Set[str]] = frozenset()
 
     def __init__(self, since_us: int) -> None:
         self.unwanted = 0
@@ -110,8 +112,6 @@ def tell(rule: Rule, warn: Callable[..., None], then: str) -> None:
         warn(f"{_OLDER}{then}", rows=rule.skipped)
     if rule.undecided:
         warn(f"{_UNDECIDED}{then}", rows=rule.undecided)
-    if rule.untold:
-        warn(_UNTOLD, topics=", ".join(sorted(rule.untold)))
 
 
 def parse(text: str) -> Initial:
@@ -142,20 +142,27 @@ class IfTopicComplete:
         now_us: when the session began, by the database's clock: what was written since is published even where
             the topic is empty.
         for_marks: whether rows may lack a mark alone: those that cannot be decided on are left, and no error.
+        meanwhile: callback, called repeatedly while topics are read; may raise to give up.
 
     Attributes:
         skipped: how many rows were not published, as their topic may have deleted their records.
         undecided: how many were not, as it cannot be determined whether they are published.
-        untold: the topics that do not tell whether they are compacted, and are taken for not.
     """
 
     is_final: ClassVar[bool] = False
     unwanted: ClassVar[int] = 0
 
-    def __init__(self, settings: SourceSettings, now_us: int, *, for_marks: bool = False) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        now_us: int,
+        *,
+        for_marks: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         self.skipped = self.undecided = 0
-        self.untold: set[str] = set()
         self._for_marks = for_marks
+        self._meanwhile = meanwhile
         self._settings = settings
         self._now_us = now_us
         self._complete_since_us: dict[bytes | None, list[int] | None] = {}
@@ -178,13 +185,13 @@ class IfTopicComplete:
             if len(self._complete_since_us) >= TYPES_MAX:
                 self._complete_since_us.clear()
             self._complete_since_us[row.aggregate_type] = complete_since_us(
-                self._settings.bootstrap, topic, self.untold
+                self._settings.bootstrap, topic, self._meanwhile
             )
         times_us = self._complete_since_us[row.aggregate_type]
         if times_us is None:
             if created_us is not None and created_us >= self._now_us:
                 return True
-            return self._leave("its topics are compacted")
+            return self._leave(_COMPACTED)
         key = row.aggregate_id if self._is_by_key else None
         since_us = min(times_us[murmur2(key) % len(times_us)] if key is not None else max(times_us), self._now_us)
         if since_us == 0:

@@ -47,7 +47,10 @@ class LeftOut:
         self._began_at = self._rests_until = 0.0
 
     def note(self, *, for_marks: bool = False) -> None:
-        """The log may have left out rows until now; or some that it brought may lack a mark, and nothing else."""
+        """The log may have left out rows until now; or some that it brought may lack a mark, and nothing else.
+
+        Rows that stayed in the table while none could be removed count as such that lack a mark.
+        """
         with self._lock:
             is_first = self._noted == self._done
             if is_first:
@@ -76,6 +79,11 @@ class LeftOut:
             self._covered_us = min([at_us, *known_us]) if len(known_us) == len(began_us) else None
         self._facts = facts
         return has_changed
+
+    def forget_times(self) -> None:
+        """Another relay may have read since: how long ago all was well says nothing of what is published."""
+        with self._lock:
+            self.since_us = self._covered_us = None
 
     def clear(self) -> None:
         """All rows of the table have been decided on."""

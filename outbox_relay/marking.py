@@ -1,22 +1,29 @@
 """The marks of published rows that stay in the table, set beside the log for whoever polls after its reader."""
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from outbox_relay.handled import LOOKS_MAX, Chunk
+from outbox_relay.handled import KEYS_MAX, LOOKS_MAX, Chunk
 from outbox_relay.outbox import Outbox
 from outbox_relay.removal import refusal
 from outbox_relay.row import Leftover
 from outbox_relay.source import Source
 from outbox_relay.table import Connection, Table, scalar
 
+# What is acknowledged is published, whether or not it was left before.
 _MARK = """
-    UPDATE {table} SET {published_at} = {mark}
+    UPDATE {table} SET {published_at} = now()
+    WHERE {key} = ANY(%s::{type_of_key}[]) AND isfinite({published_at}) IS NOT TRUE
+"""
+_LEAVE = """
+    UPDATE {table} SET {published_at} = 'infinity'
     WHERE {key} = ANY(%s::{type_of_key}[]) AND {published_at} IS NULL
 """
+_MARKED = "SELECT FROM {table} WHERE {key} = ANY(%s::{type_of_key}[]) AND isfinite({published_at})"
 _MAY_MARK = "SELECT has_column_privilege({name}, {column}, 'UPDATE')"
 
 
@@ -27,7 +34,7 @@ def may_mark(connection: Connection, table: Table) -> bool:
 
 
 class Marking:
-    """Sets the marks of rows that are known to be published.
+    """Sets the marks of rows that are known to be published, and of those that nobody can decide on.
 
     Args:
         source: which reads the log.
@@ -36,18 +43,18 @@ class Marking:
 
     Attributes:
         is_on: whether it does.
+        left: the keys of rows that are to be left.
     """
 
     def __init__(self, source: Source, table: Table, key: sql.Composable, type_of_key: sql.SQL) -> None:
         self.is_on = False
+        self.left: deque[Chunk] = deque()
         self._source = source
         self._table = table
         self._outbox: Outbox = table.outbox
-        published, left = (
-            self._outbox.sql(_MARK, key=key, type_of_key=type_of_key, mark=sql.SQL(mark))
-            for mark in ("now()", "'infinity'")
+        self._mark, self._leave, self._marked = (
+            self._outbox.sql(query, key=key, type_of_key=type_of_key) for query in (_MARK, _LEAVE, _MARKED)
         )
-        self._mark, self._leave = published, left
 
     def begin(self, connection: psycopg.Connection[Any], *, is_asked_for: bool) -> None:
         """Find out whether there are marks to be set; where that is asked for, say so if the role may not."""
@@ -60,21 +67,21 @@ class Marking:
         """Mark the rows of a chunk; those that are not seen yet once more, with the next call."""
         try:
             chunk.missing -= connection.execute(self._mark, (chunk,), prepare=False).rowcount
+            chunk.looks += 1
+            if chunk.missing > 0 and chunk.looks == LOOKS_MAX:  # or they had a mark before
+                chunk.missing = len(chunk) - connection.execute(self._marked, (chunk,), prepare=False).rowcount
         except psycopg.Error as error:
-            self._say_none(refusal(error))
-            self.is_on = False
+            self._give_up(error)
             return
-        chunk.looks += 1
         if chunk.missing <= 0 or chunk.looks == LOOKS_MAX:
             self._source.handled.drop(chunk)
             if chunk.missing > 0:
                 self._source.left_out.note(for_marks=True)
 
-    def leave(self, connection: psycopg.Connection[Any], rows: Iterable[Leftover], *, is_final: bool) -> None:
+    def leave(self, rows: Iterable[Leftover], *, is_final: bool) -> None:
         """Have rows that are not to be published looked for no more.
 
         Args:
-            connection: in a transaction.
             rows: which.
             is_final: whether they count as published; else nobody knows, and a person may have them published.
         """
@@ -83,13 +90,28 @@ class Marking:
             return
         if is_final:
             self._source.handled.add(keys)
-            return
+        elif sum(map(len, self.left)) < KEYS_MAX:
+            self.left.append(self._source.handled.chunk(keys))
+        else:
+            self._source.left_out.note(for_marks=True)  # the next search finds them
+
+    def mark_left(self, connection: psycopg.Connection[Any]) -> None:
+        """Mark the first of the rows that are left.
+
+        Args:
+            connection: in no transaction: others who change these rows must not undo what a long one has found.
+        """
         try:
-            with connection.transaction():
-                connection.execute(self._leave, (self._source.handled.chunk(keys),), prepare=False)
+            connection.execute(self._leave, (self.left[0],), prepare=False)
         except psycopg.Error as error:
-            self._say_none(refusal(error))
-            self.is_on = False
+            self._give_up(error)
+        else:
+            self.left.popleft()
+
+    def _give_up(self, error: psycopg.Error) -> None:
+        self._say_none(refusal(error))
+        self.is_on = False
+        self.left.clear()
 
     def _say_none(self, why: str) -> None:
         self._source.warn_once(

@@ -7,9 +7,11 @@ from psycopg import sql
 
 from outbox_relay import initial
 from outbox_relay.errors import SetupError, TableBusyError
+from outbox_relay.marking import may_mark
 from outbox_relay.outbox import Outbox
 from outbox_relay.places import PLACE, in_each_partition
-from outbox_relay.removal import rows_stay
+from outbox_relay.quoting import quoted
+from outbox_relay.removal import refusal, rows_stay
 from outbox_relay.table import Table, find_origin, find_table, order_of, row_of, scalar, select_rows
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ def prepare(source: "Source", connection: psycopg.Connection[Any], table: Table)
 def decide(source: "Source", connection: psycopg.Connection[Any]) -> bool:
     """Which of the rows that were there before the mark are to be published; the others are marked, or left.
 
+    Where marks cannot be set that is told, and rows stay as they are, neither published nor removed.
+
     Returns:
         Whether any of them are.
 
@@ -102,21 +106,39 @@ def decide(source: "Source", connection: psycopg.Connection[Any]) -> bool:
     undecided = outbox.sql(_UNDECIDED if source.settings.initial is None else _UNDECIDED_OR_LEFT, mine=table.mine)
     if connection.execute(outbox.sql(_HAS_UNDECIDED, undecided=undecided)).fetchone() is None:
         return False
+    if not may_mark(connection, table):
+        role, column = quoted(connection.info.user), outbox.columns.published_at
+        _stay(source, f"{role} may not UPDATE {column}: GRANT UPDATE ON {outbox.label} TO {role}")
+        return False
     any_open = False
     keeps = rows_stay(connection, table, cleanup=source.settings.cleanup)
-    rule = initial.rule(source.settings, find_origin(connection, outbox).now_us, keeps=keeps)
+    now_us = find_origin(connection, outbox).now_us
+    rule = initial.rule(source.settings, now_us, keeps=keeps, meanwhile=source.raise_if_stopped)
     query = select_rows(table, order_of(connection, table), undecided, also=PLACE, with_contents=False)
     query = sql.SQL("{} LIMIT {}").format(query, sql.Literal(DECIDE_ROWS))
+    before: list[Any] = []
     while rows := connection.execute(query, binary=True).fetchall():
         source.raise_if_stopped()
+        if rows == before:
+            _stay(source, f"a trigger or a rule ignores that {outbox.columns.published_at} is set")
+            break
+        before = rows
         open_: list[tuple[int, str]] = []
         done: list[tuple[int, str]] = []
         for *values, created_us, partition, place in rows:
             row = row_of(values)
             (open_ if rule.wants(row, created_us) else done).append((partition, place))
+        try:
+            with connection.transaction():
+                in_each_partition(connection, outbox, _UNMARK, open_)
+                in_each_partition(connection, outbox, MARK if rule.is_final else _LEAVE, done)
+        except psycopg.Error as error:
+            _stay(source, refusal(error))
+            break
         any_open = any_open or bool(open_)
-        with connection.transaction():
-            in_each_partition(connection, outbox, _UNMARK, open_)
-            in_each_partition(connection, outbox, MARK if rule.is_final else _LEAVE, done)
     initial.tell(rule, source.warn, LEFT)
     return any_open
+
+
+def _stay(source: "Source", why: str) -> None:
+    source.warn_once(f"rows of {source.outbox.label} that nobody has decided on stay as they are: {why}")

@@ -8,7 +8,7 @@ all the same. Rows of one key keep their order if those who write them take turn
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -17,6 +17,7 @@ from contracts import failpoints
 from outbox_relay import marks
 from outbox_relay.acknowledgements import Acknowledgements
 from outbox_relay.batches import read_in_order, rows_at, select_places
+from outbox_relay.cleaner import REMOVE_AGAIN_S
 from outbox_relay.control import rewind
 from outbox_relay.control.skips import unless_skipped
 from outbox_relay.control.table import DONE, REFUSED, Act, answer
@@ -28,7 +29,7 @@ from outbox_relay.names import one_line
 from outbox_relay.places import in_each_partition
 from outbox_relay.position import Origin
 from outbox_relay.publisher import Publisher
-from outbox_relay.removal import refusal
+from outbox_relay.removal import IGNORED, refusal
 from outbox_relay.replication import connect
 from outbox_relay.row import OutboxRow
 from outbox_relay.slot_name import how_to_drop, slot_name
@@ -61,11 +62,12 @@ MEASURE_INTERVAL_S = 5.0
 _NOW_US = sql.SQL("(extract(epoch FROM clock_timestamp()) * 1000000)::int8")
 # Rows at '-infinity' and 'infinity' are not known to be published (see marks).
 _MARKED = """
-    SELECT tableoid::int8, ctid::text FROM {table} WHERE isfinite({published_at}) AND {mine} LIMIT %s
+    SELECT tableoid::int8, ctid::text FROM {table}
+    WHERE {published_at} > '-infinity' AND {published_at} < 'infinity' AND {mine} LIMIT %s
 """
-_REMOVE = """
-    DELETE FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[]) AND isfinite({published_at})
-"""
+_AT = "FROM {table} WHERE tableoid = %s::oid AND ctid = ANY(%s::tid[]) AND isfinite({published_at})"
+_REMOVE: LiteralString = "DELETE " + _AT
+_SEE: LiteralString = "SELECT " + _AT
 _SLOT = """
     SELECT active, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8
     FROM pg_replication_slots WHERE slot_name = %s
@@ -146,7 +148,9 @@ class _Worker:
         self._table = table
         self._acks = Acknowledgements(origin, source.waits)
         self._measured_at = 0.0
-        self._warned, self._removes = False, True
+        self._warned = False
+        # Before this session rows may have been marked too.
+        self._may_be_marked, self._kept_until = True, 0.0
         self._marked = source.outbox.sql(_MARKED, mine=table.mine)
         self._outbox = source.outbox
         self._living = living(connection, table)
@@ -197,6 +201,7 @@ class _Worker:
             if in_each_partition(self._connection, self._outbox, MARK, places) < len(places):
                 mark = self._outbox.columns.published_at
                 raise SetupError(f"a trigger or a rule of {self._outbox.label} ignores that {mark} is set")
+        self._may_be_marked = self._may_be_marked or bool(places)
         acks.reached(lsn)
         self._source.progress()
         return len(places)
@@ -228,7 +233,7 @@ class _Worker:
                 yield row_of(values)
 
         source.say("publishing rows again", asked_by=act.by)
-        is_unpublished = outbox.sql("{published_at} IS NULL")
+        is_unpublished = outbox.sql("isfinite({published_at}) IS NOT TRUE")
         condition = sql.SQL("({}) AND {}").format(wanted, self._living)
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -262,17 +267,28 @@ class _Worker:
 
     def remove(self) -> bool:
         """Remove rows that are marked, up to a limit; whether there may be more."""
-        if not self._removes or not may_delete(self._connection, self._outbox):
+        if not self._may_be_marked or time.monotonic() < self._kept_until:
             return False
-        places = self._connection.execute(self._marked, (REMOVE_ROWS,)).fetchall()
+        connection, outbox = self._connection, self._outbox
+        if not may_delete(connection, outbox):
+            return False
+        places = connection.execute(self._marked, (REMOVE_ROWS,)).fetchall()
         try:
-            removed = in_each_partition(self._connection, self._outbox, _REMOVE, places)
+            removed = in_each_partition(connection, outbox, _REMOVE, places)
         except psycopg.Error as error:
-            why, self._removes = refusal(error), False
-            self._source.warn(f"published rows stay in {self._outbox.label}: {why}")
+            self._keep_rows(refusal(error))
             return False
         self._source.removed_rows += removed
-        return removed == REMOVE_ROWS
+        # Others may have removed some.
+        if removed < len(places) and in_each_partition(connection, outbox, _SEE, places):
+            self._keep_rows(IGNORED)
+            return False
+        self._may_be_marked = len(places) == REMOVE_ROWS
+        return self._may_be_marked
+
+    def _keep_rows(self, why: str) -> None:
+        self._kept_until = time.monotonic() + REMOVE_AGAIN_S
+        self._source.warn_once(f"published rows stay in {self._outbox.label}: {why}")
 
     def measure(self) -> None:
         """Measure the log retained by an unused slot; warn once."""

@@ -242,17 +242,16 @@ def tail_ids(
         consumer.close()
 
 
-def complete_since_us(bootstrap: str, topic: str, untold: set[str]) -> list[int] | None:
+def complete_since_us(
+    bootstrap: str, topic: str, meanwhile: Callable[[], None] = lambda: None
+) -> list[int] | None:
     """The time since which each partition of a topic holds everything, microseconds since the Unix epoch.
 
     0: since ever; :data:`NEVER_US`: it has had records, and has none any more. Once a partition has lost records,
     one that has all of its own may have been added later: it counts from its first one.
 
-    Args:
-        bootstrap: Kafka.
-        topic: which is asked about.
-        untold: takes the topic if it has had records, and this user is not told whether it is compacted; it is
-            taken for one that is not.
+    Where this Kafka user is not told whether the topic is compacted, all of it is read; it counts as compacted if
+    offsets are missing. ``meanwhile`` is called then, and may raise to give up.
 
     Returns:
         None where that cannot be known: compaction takes records from between others.
@@ -263,16 +262,14 @@ def complete_since_us(bootstrap: str, topic: str, untold: set[str]) -> list[int]
     """
     consumer = reader(bootstrap, "settle-relay", _READER, SILENT)
     try:
-        bounds = {
-            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), KAFKA_ANSWER_S)
-            for partition in _partitions(consumer, topic)
-        }
+        bounds = {partition: _bounds(consumer, topic, partition) for partition in _partitions(consumer, topic)}
         if any(high for _, high in bounds.values()):
             is_compacted = _is_compacted(bootstrap, topic)
+            if is_compacted is None:
+                is_compacted = _has_gaps(consumer, topic, bounds, meanwhile)
+                bounds = {partition: _bounds(consumer, topic, partition) for partition in bounds}
             if is_compacted:
                 return None
-            if is_compacted is None:
-                untold.add(topic)
         if all(low == 0 for low, _ in bounds.values()):
             return [0] * len(bounds)
         # The first offsets may be those of no record.
@@ -293,6 +290,31 @@ def complete_since_us(bootstrap: str, topic: str, untold: set[str]) -> list[int]
         raise _unanswered(bootstrap, error) from None
     finally:
         consumer.close()
+
+
+def _bounds(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """The first offset of a partition, and the one after its last."""
+    bounds: tuple[int, int] = consumer.get_watermark_offsets(TopicPartition(topic, partition), KAFKA_ANSWER_S)
+    return bounds
+
+
+def _has_gaps(
+    consumer: Consumer, topic: str, bounds: dict[int, tuple[int, int]], meanwhile: Callable[[], None]
+) -> bool:
+    """Whether offsets of a topic have no record: compaction took it, or it is the end of a transaction."""
+    tails = [_Tail(partition, low, low, high) for partition, (low, high) in bounds.items() if low < high]
+    following = {tail.partition: tail.start for tail in tails}
+
+    def is_gap(partition: int, until: int) -> bool:
+        # What retention deletes meanwhile is none.
+        return following[partition] < until and _bounds(consumer, topic, partition)[0] < until
+
+    for record in _read(consumer, topic, tails, meanwhile):
+        partition, offset = record.partition() or 0, record.offset() or 0
+        if is_gap(partition, offset):
+            return True
+        following[partition] = offset + 1
+    return any(is_gap(tail.partition, tail.end) for tail in tails)
 
 
 def _is_compacted(bootstrap: str, topic: str) -> bool | None:

@@ -19,8 +19,8 @@ IGNORED = "a trigger or a rule ignores that they are deleted"
 TRIED_ROWS = 500
 LOCK_WAIT = "5s"
 
-# What can keep rows that may be deleted: triggers (foreign keys are some), rules, policies, and publications where
-# there is no key to tell of it. Most outboxes have none of these.
+# What can keep rows that may be deleted: triggers (foreign keys are some), rules, policies, and publications of
+# deletes, whose columns and filters have to fit the key. Most outboxes have none: the relay's own is of inserts.
 _CAN_KEEP = """
     WITH RECURSIVE parts(id) AS (
         SELECT {name}::regclass::oid
@@ -34,13 +34,12 @@ _CAN_KEEP = """
                 SELECT FROM pg_trigger AS t
                 WHERE t.tgrelid = c.oid AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D'
             )
-            OR NOT (
-                c.relreplident = 'f' OR EXISTS (
-                    SELECT FROM pg_index AS i
-                    WHERE i.indrelid = c.oid AND CASE c.relreplident
-                        WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
-                )
-            )
+    ) OR EXISTS (
+        SELECT FROM pg_publication AS p JOIN pg_publication_tables AS t USING (pubname)
+        JOIN pg_namespace AS n ON n.nspname = t.schemaname
+        JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+        WHERE p.pubdelete
+            AND c.oid IN (SELECT id FROM parts UNION SELECT relid FROM pg_partition_ancestors({name}::regclass))
     )
 """
 _SOME_ROWS = """
@@ -52,8 +51,9 @@ _REMOVE_DEAD = "DELETE FROM {table} WHERE {is_row}"
 # Rows at '-infinity' and 'infinity' are not known to be published (see marks).
 _REMOVE_MARKED = """
     DELETE FROM {table} WHERE isfinite({published_at})
-        AND {id} = ANY(ARRAY(SELECT {id} FROM {table} WHERE isfinite({published_at}) LIMIT %s))
+        AND ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE isfinite({published_at}) LIMIT %s))
 """
+_HAS_MARKED = "SELECT EXISTS (SELECT FROM {table} WHERE isfinite({published_at}))"
 # As the background process would, and without the lock that gives space back to the operating system.
 _VACUUM = "VACUUM (TRUNCATE false) {table}"
 _MAY_VACUUM = """
@@ -118,6 +118,11 @@ def rows_stay(
 def remove_marked(connection: psycopg.Connection[Any], outbox: Outbox, rows_max: int) -> int:
     """Remove rows that are marked as published; returns how many."""
     return connection.execute(outbox.sql(_REMOVE_MARKED), (rows_max,)).rowcount
+
+
+def has_marked(connection: psycopg.Connection[Any], outbox: Outbox) -> bool:
+    """Whether the table has rows that are marked as published."""
+    return bool(scalar(connection, outbox.sql(_HAS_MARKED)))
 
 
 def remove_dead(connection: psycopg.Connection[Any], table: Table, row: OutboxRow) -> int:

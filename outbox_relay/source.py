@@ -89,7 +89,7 @@ class Source:
         gap: why the log does not bring all rows, if so; those that it leaves out are published from the table.
         lost_slot: why the slot cannot be read any further and has to be recreated, if so.
         left_out: what a table that keeps its rows is to be searched for.
-        keeps_rows: whether published rows stay in the table, as was last found out.
+        keeps_rows, kept_until: whether rows that stay in the table may be published; when removal is tried again.
         confirmed_lsn: the highest position the slot can have, unless another reader advanced it; None: not known.
         cleaning: held by whoever looks after the table: one session's thread at a time.
         gauges: what was last asked of the database: ``lag_bytes``, ``slot_retained_bytes``, ``dead_rows``.
@@ -119,7 +119,7 @@ class Source:
         self.gap: str | None = None
         self.lost_slot: str | None = None
         self.left_out = LeftOut()
-        self.keeps_rows = False
+        self.keeps_rows, self.kept_until = False, 0.0
         self.confirmed_lsn: int | None = None
         self.cleaning = threading.Lock()
         self.gauges = {"lag_bytes": 0, "slot_retained_bytes": 0, "dead_rows": 0}

@@ -71,6 +71,8 @@ def stream(source: Source) -> None:
         table = find_table(connection, outbox)
         bring_up_to_date(connection, outbox)
         source.has_table(table)
+        if source.confirmed_lsn is None:
+            source.left_out.forget_times()
         keeps = keeps_rows(source, connection)
         source.keeps_rows = keeps
         changed = covering.ensure(source, connection, table, keeps=keeps)
@@ -79,8 +81,6 @@ def stream(source: Source) -> None:
         slot = _keep_slot(source, connection, name, keeps=keeps)
         if keeps and changed is not None and slot is not None:  # a new one leaves out nothing
             source.leave_out(changed)
-        elif keeps and slot is not None and may_mark(connection, table):
-            source.left_out.note(for_marks=True)  # who was killed may not have marked all that it had published
         origin = find_origin(connection, outbox)
         if slot is not None:
             origin = replace(origin, confirmed_lsn=slot.confirmed_lsn)
@@ -94,6 +94,9 @@ def stream(source: Source) -> None:
                 new = not_yet_published(publish, published, source.quarantine)
                 new = unless_skipped(new, skips, frozenset(), published, source.quarantine)
                 slot = fill(source, connection, table, name, origin, publisher, new)
+            if source.keeps_rows and may_mark(connection, table):
+                # Who was killed may not have marked all that it published; a filling marks nothing that it leaves.
+                source.left_out.note(for_marks=True)
             _warn_of_others(source, connection)
             dead = dead_since(connection, slot.confirmed_lsn, outbox)
             skipped = gone(connection, outbox, slot.confirmed_lsn)

@@ -1,8 +1,6 @@
-"""The cleaner hands rows to its own session only, and goes on where rows may not be removed."""
+"""The cleaner hands rows to its own session only, and marks what is published or left."""
 
 import threading
-import time
-from contextlib import nullcontext
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -12,7 +10,8 @@ from psycopg.sql import SQL
 
 from outbox_relay import cleaner as cleaner_module
 from outbox_relay import handled
-from outbox_relay.cleaner import DELETE_ROWS, REMOVE_AGAIN_S, SUSPECT_ROWS, Cleaner
+from outbox_relay import marking as marking_module
+from outbox_relay.cleaner import DELETE_ROWS, SUSPECT_ROWS, Cleaner
 from outbox_relay.columns import Column
 from outbox_relay.errors import StopRequestedError
 from outbox_relay.handled import LOOKS_MAX, Handled
@@ -22,6 +21,7 @@ from outbox_relay.outbox import OUTBOX, ROLES
 from outbox_relay.position import Origin
 from outbox_relay.row import Leftover, OutboxRow
 from outbox_relay.table import Table
+from tests.unit.test_relay_removing import refusing
 
 
 def test_a_cleaner_whose_session_has_ended_hands_no_rows_to_the_next_one():
@@ -35,40 +35,6 @@ def test_a_cleaner_whose_session_has_ended_hands_no_rows_to_the_next_one():
     with pytest.raises(StopRequestedError):
         cleaner._hand_over([Leftover(OutboxRow(b"1", b"t", b"k", b"e", b"{}"), 0)])
     assert taken == []
-
-
-def refusing(error):
-    """A connection to a database that answers each statement with an error."""
-
-    def execute(*_):
-        raise error
-
-    return SimpleNamespace(execute=execute, transaction=nullcontext)
-
-
-@pytest.mark.parametrize(
-    ("remove", "goes_on", "what"),
-    [
-        (lambda cleaner, connection: cleaner._remove_marked(connection), False, "published rows stay"),
-        (
-            lambda cleaner, connection: cleaner._remove_dead(connection, OutboxRow(b"1", b"t", b"k", b"e", b"{}")),
-            True,
-            "a row that is quarantined stays",
-        ),
-    ],
-    ids=["marked rows", "dead rows"],
-)
-def test_rows_that_may_not_be_removed_stay_and_the_table_is_looked_after_all_the_same(remove, goes_on, what):
-    said = []
-    cleaner = Cleaner.__new__(Cleaner)
-    cleaner._outbox, cleaner._cleans = OUTBOX, True
-    cleaner._table = Table(OUTBOX, {role: Column(role, "text") for role in ROLES})
-    cleaner._source = SimpleNamespace(warn=said.append, warn_once=said.append)
-    remove(cleaner, refusing(psycopg.errors.ForeignKeyViolation("orders refers to it")))
-    assert cleaner._cleans is goes_on  # one dead row says nothing of others
-    assert said == [f"{what} in public.outbox: orders refers to it"]
-    with pytest.raises(psycopg.errors.LockNotAvailable):  # which says nothing
-        remove(cleaner, refusing(psycopg.errors.LockNotAvailable("canceling statement due to lock timeout")))
 
 
 KINDS = {role: Column(role, "uuid" if role == "id" else "text") for role in (*ROLES, "published_at")}
@@ -102,25 +68,48 @@ def marking(source, *, is_on=True):
     return found
 
 
-@pytest.mark.parametrize("marked", [0, 2])
-def test_rows_that_marking_gives_up_are_searched_for(marked):
+class Rows:
+    """A table: how many rows a mark is set on each time it is, and how many have one in the end."""
+
+    def __init__(self, *, marks=0, are_marked=0):
+        self.marks, self.are_marked, self.said = marks, are_marked, []
+
+    def execute(self, query, *_, **__):
+        self.said.append(query.as_string())
+        return SimpleNamespace(rowcount=self.are_marked if "SELECT" in self.said[-1] else self.marks)
+
+
+@pytest.mark.parametrize(
+    ("rows", "looks", "is_searched"),
+    [
+        (Rows(marks=2, are_marked=2), 1, False),
+        (Rows(), LOOKS_MAX, True),
+        (Rows(are_marked=1), LOOKS_MAX, True),
+        (Rows(are_marked=2), LOOKS_MAX, False),
+    ],
+    ids=["marked", "not there", "one is not there", "marked before"],
+)
+def test_rows_that_marking_gives_up_are_searched_for_unless_they_have_a_mark(rows, looks, is_searched):
     source = SimpleNamespace(handled=Handled(uuids=True), left_out=LeftOut())
     source.handled.add(uuids(2))
     source.handled.gather(DELETE_ROWS)
     (chunk,) = source.handled.chunks
-    connection = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(rowcount=marked))
     while source.handled.chunks:
         assert not source.left_out.is_outstanding
-        marking(source).mark(connection, chunk)
-    assert chunk.looks == (1 if marked else LOOKS_MAX)
-    assert source.left_out.is_outstanding is not bool(marked)
+        marking(source).mark(rows, chunk)
+    assert chunk.looks == looks
+    assert source.left_out.is_outstanding is is_searched
 
 
 def test_keys_that_are_forgotten_as_they_are_too_many_are_searched_for(monkeypatch):
     monkeypatch.setattr(handled, "KEYS_MAX", 10)
     cleaner = Cleaner.__new__(Cleaner)
     cleaner._source = SimpleNamespace(handled=Handled(uuids=True), left_out=LeftOut())
-    cleaner._handed, cleaner._cleans, cleaner._marking = {}, False, SimpleNamespace(is_on=True)
+    cleaner._handed, cleaner._removing, cleaner._marking = (
+        {},
+        SimpleNamespace(is_on=False),
+        SimpleNamespace(is_on=True),
+    )
     cleaner._source.handled.add(uuids(10))
     cleaner._gather()
     assert not cleaner._source.left_out.is_outstanding
@@ -129,30 +118,92 @@ def test_keys_that_are_forgotten_as_they_are_too_many_are_searched_for(monkeypat
     assert cleaner._source.left_out.is_outstanding
 
 
+LEFT = [Leftover(OutboxRow(key, b"t", b"k", b"e", b"{}"), 0) for key in uuids(2)]
+
+
 @pytest.mark.parametrize("is_final", [True, False])
 def test_rows_count_as_published_only_if_the_operator_says_so(is_final):
-    said = []
-    source = SimpleNamespace(handled=Handled(uuids=True))
-    connection = SimpleNamespace(
-        execute=lambda query, *_, **__: said.append(query.as_string()), transaction=nullcontext
-    )
-    left = [Leftover(OutboxRow(key, b"t", b"k", b"e", b"{}"), 0) for key in uuids(2)]
-    marking(source).leave(connection, left, is_final=is_final)
+    source, rows = SimpleNamespace(handled=Handled(uuids=True)), Rows()
+    setting = marking(source)
+    setting.leave(LEFT, is_final=is_final)
     source.handled.gather(DELETE_ROWS)
     assert list(source.handled.keys()) == (uuids(2) if is_final else [])
-    assert ["'infinity'" in query for query in said] == ([] if is_final else [True])
+    while setting.left:
+        setting.mark_left(rows)
+    assert ["'infinity'" in query for query in rows.said] == ([] if is_final else [True])
 
 
-@pytest.mark.parametrize("keeps_rows", [True, False])
-def test_what_the_filling_found_to_stay_is_not_taken_for_unpublished_at_once(monkeypatch, keeps_rows):
-    monkeypatch.setattr(cleaner_module, "may_delete", lambda *_: True)
-    monkeypatch.setattr(cleaner_module, "may_vacuum", lambda *_: False)
-    table = Table(OUTBOX, {role: kind for role, kind in KINDS.items() if role != "published_at"})
-    source = SimpleNamespace(name="pay", keeps_rows=keeps_rows, settings=SimpleNamespace(cleanup=True))
-    cleaner = Cleaner(source, table, Origin(b"", 0, 0))
-    cleaner._stop.set()
-    began = time.monotonic()
-    cleaner._work(SimpleNamespace())
-    assert cleaner._cleans is not keeps_rows
-    assert began < cleaner._begin_again_at
-    assert (cleaner._begin_again_at < began + 2 * REMOVE_AGAIN_S) is keeps_rows
+def test_what_is_left_is_marked_later_where_others_are_in_the_way_and_by_nobody_who_may_not():
+    source = SimpleNamespace(handled=Handled(uuids=True), left_out=LeftOut(), warn_once=lambda _: None)
+    setting = marking(source)
+    setting.leave(LEFT, is_final=False)
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        setting.mark_left(refusing(psycopg.errors.LockNotAvailable()))
+    assert [list(chunk.keys()) for chunk in setting.left] == [uuids(2)]
+    setting.mark_left(refusing(psycopg.errors.InsufficientPrivilege()))
+    assert not setting.left
+    assert not setting.is_on
+
+
+def test_what_is_left_beyond_what_is_kept_in_memory_is_searched_for_again(monkeypatch):
+    monkeypatch.setattr(marking_module, "KEYS_MAX", 2)
+    source = SimpleNamespace(handled=Handled(uuids=True), left_out=LeftOut())
+    setting = marking(source)
+    setting.leave(LEFT, is_final=False)
+    assert not source.left_out.is_outstanding
+    setting.leave(LEFT, is_final=False)
+    assert len(setting.left) == 1
+    assert source.left_out.is_for_marks
+
+
+def searching(monkeypatch, found, **source):
+    """A cleaner whose table has these rows, which are on no topic, and a source; and what is handed over."""
+    cleaner, handed = Cleaner.__new__(Cleaner), []
+    monkeypatch.setattr(cleaner_module, "dead_since", lambda *_: [])
+    monkeypatch.setattr(cleaner_module, "oldest_us", lambda *_: 0)
+    monkeypatch.setattr(cleaner_module, "rows_in_order", lambda *_: iter(found))
+    topics = SimpleNamespace(look_back_to=lambda _: None, holds=lambda *_: False, close=lambda: None)
+    cleaner._source = SimpleNamespace(
+        handled=Handled(uuids=True),
+        left_out=LeftOut(),
+        quarantined={},
+        control=SimpleNamespace(orders=SimpleNamespace(skips={})),
+        published=lambda *_: topics,
+        warn=lambda *_, **__: None,
+        **source,
+    )
+    cleaner._table, cleaner._outbox, cleaner._origin, cleaner._handed = TABLE, OUTBOX, Origin(b"", 0, 1_000), {}
+    cleaner._removing = SimpleNamespace(is_on=False, rows_stay=lambda *_: True, end_keeping=lambda: None)
+    cleaner._marking = marking(cleaner._source)
+    monkeypatch.setattr(cleaner, "_hand_over", handed.extend)
+    return cleaner, handed
+
+
+def test_a_search_takes_in_what_was_acknowledged_since_it_was_found_to_be_due(monkeypatch):
+    """Or else it would be found on its topic, and taken for handled twice."""
+    keys = uuids(2)
+    rows = [(OutboxRow(key, b"t", b"k", b"e", b"{}"), 1) for key in keys]
+    cleaner, handed = searching(monkeypatch, rows, settings=SimpleNamespace(initial="all"))
+    cleaner._source.handled.add(keys[:1])
+    assert cleaner._search(None)
+    assert [one.row.id for one in handed] == keys[1:]
+
+
+@pytest.mark.parametrize(("for_marks", "since_us"), [(True, 1_000), (False, 100)])
+def test_where_rows_may_lack_a_mark_alone_what_was_written_before_the_session_counts_as_old(
+    monkeypatch, for_marks, since_us
+):
+    """Before it another relay may have published them, long after this one last saw that nothing was left out."""
+    seen = []
+
+    def rule(_settings, now_us, **_):
+        seen.append(now_us)
+        return SimpleNamespace(wants=lambda *_: True, is_final=False)
+
+    monkeypatch.setattr(cleaner_module.initial, "rule", rule)
+    cleaner, _ = searching(monkeypatch, [], settings=SimpleNamespace())
+    cleaner._rule = None
+    cleaner._source.left_out.look("a", 100, [], is_covered=True)
+    cleaner._source.left_out.note(for_marks=for_marks)
+    assert cleaner._to_publish(None, LEFT) == LEFT
+    assert seen == [since_us]

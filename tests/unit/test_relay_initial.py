@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from outbox_relay import initial, published
-from outbox_relay.errors import SetupError
+from outbox_relay.errors import SetupError, StopRequestedError
 from outbox_relay.first_batches import murmur2
 from outbox_relay.initial import IfTopicComplete
 from outbox_relay.outbox import OUTBOX, Additional, ColumnNames, Outbox
@@ -98,25 +98,86 @@ def test_kafka_tells_whether_a_topic_is_compacted_or_nothing(monkeypatch, found,
     assert published._is_compacted("nowhere:1", "orders.events") is is_compacted
 
 
-def with_records(_bootstrap, _name, *_):
-    """A consumer of a topic of one partition that has all of its records."""
-    partitions = {0: SimpleNamespace(leader=1)}
-    topics = {"orders.events": SimpleNamespace(error=None, partitions=partitions)}
-    return SimpleNamespace(
-        list_topics=lambda *_: SimpleNamespace(topics=topics),
-        get_watermark_offsets=lambda *_: (0, 7),
-        close=lambda: None,
-    )
+class Records:
+    """A consumer of a topic of one partition, which has records at these offsets below its end.
+
+    Args:
+        offsets: of its records.
+        deleted_until: what retention deletes as soon as it is read.
+    """
+
+    END = 7
+
+    def __init__(self, offsets, deleted_until=0):
+        self.first, self.deleted_until = 0, deleted_until
+        self.records = [
+            SimpleNamespace(
+                partition=lambda: 0, offset=lambda at=at: at, error=lambda: None, timestamp=lambda at=at: (0, at)
+            )
+            for at in offsets
+        ]
+        end = SimpleNamespace(code=lambda: KafkaError._PARTITION_EOF)
+        self.records.append(SimpleNamespace(partition=lambda: 0, offset=lambda: self.END, error=lambda: end))
+
+    def list_topics(self, *_):
+        found = SimpleNamespace(error=None, partitions={0: SimpleNamespace(leader=1)})
+        return SimpleNamespace(topics={"orders.events": found})
+
+    def get_watermark_offsets(self, *_):
+        return self.first, self.END
+
+    def assign(self, _):
+        self.first = self.deleted_until
+
+    def consume(self, *_):
+        return [one for one in self.records if one.offset() >= self.first]
+
+    def close(self):
+        """Nothing is open."""
 
 
-def test_a_topic_that_does_not_tell_how_it_is_cleaned_up_stops_nothing_and_is_warned_of(monkeypatch):
-    monkeypatch.setattr(published, "admin", lambda _: told({}))
-    monkeypatch.setattr(published, "reader", with_records)
-    kept = IfTopicComplete(SourceSettings("dbname=x", "nowhere:1"), NOW_US)
+def kept_with(monkeypatch, consumer, told_of_it, **given):
+    monkeypatch.setattr(published, "admin", lambda _: told(told_of_it))
+    monkeypatch.setattr(published, "reader", lambda *_: consumer)
+    return IfTopicComplete(SourceSettings("dbname=x", "nowhere:1"), NOW_US, **given)
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [range(1, 7), (0, 1, 2, 4, 5, 6), range(6), ()],
+    ids=["the first", "one between", "the last", "all"],
+)
+def test_a_topic_that_does_not_tell_how_it_is_cleaned_up_counts_as_compacted_where_records_are_missing(
+    monkeypatch, offsets
+):
+    kept = kept_with(monkeypatch, Records(offsets), {})
+    with pytest.raises(SetupError, match=r"do not tell .*DescribeConfigs.*--initial all or none"):
+        kept.wants(row(KEYS[0]), 99)
+    assert kept.wants(row(KEYS[0]), NOW_US)
+
+
+def test_a_topic_that_does_not_tell_how_it_is_cleaned_up_and_has_every_record_decides(monkeypatch):
+    kept = kept_with(monkeypatch, Records(range(7)), {})
     assert [kept.wants(row(key), 99) for key in KEYS] == [True, True]
-    said = []
-    initial.tell(kept, lambda line, **context: said.append((line, context)), "")
-    assert said == [(initial._UNTOLD, {"topics": "orders.events"})]
+
+
+def test_what_retention_deletes_while_a_topic_is_read_was_not_taken_by_compaction(monkeypatch):
+    kept = kept_with(monkeypatch, Records(range(7), deleted_until=3), {})
+    assert [kept.wants(row(KEYS[0]), at_us) for at_us in (NOW_US - 1, NOW_US)] == [False, True]
+
+
+def test_a_topic_that_tells_how_it_is_cleaned_up_is_not_read_for_that(monkeypatch):
+    kept = kept_with(monkeypatch, Records(()), {"cleanup.policy": SimpleNamespace(value="delete")})
+    assert kept.wants(row(KEYS[0]), 99)
+
+
+def test_a_relay_that_is_to_end_does_not_read_a_topic_to_its_end_first(monkeypatch):
+    def stop():
+        raise StopRequestedError("stopped")
+
+    kept = kept_with(monkeypatch, Records(range(7)), {}, meanwhile=stop)
+    with pytest.raises(StopRequestedError):
+        kept.wants(row(KEYS[0]), 99)
 
 
 def test_a_kafka_that_does_not_answer_says_nothing_of_a_topic(monkeypatch):

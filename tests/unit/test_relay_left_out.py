@@ -65,6 +65,19 @@ def test_what_was_left_out_is_no_older_than_the_last_look_at_which_nothing_was(c
     assert left_out.since_us == 300
 
 
+def test_when_all_was_well_last_says_nothing_once_another_relay_may_have_read():
+    left_out = LeftOut()
+    left_out.look("a", 100, [], is_covered=True)
+    left_out.note()
+    left_out.forget_times()
+    assert left_out.since_us is None
+    assert left_out.is_outstanding
+    left_out.clear()
+    assert left_out.look("b", 200, [], is_covered=False)  # that it was changed is seen all the same
+    left_out.note()
+    assert left_out.since_us is None
+
+
 def test_a_search_that_somebody_waits_for_does_not_rest(monkeypatch):
     monkeypatch.setattr(left_out_module, "RESTS", 1e9)
     left_out = LeftOut()

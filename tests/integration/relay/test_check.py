@@ -177,6 +177,19 @@ def test_each_thing_that_is_wrong_is_named_with_what_to_do(shaped, tmp_path):
     assert problems(shaped, path) == {}
 
 
+def test_who_reads_the_log_is_to_set_the_marks_that_a_table_has(stack, tmp_path):
+    lean = lean_with_role(stack)
+    lean.connection.execute("ALTER TABLE messages ADD published_at timestamptz")
+    path = file_of(lean, tmp_path / "relay.toml")
+    run_as_owner(lean, relay(lean, "explain", "--config", str(path))[1])
+    assert problems(lean, path) == {}
+    lean.connection.execute(f'REVOKE UPDATE ON messages FROM "{lean.role}"')
+    grant = problems(lean, path)["rights"]["remedy"]
+    assert grant == f'GRANT UPDATE ON public.messages TO "{lean.role}"'
+    lean.connection.execute(grant.replace("UPDATE", "UPDATE (published_at)"))
+    assert problems(lean, path) == {}
+
+
 def test_a_table_that_is_not_there_and_a_column_that_is_not_are_named(stack, tmp_path):
     lean = Shaped(stack, "lean")
     path = tmp_path / "relay.toml"

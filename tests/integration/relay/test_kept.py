@@ -117,6 +117,33 @@ def test_what_was_published_long_ago_is_not_published_again_where_rows_were_left
     assert outbox.published() == [left_out]
 
 
+def test_what_another_relay_has_published_is_not_published_again_where_something_was_changed_meanwhile(outbox):
+    own = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
+    with capture_logs() as logs, relaying(outbox, cleanup=False):
+        outbox.wait_published([outbox.insert()])
+        for _ in range(2):  # the first one may have begun before
+            wait_until(metric_of_look(outbox), "publication and table have been looked at")
+
+        def is_taken_over():
+            outbox.one("SELECT pg_terminate_backend(%s)", outbox.one(own, outbox.slot))
+            return outbox.one("SELECT pg_try_advisory_lock(hashtext('settle-relay outbox'))")
+
+        wait_until(is_taken_over, "another one has the outbox")
+        rows = [outbox.insert() for _ in range(10)]
+        wait_until(lambda: any("standing by" in line["event"] for line in list(logs)), "it is a standby")
+        outbox.one("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())::text", outbox.slot)
+        forget(outbox)  # as if it had published them long ago
+        for kind in ("update", "insert"):
+            outbox.connection.execute(PUBLISH.format(kind))
+        outbox.one("SELECT pg_advisory_unlock_all()::text")
+        late = outbox.insert()
+        outbox.wait_published([late])
+        wait_until(lambda: outbox.one(own, outbox.slot), "the slot is read")
+        for _ in range(2):
+            wait_until(metric_of_look(outbox), "the table has been searched")
+    assert not set(rows) & set(outbox.published())
+
+
 def test_only_what_concerns_the_outbox_counts_as_a_change(outbox):
     with closing(connect(outbox.dsn, replication=False)) as connection:
         connection.execute(f"CREATE PUBLICATION settle_outbox FOR TABLE {ALL}")
@@ -260,6 +287,39 @@ def test_rows_without_a_mark_that_nobody_can_decide_on_are_told_and_hold_nothing
     assert outbox.published() == [late]
 
 
+def test_a_search_is_not_undone_by_others_who_remove_rows_meanwhile(outbox, monkeypatch):
+    """As who keeps rows for a time does."""
+    with relaying(outbox, cleanup=False):
+        rows = [outbox.insert(), outbox.insert()]
+        outbox.wait_published(rows)
+        outbox.wait_confirmed()
+    forget(outbox)
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    to_publish = cleaner.Cleaner._to_publish
+
+    def thinned(self, connection, missing):
+        outbox.connection.execute("DELETE FROM outbox WHERE id = %s", (rows[0],))
+        return to_publish(self, connection, missing)
+
+    monkeypatch.setattr(cleaner.Cleaner, "_to_publish", thinned)
+    with capture_logs() as logs, relaying(outbox, cleanup=False):
+        left = "SELECT count(*) FROM outbox WHERE published_at = 'infinity'"
+        wait_until(lambda: outbox.one(left) == 1, "the other one is marked as left")
+    assert not [line for line in logs if "could not serialize" in line["event"]]
+    assert unmarked(outbox) == 0
+
+
+def test_a_row_that_was_left_gets_its_mark_once_it_is_published(outbox):
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    with relaying(outbox, cleanup=False):
+        row_id = outbox.insert()
+        outbox.wait_published([row_id])
+        wait_until(lambda: not unmarked(outbox), "it is marked")
+        outbox.connection.execute("UPDATE outbox SET published_at = 'infinity'")
+        command(outbox, "rewind", "--row", row_id)
+        wait_until(lambda: outbox.one("SELECT isfinite(published_at) FROM outbox"), "it is marked as published")
+
+
 def test_a_role_that_may_not_mark_says_so_and_reads_on(outbox):
     outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
     role = limited_role(outbox, "SELECT")
@@ -268,6 +328,25 @@ def test_a_role_that_may_not_mark_says_so_and_reads_on(outbox):
         wait_until(lambda: any("get no mark" in line["event"] for line in list(logs)), "it is told")
         outbox.wait_published([outbox.insert()])
     assert unmarked(outbox) == 2
+
+
+def test_a_role_that_may_not_mark_reads_on_though_rows_wait_for_a_decision_that_is_made_once_it_may(outbox):
+    outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
+    left = outbox.insert()
+    outbox.connection.execute("UPDATE outbox SET published_at = 'infinity'")
+    role = limited_role(outbox, "SELECT, DELETE")
+    grant = f"GRANT UPDATE ON public.outbox TO relay_{outbox.name}"
+    with capture_logs() as logs, relaying_as(role, outbox, initial="all"):
+        late = outbox.insert()
+        outbox.wait_published([late])
+        outbox.wait_confirmed()
+        assert [line for line in logs if line["event"].endswith(grant)]
+    assert outbox.published() == [late]
+    assert outbox.one("SELECT published_at = 'infinity' FROM outbox WHERE id = %s", left)
+    outbox.connection.execute(grant)
+    with relaying_as(role, outbox, initial="all"):
+        outbox.wait_published([left])
+    assert outbox.published() == [late, left]
 
 
 def test_a_rule_that_somebody_set_is_told_with_what_it_leaves_out_and_while_it_is_set(outbox):

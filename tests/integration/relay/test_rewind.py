@@ -64,6 +64,17 @@ def test_a_table_that_keeps_its_rows_is_rewound_to_a_row_or_a_time(outbox, port,
     assert ids_of(outbox, "acc-1")[-1] == last
 
 
+def test_rows_that_a_poller_publishes_again_count_as_published_though_nobody_had_decided_on_them(outbox):
+    with relaying(outbox, reader="polling", cleanup=False):
+        ids = [outbox.insert() for _ in range(3)]
+        marked(outbox, "polling")
+        outbox.connection.execute("UPDATE outbox SET published_at = 'infinity' WHERE id = %s", (ids[1],))
+        command(outbox, "rewind", "--row", ids[1], reader="polling")
+        wait_until(lambda: acts_of(outbox) == [("rewind", "done")], "it is done")
+    assert ids_of(outbox, "acc-1") == [*ids, *ids[1:]]
+    assert outbox.one("SELECT bool_and(isfinite(published_at)) FROM outbox")
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_a_rewind_goes_on_without_a_row_that_the_topic_takes_no_more(outbox, reader):
     with relaying(outbox, reader=reader, cleanup=False):

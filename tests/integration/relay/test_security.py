@@ -18,7 +18,7 @@ STANDS_BY = "ready\n{}: another relay reads this outbox; standing by\n"
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory):
-    with SecuredKafka(tmp_path_factory.mktemp("secured")) as kafka:
+    with SecuredKafka(tmp_path_factory.mktemp("secured"), {"log.cleaner.backoff.ms": "100"}) as kafka:
         yield kafka
 
 
@@ -34,10 +34,10 @@ def relay(kafka, outbox):
     """Run a relay as a user with a password; yields the port of its pages."""
     address = kafka.address[SCRAM]
 
-    def run(variables, reader="wal"):
+    def run(variables, reader="wal", **reading):
         security.assume(address, variables)
         port = ports.choose(taken=set())
-        return port, relaying(outbox, http_port=port, bootstrap=address, reader=reader)
+        return port, relaying(outbox, http_port=port, bootstrap=address, reader=reader, **reading)
 
     yield run
     security.assume(address, None)
@@ -123,3 +123,39 @@ def test_a_password_that_changes_in_a_file_is_taken_up_while_it_runs(kafka, outb
         outbox.wait_published([outbox.insert()])
         wait_until(lambda: answer(port, "/readyz")[0] == 200, "it is ready")
     outbox.assert_exactly_once_in_order()
+
+
+COMPACTED = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0"}
+
+
+@pytest.mark.parametrize("is_compacted", [False, True], ids=["that has every record", "that was compacted"])
+def test_of_a_topic_that_a_relay_may_not_ask_about_no_old_version_is_published_after_the_newest(
+    kafka, outbox, relay, is_compacted
+):
+    user = outbox.name
+    kafka.set_password(user)
+    kafka.allow(user, "TOPIC", outbox.topic, "READ", "WRITE")
+    with relaying(outbox, cleanup=False):
+        old = outbox.insert()
+        outbox.wait_published([old, outbox.insert()])
+        if is_compacted:
+            outbox.set_topic(COMPACTED)
+
+            def is_taken():
+                outbox.wait_published([outbox.insert()])  # a segment ends with what comes after its time
+                return old not in outbox.published()
+
+            wait_until(is_taken, "compaction takes the oldest record")
+        outbox.wait_confirmed()
+    outbox.drop_slot()
+    late = outbox.insert()
+    port, running = relay(kafka.identity(SCRAM, user), cleanup=False)
+    with running:
+        if is_compacted:
+            wait_until(lambda: unready(port, "do not tell (give DescribeConfigs)"), "it asks")
+        else:
+            outbox.wait_published([late])
+    if is_compacted:
+        assert not {old, late} & set(outbox.published())
+    else:
+        outbox.assert_exactly_once_in_order()
