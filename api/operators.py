@@ -99,6 +99,9 @@ class Operators:
             raise self._denied(str(error)) from error
         except (JaegerError, KafkaSettingsError, ProducerError, TimeoutError, UnaskedError) as error:
             raise Problem("unavailable", str(error), RETRY_S) from error
+        finally:
+            # Its error refers to this frame: what the operation has open would last until a collection.
+            del working
 
     def _ended(self, working: asyncio.Task[Any]) -> None:
         self._room.release()

@@ -1,8 +1,8 @@
 """Reads of whole topics, from their first offset to their present end. For operators' tools and audits."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -24,7 +24,7 @@ def scan(
     topics: Iterable[str],
     starts: dict[tuple[str, int], int] | None = None,
     ends: dict[tuple[str, int], int] | None = None,
-) -> Iterator[Message]:
+) -> Generator[Message]:
     """Every record present now, in order per partition; topics that do not exist are empty.
 
     Records that librdkafka cannot read are left out; services have them among their dead letters.
@@ -63,18 +63,21 @@ def scan_ranges(bootstrap: str, ranges: Mapping[Place, Sequence[tuple[int, int]]
             yield from _read(consumer, ends, starts)
 
 
-def in_time(messages: Iterable[Message], limit_s: float, too_many: str) -> Iterator[Message]:
+def in_time(messages: Generator[Message], limit_s: float, too_many: str) -> Iterator[Message]:
     """Messages as they are read, for so many seconds from the first on: clients connect before that.
+
+    In the end their client is closed, and not only once nobody refers to the error any more.
 
     Raises:
         TimeoutError: with that text, where the time is up and there are more.
     """
     give_up = None
-    for message in messages:
-        give_up = give_up if give_up is not None else time.monotonic() + limit_s
-        if time.monotonic() > give_up:
-            raise TimeoutError(too_many)
-        yield message
+    with closing(messages):
+        for message in messages:
+            give_up = give_up if give_up is not None else time.monotonic() + limit_s
+            if time.monotonic() > give_up:
+                raise TimeoutError(too_many)
+            yield message
 
 
 @contextmanager

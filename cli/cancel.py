@@ -53,11 +53,11 @@ def cancel(
             done = carry_out(find, request, timeout)
     except FinishedError as error:
         raise BadInputError(str(error)) from None
-    if done.answer is None and not done.is_recorded:
-        say("the payment service is asked to void it: unless it is paid by then, it never is")
-        return
     if done.answer is None:
         complain(f"not decided after {timeout:g} s, but the request stays in force")
+        if not done.is_recorded:  # of a lost request no event will ever tell
+            void = "the payment service is asked to void it: unless it is paid by then, it never is"
+            raise CommandError(f"the saga service does not know the withdrawal; {void}")
         waits = look(payment_id, done.status, data, api, is_cancelled=True)
         raise CommandError(f"the withdrawal waits for {waits.words}")
     if done.answer != CANCELLED:

@@ -12,9 +12,6 @@ from processors.saga.status import Status
 
 POLL_EVERY_S = 0.05
 
-RECORDED_WITHIN_S = 5.0
-"""How long a withdrawal is waited for that the saga service does not know: of a lost request it never will."""
-
 CANCELLED = "cancelled"
 
 
@@ -32,16 +29,13 @@ class Cancellation(msgspec.Struct, frozen=True):
     @property
     def is_recorded(self) -> bool:
         """Whether the saga service knows the withdrawal, so that its events tell what is decided."""
-        return _is_recorded(self.status)
+        return self.status is not None and self.status.state != ACCEPTED
 
 
 def cancel(
     find: Callable[[], Status | None], request: Callable[[Status | None], None], wait_s: float
 ) -> Cancellation:
     """Ask the payment service to cancel a withdrawal that is not paid yet, and wait for its decision.
-
-    While the saga service knows nothing of the withdrawal, no event can tell: then the wait ends after
-    :data:`RECORDED_WITHIN_S`.
 
     Args:
         find: the status of the withdrawal.
@@ -58,7 +52,7 @@ def cancel(
     if decided(found) is None:
         request(found)
     asked_at = time.monotonic()
-    while (answer := decided(found)) is None and time.monotonic() - asked_at <= _patience_s(found, wait_s):
+    while (answer := decided(found)) is None and time.monotonic() - asked_at <= wait_s:
         time.sleep(POLL_EVERY_S)
         found = find() or found
     return Cancellation(found, answer)
@@ -79,11 +73,3 @@ def decided(status: Status | None) -> str | None:
     if (failure := reasons.get("PaymentFailed")) is not None:
         return failure if failure == CANCELLED else f"already_failed: {failure}"
     return "already_paid" if "PaymentProcessed" in reasons else None
-
-
-def _patience_s(status: Status | None, wait_s: float) -> float:
-    return wait_s if _is_recorded(status) else min(wait_s, RECORDED_WITHIN_S)
-
-
-def _is_recorded(status: Status | None) -> bool:
-    return status is not None and status.state != ACCEPTED

@@ -32,10 +32,12 @@ class LeftOut:
     Attributes:
         since_us: nothing that was written before has been left out, by the database's clock, microseconds since
             the Unix epoch; None: not known.
+        read_lsn: how far this relay itself has read.
     """
 
     def __init__(self) -> None:
         self.since_us: int | None = None
+        self.read_lsn = 0
         self._lock = threading.Lock()
         self._covered_us: int | None = None
         self._looked_us: int | None = None
@@ -80,10 +82,15 @@ class LeftOut:
         self._facts = facts
         return has_changed
 
-    def forget_times(self) -> None:
-        """Another relay may have read since: how long ago all was well says nothing of what is published."""
-        with self._lock:
-            self.since_us = self._covered_us = None
+    def forget_times(self, slot_lsn: int | None) -> None:
+        """Where another relay has read since, how long ago all was well says nothing of what is published.
+
+        Args:
+            slot_lsn: the slot's position; None where it is new.
+        """
+        if slot_lsn is None or slot_lsn > self.read_lsn:
+            with self._lock:
+                self.since_us = self._covered_us = None
 
     def clear(self) -> None:
         """All rows of the table have been decided on."""

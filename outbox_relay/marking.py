@@ -14,10 +14,15 @@ from outbox_relay.row import Leftover
 from outbox_relay.source import Source
 from outbox_relay.table import Connection, Table, scalar
 
-# What is acknowledged is published, whether or not it was left before.
+# In the words of the index on rows without a mark: others may be all that a table has ever had.
 _MARK = """
     UPDATE {table} SET {published_at} = now()
-    WHERE {key} = ANY(%s::{type_of_key}[]) AND isfinite({published_at}) IS NOT TRUE
+    WHERE {key} = ANY(%s::{type_of_key}[]) AND {published_at} IS NULL
+"""
+# What is acknowledged is published, also if it was left before.
+_MARK_LEFT = """
+    UPDATE {table} SET {published_at} = now()
+    WHERE {key} = ANY(%s::{type_of_key}[]) AND NOT isfinite({published_at})
 """
 _LEAVE = """
     UPDATE {table} SET {published_at} = 'infinity'
@@ -52,8 +57,9 @@ class Marking:
         self._source = source
         self._table = table
         self._outbox: Outbox = table.outbox
-        self._mark, self._leave, self._marked = (
-            self._outbox.sql(query, key=key, type_of_key=type_of_key) for query in (_MARK, _LEAVE, _MARKED)
+        self._mark, self._mark_left, self._leave, self._marked = (
+            self._outbox.sql(query, key=key, type_of_key=type_of_key)
+            for query in (_MARK, _MARK_LEFT, _LEAVE, _MARKED)
         )
 
     def begin(self, connection: psycopg.Connection[Any], *, is_asked_for: bool) -> None:
@@ -69,6 +75,7 @@ class Marking:
             chunk.missing -= connection.execute(self._mark, (chunk,), prepare=False).rowcount
             chunk.looks += 1
             if chunk.missing > 0 and chunk.looks == LOOKS_MAX:  # or they had a mark before
+                connection.execute(self._mark_left, (chunk,), prepare=False)
                 chunk.missing = len(chunk) - connection.execute(self._marked, (chunk,), prepare=False).rowcount
         except psycopg.Error as error:
             self._give_up(error)

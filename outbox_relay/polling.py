@@ -280,11 +280,11 @@ class _Worker:
             return False
         self._source.removed_rows += removed
         # Others may have removed some.
-        if removed < len(places) and in_each_partition(connection, outbox, _SEE, places):
+        stays = removed < len(places) and in_each_partition(connection, outbox, _SEE, places) > 0
+        if stays and removed == 0:
             self._keep_rows(IGNORED)
-            return False
-        self._may_be_marked = len(places) == REMOVE_ROWS
-        return self._may_be_marked
+        self._may_be_marked = stays or len(places) == REMOVE_ROWS
+        return len(places) == REMOVE_ROWS and not stays
 
     def _keep_rows(self, why: str) -> None:
         self._kept_until = time.monotonic() + REMOVE_AGAIN_S

@@ -56,7 +56,7 @@ class Removing:
         self._delete, self._see = (
             self._outbox.sql(query, key=key, type_of_key=type_of_key) for query in (_DELETE, _SEE)
         )
-        self._may_remove = self._tries_again = False
+        self._may_remove = False
         if source.keeps_rows and not source.kept_until:  # what was found out otherwise is not tried again at once
             source.kept_until = time.monotonic() + pause_s
 
@@ -70,7 +70,8 @@ class Removing:
                 role = connection.info.user
                 source.say(f"{role} may not DELETE from {self._outbox.label}: published rows stay there")  # noqa: S608 no query
         self.is_on = self._may_remove and time.monotonic() >= source.kept_until
-        self._tries_again = self.is_on and source.keeps_rows
+        if self.is_on and source.keeps_rows:  # what stayed, and is on its topic, may go by now
+            source.left_out.note(for_marks=True)
 
     @property
     def is_due(self) -> bool:
@@ -95,10 +96,13 @@ class Removing:
     def remove_marked(self, connection: psycopg.Connection[Any], rows_max: int) -> None:
         """Remove the rows that are marked as published, so many in a statement."""
         with self._unless_refused():
-            while (removed := remove_marked(connection, self._outbox, rows_max)) > 0:
+            while has_marked(connection, self._outbox):
+                removed = remove_marked(connection, self._outbox, rows_max)
                 self._count(removed)
-            if has_marked(connection, self._outbox):
-                self._keep_rows(IGNORED)
+                if not removed:  # unless somebody else was first
+                    if has_marked(connection, self._outbox):
+                        self._keep_rows(IGNORED)
+                    return
 
     def remove_dead(self, connection: psycopg.Connection[Any], row: OutboxRow) -> None:
         """Remove a row that is quarantined; if it cannot be, that says nothing of others.
@@ -155,7 +159,7 @@ class Removing:
             self._keep_rows(refusal(error))
 
     def _keep_rows(self, why: str) -> None:
-        self.is_on = self._tries_again = False
+        self.is_on = False
         self._source.kept_until = time.monotonic() + self._pause_s
         self._count_as_kept()
         self._source.warn_once(f"published rows stay in {self._outbox.label}: {why}")
@@ -168,6 +172,3 @@ class Removing:
     def _count(self, removed: int) -> None:
         self._source.removed_rows += removed
         self.unvacuumed += removed
-        if removed and self._tries_again:  # so may others be that stayed, and are on their topics
-            self._tries_again = False
-            self._source.left_out.note(for_marks=True)

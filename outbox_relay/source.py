@@ -395,7 +395,7 @@ class Source:
         finally:
             self._quarantine.close()
             if self._has_read:
-                self.confirmed_lsn = self.acks.confirmed_lsn
+                self.confirmed_lsn = self.left_out.read_lsn = self.acks.confirmed_lsn
         return self._again or self.control.is_called
 
     def _blocked(self) -> None:

@@ -71,14 +71,14 @@ def stream(source: Source) -> None:
         table = find_table(connection, outbox)
         bring_up_to_date(connection, outbox)
         source.has_table(table)
-        if source.confirmed_lsn is None:
-            source.left_out.forget_times()
         keeps = keeps_rows(source, connection)
         source.keeps_rows = keeps
         changed = covering.ensure(source, connection, table, keeps=keeps)
         if table.is_marked:
             _decide_marks(source, keeps=keeps)
         slot = _keep_slot(source, connection, name, keeps=keeps)
+        if source.confirmed_lsn is None:
+            source.left_out.forget_times(slot.confirmed_lsn if slot is not None else None)
         if keeps and changed is not None and slot is not None:  # a new one leaves out nothing
             source.leave_out(changed)
         origin = find_origin(connection, outbox)

@@ -27,7 +27,7 @@ _KNOWN = "SELECT payment_id, template FROM notifications WHERE payment_id = ANY(
 _KEYS = "SELECT * FROM unnest(%t::uuid[], %t::text[])"
 
 _IS_DUE = f"""
-status = 'pending' AND next_attempt_at <= %b AND (attempts = 0) = %b AND (payment_id, template) NOT IN ({_KEYS})
+status = 'pending' AND next_attempt_at <= %b AND {{of}} AND (payment_id, template) NOT IN ({_KEYS})
 ORDER BY next_attempt_at LIMIT %b
 """
 
@@ -35,6 +35,8 @@ ORDER BY next_attempt_at LIMIT %b
 _LOCK_DUE = f"SELECT {_COLUMNS} FROM notifications WHERE {_IS_DUE} FOR UPDATE SKIP LOCKED"  # noqa: S608 made of constants
 
 _KEYS_DUE = f"SELECT payment_id, template FROM notifications WHERE {_IS_DUE}"  # noqa: S608 made of constants
+
+_ANY, _UNTRIED, _TRIED = "true", "attempts = 0", "attempts > 0"
 
 _LOCK_THESE = f"""
 SELECT {_COLUMNS} FROM notifications
@@ -82,7 +84,8 @@ async def lock_due(
 ) -> list[Notification]:
     """Pending notifications that are due, locked until the transaction ends.
 
-    Those never tried come first, and of each kind the oldest.
+    The oldest come first; of a single one, as a probe of an open circuit, those that were never tried: what was
+    refused before delays no new one.
 
     Args:
         connection: in a transaction.
@@ -101,13 +104,12 @@ async def due(connection: AsyncConnection, now: datetime, but: Sequence[Key], li
 async def _due(
     connection: AsyncConnection, statement: str, now: datetime, but: Sequence[Key], limit: int
 ) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = []
-    # Where few mails may be tried, as probes of an open circuit, those that were refused before delay no new one.
-    for is_untried in (True, False):
-        if len(rows) < limit:
-            cursor = await connection.execute(statement, (now, is_untried, *_keys(but), limit - len(rows)))
-            rows += await cursor.fetchall()
-    return rows
+    # By kind, all that is due is read where there is none: only for a probe, which is rare.
+    for of in (_UNTRIED, _TRIED) if limit == 1 else (_ANY,):
+        cursor = await connection.execute(statement.format(of=of).encode(), (now, *_keys(but), limit))
+        if rows := await cursor.fetchall():
+            return rows
+    return []
 
 
 async def lock_these(connection: AsyncConnection, keys: Sequence[Key], now: datetime) -> list[Notification]:

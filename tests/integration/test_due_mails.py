@@ -1,4 +1,4 @@
-"""Mails that are due come in their order: those that were refused before delay no new one."""
+"""Mails that are due come in their order, and for a probe those first that were never tried."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ def dsn(settle):
     return settle.new_database("notification", "due_mails")
 
 
-def test_mails_never_tried_are_due_first_then_others_and_the_oldest_first_of_each(dsn):
+def test_the_oldest_mails_are_due_first_but_a_probe_takes_one_that_was_never_tried(dsn):
     refused, older = mail(30, -1), mail(1, -3600)
     new, newer = mail(0, -0.5), mail(0, 0)
     later = [mail(0, 0.5), mail(2, 60)]
@@ -39,9 +39,10 @@ def test_mails_never_tried_are_due_first_then_others_and_the_oldest_first_of_eac
             async with database.transaction() as connection:
                 await store.insert(connection, [*later, refused, newer, older, new], [])
             async with database.transaction() as connection, other.transaction() as beside:
+                untried = [new.key, newer.key]
                 keys = [
-                    await store.due(beside, NOW, [new.key] if skipped else [], limit)
-                    for limit, skipped in [(1, False), (1, True), (3, False), (10, False)]
+                    await store.due(beside, NOW, but, limit)
+                    for limit, but in [(1, []), (1, untried[:1]), (1, untried), (3, []), (3, untried), (10, [])]
                 ]
                 locked = await store.lock_due(connection, NOW, [], 3)
                 rest = await store.lock_due(beside, NOW, [], 10)
@@ -51,6 +52,6 @@ def test_mails_never_tried_are_due_first_then_others_and_the_oldest_first_of_eac
             await other.close()
 
     keys, locked, rest = asyncio.run(scenario())
-    order = [one.key for one in (new, newer, older, refused)]
-    assert keys == [order[:1], order[1:2], order[:3], order]
+    order = [one.key for one in (older, refused, new, newer)]
+    assert keys == [order[2:3], order[3:], order[:1], order[:3], order[:2], order]
     assert (locked, rest) == (order[:3], order[3:])

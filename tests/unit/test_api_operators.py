@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -54,6 +55,31 @@ def test_an_operation_that_cannot_ask_one_of_several_says_which():
     with pytest.raises(Problem, match="it does not answer") as problem:
         asyncio.run(Operators(SimpleNamespace(kafka_bootstrap="127.0.0.1:9092")).run(fail))
     assert problem.value.__cause__ is error
+
+
+def test_what_a_failed_operation_has_open_is_closed_with_its_error():
+    """Garbage is collected rarely: a client would last until then, with its threads and connections."""
+    opened = []
+
+    class Client:
+        """Something that ends with the last reference to it."""
+
+    def fail():
+        client = Client()
+        opened.append(weakref.ref(client))
+        raise UnaskedError("the saga service", "it takes too long")
+
+    async def story():
+        with pytest.raises(Problem, match="it takes too long"):
+            await Operators(SimpleNamespace(kafka_bootstrap="127.0.0.1:9092")).run(fail)
+        await asyncio.sleep(0)
+        assert opened[0]() is None
+
+    gc.disable()
+    try:
+        asyncio.run(story())
+    finally:
+        gc.enable()
 
 
 def test_an_operation_that_fails_once_its_caller_has_left_is_no_error_of_the_event_loop():

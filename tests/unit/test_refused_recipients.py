@@ -50,7 +50,7 @@ class Table:
 
     async def lock_due(self, _connection, now, but, limit):
         due = (one for one in self.pending.values() if one.next_attempt_at <= now)
-        return sorted(due, key=lambda one: (one.attempts > 0, one.next_attempt_at))[:limit]
+        return sorted(due, key=lambda one: (limit == 1 and one.attempts > 0, one.next_attempt_at))[:limit]
 
 
 @pytest.fixture

@@ -107,16 +107,22 @@ def test_a_dead_row_that_somebody_else_removes_ends_no_search():
 
 
 @pytest.mark.parametrize(
-    ("counts", "stay"),
-    [((10, 3, 0, 0), False), ((10, 0, 1), True), ((0, 1), True)],
-    ids=["all go", "some are ignored", "all are"],
+    ("answers", "gone", "stay"),  # by turns whether there are any, and how many went
+    [
+        ((0,), 0, False),
+        ((1, 10, 1, 3, 0), 13, False),
+        ((1, 10, 1, 0, 1), 10, True),
+        ((1, 0, 1), 0, True),
+        ((1, 0, 0), 0, False),
+    ],
+    ids=["there are none", "all go", "some are ignored", "all are", "somebody else was first"],
 )
-def test_marked_rows_that_a_trigger_ignores_are_told_of_and_removal_is_tried_later(counts, stay):
+def test_marked_rows_that_a_trigger_ignores_are_told_of_and_removal_is_tried_later(answers, gone, stay):
     one = source()
     is_on = removing(one)
-    is_on.remove_marked(removed(*counts), 10)
+    is_on.remove_marked(removed(*answers), 10)
     assert is_on.is_on is not stay
-    assert one.removed_rows == sum(counts) - stay
+    assert one.removed_rows == gone
     assert one.said == ([f"published rows stay in public.outbox: {IGNORED}"] if stay else [])
 
 

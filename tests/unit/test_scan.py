@@ -60,4 +60,19 @@ def test_the_time_for_what_is_read_counts_from_its_first_record(monkeypatch):
     assert list(in_time(read(1.0), 2.0, too_many)) == [0, 1, 2]
     with pytest.raises(TimeoutError, match="too many"):
         list(in_time(read(2.0), 2.0, too_many))
-    assert list(in_time([], -1.0, too_many)) == []
+    assert list(in_time((one for one in ()), -1.0, too_many)) == []
+
+
+def test_a_read_that_takes_too_long_is_closed_though_its_error_is_kept():
+    closed = []
+
+    def read():
+        try:
+            yield from range(3)
+        finally:
+            closed.append(True)
+
+    with pytest.raises(TimeoutError) as kept:
+        list(in_time(read(), -1.0, "too many"))
+    assert kept.value
+    assert closed == [True]

@@ -23,6 +23,11 @@ IGNORES = """
     CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
     CREATE TRIGGER ignore BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION ignore();
 """
+RESTORES = """
+    CREATE FUNCTION restore() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN NEW.published_at := OLD.published_at; RETURN NEW; END $$;
+    CREATE TRIGGER restore BEFORE UPDATE ON outbox FOR EACH ROW EXECUTE FUNCTION restore();
+"""
 LETS_GO = """
     CREATE FUNCTION let_go() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN OLD; END $$;
     CREATE TRIGGER let_go BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION let_go();
@@ -94,9 +99,10 @@ def test_rights_on_a_partitioned_outbox_are_enough_for_a_poller(outbox):
     assert len(outbox.published()) == 100
 
 
-def test_a_poller_whose_marks_are_ignored_says_so_and_publishes_nothing_twice(outbox):
+@pytest.mark.parametrize("trigger", [IGNORES.replace("DELETE", "UPDATE"), RESTORES])
+def test_a_poller_whose_marks_are_ignored_says_so_and_publishes_nothing_twice(outbox, trigger):
     outbox.connection.execute("ALTER TABLE outbox ADD COLUMN published_at timestamptz")
-    outbox.connection.execute(IGNORES.replace("DELETE", "UPDATE"))
+    outbox.connection.execute(trigger)
     port = ports.choose(taken=set())
     with relaying(outbox, reader="polling", http_port=port):
         outbox.wait_published([outbox.insert()])
@@ -225,7 +231,10 @@ def test_rows_older_than_the_mark_that_nobody_can_decide_on_are_not_removed_and_
 
 
 @pytest.mark.parametrize("initial", [None, "all"])
-@pytest.mark.parametrize(("keeps", "why"), [(REFUSES, "append only"), (IGNORES, "published_at is set")])
+@pytest.mark.parametrize(
+    ("keeps", "why"),
+    [(REFUSES, "append only"), (IGNORES, "published_at is set"), (RESTORES, "published_at is set")],
+)
 def test_rows_that_cannot_get_the_mark_that_is_decided_on_hold_nothing_up(outbox, keeps, why, initial):
     left = outbox.insert()
     mark = "-infinity" if initial is None else "infinity"
