@@ -203,7 +203,7 @@ def _retained(bootstrap: str) -> _Retained:
     since_s = 0.0
     for place, offset in first.items():
         if place[0] == _OWN and offset > 0:
-            with closing(scan(bootstrap, [_OWN], {place: offset})) as records:  # type: ignore[type-var]
+            with closing(scan(bootstrap, [_OWN], {place: offset})) as records:
                 oldest = next(records, None)
             # An empty partition does not show what it held.
             since_s = max(since_s, time.time() if oldest is None else oldest.timestamp()[1] / 1000)
