@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -63,7 +63,7 @@ def scan_ranges(bootstrap: str, ranges: Mapping[Place, Sequence[tuple[int, int]]
             yield from _read(consumer, ends, starts)
 
 
-def in_time(messages: Generator[Message], limit_s: float, too_many: str) -> Iterator[Message]:
+def in_time(messages: Iterable[Message], limit_s: float, too_many: str) -> Iterator[Message]:
     """Messages as they are read, for so many seconds from the first on: clients connect before that.
 
     In the end their client is closed, and not only once nobody refers to the error any more.
@@ -72,12 +72,15 @@ def in_time(messages: Generator[Message], limit_s: float, too_many: str) -> Iter
         TimeoutError: with that text, where the time is up and there are more.
     """
     give_up = None
-    with closing(messages):
+    try:
         for message in messages:
             give_up = give_up if give_up is not None else time.monotonic() + limit_s
             if time.monotonic() > give_up:
                 raise TimeoutError(too_many)
             yield message
+    finally:
+        if isinstance(messages, Generator):
+            messages.close()
 
 
 @contextmanager
