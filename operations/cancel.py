@@ -51,8 +51,8 @@ def cancel(
         raise FinishedError(found)
     if decided(found) is None:
         request(found)
-    asked_at = time.monotonic()
-    while (answer := decided(found)) is None and time.monotonic() - asked_at <= wait_s:
+    deadline = time.monotonic() + wait_s
+    while (answer := decided(found)) is None and time.monotonic() <= deadline:
         time.sleep(POLL_EVERY_S)
         found = find() or found
     return Cancellation(found, answer)

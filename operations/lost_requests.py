@@ -185,15 +185,13 @@ def still_lost(
 
 
 @contextmanager
-def limited_session(
-    dsns: Mapping[str, str], name: str, answer_s: float = math.inf
-) -> Iterator[psycopg.Connection[Any]]:
+def limited_session(dsns: Mapping[str, str], name: str, answer_s: float) -> Iterator[psycopg.Connection[Any]]:
     """A session with a database, by its name.
 
     Args:
         dsns: by name.
         name: of the database.
-        answer_s: time limit for each statement, seconds. Where there is one, errors name the database.
+        answer_s: time limit for each statement, seconds; infinite for none. With one, errors name the database.
 
     Raises:
         UnaskedError: with a time limit, it does not answer.
@@ -226,8 +224,10 @@ def _arrived_nowhere(
         left.discard(payment_id)
         if not left:
             break
+    if not left:
+        return []
     with limited_session(dsns, "saga", read_s_max) as saga:
-        return unknown(saga, [str(one) for one in left]) if left else []
+        return unknown(saga, [str(one) for one in left])
 
 
 def _cancelled(dsns: Mapping[str, str], payment_ids: list[UUID], read_s_max: float) -> set[UUID]:

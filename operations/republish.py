@@ -190,15 +190,13 @@ def preview(
             or refused by the saga service, is not among them; what was discarded from the API's outbox is, as
             nothing is left of that.
     """
-    if payment_ids is not None:
-        found = find(dsns, bootstrap, choose, payment_ids=payment_ids, since=since, quiet_s=quiet_s, limit=limit)
-        return Preview(found, [], 0)
-    lost = lost_unless_behind(dsns, bootstrap, since)
+    lost = lost_unless_behind(dsns, bootstrap, since) if payment_ids is None else []
     total, first = (len(lost), sorted(lost)[:limit]) if lost is not None else (None, None)
-    if only_lost_requests and not first:
-        return Preview([], first, total)
-    named = first if only_lost_requests else None
-    found = find(dsns, bootstrap, choose, payment_ids=named, since=since, quiet_s=quiet_s, limit=limit)
+    if payment_ids is None and only_lost_requests:
+        if not first:
+            return Preview([], first, total)
+        payment_ids = first
+    found = find(dsns, bootstrap, choose, payment_ids=payment_ids, since=since, quiet_s=quiet_s, limit=limit)
     return Preview(found, first, total)
 
 

@@ -240,11 +240,15 @@ def _lost(
     try:
         with limited_session(dsns, API, READ_S_MAX) as api:
             newest = newest_accepted(api, older_than_s)
+        if not newest:
+            return [], {}
         with limited_session(dsns, "saga", READ_S_MAX) as saga:
-            candidates = unknown(saga, newest) if newest else []
-        lost = still_lost(dsns, bootstrap, candidates, READ_S_MAX) if candidates else {}
+            candidates = unknown(saga, newest)
+        lost = still_lost(dsns, bootstrap, candidates, READ_S_MAX)
+        if not lost:
+            return [], {}
         with limited_session(dsns, API, READ_S_MAX) as api:
-            return lost_ones(api, lost) if lost else [], {}
+            return lost_ones(api, lost), {}
     except (UnaskedError, KafkaException, TimeoutError) as error:
         return [], unasked_of(error)
 

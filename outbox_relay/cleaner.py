@@ -307,6 +307,7 @@ class Cleaner:
             TableBusyError: others hold these rows.
         """
         source = self._source
+        # As they were before a removal that is refused has noted something else.
         since_us, for_marks = source.left_out.since_us or self._origin.now_us, source.left_out.is_for_marks
         if not (missing and self._removing.rows_stay(connection, missing)):
             return missing

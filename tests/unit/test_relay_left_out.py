@@ -65,13 +65,19 @@ def test_what_was_left_out_is_no_older_than_the_last_look_at_which_nothing_was(c
     assert left_out.since_us == 300
 
 
-@pytest.mark.parametrize("slot_lsn", [None, 8])
-def test_when_all_was_well_last_says_nothing_once_another_relay_has_read(slot_lsn):
+def found_again(slot_lsn):
+    """What is left out of a slot that was read up to 7, when it is found at a position."""
     left_out = LeftOut()
     left_out.read_lsn = 7
     left_out.look("a", 100, [], is_covered=True)
     left_out.note()
     left_out.forget_times(slot_lsn)
+    return left_out
+
+
+@pytest.mark.parametrize("slot_lsn", [None, 8])
+def test_when_all_was_well_last_says_nothing_once_another_relay_has_read(slot_lsn):
+    left_out = found_again(slot_lsn)
     assert left_out.since_us is None
     assert left_out.is_outstanding
     left_out.clear()
@@ -82,11 +88,7 @@ def test_when_all_was_well_last_says_nothing_once_another_relay_has_read(slot_ls
 
 @pytest.mark.parametrize("slot_lsn", [6, 7])
 def test_when_all_was_well_last_is_known_after_an_outage_in_which_nobody_else_has_read(slot_lsn):
-    left_out = LeftOut()
-    left_out.read_lsn = 7
-    left_out.look("a", 100, [], is_covered=True)
-    left_out.note()
-    left_out.forget_times(slot_lsn)
+    left_out = found_again(slot_lsn)
     assert left_out.since_us == 100
 
 
